@@ -1,0 +1,65 @@
+# The one door. `make` alone says what there is.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+STATE ?= .local
+TASKS ?= 1
+LOCK := $(VENV)/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
+	--no-header --no-annotate --no-emit-index-url --quiet
+
+.PHONY: help setup demo up test lint format lock clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
+
+setup: $(VENV)/.current local/node_modules/.current ## .venv and the npm parts, from the locks; nothing when current
+
+$(VENV)/.current: requirements/dev.txt
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not installed; install Python 3.11 or newer" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON) is older than 3.11; give a newer one: make setup PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/dev.txt
+	@touch $@
+
+local/node_modules/.current: local/package-lock.json
+	@command -v npm >/dev/null || { echo "error: npm is not installed; install Node 20 or newer" >&2; exit 1; }
+	cd local && npm ci --silent
+	@touch $@
+
+demo: setup ## the main job on real servers, shown and checked
+	@$(PY) -m local demo
+
+up: setup ## the whole system on this machine until Ctrl-C (TASKS=3 for three tasks)
+	@$(PY) -m local up --tasks $(TASKS) --state $(STATE)
+
+test: setup ## every test, on real servers that the tests start
+	@$(PY) -m pytest -n 2 --dist loadgroup
+
+lint: setup ## ruff, mypy --strict, import-linter, lock files current
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+	@$(MAKE) --no-print-directory lock-check
+
+format: setup ## put the code's form right
+	$(VENV)/bin/ruff check --fix --quiet .
+	$(VENV)/bin/ruff format .
+
+lock: setup ## lock the dependencies of pyproject.toml and local/package.json anew
+	$(LOCK) --upgrade -o requirements/service.txt
+	$(LOCK) --upgrade --all-extras -c requirements/service.txt -o requirements/dev.txt
+	cd local && npm install --package-lock-only --silent
+
+.PHONY: lock-check
+lock-check: setup
+	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && cp requirements/*.txt "$$dir" \
+	&& $(LOCK) -o "$$dir/service.txt" && $(LOCK) --all-extras -c "$$dir/service.txt" -o "$$dir/dev.txt" \
+	&& diff -u requirements/service.txt "$$dir/service.txt" && diff -u requirements/dev.txt "$$dir/dev.txt" \
+	&& (cd local && npm ci --dry-run --silent >/dev/null) \
+	&& echo "lock files are current" || { echo "error: the lock files are not current; run make lock" >&2; exit 1; }
+
+clean: ## remove everything that is not in the repository
+	rm -rf $(VENV) local/node_modules .local .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

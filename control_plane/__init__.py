@@ -1,0 +1,1 @@
+"""Provisions what the service needs of NATS: account, users, credentials, bucket and stream."""

@@ -1,0 +1,183 @@
+"""NATS JWTs, version 2, signed with nkeys; and the `.creds` files that carry them.
+
+Claims: https://github.com/nats-io/jwt/tree/main/v2 (`operator_claims.go`, `account_claims.go`, `user_claims.go`).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import jwt
+import nkeys
+from jwt.algorithms import Algorithm
+
+from control_plane.wanted import Limits, User
+
+ALGORITHM: Final = "ed25519-nkey"
+RESPONSE_TTL_S: Final = 60
+
+
+@dataclass(frozen=True)
+class Key:
+    """An nkey pair. Its seed shows in no repr."""
+
+    public: str
+    seed: str = field(repr=False)
+
+    @classmethod
+    def operator(cls) -> Key:
+        return cls._new(nkeys.PREFIX_BYTE_OPERATOR)
+
+    @classmethod
+    def account(cls) -> Key:
+        return cls._new(nkeys.PREFIX_BYTE_ACCOUNT)
+
+    @classmethod
+    def user(cls) -> Key:
+        return cls._new(nkeys.PREFIX_BYTE_USER)
+
+    @classmethod
+    def from_seed(cls, seed: str) -> Key:
+        """Raises `ValueError` when it is not a seed."""
+        try:
+            return cls(nkeys.from_seed(bytearray(seed.strip().encode())).public_key.decode(), seed.strip())
+        except (nkeys.NkeysError, ValueError) as error:
+            raise ValueError(f"not an nkey seed ({type(error).__name__})") from None
+
+    @classmethod
+    def _new(cls, prefix: int) -> Key:
+        return cls.from_seed(nkeys.encode_seed(os.urandom(32), prefix).decode())
+
+    def sign(self, message: bytes) -> bytes:
+        signature: bytes = nkeys.from_seed(bytearray(self.seed.encode())).sign(message)
+        return signature
+
+
+class _Ed25519Nkey(Algorithm):
+    """Signs for pyjwt. Verifying is the server's part."""
+
+    def prepare_key(self, key: Key) -> Key:
+        return key
+
+    def sign(self, msg: bytes, key: Key) -> bytes:
+        return key.sign(msg)
+
+    def verify(self, msg: bytes, key: Key, sig: bytes) -> bool:
+        return key.sign(msg) == sig
+
+    @staticmethod
+    def to_jwk(key_obj: Any, as_dict: bool = False) -> Any:
+        raise NotImplementedError("nkeys have no JWK form")
+
+    @staticmethod
+    def from_jwk(jwk: Any) -> Any:
+        raise NotImplementedError("nkeys have no JWK form")
+
+
+_jws: Final = jwt.PyJWS()
+_jws.register_algorithm(ALGORITHM, _Ed25519Nkey())
+
+
+def operator_jwt(name: str, operator: Key, system_account: str) -> str:
+    return _sign(name, operator.public, operator, {"type": "operator", "system_account": system_account})
+
+
+def account_jwt(
+    name: str,
+    account: str,
+    operator: Key,
+    *,
+    limits: Limits | None = None,
+    signing_keys: Sequence[str] = (),
+    revoked: dict[str, int] | None = None,
+) -> str:
+    """An account's claims. `limits` None: no JetStream, as for a system account.
+
+    `revoked` maps users' public keys to the second up to which their JWTs are void.
+    """
+    unlimited = Limits(connections=-1, subscriptions=-1, disk_bytes=0, memory_bytes=0, streams=0, consumers=0)
+    given = limits or unlimited
+    body: dict[str, Any] = {
+        "type": "account",
+        "limits": {
+            "subs": given.subscriptions,
+            "conn": given.connections,
+            "data": -1,
+            "payload": -1,
+            "leaf": -1,
+            "imports": -1,
+            "exports": -1,
+            "wildcards": True,
+            "disk_storage": given.disk_bytes,
+            "mem_storage": given.memory_bytes,
+            "streams": given.streams,
+            "consumer": given.consumers,
+        },
+        "signing_keys": list(signing_keys),
+        "default_permissions": {"pub": {}, "sub": {}},
+    }
+    if revoked:
+        body["revocations"] = revoked
+    return _sign(name, account, operator, body)
+
+
+def user_jwt(user: User, public: str, signer: Key, *, account: str, expires_s: int | None = None) -> str:
+    """A user's claims, with its permissions; void after `expires_s` seconds from now."""
+    body: dict[str, Any] = {
+        "type": "user",
+        "pub": {"allow": list(user.publish)} if user.publish else {},
+        "sub": {"allow": list(user.subscribe)} if user.subscribe else {},
+        "subs": -1,
+        "data": -1,
+        "payload": -1,
+    }
+    if user.responses:
+        body["resp"] = {"max": 1, "ttl": RESPONSE_TTL_S * 1_000_000_000}
+    if signer.public != account:
+        body["issuer_account"] = account
+    return _sign(user.name, public, signer, body, expires_s=expires_s)
+
+
+def creds_file(token: str, key: Key) -> str:
+    """The text of a `.creds` file: https://docs.nats.io/using-nats/developer/connecting/creds"""
+    return (
+        f"-----BEGIN NATS USER JWT-----\n{token}\n------END NATS USER JWT------\n\n"
+        "************************* IMPORTANT *************************\n"
+        "NKEY Seed printed below can be used to sign and prove identity.\n"
+        "NKEYs are sensitive and should be treated as secrets.\n\n"
+        f"-----BEGIN USER NKEY SEED-----\n{key.seed}\n------END USER NKEY SEED------\n\n"
+        "*************************************************************\n"
+    )
+
+
+def mint_creds(user: User, signer: Key, *, account: str, expires_s: int | None = None) -> str:
+    """A new key for `user`, and its `.creds` file."""
+    key = Key.user()
+    return creds_file(user_jwt(user, key.public, signer, account=account, expires_s=expires_s), key)
+
+
+def _sign(name: str, subject: str, signer: Key, body: dict[str, Any], expires_s: int | None = None) -> str:
+    now = int(time.time())
+    claims: dict[str, Any] = {
+        "iat": now,
+        "iss": signer.public,
+        "name": name,
+        "sub": subject,
+        "nats": {**body, "version": 2},
+    }
+    if expires_s is not None:
+        claims["exp"] = now + expires_s
+    digest = hashlib.new("sha512_256", _json(claims)).digest()
+    claims["jti"] = base64.b32encode(digest).decode().rstrip("=")
+    return _jws.encode(_json(claims), signer, algorithm=ALGORITHM)
+
+
+def _json(claims: dict[str, Any]) -> bytes:
+    return json.dumps(claims, separators=(",", ":")).encode()

@@ -1,0 +1,109 @@
+"""The wanted state of NATS, declared once: Synadia Cloud, the local system and the tests are all given this."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from service import contract
+
+MIB: Final = 1024 * 1024
+DAY_S: Final = 24 * 60 * 60
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an account may use; -1 is without limit."""
+
+    connections: int = 100
+    subscriptions: int = 10_000
+    disk_bytes: int = 256 * MIB
+    memory_bytes: int = 0
+    streams: int = 10
+    consumers: int = 100
+
+
+@dataclass(frozen=True)
+class User:
+    """Subjects a user may publish and subscribe to; nothing else. `subject queue` allows that queue group alone."""
+
+    name: str
+    publish: tuple[str, ...]
+    subscribe: tuple[str, ...]
+    responses: bool = False
+    """May answer each request it receives once, wherever the requester's inbox is."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    name: str
+    subjects: tuple[str, ...]
+    max_age_s: int
+    max_bytes: int
+    duplicate_window_s: int
+
+
+@dataclass(frozen=True)
+class Bucket:
+    name: str
+    max_bytes: int
+
+
+@dataclass(frozen=True)
+class Account:
+    limits: Limits
+    users: tuple[User, ...]
+    stream: Stream
+    bucket: Bucket
+
+    def user(self, name: str) -> User:
+        return next(user for user in self.users if user.name == name)
+
+
+_KV = f"KV_{contract.BUCKET}"
+_SEED_SUBJECTS: Final = tuple(f"$KV.{contract.BUCKET}.{key}" for key in (contract.SEED_KEY, contract.SEED_LEASE_KEY))
+
+SERVICE: Final = User(
+    name="service",
+    publish=(
+        "_INBOX.>",
+        f"{contract.EVENT_PREFIX}*",
+        *_SEED_SUBJECTS,
+        *(f"$JS.API.DIRECT.GET.{_KV}.{subject}" for subject in _SEED_SUBJECTS),
+        f"$JS.API.STREAM.MSG.GET.{_KV}",
+        f"$JS.API.STREAM.INFO.{_KV}",
+        f"$JS.API.STREAM.INFO.{contract.STREAM}",
+    ),
+    subscribe=(
+        f"{contract.SUBJECT} {contract.QUEUE_GROUP}",
+        *(
+            f"$SRV.{verb}{suffix}"
+            for verb in ("PING", "INFO", "STATS")
+            for suffix in ("", f".{contract.SERVICE_NAME}", f".{contract.SERVICE_NAME}.*")
+        ),
+        f"{contract.INBOX_PREFIX}.>",
+    ),
+    responses=True,
+)
+
+CLIENT: Final = User(
+    name="client",
+    publish=(contract.SUBJECT, "$SRV.>"),
+    subscribe=("_INBOX.>",),
+)
+
+ADMINISTRATOR: Final = User(name="administrator", publish=(">",), subscribe=(">",))
+"""Every permission in one account: who provisions it, for as long as that takes."""
+
+ACCOUNT: Final = Account(
+    limits=Limits(),
+    users=(SERVICE, CLIENT),
+    stream=Stream(
+        name=contract.STREAM,
+        subjects=contract.STREAM_SUBJECTS,
+        max_age_s=7 * DAY_S,
+        max_bytes=10 * MIB,
+        duplicate_window_s=120,
+    ),
+    bucket=Bucket(name=contract.BUCKET, max_bytes=MIB),
+)

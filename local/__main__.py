@@ -1,0 +1,129 @@
+"""`python -m local`: up, demo, reset."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import signal
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from control_plane.self_hosted import ProvisioningError
+from local import demo as demonstration
+from local.process import LocalError
+from local.state import DEFAULT, State
+from local.system import Ports, System, first_to_end, local_system
+
+cli = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+console = Console(highlight=False, soft_wrap=True)
+
+StateOption = Annotated[Path, typer.Option(help="The folder that keeps keys, credentials, stores and logs.")]
+
+
+@cli.command()
+def up(
+    tasks: Annotated[int, typer.Option(min=0, max=32, help="Service processes.")] = 1,
+    state: StateOption = DEFAULT,
+    nats_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = Ports.nats,
+    dynamodb_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = Ports.dynamodb,
+    gateway_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = Ports.gateway,
+    health_port: Annotated[
+        int,
+        typer.Option(min=0, max=65535, help="Of the first task; the next take the ports after it. 0: any free ones."),
+    ] = Ports.health,
+) -> None:
+    """Run the whole system until Ctrl-C. Its state survives, and is there at the next start."""
+    ports = Ports(nats_port, dynamodb_port, gateway_port, health_port)
+    _run(_up(state, ports, tasks))
+
+
+@cli.command()
+def demo() -> None:
+    """Run the main job on real servers with three tasks, show it working, check it, clean up."""
+    _run(demonstration.run(console))
+
+
+@cli.command()
+def reset(state: StateOption = DEFAULT) -> None:
+    """Delete the local system's state: keys, credentials, table, stream, logs."""
+    if not state.exists():
+        console.print(f"nothing to reset: {state} does not exist")
+        return
+    if not (state / "keys.json").exists():
+        _fail(f"{state} is not a state folder of this system; nothing was deleted")
+    shutil.rmtree(state)
+    console.print(f"deleted {state}")
+
+
+async def _up(folder: Path, ports: Ports, tasks: int) -> None:
+    def say(line: str) -> None:
+        console.print(f"[green]ready[/]  {line}")
+
+    async with local_system(folder, ports, tasks=tasks, say=say) as system:
+        console.print(_next_steps(system))
+        raise await first_to_end(system.children)
+
+
+def _next_steps(system: System) -> str:
+    state: State = system.state
+    client, service = state.creds_path("client"), state.creds_path("service")
+    env = " \\\n    ".join(f"{name}={value}" for name, value in system.dynamodb_env.items())
+    metrics = "\n".join(f"  curl {task.health_url}/metrics" for task in system.tasks) or "  (no tasks)"
+    return f"""
+[bold]A balance over NATS[/]
+  nats --server {system.nats_url} --creds {client} req customer.balance '{{"client_id":"678"}}'
+
+[bold]The same over HTTP[/]
+  curl -X POST "{system.gateway_url}/v1/nats/subjects/customer.balance" \\
+    -H "accept: text/plain" -H "authorization: {system.gateway_token}" \\
+    -H "content-type: application/json" -d '{{"client_id":"678"}}'
+
+[bold]Statistics of every task[/]
+  nats --server {system.nats_url} --creds {client} req '$SRV.STATS.customer' '' --replies=0
+
+[bold]A service of your own[/]
+  env NATS_URL={system.nats_url} NATS_CREDENTIALS="$(base64 < {service} | tr -d '\\n')" \\
+    DDB_TABLE=balances HEALTH_PORT=0 \\
+    {env} \\
+    {sys.executable} -m service
+
+[bold]Metrics[/]
+{metrics}
+
+Ctrl-C stops everything; the state stays in {state.folder} (`python -m local reset` empties it).
+"""
+
+
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    try:
+        asyncio.run(_until_signal(work))
+    except (LocalError, ProvisioningError) as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        console.print("stopped")
+
+
+async def _until_signal(work: Coroutine[Any, Any, None]) -> None:
+    """Run `work`; SIGTERM and Ctrl-C cancel it, so that it takes down what it brought up."""
+    task = asyncio.ensure_future(work)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    if task.cancelled():
+        console.print("stopped")
+
+
+def _fail(problem: str) -> None:
+    print(f"error: {problem}", file=sys.stderr)
+    raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    cli(prog_name="python -m local")

@@ -1,0 +1,232 @@
+"""The main job on real servers: shown to a person, checked, and cleaned up."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import signal
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import orjson
+from nats.aio.client import Client
+from nats.js import JetStreamContext
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from control_plane import self_hosted
+from local.dynamodb import rows
+from local.load import ask_all, request_for
+from local.process import LocalError
+from local.system import TABLE, Ports, System, local_system
+from service import contract
+
+TASKS = 3
+ANY_PORT = Ports(nats=0, dynamodb=0, gateway=0, health=0)
+
+
+async def run(console: Console) -> None:
+    """Raises `LocalError` when a check failed."""
+    with tempfile.TemporaryDirectory(prefix="balance-demo-") as folder:
+        demo = _Demo(console)
+        console.print("[bold]Starting nats-server, a DynamoDB engine, the HTTP gateway and three service tasks[/]")
+        async with (
+            local_system(Path(folder), ANY_PORT, tasks=TASKS, say=demo.note) as system,
+            _connections(system) as (client, jetstream),
+        ):
+            await demo.seeding(system, jetstream)
+            balances = await asyncio.to_thread(rows, TABLE, system.dynamodb_env)
+            await demo.over_nats(client, balances)
+            await demo.over_http(system, balances)
+            await demo.errors(client)
+            await demo.stream(jetstream)
+            await demo.statistics(client, balances)
+            await demo.sigterm_under_load(system, client, jetstream, balances)
+        demo.summary()
+
+
+@asynccontextmanager
+async def _connections(system: System) -> AsyncIterator[tuple[Client, JetStreamContext]]:
+    keys = system.state.keys()
+    administrator = self_hosted.administrator_creds(keys.signing, keys.account.public)
+    async with (
+        self_hosted.connected(system.nats_url, system.creds["client"]) as client,
+        self_hosted.connected(system.nats_url, administrator) as admin,
+    ):
+        yield client, admin.jetstream()
+
+
+class _Demo:
+    """The chapters. Each shows something and checks it."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._checks: list[tuple[bool, str]] = []
+
+    async def seeding(self, system: System, jetstream: JetStreamContext) -> None:
+        self._title("Three tasks started at once; one of them seeded the table")
+        logs = [task.child.log.read_text().splitlines() for task in system.tasks]
+        events = [orjson.loads(line) for log in logs for line in log if line.startswith("{")]
+        seeded = [event for event in events if event["event"] == "seeded"]
+        for event in seeded:
+            self.note(f"{event['written']} rows written in {event['seconds']} s")
+        flag = await (await jetstream.key_value(contract.BUCKET)).get(contract.SEED_KEY)
+        self.note(f"bucket {contract.BUCKET}: {contract.SEED_KEY} = {(flag.value or b'').decode()}")
+        there = await asyncio.to_thread(rows, TABLE, system.dynamodb_env)
+        self._check(
+            len(seeded) == 1 and seeded[0]["written"] == 1000,
+            "one task of three seeded, 1,000 rows, none written twice",
+        )
+        self._check(
+            len(there) == 1000 and flag.value == contract.SEED_DONE, "the table has 1,000 rows, the flag is set"
+        )
+
+    async def over_nats(self, client: Client, balances: dict[str, int]) -> None:
+        self._title("A balance over NATS, as user client")
+        reply = await client.request(contract.SUBJECT, request_for("678"), timeout=2)
+        self._command("""nats req customer.balance '{"client_id":"678"}'""", reply.data)
+        self._check(reply.data == b'{"balance":%d}' % balances["678"], "the reply over NATS is the table's balance")
+
+    async def over_http(self, system: System, balances: dict[str, int]) -> None:
+        self._title("The same over HTTP, through the gateway")
+        url = f"{system.gateway_url}/v1/nats/subjects/{contract.SUBJECT}"
+        headers = {
+            "accept": "text/plain",
+            "authorization": system.gateway_token,
+            "content-type": "application/json",
+        }
+        async with (
+            aiohttp.ClientSession() as http,
+            http.post(url, data=request_for("678"), headers=headers) as response,
+        ):
+            body = await response.read()
+        self._command(f"""curl -X POST "{url}" -H "authorization: …" -d '{{"client_id":"678"}}'""", body)
+        self._check(body == b'{"balance":%d}' % balances["678"], "the reply over HTTP is the same")
+
+    async def errors(self, client: Client) -> None:
+        self._title("A request that is refused, and a client that nobody knows")
+        for request, code in ((b'{"client_id":678}', "403"), (b'{"client_id":"stranger"}', "404")):
+            reply = await client.request(contract.SUBJECT, request, timeout=2)
+            headers = reply.headers or {}
+            shown = " ".join(headers.get(name, "") for name in ("Nats-Service-Error-Code", "Nats-Service-Error"))
+            self._command(f"nats req customer.balance '{request.decode()}'", shown.encode() + b"  " + reply.data)
+            self._check(headers.get("Nats-Service-Error-Code") == code, f"{request.decode()} is answered with {code}")
+
+    async def stream(self, jetstream: JetStreamContext) -> None:
+        self._title(f"The responses in the stream {contract.STREAM}")
+        state = (await jetstream.stream_info(contract.STREAM)).state
+        lines = []
+        for sequence in range(state.first_seq, state.last_seq + 1):
+            event = await jetstream.get_msg(contract.STREAM, sequence)
+            identity = (event.headers or {}).get("Nats-Msg-Id", "")
+            lines.append([str(sequence), event.subject or "", (event.data or b"").decode(), identity])
+        self._table(["seq", "subject", "payload", "Nats-Msg-Id"], lines)
+        self._check(state.messages == 2, "one event for each balance, none for an error")
+
+    async def statistics(self, client: Client, balances: dict[str, int]) -> None:
+        self._title("3,000 requests at concurrency 300, and the tasks' own statistics")
+        ids = itertools.islice(itertools.cycle(balances), 3000)
+        tally = await ask_all([client], ids, concurrency=300, expected=balances)
+        stats = await _statistics(client)
+        lines = []
+        for answer in sorted(stats, key=lambda answer: str(answer["id"])):
+            (endpoint,) = answer["endpoints"]
+            lines.append(
+                [
+                    answer["id"],
+                    f"{endpoint['num_requests']:,}",
+                    f"{endpoint['num_errors']:,}",
+                    endpoint["last_error"] or "-",
+                    f"{endpoint['average_processing_time'] / 1e6:.2f} ms",
+                ]
+            )
+        self._table(["task", "requests", "errors", "last error", "average"], lines)
+        self._check(tally.balances == 3000, "3,000 right replies for 3,000 requests")
+        counted = sum(endpoint["num_requests"] for answer in stats for endpoint in answer["endpoints"])
+        self._check(len(stats) == TASKS and counted == 3004, "$SRV.STATS of the three tasks adds up to what was sent")
+
+    async def sigterm_under_load(
+        self, system: System, client: Client, jetstream: JetStreamContext, balances: dict[str, int]
+    ) -> None:
+        self._title("One task gets SIGTERM under load")
+        before = (await jetstream.stream_info(contract.STREAM)).state.last_seq
+        task = system.tasks.pop()
+        stopped = asyncio.Event()
+
+        async def stop() -> int:
+            await asyncio.sleep(0.5)
+            task.child.signal(signal.SIGTERM)
+            code = await task.child.wait()
+            await asyncio.sleep(0.5)
+            stopped.set()
+            return code
+
+        stopping = asyncio.create_task(stop())
+        tally = await ask_all(
+            [client], itertools.cycle(balances), concurrency=100, expected=balances, until=stopped.is_set
+        )
+        code = await stopping
+        stored = await _settled(jetstream, before + tally.balances) - before
+        self.note(
+            f"{tally.sent:,} requests, {tally.balances:,} right replies, {stored:,} events; it exited with {code}"
+        )
+        self._check(code == 0, "the task drained and exited with 0")
+        self._check(tally.balances == tally.sent, "no request was lost")
+        self._check(stored == tally.balances, "the stream holds one event for each reply")
+
+    def summary(self) -> None:
+        """Raises `LocalError` when a check failed."""
+        self._title("What was checked")
+        for passed, description in self._checks:
+            self._console.print(
+                f"  [green]ok[/]      {escape(description)}" if passed else f"  [red]FAILED[/]  {escape(description)}"
+            )
+        failed = sum(not passed for passed, _ in self._checks)
+        if failed:
+            raise LocalError(f"{failed} of {len(self._checks)} checks failed")
+        self._console.print(f"[bold green]all {len(self._checks)} checks passed[/]")
+
+    def note(self, line: str) -> None:
+        self._console.print(f"  {escape(line)}")
+
+    def _check(self, passed: bool, description: str) -> None:
+        self._checks.append((passed, description))
+
+    def _title(self, text: str) -> None:
+        self._console.print(f"\n[bold]{escape(text)}[/]")
+
+    def _command(self, command: str, output: bytes) -> None:
+        self._console.print(f"  [dim]$[/] {escape(command)}")
+        self._console.print(f"  {escape(output.decode())}")
+
+    def _table(self, columns: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+        table = Table(*columns, box=box.SIMPLE_HEAD if self._console.is_terminal else None, pad_edge=False)
+        for line in lines:
+            table.add_row(*map(escape, line))
+        self._console.print(table)
+
+
+async def _statistics(client: Client) -> list[dict[str, Any]]:
+    """The answers of all tasks: as many as there are, without waiting for more."""
+    inbox = client.new_inbox()
+    answers = await client.subscribe(inbox)
+    await client.publish(f"$SRV.STATS.{contract.SERVICE_NAME}", b"", reply=inbox)
+    return [orjson.loads((await answers.next_msg(timeout=2)).data) for _ in range(TASKS)]
+
+
+async def _settled(jetstream: JetStreamContext, wanted: int) -> int:
+    """The stream's last sequence, once it is `wanted` or two seconds have passed: acknowledgements lag the replies."""
+    sequence = 0
+    try:
+        async with asyncio.timeout(2):
+            while (sequence := (await jetstream.stream_info(contract.STREAM)).state.last_seq) < wanted:
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        pass
+    return sequence

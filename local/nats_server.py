@@ -1,0 +1,52 @@
+"""The real nats-server, in operator mode with JWT authentication and JetStream."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from control_plane import claims
+from control_plane.claims import Key
+from local.process import Child, LocalError, accepts, running
+
+_CONFIG = """\
+server_name: local
+listen: "127.0.0.1:{port}"
+max_payload: 1MB
+jetstream {{ store_dir: "{folder}/jetstream", max_file_store: 4GB, max_memory_store: 64MB }}
+operator: {operator}
+system_account: {system}
+resolver {{ type: full, dir: "{folder}/accounts", allow_delete: true, interval: "2m" }}
+resolver_preload {{ {system}: {system_jwt} }}
+"""
+
+
+def binary() -> str:
+    """The wheel's binary, beside this interpreter; else the one on the PATH."""
+    beside = Path(sys.executable).with_name("nats-server")
+    found = str(beside) if beside.exists() else shutil.which("nats-server")
+    if found is None:
+        raise LocalError("nats-server is not installed; run `make setup`")
+    return found
+
+
+@asynccontextmanager
+async def nats_server(folder: Path, port: int, *, operator: Key, system: Key) -> AsyncIterator[Child]:
+    """Run it on `port`; its stores live in `folder`, and survive it. Accounts are pushed to its resolver."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = folder / "nats-server.conf"
+    config.write_text(
+        _CONFIG.format(
+            port=port,
+            folder=folder.resolve(),
+            operator=claims.operator_jwt("local", operator, system.public),
+            system=system.public,
+            system_jwt=claims.account_jwt("SYS", system.public, operator),
+        )
+    )
+    async with running("nats-server", [binary(), "-c", str(config)], folder / "nats-server.log") as child:
+        await child.until(lambda: accepts(port))
+        yield child

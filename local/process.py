@@ -1,0 +1,130 @@
+"""Child processes that are ready when they say so, and gone when we are."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+READY_S: Final = 30.0
+POLL_S: Final = 0.02
+STOP_S: Final = 30.0
+
+
+class LocalError(Exception):
+    """What keeps the local system from running, and what to do: one line."""
+
+
+class Child:
+    """A running child process."""
+
+    def __init__(self, name: str, process: asyncio.subprocess.Process, log: Path) -> None:
+        self.name = name
+        self.log = log
+        self.process = process
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def last_words(self) -> str:
+        lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
+        return next((line for line in reversed(lines) if line.strip()), "it said nothing")
+
+    def signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(number)
+
+    async def wait(self) -> int:
+        """The exit code; negative for a signal's number."""
+        return await self.process.wait()
+
+    async def stop(self) -> int:
+        """SIGTERM, and SIGKILL to what is still there `STOP_S` seconds later."""
+        self.signal(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(STOP_S):
+                return await self.process.wait()
+        except TimeoutError:
+            self.signal(signal.SIGKILL)
+            return await self.process.wait()
+
+    async def until(self, ready: Callable[[], Awaitable[bool]]) -> None:
+        """Wait for `ready`; raises `LocalError` when the process ends first, or takes `READY_S` seconds."""
+        try:
+            async with asyncio.timeout(READY_S):
+                while not await ready():
+                    if self.process.returncode is not None:
+                        raise LocalError(f"{self.name} ended with {self.process.returncode}: {self.last_words()}")
+                    await asyncio.sleep(POLL_S)
+        except TimeoutError:
+            raise LocalError(f"{self.name} was not ready in {READY_S:g} seconds; see {self.log}") from None
+
+
+@asynccontextmanager
+async def running(
+    name: str, command: Sequence[str], log: Path, env: Mapping[str, str] | None = None
+) -> AsyncIterator[Child]:
+    """Run `command`, its output appended to `log`, and stop it at the end.
+
+    It has a session of its own, so that Ctrl-C reaches us first and the children end in order.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output,
+                env=dict(env) if env is not None else None, start_new_session=True,
+            )  # fmt: skip
+        except OSError as error:
+            raise LocalError(f"{name} cannot be started ({error.strerror}: {command[0]}); run `make setup`") from None
+    child = Child(name, process, log)
+    try:
+        yield child
+    finally:
+        await child.stop()
+
+
+async def accepts(port: int) -> bool:
+    """Whether something on this machine accepts connections on `port`."""
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+    return True
+
+
+def claim_port(port: int, option: str) -> int:
+    """`port`, or a free one for 0; raises `LocalError` when it is taken."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise LocalError(
+                f"port {port} cannot be used ({error.strerror}); give another with {option}, or 0 for any free one"
+            ) from None
+        return int(probe.getsockname()[1])
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner can read, atomically: it is there whole, or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

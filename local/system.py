@@ -1,0 +1,165 @@
+"""The parts of the local system, brought up in order and taken down in reverse."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import aiohttp
+
+from control_plane import claims, jetstream, self_hosted
+from control_plane.wanted import ACCOUNT
+from local.dynamodb import create_table, dynamodb, environment
+from local.gateway import gateway
+from local.nats_server import nats_server
+from local.process import Child, LocalError, claim_port, running
+from local.state import Keys, State
+
+TABLE: Final = "balances"
+ACCOUNT_NAME: Final = "POC"
+ROOT: Final = Path(__file__).parent.parent
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Of each part; 0 is any free one. The tasks' health pages are on `health` and the ports after it."""
+
+    nats: int = 4222
+    dynamodb: int = 8000
+    gateway: int = 8222
+    health: int = 8080
+
+
+@dataclass
+class System:
+    """A running local system."""
+
+    state: State
+    nats_url: str
+    gateway_url: str
+    gateway_token: str = field(repr=False)
+    creds: Mapping[str, str] = field(repr=False)
+    dynamodb_env: Mapping[str, str] = field(repr=False)
+    nats: Child
+    dynamodb: Child
+    tasks: list[Task] = field(default_factory=list)
+
+    def service_env(self, **overrides: str) -> dict[str, str]:
+        """The environment of a service, and all of it: what a container would be given."""
+        return {
+            "PATH": os.environ.get("PATH", ""),
+            "NATS_URL": self.nats_url,
+            "NATS_CREDENTIALS": base64.b64encode(self.creds["service"].encode()).decode(),
+            "DDB_TABLE": TABLE,
+            **self.dynamodb_env,
+            **overrides,
+        }
+
+    @property
+    def children(self) -> list[Child]:
+        return [self.nats, self.dynamodb, *(task.child for task in self.tasks)]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A service process, and where its health page is."""
+
+    child: Child
+    health_url: str
+
+
+@asynccontextmanager
+async def local_system(folder: Path, ports: Ports, *, tasks: int, say: Say = lambda _: None) -> AsyncIterator[System]:
+    """Everything, running and provisioned, with `tasks` service processes that are ready.
+
+    Raises `LocalError` or `ProvisioningError` when a part does not come up; the others are then stopped.
+    """
+    state = State(folder)
+    keys = state.keys()
+    async with AsyncExitStack() as stack:
+        nats_port = claim_port(ports.nats, "--nats-port")
+        dynamodb_port = claim_port(ports.dynamodb, "--dynamodb-port")
+        gateway_port = claim_port(ports.gateway, "--gateway-port")
+        nats = await stack.enter_async_context(
+            nats_server(folder / "nats", nats_port, operator=keys.operator, system=keys.system)
+        )
+        nats_url = f"nats://127.0.0.1:{nats_port}"
+        say(f"nats-server on {nats_url}")
+        engine = await stack.enter_async_context(dynamodb(folder / "dynamodb", dynamodb_port))
+        dynamodb_env = environment(dynamodb_port)
+        await create_table(TABLE, dynamodb_env)
+        say(f"DynamoDB engine on {dynamodb_env['AWS_ENDPOINT_URL_DYNAMODB']}, table {TABLE}")
+        await provision(nats_url, keys)
+        creds = state.all_creds(ACCOUNT, keys)
+        say(f"account {ACCOUNT_NAME}, users {', '.join(creds)}, stream, bucket")
+        token = state.gateway_token()
+        await stack.enter_async_context(gateway(gateway_port, nats_url, {token: creds["client"]}))
+        gateway_url = f"http://127.0.0.1:{gateway_port}"
+        say(f"HTTP gateway on {gateway_url}")
+        system = System(state, nats_url, gateway_url, token, creds, dynamodb_env, nats, engine)
+        for number in range(1, tasks + 1):
+            port = claim_port(ports.health + number - 1 if ports.health else 0, "--health-port")
+            system.tasks.append(await stack.enter_async_context(service_task(system, number, port)))
+        await asyncio.gather(*(ready(task) for task in system.tasks))
+        if tasks:
+            say(f"service: {tasks} task{'s' if tasks > 1 else ''} ready")
+        yield system
+
+
+async def provision(nats_url: str, keys: Keys) -> None:
+    """Account, stream and bucket, as the declaration wants them."""
+    system_creds = self_hosted.administrator_creds(keys.system, keys.system.public)
+    token = claims.account_jwt(
+        ACCOUNT_NAME, keys.account.public, keys.operator,
+        limits=ACCOUNT.limits, signing_keys=[keys.signing.public],
+    )  # fmt: skip
+    async with self_hosted.connected(nats_url, system_creds) as system:
+        await self_hosted.push_account(system, token)
+    administrator = self_hosted.administrator_creds(keys.signing, keys.account.public)
+    async with self_hosted.connected(nats_url, administrator) as client:
+        await jetstream.ensure(client.jetstream(), ACCOUNT, replicas=1)
+
+
+@asynccontextmanager
+async def service_task(system: System, number: int, health_port: int, **env: str) -> AsyncIterator[Task]:
+    """A service process, started as its container would be."""
+    name = f"service-{number}"
+    given = system.service_env(HEALTH_PORT=str(health_port), **env)
+    command = [sys.executable, "-m", "service"]
+    async with running(name, command, system.state.folder / "logs" / f"{name}.log", given) as child:
+        yield Task(child, f"http://127.0.0.1:{health_port}")
+
+
+async def ready(task: Task) -> None:
+    """Wait until the task says so itself."""
+
+    async def asked() -> bool:
+        try:
+            async with http.get(f"{task.health_url}/readyz") as response:
+                return response.status == 200
+        except aiohttp.ClientError:
+            return False
+
+    async with aiohttp.ClientSession() as http:
+        await task.child.until(asked)
+
+
+async def first_to_end(children: list[Child]) -> LocalError:
+    """Wait until a child ends by itself, and say which."""
+    waiting = {asyncio.create_task(child.wait()): child for child in children}
+    try:
+        done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        child = waiting[done.pop()]
+        return LocalError(f"{child.name} ended with {child.process.returncode}: {child.last_words()}")
+    finally:
+        for task in waiting:
+            task.cancel()

@@ -1,0 +1,129 @@
+"""The NATS connection: credentials in memory, TLS by URL, reconnecting for ever with jittered backoff."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import Any, Final
+
+import structlog
+from nats.aio.client import Client, RawCredentials, Server
+
+from service.contract import INBOX_PREFIX
+from service.errors import ServiceFault
+from service.settings import Settings
+
+log: Final = structlog.get_logger("service.connection")
+
+START_TIMEOUT_S: Final = 10.0
+CONNECT_TIMEOUT_S: Final = 2
+RECONNECT_MAX_S: Final = 2.0
+PING_INTERVAL_S: Final = 10
+_REFUSALS: Final = ("authorization", "authentication", "account authentication expired")
+
+
+class Connection:
+    """One client, and what its operators want to know of it."""
+
+    def __init__(self, settings: Settings, on_lost: Callable[[ServiceFault], None]) -> None:
+        self.client = Client()
+        self._settings = settings
+        self._on_lost = on_lost
+        self._opened = False
+        self._started = False
+        self._closing = False
+        self._refused_twice = False
+        self._last_error = ""
+        self._refused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def open(self) -> None:
+        """Connect.
+
+        Raises `ServiceFault` when the server refuses the credentials, or none answers in `START_TIMEOUT_S` seconds.
+        """
+        creds = self._settings.nats_credentials
+        connecting = asyncio.create_task(
+            self.client.connect(
+                self._settings.nats_servers,
+                name="customer-balance",
+                user_credentials=RawCredentials(creds.get_secret_value()) if creds else None,
+                inbox_prefix=INBOX_PREFIX,
+                connect_timeout=CONNECT_TIMEOUT_S,
+                reconnect_time_wait=1,
+                max_reconnect_attempts=-1,
+                ping_interval=PING_INTERVAL_S,
+                reconnect_to_server_handler=_next_server,
+                error_cb=self._on_error,
+                disconnected_cb=self._on_disconnect,
+                reconnected_cb=self._on_reconnect,
+                closed_cb=self._on_close,
+            )
+        )
+        self._opened = True
+        await asyncio.wait({connecting, self._refused}, timeout=START_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
+        if not connecting.done():
+            connecting.cancel()
+        outcome = (await asyncio.gather(connecting, return_exceptions=True))[0]
+        if self._refused.done():
+            raise self._refusal()
+        if isinstance(outcome, BaseException):
+            reason = self._last_error or str(outcome) or "no answer"
+            raise ServiceFault(
+                f"no NATS server at {self._settings.nats_url} ({reason})",
+                "set NATS_URL right, or start the server",
+            )
+        self._started = True
+
+    async def close(self) -> None:
+        self._closing = True
+        if self._opened:
+            await self.client.close()
+
+    def _refusal(self) -> ServiceFault:
+        problem = f"NATS at {self._settings.nats_url} refuses the credentials ({self._last_error})"
+        return ServiceFault(
+            problem,
+            "put current ones into NATS_CREDENTIALS (base64 of the .creds file)",
+        )
+
+    async def _on_error(self, error: Exception) -> None:
+        self._last_error = str(error).removeprefix("nats: ").strip("'") or type(error).__name__
+        refusal = any(word in self._last_error.lower() for word in _REFUSALS)
+        if refusal and not self._started and not self._refused.done():
+            self._refused.set_result(None)
+        elif refusal and self._refused_twice:
+            self._lose(self._refusal())
+        elif self._started:
+            log.warning("NATS error", error=self._last_error)
+        self._refused_twice = refusal
+
+    async def _on_disconnect(self) -> None:
+        if self._started and not self._closing:
+            log.warning("NATS connection lost", server=self._settings.nats_url)
+
+    async def _on_reconnect(self) -> None:
+        self._refused_twice = False
+        url = self.client.connected_url
+        log.info("NATS connection restored", server=url.netloc if url else "")
+
+    async def _on_close(self) -> None:
+        if not self._started or self._closing:
+            return
+        reason = str(self.client.last_error or self._last_error)
+        if any(word in reason.lower() for word in _REFUSALS):
+            self._last_error = reason.removeprefix("nats: ").strip("'")
+            self._lose(self._refusal())
+        else:
+            self._lose(ServiceFault(f"NATS closed the connection ({reason})", "see the server's log"))
+
+    def _lose(self, fault: ServiceFault) -> None:
+        if not self._closing:
+            self._closing = True
+            self._on_lost(fault)
+
+
+def _next_server(servers: list[Server], _info: dict[str, Any]) -> tuple[Server, float]:
+    """The server tried least, after full-jitter backoff that grows with how often it was."""
+    server = min(servers, key=lambda candidate: candidate.reconnects)
+    return server, random.uniform(0.0, min(RECONNECT_MAX_S, 0.1 * 2 ** min(server.reconnects, 5)))
