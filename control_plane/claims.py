@@ -128,6 +128,11 @@ def account_jwt(
     return _sign(name, account, operator, body)
 
 
+def deletion_jwt(accounts: Sequence[str], operator: Key) -> str:
+    """An operator's order to delete accounts, for `$SYS.REQ.CLAIMS.DELETE`."""
+    return _sign("delete", operator.public, operator, {"type": "generic", "accounts": list(accounts)})
+
+
 def user_jwt(user: User, public: str, signer: Key, *, account: str, expires_s: int | None = None) -> str:
     """A user's claims, with its permissions; void after `expires_s` seconds from now."""
     body: dict[str, Any] = {

@@ -57,10 +57,22 @@ async def push_account(system: Client, token: str) -> None:
 
     Raises `ProvisioningError` with the server's reason when it does not take it.
     """
+    await _claims(system, "UPDATE", token)
+
+
+async def delete_account(system: Client, account: str, operator: Key) -> None:
+    """Have the server forget an account; its resolver must allow that.
+
+    Raises `ProvisioningError` with the server's reason when it does not.
+    """
+    await _claims(system, "DELETE", claims.deletion_jwt([account], operator))
+
+
+async def _claims(system: Client, verb: str, token: str) -> None:
     try:
-        reply = await system.request("$SYS.REQ.CLAIMS.UPDATE", token.encode(), timeout=CONNECT_TIMEOUT_S)
+        reply = await system.request(f"$SYS.REQ.CLAIMS.{verb}", token.encode(), timeout=CONNECT_TIMEOUT_S)
     except nats.errors.Error as error:
-        raise ProvisioningError(f"the server does not take accounts: {error}") from None
+        raise ProvisioningError(f"the server takes no accounts: {error}") from None
     answer = json.loads(reply.data)
     if "error" in answer:
         raise ProvisioningError(f"the server refused the account: {answer['error'].get('description', answer)}")

@@ -17,7 +17,7 @@ class Limits:
 
     connections: int = 100
     subscriptions: int = 10_000
-    disk_bytes: int = 256 * MIB
+    disk_bytes: int = 64 * MIB
     memory_bytes: int = 0
     streams: int = 10
     consumers: int = 100

@@ -23,7 +23,9 @@ from local.system import Ports, System, first_to_end, local_system
 cli = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console(highlight=False, soft_wrap=True)
 
-StateOption = Annotated[Path, typer.Option(help="The folder that keeps keys, credentials, stores and logs.")]
+StateOption = Annotated[
+    Path, typer.Option(resolve_path=True, help="The folder that keeps keys, credentials, stores and logs.")
+]
 
 
 @cli.command()

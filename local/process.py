@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
+ROOT: Final = Path(__file__).parent.parent
 READY_S: Final = 30.0
 POLL_S: Final = 0.02
 STOP_S: Final = 30.0
@@ -71,7 +72,7 @@ class Child:
 async def running(
     name: str, command: Sequence[str], log: Path, env: Mapping[str, str] | None = None
 ) -> AsyncIterator[Child]:
-    """Run `command`, its output appended to `log`, and stop it at the end.
+    """Run `command` in the project's root, its output appended to `log`, and stop it at the end.
 
     It has a session of its own, so that Ctrl-C reaches us first and the children end in order.
     """
@@ -80,7 +81,7 @@ async def running(
         try:
             process = await asyncio.create_subprocess_exec(
                 *command, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output,
-                env=dict(env) if env is not None else None, start_new_session=True,
+                env=dict(env) if env is not None else None, cwd=ROOT, start_new_session=True,
             )  # fmt: skip
         except OSError as error:
             raise LocalError(f"{name} cannot be started ({error.strerror}: {command[0]}); run `make setup`") from None

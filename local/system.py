@@ -24,7 +24,6 @@ from local.state import Keys, State
 
 TABLE: Final = "balances"
 ACCOUNT_NAME: Final = "POC"
-ROOT: Final = Path(__file__).parent.parent
 
 Say = Callable[[str], None]
 
@@ -37,6 +36,14 @@ class Ports:
     dynamodb: int = 8000
     gateway: int = 8222
     health: int = 8080
+
+
+@dataclass(frozen=True)
+class Task:
+    """A service process, and where its health page is."""
+
+    child: Child
+    health_url: str
 
 
 @dataclass
@@ -53,28 +60,9 @@ class System:
     dynamodb: Child
     tasks: list[Task] = field(default_factory=list)
 
-    def service_env(self, **overrides: str) -> dict[str, str]:
-        """The environment of a service, and all of it: what a container would be given."""
-        return {
-            "PATH": os.environ.get("PATH", ""),
-            "NATS_URL": self.nats_url,
-            "NATS_CREDENTIALS": base64.b64encode(self.creds["service"].encode()).decode(),
-            "DDB_TABLE": TABLE,
-            **self.dynamodb_env,
-            **overrides,
-        }
-
     @property
     def children(self) -> list[Child]:
         return [self.nats, self.dynamodb, *(task.child for task in self.tasks)]
-
-
-@dataclass(frozen=True)
-class Task:
-    """A service process, and where its health page is."""
-
-    child: Child
-    health_url: str
 
 
 @asynccontextmanager
@@ -106,9 +94,12 @@ async def local_system(folder: Path, ports: Ports, *, tasks: int, say: Say = lam
         gateway_url = f"http://127.0.0.1:{gateway_port}"
         say(f"HTTP gateway on {gateway_url}")
         system = System(state, nats_url, gateway_url, token, creds, dynamodb_env, nats, engine)
+        env = service_env(nats_url, creds["service"], TABLE, dynamodb_env)
         for number in range(1, tasks + 1):
             port = claim_port(ports.health + number - 1 if ports.health else 0, "--health-port")
-            system.tasks.append(await stack.enter_async_context(service_task(system, number, port)))
+            log = folder / "logs" / f"service-{number}.log"
+            task = await stack.enter_async_context(service_task(f"service-{number}", env, port, log))
+            system.tasks.append(task)
         await asyncio.gather(*(ready(task) for task in system.tasks))
         if tasks:
             say(f"service: {tasks} task{'s' if tasks > 1 else ''} ready")
@@ -129,13 +120,19 @@ async def provision(nats_url: str, keys: Keys) -> None:
         await jetstream.ensure(client.jetstream(), ACCOUNT, replicas=1)
 
 
+def service_env(nats_url: str, creds: str | None, table: str, dynamodb_env: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a service, and all of it: what a container would be given."""
+    env = {"PATH": os.environ.get("PATH", ""), "NATS_URL": nats_url, "DDB_TABLE": table, **dynamodb_env}
+    if creds is not None:
+        env["NATS_CREDENTIALS"] = base64.b64encode(creds.encode()).decode()
+    return env
+
+
 @asynccontextmanager
-async def service_task(system: System, number: int, health_port: int, **env: str) -> AsyncIterator[Task]:
+async def service_task(name: str, env: Mapping[str, str], health_port: int, log: Path) -> AsyncIterator[Task]:
     """A service process, started as its container would be."""
-    name = f"service-{number}"
-    given = system.service_env(HEALTH_PORT=str(health_port), **env)
-    command = [sys.executable, "-m", "service"]
-    async with running(name, command, system.state.folder / "logs" / f"{name}.log", given) as child:
+    given = {**env, "HEALTH_PORT": str(health_port)}
+    async with running(name, [sys.executable, "-m", "service"], log, given) as child:
         yield Task(child, f"http://127.0.0.1:{health_port}")
 
 

@@ -1,0 +1,239 @@
+"""The table against the real engine, and through a proxy that throttles, stalls and lies."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from aiohttp import web
+
+from service.errors import ServiceFault, Unavailable
+from service.table import DEADLINE_S, MAX_CALLS, Table, open_table
+from tests.support.faulty import Call, FaultyDynamoDB, answer, refusal, stall
+from tests.support.world import World
+
+pytestmark = pytest.mark.usefixtures("aws")
+
+
+@pytest.fixture
+def rows(world: World) -> dict[str, int]:
+    balances = {str(number): number * 10 for number in range(1, 8)}
+    world.put_rows(balances)
+    return balances
+
+
+@asynccontextmanager
+async def through(proxy: FaultyDynamoDB, world: World, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Table]:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", proxy.env["AWS_ENDPOINT_URL_DYNAMODB"])
+    async with open_table(world.table) as table:
+        yield table
+
+
+async def test_reads_balances_and_knows_who_is_missing(world: World, rows: dict[str, int]) -> None:
+    async with open_table(world.table) as table:
+        assert await table.read([*rows, "stranger", "ü", "a" * 128]) == {
+            **rows,
+            "stranger": None,
+            "ü": None,
+            "a" * 128: None,
+        }
+
+
+async def test_a_row_without_an_integer_fails_alone(world: World, rows: dict[str, int]) -> None:
+    async with open_table(world.table) as table:
+        await table._client.table(world.table).put_item({"id": "odd", "client_balance": 12.5})
+        await table._client.table(world.table).put_item({"id": "empty"})
+        read = await table.read(["1", "odd", "empty"])
+        assert read["1"] == rows["1"]
+        assert isinstance(read["odd"], ValueError)
+        assert isinstance(read["empty"], ValueError)
+
+
+async def test_insert_never_overwrites(world: World) -> None:
+    async with open_table(world.table) as table:
+        assert await table.insert("1", 500) is True
+        assert await table.insert("1", 600) is False
+        assert world.rows() == {"1": 500}
+
+
+async def test_unprocessed_keys_are_asked_again(
+    world: World, rows: dict[str, int], proxy: FaultyDynamoDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of each call, the engine is shown half of the keys; the others come back as unprocessed."""
+    dropped: list[list[Call]] = []
+
+    def fault(action: str, call: Call) -> None:
+        keys = call["RequestItems"][world.table]["Keys"]
+        dropped.append(keys[len(keys) // 2 + 1 :])
+        call["RequestItems"][world.table]["Keys"] = keys[: len(keys) // 2 + 1]
+
+    async with through(proxy, world, monkeypatch) as table:
+        proxy.fault = _adding_unprocessed(proxy, world, fault, dropped)
+        assert await table.read(list(rows)) == rows
+        assert table.numbers.errors["UnprocessedKeys"] >= 1
+        assert len(proxy.calls) <= MAX_CALLS
+
+
+def _adding_unprocessed(proxy: FaultyDynamoDB, world: World, cut, dropped):  # type: ignore[no-untyped-def]
+    import aiohttp
+
+    async def fault(action: str, call: Call) -> web.Response:
+        cut(action, call)
+        async with (
+            aiohttp.ClientSession() as http,
+            http.post(
+                world.servers.dynamodb_env["AWS_ENDPOINT_URL_DYNAMODB"],
+                json=call,
+                headers={
+                    "X-Amz-Target": f"DynamoDB_20120810.{action}",
+                    "Content-Type": "application/x-amz-json-1.0",
+                    "Authorization": "AWS4-HMAC-SHA256 Credential=local/20260101/eu-west-1/dynamodb/aws4_request, SignedHeaders=host, Signature=0",
+                    "X-Amz-Date": "20260101T000000Z",
+                },
+            ) as response,
+        ):
+            body = await response.json(content_type=None)
+        left = dropped[-1]
+        body["UnprocessedKeys"] = {world.table: {"Keys": left}} if left else {}
+        return answer(body)
+
+    return fault
+
+
+async def test_keys_that_stay_unprocessed_fail_and_the_others_do_not(
+    world: World, rows: dict[str, int], proxy: FaultyDynamoDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fault(_action: str, call: Call) -> web.Response:
+        asked = [key["id"]["S"] for key in call["RequestItems"][world.table]["Keys"]]
+        found = [{"id": {"S": key}, "client_balance": {"N": str(rows[key])}} for key in asked if key != "3"]
+        return answer(
+            {"Responses": {world.table: found}, "UnprocessedKeys": {world.table: {"Keys": [{"id": {"S": "3"}}]}}}
+        )
+
+    async with through(proxy, world, monkeypatch) as table:
+        proxy.fault = fault
+        read = dict(await table.read(list(rows)))
+        assert isinstance(read.pop("3"), Unavailable)
+        assert read == {key: balance for key, balance in rows.items() if key != "3"}
+        assert len(proxy.calls) == MAX_CALLS
+
+
+@pytest.mark.parametrize(
+    "kind", ["ThrottlingException", "ProvisionedThroughputExceededException", "RequestLimitExceeded"]
+)
+async def test_throttling_is_retried(
+    world: World, rows: dict[str, int], proxy: FaultyDynamoDB, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    async with through(proxy, world, monkeypatch) as table:
+        proxy.fault = lambda *_: refusal(kind) if len(proxy.calls) < MAX_CALLS else None
+        assert await table.read(list(rows)) == rows
+        assert len(proxy.calls) == MAX_CALLS
+        proxy.calls.clear()
+        proxy.fault = lambda *_: refusal(kind)
+        assert all(isinstance(outcome, Unavailable) for outcome in (await table.read(list(rows))).values())
+        assert len(proxy.calls) == MAX_CALLS, "no retry storm"
+
+
+async def test_a_stall_ends_at_the_deadline(
+    world: World, rows: dict[str, int], proxy: FaultyDynamoDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with through(proxy, world, monkeypatch) as table:
+        proxy.fault = stall(10)
+        started = time.monotonic()
+        assert all(isinstance(outcome, Unavailable) for outcome in (await table.read(list(rows))).values())
+        assert time.monotonic() - started < DEADLINE_S + 0.5
+        proxy.fault = None
+        assert await table.read(list(rows)) == rows, "it recovers at once"
+
+
+async def test_one_stalled_call_is_survived(
+    world: World, rows: dict[str, int], proxy: FaultyDynamoDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fault(_action: str, _call: Call) -> None:
+        if len(proxy.calls) == 1:
+            await asyncio.sleep(5)
+
+    async with through(proxy, world, monkeypatch) as table:
+        proxy.fault = fault
+        assert await table.read(list(rows)) == rows
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        lambda: web.Response(body=b"<html>"),
+        lambda: answer([]),
+        lambda: answer({}),
+        lambda: answer({"Responses": []}),
+        lambda: answer({"Responses": {"t": 1}, "UnprocessedKeys": 7}),
+        lambda: web.Response(status=400, body=b"what?"),
+        lambda: web.Response(status=500),
+        lambda: web.Response(status=503),
+    ],
+)
+async def test_garbage_is_unavailability(  # type: ignore[no-untyped-def]
+    world: World, rows: dict[str, int], proxy: FaultyDynamoDB, monkeypatch: pytest.MonkeyPatch, garbage
+) -> None:
+    async with through(proxy, world, monkeypatch) as table:
+        proxy.fault = lambda *_: garbage()
+        assert {type(outcome) for outcome in (await table.read(list(rows))).values()} == {Unavailable}
+        assert len(proxy.calls) <= MAX_CALLS
+
+
+async def test_a_poisoned_key_fails_alone(
+    world: World, rows: dict[str, int], proxy: FaultyDynamoDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fault(_action: str, call: Call) -> web.Response | None:
+        keys = [key["id"]["S"] for key in call["RequestItems"][world.table]["Keys"]]
+        return refusal("ValidationException") if "poison" in keys else None
+
+    async with through(proxy, world, monkeypatch) as table:
+        proxy.fault = fault
+        read = dict(await table.read([*list(rows)[:3], "poison", *list(rows)[3:]]))
+        assert isinstance(read.pop("poison"), Exception)
+        assert read == rows
+
+
+async def test_what_keeps_a_table_from_being_used_is_said(
+    world: World, proxy: FaultyDynamoDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_table("missing-table") as table:
+        with pytest.raises(ServiceFault, match="table missing-table does not exist"):
+            await table.check()
+    async with through(proxy, world, monkeypatch) as table:
+        await table.check()
+        for kind in ("AccessDeniedException", "UnrecognizedClientException", "ExpiredTokenException"):
+            proxy.fault = lambda *_, kind=kind: refusal(kind)
+            with pytest.raises(ServiceFault, match=f"AWS refuses .*{kind.removesuffix('Exception')}"):
+                await table.check()
+
+
+async def test_a_refused_connection_is_unavailability(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", "http://127.0.0.1:9")
+    async with open_table(world.table) as table:
+        assert isinstance((await table.read(["1"]))["1"], Unavailable)
+        with pytest.raises(ServiceFault, match="can be reached"):
+            await table.check()
+
+
+async def test_no_region_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
+    with pytest.raises(ServiceFault, match="AWS_REGION is not set"):
+        async with open_table("t"):
+            pass
+
+
+async def test_no_credentials_are_said(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
+    async with open_table(world.table) as table:
+        with pytest.raises(ServiceFault, match="AWS refuses .*NoCredentialsFound"):
+            await table.check()

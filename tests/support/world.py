@@ -1,0 +1,180 @@
+"""An account and a table of a test's own, on servers that the session started."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import orjson
+from nats.aio.client import Client
+from nats.js import JetStreamContext
+
+from control_plane import claims, jetstream, self_hosted
+from control_plane.claims import Key
+from control_plane.wanted import ACCOUNT
+from local import dynamodb
+from local.nats_server import nats_server
+from local.process import claim_port
+from local.system import Task, ready, service_env, service_task
+from service import contract
+
+
+@dataclass(frozen=True)
+class Servers:
+    """The real nats-server and the real DynamoDB engine, shared by a session's tests."""
+
+    nats_url: str
+    operator: Key
+    system: Key
+    dynamodb_env: Mapping[str, str]
+
+    @property
+    def system_creds(self) -> str:
+        return self_hosted.administrator_creds(self.system, self.system.public)
+
+
+@asynccontextmanager
+async def start_servers(folder: Path) -> AsyncIterator[Servers]:
+    operator, system = Key.operator(), Key.account()
+    nats_port, dynamodb_port = claim_port(0, ""), claim_port(0, "")
+    async with (
+        nats_server(folder / "nats", nats_port, operator=operator, system=system),
+        dynamodb.dynamodb(folder / "dynamodb", dynamodb_port),
+    ):
+        yield Servers(f"nats://127.0.0.1:{nats_port}", operator, system, dynamodb.environment(dynamodb_port))
+
+
+@dataclass(frozen=True)
+class World:
+    """One account with its stream and bucket, and one table."""
+
+    servers: Servers
+    account: Key
+    table: str
+    folder: Path
+
+    @property
+    def nats_url(self) -> str:
+        return self.servers.nats_url
+
+    def creds(self, user: str) -> str:
+        return claims.mint_creds(ACCOUNT.user(user), self.account, account=self.account.public)
+
+    @asynccontextmanager
+    async def client(self, user: str = "client") -> AsyncIterator[Client]:
+        inbox = contract.INBOX_PREFIX if user == "service" else "_INBOX"
+        async with self_hosted.connected(self.nats_url, self.creds(user), inbox_prefix=inbox) as client:
+            yield client
+
+    @asynccontextmanager
+    async def administrator(self) -> AsyncIterator[JetStreamContext]:
+        creds = self_hosted.administrator_creds(self.account, self.account.public)
+        async with self_hosted.connected(self.nats_url, creds) as client:
+            yield client.jetstream()
+
+    async def push(self, **account: Any) -> None:
+        """Give the server the account's claims."""
+        token = claims.account_jwt("test", self.account.public, self.servers.operator, limits=ACCOUNT.limits, **account)
+        async with self_hosted.connected(self.nats_url, self.servers.system_creds) as system:
+            await self_hosted.push_account(system, token)
+
+    def put_rows(self, balances: Mapping[str, int]) -> None:
+        engine = dynamodb.client(self.servers.dynamodb_env)
+        for client_id, balance in balances.items():
+            engine.put_item(TableName=self.table, Item={"id": {"S": client_id}, "client_balance": {"N": str(balance)}})
+
+    def rows(self) -> dict[str, int]:
+        return dynamodb.rows(self.table, self.servers.dynamodb_env)
+
+    def service_env(self, **overrides: str) -> dict[str, str]:
+        env = service_env(self.nats_url, self.creds("service"), self.table, self.servers.dynamodb_env)
+        return {**env, "LOG_FORMAT": "json", "SHUTDOWN_TIMEOUT": "10", **overrides}
+
+    @asynccontextmanager
+    async def launch(self, **env: str) -> AsyncIterator[Task]:
+        """A service process, running but not waited for."""
+        name = f"service-{uuid.uuid4().hex[:6]}"
+        async with service_task(name, self.service_env(**env), claim_port(0, ""), self.folder / f"{name}.log") as task:
+            yield task
+
+    @asynccontextmanager
+    async def task(self, **env: str) -> AsyncIterator[Task]:
+        """A service process that is ready."""
+        async with self.launch(**env) as task:
+            await ready(task)
+            yield task
+
+    async def run_to_end(self, **env: str) -> tuple[int, str]:
+        """Exit code and output of a service that is expected to end by itself."""
+        async with self.launch(**env) as task, asyncio.timeout(30):
+            code = await task.child.wait()
+            return code, task.child.log.read_text()
+
+    async def last_sequence(self) -> int:
+        """How many events were ever stored."""
+        async with self.administrator() as admin:
+            return (await admin.stream_info(contract.STREAM)).state.last_seq
+
+
+@asynccontextmanager
+async def make_world(servers: Servers, folder: Path) -> AsyncIterator[World]:
+    world = World(servers, Key.account(), f"balances-{uuid.uuid4().hex[:12]}", folder)
+    await world.push()
+    async with world.administrator() as admin:
+        await jetstream.ensure(admin, ACCOUNT, replicas=1)
+    await dynamodb.create_table(world.table, servers.dynamodb_env)
+    try:
+        yield world
+    finally:
+        async with self_hosted.connected(servers.nats_url, servers.system_creds) as system:
+            await self_hosted.delete_account(system, world.account.public, servers.operator)
+
+
+async def eventually(
+    condition: Callable[[], Awaitable[bool]] | Callable[[], bool],
+    *,
+    within_s: float = 10.0,
+    what: str = "the condition",
+) -> None:
+    """Wait for a condition, and say which one did not come true."""
+    deadline = time.monotonic() + within_s
+    while True:
+        outcome = condition()
+        if outcome if isinstance(outcome, bool) else await outcome:
+            return
+        assert time.monotonic() < deadline, f"{what} did not come true within {within_s:g} seconds"
+        await asyncio.sleep(0.02)
+
+
+async def get(url: str) -> tuple[int, str]:
+    async with aiohttp.ClientSession() as http, http.get(url) as response:
+        return response.status, await response.text()
+
+
+async def metric(task: Task, name: str) -> float:
+    """The sum of a metric's samples."""
+    _, text = await get(f"{task.health_url}/metrics")
+    return sum(
+        float(line.rpartition(" ")[2]) for line in text.splitlines() if line.partition(" ")[0].partition("{")[0] == name
+    )
+
+
+async def statistics(client: Client, tasks: int, verb: str = "STATS", name: str = contract.SERVICE_NAME) -> list[Any]:
+    """The answers of `tasks` tasks to a `$SRV` request, sorted by id."""
+    inbox = client.new_inbox()
+    answers = await client.subscribe(inbox)
+    await client.publish(f"$SRV.{verb}.{name}" if name else f"$SRV.{verb}", b"", reply=inbox)
+    found = [orjson.loads((await answers.next_msg(timeout=3)).data) for _ in range(tasks)]
+    await answers.unsubscribe()
+    return sorted(found, key=lambda answer: str(answer["id"]))
+
+
+def log_lines(task_log: str) -> list[dict[str, Any]]:
+    return [orjson.loads(line) for line in task_log.splitlines() if line.startswith("{")]
