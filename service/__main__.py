@@ -28,6 +28,8 @@ def main() -> int:
     except ServiceFault as fault:
         print(f"error: {fault}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:  # before the task took the signal over
+        return 130
     return 0
 
 

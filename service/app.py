@@ -147,7 +147,7 @@ class _Stop:
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
         self._stopped: asyncio.Future[None] = loop.create_future()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._signalled, number)
 
     def fail(self, fault: ServiceFault) -> None:

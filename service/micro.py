@@ -11,6 +11,7 @@ The wire format is ADR-32's: https://github.com/nats-io/nats-architecture-and-de
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from bisect import bisect_left
 from collections import Counter
@@ -125,6 +126,7 @@ class ConcurrentEndpoint:
         self.numbers = EndpointNumbers()
         self._handler = handler
         self._max_in_flight = max_in_flight
+        self._log_requests = log.bind().is_enabled_for(logging.DEBUG)
         self._overloaded = Overloaded(f"more than {max_in_flight} requests in flight; try again")
         self._idle = asyncio.Event()
         self._idle.set()
@@ -174,6 +176,8 @@ class ConcurrentEndpoint:
         if error is not None:
             numbers.errors += 1
             numbers.last_error = error
+        if self._log_requests:
+            log.debug("request", outcome=outcome, ms=elapsed_ns / 1e6)
         if numbers.finished == numbers.received:
             self._idle.set()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
@@ -155,7 +156,9 @@ async def serve_health(port: int, ready: Ready, metrics: Metrics) -> AsyncIterat
         try:
             await site.start()
         except OSError as error:
-            raise ServiceFault(f"HEALTH_PORT {port} cannot be used ({error.strerror})", "set another") from None
+            raise ServiceFault(
+                f"HEALTH_PORT {port} cannot be used ({os.strerror(error.errno or 0)})", "set another"
+            ) from None
         yield runner.addresses[0][1]
     finally:
         await runner.cleanup()

@@ -31,6 +31,6 @@ async def proxy(servers: Servers) -> AsyncIterator[FaultyDynamoDB]:
 
 @pytest.fixture
 def aws(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
-    """This process's AWS configuration is the engine's."""
+    """Let the AWS configuration of the test's process be the engine's."""
     for name, value in servers.dynamodb_env.items():
         monkeypatch.setenv(name, value)

@@ -9,7 +9,13 @@ import pytest
 from service import settings
 from service.errors import ServiceFault
 
-CREDS = "-----BEGIN NATS USER JWT-----\nabc\n------END NATS USER JWT------\n-----BEGIN USER NKEY SEED-----\nSUSECRET\n------END USER NKEY SEED------\n"
+CREDS = """-----BEGIN NATS USER JWT-----
+abc
+------END NATS USER JWT------
+-----BEGIN USER NKEY SEED-----
+SUSECRET
+------END USER NKEY SEED------
+"""
 
 
 @pytest.fixture(autouse=True)

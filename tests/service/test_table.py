@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -12,7 +12,7 @@ from aiohttp import web
 
 from service.errors import ServiceFault, Unavailable
 from service.table import DEADLINE_S, MAX_CALLS, Table, open_table
-from tests.support.faulty import Call, FaultyDynamoDB, answer, refusal, stall
+from tests.support.faulty import Call, Fault, FaultyDynamoDB, answer, refusal, stall
 from tests.support.world import World
 
 pytestmark = pytest.mark.usefixtures("aws")
@@ -59,62 +59,34 @@ async def test_insert_never_overwrites(world: World) -> None:
         assert world.rows() == {"1": 500}
 
 
+def leaving_unprocessed(world: World, rows: dict[str, int], leave: Callable[[list[str]], list[str]]) -> Fault:
+    """An engine that answers some keys of a call and leaves the others for the next."""
+
+    def fault(_action: str, call: Call) -> web.Response:
+        asked = [key["id"]["S"] for key in call["RequestItems"][world.table]["Keys"]]
+        left = leave(asked)
+        found = [{"id": {"S": key}, "client_balance": {"N": str(rows[key])}} for key in asked if key not in left]
+        unprocessed = {world.table: {"Keys": [{"id": {"S": key}} for key in left]}} if left else {}
+        return answer({"Responses": {world.table: found}, "UnprocessedKeys": unprocessed})
+
+    return fault
+
+
 async def test_unprocessed_keys_are_asked_again(
     world: World, rows: dict[str, int], proxy: FaultyDynamoDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of each call, the engine is shown half of the keys; the others come back as unprocessed."""
-    dropped: list[list[Call]] = []
-
-    def fault(action: str, call: Call) -> None:
-        keys = call["RequestItems"][world.table]["Keys"]
-        dropped.append(keys[len(keys) // 2 + 1 :])
-        call["RequestItems"][world.table]["Keys"] = keys[: len(keys) // 2 + 1]
-
     async with through(proxy, world, monkeypatch) as table:
-        proxy.fault = _adding_unprocessed(proxy, world, fault, dropped)
+        proxy.fault = leaving_unprocessed(world, rows, lambda asked: asked[3:])
         assert await table.read(list(rows)) == rows
-        assert table.numbers.errors["UnprocessedKeys"] >= 1
-        assert len(proxy.calls) <= MAX_CALLS
-
-
-def _adding_unprocessed(proxy: FaultyDynamoDB, world: World, cut, dropped):  # type: ignore[no-untyped-def]
-    import aiohttp
-
-    async def fault(action: str, call: Call) -> web.Response:
-        cut(action, call)
-        async with (
-            aiohttp.ClientSession() as http,
-            http.post(
-                world.servers.dynamodb_env["AWS_ENDPOINT_URL_DYNAMODB"],
-                json=call,
-                headers={
-                    "X-Amz-Target": f"DynamoDB_20120810.{action}",
-                    "Content-Type": "application/x-amz-json-1.0",
-                    "Authorization": "AWS4-HMAC-SHA256 Credential=local/20260101/eu-west-1/dynamodb/aws4_request, SignedHeaders=host, Signature=0",
-                    "X-Amz-Date": "20260101T000000Z",
-                },
-            ) as response,
-        ):
-            body = await response.json(content_type=None)
-        left = dropped[-1]
-        body["UnprocessedKeys"] = {world.table: {"Keys": left}} if left else {}
-        return answer(body)
-
-    return fault
+        assert [len(call["RequestItems"][world.table]["Keys"]) for _, call in proxy.calls] == [7, 4, 1]
+        assert table.numbers.errors["UnprocessedKeys"] == 2
 
 
 async def test_keys_that_stay_unprocessed_fail_and_the_others_do_not(
     world: World, rows: dict[str, int], proxy: FaultyDynamoDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fault(_action: str, call: Call) -> web.Response:
-        asked = [key["id"]["S"] for key in call["RequestItems"][world.table]["Keys"]]
-        found = [{"id": {"S": key}, "client_balance": {"N": str(rows[key])}} for key in asked if key != "3"]
-        return answer(
-            {"Responses": {world.table: found}, "UnprocessedKeys": {world.table: {"Keys": [{"id": {"S": "3"}}]}}}
-        )
-
     async with through(proxy, world, monkeypatch) as table:
-        proxy.fault = fault
+        proxy.fault = leaving_unprocessed(world, rows, lambda _: ["3"])
         read = dict(await table.read(list(rows)))
         assert isinstance(read.pop("3"), Unavailable)
         assert read == {key: balance for key, balance in rows.items() if key != "3"}
@@ -174,8 +146,12 @@ async def test_one_stalled_call_is_survived(
         lambda: web.Response(status=503),
     ],
 )
-async def test_garbage_is_unavailability(  # type: ignore[no-untyped-def]
-    world: World, rows: dict[str, int], proxy: FaultyDynamoDB, monkeypatch: pytest.MonkeyPatch, garbage
+async def test_garbage_is_unavailability(
+    world: World,
+    rows: dict[str, int],
+    proxy: FaultyDynamoDB,
+    monkeypatch: pytest.MonkeyPatch,
+    garbage: Callable[[], web.Response],
 ) -> None:
     async with through(proxy, world, monkeypatch) as table:
         proxy.fault = lambda *_: garbage()
@@ -235,5 +211,5 @@ async def test_no_credentials_are_said(world: World, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
     monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
     async with open_table(world.table) as table:
-        with pytest.raises(ServiceFault, match="AWS refuses .*NoCredentialsFound"):
+        with pytest.raises(ServiceFault, match=r"AWS refuses .*NoCredentialsFound"):
             await table.check()

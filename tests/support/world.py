@@ -98,22 +98,24 @@ class World:
         return {**env, "LOG_FORMAT": "json", "SHUTDOWN_TIMEOUT": "10", **overrides}
 
     @asynccontextmanager
-    async def launch(self, **env: str) -> AsyncIterator[Task]:
-        """A service process, running but not waited for."""
+    async def launch(self, *, health_port: int = 0, **env: str) -> AsyncIterator[Task]:
+        """A service process, running but not waited for; its health page is on a free port, unless one is given."""
         name = f"service-{uuid.uuid4().hex[:6]}"
-        async with service_task(name, self.service_env(**env), claim_port(0, ""), self.folder / f"{name}.log") as task:
+        async with service_task(
+            name, self.service_env(**env), health_port or claim_port(0, ""), self.folder / f"{name}.log"
+        ) as task:
             yield task
 
     @asynccontextmanager
     async def task(self, **env: str) -> AsyncIterator[Task]:
         """A service process that is ready."""
-        async with self.launch(**env) as task:
+        async with self.launch(health_port=0, **env) as task:
             await ready(task)
             yield task
 
-    async def run_to_end(self, **env: str) -> tuple[int, str]:
+    async def run_to_end(self, *, health_port: int = 0, **env: str) -> tuple[int, str]:
         """Exit code and output of a service that is expected to end by itself."""
-        async with self.launch(**env) as task, asyncio.timeout(30):
+        async with self.launch(health_port=health_port, **env) as task, asyncio.timeout(30):
             code = await task.child.wait()
             return code, task.child.log.read_text()
 
