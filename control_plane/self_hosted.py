@@ -45,6 +45,7 @@ async def connected(servers: str | Sequence[str], creds: str, **options: Any) ->
         )
     except (nats.errors.Error, OSError, TimeoutError) as error:
         reason = str(problems[0] if problems else error).removeprefix("nats: ") or type(error).__name__
+        await client.close()  # nats-py leaves the socket of a refused connection open
         raise ProvisioningError(f"no connection to {servers}: {reason}") from None
     try:
         yield client

@@ -63,7 +63,8 @@ class _User:
 
         async def publish() -> None:
             await client.publish(subject, payload, reply=reply, headers=headers or None)
-            await client.flush()  # a refusal comes before the flush's answer
+            await client.flush()  # nats-py writes a PING before what was published: the second one is behind it,
+            await client.flush()  # and a refusal comes before its answer
 
         await self._unless_forbidden(subject, asyncio.ensure_future(publish()))
 
@@ -136,7 +137,7 @@ class _Gateway:
         return web.Response(status=200)
 
     def _user(self, http: web.Request) -> _User:
-        token = http.headers.get("Authorization", "").removeprefix("Bearer ").strip()
+        token = http.headers.get("Authorization", "").removeprefix("Bearer").strip()
         if not token:
             raise GatewayError(401, "no token; send `Authorization: <token>`")
         user = self._users.get(token)

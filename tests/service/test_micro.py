@@ -159,6 +159,27 @@ async def test_a_drain_answers_what_was_delivered_and_takes_no_more(world: World
         assert [body for body, _ in await asyncio.gather(*asking)] == [b"ok"] * 50
 
 
+async def test_a_drain_waits_for_what_was_delivered_before_the_server_heard_of_it(world: World) -> None:
+    """The round trip that ends a drain starts behind the UNSUB: a PING before it would prove nothing."""
+    written: list[bytes] = []
+    async with world.client("service") as server, serving(server, Held()) as endpoint:
+        transport = server._transport
+        assert transport
+        write, writelines = transport.write, transport.writelines
+
+        def record(payload: bytes) -> None:
+            written.append(payload)
+            write(payload)
+
+        def record_lines(payload: list[bytes]) -> None:
+            written.extend(payload)
+            writelines(payload)
+
+        transport.write, transport.writelines = record, record_lines  # type: ignore[method-assign]
+        await endpoint.drain()
+    assert b"".join(written).index(b"UNSUB") < b"".join(written).rindex(b"PING")
+
+
 @pytest.mark.parametrize("inbox", ["customer.balance.1", "$KV.config.seed", "$JS.API.STREAM.PURGE.customer-balances"])
 async def test_a_reply_subject_of_the_services_own_gets_nothing(world: World, inbox: str) -> None:
     held = Held()

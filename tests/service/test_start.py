@@ -9,13 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from control_plane import claims, jetstream, self_hosted
+from control_plane import claims
 from control_plane.claims import Key
 from control_plane.wanted import ACCOUNT
-from local.nats_server import nats_server
-from local.process import claim_port
 from service.contract import BUCKET, STREAM
-from tests.support.world import World, eventually, get, log_lines
+from tests.support.world import World, eventually, get, log_lines, own_server
 
 
 def encoded(creds: str) -> str:
@@ -121,42 +119,30 @@ async def test_a_task_whose_credentials_are_revoked_ends_with_one_line(world: Wo
     assert "refuses the credentials" in complaint(output)
 
 
-async def test_a_server_that_restarts_is_reconnected_to(world: World, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The whole life of a task over two lives of its server, on a server of the test's own."""
-    folder, port = tmp_path_factory.mktemp("own"), claim_port(0, "")
-    operator, system = Key.operator(), Key.account()
-    servers = world.servers.__class__(f"nats://127.0.0.1:{port}", operator, system, world.servers.dynamodb_env)
-    own = world.__class__(servers, world.account, world.table, world.folder)
-    async with nats_server(folder, port, operator=operator, system=system) as server:
-        await own.push()
-        async with own.administrator() as admin:
-            await jetstream.ensure(admin, ACCOUNT, replicas=1)
-        async with own.task() as task:
-            server.signal(signal.SIGKILL)
-            await server.wait()
+async def test_health_tells_the_truth_while_the_server_is_away(
+    world: World, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    async with own_server(world, tmp_path_factory.mktemp("own")) as (own, server), own.task() as task:
 
-            async def unready() -> bool:
-                status, body = await get(f"{task.health_url}/readyz")
-                return status == 503 and "not connected" in body
-
-            async def is_ready() -> bool:
-                return (await get(f"{task.health_url}/readyz"))[0] == 200
-
-            await eventually(unready)
+        async def away() -> bool:
+            status, body = await get(f"{task.health_url}/readyz")
             assert (await get(f"{task.health_url}/healthz"))[0] == 200, "it is alive, and says so"
-            async with nats_server(folder, port, operator=operator, system=system):
-                await eventually(is_ready, within_s=5)
-                async with self_hosted.connected(own.nats_url, own.creds("client")) as client:
-                    reply = await client.request("customer.balance", b'{"client_id":"1"}', timeout=2)
-                    assert reply.data.startswith(b'{"balance":')
-                task.child.signal(signal.SIGTERM)
-                assert await task.child.wait() == 0
-    assert await own_events(task.child.log.read_text()) == 1
+            return status == 503 and "not connected" in body
 
+        async def back() -> bool:
+            return (await get(f"{task.health_url}/readyz"))[0] == 200
 
-async def own_events(output: str) -> int:
-    (drained,) = [line for line in log_lines(output) if line["event"] == "drained"]
-    return int(drained["events"])
+        await server.stop()
+        await eventually(away)
+        await server.start()
+        await eventually(back, within_s=5)
+        async with own.client() as client:
+            reply = await client.request("customer.balance", b'{"client_id":"1"}', timeout=2)
+            assert reply.data.startswith(b'{"balance":')
+        task.child.signal(signal.SIGTERM)
+        assert await task.child.wait() == 0
+        events = [line["event"] for line in log_lines(task.child.log.read_text())]
+        assert events.count("NATS connection lost") == events.count("NATS connection restored") == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

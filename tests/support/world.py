@@ -6,14 +6,14 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import orjson
-from nats.aio.client import Client
+from nats.aio.client import Client, RawCredentials
 from nats.js import JetStreamContext
 
 from control_plane import claims, jetstream, self_hosted
@@ -69,9 +69,24 @@ class World:
 
     @asynccontextmanager
     async def client(self, user: str = "client") -> AsyncIterator[Client]:
-        inbox = contract.INBOX_PREFIX if user == "service" else "_INBOX"
-        async with self_hosted.connected(self.nats_url, self.creds(user), inbox_prefix=inbox) as client:
+        """A connection that reconnects, as a program's would."""
+
+        async def quiet(_: Exception) -> None:
+            pass
+
+        client = Client()
+        await client.connect(
+            self.nats_url,
+            user_credentials=RawCredentials(self.creds(user)),
+            inbox_prefix=contract.INBOX_PREFIX if user == "service" else "_INBOX",
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=0,
+            error_cb=quiet,
+        )
+        try:
             yield client
+        finally:
+            await client.close()
 
     @asynccontextmanager
     async def administrator(self) -> AsyncIterator[JetStreamContext]:
@@ -137,6 +152,40 @@ async def make_world(servers: Servers, folder: Path) -> AsyncIterator[World]:
     finally:
         async with self_hosted.connected(servers.nats_url, servers.system_creds) as system:
             await self_hosted.delete_account(system, world.account.public, servers.operator)
+
+
+class OwnServer:
+    """A nats-server that a test may stop and start again, on its port, with its state."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._port = claim_port(0, "")
+        self._running = AsyncExitStack()
+        self.operator, self.system = Key.operator(), Key.account()
+        self.url = f"nats://127.0.0.1:{self._port}"
+
+    async def start(self) -> None:
+        server = nats_server(self._folder, self._port, operator=self.operator, system=self.system)
+        await self._running.enter_async_context(server)
+
+    async def stop(self) -> None:
+        await self._running.aclose()
+
+
+@asynccontextmanager
+async def own_server(world: World, folder: Path) -> AsyncIterator[tuple[World, OwnServer]]:
+    """The world's table with an account on a nats-server of its own."""
+    server = OwnServer(folder)
+    await server.start()
+    try:
+        servers = Servers(server.url, server.operator, server.system, world.servers.dynamodb_env)
+        own = World(servers, Key.account(), world.table, world.folder)
+        await own.push()
+        async with own.administrator() as admin:
+            await jetstream.ensure(admin, ACCOUNT, replicas=1)
+        yield own, server
+    finally:
+        await server.stop()
 
 
 async def eventually(

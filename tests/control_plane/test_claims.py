@@ -1,0 +1,122 @@
+"""A JWT minted here is what a real nats-server takes; one expired, revoked or signed by a stranger is refused."""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import time
+
+import pytest
+
+from control_plane import claims, self_hosted
+from control_plane.claims import Key
+from control_plane.self_hosted import ProvisioningError
+from control_plane.wanted import ACCOUNT, CLIENT, SERVICE, User
+from tests.support.world import World
+
+EVERYTHING = User(name="everything", publish=(">",), subscribe=(">",))
+
+
+def decoded(token: str) -> dict[str, object]:
+    body = token.split(".")[1]
+    claims: dict[str, object] = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
+    return claims
+
+
+def test_a_users_claims() -> None:
+    account, signer, user = Key.account(), Key.account(), Key.user()
+    token = claims.user_jwt(CLIENT, user.public, signer, account=account.public, expires_s=60)
+    body = decoded(token)
+    assert (body["iss"], body["sub"], body["name"]) == (signer.public, user.public, "client")
+    assert abs(int(str(body["exp"])) - time.time() - 60) < 5
+    nats = body["nats"]
+    assert isinstance(nats, dict)
+    assert (nats["type"], nats["version"], nats["issuer_account"]) == ("user", 2, account.public)
+    assert nats["pub"] == {"allow": list(CLIENT.publish)}
+    assert "resp" not in nats
+
+
+def test_the_service_may_answer_once() -> None:
+    nats = decoded(claims.user_jwt(SERVICE, Key.user().public, Key.account(), account="A"))["nats"]
+    assert isinstance(nats, dict)
+    assert nats["resp"] == {"max": 1, "ttl": 60_000_000_000}
+
+
+def test_keys_are_of_their_kind_and_hide_their_seeds(caplog: pytest.LogCaptureFixture) -> None:
+    for key, letter in ((Key.operator(), "O"), (Key.account(), "A"), (Key.user(), "U")):
+        assert key.public.startswith(letter)
+        assert key.seed.startswith(f"S{letter}")
+        assert key.seed not in repr(key)
+        logging.getLogger().warning("%s", key)
+        assert key.seed not in caplog.text
+        assert Key.from_seed(key.seed) == key
+    with pytest.raises(ValueError, match="not an nkey seed"):
+        Key.from_seed("SUNOTASEED")
+
+
+async def connects(world: World, creds: str) -> bool:
+    try:
+        async with self_hosted.connected(world.nats_url, creds) as client:
+            await client.flush()
+    except ProvisioningError as error:
+        assert "authorization" in str(error).lower()
+        assert "SU" not in str(error)
+        return False
+    return True
+
+
+async def test_what_is_minted_here_is_taken(world: World) -> None:
+    assert await connects(world, claims.mint_creds(EVERYTHING, world.account, account=world.account.public))
+    assert await connects(
+        world, claims.mint_creds(EVERYTHING, world.account, account=world.account.public, expires_s=60)
+    )
+
+
+async def test_a_signing_key_signs_for_its_account(world: World) -> None:
+    signing = Key.account()
+    creds = claims.mint_creds(EVERYTHING, signing, account=world.account.public)
+    assert not await connects(world, creds)
+    await world.push(signing_keys=[signing.public])
+    assert await connects(world, creds)
+
+
+async def test_expired_and_strangers_are_refused(world: World) -> None:
+    public = world.account.public
+    assert not await connects(world, claims.mint_creds(EVERYTHING, world.account, account=public, expires_s=-1))
+    assert not await connects(world, claims.mint_creds(EVERYTHING, Key.account(), account=public))
+    token = claims.user_jwt(EVERYTHING, Key.user().public, world.account, account=public)
+    assert not await connects(world, claims.creds_file(token, Key.user())), "another user's seed"
+
+
+async def test_a_revoked_user_is_refused_and_the_others_are_not(world: World) -> None:
+    revoked, other = Key.user(), Key.user()
+
+    def creds(key: Key) -> str:
+        token = claims.user_jwt(EVERYTHING, key.public, world.account, account=world.account.public)
+        return claims.creds_file(token, key)
+
+    await world.push(revoked={revoked.public: int(time.time()) + 1})
+    assert not await connects(world, creds(revoked))
+    assert await connects(world, creds(other))
+
+
+async def test_an_account_of_a_strangers_is_nobodys(world: World) -> None:
+    """The resolver stores what the system account gives it; the server trusts its operator alone."""
+    account = Key.account()
+    token = claims.account_jwt("test", account.public, Key.operator(), limits=ACCOUNT.limits)
+    async with self_hosted.connected(world.nats_url, world.servers.system_creds) as system:
+        await self_hosted.push_account(system, token)
+    assert not await connects(world, claims.mint_creds(EVERYTHING, account, account=account.public))
+
+
+async def test_what_is_no_account_is_refused(world: World) -> None:
+    async with self_hosted.connected(world.nats_url, world.servers.system_creds) as system:
+        with pytest.raises(ProvisioningError, match="the server refused the account"):
+            await self_hosted.push_account(system, "not.a.jwt")
+
+
+async def test_only_the_system_account_takes_accounts(world: World) -> None:
+    async with world.administrator() as admin:
+        with pytest.raises(ProvisioningError, match="takes no accounts"):
+            await self_hosted.push_account(admin._nc, "x")

@@ -1,0 +1,165 @@
+"""Least privilege, on the real server: what is wanted works, everything else is refused."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import nats.errors
+import pytest
+from nats.aio.client import Client, RawCredentials
+
+from service.contract import BUCKET, STREAM
+from tests.support.world import World, eventually, make_world
+
+
+class Watched:
+    """A connection, and the violations that the server reports to it."""
+
+    def __init__(self, client: Client, violations: list[str]) -> None:
+        self.client = client
+        self.violations = violations
+
+    async def refused(self, subject: str) -> bool:
+        await self.client.flush()
+        await self.client.flush()  # nats-py writes a PING before what was published: the second one is behind it
+        return any(subject.lower() in violation.lower() for violation in self.violations)
+
+    async def may_publish(self, subject: str) -> bool:
+        await self.client.publish(subject, b"forged")
+        return not await self.refused(subject)
+
+    async def may_subscribe(self, subject: str, queue: str = "") -> bool:
+        subscription = await self.client.subscribe(subject, queue=queue)
+        refused = await self.refused(subject)
+        if not refused:
+            await subscription.unsubscribe()
+        return not refused
+
+
+@asynccontextmanager
+async def watched(world: World, user: str) -> AsyncIterator[Watched]:
+    violations: list[str] = []
+
+    async def note(error: Exception) -> None:
+        violations.append(str(error))
+
+    client = Client()
+    await client.connect(world.nats_url, user_credentials=RawCredentials(world.creds(user)), error_cb=note)
+    try:
+        yield Watched(client, violations)
+    finally:
+        await client.close()
+
+
+@pytest.mark.parametrize("subject", ["customer.balance", "$SRV.PING", "$SRV.STATS.customer"])
+async def test_the_client_may_request(world: World, subject: str) -> None:
+    async with watched(world, "client") as client:
+        assert await client.may_publish(subject)
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        "customer.balance.678",
+        "customer.other",
+        "_INBOX_service.abc.1",
+        "_INBOX.somebody",
+        "$KV.config.seed",
+        f"$JS.API.STREAM.INFO.{STREAM}",
+        f"$JS.API.STREAM.MSG.GET.{STREAM}",
+        f"$JS.API.DIRECT.GET.{STREAM}",
+        f"$JS.API.STREAM.PURGE.{STREAM}",
+        f"$JS.API.CONSUMER.CREATE.{STREAM}",
+        f"$JS.API.STREAM.MSG.GET.KV_{BUCKET}",
+        "$SYS.REQ.CLAIMS.UPDATE",
+    ],
+)
+async def test_the_client_may_publish_nothing_else(world: World, subject: str) -> None:
+    async with watched(world, "client") as client:
+        assert not await client.may_publish(subject)
+    assert await world.last_sequence() == 0
+
+
+@pytest.mark.parametrize(
+    "subject", ["customer.balance", "customer.balance.>", ">", "_INBOX_service.>", "$SRV.>", "$KV.config.>"]
+)
+async def test_the_client_may_hear_nothing_but_its_inbox(world: World, subject: str) -> None:
+    async with watched(world, "client") as client:
+        assert not await client.may_subscribe(subject)
+        assert await client.may_subscribe("_INBOX.own.*")
+
+
+async def test_the_client_cannot_read_the_services_acknowledgements(world: World) -> None:
+    async with world.task(), watched(world, "client") as eavesdropper, world.client() as client:
+        heard: list[bytes] = []
+
+        async def hear(message: object) -> None:
+            heard.append(b"")
+
+        await eavesdropper.client.subscribe("_INBOX_service.>", cb=hear)
+        await client.request("customer.balance", b'{"client_id":"1"}', timeout=3)
+
+        async def stored() -> bool:
+            return await world.last_sequence() == 1
+
+        await eventually(stored)
+        assert heard == []
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        "customer.balance.678",
+        "_INBOX.abc.def",
+        "$KV.config.seed",
+        "$KV.config.seed-lease",
+        f"$JS.API.STREAM.INFO.{STREAM}",
+        f"$JS.API.STREAM.INFO.KV_{BUCKET}",
+        f"$JS.API.DIRECT.GET.KV_{BUCKET}.$KV.{BUCKET}.seed",
+    ],
+)
+async def test_the_service_may_publish_what_it_needs(world: World, subject: str) -> None:
+    async with watched(world, "service") as service:
+        assert await service.may_publish(subject)
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        "customer.balance",
+        "customer.balance.a.b",
+        "orders.new",
+        "$KV.config.other",
+        f"$JS.API.STREAM.DELETE.{STREAM}",
+        f"$JS.API.STREAM.PURGE.{STREAM}",
+        f"$JS.API.STREAM.UPDATE.{STREAM}",
+        f"$JS.API.STREAM.MSG.GET.{STREAM}",
+        "$JS.API.STREAM.CREATE.mine",
+        "$SYS.REQ.CLAIMS.UPDATE",
+    ],
+)
+async def test_the_service_may_publish_no_more(world: World, subject: str) -> None:
+    async with watched(world, "service") as service:
+        assert not await service.may_publish(subject)
+
+
+async def test_the_service_listens_in_its_queue_group_alone(world: World) -> None:
+    async with watched(world, "service") as service:
+        assert await service.may_subscribe("customer.balance", queue="q")
+        assert await service.may_subscribe("_INBOX_service.a.b")
+        assert await service.may_subscribe("$SRV.PING.customer.anyid")
+    async with watched(world, "service") as service:
+        assert not await service.may_subscribe("customer.balance", queue="")
+    async with watched(world, "service") as service:
+        assert not await service.may_subscribe("customer.balance", queue="other")
+    for subject in ("_INBOX.>", "customer.balance.>", "$KV.config.>", ">"):
+        async with watched(world, "service") as service:
+            assert not await service.may_subscribe(subject)
+
+
+async def test_users_of_another_account_are_not_heard(world: World) -> None:
+    """Accounts are islands: a request in one is nobody's in another."""
+    async with world.task(), make_world(world.servers, world.folder) as other, other.client() as stranger:
+        with pytest.raises(nats.errors.NoRespondersError):
+            await stranger.request("customer.balance", b'{"client_id":"1"}', timeout=2)

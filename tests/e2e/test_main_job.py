@@ -1,0 +1,289 @@
+"""The main job under load, over several clients: nothing lost, nothing twice, and every number true."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import orjson
+import pytest
+from nats.aio.client import Client
+
+from local.load import ask_all, request_for
+from local.system import Task, ready
+from service import contract
+from tests.support.faulty import Call, FaultyDynamoDB, refusal
+from tests.support.world import World, eventually, metric, own_server, statistics
+
+MALFORMED = [
+    b"",
+    b"zz",
+    b"null",
+    b"[]",
+    b"{}",
+    b'{"client_id":678}',
+    b'{"client_id":null}',
+    b'{"client_id":""}',
+    b'{"client_id":"a.b"}',
+    b'{"client_id":"*"}',
+    b'{"client_id":"a b"}',
+    b'{"client_id":"\\u0000"}',
+    b'{"client_id":"' + b"x" * 129 + b'"}',
+    b'{"client_id":{"client_id":"1"}}',
+    b"\xff\xfe",
+    b"[" * 5000,
+    b'{"client_id":"1"',
+    random.Random(1).randbytes(500_000),
+]
+
+
+@asynccontextmanager
+async def clients(world: World, count: int) -> AsyncIterator[list[Client]]:
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(world.client()) for _ in range(count)]
+
+
+@asynccontextmanager
+async def tasks(world: World, count: int, **env: str) -> AsyncIterator[list[Task]]:
+    async with AsyncExitStack() as stack:
+        started = [await stack.enter_async_context(world.launch(health_port=0, **env)) for _ in range(count)]
+        await asyncio.gather(*map(ready, started))
+        yield started
+
+
+async def stop(*stopping: Task) -> None:
+    for task in stopping:
+        task.child.signal(signal.SIGTERM)
+    assert [await task.child.wait() for task in stopping] == [0] * len(stopping)
+
+
+async def test_two_thousand_requests_at_concurrency_500(world: World) -> None:
+    async with tasks(world, 1) as (task,), clients(world, 4) as asking:
+        balances = world.rows()
+        tally = await ask_all(
+            asking, itertools.islice(itertools.cycle(balances), 2000), concurrency=500, expected=balances
+        )
+        assert (tally.sent, tally.balances, tally.wrong, tally.errors) == (2000, 2000, [], Counter())
+        (stats,) = await statistics(asking[0], 1)
+        (endpoint,) = stats["endpoints"]
+        assert (endpoint["num_requests"], endpoint["num_errors"], endpoint["last_error"]) == (2000, 0, "")
+        assert endpoint["average_processing_time"] == endpoint["processing_time"] // 2000
+        batches = await metric(task, "balance_batch_keys_count")
+        assert batches < 1000, "look-ups are coalesced"
+        await stop(task)
+    assert await world.last_sequence() == 2000
+
+
+async def test_malformed_requests_of_every_kind_under_that_load(world: World) -> None:
+    async with tasks(world, 2) as started, clients(world, 4) as asking:
+        balances = world.rows()
+
+        async def malformed() -> Counter[str]:
+            codes: Counter[str] = Counter()
+            for payload in itertools.islice(itertools.cycle(MALFORMED), 200):
+                reply = await asking[-1].request(contract.SUBJECT, payload, timeout=5)
+                assert reply.headers
+                assert orjson.loads(reply.data)["error"]
+                codes[reply.headers["Nats-Service-Error-Code"]] += 1
+            return codes
+
+        async def unknown() -> Counter[str]:
+            tally = await ask_all(asking, (f"no-{n}" for n in range(300)), concurrency=50, expected={})
+            return tally.errors
+
+        tally, refused, missing = await asyncio.gather(
+            ask_all(asking, itertools.islice(itertools.cycle(balances), 2000), concurrency=400, expected=balances),
+            malformed(),
+            unknown(),
+        )
+        assert (tally.balances, tally.wrong, tally.errors) == (2000, [], Counter())
+        assert refused == {"403": 200}
+        assert missing == {"404": 300}
+        stats = await statistics(asking[0], 2)
+        assert sum(answer["endpoints"][0]["num_requests"] for answer in stats) == 2500
+        assert sum(answer["endpoints"][0]["num_errors"] for answer in stats) == 500
+        await stop(*started)
+    assert await world.last_sequence() == 2000, "errors publish nothing"
+
+
+async def test_sigterm_under_load_loses_nothing(world: World) -> None:
+    """Two tasks are told to stop, one after the other; the third answers what they no longer take."""
+    async with tasks(world, 3) as started, clients(world, 3) as asking:
+        balances = world.rows()
+        enough = asyncio.Event()
+
+        async def roll() -> None:
+            for task in started[:2]:
+                await asyncio.sleep(0.3)
+                await stop(task)
+            await asyncio.sleep(0.2)
+            enough.set()
+
+        rolling = asyncio.create_task(roll())
+        tally = await ask_all(
+            asking, itertools.cycle(balances), concurrency=200, expected=balances, until=enough.is_set
+        )
+        await rolling
+        assert tally.balances == tally.sent > 1000
+        assert (tally.wrong, tally.errors) == ([], Counter())
+        await stop(started[2])
+    assert await world.last_sequence() == tally.sent
+
+
+async def test_a_drain_under_load_is_clean_every_time(world: World) -> None:
+    async with tasks(world, 1, SEED_ROWS="50") as (keeper,), clients(world, 2) as asking:
+        balances = world.rows()
+        enough = asyncio.Event()
+
+        async def roll() -> None:
+            for _ in range(4):
+                async with world.task(SEED_ROWS="50") as passing:
+                    await asyncio.sleep(0.1)
+                    await stop(passing)
+            enough.set()
+
+        rolling = asyncio.create_task(roll())
+        tally = await ask_all(
+            asking, itertools.cycle(balances), concurrency=100, expected=balances, until=enough.is_set
+        )
+        await rolling
+        assert tally.balances == tally.sent
+        await stop(keeper)
+    assert await world.last_sequence() == tally.sent
+
+
+async def test_a_server_restart_under_load(world: World, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What was in hands when the server went may time out; everything answered is in the stream afterwards."""
+    async with own_server(world, tmp_path_factory.mktemp("own")) as (own, server):
+        async with tasks(own, 2) as started, clients(own, 2) as asking:
+            balances = own.rows()
+            enough = asyncio.Event()
+
+            async def cycle() -> None:
+                await asyncio.sleep(0.3)
+                await server.stop()
+                await server.start()
+                for task in started:
+                    await ready(task)
+                await asyncio.sleep(0.3)
+                enough.set()
+
+            cycling = asyncio.create_task(cycle())
+            tally = await ask_all(
+                asking, itertools.cycle(balances), concurrency=100, expected=balances, timeout_s=1, until=enough.is_set
+            )
+            await cycling
+            assert tally.sent == tally.balances + sum(tally.errors.values())
+            assert tally.errors.keys() <= {"timeout", "no responders"}
+            assert tally.wrong == []
+            after = await ask_all(asking, list(balances)[:100], concurrency=10, expected=balances)
+            assert after.balances == 100
+            await stop(*started)
+        # A reply that the restart swallowed was an answer too, so there may be more events than balances.
+        assert tally.balances + 100 <= await own.last_sequence() <= tally.sent + 100
+
+
+async def test_a_task_that_is_killed_takes_only_what_it_held(world: World) -> None:
+    async with tasks(world, 3) as started, clients(world, 3) as asking:
+        balances = world.rows()
+        enough = asyncio.Event()
+
+        async def kill() -> None:
+            await asyncio.sleep(0.3)
+            started[0].child.signal(signal.SIGKILL)
+            await started[0].child.wait()
+            await asyncio.sleep(0.5)
+            enough.set()
+
+        killing = asyncio.create_task(kill())
+        tally = await ask_all(
+            asking, itertools.cycle(balances), concurrency=100, expected=balances, timeout_s=2, until=enough.is_set
+        )
+        await killing
+        assert tally.sent == tally.balances + tally.errors["timeout"]
+        assert tally.errors["timeout"] <= 100
+        assert tally.wrong == []
+
+
+async def test_a_throttled_database_under_load(world: World, proxy: FaultyDynamoDB) -> None:
+    """A third of the calls is throttled: retries hide most of it, the rest is a documented error."""
+    async with tasks(world, 1, **proxy.env) as (task,), clients(world, 2) as asking:
+        balances = world.rows()
+        chance = random.Random(7)
+
+        def fault(action: str, _call: Call) -> object:
+            return refusal("ThrottlingException") if chance.random() < 0.3 else None
+
+        proxy.calls.clear()
+        proxy.fault = fault  # type: ignore[assignment]
+        tally = await ask_all(
+            asking, itertools.islice(itertools.cycle(balances), 2000), concurrency=200, expected=balances
+        )
+        assert tally.sent == tally.balances + tally.errors["503"]
+        assert tally.balances > 1500
+        assert tally.wrong == []
+        proxy.fault = None
+        after = await ask_all(asking, list(balances)[:100], concurrency=10, expected=balances)
+        assert after.balances == 100
+        await stop(task)
+    assert await world.last_sequence() == tally.balances + 100
+
+
+async def test_a_stalled_database_under_load(world: World, proxy: FaultyDynamoDB) -> None:
+    async with tasks(world, 1, **proxy.env) as (task,), clients(world, 2) as asking:
+        balances = world.rows()
+        hold = asyncio.Event()
+
+        async def fault(_action: str, _call: Call) -> None:
+            await hold.wait()
+
+        proxy.fault = fault
+        asked = asyncio.create_task(ask_all(asking, list(balances)[:300], concurrency=300, expected=balances))
+        async with asyncio.timeout(4):
+            tally = await asked
+        assert tally.errors == {"503": 300}, "a documented error within the deadline"
+        hold.set()
+        proxy.fault = None
+        after = await ask_all(asking, list(balances)[:100], concurrency=10, expected=balances)
+        assert after.balances == 100
+        await stop(task)
+
+
+async def test_overload_is_refused_at_once(world: World, proxy: FaultyDynamoDB) -> None:
+    async with tasks(world, 1, MAX_IN_FLIGHT="50", **proxy.env) as (task,), clients(world, 1) as asking:
+        balances = world.rows()
+        hold = asyncio.Event()
+
+        async def fault(_action: str, _call: Call) -> None:
+            await hold.wait()
+
+        proxy.fault = fault
+        asked = asyncio.create_task(ask_all(asking, list(balances)[:200], concurrency=200, expected=balances))
+
+        async def shed() -> bool:
+            return await metric(task, "balance_requests_total") == 150
+
+        await eventually(shed, what="150 refusals")
+        assert await metric(task, "balance_requests_in_flight") == 50
+        hold.set()
+        tally = await asked
+        assert (tally.balances, tally.errors) == (50, {"503": 150})
+        await stop(task)
+
+
+async def test_a_request_without_an_inbox_publishes_nothing(world: World) -> None:
+    async with tasks(world, 1) as (task,), world.client() as client:
+        for inbox in ("", "customer.balance.999", "$KV.config.seed"):
+            await client.publish(contract.SUBJECT, request_for("678"), reply=inbox)
+
+        async def counted() -> bool:
+            return await metric(task, "balance_requests_total") == 3
+
+        await eventually(counted)
+        await stop(task)
+    assert await world.last_sequence() == 0

@@ -1,0 +1,165 @@
+"""`python -m local`, as a person runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import socket
+import stat
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from local.process import ROOT
+from tests.support.world import eventually
+
+ANY_PORTS = ("--nats-port", "0", "--dynamodb-port", "0", "--gateway-port", "0", "--health-port", "0")
+
+
+class Run:
+    """A command, what it has printed so far, and its end."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.output = ""
+
+    async def read(self) -> None:
+        assert self.process.stdout
+        while chunk := await self.process.stdout.read(4096):
+            self.output += chunk.decode()
+
+
+@asynccontextmanager
+async def command(*arguments: str, **env: str) -> AsyncIterator[Run]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "local", *arguments, cwd=ROOT, env={**os.environ, **env}, start_new_session=True,
+        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    run = Run(process)
+    reading = asyncio.create_task(run.read())
+    try:
+        yield run
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGTERM)
+        await process.wait()
+        await reading
+
+
+async def finished(*arguments: str, **env: str) -> tuple[int, str]:
+    async with command(*arguments, **env) as run, asyncio.timeout(90):
+        code = await run.process.wait()
+        await asyncio.sleep(0)
+    return code, run.output
+
+
+async def test_the_demo_passes_in_a_pipe() -> None:
+    code, output = await finished("demo")
+    assert code == 0, output
+    assert "all 12 checks passed" in output
+    assert "\x1b" not in output, "no colour in a pipe"
+    assert "FAILED" not in output
+
+
+async def test_up_prints_what_to_do_next_and_stops_on_ctrl_c(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    async with command("up", "--tasks", "2", "--state", str(state), *ANY_PORTS) as run:
+        await eventually(lambda: "Ctrl-C stops everything" in run.output, within_s=30)
+        url = re.search(r"nats --server (\S+) --creds (\S+) req customer.balance", run.output)
+        assert url
+        assert Path(url[2]).exists()
+        assert "/v1/nats/subjects/customer.balance" in run.output
+        assert len(re.findall(r"curl http://127.0.0.1:\d+/metrics", run.output)) == 2
+        children = children_of(run.process.pid)
+        assert len(children) == 4, "nats-server, the engine, two tasks"
+        run.process.send_signal(signal.SIGINT)
+        assert await run.process.wait() == 0
+        await eventually(lambda: "stopped" in run.output)
+    assert not [pid for pid in children if Path(f"/proc/{pid}").exists()], "nothing is left running"
+    for path in (*(state / "creds").iterdir(), state / "keys.json"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+async def test_the_state_survives_a_restart_and_reset_empties_it(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    seen = []
+    for _ in range(2):
+        async with command("up", "--state", str(state), *ANY_PORTS) as run:
+            await eventually(lambda run=run: "Ctrl-C stops everything" in run.output, within_s=30)
+            seen.append((state / "keys.json").read_text())
+    assert seen[0] == seen[1]
+    log = (state / "logs" / "service-1.log").read_text()
+    assert log.count('"event":"seeded"') == 1
+    assert log.count('"event":"serving"') == 2
+    assert (await finished("reset", "--state", str(state)))[0] == 0
+    assert not state.exists()
+    code, output = await finished("reset", "--state", str(state))
+    assert (code, "nothing to reset" in output) == (0, True)
+
+
+async def test_reset_deletes_nothing_that_is_not_its_own(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("x")
+    code, output = await finished("reset", "--state", str(tmp_path))
+    assert code == 1
+    assert "nothing was deleted" in output
+    assert (tmp_path / "precious").exists()
+
+
+@pytest.mark.parametrize("option", ["--nats-port", "--dynamodb-port", "--gateway-port", "--health-port"])
+async def test_a_port_that_is_taken_is_said_in_one_line(tmp_path: Path, option: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        ports = [port if given == option else value for given, value in zip(("", *ANY_PORTS), ANY_PORTS, strict=False)]
+        code, output = await finished("up", "--state", str(tmp_path / "state"), *ports)
+    assert code == 1
+    complaint = output.strip().splitlines()[-1]
+    assert complaint.startswith(
+        f"error: port {port} cannot be used (Address already in use); give another with {option}"
+    )
+    assert "Traceback" not in output
+
+
+async def test_a_child_that_crashes_is_named_and_the_rest_is_stopped(tmp_path: Path) -> None:
+    async with command("up", "--state", str(tmp_path / "state"), *ANY_PORTS) as run:
+        await eventually(lambda: "Ctrl-C stops everything" in run.output, within_s=30)
+        children = children_of(run.process.pid)
+        victim = next(pid for pid in children if b"dynoxide" in Path(f"/proc/{pid}/cmdline").read_bytes())
+        os.kill(victim, signal.SIGKILL)
+        assert await run.process.wait() == 1
+        await eventually(lambda: "error: dynamodb ended with -9" in run.output)
+    assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
+
+
+async def test_a_missing_engine_is_said_in_one_line(tmp_path: Path) -> None:
+    code = (
+        "import local.dynamodb, pathlib, sys; local.dynamodb._MODULES = pathlib.Path('/nowhere');"
+        "import runpy; sys.argv = ['local', 'up', '--state', sys.argv[1], *sys.argv[2:]];"
+        "runpy.run_module('local', run_name='__main__')"
+    )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, str(tmp_path / "state"), *ANY_PORTS, cwd=ROOT, stderr=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    _, error = await process.communicate()
+    assert process.returncode == 1
+    assert error.decode().startswith("error: no DynamoDB engine in /nowhere; install Node 20 or newer")
+    assert "Traceback" not in error.decode()
+
+
+async def test_help_names_the_commands() -> None:
+    code, output = await finished("--help")
+    assert code == 0
+    for name in ("up", "demo", "reset"):
+        assert name in output
