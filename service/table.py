@@ -249,7 +249,7 @@ class Table:
             outcomes.update(dict.fromkeys(ids, self._translate(error)))
 
     async def _batch_get(self, ids: Sequence[str]) -> tuple[dict[str, Outcome], set[str]]:
-        # BatchGetItem's own JSON: converting a hundred items to dictionaries and back costs more than the call.
+        # BatchGetItem's own JSON: aiodynamo's batch_get would convert each item to its own form and back.
         request = {
             "Keys": [{KEY_ATTRIBUTE: {"S": key}} for key in ids],
             "ProjectionExpression": f"{KEY_ATTRIBUTE},{BALANCE_ATTRIBUTE}",

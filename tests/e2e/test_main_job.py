@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import orjson
 import pytest
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 
 from local.load import ask_all, request_for
 from local.system import Task, ready
@@ -77,6 +78,27 @@ async def test_two_thousand_requests_at_concurrency_500(world: World) -> None:
         assert batches < 1000, "look-ups are coalesced"
         await stop(task)
     assert await world.last_sequence() == 2000
+
+
+async def test_every_request_is_answered_exactly_once(world: World) -> None:
+    async with tasks(world, 3) as started, world.client() as client:
+        balances = world.rows()
+        inbox = client.new_inbox()
+        replies: Counter[str] = Counter()
+
+        async def count(reply: Msg) -> None:
+            number = reply.subject.rpartition(".")[2]
+            assert reply.data == b'{"balance":%d}' % balances[number]
+            replies[number] += 1
+
+        await client.subscribe(f"{inbox}.*", cb=count)
+        for client_id in balances:
+            await client.publish(contract.SUBJECT, request_for(client_id), reply=f"{inbox}.{client_id}")
+        await eventually(lambda: len(replies) == len(balances))
+        await stop(*started)
+        await client.flush()
+        assert set(replies.values()) == {1}
+    assert await world.last_sequence() == len(balances)
 
 
 async def test_malformed_requests_of_every_kind_under_that_load(world: World) -> None:
@@ -274,6 +296,29 @@ async def test_overload_is_refused_at_once(world: World, proxy: FaultyDynamoDB) 
         tally = await asked
         assert (tally.balances, tally.errors) == (50, {"503": 150})
         await stop(task)
+
+
+async def test_a_drain_that_cannot_finish_says_what_is_lost(world: World) -> None:
+    async with tasks(world, 1, SHUTDOWN_TIMEOUT="3") as (task,), world.client() as client:
+        async with world.administrator() as admin:
+            await admin.delete_stream(contract.STREAM)
+        await client.request(contract.SUBJECT, request_for("678"), timeout=2)
+        task.child.signal(signal.SIGTERM)
+        async with asyncio.timeout(3):
+            assert await task.child.wait() == 1
+        assert "0 requests unanswered, 1 events unacknowledged after 2 seconds" in task.child.last_words()
+
+
+async def test_a_second_signal_ends_it_at_once(world: World) -> None:
+    async with tasks(world, 1, SHUTDOWN_TIMEOUT="60") as (task,), world.client() as client:
+        async with world.administrator() as admin:
+            await admin.delete_stream(contract.STREAM)
+        await client.request(contract.SUBJECT, request_for("678"), timeout=2)
+        task.child.signal(signal.SIGTERM)
+        await eventually(lambda: "draining" in task.child.last_words())
+        task.child.signal(signal.SIGTERM)
+        async with asyncio.timeout(2):
+            assert await task.child.wait() == 128 + signal.SIGTERM
 
 
 async def test_a_request_without_an_inbox_publishes_nothing(world: World) -> None:
