@@ -18,6 +18,8 @@ from aiohttp import web
 from nats.aio.client import Client, RawCredentials
 from nats.aio.msg import Msg
 
+from service.connection import roundtrip
+
 ERROR_HEADER: Final = "x-nats-api-gateway-error"
 HEADER_PREFIX: Final = "NatsH-"
 DEFAULT_TIMEOUT_MS: Final = 5_000
@@ -63,8 +65,7 @@ class _User:
 
         async def publish() -> None:
             await client.publish(subject, payload, reply=reply, headers=headers or None)
-            await client.flush()  # nats-py writes a PING before what was published: the second one is behind it,
-            await client.flush()  # and a refusal comes before its answer
+            await roundtrip(client)  # a refusal comes before its end
 
         await self._unless_forbidden(subject, asyncio.ensure_future(publish()))
 

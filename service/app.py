@@ -15,7 +15,7 @@ from nats.micro.service import ServiceConfig
 
 from service import __version__, contract, preflight, telemetry
 from service.balance import Balance
-from service.connection import Connection
+from service.connection import Connection, roundtrip
 from service.errors import ServiceFault
 from service.events import Events
 from service.micro import ConcurrentEndpoint, ConcurrentService
@@ -99,7 +99,7 @@ class _Task:
     async def serve(self) -> None:
         await self.events.start()
         await self.service.serve(self.endpoint)
-        await self._client.flush()
+        await roundtrip(self._client)
         self._state = "serving"
 
     async def drain(self, timeout_s: float) -> None:
@@ -112,7 +112,7 @@ class _Task:
                 await self.endpoint.drain()
                 await self.balance.lookup.drain()
                 if self._client.is_connected:
-                    await self._client.flush()
+                    await roundtrip(self._client)
         except TimeoutError:
             log.warning("requests left unanswered", in_flight=self.endpoint.in_flight)
         lost = await self.events.flush(max(0.0, deadline - asyncio.get_running_loop().time()))

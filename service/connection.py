@@ -123,6 +123,16 @@ class Connection:
             self._on_lost(fault)
 
 
+async def roundtrip(client: Client) -> None:
+    """Return when the server has processed everything that was sent so far.
+
+    nats-py's `flush` writes its PING at once, but what was published or subscribed only with the next flush: its first
+    answer proves nothing, the second one's PING is behind them.
+    """
+    await client.flush()
+    await client.flush()
+
+
 def _next_server(servers: list[Server], _info: dict[str, Any]) -> tuple[Server, float]:
     """The server tried least, after full-jitter backoff that grows with how often it was."""
     server = min(servers, key=lambda candidate: candidate.reconnects)

@@ -27,6 +27,7 @@ from nats.aio.subscription import Subscription
 from nats.micro.request import ERROR_CODE_HEADER, ERROR_HEADER
 from nats.micro.service import EndpointInfo, EndpointStats, Service, ServiceInfo, ServiceStats
 
+from service.connection import roundtrip
 from service.errors import BadRequest, InternalError, Overloaded, RequestError
 
 log: Final = structlog.get_logger("service.micro")
@@ -144,11 +145,9 @@ class ConcurrentEndpoint:
         subscription, self._subscription = self._subscription, None
         if subscription and self.client.is_connected:
             try:
-                # nats-py writes drain()'s PING at once but its UNSUB with the next flush, so that requests delivered
-                # in between would be lost. The second PING here is behind the UNSUB.
+                # drain() alone would not wait for the server to have read its UNSUB: what came before would be lost.
                 await self.client._send_unsubscribe(subscription._id)
-                await self.client.flush()
-                await self.client.flush()
+                await roundtrip(self.client)
                 await subscription.drain()
             except nats.errors.Error as error:
                 log.warning("subscription not drained", error=str(error))

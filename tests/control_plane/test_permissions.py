@@ -9,6 +9,7 @@ import nats.errors
 import pytest
 from nats.aio.client import Client, RawCredentials
 
+from service.connection import roundtrip
 from service.contract import BUCKET, STREAM
 from tests.support.world import World, eventually, make_world
 
@@ -21,8 +22,7 @@ class Watched:
         self.violations = violations
 
     async def refused(self, subject: str) -> bool:
-        await self.client.flush()
-        await self.client.flush()  # nats-py writes a PING before what was published: the second one is behind it
+        await roundtrip(self.client)
         return any(subject.lower() in violation.lower() for violation in self.violations)
 
     async def may_publish(self, subject: str) -> bool:

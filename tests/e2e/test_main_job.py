@@ -18,6 +18,7 @@ from nats.aio.msg import Msg
 from local.load import ask_all, request_for
 from local.system import Task, ready
 from service import contract
+from service.connection import roundtrip
 from tests.support.faulty import Call, FaultyDynamoDB, refusal
 from tests.support.world import World, eventually, metric, own_server, statistics
 
@@ -96,7 +97,7 @@ async def test_every_request_is_answered_exactly_once(world: World) -> None:
             await client.publish(contract.SUBJECT, request_for(client_id), reply=f"{inbox}.{client_id}")
         await eventually(lambda: len(replies) == len(balances))
         await stop(*started)
-        await client.flush()
+        await roundtrip(client)
         assert set(replies.values()) == {1}
     assert await world.last_sequence() == len(balances)
 

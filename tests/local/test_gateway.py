@@ -17,6 +17,7 @@ import pytest
 
 from local.gateway import gateway
 from local.process import claim_port
+from service.connection import roundtrip
 from tests.support.world import World, eventually
 
 TOKEN = "nhg_thetokenofclient"
@@ -93,7 +94,7 @@ async def test_headers_travel(world: World) -> None:
             await message._client.publish(message.reply, message.data, headers=message.headers)
 
         await admin._nc.subscribe("customer.balance", cb=echo)
-        await admin._nc.flush()
+        await roundtrip(admin._nc)
         status, body, headers = await http.call("POST", "customer.balance", b"x", NatsH_Hello="Hi")
         assert (status, body, headers["NatsH-Hello"]) == (200, b"x", "Hi")
 
@@ -101,7 +102,7 @@ async def test_headers_travel(world: World) -> None:
 async def test_publish(world: World) -> None:
     async with http_gateway(world) as http, world.administrator() as admin:
         heard = await admin._nc.subscribe("customer.balance")
-        await admin._nc.flush()
+        await roundtrip(admin._nc)
         status, _, _ = await http.call("PUT", "customer.balance?reply=_INBOX.x", b"hello", NatsH_Hello="Hi")
         assert status == 200
         message = await heard.next_msg(timeout=2)
@@ -139,7 +140,7 @@ async def test_errors_are_in_the_header(
 async def test_no_reply_in_time(world: World) -> None:
     async with http_gateway(world) as http, world.administrator() as admin:
         await admin._nc.subscribe("customer.balance")
-        await admin._nc.flush()
+        await roundtrip(admin._nc)
         status, _, headers = await http.call("POST", "customer.balance?timeout=50", b"{}")
         assert (status, headers[ERROR]) == (504, "no reply within 50 ms")
 

@@ -12,6 +12,7 @@ from nats.js.api import DiscardPolicy, StreamConfig
 from control_plane import jetstream
 from control_plane.wanted import ACCOUNT
 from service import contract, events
+from service.connection import roundtrip
 from service.events import Events
 from tests.support.world import World, eventually
 
@@ -119,7 +120,7 @@ async def test_a_stalled_stream_gets_a_probe_now_and_then_and_no_storm(world: Wo
         listening = await admin._nc.subscribe("customer.balance.*")
         await publish(published, 1000)
         await eventually(lambda: published.stalled is not None)
-        await published._client.flush()
+        await roundtrip(published._client)
         await asyncio.sleep(0.3)  # the backoff's first steps
         before = published.numbers.retried
         await asyncio.sleep(1.0)

@@ -12,6 +12,7 @@ import pytest
 from nats.aio.client import Client
 from nats.micro.service import ServiceConfig
 
+from service.connection import roundtrip
 from service.errors import BadRequest
 from service.micro import ConcurrentEndpoint, ConcurrentService, Request
 from tests.support.world import World, eventually, statistics
@@ -48,7 +49,7 @@ async def serving(client: Client, held: Held, max_in_flight: int = 1000) -> Asyn
     )
     service = ConcurrentService(client, ServiceConfig(name="customer", version="1.2.3", description="what it does"))
     await service.serve(endpoint)
-    await client.flush()
+    await roundtrip(client)
     yield endpoint
 
 
