@@ -63,3 +63,22 @@ lock-check: setup
 
 clean: ## remove everything that is not in the repository
 	rm -rf $(VENV) local/node_modules .local .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+.PHONY: cp-list cp-create cp-status cp-rotate cp-delete
+CP := $(PY) -m control_plane
+ARGS ?=
+
+cp-list: setup ## the accounts of the NATS system (ARGS="--json")
+	@$(CP) list $(ARGS)
+
+cp-create: setup ## account, users, credentials, stream and bucket (ARGS="--initials DO --dry-run")
+	@$(CP) create $(ARGS)
+
+cp-status: setup ## what is wanted beside what is there
+	@$(CP) status $(ARGS)
+
+cp-rotate: setup ## new credentials for the service (ARGS="--secret")
+	@$(CP) rotate --user service $(ARGS)
+
+cp-delete: setup ## the account with all that is in it, after asking
+	@$(CP) delete $(ARGS)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import hmac
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -55,6 +56,11 @@ class Key:
     def _new(cls, prefix: int) -> Key:
         return cls.from_seed(nkeys.encode_seed(os.urandom(32), prefix).decode())
 
+    def derive(self, purpose: str) -> Key:
+        """An account's signing key for a purpose: always the same, and telling nothing of this key."""
+        raw = hmac.digest(self.seed.encode(), purpose.encode(), "sha256")
+        return self.from_seed(nkeys.encode_seed(raw, nkeys.PREFIX_BYTE_ACCOUNT).decode())
+
     def sign(self, message: bytes) -> bytes:
         signature: bytes = nkeys.from_seed(bytearray(self.seed.encode())).sign(message)
         return signature
@@ -96,7 +102,8 @@ def account_jwt(
     *,
     limits: Limits | None = None,
     signing_keys: Sequence[str] = (),
-    revoked: dict[str, int] | None = None,
+    revoked: Mapping[str, int] | None = None,
+    tags: Sequence[str] = (),
 ) -> str:
     """An account's claims. `limits` None: no JetStream, as for a system account.
 
@@ -107,24 +114,21 @@ def account_jwt(
     body: dict[str, Any] = {
         "type": "account",
         "limits": {
-            "subs": given.subscriptions,
-            "conn": given.connections,
             "data": -1,
             "payload": -1,
             "leaf": -1,
             "imports": -1,
             "exports": -1,
             "wildcards": True,
-            "disk_storage": given.disk_bytes,
-            "mem_storage": given.memory_bytes,
-            "streams": given.streams,
-            "consumer": given.consumers,
+            **as_claims(given),
         },
         "signing_keys": list(signing_keys),
         "default_permissions": {"pub": {}, "sub": {}},
     }
     if revoked:
-        body["revocations"] = revoked
+        body["revocations"] = dict(revoked)
+    if tags:
+        body["tags"] = list(tags)
     return _sign(name, account, operator, body)
 
 
@@ -135,19 +139,99 @@ def deletion_jwt(accounts: Sequence[str], operator: Key) -> str:
 
 def user_jwt(user: User, public: str, signer: Key, *, account: str, expires_s: int | None = None) -> str:
     """A user's claims, with its permissions; void after `expires_s` seconds from now."""
-    body: dict[str, Any] = {
-        "type": "user",
-        "pub": {"allow": list(user.publish)} if user.publish else {},
-        "sub": {"allow": list(user.subscribe)} if user.subscribe else {},
-        "subs": -1,
-        "data": -1,
-        "payload": -1,
-    }
-    if user.responses:
-        body["resp"] = {"max": 1, "ttl": RESPONSE_TTL_S * 1_000_000_000}
+    body: dict[str, Any] = {"type": "user", **permissions(user), "subs": -1, "data": -1, "payload": -1}
     if signer.public != account:
         body["issuer_account"] = account
     return _sign(user.name, public, signer, body, expires_s=expires_s)
+
+
+def scope(key: str, user: User, generation: int) -> dict[str, Any]:
+    """A signing key that may sign for `user` alone: the permissions are the account's, the users' JWTs carry none.
+
+    `generation` says which of the user's signing keys it is.
+    """
+    template = {**permissions(user), "subs": -1, "data": -1, "payload": -1}
+    return {
+        "kind": "user_scope",
+        "key": key,
+        "role": user.name,
+        "template": template,
+        "description": str(generation),
+    }
+
+
+def as_claims(given: Limits) -> dict[str, int]:
+    """What an account may use, as its JWT writes it."""
+    return {
+        "conn": given.connections,
+        "subs": given.subscriptions,
+        "disk_storage": given.disk_bytes,
+        "mem_storage": given.memory_bytes,
+        "streams": given.streams,
+        "consumer": given.consumers,
+    }
+
+
+def limits_from(body: Mapping[str, Any]) -> Limits:
+    """The reverse of `as_claims`."""
+    return Limits(
+        connections=body.get("conn", -1),
+        subscriptions=body.get("subs", -1),
+        disk_bytes=body.get("disk_storage", 0),
+        memory_bytes=body.get("mem_storage", 0),
+        streams=body.get("streams", 0),
+        consumers=body.get("consumer", 0),
+    )
+
+
+def scoped_user_jwt(name: str, public: str, signer: Key, *, account: str) -> str:
+    """The claims of a user whose permissions are its signing key's."""
+    return _sign(name, public, signer, {"type": "user", "issuer_account": account})
+
+
+def permissions(user: User) -> dict[str, Any]:
+    """What a user may do, as JWTs and Synadia's API write it."""
+    body: dict[str, Any] = {"pub": {"allow": list(user.publish)}, "sub": {"allow": list(user.subscribe)}}
+    if user.responses:
+        body["resp"] = {"max": 1, "ttl": RESPONSE_TTL_S * 1_000_000_000}
+    return body
+
+
+def user_from(name: str, body: Mapping[str, Any]) -> User:
+    """The reverse of `permissions`. What they also deny, or how often they let respond, makes them different."""
+    pub, sub, resp = body.get("pub") or {}, body.get("sub") or {}, body.get("resp") or {}
+    denied = tuple(f"not {subject}" for part in (pub, sub) for subject in part.get("deny") or ())
+    return User(
+        name=name,
+        publish=tuple(pub.get("allow") or ()) + denied,
+        subscribe=tuple(sub.get("allow") or ()),
+        responses=resp == {"max": 1, "ttl": RESPONSE_TTL_S * 1_000_000_000},
+    )
+
+
+def decode(token: str) -> dict[str, Any]:
+    """A JWT's claims, unverified: what it says, not whether it is to be believed.
+
+    Raises `ValueError` when it is none.
+    """
+    try:
+        body = token.split(".")[1]
+        claims: dict[str, Any] = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
+    except (IndexError, ValueError):
+        raise ValueError("not a JWT") from None
+    return claims
+
+
+def token_of(creds: str) -> str:
+    """The JWT in a `.creds` text.
+
+    Raises `ValueError` when there is none.
+    """
+    lines = creds.splitlines()
+    try:
+        return lines[next(n for n, line in enumerate(lines) if "BEGIN NATS USER JWT" in line) + 1].strip()
+    except (StopIteration, IndexError):
+        raise ValueError("not a .creds file") from None
 
 
 def creds_file(token: str, key: Key) -> str:
@@ -182,6 +266,11 @@ def _sign(name: str, subject: str, signer: Key, body: dict[str, Any], expires_s:
     digest = hashlib.new("sha512_256", _json(claims)).digest()
     claims["jti"] = base64.b32encode(digest).decode().rstrip("=")
     return _jws.encode(_json(claims), signer, algorithm=ALGORITHM)  # type: ignore[arg-type]  # an nkey, not its own kinds
+
+
+def sign_again(claims: Mapping[str, Any], signer: Key) -> str:
+    """Claims that were changed, signed anew."""
+    return _sign(claims["name"], claims["sub"], signer, dict(claims["nats"]))
 
 
 def _json(claims: dict[str, Any]) -> bytes:

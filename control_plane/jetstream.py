@@ -1,28 +1,54 @@
-"""The stream and the bucket, made as they are wanted."""
+"""The stream and the bucket over NATS' own JetStream API, for a server of one's own."""
 
 from __future__ import annotations
 
-from nats.js import JetStreamContext
-from nats.js.api import (
-    DiscardPolicy,
-    KeyValueConfig,
-    RetentionPolicy,
-    StorageType,
-    StreamConfig,
-)
-from nats.js.errors import NotFoundError
+from dataclasses import replace
+from typing import Final
 
+from nats.js import JetStreamContext
+from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
+from nats.js.errors import APIError, NotFoundError
+
+from control_plane.errors import ProvisioningError
 from control_plane.wanted import Account, Bucket, Stream
+
+KV_PREFIX: Final = "KV_"
+_OTHER: Final = "another storage, retention or discard policy"
 
 
 async def ensure(jetstream: JetStreamContext, account: Account, *, replicas: int) -> None:
-    """Make stream and bucket, or put the stream right where it has drifted. Nothing stored is lost."""
-    await ensure_stream(jetstream, account.stream, replicas=replicas)
-    await ensure_bucket(jetstream, account.bucket, replicas=replicas)
+    """Make stream and bucket, or put them right where they have drifted. Nothing stored is lost."""
+    await put(jetstream, stream_config(replace(account.stream, replicas=replicas)))
+    await put(jetstream, bucket_config(replace(account.bucket, replicas=replicas)))
 
 
-async def ensure_stream(jetstream: JetStreamContext, stream: Stream, *, replicas: int) -> None:
-    config = StreamConfig(
+async def put(jetstream: JetStreamContext, config: StreamConfig) -> None:
+    """Raises `ProvisioningError` with the server's reason."""
+    try:
+        if await look(jetstream, config.name or "") is None:
+            await jetstream.add_stream(config)
+        else:
+            await jetstream.update_stream(config)
+    except APIError as error:
+        raise ProvisioningError(f"the server refuses stream {config.name}: {error.description}") from None
+
+
+async def look(jetstream: JetStreamContext, name: str) -> StreamConfig | None:
+    try:
+        return (await jetstream.stream_info(name)).config
+    except NotFoundError:
+        return None
+
+
+async def remove(jetstream: JetStreamContext, name: str) -> None:
+    try:
+        await jetstream.delete_stream(name)
+    except NotFoundError:
+        return
+
+
+def stream_config(stream: Stream) -> StreamConfig:
+    return StreamConfig(
         name=stream.name,
         subjects=list(stream.subjects),
         retention=RetentionPolicy.LIMITS,
@@ -31,26 +57,54 @@ async def ensure_stream(jetstream: JetStreamContext, stream: Stream, *, replicas
         max_age=stream.max_age_s,
         max_bytes=stream.max_bytes,
         duplicate_window=stream.duplicate_window_s,
-        num_replicas=replicas,
+        num_replicas=stream.replicas,
     )
-    try:
-        await jetstream.stream_info(stream.name)
-    except NotFoundError:
-        await jetstream.add_stream(config)
-    else:
-        await jetstream.update_stream(config)
 
 
-async def ensure_bucket(jetstream: JetStreamContext, bucket: Bucket, *, replicas: int) -> None:
-    try:
-        await jetstream.stream_info(f"KV_{bucket.name}")
-    except NotFoundError:
-        config = KeyValueConfig(
-            bucket=bucket.name,
-            history=1,
-            max_bytes=bucket.max_bytes,
-            storage=StorageType.FILE,
-            replicas=replicas,
-            direct=True,
-        )
-        await jetstream.create_key_value(config)
+def bucket_config(bucket: Bucket) -> StreamConfig:
+    """A bucket is a stream of this form:
+    https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-8.md
+    """
+    return StreamConfig(
+        name=KV_PREFIX + bucket.name,
+        subjects=[f"$KV.{bucket.name}.>"],
+        retention=RetentionPolicy.LIMITS,
+        storage=StorageType.FILE,
+        discard=DiscardPolicy.NEW,
+        max_bytes=bucket.max_bytes,
+        max_msgs_per_subject=1,
+        num_replicas=bucket.replicas,
+        duplicate_window=120,
+        allow_rollup_hdrs=True,
+        allow_direct=True,
+        deny_delete=True,
+    )
+
+
+def is_bucket(config: StreamConfig) -> bool:
+    return (config.name or "").startswith(KV_PREFIX)
+
+
+def stream_from(config: StreamConfig) -> Stream:
+    """A stream's settings in the words of what is wanted."""
+    as_wanted = (
+        config.storage == StorageType.FILE
+        and config.retention == RetentionPolicy.LIMITS
+        and config.discard == DiscardPolicy.OLD
+    )
+    return Stream(
+        name=config.name or "",
+        subjects=tuple(config.subjects or ()) if as_wanted else (*(config.subjects or ()), _OTHER),
+        max_age_s=int(config.max_age or 0),
+        max_bytes=config.max_bytes or -1,
+        duplicate_window_s=int(config.duplicate_window or 0),
+        replicas=config.num_replicas or 1,
+    )
+
+
+def bucket_from(config: StreamConfig) -> Bucket:
+    return Bucket(
+        name=(config.name or "").removeprefix(KV_PREFIX),
+        max_bytes=config.max_bytes or -1,
+        replicas=config.num_replicas or 1,
+    )

@@ -7,6 +7,9 @@ from typing import Final
 
 from service import contract
 
+TAG: Final = "customer-balance"
+"""Marks the accounts that this program made, and may therefore change and delete."""
+
 MIB: Final = 1024 * 1024
 DAY_S: Final = 24 * 60 * 60
 
@@ -41,12 +44,14 @@ class Stream:
     max_age_s: int
     max_bytes: int
     duplicate_window_s: int
+    replicas: int = 3
 
 
 @dataclass(frozen=True)
 class Bucket:
     name: str
     max_bytes: int
+    replicas: int = 3
 
 
 @dataclass(frozen=True)
@@ -95,9 +100,16 @@ CLIENT: Final = User(
 ADMINISTRATOR: Final = User(name="administrator", publish=(">",), subscribe=(">",))
 """Every permission in one account: who provisions it, for as long as that takes."""
 
+GATEWAY: Final = User(
+    name="gateway",
+    publish=(contract.SUBJECT, "$SRV.>"),
+    # The gateway of Synadia Cloud makes its inboxes itself, under the default prefix.
+    subscribe=("_INBOX.>",),
+)
+
 ACCOUNT: Final = Account(
     limits=Limits(),
-    users=(SERVICE, CLIENT),
+    users=(SERVICE, CLIENT, GATEWAY),
     stream=Stream(
         name=contract.STREAM,
         subjects=contract.STREAM_SUBJECTS,

@@ -14,14 +14,14 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from control_plane.self_hosted import ProvisioningError
+from control_plane.errors import ProvisioningError
 from local import demo as demonstration
 from local.process import LocalError
 from local.state import DEFAULT, State
 from local.system import Ports, System, first_to_end, local_system
 
 cli = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, emoji=False)
 
 StateOption = Annotated[
     Path, typer.Option(resolve_path=True, help="The folder that keeps keys, credentials, stores and logs.")
@@ -57,7 +57,7 @@ def reset(state: StateOption = DEFAULT) -> None:
     if not state.exists():
         console.print(f"nothing to reset: {state} does not exist")
         return
-    if not (state / "keys.json").exists():
+    if not (state / "keys").is_dir():
         _fail(f"{state} is not a state folder of this system; nothing was deleted")
     shutil.rmtree(state)
     console.print(f"deleted {state}")
@@ -74,7 +74,7 @@ async def _up(folder: Path, ports: Ports, tasks: int) -> None:
 
 def _next_steps(system: System) -> str:
     state: State = system.state
-    client, service = state.creds_path("client"), state.creds_path("service")
+    client, service = state.files.creds_path("client"), state.files.creds_path("service")
     env = " \\\n    ".join(f"{name}={value}" for name, value in system.dynamodb_env.items())
     metrics = "\n".join(f"  curl {task.health_url}/metrics" for task in system.tasks) or "  (no tasks)"
     return f"""
@@ -97,6 +97,10 @@ def _next_steps(system: System) -> str:
 
 [bold]Metrics[/]
 {metrics}
+
+[bold]The control plane on this server[/]
+  {sys.executable} -m control_plane list --server {system.nats_url} \\
+    --operator {state.operator_path} --system-creds {state.system_creds_path}
 
 Ctrl-C stops everything; the state stays in {state.folder} (`python -m local reset` empties it).
 """

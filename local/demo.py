@@ -53,11 +53,9 @@ async def run(console: Console) -> None:
 
 @asynccontextmanager
 async def _connections(system: System) -> AsyncIterator[tuple[Client, JetStreamContext]]:
-    keys = system.state.keys()
-    administrator = self_hosted.administrator_creds(keys.signing, keys.account.public)
     async with (
         self_hosted.connected(system.nats_url, system.creds["client"]) as client,
-        self_hosted.connected(system.nats_url, administrator) as admin,
+        system.administrator() as admin,
     ):
         yield client, admin.jetstream()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
+import random
 import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).parent.parent
+FREE_PORTS: Final = range(20_000, 32_000)
 READY_S: Final = 30.0
 POLL_S: Final = 0.02
 STOP_S: Final = 30.0
@@ -105,27 +106,22 @@ async def accepts(port: int) -> bool:
 
 
 def claim_port(port: int, option: str) -> int:
-    """`port`, or a free one for 0; raises `LocalError` when it is taken."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise LocalError(
-                f"port {port} cannot be used ({error.strerror}); give another with {option}, or 0 for any free one"
-            ) from None
-        return int(probe.getsockname()[1])
+    """`port`, or a free one for 0; raises `LocalError` when it is taken.
 
-
-def write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner can read, atomically: it is there whole, or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    A free one is below the ports that the system gives to outgoing connections: a client that keeps reconnecting to a
+    server that is away could be given the server's own port, be connected to itself, and keep the server from it.
+    """
+    candidates = [port] if port else random.sample(FREE_PORTS, 100)
+    problem = ""
+    for candidate in candidates:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", candidate))
+            except OSError as error:
+                problem = error.strerror or str(error)
+            else:
+                return candidate
+    raise LocalError(
+        f"port {candidates[0]} cannot be used ({problem}); give another with {option}, or 0 for any free one"
+    )

@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import Final
 
 import aiohttp
+from nats.aio.client import Client
 
-from control_plane import claims, jetstream, self_hosted
+from control_plane import reconcile, self_hosted
+from control_plane.self_hosted import SelfHosted
 from control_plane.wanted import ACCOUNT
 from local.dynamodb import create_table, dynamodb, environment
 from local.gateway import gateway
 from local.nats_server import nats_server
 from local.process import Child, LocalError, claim_port, running
-from local.state import Keys, State
+from local.state import State
 
 TABLE: Final = "balances"
 ACCOUNT_NAME: Final = "POC"
@@ -51,6 +53,7 @@ class System:
     """A running local system."""
 
     state: State
+    account: str
     nats_url: str
     gateway_url: str
     gateway_token: str = field(repr=False)
@@ -59,6 +62,13 @@ class System:
     nats: Child
     dynamodb: Child
     tasks: list[Task] = field(default_factory=list)
+
+    @asynccontextmanager
+    async def administrator(self) -> AsyncIterator[Client]:
+        """A connection with every permission in the account."""
+        creds = self_hosted.administrator_of(self.state.operator(), self.account)
+        async with self_hosted.connected(self.nats_url, creds) as client:
+            yield client
 
     @property
     def children(self) -> list[Child]:
@@ -72,13 +82,12 @@ async def local_system(folder: Path, ports: Ports, *, tasks: int, say: Say = lam
     Raises `LocalError` or `ProvisioningError` when a part does not come up; the others are then stopped.
     """
     state = State(folder)
-    keys = state.keys()
     async with AsyncExitStack() as stack:
         nats_port = claim_port(ports.nats, "--nats-port")
         dynamodb_port = claim_port(ports.dynamodb, "--dynamodb-port")
         gateway_port = claim_port(ports.gateway, "--gateway-port")
         nats = await stack.enter_async_context(
-            nats_server(folder / "nats", nats_port, operator=keys.operator, system=keys.system)
+            nats_server(folder / "nats", nats_port, operator=state.operator(), system=state.system())
         )
         nats_url = f"nats://127.0.0.1:{nats_port}"
         say(f"nats-server on {nats_url}")
@@ -86,14 +95,14 @@ async def local_system(folder: Path, ports: Ports, *, tasks: int, say: Say = lam
         dynamodb_env = environment(dynamodb_port)
         await create_table(TABLE, dynamodb_env)
         say(f"DynamoDB engine on {dynamodb_env['AWS_ENDPOINT_URL_DYNAMODB']}, table {TABLE}")
-        await provision(nats_url, keys)
-        creds = state.all_creds(ACCOUNT, keys)
+        account = await provision(nats_url, state)
+        creds = {user.name: state.files.creds(user.name) or "" for user in ACCOUNT.users}
         say(f"account {ACCOUNT_NAME}, users {', '.join(creds)}, stream, bucket")
         token = state.gateway_token()
-        await stack.enter_async_context(gateway(gateway_port, nats_url, {token: creds["client"]}))
+        await stack.enter_async_context(gateway(gateway_port, nats_url, {token: creds["gateway"]}))
         gateway_url = f"http://127.0.0.1:{gateway_port}"
         say(f"HTTP gateway on {gateway_url}")
-        system = System(state, nats_url, gateway_url, token, creds, dynamodb_env, nats, engine)
+        system = System(state, account, nats_url, gateway_url, token, creds, dynamodb_env, nats, engine)
         env = service_env(nats_url, creds["service"], TABLE, dynamodb_env)
         for number in range(1, tasks + 1):
             port = claim_port(ports.health + number - 1 if ports.health else 0, "--health-port")
@@ -106,18 +115,18 @@ async def local_system(folder: Path, ports: Ports, *, tasks: int, say: Say = lam
         yield system
 
 
-async def provision(nats_url: str, keys: Keys) -> None:
-    """Account, stream and bucket, as the declaration wants them."""
-    system_creds = self_hosted.administrator_creds(keys.system, keys.system.public)
-    token = claims.account_jwt(
-        ACCOUNT_NAME, keys.account.public, keys.operator,
-        limits=ACCOUNT.limits, signing_keys=[keys.signing.public],
-    )  # fmt: skip
-    async with self_hosted.connected(nats_url, system_creds) as system:
-        await self_hosted.push_account(system, token)
-    administrator = self_hosted.administrator_creds(keys.signing, keys.account.public)
-    async with self_hosted.connected(nats_url, administrator) as client:
-        await jetstream.ensure(client.jetstream(), ACCOUNT, replicas=1)
+async def provision(nats_url: str, state: State) -> str:
+    """Account, users, stream and bucket, as the declaration wants them; the account's id."""
+    operator, creds = state.operator(), state.system_creds()
+    async with self_hosted.connected(nats_url, creds) as system:
+        provider = SelfHosted(nats_url, system, operator, state.system().public)
+        planned = await reconcile.plan(provider, ACCOUNT_NAME, ACCOUNT, state.files)
+        async for _ in reconcile.carry_out(provider, planned, ACCOUNT):
+            pass
+        account = await reconcile.find(provider, ACCOUNT_NAME)
+    if account is None:
+        raise LocalError(f"account {ACCOUNT_NAME} was made and is gone; see the log of nats-server")
+    return account.id
 
 
 def service_env(nats_url: str, creds: str | None, table: str, dynamodb_env: Mapping[str, str]) -> dict[str, str]:

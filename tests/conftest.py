@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from moto.server import ThreadedMotoServer
 
 from tests.support.faulty import FaultyDynamoDB, faulty_dynamodb
 from tests.support.world import Servers, World, make_world, start_servers
@@ -34,3 +35,15 @@ def aws(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the AWS configuration of the test's process be the engine's."""
     for name, value in servers.dynamodb_env.items():
         monkeypatch.setenv(name, value)
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[str]:
+    """The address of moto's server, which stands in for AWS."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        yield f"http://{host}:{port}"
+    finally:
+        server.stop()

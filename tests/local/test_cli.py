@@ -82,7 +82,7 @@ async def test_up_prints_what_to_do_next_and_stops_on_ctrl_c(tmp_path: Path) -> 
         assert await run.process.wait() == 0
         await eventually(lambda: "stopped" in run.output)
     assert not [pid for pid in children if Path(f"/proc/{pid}").exists()], "nothing is left running"
-    for path in (*(state / "creds").iterdir(), state / "keys.json"):
+    for path in (*(state / "creds").iterdir(), *(state / "keys").iterdir()):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
@@ -96,7 +96,7 @@ async def test_the_state_survives_a_restart_and_reset_empties_it(tmp_path: Path)
     for _ in range(2):
         async with command("up", "--state", str(state), *ANY_PORTS) as run:
             await eventually(lambda run=run: "Ctrl-C stops everything" in run.output, within_s=30)
-            seen.append((state / "keys.json").read_text())
+            seen.append((state / "creds" / "service.creds").read_text())
     assert seen[0] == seen[1]
     log = (state / "logs" / "service-1.log").read_text()
     assert log.count('"event":"seeded"') == 1

@@ -1,0 +1,61 @@
+"""The folder with credentials and tokens: readable by its owner alone, each file whole or not there."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+GATEWAY_TOKEN: Final = "http-gateway"  # noqa: S105  its name
+
+
+@dataclass(frozen=True)
+class Files:
+    """`.creds` of users and tokens, in one folder that git ignores."""
+
+    folder: Path
+
+    def creds_path(self, user: str) -> Path:
+        return self.folder / f"{user}.creds"
+
+    def creds(self, user: str) -> str | None:
+        return _read(self.creds_path(user))
+
+    def write_creds(self, user: str, text: str) -> None:
+        write_private(self.creds_path(user), text)
+
+    def token_path(self, name: str) -> Path:
+        return self.folder / f"{name}.token"
+
+    def token(self, name: str) -> str | None:
+        text = _read(self.token_path(name))
+        return text.strip() if text else None
+
+    def write_token(self, name: str, token: str) -> None:
+        write_private(self.token_path(name), token + "\n")
+
+    def remove(self, *users: str) -> None:
+        for path in (*map(self.creds_path, users), self.token_path(GATEWAY_TOKEN)):
+            path.unlink(missing_ok=True)
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner can read, atomically: it is there whole, or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,80 @@
+"""What a place that hosts NATS accounts can do, be it Synadia Cloud or a nats-server of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from control_plane.wanted import Bucket, Limits, Stream, User
+
+
+@dataclass(frozen=True)
+class AccountSummary:
+    id: str
+    name: str
+    is_system: bool
+    is_ours: bool
+    """Whether this program made it: it carries `wanted.TAG`."""
+
+
+@dataclass(frozen=True)
+class Actual:
+    """What is there of an account, in the words of what is wanted."""
+
+    limits: Limits
+    users: Mapping[str, User]
+    streams: Mapping[str, Stream]
+    buckets: Mapping[str, Bucket]
+
+
+class Provider(Protocol):
+    """Each call either does all of what it says, or raises `ProvisioningError` and can be made again.
+
+    `put_*` makes what is not there and changes what is different; `remove_*` is content when there is nothing.
+    """
+
+    has_gateway: bool
+    """Whether tokens for an HTTP gateway are to be had."""
+
+    async def accounts(self) -> Sequence[AccountSummary]: ...
+
+    async def actual(self, account: str) -> Actual: ...
+
+    async def max_replicas(self) -> int: ...
+
+    async def create_account(self, name: str, limits: Limits) -> str:
+        """The new account's id."""
+        ...
+
+    async def put_limits(self, account: str, limits: Limits) -> None: ...
+
+    async def remove_account(self, account: str) -> None: ...
+
+    async def put_user(self, account: str, user: User) -> None: ...
+
+    async def remove_user(self, account: str, name: str) -> None: ...
+
+    async def put_stream(self, account: str, stream: Stream) -> None: ...
+
+    async def remove_stream(self, account: str, name: str) -> None: ...
+
+    async def put_bucket(self, account: str, bucket: Bucket) -> None: ...
+
+    async def remove_bucket(self, account: str, name: str) -> None: ...
+
+    async def creds(self, account: str, user: str) -> str:
+        """The text of a `.creds` file that works now."""
+        ...
+
+    async def accepts(self, account: str, user: str, creds: str) -> bool:
+        """Whether a `.creds` text is still the user's."""
+        ...
+
+    async def rotate(self, account: str, user: str) -> str:
+        """New credentials; the old ones are void when this returns."""
+        ...
+
+    async def gateway_token(self, account: str, user: str) -> str:
+        """A token with which the HTTP gateway acts as the user."""
+        ...

@@ -1,0 +1,230 @@
+"""`python -m control_plane`, as a person and a script run it, against the fake and against the real server."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import boto3
+import pytest
+
+from control_plane import self_hosted
+from control_plane.files import write_private
+from local.process import ROOT
+from service.contract import BUCKET, INBOX_PREFIX, SEED_DONE, SEED_KEY
+from tests.support.fake_synadia import TOKEN, FakeSynadia, fake_synadia
+from tests.support.world import Servers
+
+
+@dataclass
+class Cli:
+    config: Path
+    env: dict[str, str] = field(default_factory=dict)
+    options: tuple[str, ...] = ()
+
+    async def __call__(self, *arguments: str, stdin: bytes = b"", options: bool = True) -> tuple[int, str, str]:
+        command = [sys.executable, "-m", "control_plane", *arguments]
+        if arguments[:2] != ("secret", "delete"):
+            command += ["--config", str(self.config)]
+        process = await asyncio.create_subprocess_exec(
+            *command, *(self.options if options else ()), cwd=ROOT, env=self.env, stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        output, error = await process.communicate(stdin)
+        text = output.decode() + error.decode()
+        assert "Traceback" not in text
+        assert TOKEN not in text
+        assert "SU" + "A" not in error.decode()
+        return process.returncode or 0, output.decode(), error.decode()
+
+
+@pytest.fixture
+async def cloud(tmp_path: Path) -> AsyncIterator[tuple[Cli, FakeSynadia]]:
+    async with fake_synadia() as fake:
+        env = {"PATH": os.environ["PATH"], "SYNADIA_API": fake.url, "SYNADIA_TOKEN": TOKEN}
+        yield Cli(tmp_path / "config", env), fake
+
+
+@pytest.fixture
+def own(servers: Servers, tmp_path: Path) -> Cli:
+    write_private(tmp_path / "operator.seed", servers.operator.seed)
+    write_private(tmp_path / "system.creds", servers.system_creds)
+    place = ("--server", servers.nats_url, "--operator", str(tmp_path / "operator.seed"))
+    creds = ("--system-creds", str(tmp_path / "system.creds"))
+    return Cli(tmp_path / "config", {"PATH": os.environ["PATH"]}, (*place, *creds))
+
+
+async def test_the_life_of_an_account_on_the_cloud(cloud: tuple[Cli, FakeSynadia]) -> None:
+    cli, fake = cloud
+    code, output, _ = await cli("create", "--initials", "tt", "--dry-run")
+    assert code == 0
+    assert "would create  account POC-TT" in output
+    assert len(fake.accounts) == 1
+    code, output, _ = await cli("status", "--initials", "TT")
+    assert code == 2
+    code, output, _ = await cli("create", "--initials", "TT")
+    assert code == 0
+    assert "created  user service" in output
+    code, output, _ = await cli("create", "--initials", "TT")
+    assert (code, output) == (0, "nothing to do: account POC-TT is as wanted\n")
+    code, output, _ = await cli("status", "--initials", "TT", "--json")
+    assert code == 0
+    assert json.loads(output)["as_wanted"] is True
+    code, output, _ = await cli("list", "--json")
+    assert [(account["name"], account["is_system"]) for account in json.loads(output)] == [
+        ("SYS", True),
+        ("POC-TT", False),
+    ]
+    before = (cli.config / "gateway.creds").read_text()
+    code, output, _ = await cli("rotate", "--user", "gateway", "--initials", "TT")
+    assert code == 0
+    assert (cli.config / "gateway.creds").read_text() != before
+    assert len(fake.tokens) == 2, "a new key needs a new token"
+    code, output, _ = await cli("delete", "--initials", "TT", "--yes")
+    assert code == 0
+    assert "removed  account POC-TT" in output
+    code, output, _ = await cli("delete", "--initials", "TT", "--yes")
+    assert (code, output) == (0, "nothing to do: there is no account POC-TT\n")
+    assert list(cli.config.iterdir()) == []
+
+
+async def test_a_rotation_may_reach_the_deployments_secret(cloud: tuple[Cli, FakeSynadia], moto: str) -> None:
+    cli, _ = cloud
+    aws = {"AWS_ENDPOINT_URL": moto, "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_REGION": "eu-west-1"}
+    cli.env.update(aws)
+    await cli("create", "--initials", "TT")
+    code, output, _ = await cli("secret", "push", "--initials", "TT", "--json")
+    assert code == 0
+    pushed = json.loads(output)
+    code, output, _ = await cli("rotate", "--user", "service", "--secret", "--initials", "TT")
+    assert code == 0
+    assert pushed["arn"] in output
+    client = boto3.client(
+        "secretsmanager", endpoint_url=moto, region_name="eu-west-1", aws_access_key_id="x", aws_secret_access_key="x"
+    )
+    value = client.get_secret_value(SecretId=pushed["name"])["SecretString"]
+    client.close()
+    assert base64.b64decode(value).decode() == (cli.config / "service.creds").read_text()
+    assert value not in output
+    for expected in ("deleted TT/NATSCreds\n", "nothing to do: there is no secret TT/NATSCreds\n"):
+        assert await cli("secret", "delete", "--initials", "TT") == (0, expected, "")
+
+
+async def test_drift_is_shown_side_by_side(cloud: tuple[Cli, FakeSynadia]) -> None:
+    cli, fake = cloud
+    await cli("create", "--initials", "TT")
+    (stream,) = fake.streams.values()
+    stream["config"]["max_bytes"] = 5
+    code, output, _ = await cli("status", "--initials", "TT")
+    assert code == 2
+    (line,) = [line for line in output.splitlines() if "max_bytes" in line]
+    assert line.split() == ["max_bytes", "*", "10485760", "5"]
+    _, output, _ = await cli("create", "--initials", "TT")
+    assert "changed  stream customer-balances: max_bytes 5 -> 10485760" in output
+    assert (await cli("status", "--initials", "TT"))[0] == 0
+
+
+async def test_delete_asks_for_the_name(cloud: tuple[Cli, FakeSynadia]) -> None:
+    cli, fake = cloud
+    await cli("create", "--initials", "TT")
+    for answer in (b"", b"yes\n", b"POC-XX\n"):
+        code, output, error = await cli("delete", "--initials", "TT", stdin=answer)
+        assert code == 1
+        assert "stream customer-balances" in output
+        assert "nothing was removed" in error
+        assert len(fake.accounts) == 2
+    code, _, _ = await cli("delete", "--initials", "TT", stdin=b"POC-TT\n")
+    assert code == 0
+    assert len(fake.accounts) == 1
+
+
+async def test_the_token_may_be_in_a_file(cloud: tuple[Cli, FakeSynadia]) -> None:
+    cli, _ = cloud
+    del cli.env["SYNADIA_TOKEN"]
+    code, _, error = await cli("list")
+    assert code == 1
+    assert error.startswith("error: there is no personal access token; make one")
+    write_private(cli.config / "control-plane-agent.token", TOKEN + "\n")
+    assert (await cli("list"))[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("create", "--initials", "1"), "will not do"),
+        (("rotate", "--user", "nobody", "--initials", "TT"), "there is no user nobody; give one of service, client"),
+        (("rotate", "--user", "client", "--secret", "--initials", "TT"), "leave --secret out for client"),
+        (("rotate", "--user", "client", "--initials", "TT"), "there is no account POC-TT; run create"),
+        (("list", "--system", "other"), "there is no system other; give --system one of: NGS"),
+        (("list", "--server", "nats://127.0.0.1:9"), "--server needs --operator and --system-creds too"),
+        (("secret", "push", "--initials", "TT"), "service.creds; run create"),
+        (("seed-flag", "clear"), "service.creds; run create"),
+    ],
+)
+async def test_a_users_mistake_is_one_line(
+    cloud: tuple[Cli, FakeSynadia], arguments: tuple[str, ...], says: str
+) -> None:
+    code, _, error = await cloud[0](*arguments)
+    assert code == 1
+    assert error.startswith("error: ")
+    assert says in error
+    assert error.count("\n") == 1
+
+
+async def test_an_expired_token_is_one_line(cloud: tuple[Cli, FakeSynadia]) -> None:
+    cli, _ = cloud
+    cli.env["SYNADIA_TOKEN"] = "uat_an_old_one"
+    code, _, error = await cli("list")
+    assert code == 1
+    assert "token is expired; make a new personal access token" in error
+    assert "uat_an_old_one" not in error
+
+
+async def test_the_life_of_an_account_on_a_server_of_ones_own(own: Cli, servers: Servers) -> None:
+    try:
+        code, output, _ = await own("create", "--initials", "CLI")
+        assert code == 0
+        assert "this server allows 1 of the wanted 3 replicas" in output
+        assert (await own("status", "--initials", "CLI"))[0] == 0
+        assert "POC-CLI" in (await own("list"))[1]
+        old = (own.config / "service.creds").read_text()
+        assert (await own("rotate", "--user", "service", "--initials", "CLI"))[0] == 0
+        assert (own.config / "service.creds").read_text() != old
+        assert (await own("status", "--initials", "CLI"))[0] == 0
+
+        creds = (own.config / "service.creds").read_text()
+        async with self_hosted.connected(servers.nats_url, creds, inbox_prefix=INBOX_PREFIX) as client:
+            await (await client.jetstream().key_value(BUCKET)).put(SEED_KEY, SEED_DONE)
+        clear = ("seed-flag", "clear", "--nats-url", servers.nats_url)
+        assert (await own(*clear, options=False))[1] == "cleared: the next task to start seeds\n"
+        assert (await own(*clear, options=False))[1] == "nothing to do: the flag is not set\n"
+    finally:
+        assert (await own("delete", "--initials", "CLI", "--yes"))[0] == 0
+    assert "POC-CLI" not in (await own("list"))[1]
+
+
+@pytest.mark.parametrize("name", ["operator.seed", "system.creds"])
+async def test_a_damaged_key_file_is_named(own: Cli, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("SUAPRETENDINGTOBEASEED")
+    code, _, error = await own("list")
+    assert code == 1
+    assert str(tmp_path / name) in error
+    assert "PRETENDING" not in error
+    (tmp_path / name).unlink()
+    assert "cannot be read (No such file or directory)" in (await own("list"))[2]
+
+
+async def test_help_is_there_for_every_command() -> None:
+    for command in ("", "list", "create", "status", "rotate", "delete", "secret push", "seed-flag clear"):
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "control_plane", *command.split(), "--help", cwd=ROOT, stdout=asyncio.subprocess.PIPE
+        )
+        output, _ = await process.communicate()
+        assert process.returncode == 0
+        assert b"Usage" in output

@@ -1,0 +1,181 @@
+"""One behaviour, against the fake of Synadia's control plane and against the real nats-server."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from control_plane import reconcile, self_hosted, synadia, synadia_api
+from control_plane.errors import ProvisioningError
+from control_plane.files import GATEWAY_TOKEN, Files
+from control_plane.provider import Provider
+from control_plane.reconcile import Difference
+from control_plane.self_hosted import SelfHosted
+from control_plane.synadia import Synadia
+from control_plane.wanted import ACCOUNT, CLIENT, Account
+from tests.support.fake_synadia import TOKEN, fake_synadia
+from tests.support.world import Servers
+
+NAME = "POC-TT"
+
+
+@dataclass
+class Place:
+    provider: Provider
+    files: Files
+    names: Callable[[], Awaitable[list[str]]]
+
+    async def create(self, wanted: Account = ACCOUNT) -> list[str]:
+        planned = await reconcile.plan(self.provider, NAME, wanted, self.files)
+        return [step.resource async for step in reconcile.carry_out(self.provider, planned, wanted)]
+
+    async def due(self, wanted: Account = ACCOUNT) -> dict[str, tuple[str, tuple[Difference, ...]]]:
+        planned = await reconcile.plan(self.provider, NAME, wanted, self.files)
+        return {step.resource: (step.action, step.differences) for step in planned.due}
+
+    async def delete(self) -> list[str]:
+        account = await reconcile.find(self.provider, NAME)
+        assert account
+        steps = await reconcile.removals(self.provider, account, self.files)
+        for step in steps:
+            await step.do(account.id)
+        return [step.resource for step in steps]
+
+    async def account(self) -> str:
+        account = await reconcile.find(self.provider, NAME)
+        assert account
+        return account.id
+
+
+@pytest.fixture(params=["synadia", "self-hosted"])
+async def place(request: pytest.FixtureRequest, servers: Servers, tmp_path: Path) -> AsyncIterator[Place]:
+    async with AsyncExitStack() as stack:
+        provider: Provider
+        if request.param == "synadia":
+            fake = await stack.enter_async_context(fake_synadia())
+            api = await stack.enter_async_context(synadia_api.connect(TOKEN, fake.url))
+            provider = Synadia(api, await synadia.find_system(api, None))
+        else:
+            client = await stack.enter_async_context(self_hosted.connected(servers.nats_url, servers.system_creds))
+            provider = SelfHosted(servers.nats_url, client, servers.operator, servers.system.public)
+
+        async def names() -> list[str]:
+            return [account.name for account in await provider.accounts()]
+
+        yield Place(provider, Files(tmp_path / "config"), names)
+        account = await reconcile.find(provider, NAME)
+        if account:
+            for step in await reconcile.removals(provider, account, Files(tmp_path / "config")):
+                await step.do(account.id)
+
+
+async def test_create_makes_everything_and_then_nothing(place: Place) -> None:
+    before = await place.names()
+    made = await place.create()
+    assert made[0] == f"account {NAME}"
+    assert sorted(await place.names()) == sorted([*before, NAME])
+    assert await place.due() == {}
+    assert await place.create() == []
+    for user in ACCOUNT.users:
+        path = place.files.creds_path(user.name)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert await place.provider.accepts(await place.account(), user.name, path.read_text())
+    assert bool(place.files.token(GATEWAY_TOKEN)) is place.provider.has_gateway
+
+
+async def test_what_is_there_is_what_was_wanted(place: Place) -> None:
+    await place.create()
+    actual = await place.provider.actual(await place.account())
+    replicas = min(3, await place.provider.max_replicas())
+    assert actual.limits == ACCOUNT.limits
+    assert dict(actual.users) == {user.name: user for user in ACCOUNT.users}
+    assert actual.streams == {ACCOUNT.stream.name: replace(ACCOUNT.stream, replicas=replicas)}
+    assert actual.buckets == {ACCOUNT.bucket.name: replace(ACCOUNT.bucket, replicas=replicas)}
+
+
+async def test_a_plan_touches_nothing(place: Place) -> None:
+    before = await place.names()
+    due = await place.due()
+    assert due[f"account {NAME}"][0] == "create"
+    assert await place.names() == before
+    assert not place.files.folder.exists()
+
+
+async def test_drift_is_shown_and_put_right(place: Place) -> None:
+    await place.create()
+    account = await place.account()
+    drifted = replace(ACCOUNT.limits, connections=7)
+    await place.provider.put_limits(account, drifted)
+    lax = replace(CLIENT, publish=(*CLIENT.publish, "customer.balance.*"), responses=True)
+    await place.provider.put_user(account, lax)
+    actual = await place.provider.actual(account)
+    shorter = replace(actual.streams[ACCOUNT.stream.name], max_age_s=60, duplicate_window_s=30)
+    await place.provider.put_stream(account, shorter)
+    due = await place.due()
+    assert due["limits"] == ("change", (Difference("connections", 100, 7),))
+    assert due["user client"] == (
+        "change",
+        (Difference("publish", CLIENT.publish, lax.publish), Difference("responses", False, True)),
+    )
+    assert due[f"stream {ACCOUNT.stream.name}"] == (
+        "change",
+        (Difference("max_age_s", 7 * 24 * 3600, 60), Difference("duplicate_window_s", 120, 30)),
+    )
+    assert len(due) == 3
+    assert sorted(await place.create()) == ["limits", f"stream {ACCOUNT.stream.name}", "user client"]
+    assert await place.due() == {}
+
+
+async def test_lost_credentials_are_written_again(place: Place) -> None:
+    await place.create()
+    place.files.creds_path("client").unlink()
+    place.files.write_creds("service", place.files.creds("gateway") or "")
+    place.files.write_creds("gateway", "damaged")
+    assert {resource.rpartition("/")[2]: action for resource, (action, _) in (await place.due()).items()} == {
+        "client.creds": "create",
+        "service.creds": "change",
+        "gateway.creds": "change",
+    }
+    await place.create()
+    assert await place.due() == {}
+
+
+async def test_rotation_gives_new_credentials_and_voids_the_old(place: Place) -> None:
+    await place.create()
+    account, old = await place.account(), place.files.creds("service") or ""
+    new = await place.provider.rotate(account, "service")
+    assert new != old
+    assert not await place.provider.accepts(account, "service", old)
+    assert await place.provider.accepts(account, "service", new)
+    assert await place.due() != {}, "the file still has the old ones"
+    await place.create()
+    assert await place.due() == {}
+
+
+async def test_delete_leaves_nothing_behind(place: Place) -> None:
+    before = await place.names()
+    await place.create()
+    gone = await place.delete()
+    assert gone[-1] == f"account {NAME}"
+    assert await place.names() == before
+    assert list(place.files.folder.iterdir()) == []
+    assert await reconcile.find(place.provider, NAME) is None
+
+
+async def test_a_removal_of_nothing_is_content(place: Place) -> None:
+    await place.create()
+    account = await place.account()
+    for _ in range(2):
+        await place.provider.remove_user(account, "client")
+        await place.provider.remove_stream(account, ACCOUNT.stream.name)
+        await place.provider.remove_bucket(account, ACCOUNT.bucket.name)
+
+
+async def test_an_account_of_others_is_left_alone(place: Place) -> None:
+    with pytest.raises(ProvisioningError, match=r"SYS is the system account, and is left alone"):
+        await reconcile.plan(place.provider, "SYS", ACCOUNT, place.files)

@@ -1,0 +1,158 @@
+"""The provider for a server of one's own: what it does holds on the real server, for open connections too."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import nats.errors
+import pytest
+from nats.aio.client import Client, RawCredentials
+
+from control_plane import reconcile, self_hosted
+from control_plane.claims import Key
+from control_plane.errors import ProvisioningError
+from control_plane.files import Files
+from control_plane.self_hosted import SelfHosted
+from control_plane.wanted import ACCOUNT, CLIENT, User
+from service.connection import roundtrip
+from service.contract import INBOX_PREFIX
+from tests.support.world import Servers, eventually
+
+NAME = "POC-SH"
+
+
+class Provisioned:
+    def __init__(self, provider: SelfHosted, account: str, files: Files, url: str) -> None:
+        self.provider = provider
+        self.account = account
+        self.files = files
+        self.url = url
+
+    @asynccontextmanager
+    async def connected(self, user: str) -> AsyncIterator[tuple[Client, list[str]]]:
+        problems: list[str] = []
+
+        async def note(error: Exception) -> None:
+            problems.append(str(error))
+
+        client = Client()
+        creds = RawCredentials(self.files.creds(user) or "")
+        inbox = INBOX_PREFIX if user == "service" else "_INBOX"
+        await client.connect(self.url, user_credentials=creds, error_cb=note, allow_reconnect=False, inbox_prefix=inbox)
+        try:
+            yield client, problems
+        finally:
+            await client.close()
+
+    async def is_refused(self, creds: str) -> bool:
+        try:
+            async with self_hosted.connected(self.url, creds):
+                return False
+        except ProvisioningError as error:
+            return "authorization violation" in str(error).lower()
+
+
+@pytest.fixture
+async def provisioned(servers: Servers, tmp_path: Path) -> AsyncIterator[Provisioned]:
+    async with self_hosted.connected(servers.nats_url, servers.system_creds) as system:
+        provider = SelfHosted(servers.nats_url, system, servers.operator, servers.system.public)
+        files = Files(tmp_path)
+        planned = await reconcile.plan(provider, NAME, ACCOUNT, files)
+        async for _ in reconcile.carry_out(provider, planned, ACCOUNT):
+            pass
+        account = await reconcile.find(provider, NAME)
+        assert account
+        yield Provisioned(provider, account.id, files, servers.nats_url)
+        left = await reconcile.find(provider, NAME)
+        if left:
+            for step in await reconcile.removals(provider, left, files):
+                await step.do(left.id)
+
+
+async def test_users_have_their_permissions_and_no_more(provisioned: Provisioned) -> None:
+    async with (
+        provisioned.connected("service") as (service, no_problems),
+        provisioned.connected("client") as (
+            client,
+            problems,
+        ),
+    ):
+
+        async def answer(message: object) -> None:
+            await service.publish(message.reply, b"7")  # type: ignore[attr-defined]
+
+        await service.subscribe("customer.balance", queue="q", cb=answer)
+        await roundtrip(service)
+        assert (await client.request("customer.balance", b"?", timeout=2)).data == b"7"
+        await client.publish("customer.balance.1", b"forged")
+        await client.subscribe("customer.balance.>")
+        await roundtrip(client)
+        await eventually(lambda: len(problems) == 2)
+        assert all("permissions violation" in problem.lower() for problem in problems)
+        assert no_problems == []
+
+
+async def test_a_changed_permission_holds_for_credentials_that_are_out(provisioned: Provisioned) -> None:
+    narrower = User(CLIENT.name, publish=("$SRV.>",), subscribe=CLIENT.subscribe)
+    await provisioned.provider.put_user(provisioned.account, narrower)
+    async with provisioned.connected("client") as (client, problems):
+        await client.publish("customer.balance", b"?")
+        await roundtrip(client)
+        await eventually(lambda: len(problems) == 1)
+
+
+async def test_rotation_cuts_off_the_old_credentials(provisioned: Provisioned) -> None:
+    old, others = provisioned.files.creds("service") or "", provisioned.files.creds("client") or ""
+    async with provisioned.connected("service") as (service, _):
+        new = await provisioned.provider.rotate(provisioned.account, "service")
+        await eventually(lambda: service.is_closed, what="the end of the old connection")
+    assert await provisioned.is_refused(old)
+    assert not await provisioned.is_refused(new)
+    assert not await provisioned.is_refused(others), "another user's are as they were"
+    again = await provisioned.provider.rotate(provisioned.account, "service")
+    assert await provisioned.is_refused(new)
+    assert not await provisioned.is_refused(again)
+
+
+async def test_a_removed_user_is_cut_off(provisioned: Provisioned) -> None:
+    creds = provisioned.files.creds("client") or ""
+    await provisioned.provider.remove_user(provisioned.account, "client")
+    assert await provisioned.is_refused(creds)
+
+
+async def stored_accounts(provider: SelfHosted) -> set[str]:
+    """The accounts for which the server's JetStream holds anything."""
+    reply = await provider._system.request("$SYS.REQ.SERVER.PING.JSZ", b'{"accounts":true,"streams":true}', timeout=2)
+    details = json.loads(reply.data)["data"].get("account_details") or []
+    return {detail["id"] for detail in details if detail.get("stream_detail")}
+
+
+async def test_delete_removes_the_account_and_its_data(provisioned: Provisioned) -> None:
+    creds = provisioned.files.creds("client") or ""
+    provider, account = provisioned.provider, provisioned.account
+    async with provisioned.connected("service") as (service, _):
+        await service.jetstream().publish("customer.balance.1", b"{}")
+    assert account in await stored_accounts(provider)
+    summary = await reconcile.find(provider, NAME)
+    assert summary
+    for step in await reconcile.removals(provider, summary, provisioned.files):
+        await step.do(account)
+    assert await provisioned.is_refused(creds)
+    with pytest.raises(ProvisioningError):
+        await provider.actual(account)
+    assert account not in await stored_accounts(provider)
+
+
+async def test_another_operator_is_refused(servers: Servers, tmp_path: Path) -> None:
+    async with self_hosted.connected(servers.nats_url, servers.system_creds) as system:
+        stranger = SelfHosted(servers.nats_url, system, Key.operator(), servers.system.public)
+        planned = await reconcile.plan(stranger, "POC-XX", ACCOUNT, Files(tmp_path))
+        with pytest.raises((ProvisioningError, nats.errors.Error)) as caught:
+            async for _ in reconcile.carry_out(stranger, planned, ACCOUNT):
+                pass
+        assert "SO" not in str(caught.value)
+        (account,) = [account for account in await stranger.accounts() if account.name == "POC-XX"]
+        await self_hosted.delete_account(system, account.id, servers.operator)

@@ -1,0 +1,240 @@
+"""Synadia's API when it refuses, fails, or is lost at any call."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from tenacity import wait_none
+
+from control_plane import reconcile, synadia, synadia_api
+from control_plane.errors import ProvisioningError
+from control_plane.files import Files
+from control_plane.synadia import Synadia
+from control_plane.wanted import ACCOUNT, TAG
+from tests.support.fake_synadia import TOKEN, Failure, FakeSynadia, fake_synadia, refused
+
+NAME = "POC-TT"
+
+
+@pytest.fixture
+async def fake(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeSynadia]:
+    monkeypatch.setattr(synadia_api, "_backoff", wait_none())
+    async with fake_synadia() as fake:
+        yield fake
+
+
+async def create(fake: FakeSynadia, files: Files, token: str = TOKEN) -> None:
+    async with synadia_api.connect(token, fake.url) as api:
+        provider = Synadia(api, await synadia.find_system(api, None))
+        planned = await reconcile.plan(provider, NAME, ACCOUNT, files)
+        async for _ in reconcile.carry_out(provider, planned, ACCOUNT):
+            pass
+
+
+async def delete(fake: FakeSynadia, files: Files) -> None:
+    async with synadia_api.connect(TOKEN, fake.url) as api:
+        provider = Synadia(api, await synadia.find_system(api, None))
+        account = await reconcile.find(provider, NAME)
+        if account:
+            for step in await reconcile.removals(provider, account, files):
+                await step.do(account.id)
+
+
+def complete(fake: FakeSynadia) -> None:
+    """Everything is there, once."""
+    assert [account["name"] for account in fake.accounts.values()] == ["SYS", NAME]
+    (account,) = [id_ for id_, account in fake.accounts.items() if account["name"] == NAME]
+    assert sorted(user["name"] for user in fake.of(fake.users, account)) == ["client", "gateway", "service"]
+    assert [stream["config"]["name"] for stream in fake.of(fake.streams, account)] == ["customer-balances"]
+    assert [bucket["config"]["bucket"] for bucket in fake.of(fake.buckets, account)] == ["config"]
+    assert len(fake.of(fake.groups, account)) == 1
+
+
+@pytest.mark.parametrize("failure", ["500", "lost before", "lost after"])
+async def test_create_completes_after_a_failure_at_any_call(
+    fake: FakeSynadia, tmp_path: Path, failure: Failure
+) -> None:
+    await create(fake, Files(tmp_path / "whole"))
+    calls = len(fake.calls)
+    assert calls > 20
+    for number in range(calls):
+        await delete(fake, Files(tmp_path / "gone"))
+        files = Files(tmp_path / f"{number}")
+        fake.groups.clear()
+        fake.calls.clear()
+        fake.failure, fake.fail_from = failure, number
+        with pytest.raises(ProvisioningError) as caught:
+            await create(fake, files)
+        assert "\n" not in str(caught.value)
+        assert TOKEN not in str(caught.value)
+        fake.fail_from = None
+        await create(fake, files)
+        complete(fake)
+        assert all(files.creds(user.name) for user in ACCOUNT.users)
+
+
+@pytest.mark.parametrize("failure", ["500", "lost before", "lost after"])
+async def test_delete_completes_after_a_failure_at_any_call(
+    fake: FakeSynadia, tmp_path: Path, failure: Failure
+) -> None:
+    files = Files(tmp_path)
+    await create(fake, files)
+    fake.calls.clear()
+    await delete(fake, files)
+    for number in range(len(fake.calls)):
+        await create(fake, files)
+        fake.calls.clear()
+        fake.failure, fake.fail_from = failure, number
+        with contextlib.suppress(ProvisioningError):  # a repeated deletion of what is gone by then succeeds
+            await delete(fake, files)
+        assert len(fake.calls) > number
+        fake.fail_from = None
+        await delete(fake, files)
+        assert [account["name"] for account in fake.accounts.values()] == ["SYS"]
+        assert (fake.users, fake.streams, fake.buckets) == ({}, {}, {})
+
+
+async def test_one_bad_moment_is_not_noticed(fake: FakeSynadia, tmp_path: Path) -> None:
+    """Reads are repeated; what makes something is not, unless it was told to come back."""
+    fake.answer_with = [
+        refused(500, "once"),
+        refused(503, "twice"),
+        web.json_response({"message": "slow down"}, status=429, headers={"Retry-After": "0"}),
+    ]
+    await create(fake, Files(tmp_path))
+    complete(fake)
+
+
+async def test_retry_after_is_honoured_even_for_what_makes_something(fake: FakeSynadia) -> None:
+    async with synadia_api.connect(TOKEN, fake.url) as api:
+        system = await synadia.find_system(api, None)
+        fake.calls.clear()
+        fake.answer_with = [web.json_response({}, status=429, headers={"Retry-After": "0"}) for _ in range(2)]
+        await Synadia(api, system).create_account(NAME, ACCOUNT.limits)
+        assert [method for method, _ in fake.calls] == ["POST"] * 3
+        fake.calls.clear()
+        fake.answer_with = [refused(503, "perhaps")]
+        with pytest.raises(ProvisioningError, match=r"503.*perhaps; run it again"):
+            await Synadia(api, system).create_account("POC-XX", ACCOUNT.limits)
+        assert len(fake.calls) == 1, "it may have been made: never a second account"
+
+
+async def test_every_page_is_read(fake: FakeSynadia) -> None:
+    for number in range(7):
+        fake.add_account(f"A{number}")
+    async with synadia_api.connect(TOKEN, fake.url) as api:
+        accounts = await Synadia(api, await synadia.find_system(api, None)).accounts()
+    assert [account.name for account in accounts] == ["SYS", *(f"A{number}" for number in range(7))]
+
+
+async def test_the_token_stays_on_its_host(fake: FakeSynadia) -> None:
+    elsewhere = {"Link": '<http://127.0.0.2/next>; rel="next"'}
+    fake.answer_with = [web.json_response({"items": []}, headers=elsewhere)]
+    async with synadia_api.connect(TOKEN, fake.url) as api:
+        with pytest.raises(ProvisioningError, match="another host"):
+            await synadia.find_system(api, None)
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "says"),
+    [
+        (400, "bad field", "bad field"),
+        (403, "not an owner", "not an owner; ask an owner of the team"),
+        (404, "gone", "gone; it may have been deleted"),
+        (409, "the name is taken", "the name is taken; choose other initials"),
+        (422, "the tier allows no more", "the tier allows no more; free some of the quota"),
+    ],
+)
+async def test_a_refusal_is_the_servers_reason_and_what_to_do(
+    fake: FakeSynadia, status: int, message: str, says: str
+) -> None:
+    fake.answer_with = [refused(status, message)]
+    async with synadia_api.connect(TOKEN, fake.url) as api:
+        with pytest.raises(ProvisioningError) as caught:
+            await synadia.find_system(api, None)
+    assert str(caught.value).startswith(f"Synadia says {status} to GET /core/beta/teams: ")
+    assert says in str(caught.value)
+
+
+async def test_a_quota_and_a_taken_name_are_the_real_ones(fake: FakeSynadia, tmp_path: Path) -> None:
+    fake.quota = 0
+    with pytest.raises(ProvisioningError, match=r"422 .*the tier allows no more accounts"):
+        await create(fake, Files(tmp_path))
+    fake.quota = 10
+    fake.add_account(NAME)
+    with pytest.raises(ProvisioningError, match=f"account {NAME} is not made by this program"):
+        await create(fake, Files(tmp_path))
+    fake.add_account(NAME, tags=[TAG])
+    with pytest.raises(ProvisioningError, match=f"there are 2 accounts named {NAME}"):
+        await create(fake, Files(tmp_path))
+
+
+async def test_an_expired_token(fake: FakeSynadia, tmp_path: Path) -> None:
+    with pytest.raises(ProvisioningError, match=r"401 .*token is expired; make a new personal access token") as caught:
+        await create(fake, Files(tmp_path), token="uat_secret")
+    assert "uat_secret" not in str(caught.value)
+
+
+async def test_no_server() -> None:
+    async with synadia_api.connect(TOKEN, "http://127.0.0.1:9/api") as api:
+        with pytest.raises(ProvisioningError, match=r"127\.0\.0\.1 cannot be reached .*run it again"):
+            await api.get("/core/beta/teams")
+
+
+async def test_the_system_is_chosen_or_asked_for(fake: FakeSynadia) -> None:
+    async with synadia_api.connect(TOKEN, fake.url) as api:
+        assert (await synadia.find_system(api, None)).name == "NGS"
+        fake.systems = ["A", "B", "C"]
+        assert (await synadia.find_system(api, "B")).id == "sys-B"
+        assert (await synadia.find_system(api, "sys-C")).name == "C"
+        with pytest.raises(ProvisioningError, match=r"not clear; give --system one of: A \(sys-A\), B"):
+            await synadia.find_system(api, None)
+        with pytest.raises(ProvisioningError, match="there is no system Z"):
+            await synadia.find_system(api, "Z")
+        fake.systems, fake.jetstream = ["A"], False
+        with pytest.raises(ProvisioningError, match="system A has no JetStream"):
+            await synadia.find_system(api, None)
+
+
+@pytest.mark.parametrize(("tiers", "replicas"), [(["R1", "R3"], 3), (["R1"], 1)])
+async def test_replicas_are_what_the_tier_allows(
+    fake: FakeSynadia, tmp_path: Path, tiers: list[str], replicas: int
+) -> None:
+    fake.tiers = tiers
+    await create(fake, Files(tmp_path))
+    complete(fake)
+    (stream,) = fake.streams.values()
+    assert stream["config"]["num_replicas"] == replicas
+    (account,) = [account for account in fake.accounts.values() if account["name"] == NAME]
+    assert account["jwt_settings"]["limits"]["tiered_limits"].keys() == {f"R{replicas}"}
+    async with synadia_api.connect(TOKEN, fake.url) as api:
+        provider = Synadia(api, await synadia.find_system(api, None))
+        planned = await reconcile.plan(provider, NAME, ACCOUNT, Files(tmp_path))
+    assert not planned.due
+    assert bool(planned.remarks) is (replicas < 3)
+
+
+async def test_a_signing_group_is_found_or_made(fake: FakeSynadia, tmp_path: Path) -> None:
+    account = fake.add_account(NAME, tags=[TAG])
+    usable = {"disabled": False, "is_scoped": False, "missing_seed": False, "account": account}
+    fake.groups["scoped"] = {"id": "scoped", **usable, "is_scoped": True}
+    fake.groups["off"] = {"id": "off", **usable, "disabled": True}
+    fake.groups["good"] = {"id": "good", **usable}
+    await create(fake, Files(tmp_path))
+    assert {user["sk_group_id"] for user in fake.users.values()} == {"good"}
+
+
+async def test_rotation_revokes_the_old_key(fake: FakeSynadia, tmp_path: Path) -> None:
+    await create(fake, Files(tmp_path))
+    old = next(user["user_public_key"] for user in fake.users.values() if user["name"] == "service")
+    async with synadia_api.connect(TOKEN, fake.url) as api:
+        provider = Synadia(api, await synadia.find_system(api, None))
+        account = await reconcile.find(provider, NAME)
+        assert account
+        await provider.rotate(account.id, "service")
+    assert old in fake.revoked
+    assert old not in {user["user_public_key"] for user in fake.users.values()}
