@@ -14,7 +14,7 @@ LOCK := $(VENV)/bin/uv pip compile pyproject.toml --universal --python-version 3
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
 
-setup: $(VENV)/.current local/node_modules/.current ## .venv and the npm parts, from the locks; nothing when current
+setup: $(VENV)/.current local/node_modules/.current cdk/node_modules/.current ## .venv and the npm parts, from the locks; nothing when current
 
 $(VENV)/.current: requirements/dev.txt
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not installed; install Python 3.11 or newer" >&2; exit 1; }
@@ -23,9 +23,9 @@ $(VENV)/.current: requirements/dev.txt
 	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/dev.txt
 	@touch $@
 
-local/node_modules/.current: local/package-lock.json
+%/node_modules/.current: %/package-lock.json
 	@command -v npm >/dev/null || { echo "error: npm is not installed; install Node 20 or newer" >&2; exit 1; }
-	cd local && npm ci --silent
+	cd $* && npm ci --silent
 	@touch $@
 
 demo: setup ## the main job on real servers, shown and checked
@@ -52,17 +52,18 @@ lock: setup ## lock the dependencies of pyproject.toml and local/package.json an
 	$(LOCK) --upgrade -o requirements/service.txt
 	$(LOCK) --upgrade --all-extras -c requirements/service.txt -o requirements/dev.txt
 	cd local && npm install --package-lock-only --silent
+	cd cdk && npm install --package-lock-only --silent
 
 .PHONY: lock-check
 lock-check: setup
 	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && cp requirements/*.txt "$$dir" \
 	&& $(LOCK) -o "$$dir/service.txt" && $(LOCK) --all-extras -c "$$dir/service.txt" -o "$$dir/dev.txt" \
 	&& diff -u requirements/service.txt "$$dir/service.txt" && diff -u requirements/dev.txt "$$dir/dev.txt" \
-	&& (cd local && npm ci --dry-run --silent >/dev/null) \
+	&& (cd local && npm ci --dry-run --silent >/dev/null) && (cd cdk && npm ci --dry-run --silent >/dev/null) \
 	&& echo "lock files are current" || { echo "error: the lock files are not current; run make lock" >&2; exit 1; }
 
 clean: ## remove everything that is not in the repository
-	rm -rf $(VENV) local/node_modules .local .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) local/node_modules cdk/node_modules cdk/cdk.out .local .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 .PHONY: cp-list cp-create cp-status cp-rotate cp-delete
 CP := $(PY) -m control_plane
@@ -82,3 +83,29 @@ cp-rotate: setup ## new credentials for the service (ARGS="--secret")
 
 cp-delete: setup ## the account with all that is in it, after asking
 	@$(CP) delete $(ARGS)
+
+.PHONY: image bootstrap synth diff deploy destroy
+IMAGE ?= customer-balance:latest
+PYTHON_TAG ?= 3.11-slim-bookworm
+
+image: ## build the container image, and say how large it is (PYTHON_TAG, DOCKER_ARGS)
+	docker build $(DOCKER_ARGS) --build-arg PYTHON_TAG=$(PYTHON_TAG) \
+	  --build-arg VERSION=$$($(PYTHON) -c 'import service; print(service.__version__)') \
+	  --build-arg REVISION=$$(git rev-parse --short HEAD) -t $(IMAGE) .
+	@docker image inspect $(IMAGE) --format '{{.Size}}' | awk '{printf "%s: %.0f MB\n", "$(IMAGE)", $$1 / 1e6}'
+
+bootstrap: setup ## prepare your AWS account and region for the CDK, once
+	@$(PY) -m cdk bootstrap
+
+synth: setup ## the CloudFormation template, checked by cdk-nag and cfn-lint
+	@$(PY) -m cdk synth
+	$(VENV)/bin/cfn-lint cdk/cdk.out/*.template.json
+
+diff: setup ## what a deployment would change
+	@$(PY) -m cdk diff
+
+deploy: setup ## check, push the secret, deploy, wait until the tasks answer
+	@$(PY) -m cdk deploy
+
+destroy: setup ## ask, destroy the stack, delete the secret, clear the seed flag
+	@$(PY) -m cdk destroy $(ARGS)

@@ -12,18 +12,16 @@ from typing import Annotated, Any, Final, TypeVar
 import nats.errors
 import typer
 from nats.js.errors import Error as JetStreamError
-from nats.js.errors import KeyNotFoundError, NotFoundError
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from control_plane import aws, reconcile, report, self_hosted, synadia_api
+from control_plane import aws, reconcile, report, seed_flag, synadia_api
 from control_plane.errors import ProvisioningError
 from control_plane.files import GATEWAY_TOKEN, Files
 from control_plane.reconcile import Plan
 from control_plane.target import CONFIG, Where, account_name, ask, initials_of_account, open_provider, service_creds
 from control_plane.wanted import ACCOUNT, GATEWAY, SERVICE
-from service import contract
 
 NATS_URL: Final = "tls://connect.ngs.global"
 DIFFERENT: Final = 2
@@ -247,20 +245,8 @@ def seed_flag_clear(
     """Remove the flag, so that the next task to start seeds again. Rows that are there are never overwritten."""
 
     async def work() -> None:
-        creds = service_creds(config)
-        async with self_hosted.connected(nats_url, creds, inbox_prefix=contract.INBOX_PREFIX) as client:
-            try:
-                bucket = await client.jetstream().key_value(contract.BUCKET)
-                await bucket.get(contract.SEED_KEY)
-                await bucket.delete(contract.SEED_KEY)
-            except KeyNotFoundError:
-                console.print("nothing to do: the flag is not set")
-            except NotFoundError:
-                console.print(f"nothing to do: there is no bucket {contract.BUCKET}")
-            except (nats.errors.Error, JetStreamError) as error:
-                raise ProvisioningError(f"bucket {contract.BUCKET} cannot be changed: {error}") from None
-            else:
-                console.print("cleared: the next task to start seeds")
+        cleared = await seed_flag.clear(nats_url, service_creds(config))
+        console.print("cleared: the next task to start seeds" if cleared else "nothing to do: the flag is not set")
 
     _run(work())
 

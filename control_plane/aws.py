@@ -27,6 +27,10 @@ def check_initials(initials: str) -> str:
     return initials.upper()
 
 
+def configured_region() -> str | None:
+    return os.environ.get("AWS_REGION") or boto3.Session().region_name
+
+
 def caller_initials() -> str | None:
     """From the AWS caller's name: `.../david.oram@example.com`, `DavidOram` and `david-oram` are DO; None without."""
     try:
@@ -66,6 +70,17 @@ def push_secret(initials: str, creds: str) -> str:
     return arn
 
 
+def secret_arn(initials: str) -> str | None:
+    """The complete ARN of the secret; None when there is none."""
+    name = secret_name(initials)
+    try:
+        return str(_client("secretsmanager").describe_secret(SecretId=name)["ARN"])
+    except (BotoCoreError, ClientError) as error:
+        if isinstance(error, ClientError) and error.response["Error"]["Code"] == "ResourceNotFoundException":
+            return None
+        raise _fault(f"secret {name}", error) from None
+
+
 def delete_secret(initials: str) -> bool:
     """Delete the secret, at once; whether there was one."""
     client = _client("secretsmanager")
@@ -94,6 +109,6 @@ def _fault(what: str, error: Exception) -> ProvisioningError:
 def _client(service: Any) -> Any:
     try:
         # boto3 itself reads only AWS_DEFAULT_REGION and the profile.
-        return boto3.Session(region_name=os.environ.get("AWS_REGION") or None).client(service)
+        return boto3.Session(region_name=configured_region()).client(service)
     except BotoCoreError as error:
         raise _fault(f"AWS {service}", error) from None

@@ -19,7 +19,8 @@ from control_plane.self_hosted import SelfHosted
 from control_plane.synadia import Synadia
 from control_plane.wanted import SERVICE
 
-CONFIG: Final = Path(os.path.relpath(Path(__file__).parent.parent / "cdk" / "config"))
+ROOT: Final = Path(__file__).parent.parent
+CONFIG: Final = Path(os.path.relpath(ROOT / "cdk" / "config"))
 TOKEN_FILE: Final = "control-plane-agent"  # noqa: S105  its name
 
 

@@ -71,7 +71,7 @@ class _Demo:
         self._title("Three tasks started at once; one of them seeded the table")
         logs = [task.child.log.read_text().splitlines() for task in system.tasks]
         events = [orjson.loads(line) for log in logs for line in log if line.startswith("{")]
-        seeded = [event for event in events if event["event"] == "seeded"]
+        seeded = [event for event in events if event.get("event") == "seeded"]
         for event in seeded:
             self.note(f"{event['written']} rows written in {event['seconds']} s")
         flag = await (await jetstream.key_value(contract.BUCKET)).get(contract.SEED_KEY)

@@ -16,6 +16,7 @@ from nats.micro.service import ServiceConfig
 from service import __version__, contract, preflight, telemetry
 from service.balance import Balance
 from service.connection import Connection, roundtrip
+from service.emf import Emitter
 from service.errors import ServiceFault
 from service.events import Events
 from service.micro import ConcurrentEndpoint, ConcurrentService
@@ -65,7 +66,15 @@ async def _start(settings: Settings, stack: AsyncExitStack, connection: Connecti
                 "`python -m control_plane seed-flag clear` and restart"
             )
     await task.serve()
+    if telemetry.writes_json(settings):
+        emitter = Emitter(task.endpoint, table, task.events, task.is_ready)
+        stack.push_async_callback(_cancelled, asyncio.create_task(emitter.run(), name="emf"))
     return task
+
+
+async def _cancelled(background: asyncio.Task[None]) -> None:
+    background.cancel()
+    await asyncio.gather(background, return_exceptions=True)
 
 
 class _Task:
@@ -123,6 +132,10 @@ class _Task:
                 f"see that stream {contract.STREAM} takes events ({self.events.stalled or 'it does'})",
             )
         log.info("drained", requests=self.endpoint.numbers.finished, events=self.events.numbers.published)
+
+    def is_ready(self) -> bool:
+        """What can be known without asking the table."""
+        return self._state == "serving" and self._client.is_connected and not self.events.stalled
 
     async def problems(self) -> Mapping[str, str]:
         problems = {}

@@ -32,9 +32,13 @@ from service.table import BATCH_BOUNDS, CALL_BOUNDS_S, Table
 log: Final = structlog.get_logger("service.telemetry")
 
 
+def writes_json(settings: Settings) -> bool:
+    return settings.log_format == "json" or (settings.log_format is None and not sys.stderr.isatty())
+
+
 def configure_logs(settings: Settings) -> None:
     """Structured lines on standard error: JSON, or coloured on a terminal."""
-    console = settings.log_format == "console" or (settings.log_format is None and sys.stderr.isatty())
+    console = not writes_json(settings)
     shared: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from moto.server import ThreadedMotoServer
 
+from local.process import accepts, claim_port, running
 from tests.support.faulty import FaultyDynamoDB, faulty_dynamodb
 from tests.support.world import Servers, World, make_world, start_servers
 
@@ -38,12 +39,10 @@ def aws(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def moto() -> Iterator[str]:
+async def moto(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
     """The address of moto's server, which stands in for AWS."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        yield f"http://{host}:{port}"
-    finally:
-        server.stop()
+    port = claim_port(0, "")
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    async with running("moto", command, tmp_path_factory.mktemp("moto") / "moto.log") as child:
+        await child.until(lambda: accepts(port))
+        yield f"http://127.0.0.1:{port}"

@@ -1,0 +1,1 @@
+"""The AWS stack: what runs the service on ECS Fargate."""

@@ -1,0 +1,25 @@
+"""The stack as moto's server can take it: an image by name, and no bootstrap to rely on."""
+
+from __future__ import annotations
+
+from aws_cdk import App, Environment, LegacyStackSynthesizer
+from aws_cdk import aws_ecs as ecs
+
+from cdk.settings import Settings
+from cdk.stack import BalanceStack
+
+IMAGE = "customer-balance:test"
+REGION = "eu-west-1"
+
+
+def main() -> None:
+    app = App()
+    settings = Settings(region=REGION, initials="MT")
+    image = ecs.ContainerImage.from_registry(IMAGE)
+    environment = Environment(region=REGION, account="123456789012")
+    BalanceStack(app, settings.stack_name, settings, image=image, synthesizer=LegacyStackSynthesizer(), env=environment)
+    app.synth()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""A setting that would fail late fails now, in one line that names it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cdk import settings
+from cdk.settings import FILE, MEMORY_OF_CPU
+from control_plane.errors import ProvisioningError
+
+
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+def changed(folder: Path, **changes: object) -> Path:
+    given = {"region": "eu-west-1", "initials": "TT", **changes}
+    lines = []
+    for line in FILE.read_text().splitlines():
+        name = line.partition(" = ")[0]
+        lines.append(f"{name} = {_toml(given.pop(name))}" if name in given else line)
+    path = folder / "settings.toml"
+    path.write_text("\n".join([*lines, *(f"{name} = {_toml(value)}" for name, value in given.items())]))
+    return path
+
+
+def _toml(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def test_the_file_as_it_is_needs_only_region_and_initials(tmp_path: Path) -> None:
+    loaded = settings.load(changed(tmp_path))
+    assert (loaded.stack_name, loaded.table_name) == ("CustomerBalance-TT", "customer-balances-TT")
+    assert (loaded.tasks, loaded.architecture, loaded.network, loaded.spot) == (3, "arm64", "private", False)
+
+
+@pytest.mark.usefixtures("bare")
+def test_region_and_initials_come_from_aws_or_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ProvisioningError, match=r"settings\.toml: region is empty"):
+        settings.load(changed(tmp_path, region=""))
+    with pytest.raises(ProvisioningError, match=r"settings\.toml: initials is empty"):
+        settings.load(changed(tmp_path, initials=""))
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    assert settings.load(changed(tmp_path, region="")).region == "us-east-1"
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"cpu": 300}, "cpu: Fargate has 256, 512, 1024, 2048, 4096, 8192, 16384, not 300"),
+        ({"cpu": 256, "memory": 4096}, "memory: with cpu 256, Fargate has 512 to 2048 MiB, not 4096"),
+        ({"cpu": 8192, "memory": 17408}, "memory: with cpu 8192"),
+        ({"min_tasks": 5, "max_tasks": 4}, "max_tasks: 4 is less than min_tasks, 5"),
+        ({"tasks": 20}, "tasks: 20 is not between min_tasks and max_tasks"),
+        ({"tasks": 0}, "tasks: "),
+        ({"architecture": "mips"}, "architecture: "),
+        ({"network": "none"}, "network: "),
+        ({"environment": "test"}, "environment: "),
+        ({"region": "Ireland"}, "region: "),
+        ({"initials": "D.O."}, "initials 'D.O.' will not do"),
+        ({"shutdown_timeout": 119}, "shutdown_timeout: "),
+        ({"log_days": 31}, "log_days: "),
+        ({"colour": "red"}, "colour: "),
+    ],
+)
+def test_what_will_not_do_is_named(tmp_path: Path, changes: dict[str, object], says: str) -> None:
+    with pytest.raises(ProvisioningError) as caught:
+        settings.load(changed(tmp_path, **changes))
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_pair_that_fargate_has_is_taken(tmp_path: Path) -> None:
+    for cpu, memories in MEMORY_OF_CPU.items():
+        for memory in (min(memories), max(memories)):
+            assert settings.load(changed(tmp_path, cpu=cpu, memory=memory)).memory == memory
+
+
+def test_a_file_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "settings.toml").write_text("region = ")
+    with pytest.raises(ProvisioningError, match=r"settings\.toml: "):
+        settings.load(tmp_path / "settings.toml")
+    with pytest.raises(ProvisioningError, match="No such file"):
+        settings.load(tmp_path / "other.toml")

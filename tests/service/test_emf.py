@@ -1,0 +1,76 @@
+"""The metrics in the log are CloudWatch's embedded format, and count what happened since the last line."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+
+import orjson
+import pytest
+
+from service import emf
+from service.emf import UNITS, quantile_ms
+from service.events import EventNumbers
+from service.micro import LATENCY_BOUNDS_S, EndpointNumbers
+from service.table import TableNumbers
+from tests.support.world import World
+
+
+async def test_a_tasks_lines(world: World) -> None:
+    async with world.task() as task, world.client() as client:
+        for payload in (*[b'{"client_id":"7"}'] * 5, b"zz", b'{"client_id":"nobody"}'):
+            await client.request("customer.balance", payload, timeout=3)
+        task.child.signal(signal.SIGTERM)
+        assert await task.child.wait() == 0
+        lines = [orjson.loads(line) for line in task.child.log.read_text().splitlines() if '"_aws"' in line]
+    (line,) = lines  # the one at the end; the others come once a minute
+    (directive,) = line["_aws"]["CloudWatchMetrics"]
+    assert directive["Namespace"] == "CustomerBalance"
+    assert directive["Dimensions"] == [["Table"]]
+    assert {metric["Name"]: metric["Unit"] for metric in directive["Metrics"]} == UNITS
+    assert all(isinstance(line[name], int | float) for name in UNITS)
+    assert abs(line["_aws"]["Timestamp"] / 1000 - time.time()) < 60
+    assert (line["Table"], line["Requests"], line["BAD_REQUEST"], line["NOT_FOUND"]) == (world.table, 7, 1, 1)
+    assert (line["EventsPending"], line["EventsDropped"]) == (0, 0)
+    assert 0 < line["LatencyP50"] <= line["LatencyP99"] < 1000
+    assert line["BatchSize"] == pytest.approx(1, abs=0.5)
+
+
+async def test_it_is_written_in_every_interval(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class Part:
+        name = "t"
+        pending = 3
+
+        def __init__(self, numbers: object) -> None:
+            self.numbers = numbers
+
+    requests = EndpointNumbers()
+    monkeypatch.setattr(emf, "INTERVAL_S", 0.02)
+    emitter = emf.Emitter(Part(requests), Part(TableNumbers()), Part(EventNumbers()), lambda: True)  # type: ignore[arg-type]
+    running = asyncio.create_task(emitter.run())
+    await asyncio.sleep(0.03)
+    requests.outcomes["OK"] += 4
+    requests.processing_ns += 10**9
+    await asyncio.sleep(0.06)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    lines = [orjson.loads(line) for line in capfd.readouterr().err.splitlines()]
+    assert len(lines) >= 3
+    assert sum(line["Requests"] for line in lines) == 4, "each request is in one line"
+    assert all((line["EventsPending"], line["Ready"]) == (3, 1) for line in lines)
+    assert "LatencyP50" not in lines[0], "nothing to say of no requests"
+    assert max(line["InFlight"] for line in lines) > 1
+
+
+def test_quantiles_are_linear_within_a_bucket() -> None:
+    counts = [0] * (len(LATENCY_BOUNDS_S) + 1)
+    bucket = LATENCY_BOUNDS_S.index(0.01)
+    counts[bucket] = 100
+    lower, upper = LATENCY_BOUNDS_S[bucket - 1] * 1000, 10.0
+    assert quantile_ms(counts, 0.5) == pytest.approx((lower + upper) / 2)
+    assert quantile_ms(counts, 1.0) == pytest.approx(upper)
+    counts[-1] = 10_000
+    assert quantile_ms(counts, 0.99) == LATENCY_BOUNDS_S[-1] * 1000
