@@ -189,7 +189,9 @@ async def test_a_seeder_killed_half_way_is_taken_over_within_seconds(world: Worl
     after = world.rows()
     assert len(after) == rows
     assert {key: after[key] for key in half} == half, "no row that was there has changed"
-    assert seeded[0]["already_there"] == len(half)
+    # A write that was on its way at the kill may still land after `half` was read.
+    assert seeded[0]["already_there"] >= len(half)
+    assert seeded[0]["written"] + seeded[0]["already_there"] == rows
 
 
 async def test_a_flag_over_an_empty_table_is_pointed_out(world: World) -> None:
