@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import json
 import platform
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypedDict
 
 import boto3
 from botocore.exceptions import ClientError
@@ -17,8 +19,18 @@ from service import contract
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_dynamodb.type_defs import AttributeDefinitionTypeDef, KeySchemaElementTypeDef
 
+FILE: Final = "dynamodb.sqlite"
 REGION: Final = "eu-west-1"
+
+
+class _Definition(TypedDict):
+    TableName: str
+    AttributeDefinitions: list[AttributeDefinitionTypeDef]
+    KeySchema: list[KeySchemaElementTypeDef]
+
+
 _MODULES: Final = Path(__file__).parent / "node_modules" / "@dynoxide"
 
 
@@ -51,10 +63,33 @@ def environment(port: int) -> dict[str, str]:
 @asynccontextmanager
 async def dynamodb(folder: Path, port: int) -> AsyncIterator[Child]:
     """Run the engine on `port`; its file lives in `folder`, and survives it."""
-    command = [str(binary()), "serve", "--port", str(port), "--db-path", str(folder / "dynamodb.sqlite")]
+    command = [str(binary()), "serve", "--port", str(port), "--db-path", str(folder / FILE)]
     async with running("dynamodb", command, folder / "dynamodb.log") as child:
         await child.until(lambda: accepts(port))
         yield child
+
+
+async def imported(balances: Mapping[str, int], table: str, folder: Path) -> None:
+    """Make the engine's file in `folder`, holding one table with these rows: much faster than writing each.
+
+    From the form of DynamoDB's own exports:
+    https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/S3DataExport.Output.html
+    """
+    data = folder / "export" / table / "data"
+    data.mkdir(parents=True)
+    schema = {"Table": {**_definition(table), "BillingModeSummary": {"BillingMode": "PAY_PER_REQUEST"}}}
+    (folder / "schema.json").write_text(json.dumps(schema))
+    with gzip.open(data / "rows.json.gz", "wt", compresslevel=1) as file:
+        for client_id, balance in balances.items():
+            item = {contract.KEY_ATTRIBUTE: {"S": client_id}, contract.BALANCE_ATTRIBUTE: {"N": str(balance)}}
+            file.write(json.dumps({"Item": item}) + "\n")
+    command = [
+        str(binary()), "import", "--source", str(folder / "export"), "--schema", str(folder / "schema.json"),
+        "--output", str(folder / FILE),
+    ]  # fmt: skip
+    async with running("dynamodb import", command, folder / "import.log") as child:
+        if await child.wait():
+            raise LocalError(f"the rows could not be imported: {child.last_words()}")
 
 
 async def create_table(name: str, env: Mapping[str, str]) -> None:
@@ -63,8 +98,13 @@ async def create_table(name: str, env: Mapping[str, str]) -> None:
 
 
 def rows(table: str, env: Mapping[str, str]) -> dict[str, int]:
+    """Every balance in a local table, by client id."""
+    return scan(client(env), table)
+
+
+def scan(engine: DynamoDBClient, table: str) -> dict[str, int]:
     """Every balance in the table, by client id."""
-    pages = client(env).get_paginator("scan").paginate(TableName=table)
+    pages = engine.get_paginator("scan").paginate(TableName=table)
     return {
         item[contract.KEY_ATTRIBUTE]["S"]: int(item[contract.BALANCE_ATTRIBUTE]["N"])
         for page in pages
@@ -83,13 +123,19 @@ def client(env: Mapping[str, str]) -> DynamoDBClient:
     )
 
 
+def _definition(table: str) -> _Definition:
+    return {
+        "TableName": table,
+        "AttributeDefinitions": [{"AttributeName": contract.KEY_ATTRIBUTE, "AttributeType": "S"}],
+        "KeySchema": [{"AttributeName": contract.KEY_ATTRIBUTE, "KeyType": "HASH"}],
+    }
+
+
 def _create_table(name: str, env: Mapping[str, str]) -> None:
     engine = client(env)
     try:
         engine.create_table(
-            TableName=name,
-            AttributeDefinitions=[{"AttributeName": contract.KEY_ATTRIBUTE, "AttributeType": "S"}],
-            KeySchema=[{"AttributeName": contract.KEY_ATTRIBUTE, "KeyType": "HASH"}],
+            **_definition(name),
             BillingMode="PAY_PER_REQUEST",
         )
     except ClientError as error:

@@ -197,7 +197,7 @@ async def gateway(port: int, servers: str, tokens: Mapping[str, str]) -> AsyncIt
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     try:
-        await web.TCPSite(runner, "127.0.0.1", port).start()
+        await web.TCPSite(runner, "127.0.0.1", port, backlog=4096).start()
         yield runner.addresses[0][1]
     finally:
         await runner.cleanup()

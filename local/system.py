@@ -16,6 +16,7 @@ import aiohttp
 from nats.aio.client import Client
 
 from control_plane import reconcile, self_hosted
+from control_plane.files import Files
 from control_plane.self_hosted import SelfHosted
 from control_plane.wanted import ACCOUNT
 from local.dynamodb import create_table, dynamodb, environment
@@ -95,7 +96,7 @@ async def local_system(folder: Path, ports: Ports, *, tasks: int, say: Say = lam
         dynamodb_env = environment(dynamodb_port)
         await create_table(TABLE, dynamodb_env)
         say(f"DynamoDB engine on {dynamodb_env['AWS_ENDPOINT_URL_DYNAMODB']}, table {TABLE}")
-        account = await provision(nats_url, state)
+        account = await provision(nats_url, state, state.files)
         creds = {user.name: state.files.creds(user.name) or "" for user in ACCOUNT.users}
         say(f"account {ACCOUNT_NAME}, users {', '.join(creds)}, stream, bucket")
         token = state.gateway_token()
@@ -115,17 +116,17 @@ async def local_system(folder: Path, ports: Ports, *, tasks: int, say: Say = lam
         yield system
 
 
-async def provision(nats_url: str, state: State) -> str:
-    """Account, users, stream and bucket, as the declaration wants them; the account's id."""
+async def provision(nats_url: str, state: State, files: Files, name: str = ACCOUNT_NAME) -> str:
+    """Account, users, stream and bucket, as the declaration wants them, credentials in `files`; the account's id."""
     operator, creds = state.operator(), state.system_creds()
     async with self_hosted.connected(nats_url, creds) as system:
         provider = SelfHosted(nats_url, system, operator, state.system().public)
-        planned = await reconcile.plan(provider, ACCOUNT_NAME, ACCOUNT, state.files)
+        planned = await reconcile.plan(provider, name, ACCOUNT, files)
         async for _ in reconcile.carry_out(provider, planned, ACCOUNT):
             pass
-        account = await reconcile.find(provider, ACCOUNT_NAME)
+        account = await reconcile.find(provider, name)
     if account is None:
-        raise LocalError(f"account {ACCOUNT_NAME} was made and is gone; see the log of nats-server")
+        raise LocalError(f"account {name} was made and is gone; see the log of nats-server")
     return account.id
 
 
@@ -138,10 +139,12 @@ def service_env(nats_url: str, creds: str | None, table: str, dynamodb_env: Mapp
 
 
 @asynccontextmanager
-async def service_task(name: str, env: Mapping[str, str], health_port: int, log: Path) -> AsyncIterator[Task]:
-    """A service process, started as its container would be."""
+async def service_task(
+    name: str, env: Mapping[str, str], health_port: int, log: Path, module: str = "service"
+) -> AsyncIterator[Task]:
+    """A service process, started as its container would be; or another program in its place."""
     given = {**env, "HEALTH_PORT": str(health_port)}
-    async with running(name, [sys.executable, "-m", "service"], log, given) as child:
+    async with running(name, [sys.executable, "-m", module], log, given) as child:
         yield Task(child, f"http://127.0.0.1:{health_port}")
 
 

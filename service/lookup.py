@@ -7,8 +7,8 @@ timer delays a lone request; what arrives while they are out forms the next batc
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Final, Generic, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any, Final, Generic, TypeVar
 
 Waiter = TypeVar("Waiter")
 Outcome = int | None | Exception
@@ -47,10 +47,10 @@ class Lookup(Generic[Waiter]):
             return
         self._forming[key] = [waiter]
         if len(self._forming) >= self._max_keys:
-            self._send()
+            full, self._forming = self._forming, {}
+            self._start(self._call(full))
         elif not self._leaving and len(self._calls) < EAGER_CALLS:
-            self._leaving = True
-            self._loop.call_soon(self._leave)
+            self._leave()
 
     @property
     def calls_in_flight(self) -> int:
@@ -65,20 +65,25 @@ class Lookup(Generic[Waiter]):
                 await asyncio.sleep(0)
 
     def _leave(self) -> None:
-        self._leaving = False
-        if self._forming:
-            self._send()
+        self._leaving = True
+        self._start(self._call_with_all())
 
-    def _send(self) -> None:
-        batch, self._forming = self._forming, {}
-        call = self._loop.create_task(self._call(batch))
-        self._calls.add(call)
-        call.add_done_callback(self._done)
+    def _start(self, call: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(call)
+        self._calls.add(task)
+        task.add_done_callback(self._done)
 
     def _done(self, call: asyncio.Task[None]) -> None:
         self._calls.discard(call)
         if self._forming and not self._leaving and len(self._calls) < EAGER_CALLS:
-            self._send()
+            self._leave()
+
+    async def _call_with_all(self) -> None:
+        """Call with what is there when the loop gets to it, which is all that this turn brought."""
+        self._leaving = False
+        batch, self._forming = self._forming, {}
+        if batch:
+            await self._call(batch)
 
     async def _call(self, batch: dict[str, list[Waiter]]) -> None:
         try:

@@ -21,7 +21,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, w
 
 from service.contract import SEED_DONE, SEED_KEY, SEED_LEASE_KEY
 from service.errors import ServiceFault, Unavailable
-from service.table import Table, describe
+from service.table import Table
 
 log: Final = structlog.get_logger("service.seeding")
 
@@ -136,7 +136,7 @@ async def _write(bucket: KeyValue, table: Table, rows: int) -> None:
     except ExceptionGroup as errors:
         first = errors.exceptions[0]
         raise ServiceFault(
-            f"table {table.name} cannot be seeded ({describe(first)})",
+            f"table {table.name} cannot be seeded ({first})",
             "see that this task may write to it",
         ) from None
     await bucket.put(SEED_KEY, SEED_DONE)

@@ -138,7 +138,7 @@ async def test_what_keeps_rows_from_being_written_is_said_and_the_lease_is_free(
     monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", proxy.env["AWS_ENDPOINT_URL_DYNAMODB"])
     proxy.fault = lambda *_: refusal("AccessDeniedException")
     async with seeder(world) as (bucket, table):
-        with pytest.raises(ServiceFault, match=r"cannot be seeded \(AccessDenied: as the test wants it\)"):
+        with pytest.raises(ServiceFault, match=r"cannot be seeded \(AccessDeniedException: as the test wants it\)"):
             await seed(bucket, table, 50, "me")
         with pytest.raises(KeyNotFoundError):
             await bucket.get(SEED_LEASE_KEY)

@@ -22,6 +22,7 @@ class FaultyDynamoDB:
     env: Mapping[str, str]
     fault: Fault | None = None
     calls: list[tuple[str, Call]] = field(default_factory=list)
+    authorizations: list[str] = field(default_factory=list)
 
 
 def refusal(kind: str, status: int = 400) -> web.Response:
@@ -42,6 +43,7 @@ async def faulty_dynamodb(env: Mapping[str, str]) -> AsyncIterator[FaultyDynamoD
             action = request.headers["X-Amz-Target"].rpartition(".")[2]
             call = orjson.loads(await request.read())
             proxy.calls.append((action, call))
+            proxy.authorizations.append(request.headers["Authorization"])
             if proxy.fault is not None:
                 outcome = proxy.fault(action, call)
                 instead = await outcome if isinstance(outcome, Awaitable) else outcome
