@@ -1,0 +1,320 @@
+"""What one request costs on this machine: the service beside an echo, the ceiling, and beside the plain way.
+
+All of them run the whole time, each in an account of its own on one nats-server, and are measured in turns: what the
+machine does meanwhile touches all alike, and the ratios are those of one round, of which the median is taken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Final, Literal
+
+import psutil
+from rich.console import Console
+
+from benchmark import result as results
+from benchmark.errors import BenchmarkError
+from benchmark.job import Closed, Loop, NatsTarget
+from benchmark.plan import Plan, one_load
+from benchmark.result import Claim, CostResult, CostRow, Machine, Measured, ScaleRow
+from benchmark.tasks import statistics
+from benchmark.transport import connected
+from control_plane.files import Files
+from local.dynamodb import dynamodb, environment, imported
+from local.nats_server import nats_server
+from local.process import Child, claim_port
+from local.state import State
+from local.system import provision, service_env, service_task
+
+ECHO: Final = "echo"
+SERVICE: Final = "service"
+PLAIN: Final = "plain"
+PROGRAMS: Final = {ECHO: "benchmark.echo", SERVICE: "service", PLAIN: "benchmark.plain"}
+TABLE: Final = "balances"
+BUSY: Final = 500
+WARM_UP_S: Final = 1.0
+_ENDLESS: Final = 1 << 40
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured."""
+
+    rounds: int
+    step_s: float
+    concurrencies: Sequence[int]
+    tasks: Sequence[int]
+    rows: Sequence[int]
+    memory_after: Sequence[int]
+    """Requests in all, at which the memory of a task is read."""
+
+
+FULL: Final = Effort(
+    5, 3.0, (1, 100, BUSY), (1, 2, 3), (1_000, 100_000, 1_000_000), (250_000, 500_000, 750_000, 1_000_000)
+)
+QUICK: Final = Effort(1, 1.0, (1, BUSY), (1, 2), (1_000, 10_000), (10_000, 20_000))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One program under one load."""
+
+    measured: Measured
+    server_cpu_us: float
+    nats_cpu_us: float
+
+
+Round = dict[tuple[str, int], Sample]
+"""By program and concurrency."""
+
+
+@dataclass(frozen=True)
+class _Program:
+    children: Sequence[Child]
+    target: NatsTarget
+
+
+class _Bench:
+    """One nats-server, and programs on it."""
+
+    def __init__(self, folder: Path, console: Console, stop: asyncio.Event) -> None:
+        self._folder = folder
+        self._state = State(folder)
+        self._console = console
+        self._stop = stop
+        self._nats: Child
+        self._url = ""
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        port = claim_port(0, "")
+        self._url = f"nats://127.0.0.1:{port}"
+        server = nats_server(self._folder / "nats", port, operator=self._state.operator(), system=self._state.system())
+        async with server as self._nats:
+            yield
+
+    @asynccontextmanager
+    async def engine(self, rows: int) -> AsyncIterator[dict[str, str]]:
+        """A DynamoDB engine whose table has so many rows; what an SDK needs to reach it."""
+        self.say(f"a table of {rows:,} rows")
+        folder, port = Path(tempfile.mkdtemp(dir=self._folder)), claim_port(0, "")
+        balances = {str(number): 100 + number % 9900 for number in range(1, rows + 1)}
+        await imported(balances, TABLE, folder)
+        async with dynamodb(folder, port):
+            yield environment(port)
+
+    @asynccontextmanager
+    async def program(
+        self, name: str, dynamodb_env: dict[str, str], tasks: int = 1, account: str | None = None
+    ) -> AsyncIterator[_Program]:
+        """`tasks` processes of it, in an account of their own; ready when they answer `$SRV`."""
+        account = account or name
+        files = Files(self._folder / "creds" / account)
+        await provision(self._url, self._state, files, account)
+        env = service_env(self._url, files.creds("service"), TABLE, dynamodb_env) | {"SEED_ROWS": "0"}
+        target = NatsTarget(servers=[self._url], creds=files.creds("client"))
+        async with AsyncExitStack() as stack:
+            children = []
+            for number in range(1, tasks + 1):
+                log = self._folder / "logs" / f"{account}-{number}.log"
+                task = service_task(name, env, claim_port(0, ""), log, PROGRAMS[name])
+                children.append((await stack.enter_async_context(task)).child)
+            await self._answering(children, target)
+            yield _Program(children, target)
+
+    async def measure(self, program: _Program, loop: Loop, label: str, ids: int = 1000) -> Sample:
+        """Put a load on a program, and see what it took.
+
+        Raises `BenchmarkError` when a request failed: what failed costs something else.
+        """
+        plan = Plan(program.target, None, 5.0, ids, None, 1, None, {})
+        before = _cpu_s(program.children), _cpu_s([self._nats])
+        totals, _ = await one_load(plan, loop, self._console, self._stop, label)
+        after = _cpu_s(program.children), _cpu_s([self._nats])
+        measured = Measured.of(totals)
+        if measured.interrupted:
+            raise BenchmarkError("interrupted")
+        if measured.failed:
+            raise BenchmarkError(f"{label}: {measured.errors}; see that the machine is not overloaded")
+        each = 1e6 / measured.replies
+        return Sample(measured, (after[0] - before[0]) * each, (after[1] - before[1]) * each)
+
+    def say(self, line: str) -> None:
+        self._console.print(line)
+
+    async def _answering(self, children: Sequence[Child], target: NatsTarget) -> None:
+        async with connected(target) as client:
+
+            async def all_answer() -> bool:
+                return len(await statistics(client)) == len(children)
+
+            for child in children:
+                await child.until(all_answer)
+
+
+async def measure(effort: Effort, console: Console, stop: asyncio.Event) -> CostResult:
+    """All of it.
+
+    Raises `BenchmarkError`, `LocalError` or `ProvisioningError` when it cannot be had.
+    """
+    started_at = results.now()
+    with tempfile.TemporaryDirectory(prefix="balance-bench-") as folder:
+        bench = _Bench(Path(folder), console, stop)
+        async with bench.running():
+            async with bench.engine(1000) as dynamodb_env:
+                rounds, resident = await _side_by_side(bench, dynamodb_env, effort)
+                scale = await _over_tasks(bench, dynamodb_env, effort)
+                memory = await _memory(bench, dynamodb_env, effort)
+            scale += await _over_rows(bench, effort)
+    return CostResult(
+        started_at=started_at,
+        machine=Machine.this(),
+        settings={"rounds": str(effort.rounds), "seconds each": f"{effort.step_s:g}"},
+        rows=_rows(rounds, resident),
+        scale=scale,
+        memory=memory,
+        claims=_claims(rounds, scale, memory),
+    )
+
+
+async def _side_by_side(
+    bench: _Bench, dynamodb_env: dict[str, str], effort: Effort
+) -> tuple[list[Round], dict[str, float]]:
+    """The rounds, and each program's memory after them."""
+    async with AsyncExitStack() as stack:
+        programs = {name: await stack.enter_async_context(bench.program(name, dynamodb_env)) for name in PROGRAMS}
+        for name, program in programs.items():
+            await bench.measure(program, _closed(BUSY, WARM_UP_S), f"warming up {name}")
+        rounds: list[Round] = []
+        for number in range(effort.rounds):
+            now: Round = {}
+            order = list(programs.items())
+            if number % 2:
+                order.reverse()
+            for concurrency in effort.concurrencies:
+                for name, program in order:
+                    label = f"round {number + 1} of {effort.rounds}: {name}, {concurrency} in flight"
+                    now[name, concurrency] = await bench.measure(program, _closed(concurrency, effort.step_s), label)
+            rounds.append(now)
+            bench.say(f"round {number + 1} of {effort.rounds} is measured")
+        return rounds, {name: _memory_mib(program.children[0]) for name, program in programs.items()}
+
+
+async def _over_tasks(bench: _Bench, dynamodb_env: dict[str, str], effort: Effort) -> list[ScaleRow]:
+    found = []
+    for tasks in effort.tasks:
+        async with bench.program(SERVICE, dynamodb_env, tasks) as program:
+            await bench.measure(program, _closed(BUSY, WARM_UP_S), "warming up")
+            sample = await bench.measure(program, _closed(BUSY, effort.step_s), f"{tasks} tasks")
+        found.append(_scale_row("tasks", tasks, sample))
+        bench.say(f"tasks: {tasks} measured")
+    return found
+
+
+async def _over_rows(bench: _Bench, effort: Effort) -> list[ScaleRow]:
+    """Every row in turn, so that no cache of the engine's helps more than it would."""
+    async with AsyncExitStack() as stack:
+        programs: dict[int, _Program] = {}
+        samples: dict[int, list[Sample]] = {rows: [] for rows in effort.rows}
+        for rows in effort.rows:
+            dynamodb_env = await stack.enter_async_context(bench.engine(rows))
+            program = bench.program(SERVICE, dynamodb_env, account=f"rows-{rows}")
+            programs[rows] = await stack.enter_async_context(program)
+            await bench.measure(programs[rows], _closed(BUSY, WARM_UP_S), "warming up", ids=rows)
+        for _ in range(effort.rounds):
+            for rows, running in programs.items():
+                label = f"{rows:,} rows"
+                samples[rows].append(await bench.measure(running, _closed(BUSY, effort.step_s), label, ids=rows))
+        return [_scale_row("rows", rows, *those) for rows, those in samples.items()]
+
+
+async def _memory(bench: _Bench, dynamodb_env: dict[str, str], effort: Effort) -> list[tuple[int, float]]:
+    """A new task's memory as its requests add up."""
+    found: list[tuple[int, float]] = []
+    async with bench.program(SERVICE, dynamodb_env) as program:
+        for requests in effort.memory_after:
+            more = requests - (found[-1][0] if found else 0)
+            await bench.measure(program, Closed(requests=more, concurrency=BUSY), f"memory, to {requests:,} requests")
+            found.append((requests, _memory_mib(program.children[0])))
+            bench.say(f"{requests:,} requests: {found[-1][1]:.1f} MiB")
+    return found
+
+
+def _rows(rounds: Sequence[Round], resident: dict[str, float]) -> list[CostRow]:
+    return [
+        CostRow(
+            program=program,
+            concurrency=concurrency,
+            throughput=median(now[program, concurrency].measured.throughput for now in rounds),
+            p50_ms=median(now[program, concurrency].measured.latency.p50_ms for now in rounds),
+            p99_ms=median(now[program, concurrency].measured.latency.p99_ms for now in rounds),
+            server_cpu_us=median(now[program, concurrency].server_cpu_us for now in rounds),
+            nats_cpu_us=median(now[program, concurrency].nats_cpu_us for now in rounds),
+            memory_mib=resident[program],
+        )
+        for program, concurrency in sorted(rounds[0], key=lambda pair: (pair[1], list(PROGRAMS).index(pair[0])))
+    ]
+
+
+def _scale_row(of: Literal["tasks", "rows"], size: int, *samples: Sample) -> ScaleRow:
+    return ScaleRow(
+        of=of,
+        size=size,
+        throughput=median(sample.measured.throughput for sample in samples),
+        p99_ms=median(sample.measured.latency.p99_ms for sample in samples),
+        server_cpu_us=median(sample.server_cpu_us for sample in samples),
+    )
+
+
+def _claims(rounds: Sequence[Round], scale: Sequence[ScaleRow], memory: Sequence[tuple[int, float]]) -> list[Claim]:
+    """What the service must reach, over the medians of each round's ratios."""
+
+    def throughput(over: str) -> float:
+        pairs = ((now[SERVICE, BUSY].measured, now[over, BUSY].measured) for now in rounds)
+        return median(mine.throughput / theirs.throughput for mine, theirs in pairs)
+
+    cpu = median(now[SERVICE, BUSY].server_cpu_us / now[ECHO, BUSY].server_cpu_us for now in rounds)
+    lone = median(now[SERVICE, 1].measured.latency.p50_ms / now[ECHO, 1].measured.latency.p50_ms for now in rounds)
+    rows = [row.server_cpu_us for row in scale if row.of == "rows"]
+    requests, resident = memory[-1]
+    half = memory[len(memory) // 2 - 1]
+
+    def at_least(name: str, text: str, figure: float, bound: float) -> Claim:
+        return Claim(name=name, text=text, figure=figure, bound=bound, at_least=True, unit="")
+
+    def at_most(name: str, text: str, figure: float, bound: float, unit: str = "") -> Claim:
+        return Claim(name=name, text=text, figure=figure, bound=bound, at_least=False, unit=unit)
+
+    return [
+        at_least("of_ceiling", f"throughput at {BUSY} in flight, of the echo's", throughput(ECHO), 0.75),
+        at_least("over_plain", f"throughput at {BUSY} in flight, over the plain way's", throughput(PLAIN), 15),
+        at_most("cpu_over_ceiling", f"CPU of a request at {BUSY} in flight, over the echo's", cpu, 1.5),
+        at_most("p50_over_echo", "p50 at 1 in flight, over the echo's", lone, 2.8),
+        at_most("memory", f"memory of one task after {requests:,} requests", resident, 120, " MiB"),
+        at_most("memory_growth", f"growth since {half[0]:,} requests", resident - half[1], 2, " MiB"),
+        at_most("cpu_over_rows", f"CPU of a request, {_sizes(scale)}", rows[-1] / rows[0], 1.15),
+    ]
+
+
+def _sizes(scale: Sequence[ScaleRow]) -> str:
+    sizes = [row.size for row in scale if row.of == "rows"]
+    return f"{sizes[-1]:,} rows over {sizes[0]:,}"
+
+
+def _closed(concurrency: int, duration_s: float) -> Closed:
+    return Closed(requests=_ENDLESS, concurrency=concurrency, duration_s=duration_s)
+
+
+def _cpu_s(children: Sequence[Child]) -> float:
+    times = [psutil.Process(child.pid).cpu_times() for child in children]
+    return float(sum(time.user + time.system for time in times))
+
+
+def _memory_mib(child: Child) -> float:
+    return float(psutil.Process(child.pid).memory_info().rss) / 2**20

@@ -1,0 +1,76 @@
+"""Bounds on the figures, for CI: `p99>50ms` fails a run whose p99 is more than 50 ms."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import durationpy
+
+from benchmark.errors import BenchmarkError
+
+_DURATIONS: Final = {"mean", "p50", "p90", "p99", "p99.9", "max"}
+_OPERATORS: Final[Mapping[str, Callable[[float, float], bool]]] = {
+    ">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le,
+}  # fmt: skip
+_GATE: Final = re.compile(r"\s*([a-z0-9_.]+)\s*(>=|<=|>|<)\s*([0-9.]+)\s*(%|[a-zµ0-9.]*)\s*")
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Fails a result whose figure is on the wrong side of the bound. Durations are in milliseconds."""
+
+    text: str
+    figure: str
+    fails: Callable[[float, float], bool]
+    bound: float
+
+    def verdict(self, figures: Mapping[str, float]) -> str | None:
+        """What went wrong; None when it holds.
+
+        Raises `BenchmarkError` when the result has no such figure.
+        """
+        if self.figure not in figures:
+            raise BenchmarkError(f"--fail-if {self.text}: no figure {self.figure}; there are {', '.join(figures)}")
+        value = figures[self.figure]
+        return f"{self.text}: it is {value:,.3f}" if self.fails(value, self.bound) else None
+
+
+def gate(text: str) -> Gate:
+    """`FIGURE>BOUND`, also `>=`, `<`, `<=`; a duration's bound has its unit (`50ms`), a share may be in `%`.
+
+    Raises `BenchmarkError` for anything else.
+    """
+    found = _GATE.fullmatch(text)
+    if found is None:
+        raise BenchmarkError(f"--fail-if {text!r} is not FIGURE>BOUND, for example p99>50ms or errors>0")
+    figure, comparison, number, unit = found.groups()
+    try:
+        bound = _bound(figure, number, unit)
+    except (ValueError, durationpy.DurationError):
+        example = f"{figure}>50ms" if figure in _DURATIONS else f"{figure}>0"
+        raise BenchmarkError(f"--fail-if {text!r}: {number}{unit} is no bound for {figure}; try {example}") from None
+    return Gate(text.strip(), figure, _OPERATORS[comparison], bound)
+
+
+def _bound(figure: str, number: str, unit: str) -> float:
+    if figure in _DURATIONS:
+        return float(durationpy.from_str(number + (unit or "?")).total_seconds()) * 1000
+    return float(number + unit.removesuffix("%")) / (100 if unit == "%" else 1)
+
+
+def duration_s(text: str, option: str) -> float:
+    """`5s`, `250ms`, `1m30s` in seconds.
+
+    Raises `BenchmarkError` that names the option.
+    """
+    try:
+        seconds: float = durationpy.from_str(text).total_seconds()
+    except durationpy.DurationError:
+        seconds = 0.0
+    if seconds <= 0:
+        raise BenchmarkError(f"{option} {text!r} is no duration; write 5s, 250ms or 1m30s")
+    return seconds

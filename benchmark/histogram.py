@@ -1,0 +1,27 @@
+"""The one shape of latency histogram: microseconds, three digits, up to a minute."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from hdrh.histogram import HdrHistogram
+
+MAX_US: Final = 60_000_000
+
+
+def new_histogram() -> HdrHistogram:
+    return HdrHistogram(1, MAX_US, 3)
+
+
+def encoded(histogram: HdrHistogram) -> str:
+    text: bytes = histogram.encode()
+    return text.decode()
+
+
+def merged(*texts: str) -> HdrHistogram:
+    """The sum of encoded histograms."""
+    total = new_histogram()
+    for text in texts:
+        if text:
+            total.decode_and_add(text.encode())
+    return total

@@ -1,0 +1,113 @@
+"""What a generator process is told, and what it tells: one JSON line each, over its pipes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class NatsTarget(BaseModel):
+    """A NATS server and the user to connect as. Secrets travel over a pipe, never in an argument."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: Literal["nats"] = "nats"
+    servers: list[str]
+    creds: Annotated[str | None, Field(repr=False)] = None
+    """The text of a `.creds` file."""
+    nkey_seed: Annotated[str | None, Field(repr=False)] = None
+    user: str | None = None
+    password: Annotated[str | None, Field(repr=False)] = None
+    token: Annotated[str | None, Field(repr=False)] = None
+    inbox_prefix: str = "_INBOX"
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+
+
+class GatewayTarget(BaseModel):
+    """An HTTP gateway and its token."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: Literal["gateway"] = "gateway"
+    url: str
+    token: Annotated[str, Field(repr=False)]
+
+
+Target = Annotated[NatsTarget | GatewayTarget, Field(discriminator="kind")]
+
+
+class Closed(BaseModel):
+    """`requests` requests, at most `concurrency` of them in flight; or for `duration_s` seconds, when that is given."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: Literal["closed"] = "closed"
+    requests: int
+    concurrency: int
+    duration_s: float | None = None
+
+
+class Open(BaseModel):
+    """`rate` requests/s for `duration_s` seconds, however slow the replies; `poisson`: at random moments."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: Literal["open"] = "open"
+    rate: float
+    duration_s: float
+    poisson: bool = False
+
+
+Loop = Annotated[Closed | Open, Field(discriminator="kind")]
+
+
+class Job(BaseModel):
+    """The work of one generator process."""
+
+    model_config = ConfigDict(frozen=True)
+
+    target: Target
+    subject: str
+    loop: Loop
+    timeout_s: float
+    ids: int
+    """Client ids are "1" to this."""
+    zipf: float | None = None
+    """The exponent of the draw; None: the ids in turn."""
+    seed: int = 0
+    first: int = 0
+    stride: int = 1
+    """This process sends the requests `first`, `first + stride`, ... of the whole load."""
+    expected: dict[str, int] | None = None
+    """The right balances, when they are to be checked."""
+
+
+class Start(BaseModel):
+    """The word to begin, once every generator is connected: a moment on this machine's monotonic clock, in seconds."""
+
+    at: float
+
+
+class Tick(BaseModel):
+    """What a generator did since its last tick."""
+
+    at: float
+    """Monotonic clock, seconds."""
+    sent: int = 0
+    replies: int = 0
+    """Right ones."""
+    errors: dict[str, int] = {}
+    in_flight: int = 0
+    histogram: str = ""
+    """HdrHistogram's own encoding, in microseconds: right replies, and time-outs at the time they took."""
+    late: int = 0
+    """Requests of an open loop sent more than `LATE_S` after they were due."""
+    cpu_share: float = 0.0
+    """Of one core."""
+    last_done: float = 0.0
+    final: bool = False
+    problem: str | None = None
+    """Why this generator could not go on."""

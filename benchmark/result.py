@@ -1,0 +1,309 @@
+"""What was measured, as it is written to a file: plain values with their units in their names, and a version."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from hdrh.histogram import HdrHistogram
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from benchmark.errors import BenchmarkError
+from benchmark.fleet import Totals
+from benchmark.histogram import encoded
+from benchmark.load import TIMEOUT
+
+VERSION: Final = 1
+_CURVE: Final = (0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 98, 99, 99.5, 99.8, 99.9, 99.95, 99.99, 99.999, 100)
+BUSY: Final = 0.9
+"""A generator that takes more of a core than this cannot keep up."""
+LATE_SHARE: Final = 0.01
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Latency(Model):
+    """Of right replies, and of time-outs at the time they took. Milliseconds."""
+
+    mean_ms: float
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    p99_9_ms: float
+    max_ms: float
+
+    @staticmethod
+    def of(histogram: HdrHistogram) -> Latency:
+        if not histogram.get_total_count():
+            return Latency(mean_ms=0, p50_ms=0, p90_ms=0, p99_ms=0, p99_9_ms=0, max_ms=0)
+        p50, p90, p99, p99_9 = (histogram.get_value_at_percentile(p) / 1000 for p in (50, 90, 99, 99.9))
+        mean, largest = histogram.get_mean_value() / 1000, histogram.get_max_value() / 1000
+        return Latency(mean_ms=mean, p50_ms=p50, p90_ms=p90, p99_ms=p99, p99_9_ms=p99_9, max_ms=largest)
+
+
+class Machine(Model):
+    """What the generators ran on."""
+
+    system: str
+    cpu: str
+    cores: int
+    python: str
+
+    @staticmethod
+    def this() -> Machine:
+        return Machine(
+            system=f"{platform.system()} {platform.release()}",
+            cpu=_cpu_name() or platform.machine(),
+            cores=os.cpu_count() or 1,
+            python=platform.python_version(),
+        )
+
+
+class TaskShare(Model):
+    """What one task did of it, by its own count."""
+
+    id: str
+    requests: int
+    errors: int
+    processing_ms: float
+    """The mean, from receipt to reply."""
+
+
+class Point(Model):
+    """One second."""
+
+    at_s: int
+    replies: int
+    errors: int
+    p99_ms: float
+
+
+class Generators(Model):
+    """Whether they were what was measured."""
+
+    processes: int
+    cpu_share: float
+    """Of one core: the busiest of them."""
+    late: int
+    """Requests of an open loop that were sent more than 5 ms after they were due."""
+
+    def limit(self, sent: int) -> str | None:
+        """Why the numbers are the generators', not the service's; None when they are not."""
+        if self.cpu_share > BUSY:
+            return f"a generator took {self.cpu_share:.0%} of a core"
+        if self.late > LATE_SHARE * sent:
+            return f"{self.late:,} of {sent:,} requests were sent late"
+        return None
+
+
+class Measured(Model):
+    """One load and what became of it: requests = replies + errors + unfinished."""
+
+    requests: int
+    replies: int
+    errors: dict[str, int]
+    unfinished: int
+    """In flight when it was interrupted."""
+    elapsed_s: float
+    latency: Latency
+    generators: Generators
+    interrupted: bool
+
+    @property
+    def throughput(self) -> float:
+        """Right replies/s."""
+        return self.replies / self.elapsed_s if self.elapsed_s else 0.0
+
+    @property
+    def failed(self) -> int:
+        return sum(self.errors.values())
+
+    def figures(self) -> dict[str, float]:
+        latency = self.latency
+        return {
+            "throughput": self.throughput,
+            "mean": latency.mean_ms,
+            "p50": latency.p50_ms,
+            "p90": latency.p90_ms,
+            "p99": latency.p99_ms,
+            "p99.9": latency.p99_9_ms,
+            "max": latency.max_ms,
+            "errors": float(self.failed),
+            "error_rate": self.failed / self.requests if self.requests else 0.0,
+            "timeouts": float(self.errors.get(TIMEOUT, 0)),
+        }
+
+    @staticmethod
+    def of(totals: Totals) -> Measured:
+        return Measured(
+            requests=totals.sent,
+            replies=totals.replies,
+            errors=dict(totals.errors),
+            unfinished=totals.sent - totals.done,
+            elapsed_s=totals.elapsed_s,
+            latency=Latency.of(totals.histogram),
+            generators=Generators(
+                processes=len(totals.in_flight_of), cpu_share=totals.busiest_cpu_share, late=totals.late
+            ),
+            interrupted=totals.interrupted,
+        )
+
+
+class Header(Model):
+    version: Literal[1] = VERSION
+    started_at: str
+    machine: Machine
+    settings: dict[str, str]
+    """The options, as a reader wants them; no secret among them."""
+
+
+class RunResult(Header):
+    """`python -m benchmark run`."""
+
+    kind: Literal["run"] = "run"
+    measured: Measured
+    curve: list[tuple[float, float]]
+    """Percentile, milliseconds."""
+    timeline: list[Point]
+    tasks: list[TaskShare]
+    histogram: str
+    """HdrHistogram's encoding, microseconds."""
+
+    def figures(self) -> dict[str, float]:
+        return self.measured.figures()
+
+    @staticmethod
+    def of(totals: Totals, settings: dict[str, str], tasks: list[TaskShare], started_at: str) -> RunResult:
+        return RunResult(
+            started_at=started_at,
+            machine=Machine.this(),
+            settings=settings,
+            measured=Measured.of(totals),
+            curve=[(p, totals.histogram.get_value_at_percentile(p) / 1000) for p in _CURVE] if totals.replies else [],
+            timeline=[Point(**vars(second)) for second in totals.timeline],
+            tasks=tasks,
+            histogram=encoded(totals.histogram),
+        )
+
+
+class Step(Model):
+    """One step of a sweep."""
+
+    load: float
+    """Requests/s, or requests in flight."""
+    measured: Measured
+
+
+class SweepResult(Header):
+    """`python -m benchmark sweep`."""
+
+    kind: Literal["sweep"] = "sweep"
+    over: Literal["rate", "concurrency"]
+    target_p99_ms: float
+    steps: list[Step]
+    best: float | None
+    """The highest load whose p99 stayed under the target, with no error and the rate kept; None: not even the first."""
+
+    def figures(self) -> dict[str, float]:
+        throughput = max((step.measured.throughput for step in self.steps), default=0.0)
+        return {"best": self.best or 0.0, "throughput": throughput}
+
+
+class CostRow(Model):
+    """One server program at one concurrency: medians over the rounds."""
+
+    program: str
+    concurrency: int
+    throughput: float
+    p50_ms: float
+    p99_ms: float
+    server_cpu_us: float
+    """Of the server program, for each request."""
+    nats_cpu_us: float
+    """Of nats-server, for each request."""
+    memory_mib: float
+    """Resident, of the server program, afterwards."""
+
+
+class ScaleRow(Model):
+    """The service at one size."""
+
+    of: Literal["tasks", "rows"]
+    size: int
+    throughput: float
+    p99_ms: float
+    server_cpu_us: float
+
+
+class Claim(Model):
+    """One figure that must hold."""
+
+    name: str
+    text: str
+    figure: float
+    bound: float
+    at_least: bool
+    unit: str
+
+    @property
+    def holds(self) -> bool:
+        return self.figure >= self.bound if self.at_least else self.figure <= self.bound
+
+
+class CostResult(Header):
+    """`python -m benchmark cost`."""
+
+    kind: Literal["cost"] = "cost"
+    rows: list[CostRow]
+    scale: list[ScaleRow]
+    memory: list[tuple[int, float]]
+    """After so many requests, so many MiB."""
+    claims: list[Claim]
+
+    def figures(self) -> dict[str, float]:
+        return {claim.name: claim.figure for claim in self.claims}
+
+
+Result = RunResult | SweepResult | CostResult
+_ANY: Final[TypeAdapter[Result]] = TypeAdapter(Annotated[Result, Field(discriminator="kind")])
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def write(result: Result, path: Path) -> None:
+    """Raises `BenchmarkError` when the file cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(result.model_dump_json(indent=1) + "\n")
+    except OSError as error:
+        raise BenchmarkError(f"{path} cannot be written ({error.strerror})") from None
+
+
+def read(path: Path) -> Result:
+    """Raises `BenchmarkError` when the file is missing, or is not a result of this version."""
+    try:
+        text = path.read_text()
+        version = json.loads(text).get("version")
+        if version != VERSION:
+            raise BenchmarkError(f"{path} has version {version}, and this benchmark reads {VERSION}; measure anew")
+        return _ANY.validate_json(text)
+    except OSError as error:
+        raise BenchmarkError(f"{path} cannot be read ({error.strerror})") from None
+    except (ValueError, AttributeError, ValidationError):
+        raise BenchmarkError(f"{path} is not a result of this benchmark (--json writes one)") from None
+
+
+def _cpu_name() -> str | None:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)

@@ -1,0 +1,92 @@
+"""Loads in steps until the service saturates, and the highest that it carried well."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Final, Literal
+
+from benchmark.job import Closed, Loop, Open
+from benchmark.result import Measured, Step
+
+Over = Literal["rate", "concurrency"]
+FIRST: Final[dict[Over, float]] = {"rate": 1000, "concurrency": 1}
+GROWTH: Final[dict[Over, float]] = {"rate": 1.5, "concurrency": 2}
+KEPT: Final = 0.98
+"""A service that answers less of the rate than this does not keep it."""
+FLAT: Final = 1.02
+"""Twice the concurrency for less throughput than this is saturation."""
+REFINEMENTS: Final = 3
+_ENDLESS: Final = 1 << 40
+
+
+async def sweep(
+    measure: Callable[[Loop], Awaitable[Measured]],
+    over: Over,
+    given: Sequence[float],
+    *,
+    step_s: float,
+    target_p99_ms: float,
+    poisson: bool = False,
+) -> tuple[list[Step], float | None]:
+    """Measure the `given` loads, or, without any, growing ones until one is too much and then between the last two.
+
+    The steps in order of their load, and the highest that was carried: p99 under the target, no error, the rate kept.
+    """
+    steps: list[Step] = []
+    for load in iter(given) if given else _growing(over):
+        if over == "rate":
+            loop: Loop = Open(rate=load, duration_s=step_s, poisson=poisson)
+        else:
+            loop = Closed(requests=_ENDLESS, concurrency=round(load), duration_s=step_s)
+        steps.append(Step(load=load, measured=await measure(loop)))
+        if steps[-1].measured.interrupted:
+            break
+        if not given and _saturated(over, steps, target_p99_ms):
+            break
+    if not given and over == "rate" and not steps[-1].measured.interrupted:
+        await _refine(measure, steps, step_s=step_s, target_p99_ms=target_p99_ms, poisson=poisson)
+    steps.sort(key=lambda step: step.load)
+    return steps, max((step.load for step in steps if carried(over, step, target_p99_ms)), default=None)
+
+
+def carried(over: Over, step: Step, target_p99_ms: float) -> bool:
+    measured = step.measured
+    keeps = over == "concurrency" or measured.throughput >= KEPT * step.load
+    return keeps and not measured.failed and measured.latency.p99_ms <= target_p99_ms
+
+
+def _growing(over: Over) -> Iterator[float]:
+    load = FIRST[over]
+    while True:
+        yield load
+        load *= GROWTH[over]
+
+
+def _saturated(over: Over, steps: Sequence[Step], target_p99_ms: float) -> bool:
+    if not carried(over, steps[-1], target_p99_ms):
+        return True
+    if over == "rate" or len(steps) < 2:
+        return False
+    before, last = steps[-2].measured.throughput, steps[-1].measured.throughput
+    return last < FLAT * before
+
+
+async def _refine(
+    measure: Callable[[Loop], Awaitable[Measured]],
+    steps: list[Step],
+    *,
+    step_s: float,
+    target_p99_ms: float,
+    poisson: bool,
+) -> None:
+    """Halve the distance between the highest rate carried and the lowest that was not."""
+    for _ in range(REFINEMENTS):
+        good = max((step.load for step in steps if carried("rate", step, target_p99_ms)), default=0.0)
+        bad = min(step.load for step in steps if not carried("rate", step, target_p99_ms))
+        if good == 0.0 or good > bad:
+            return
+        rate = float(round((good + bad) / 2))
+        measured = await measure(Open(rate=rate, duration_s=step_s, poisson=poisson))
+        steps.append(Step(load=rate, measured=measured))
+        if measured.interrupted:
+            return

@@ -1,0 +1,131 @@
+"""A result as tables of text, for the terminal and for the report alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from benchmark.result import CostResult, Measured, Result, RunResult, SweepResult
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The first `left` columns are text, the others figures."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    left: int = 0
+
+
+def grids(result: Result) -> list[Grid]:
+    if isinstance(result, RunResult):
+        return list(_run(result))
+    return [_sweep(result)] if isinstance(result, SweepResult) else list(_cost(result))
+
+
+def remarks(result: Result) -> Iterator[str]:
+    """What has to be known with the figures."""
+    if isinstance(result, SweepResult):
+        rate = result.over == "rate"
+        if result.best is None:
+            yield f"No step kept p99 under {result.target_p99_ms:g} ms: begin lower."
+        else:
+            unit = "requests/s" if rate else "requests in flight"
+            yield (
+                f"The highest {'rate' if rate else 'concurrency'} with p99 under {result.target_p99_ms:g} ms: "
+                f"{result.best:,.0f} {unit}."
+            )
+    if isinstance(result, CostResult) and result.memory:
+        after = ", ".join(f"{mib:.1f} MiB after {requests:,}" for requests, mib in result.memory)
+        yield f"Memory of one task: {after} requests."
+    if isinstance(result, RunResult):
+        yield from _limits(result.measured)
+
+
+def comparison(old: Result, new: Result, name: str) -> Grid:
+    """The figures that both have, and their ratios."""
+    before, after = old.figures(), new.figures()
+    both = [(figure, was, after[figure]) for figure, was in before.items() if figure in after]
+    return Grid(
+        ("figure", name, "now", "ratio"),
+        [(figure, f"{was:,.2f}", f"{now:,.2f}", f"{now / was:.2f}" if was else "-") for figure, was, now in both],
+        left=1,
+    )
+
+
+def _run(result: RunResult) -> Iterator[Grid]:
+    measured, latency = result.measured, result.measured.latency
+    times = (latency.mean_ms, latency.p50_ms, latency.p90_ms, latency.p99_ms, latency.p99_9_ms, latency.max_ms)
+    yield Grid(
+        ("throughput", "mean", "p50", "p90", "p99", "p99.9", "max"),
+        [(f"{measured.throughput:,.0f}/s", *map(_ms, times))],
+    )
+    wrong = sorted(measured.errors.items(), key=lambda pair: -pair[1])
+    if measured.unfinished:
+        wrong.append(("in flight at the end", measured.unfinished))
+    if wrong:
+        yield Grid(("not answered rightly", "requests"), [(kind, f"{count:,}") for kind, count in wrong], left=1)
+    if result.tasks:
+        rows = [
+            (task.id, f"{task.requests:,}", f"{task.errors:,}", _ms(task.processing_ms), _ms(latency.mean_ms))
+            for task in result.tasks
+        ]
+        yield Grid(("task", "requests", "errors", "processing, mean", "latency, mean"), rows, left=1)
+
+
+def _limits(measured: Measured) -> Iterator[str]:
+    limit = measured.generators.limit(measured.requests)
+    if limit:
+        yield f"The generators were the limit: {limit}; give more --processes, or more cores."
+    if measured.interrupted:
+        yield "Interrupted: this is what was measured until then."
+
+
+def _sweep(result: SweepResult) -> Grid:
+    unit = "/s" if result.over == "rate" else ""
+    rows = []
+    for step in result.steps:
+        measured, latency = step.measured, step.measured.latency
+        rows.append(
+            (
+                f"{step.load:,.0f}{unit}", f"{measured.throughput:,.0f}/s", _ms(latency.p50_ms), _ms(latency.p99_ms),
+                _ms(latency.max_ms), f"{measured.failed:,}", "; ".join(_limits(measured)),
+            )
+        )  # fmt: skip
+    return Grid(("rate" if unit else "in flight", "throughput", "p50", "p99", "max", "errors", ""), rows)
+
+
+def _cost(result: CostResult) -> Iterator[Grid]:
+    yield Grid(
+        ("program", "in flight", "throughput", "p50", "p99", "CPU", "nats CPU", "memory"),
+        [
+            (
+                row.program, f"{row.concurrency:,}", f"{row.throughput:,.0f}/s", _ms(row.p50_ms), _ms(row.p99_ms),
+                f"{row.server_cpu_us:,.0f} µs", f"{row.nats_cpu_us:,.0f} µs", f"{row.memory_mib:.0f} MiB",
+            )
+            for row in result.rows
+        ],
+        left=1,
+    )  # fmt: skip
+    sizes = [
+        (
+            f"{size.size:,} {size.of if size.size > 1 else size.of.removesuffix('s')}", f"{size.throughput:,.0f}/s",
+            _ms(size.p99_ms), f"{size.server_cpu_us:,.0f} µs",
+        )
+        for size in result.scale
+    ]  # fmt: skip
+    yield Grid(("the service with", "throughput", "p99", "CPU"), sizes, left=1)
+    claims = [
+        (
+            claim.text,
+            f"{'at least' if claim.at_least else 'at most'} {claim.bound:g}{claim.unit}",
+            f"{claim.figure:.2f}{claim.unit}",
+            "ok" if claim.holds else "NO",
+        )
+        for claim in result.claims
+    ]
+    yield Grid(("figure", "must be", "is", ""), claims, left=1)
+
+
+def _ms(ms: float) -> str:
+    return f"{ms:,.2f} ms"

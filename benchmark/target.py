@@ -1,0 +1,103 @@
+"""Whom to ask: a server and a user, a context of the nats CLI, an HTTP gateway, or what `make up` started."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from benchmark.errors import BenchmarkError
+from benchmark.job import GatewayTarget, NatsTarget
+from control_plane.files import GATEWAY_TOKEN, Files
+from local.state import DEFAULT
+from local.system import Ports
+
+LOCAL_SERVER: Final = f"nats://127.0.0.1:{Ports.nats}"
+LOCAL_FILES: Final = Files(DEFAULT / "creds")
+TOKEN_VARIABLE: Final = "NATS_GATEWAY_TOKEN"  # noqa: S105  its name
+_SUPPORTED: Final = {"url", "creds", "nkey", "user", "password", "token", "inbox_prefix", "ca", "cert", "key"}
+_HARMLESS: Final = {"description", "color_scheme", "jetstream_domain", "jetstream_api_prefix", "jetstream_event_prefix"}
+
+
+def nats_target(server: str | None, creds: Path | None, context: str | None) -> NatsTarget:
+    """What the options say; without any, the local system as user `client`.
+
+    Raises `BenchmarkError` when a file is missing or the options contradict each other.
+    """
+    if context:
+        if server or creds:
+            raise BenchmarkError("a context has its own server and credentials; leave out --server and --creds")
+        return from_context(context)
+    if server is None and creds is None:
+        text = LOCAL_FILES.creds("client")
+        if text is None:
+            raise BenchmarkError("there is no local system; start it with `make up`, or give --server, --creds")
+        return NatsTarget(servers=[LOCAL_SERVER], creds=text)
+    servers = [name.strip() for name in (server or LOCAL_SERVER).split(",")]
+    return NatsTarget(servers=servers, creds=_text(creds) if creds else None)
+
+
+def gateway_target(url: str, token_file: Path | None) -> GatewayTarget:
+    """Raises `BenchmarkError` when there is no token to be had."""
+    if not url.startswith(("http://", "https://")):
+        raise BenchmarkError(f"--gateway {url} is no HTTP address")
+    if token_file:
+        token: str | None = _text(token_file).strip()
+    else:
+        token = os.environ.get(TOKEN_VARIABLE) or LOCAL_FILES.token(GATEWAY_TOKEN)
+    if not token:
+        raise BenchmarkError(f"no gateway token; give --token-file, or set {TOKEN_VARIABLE}")
+    return GatewayTarget(url=url, token=token)
+
+
+def from_context(name: str) -> NatsTarget:
+    """A context of the nats CLI, by name: https://docs.nats.io/using-nats/nats-tools/nats_cli#configuration-contexts.
+
+    Raises `BenchmarkError` when there is none of that name, or it says something that cannot be honoured here.
+    """
+    folder = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "nats" / "context"
+    path = folder / f"{name}.json"
+    if not path.exists():
+        known = ", ".join(sorted(found.stem for found in folder.glob("*.json"))) or "none"
+        raise BenchmarkError(f"the nats CLI has no context {name} (it has: {known})")
+    try:
+        context: Mapping[str, Any] = json.loads(path.read_text())
+    except ValueError:
+        raise BenchmarkError(f"{path} is not JSON; make the context anew with `nats context add {name}`") from None
+    given = {key: value for key, value in context.items() if value}
+    strange = sorted(given.keys() - _SUPPORTED - _HARMLESS)
+    if strange:
+        raise BenchmarkError(
+            f"context {name} uses {', '.join(strange)}, which the benchmark cannot; give --server, --creds"
+        )
+
+    def expanded(key: str) -> Path | None:
+        return Path(os.path.expandvars(given[key])).expanduser() if key in given else None
+
+    creds, nkey = expanded("creds"), expanded("nkey")
+    return NatsTarget(
+        servers=[server.strip() for server in given.get("url", "nats://127.0.0.1:4222").split(",")],
+        creds=_text(creds) if creds else None,
+        nkey_seed=_text(nkey).strip() if nkey else None,
+        user=given.get("user"),
+        password=given.get("password"),
+        token=given.get("token"),
+        inbox_prefix=given.get("inbox_prefix", "_INBOX"),
+        ca_file=_maybe(expanded("ca")),
+        cert_file=_maybe(expanded("cert")),
+        key_file=_maybe(expanded("key")),
+    )
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a text file"
+        raise BenchmarkError(f"{path} cannot be read ({reason})") from None
+
+
+def _maybe(path: Path | None) -> str | None:
+    return None if path is None else str(path)
