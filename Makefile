@@ -9,7 +9,7 @@ TASKS ?= 1
 LOCK := $(VENV)/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-annotate --no-emit-index-url --quiet
 
-.PHONY: help setup demo up test lint format lock clean
+.PHONY: help setup demo up test bench lint format lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -37,6 +37,9 @@ up: setup ## the whole system on this machine until Ctrl-C (TASKS=3 for three ta
 test: setup ## every test, on real servers that the tests start
 	@$(PY) -m pytest -n 2 --dist loadgroup
 
+bench: setup ## what one request costs here, beside an echo and the plain way; some minutes (ARGS="--quick")
+	@$(PY) -m benchmark cost --json .bench/cost.json --report .bench/cost.html $(ARGS)
+
 lint: setup ## ruff, mypy --strict, import-linter, lock files current
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -63,7 +66,7 @@ lock-check: setup
 	&& echo "lock files are current" || { echo "error: the lock files are not current; run make lock" >&2; exit 1; }
 
 clean: ## remove everything that is not in the repository
-	rm -rf $(VENV) local/node_modules cdk/node_modules cdk/cdk.out .local .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) local/node_modules cdk/node_modules cdk/cdk.out .local .bench .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 .PHONY: cp-list cp-create cp-status cp-rotate cp-delete
 CP := $(PY) -m control_plane

@@ -38,7 +38,6 @@ PLAIN: Final = "plain"
 PROGRAMS: Final = {ECHO: "benchmark.echo", SERVICE: "service", PLAIN: "benchmark.plain"}
 TABLE: Final = "balances"
 BUSY: Final = 500
-WARM_UP_S: Final = 1.0
 _ENDLESS: Final = 1 << 40
 
 
@@ -53,6 +52,7 @@ class Effort:
     rows: Sequence[int]
     memory_after: Sequence[int]
     """Requests in all, at which the memory of a task is read."""
+    warm_up_s: float = 1.0
 
 
 FULL: Final = Effort(
@@ -190,7 +190,7 @@ async def _side_by_side(
     async with AsyncExitStack() as stack:
         programs = {name: await stack.enter_async_context(bench.program(name, dynamodb_env)) for name in PROGRAMS}
         for name, program in programs.items():
-            await bench.measure(program, _closed(BUSY, WARM_UP_S), f"warming up {name}")
+            await bench.measure(program, _closed(BUSY, effort.warm_up_s), f"warming up {name}")
         rounds: list[Round] = []
         for number in range(effort.rounds):
             now: Round = {}
@@ -210,7 +210,7 @@ async def _over_tasks(bench: _Bench, dynamodb_env: dict[str, str], effort: Effor
     found = []
     for tasks in effort.tasks:
         async with bench.program(SERVICE, dynamodb_env, tasks) as program:
-            await bench.measure(program, _closed(BUSY, WARM_UP_S), "warming up")
+            await bench.measure(program, _closed(BUSY, effort.warm_up_s), "warming up")
             sample = await bench.measure(program, _closed(BUSY, effort.step_s), f"{tasks} tasks")
         found.append(_scale_row("tasks", tasks, sample))
         bench.say(f"tasks: {tasks} measured")
@@ -226,7 +226,7 @@ async def _over_rows(bench: _Bench, effort: Effort) -> list[ScaleRow]:
             dynamodb_env = await stack.enter_async_context(bench.engine(rows))
             program = bench.program(SERVICE, dynamodb_env, account=f"rows-{rows}")
             programs[rows] = await stack.enter_async_context(program)
-            await bench.measure(programs[rows], _closed(BUSY, WARM_UP_S), "warming up", ids=rows)
+            await bench.measure(programs[rows], _closed(BUSY, effort.warm_up_s), "warming up", ids=rows)
         for _ in range(effort.rounds):
             for rows, running in programs.items():
                 label = f"{rows:,} rows"

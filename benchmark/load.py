@@ -164,12 +164,14 @@ class Load:
 
 def moments(loop: Open, job: Job, start_at: float) -> Iterator[float]:
     """When this process's requests are due: every `stride`th of a constant rate, or a Poisson process's share of it."""
-    interval = job.stride / loop.rate
+    if not loop.poisson:
+        for number in range(job.first, round(loop.rate * loop.duration_s), job.stride):
+            yield start_at + number / loop.rate
+        return
     draw = random.Random(job.seed * 1000 + job.first)
-    due = start_at + (draw.expovariate(1 / interval) if loop.poisson else job.first / loop.rate)
-    while due < start_at + loop.duration_s:
+    due = start_at
+    while (due := due + draw.expovariate(loop.rate / job.stride)) < start_at + loop.duration_s:
         yield due
-        due += draw.expovariate(1 / interval) if loop.poisson else interval
 
 
 class Pacer:

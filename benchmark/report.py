@@ -46,10 +46,11 @@ def write_report(result: Result, path: Path) -> None:
 def _charts(result: Result) -> Iterator[pygal.Graph]:
     if isinstance(result, RunResult):
         yield _distribution(result)
-        seconds = [point.at_s for point in result.timeline]
-        replies = [float(point.replies) for point in result.timeline]
-        errors = [float(point.errors) for point in result.timeline]
-        p99 = [point.p99_ms for point in result.timeline]
+        whole = [point for point in result.timeline if point.at_s + 1 <= result.measured.elapsed_s] or result.timeline
+        seconds = [point.at_s for point in whole]
+        replies = [float(point.replies) for point in whole]
+        errors = [float(point.errors) for point in whole]
+        p99 = [point.p99_ms for point in whole]
         yield _curves("Throughput over time", "second", "requests/s", seconds, {"replies": replies, "errors": errors})
         yield _curves("p99 over time", "second", "ms", seconds, {"p99": p99})
     elif isinstance(result, SweepResult):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import os
 import platform
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -62,9 +63,13 @@ def environment(port: int) -> dict[str, str]:
 
 @asynccontextmanager
 async def dynamodb(folder: Path, port: int) -> AsyncIterator[Child]:
-    """Run the engine on `port`; its file lives in `folder`, and survives it."""
+    """Run the engine on `port`; its file lives in `folder`, and survives it.
+
+    It has one worker thread: more would wait for the database's lock, spinning, and take a third more CPU for each key.
+    """
     command = [str(binary()), "serve", "--port", str(port), "--db-path", str(folder / FILE)]
-    async with running("dynamodb", command, folder / "dynamodb.log") as child:
+    env = {**os.environ, "TOKIO_WORKER_THREADS": "1"}
+    async with running("dynamodb", command, folder / "dynamodb.log", env) as child:
         await child.until(lambda: accepts(port))
         yield child
 

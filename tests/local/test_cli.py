@@ -3,64 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import re
 import signal
 import socket
 import stat
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from local.process import ROOT
+from tests.support.command import command, finished
 from tests.support.world import eventually
 
 ANY_PORTS = ("--nats-port", "0", "--dynamodb-port", "0", "--gateway-port", "0", "--health-port", "0")
 
 
-class Run:
-    """A command, what it has printed so far, and its end."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-        self.output = ""
-
-    async def read(self) -> None:
-        assert self.process.stdout
-        while chunk := await self.process.stdout.read(4096):
-            self.output += chunk.decode()
-
-
-@asynccontextmanager
-async def command(*arguments: str, **env: str) -> AsyncIterator[Run]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "local", *arguments, cwd=ROOT, env={**os.environ, **env}, start_new_session=True,
-        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-    )  # fmt: skip
-    run = Run(process)
-    reading = asyncio.create_task(run.read())
-    try:
-        yield run
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signal.SIGTERM)
-        await process.wait()
-        await reading
-
-
-async def finished(*arguments: str, **env: str) -> tuple[int, str]:
-    async with command(*arguments, **env) as run, asyncio.timeout(90):
-        code = await run.process.wait()
-        await asyncio.sleep(0)
-    return code, run.output
-
-
 async def test_the_demo_passes_in_a_pipe() -> None:
-    code, output = await finished("demo")
+    code, output = await finished("local", "demo")
     assert code == 0, output
     assert "all 12 checks passed" in output
     assert "\x1b" not in output, "no colour in a pipe"
@@ -69,7 +30,7 @@ async def test_the_demo_passes_in_a_pipe() -> None:
 
 async def test_up_prints_what_to_do_next_and_stops_on_ctrl_c(tmp_path: Path) -> None:
     state = tmp_path / "state"
-    async with command("up", "--tasks", "2", "--state", str(state), *ANY_PORTS) as run:
+    async with command("local", "up", "--tasks", "2", "--state", str(state), *ANY_PORTS) as run:
         await eventually(lambda: "Ctrl-C stops everything" in run.output, within_s=30)
         url = re.search(r"nats --server (\S+) --creds (\S+) req customer.balance", run.output)
         assert url
@@ -94,22 +55,22 @@ async def test_the_state_survives_a_restart_and_reset_empties_it(tmp_path: Path)
     state = tmp_path / "state"
     seen = []
     for _ in range(2):
-        async with command("up", "--state", str(state), *ANY_PORTS) as run:
+        async with command("local", "up", "--state", str(state), *ANY_PORTS) as run:
             await eventually(lambda run=run: "Ctrl-C stops everything" in run.output, within_s=30)
             seen.append((state / "creds" / "service.creds").read_text())
     assert seen[0] == seen[1]
     log = (state / "logs" / "service-1.log").read_text()
     assert log.count('"event":"seeded"') == 1
     assert log.count('"event":"serving"') == 2
-    assert (await finished("reset", "--state", str(state)))[0] == 0
+    assert (await finished("local", "reset", "--state", str(state)))[0] == 0
     assert not state.exists()
-    code, output = await finished("reset", "--state", str(state))
+    code, output = await finished("local", "reset", "--state", str(state))
     assert (code, "nothing to reset" in output) == (0, True)
 
 
 async def test_reset_deletes_nothing_that_is_not_its_own(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("x")
-    code, output = await finished("reset", "--state", str(tmp_path))
+    code, output = await finished("local", "reset", "--state", str(tmp_path))
     assert code == 1
     assert "nothing was deleted" in output
     assert (tmp_path / "precious").exists()
@@ -122,7 +83,7 @@ async def test_a_port_that_is_taken_is_said_in_one_line(tmp_path: Path, option: 
         taken.listen()
         port = str(taken.getsockname()[1])
         ports = [port if given == option else value for given, value in zip(("", *ANY_PORTS), ANY_PORTS, strict=False)]
-        code, output = await finished("up", "--state", str(tmp_path / "state"), *ports)
+        code, output = await finished("local", "up", "--state", str(tmp_path / "state"), *ports)
     assert code == 1
     complaint = output.strip().splitlines()[-1]
     assert complaint.startswith(
@@ -132,7 +93,7 @@ async def test_a_port_that_is_taken_is_said_in_one_line(tmp_path: Path, option: 
 
 
 async def test_a_child_that_crashes_is_named_and_the_rest_is_stopped(tmp_path: Path) -> None:
-    async with command("up", "--state", str(tmp_path / "state"), *ANY_PORTS) as run:
+    async with command("local", "up", "--state", str(tmp_path / "state"), *ANY_PORTS) as run:
         await eventually(lambda: "Ctrl-C stops everything" in run.output, within_s=30)
         children = children_of(run.process.pid)
         victim = next(pid for pid in children if b"dynoxide" in Path(f"/proc/{pid}/cmdline").read_bytes())
@@ -159,7 +120,7 @@ async def test_a_missing_engine_is_said_in_one_line(tmp_path: Path) -> None:
 
 
 async def test_help_names_the_commands() -> None:
-    code, output = await finished("--help")
+    code, output = await finished("local", "--help")
     assert code == 0
     for name in ("up", "demo", "reset"):
         assert name in output

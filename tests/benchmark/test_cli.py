@@ -1,0 +1,135 @@
+"""`python -m benchmark`, as a person and as a CI job runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import signal
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from benchmark.cost import BUSY, Effort, measure
+from tests.support.command import command, finished
+from tests.support.world import World, eventually
+
+BENCHMARK = "benchmark"
+
+
+@pytest.fixture
+def options(world: World, tmp_path: Path) -> list[str]:
+    creds = tmp_path / "client.creds"
+    creds.touch(0o600)
+    creds.write_text(world.creds("client"))
+    return ["--server", world.nats_url, "--creds", str(creds)]
+
+
+async def test_a_closed_loop_as_the_original(world: World, options: list[str], tmp_path: Path) -> None:
+    new = tmp_path / "new.json"
+    async with world.task(), world.task():
+        code, output = await finished(
+            BENCHMARK, "run", *options, "--verify", "--json", str(new), "--report", str(tmp_path / "new.html"),
+            "--fail-if", "errors>0", DDB_TABLE=world.table, **world.servers.dynamodb_env,
+        )  # fmt: skip
+        assert code == 0, output
+        last = output.splitlines()[-1]
+        assert re.fullmatch(
+            r"Total of 1000 requests, with max concurrency 1000, and request timeout 5s, completed in [0-9.]+m?s\. "
+            r"Average call took [0-9]+\.[0-9]{2} milliseconds",
+            last,
+        )
+        body = json.loads(new.read_text())
+        assert (body["measured"]["requests"], body["measured"]["replies"], body["measured"]["errors"]) == (
+            1000, 1000, {},
+        )  # fmt: skip
+        assert sum(task["requests"] for task in body["tasks"]) == 1000
+        assert len(body["tasks"]) == 2
+        assert "<svg" in (tmp_path / "new.html").read_text()
+        code, output = await finished(
+            BENCHMARK, "run", *options, "--rate", "200", "--duration", "1s", "--poisson", "--compare", str(new),
+            "--fail-if", "p99>1us", "--fail-if", "throughput>1",
+        )  # fmt: skip
+        assert code == 1
+        assert re.search(r"^p99 +[0-9.]+ +[0-9.]+ +[0-9.]+$", output, re.MULTILINE)
+        assert re.search(r"^error: p99>1us: it is .*; throughput>1: it is ", output, re.MULTILINE)
+        assert "Total of" not in output, "that line is the closed loop's"
+
+
+async def test_errors_are_shown_by_kind(world: World, options: list[str]) -> None:
+    async with world.task():
+        code, output = await finished(BENCHMARK, "run", *options, "--ids", "1100", "--requests", "1100")
+    assert code == 0, output
+    assert re.search(r"^404 NOT_FOUND +100$", output, re.MULTILINE)
+
+
+async def test_ctrl_c_reports_what_was_measured(world: World, options: list[str], tmp_path: Path) -> None:
+    new = tmp_path / "new.json"
+    async with world.task():
+        async with command(BENCHMARK, "run", *options, "--rate", "100", "--duration", "10m", "--json", str(new)) as run:
+            await eventually(lambda: " done " in run.output, within_s=20)
+            run.process.send_signal(signal.SIGINT)
+            async with asyncio.timeout(10):
+                assert await run.process.wait() == 0
+        assert "Interrupted: this is what was measured until then." in run.output
+        assert "Traceback" not in run.output
+        measured = json.loads(new.read_text())["measured"]
+        assert measured["interrupted"]
+        assert 0 < measured["replies"] <= measured["requests"]
+
+
+async def test_a_sweep(world: World, options: list[str]) -> None:
+    async with world.task():
+        code, output = await finished(
+            BENCHMARK, "sweep", *options, "--rates", "100,200", "--step", "1s", "--p99", "5s"
+        )  # fmt: skip
+        assert code == 0, output
+        assert "The highest rate with p99 under 5000 ms: 200 requests/s." in output
+        code, output = await finished(
+            BENCHMARK, "sweep", *options, "--concurrencies", "1,10", "--step", "500ms", "--p99", "5s"
+        )
+        assert code == 0, output
+        assert "The highest concurrency with p99 under 5000 ms: 10 requests in flight." in output
+
+
+MISTAKES = [
+    (["run", "--server", "nats://127.0.0.1:1"], "no connection to nats://127.0.0.1:1"),
+    (["run", "--creds", "/nowhere.creds"], "/nowhere.creds cannot be read"),
+    (["run", "--timeout", "soon"], "--timeout 'soon' is no duration"),
+    (["run", "--fail-if", "p99"], "--fail-if 'p99' is not FIGURE>BOUND"),
+    (["run", "--compare", "/nowhere.json"], "/nowhere.json cannot be read"),
+    (["run", "--gateway", "ftp://x"], "--gateway ftp://x is no HTTP address"),
+    (["sweep", "--rates", "1", "--concurrencies", "1"], "not both"),
+    (["sweep", "--rates", "fast"], "--rates 'fast' is no list of numbers"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "problem"), MISTAKES, ids=[" ".join(arguments) for arguments, _ in MISTAKES])
+async def test_a_mistake_is_one_line(arguments: list[str], problem: str) -> None:
+    code, output = await finished(BENCHMARK, *arguments)
+    assert code == 1
+    assert len(output.splitlines()) == 1
+    assert output.startswith("error: ")
+    assert problem in output
+
+
+async def test_nobody_serves(options: list[str]) -> None:
+    code, output = await finished(BENCHMARK, "run", *options)
+    assert (code, output) == (
+        1, "error: no task answers $SRV.STATS.customer; is the service running, with these credentials?\n",
+    )  # fmt: skip
+
+
+async def test_what_a_request_costs_is_measured_for_each_program() -> None:
+    """The figures are the machine's; here: that each of them is there, and is one of a program that served."""
+    effort = Effort(rounds=1, step_s=0.3, concurrencies=(1, BUSY), tasks=(1,), rows=(1_000, 2_000),
+                    memory_after=(500, 1_000), warm_up_s=0.1)  # fmt: skip
+    found = await measure(effort, Console(quiet=True), asyncio.Event())
+    assert [(row.program, row.concurrency) for row in found.rows] == [
+        (program, concurrency) for concurrency in (1, BUSY) for program in ("echo", "service", "plain")
+    ]
+    assert all(row.throughput > 0 and row.server_cpu_us > 0 and row.memory_mib > 20 for row in found.rows)
+    assert [(row.of, row.size) for row in found.scale] == [("tasks", 1), ("rows", 1000), ("rows", 2000)]
+    assert len(found.claims) == 7
+    assert found.figures()["over_plain"] > 2
