@@ -9,7 +9,7 @@ TASKS ?= 1
 LOCK := $(VENV)/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-annotate --no-emit-index-url --quiet
 
-.PHONY: help setup demo up test bench lint format lock clean
+.PHONY: help setup demo up test drill bench lint format lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -36,6 +36,9 @@ up: setup ## the whole system on this machine until Ctrl-C (TASKS=3 for three ta
 
 test: setup ## every test, on real servers that the tests start
 	@$(PY) -m pytest -n 2 --dist loadgroup
+
+drill: setup ## what production does to a task, in full: ten minutes, and a table of what held
+	@$(PY) -m pytest -m drill --drill-full -v --no-header
 
 bench: setup ## what one request costs here, beside an echo and the plain way; some minutes (ARGS="--quick")
 	@$(PY) -m benchmark cost --json .bench/cost.json --report .bench/cost.html $(ARGS)

@@ -132,7 +132,7 @@ async def run(
     on_tick: Callable[[Totals], None] = lambda _: None,
     stop: asyncio.Event | None = None,
 ) -> Totals:
-    """Put the load on and return what came of it; setting `stop` ends it early, with what was measured so far.
+    """Put the load on and return what came of it; setting `stop` ends it early, once what is in flight has come back.
 
     Raises `BenchmarkError` when a generator cannot do its part.
     """

@@ -47,7 +47,7 @@ class Load:
         self._reset()
 
     def stop(self) -> None:
-        """Send no more, and wait for no reply."""
+        """Send no more. What is in flight is still waited for, each until its time-out."""
         self._stopped = True
         self._changed.set()
 
@@ -61,7 +61,7 @@ class Load:
                 await self._run_closed(self._job.loop, start_at)
             else:
                 await self._run_open(self._job.loop, start_at)
-            while self._in_flight and not self._stopped:
+            while self._in_flight:
                 self._changed.clear()
                 await self._changed.wait()
         finally:

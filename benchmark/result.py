@@ -103,13 +103,11 @@ class Generators(Model):
 
 
 class Measured(Model):
-    """One load and what became of it: requests = replies + errors + unfinished."""
+    """One load and what became of it: requests = replies + errors."""
 
     requests: int
     replies: int
     errors: dict[str, int]
-    unfinished: int
-    """In flight when it was interrupted."""
     elapsed_s: float
     latency: Latency
     generators: Generators
@@ -145,7 +143,6 @@ class Measured(Model):
             requests=totals.sent,
             replies=totals.replies,
             errors=dict(totals.errors),
-            unfinished=totals.sent - totals.done,
             elapsed_s=totals.elapsed_s,
             latency=Latency.of(totals.histogram),
             generators=Generators(

@@ -61,8 +61,6 @@ def _run(result: RunResult) -> Iterator[Grid]:
         [(f"{measured.throughput:,.0f}/s", *map(_ms, times))],
     )
     wrong = sorted(measured.errors.items(), key=lambda pair: -pair[1])
-    if measured.unfinished:
-        wrong.append(("in flight at the end", measured.unfinished))
     if wrong:
         yield Grid(("not answered rightly", "requests"), [(kind, f"{count:,}") for kind, count in wrong], left=1)
     if result.tasks:

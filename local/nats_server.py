@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from control_plane import claims
@@ -13,7 +14,7 @@ from control_plane.claims import Key
 from local.process import Child, LocalError, accepts, running
 
 _CONFIG = """\
-server_name: local
+server_name: {name}
 listen: "127.0.0.1:{port}"
 max_payload: 1MB
 jetstream {{ store_dir: "{folder}/jetstream", max_file_store: 4GB, max_memory_store: 64MB }}
@@ -22,6 +23,26 @@ system_account: {system}
 resolver {{ type: full, dir: "{folder}/accounts", allow_delete: true, interval: "2m" }}
 resolver_preload {{ {system}: {system_jwt} }}
 """
+_CLUSTER = """\
+cluster {{ name: local, listen: "127.0.0.1:{port}", routes: [{routes}] }}
+"""
+
+
+@dataclass(frozen=True)
+class Node:
+    """One server of a cluster: its own route port, and everybody's."""
+
+    number: int
+    route_ports: Sequence[int]
+
+    @property
+    def name(self) -> str:
+        return f"local-{self.number}"
+
+    @property
+    def config(self) -> str:
+        routes = ", ".join(f'"nats://127.0.0.1:{port}"' for port in self.route_ports)
+        return _CLUSTER.format(port=self.route_ports[self.number], routes=routes)
 
 
 def binary() -> str:
@@ -34,18 +55,25 @@ def binary() -> str:
 
 
 @asynccontextmanager
-async def nats_server(folder: Path, port: int, *, operator: Key, system: Key) -> AsyncIterator[Child]:
-    """Run it on `port`; its stores live in `folder`, and survive it. Accounts are pushed to its resolver."""
+async def nats_server(
+    folder: Path, port: int, *, operator: Key, system: Key, node: Node | None = None
+) -> AsyncIterator[Child]:
+    """Run it on `port`; its stores live in `folder`, and survive it. Accounts are pushed to its resolver.
+
+    It is alone, or one `node` of a cluster.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "nats-server.conf"
     config.write_text(
         _CONFIG.format(
+            name=node.name if node else "local",
             port=port,
             folder=folder.resolve(),
             operator=claims.operator_jwt("local", operator, system.public),
             system=system.public,
             system_jwt=claims.account_jwt("SYS", system.public, operator),
         )
+        + (node.config if node else "")
     )
     async with running("nats-server", [binary(), "-c", str(config)], folder / "nats-server.log") as child:
         await child.until(lambda: accepts(port))

@@ -80,13 +80,13 @@ class DynamoDB:
             decoded = orjson.loads(answer.body)
         except orjson.JSONDecodeError:
             decoded = None
-        if answer.status >= 500 and type(decoded) is not dict:
+        if answer.status >= 500 and (type(decoded) is not dict or "__type" not in decoded):
             raise DynamoDBError(answer.status, f"HTTP {answer.status}", "")
-        if type(decoded) is not dict:
+        if type(decoded) is not dict or (answer.status != 200 and "__type" not in decoded):
             raise Garbage(f"HTTP {answer.status} with a body that is not DynamoDB's")
         if answer.status == 200:
             return decoded
-        code = str(decoded.get("__type", f"HTTP {answer.status}")).rpartition("#")[2]
+        code = str(decoded["__type"]).rpartition("#")[2]
         if code == "ExpiredTokenException":
             self._chain.forget()
         raise DynamoDBError(answer.status, code, str(decoded.get("message", decoded.get("Message", ""))))

@@ -1,7 +1,8 @@
 """Concurrent look-ups that are waiting at the same time share one BatchGetItem.
 
 A call leaves at the end of the event loop's turn in which it was asked for while few calls are in flight, so no
-timer delays a lone request; what arrives while they are out forms the next batch. A full batch leaves at once.
+timer delays a lone request; what arrives while they are out forms the next batch. A full batch leaves at once, and
+none waits longer than `MAX_WAIT_S` for calls that do not come back.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ MAX_KEYS: Final = 100
 EAGER_CALLS: Final = 4
 """While fewer are in flight, a batch leaves however small it is."""
 
+MAX_WAIT_S: Final = 0.05
+"""Several times what a call usually takes."""
+
 
 class Lookup(Generic[Waiter]):
     """Calls `deliver(key, outcome, waiters)` once for each distinct key of a batch, with everyone who asked for it.
@@ -36,6 +40,7 @@ class Lookup(Generic[Waiter]):
         self._max_keys = max_keys
         self._forming: dict[str, list[Waiter]] = {}
         self._leaving = False
+        self._overdue: asyncio.TimerHandle | None = None
         self._calls: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
 
@@ -47,10 +52,13 @@ class Lookup(Generic[Waiter]):
             return
         self._forming[key] = [waiter]
         if len(self._forming) >= self._max_keys:
-            full, self._forming = self._forming, {}
-            self._start(self._call(full))
-        elif not self._leaving and len(self._calls) < EAGER_CALLS:
+            self._start(self._call(self._take()))
+        elif self._leaving or self._overdue:
+            pass
+        elif len(self._calls) < EAGER_CALLS:
             self._leave()
+        else:
+            self._overdue = self._loop.call_later(MAX_WAIT_S, self._leave)
 
     @property
     def calls_in_flight(self) -> int:
@@ -81,9 +89,16 @@ class Lookup(Generic[Waiter]):
     async def _call_with_all(self) -> None:
         """Call with what is there when the loop gets to it, which is all that this turn brought."""
         self._leaving = False
+        if self._forming:
+            await self._call(self._take())
+
+    def _take(self) -> dict[str, list[Waiter]]:
+        """The batch, which takes no more waiters from here on."""
+        if self._overdue:
+            self._overdue.cancel()
+            self._overdue = None
         batch, self._forming = self._forming, {}
-        if batch:
-            await self._call(batch)
+        return batch
 
     async def _call(self, batch: dict[str, list[Waiter]]) -> None:
         try:

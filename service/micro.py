@@ -28,6 +28,7 @@ from nats.micro.request import ERROR_CODE_HEADER, ERROR_HEADER
 from nats.micro.service import EndpointInfo, EndpointStats, Service, ServiceInfo, ServiceStats
 
 from service.connection import roundtrip
+from service.contract import INBOX_PREFIX
 from service.errors import BadRequest, InternalError, Overloaded, RequestError
 
 log: Final = structlog.get_logger("service.micro")
@@ -38,7 +39,17 @@ LATENCY_BOUNDS_S: Final = (
     0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0,
 )  # fmt: skip
 
-_NEVER_AN_INBOX: Final = ("$", "customer.")
+
+_OWN_INBOX: Final = f"{INBOX_PREFIX}."
+
+
+def is_inbox(subject: str) -> bool:
+    """Whether a reply may go there: an inbox, as clients (`_INBOX`) and servers (`_R_`) make them.
+
+    The service may publish where a requester must not, and must not be made to do it in its name: to the stream and
+    the bucket, to other programs' subjects, to the inbox in which its own events are acknowledged.
+    """
+    return subject.startswith("_") and not subject.startswith(_OWN_INBOX)
 
 
 @dataclass(slots=True)
@@ -87,8 +98,7 @@ class Request:
 
     async def _publish(self, payload: bytes, headers: dict[str, str] | None) -> bool:
         reply = self._msg.reply
-        # The service may publish to its own stream and bucket; a requester must not do so through it.
-        if not reply or reply.startswith(_NEVER_AN_INBOX):
+        if not is_inbox(reply):
             return False
         try:
             await self._endpoint.client.publish(reply, payload, headers=headers)
@@ -163,7 +173,7 @@ class ConcurrentEndpoint:
         try:
             if in_flight >= self._max_in_flight:
                 await request.refuse(self._overloaded)
-            elif not msg.reply or msg.reply.startswith(_NEVER_AN_INBOX):
+            elif not is_inbox(msg.reply):
                 await request.refuse(BadRequest("no inbox to reply to"))
             else:
                 await self._handler(request)

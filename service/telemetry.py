@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import sys
@@ -103,6 +104,7 @@ class Metrics(Collector):
         stalled = float(self._events.stalled is not None)
         yield GaugeMetricFamily("balance_events_stalled", "1 while the stream takes none.", stalled)
         yield CounterMetricFamily("balance_nats_reconnects", "Reconnections to NATS.", self._reconnects())
+        yield GaugeMetricFamily("balance_asyncio_tasks", "Tasks of the event loop.", len(asyncio.all_tasks()))
 
 
 def _labelled(name: str, documentation: str, label: str, counts: Mapping[str, int]) -> Metric:

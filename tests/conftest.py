@@ -9,8 +9,28 @@ from pathlib import Path
 import pytest
 
 from local.process import accepts, claim_port, running
+from tests.support.drill import Drill, drill_table
 from tests.support.faulty import FaultyDynamoDB, faulty_dynamodb
 from tests.support.world import Servers, World, make_world, start_servers
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--drill-full", action="store_true", help="drills in full, as `make drill` runs them")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if config.getoption("--drill-full"):
+        reports = [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]
+        terminalreporter.write(drill_table(reports))
+
+
+@pytest.fixture
+def drill(request: pytest.FixtureRequest) -> Drill:
+    what, must = request.node.get_closest_marker("drill").args
+    if hasattr(request.node, "callspec"):
+        what = what.format(request.node.callspec.id)
+    request.node.user_properties.append(("drill", f"{what}\n{must}"))
+    return Drill(request.config.getoption("--drill-full"), request.node.user_properties)
 
 
 @pytest.fixture(scope="session")

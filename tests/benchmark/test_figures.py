@@ -145,7 +145,7 @@ def test_a_zipf_draw_is_skewed_and_repeatable() -> None:
 def measured(rate: float, p99_ms: float, errors: int = 0, seconds: float = 1.0) -> Measured:
     latency = Latency(mean_ms=1, p50_ms=p99_ms / 2, p90_ms=p99_ms, p99_ms=p99_ms, p99_9_ms=p99_ms, max_ms=p99_ms)
     return Measured(
-        requests=round(rate * seconds) + errors, replies=round(rate * seconds), unfinished=0, elapsed_s=seconds,
+        requests=round(rate * seconds) + errors, replies=round(rate * seconds), elapsed_s=seconds,
         errors={"timeout": errors} if errors else {}, latency=latency, interrupted=False,
         generators=Generators(processes=2, cpu_share=0.2, late=0),
     )  # fmt: skip

@@ -7,20 +7,15 @@ import itertools
 import random
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
 
 import orjson
-import pytest
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from local.load import ask_all, request_for
-from local.system import Task, ready
 from service import contract
 from service.connection import roundtrip
-from tests.support.faulty import Call, FaultyDynamoDB, refusal
-from tests.support.world import World, eventually, metric, own_server, statistics
+from tests.support.faulty import Call, FaultyDynamoDB
+from tests.support.world import World, clients, eventually, metric, statistics, stop, tasks
 
 MALFORMED = [
     b"",
@@ -42,26 +37,6 @@ MALFORMED = [
     b'{"client_id":"1"',
     random.Random(1).randbytes(500_000),
 ]
-
-
-@asynccontextmanager
-async def clients(world: World, count: int) -> AsyncIterator[list[Client]]:
-    async with AsyncExitStack() as stack:
-        yield [await stack.enter_async_context(world.client()) for _ in range(count)]
-
-
-@asynccontextmanager
-async def tasks(world: World, count: int, **env: str) -> AsyncIterator[list[Task]]:
-    async with AsyncExitStack() as stack:
-        started = [await stack.enter_async_context(world.launch(health_port=0, **env)) for _ in range(count)]
-        await asyncio.gather(*map(ready, started))
-        yield started
-
-
-async def stop(*stopping: Task) -> None:
-    for task in stopping:
-        task.child.signal(signal.SIGTERM)
-    assert [await task.child.wait() for task in stopping] == [0] * len(stopping)
 
 
 async def test_two_thousand_requests_at_concurrency_500(world: World) -> None:
@@ -134,30 +109,6 @@ async def test_malformed_requests_of_every_kind_under_that_load(world: World) ->
     assert await world.last_sequence() == 2000, "errors publish nothing"
 
 
-async def test_sigterm_under_load_loses_nothing(world: World) -> None:
-    """Two tasks are told to stop, one after the other; the third answers what they no longer take."""
-    async with tasks(world, 3) as started, clients(world, 3) as asking:
-        balances = world.rows()
-        enough = asyncio.Event()
-
-        async def roll() -> None:
-            for task in started[:2]:
-                await asyncio.sleep(0.3)
-                await stop(task)
-            await asyncio.sleep(0.2)
-            enough.set()
-
-        rolling = asyncio.create_task(roll())
-        tally = await ask_all(
-            asking, itertools.cycle(balances), concurrency=200, expected=balances, until=enough.is_set
-        )
-        await rolling
-        assert tally.balances == tally.sent > 1000
-        assert (tally.wrong, tally.errors) == ([], Counter())
-        await stop(started[2])
-    assert await world.last_sequence() == tally.sent
-
-
 async def test_a_drain_under_load_is_clean_every_time(world: World) -> None:
     async with tasks(world, 1, SEED_ROWS="50") as (keeper,), clients(world, 2) as asking:
         balances = world.rows()
@@ -178,103 +129,6 @@ async def test_a_drain_under_load_is_clean_every_time(world: World) -> None:
         assert tally.balances == tally.sent
         await stop(keeper)
     assert await world.last_sequence() == tally.sent
-
-
-async def test_a_server_restart_under_load(world: World, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """What was in hands when the server went may time out; everything answered is in the stream afterwards."""
-    async with own_server(world, tmp_path_factory.mktemp("own")) as (own, server):
-        async with tasks(own, 2) as started, clients(own, 2) as asking:
-            balances = own.rows()
-            enough = asyncio.Event()
-
-            async def cycle() -> None:
-                await asyncio.sleep(0.3)
-                await server.stop()
-                await server.start()
-                for task in started:
-                    await ready(task)
-                await asyncio.sleep(0.3)
-                enough.set()
-
-            cycling = asyncio.create_task(cycle())
-            tally = await ask_all(
-                asking, itertools.cycle(balances), concurrency=100, expected=balances, timeout_s=1, until=enough.is_set
-            )
-            await cycling
-            assert tally.sent == tally.balances + sum(tally.errors.values())
-            assert tally.errors.keys() <= {"timeout", "no responders"}
-            assert tally.wrong == []
-            after = await ask_all(asking, list(balances)[:100], concurrency=10, expected=balances)
-            assert after.balances == 100
-            await stop(*started)
-        # A reply that the restart swallowed was an answer too, so there may be more events than balances.
-        assert tally.balances + 100 <= await own.last_sequence() <= tally.sent + 100
-
-
-async def test_a_task_that_is_killed_takes_only_what_it_held(world: World) -> None:
-    async with tasks(world, 3) as started, clients(world, 3) as asking:
-        balances = world.rows()
-        enough = asyncio.Event()
-
-        async def kill() -> None:
-            await asyncio.sleep(0.3)
-            started[0].child.signal(signal.SIGKILL)
-            await started[0].child.wait()
-            await asyncio.sleep(0.5)
-            enough.set()
-
-        killing = asyncio.create_task(kill())
-        tally = await ask_all(
-            asking, itertools.cycle(balances), concurrency=100, expected=balances, timeout_s=2, until=enough.is_set
-        )
-        await killing
-        assert tally.sent == tally.balances + tally.errors["timeout"]
-        assert tally.errors["timeout"] <= 100
-        assert tally.wrong == []
-
-
-async def test_a_throttled_database_under_load(world: World, proxy: FaultyDynamoDB) -> None:
-    """A third of the calls is throttled: retries hide most of it, the rest is a documented error."""
-    async with tasks(world, 1, **proxy.env) as (task,), clients(world, 2) as asking:
-        balances = world.rows()
-        chance = random.Random(7)
-
-        def fault(action: str, _call: Call) -> object:
-            return refusal("ThrottlingException") if chance.random() < 0.3 else None
-
-        proxy.calls.clear()
-        proxy.fault = fault  # type: ignore[assignment]
-        tally = await ask_all(
-            asking, itertools.islice(itertools.cycle(balances), 2000), concurrency=200, expected=balances
-        )
-        assert tally.sent == tally.balances + tally.errors["503"]
-        assert tally.balances > 1500
-        assert tally.wrong == []
-        proxy.fault = None
-        after = await ask_all(asking, list(balances)[:100], concurrency=10, expected=balances)
-        assert after.balances == 100
-        await stop(task)
-    assert await world.last_sequence() == tally.balances + 100
-
-
-async def test_a_stalled_database_under_load(world: World, proxy: FaultyDynamoDB) -> None:
-    async with tasks(world, 1, **proxy.env) as (task,), clients(world, 2) as asking:
-        balances = world.rows()
-        hold = asyncio.Event()
-
-        async def fault(_action: str, _call: Call) -> None:
-            await hold.wait()
-
-        proxy.fault = fault
-        asked = asyncio.create_task(ask_all(asking, list(balances)[:300], concurrency=300, expected=balances))
-        async with asyncio.timeout(4):
-            tally = await asked
-        assert tally.errors == {"503": 300}, "a documented error within the deadline"
-        hold.set()
-        proxy.fault = None
-        after = await ask_all(asking, list(balances)[:100], concurrency=10, expected=balances)
-        assert after.balances == 100
-        await stop(task)
 
 
 async def test_overload_is_refused_at_once(world: World, proxy: FaultyDynamoDB) -> None:

@@ -20,9 +20,23 @@ Fault = Callable[[str, Call], Awaitable[web.Response | None] | web.Response | No
 @dataclass
 class FaultyDynamoDB:
     env: Mapping[str, str]
+    runner: web.AppRunner
     fault: Fault | None = None
     calls: list[tuple[str, Call]] = field(default_factory=list)
     authorizations: list[str] = field(default_factory=list)
+
+    @asynccontextmanager
+    async def refusing(self) -> AsyncIterator[None]:
+        """Refuse connections, those that are there included."""
+        port = self.runner.addresses[0][1]
+        for site in list(self.runner.sites):
+            await site.stop()
+        assert self.runner.server
+        for connection in self.runner.server.connections:
+            if connection.transport:
+                connection.transport.abort()
+        yield
+        await web.TCPSite(self.runner, "127.0.0.1", port, reuse_address=True).start()
 
 
 def refusal(kind: str, status: int = 400) -> web.Response:
@@ -59,7 +73,7 @@ async def faulty_dynamodb(env: Mapping[str, str]) -> AsyncIterator[FaultyDynamoD
         try:
             await web.TCPSite(runner, "127.0.0.1", 0).start()
             port = runner.addresses[0][1]
-            proxy = FaultyDynamoDB({**env, "AWS_ENDPOINT_URL_DYNAMODB": f"http://127.0.0.1:{port}"})
+            proxy = FaultyDynamoDB({**env, "AWS_ENDPOINT_URL_DYNAMODB": f"http://127.0.0.1:{port}"}, runner)
             yield proxy
         finally:
             await runner.cleanup()

@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import aiohttp
+import nats.errors
 import orjson
 from nats.aio.client import Client, RawCredentials
 from nats.js import JetStreamContext
+from nats.js.errors import APIError
 
 from control_plane import claims, jetstream, self_hosted
 from control_plane.claims import Key
+from control_plane.errors import ProvisioningError
 from control_plane.wanted import ACCOUNT
 from local import dynamodb
-from local.nats_server import nats_server
-from local.process import claim_port
+from local.nats_server import Node, nats_server
+from local.process import Child, claim_port
 from local.system import Task, ready, service_env, service_task
 from service import contract
+
+NODES: Final = 3
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,7 @@ class World:
 
         client = Client()
         await client.connect(
-            self.nats_url,
+            self.nats_url.split(","),
             user_credentials=RawCredentials(self.creds(user)),
             inbox_prefix=contract.INBOX_PREFIX if user == "service" else "_INBOX",
             max_reconnect_attempts=-1,
@@ -91,13 +97,13 @@ class World:
     @asynccontextmanager
     async def administrator(self) -> AsyncIterator[JetStreamContext]:
         creds = self_hosted.administrator_creds(self.account, self.account.public)
-        async with self_hosted.connected(self.nats_url, creds) as client:
+        async with self_hosted.connected(self.nats_url.split(","), creds) as client:
             yield client.jetstream()
 
     async def push(self, **account: Any) -> None:
         """Give the server the account's claims."""
         token = claims.account_jwt("test", self.account.public, self.servers.operator, limits=ACCOUNT.limits, **account)
-        async with self_hosted.connected(self.nats_url, self.servers.system_creds) as system:
+        async with self_hosted.connected(self.nats_url.split(","), self.servers.system_creds) as system:
             await self_hosted.push_account(system, token)
 
     def put_rows(self, balances: Mapping[str, int]) -> None:
@@ -188,6 +194,58 @@ async def own_server(world: World, folder: Path) -> AsyncIterator[tuple[World, O
         await server.stop()
 
 
+class OwnCluster:
+    """Three nats-servers, each of which a test may stop, kill and start again."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._ports = [claim_port(0, "") for _ in range(NODES)]
+        self._route_ports = [claim_port(0, "") for _ in range(NODES)]
+        self._running: dict[int, tuple[Child, AsyncExitStack]] = {}
+        self.operator, self.system = Key.operator(), Key.account()
+        self.url = ",".join(f"nats://127.0.0.1:{port}" for port in self._ports)
+
+    async def start(self, number: int) -> None:
+        stack = AsyncExitStack()
+        node = Node(number, self._route_ports)
+        server = nats_server(
+            self._folder / node.name, self._ports[number], operator=self.operator, system=self.system, node=node
+        )
+        self._running[number] = await stack.enter_async_context(server), stack
+
+    async def kill(self, number: int) -> None:
+        child, stack = self._running.pop(number)
+        child.signal(signal.SIGKILL)
+        await stack.aclose()
+
+    async def stop(self) -> None:
+        await asyncio.gather(*(stack.aclose() for _, stack in self._running.values()))
+
+
+@asynccontextmanager
+async def own_cluster(world: World, folder: Path) -> AsyncIterator[tuple[World, OwnCluster]]:
+    """The world's table with an account on a cluster of its own, its stream and bucket on every node."""
+    cluster = OwnCluster(folder)
+    try:
+        await asyncio.gather(*(cluster.start(number) for number in range(NODES)))
+        servers = Servers(cluster.url, cluster.operator, cluster.system, world.servers.dynamodb_env)
+        own = World(servers, Key.account(), world.table, world.folder)
+        await own.push()
+
+        async def provisioned() -> bool:
+            try:
+                async with own.administrator() as admin:
+                    await jetstream.ensure(admin, ACCOUNT, replicas=NODES)
+            except (ProvisioningError, nats.errors.Error, APIError):
+                return False  # the nodes are still electing
+            return True
+
+        await eventually(provisioned, within_s=30, what="a cluster with JetStream")
+        yield own, cluster
+    finally:
+        await cluster.stop()
+
+
 async def eventually(
     condition: Callable[[], Awaitable[bool]] | Callable[[], bool],
     *,
@@ -231,3 +289,23 @@ def log_lines(task_log: str) -> list[dict[str, Any]]:
     """The log's records, without the metrics that are in it too."""
     lines = [orjson.loads(line) for line in task_log.splitlines() if line.startswith("{")]
     return [line for line in lines if "_aws" not in line]
+
+
+@asynccontextmanager
+async def clients(world: World, count: int) -> AsyncIterator[list[Client]]:
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(world.client()) for _ in range(count)]
+
+
+@asynccontextmanager
+async def tasks(world: World, count: int, **env: str) -> AsyncIterator[list[Task]]:
+    async with AsyncExitStack() as stack:
+        started = [await stack.enter_async_context(world.launch(health_port=0, **env)) for _ in range(count)]
+        await asyncio.gather(*map(ready, started))
+        yield started
+
+
+async def stop(*stopping: Task) -> None:
+    for task in stopping:
+        task.child.signal(signal.SIGTERM)
+    assert [await task.child.wait() for task in stopping] == [0] * len(stopping)
