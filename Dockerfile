@@ -2,7 +2,9 @@
 ARG PYTHON_TAG=3.11-slim-bookworm
 
 FROM python:${PYTHON_TAG} AS build
-COPY requirements/service.txt /build/requirements.txt
+# service-otel: with OpenTelemetry.
+ARG REQUIREMENTS=service
+COPY requirements/${REQUIREMENTS}.txt /build/requirements.txt
 RUN python3 -m venv --without-pip /opt/service \
  && python3 -m pip --python /opt/service/bin/python install --quiet --no-cache-dir --disable-pip-version-check \
       --only-binary :all: --no-binary nkeys --require-hashes --no-deps --no-compile -r /build/requirements.txt

@@ -57,6 +57,7 @@ format: setup ## put the code's form right
 lock: setup ## lock the dependencies of pyproject.toml and local/package.json anew
 	$(LOCK) --upgrade -o requirements/service.txt
 	$(LOCK) --upgrade --all-extras -c requirements/service.txt -o requirements/dev.txt
+	$(LOCK) --extra otel -c requirements/service.txt -c requirements/dev.txt -o requirements/service-otel.txt
 	cd local && npm install --package-lock-only --silent
 	cd cdk && npm install --package-lock-only --silent
 
@@ -64,7 +65,8 @@ lock: setup ## lock the dependencies of pyproject.toml and local/package.json an
 lock-check: setup
 	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && cp requirements/*.txt "$$dir" \
 	&& $(LOCK) -o "$$dir/service.txt" && $(LOCK) --all-extras -c "$$dir/service.txt" -o "$$dir/dev.txt" \
-	&& diff -u requirements/service.txt "$$dir/service.txt" && diff -u requirements/dev.txt "$$dir/dev.txt" \
+	&& $(LOCK) --extra otel -c "$$dir/service.txt" -c "$$dir/dev.txt" -o "$$dir/service-otel.txt" \
+	&& diff -u requirements/service-otel.txt "$$dir/service-otel.txt" && diff -u requirements/service.txt "$$dir/service.txt" && diff -u requirements/dev.txt "$$dir/dev.txt" \
 	&& (cd local && npm ci --dry-run --silent >/dev/null) && (cd cdk && npm ci --dry-run --silent >/dev/null) \
 	&& echo "lock files are current" || { echo "error: the lock files are not current; run make lock" >&2; exit 1; }
 

@@ -78,6 +78,7 @@ SERVICE: Final = User(
         f"$JS.API.STREAM.MSG.GET.{_KV}",
         f"$JS.API.STREAM.INFO.{_KV}",
         f"$JS.API.STREAM.INFO.{contract.STREAM}",
+        "$SYS.REQ.USER.INFO",  # its own permissions, for `python -m service --check`
     ),
     subscribe=(
         f"{contract.SUBJECT} {contract.QUEUE_GROUP}",

@@ -23,6 +23,7 @@ from service.micro import ConcurrentEndpoint, ConcurrentService
 from service.seeding import is_seeded, seed
 from service.settings import Settings
 from service.table import Table, open_table
+from service.tracing import Tracing, tracing
 
 log: Final = structlog.get_logger("service.app")
 
@@ -52,7 +53,10 @@ async def run(settings: Settings) -> None:
 async def _start(settings: Settings, stack: AsyncExitStack, connection: Connection) -> _Task:
     table = await stack.enter_async_context(open_table(settings.ddb_table))
     await connection.open()
-    task = _Task(settings, connection, table)
+    spans = tracing()
+    if spans:
+        stack.push_async_callback(spans.close, CLOSE_S / 2)
+    task = _Task(settings, connection, table, spans)
     stack.push_async_callback(task.events.close)
     metrics = telemetry.Metrics(task.endpoint, table, task.events, lambda: connection.client.stats["reconnects"])
     port = await stack.enter_async_context(telemetry.serve_health(settings.health_port, task.problems, metrics))
@@ -80,12 +84,12 @@ async def _cancelled(background: asyncio.Task[None]) -> None:
 class _Task:
     """The parts of a running task, wired together."""
 
-    def __init__(self, settings: Settings, connection: Connection, table: Table) -> None:
+    def __init__(self, settings: Settings, connection: Connection, table: Table, spans: Tracing | None) -> None:
         self._client = connection.client
         self._table = table
         self._state = "starting"
         self.events = Events(connection.client)
-        self.balance = Balance(table.read, self.events)
+        self.balance = Balance(spans.read(table.read) if spans else table.read, self.events)
         self.endpoint = ConcurrentEndpoint(
             connection.client,
             self.balance.handle,
@@ -93,6 +97,7 @@ class _Task:
             subject=contract.SUBJECT,
             queue_group=contract.QUEUE_GROUP,
             max_in_flight=settings.max_in_flight,
+            tracing=spans,
             metadata={
                 "description": "A client's balance, by client_id.",
                 "request_schema": orjson.dumps(contract.REQUEST_SCHEMA).decode(),

@@ -63,7 +63,7 @@ class Balance:
             payload = encode(outcome)
             for request in requests:
                 if await request.respond(payload):
-                    await self._events.publish(client_id, payload)
+                    await self._events.publish(client_id, payload, request.traceparent)
             return
         error = _refusal(client_id, outcome)
         for request in requests:

@@ -45,6 +45,7 @@ class Event:
     subject: str
     payload: bytes
     size_bytes: int
+    traceparent: str | None
     sent_s: float = 0.0
 
 
@@ -87,14 +88,14 @@ class Events:
         await self._client.subscribe(f"{self._inbox}.*", cb=self._on_ack)
         self._watch = asyncio.create_task(self._watch_acks(), name="events")
 
-    async def publish(self, client_id: str, payload: bytes) -> None:
+    async def publish(self, client_id: str, payload: bytes, traceparent: str | None = None) -> None:
         """Have the event stored, once it can be. Never raises for a stream or a connection that is away."""
         subject = EVENT_PREFIX + client_id
         size_bytes = len(subject) + len(payload) + _OVERHEAD_BYTES
         if self.pending >= self._max_events or self._bytes + size_bytes > self._max_bytes:
             self._drop()
             return
-        event = Event(self._next, subject, payload, size_bytes)
+        event = Event(self._next, subject, payload, size_bytes, traceparent)
         self._next += 1
         self._bytes += size_bytes
         self._settled.clear()
@@ -120,12 +121,15 @@ class Events:
     async def _send(self, event: Event) -> None:
         event.sent_s = time.monotonic()
         self._sent[event.number] = event
+        headers = {"Nats-Msg-Id": f"{self._id}.{event.number}"}
+        if event.traceparent:
+            headers["traceparent"] = event.traceparent
         try:
             await self._client.publish(
                 event.subject,
                 event.payload,
                 reply=f"{self._inbox}.{event.number}",
-                headers={"Nats-Msg-Id": f"{self._id}.{event.number}"},
+                headers=headers,
             )
         except nats.errors.Error as error:
             self._stall(str(error))

@@ -15,7 +15,7 @@ import logging
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -30,6 +30,7 @@ from nats.micro.service import EndpointInfo, EndpointStats, Service, ServiceInfo
 from service.connection import roundtrip
 from service.contract import INBOX_PREFIX
 from service.errors import BadRequest, InternalError, Overloaded, RequestError
+from service.tracing import Tracing
 
 log: Final = structlog.get_logger("service.micro")
 
@@ -69,32 +70,39 @@ class EndpointNumbers:
 class Request:
     """One request, in flight until `respond` or `refuse` is called, once."""
 
-    __slots__ = ("_endpoint", "_msg", "_received_ns")
+    __slots__ = ("_endpoint", "_msg", "_received_ns", "_span")
 
     def __init__(self, endpoint: ConcurrentEndpoint, msg: Msg) -> None:
         self._endpoint = endpoint
         self._msg = msg
         self._received_ns = time.perf_counter_ns()
+        self._span = endpoint.tracing.begin(msg.headers) if endpoint.tracing else None
 
     @property
     def data(self) -> bytes:
         return self._msg.data
 
     @property
-    def headers(self) -> Mapping[str, str]:
-        return self._msg.headers or {}
+    def traceparent(self) -> str | None:
+        """Of this request's span; None when requests are not traced."""
+        return self._endpoint.tracing.traceparent(self._span) if self._endpoint.tracing and self._span else None
 
     async def respond(self, payload: bytes) -> bool:
         """Answer. False when the reply could not be handed to the connection; never raises for that."""
         sent = await self._publish(payload, None)
-        self._endpoint.finish(self._received_ns, OK if sent else "REPLY_LOST", None)
+        self._finish(OK if sent else "REPLY_LOST", None)
         return sent
 
     async def refuse(self, error: RequestError) -> None:
         """Answer with an error: its code and description as headers, its body as payload."""
         headers = {ERROR_CODE_HEADER: error.code, ERROR_HEADER: error.description}
         await self._publish(error.body, headers)
-        self._endpoint.finish(self._received_ns, error.description, f"{error.code}:{error.description}")
+        self._finish(error.description, f"{error.code}:{error.description}")
+
+    def _finish(self, outcome: str, error: str | None) -> None:
+        self._endpoint.finish(self._received_ns, outcome, error)
+        if self._endpoint.tracing and self._span:
+            self._endpoint.tracing.end(self._span, outcome)
 
     async def _publish(self, payload: bytes, headers: dict[str, str] | None) -> bool:
         reply = self._msg.reply
@@ -129,8 +137,10 @@ class ConcurrentEndpoint:
         queue_group: str,
         max_in_flight: int,
         metadata: dict[str, str],
+        tracing: Tracing | None = None,
     ) -> None:
         self.client = client
+        self.tracing = tracing
         self.name = name
         self.subject = subject
         self.queue_group = queue_group

@@ -29,13 +29,14 @@ async def check(jetstream: JetStreamContext, table: Table) -> KeyValue:
 
     Raises `ServiceFault` that names what is missing and the command that makes it.
     """
-    await _check_stream(jetstream)
-    bucket = await _open_bucket(jetstream)
+    await check_stream(jetstream)
+    bucket = await open_bucket(jetstream)
     await table.check()
     return bucket
 
 
-async def _check_stream(jetstream: JetStreamContext) -> None:
+async def check_stream(jetstream: JetStreamContext) -> None:
+    """Raise `ServiceFault` unless the stream is there and takes the events."""
     try:
         info = await jetstream.stream_info(STREAM)
     except NotFoundError:
@@ -47,7 +48,8 @@ async def _check_stream(jetstream: JetStreamContext) -> None:
         raise ServiceFault(problem, "put its subjects right with `python -m control_plane create`")
 
 
-async def _open_bucket(jetstream: JetStreamContext) -> KeyValue:
+async def open_bucket(jetstream: JetStreamContext) -> KeyValue:
+    """Raises `ServiceFault` when it is not there."""
     try:
         return await jetstream.key_value(BUCKET)
     except (BucketNotFoundError, NotFoundError):

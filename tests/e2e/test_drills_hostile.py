@@ -27,7 +27,8 @@ ELSEWHERE = [
 """Where a reply must not go."""
 BAD_IDS = [
     "a.b", "*", ">", "1.>", "customer.balance.678", "$JS.API.INFO", "1\r\nPUB customer.balance.1 2\r\nxx", "1\n", " 1",
-    "1 ", "NATS/1.0\r\nNats-Msg-Id: 1\r\n\r\n", "\u0000", "\u0085", "\u2028", "", "x" * 129, "x" * 100_000, "\t", "a\x7fb",
+    "1 ", "NATS/1.0\r\nNats-Msg-Id: 1\r\n\r\n",
+    "\u0000", "\u0085", "\u2028", "", "x" * 129, "x" * 100_000, "\t", "a\x7fb",
 ]  # fmt: skip
 VALUES = [None, True, 678, 6.78, -0.0, [], ["678"], {}, {"S": "678"}, {"client_id": "678"}]
 

@@ -1,0 +1,116 @@
+"""`python -m service --check`: for a deployer before, for an operator during trouble."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import sys
+
+import pytest
+
+from local.process import ROOT, claim_port
+from service.check import allows
+from service.contract import BUCKET, SEED_DONE, SEED_KEY, STREAM
+from tests.support.world import World
+
+
+async def check(world: World, **env: str) -> tuple[int, list[str]]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "service", "--check", cwd=ROOT, env=world.service_env(**env),
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    async with asyncio.timeout(30):
+        output, _ = await process.communicate()
+    return process.returncode or 0, output.decode().splitlines()
+
+
+async def test_all_is_there(world: World) -> None:
+    code, lines = await check(world)
+    assert (code, lines) == (
+        0,
+        [
+            f"ok       NATS at {world.nats_url}",
+            "ok       permissions",
+            f"ok       stream {STREAM}",
+            f"ok       bucket {BUCKET}, no seed flag: the first task will seed",
+            f"ok       table {world.table}, no row 1",
+        ],
+    )
+    assert await world.last_sequence() == 0
+    assert world.rows() == {}, "it writes nothing"
+    world.put_rows({"1": 100})
+    async with world.administrator() as admin:
+        await (await admin.key_value(BUCKET)).put(SEED_KEY, SEED_DONE)
+    _, lines = await check(world)
+    assert lines[-2:] == [
+        f"ok       bucket {BUCKET}, the seed flag is set",
+        f"ok       table {world.table}, row 1 is there",
+    ]
+
+
+async def test_it_takes_no_request_from_the_tasks(world: World) -> None:
+    async with world.task(), world.client() as client:
+        checking = asyncio.create_task(check(world))
+        while not checking.done():
+            await client.request("customer.balance", b'{"client_id":"7"}', timeout=2)
+        assert (await checking)[0] == 0
+
+
+async def test_everything_that_is_missing_is_named(world: World) -> None:
+    async with world.administrator() as admin:
+        await admin.delete_stream(STREAM)
+        await admin.delete_key_value(BUCKET)
+    code, lines = await check(world, DDB_TABLE="not-there")
+    assert code == 1
+    assert lines[2:] == [
+        f"missing  stream {STREAM} does not exist; make it with `python -m control_plane create`",
+        f"missing  KV bucket {BUCKET} does not exist; make it with `python -m control_plane create`",
+        "missing  table not-there does not exist; deploy the stack, or set DDB_TABLE right",
+    ]
+
+
+async def test_another_users_credentials(world: World) -> None:
+    code, lines = await check(world, NATS_CREDENTIALS=base64.b64encode(world.creds("client").encode()).decode())
+    assert code == 1
+    assert any(line.startswith("note     permissions: the server does not tell") for line in lines)
+    assert any(line.startswith(f"missing  stream {STREAM} cannot be read: no answer") for line in lines)
+
+
+async def test_no_server(world: World) -> None:
+    url = f"nats://127.0.0.1:{claim_port(0, '')}"
+    code, lines = await check(world, NATS_URL=url)
+    assert code == 1
+    missing = [line for line in lines if line.startswith("missing")]
+    assert len(missing) == 1
+    assert missing[0].startswith(f"missing  no NATS server at {url}")
+    assert lines[-1] == f"ok       table {world.table}, no row 1", "what can be looked at is looked at"
+
+
+async def test_a_bad_setting_is_one_line(world: World) -> None:
+    assert await check(world, NATS_URL="x") == (
+        1,
+        ["error: NATS_URL is not valid: must be one or more of nats://HOST:PORT or tls://HOST:PORT, comma separated; "
+         "set NATS_URL right or leave it out"],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rules", "subject", "verdict"),
+    [
+        (None, "a", True),
+        ({}, "a", True),
+        ({"allow": ["a"]}, "a", True),
+        ({"allow": ["a"]}, "a.b", False),
+        ({"allow": ["a.*"]}, "a.b", True),
+        ({"allow": ["a.*"]}, "a", False),
+        ({"allow": ["a.>"]}, "a.b.c", True),
+        ({"allow": ["a.>"]}, "a", False),
+        ({"allow": [">"], "deny": ["a.*"]}, "a.b", False),
+        ({"deny": ["b"]}, "a", True),
+        ({"allow": ["a q"]}, "a q", True),
+        ({"allow": ["a q"]}, "a r", False),
+        ({"allow": ["a"]}, "a q", True),
+    ],
+)
+def test_rules_as_the_server_applies_them(rules: dict[str, list[str]] | None, subject: str, verdict: bool) -> None:
+    assert allows(rules, subject) is verdict

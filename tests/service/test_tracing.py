@@ -1,0 +1,121 @@
+"""Spans in a real collector's format, from a real task: one for each request, linked to the batch it rode in."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from nats.aio.msg import Msg
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from local.process import claim_port
+from tests.support.world import World, eventually, stop
+
+TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+
+
+class Collector:
+    """The receiving end of OTLP over HTTP: https://opentelemetry.io/docs/specs/otlp/#otlphttp."""
+
+    def __init__(self) -> None:
+        self.endpoint = ""
+        self.spans: list[Span] = []
+        self.resource: dict[str, str] = {}
+
+    async def receive(self, request: web.Request) -> web.Response:
+        body = await request.read()
+        if request.headers.get("Content-Encoding") == "gzip":
+            body = gzip.decompress(body)
+        for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+            self.resource = {each.key: each.value.string_value for each in resource.resource.attributes}
+            for scope in resource.scope_spans:
+                self.spans.extend(scope.spans)
+        return web.Response()
+
+    def named(self, name: str) -> list[Span]:
+        return [span for span in self.spans if span.name == name]
+
+
+@pytest.fixture
+async def collector() -> AsyncIterator[Collector]:
+    async with collecting() as collector:
+        yield collector
+
+
+@asynccontextmanager
+async def collecting() -> AsyncIterator[Collector]:
+    collector = Collector()
+    app = web.Application()
+    app.router.add_post("/v1/traces", collector.receive)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    collector.endpoint = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    try:
+        yield collector
+    finally:
+        await runner.cleanup()
+
+
+def attributes(span: Span) -> dict[str, str]:
+    return {each.key: each.value.string_value or str(each.value.int_value) for each in span.attributes}
+
+
+async def test_a_span_for_each_request_with_its_batch(world: World, collector: Collector) -> None:
+    events: list[Msg] = []
+
+    async def see(event: Msg) -> None:
+        events.append(event)
+
+    async with world.task(OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint) as task, world.client() as client:
+        async with world.administrator() as admin:
+            await admin._nc.subscribe("customer.balance.*", cb=see)
+            headers = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
+            await client.request("customer.balance", b'{"client_id":"7"}', timeout=2, headers=headers)
+            await client.request("customer.balance", b'{"client_id":"stranger"}', timeout=2)
+            await client.request("customer.balance", b"zz", timeout=2, headers={"traceparent": "00-zz-not-one"})
+            await eventually(lambda: len(events) == 1)
+        await stop(task)  # what the collector does not have yet is sent before it ends
+    first, stranger, malformed = collector.named("customer.balance")
+    assert [attributes(span)["balance.outcome"] for span in (first, stranger, malformed)] == [
+        "OK", "NOT_FOUND", "BAD_REQUEST",
+    ]  # fmt: skip
+    assert (first.trace_id.hex(), first.parent_span_id.hex()) == (TRACE, PARENT)
+    assert stranger.trace_id.hex() != TRACE
+    batches = {span.span_id: span for span in collector.named("BatchGetItem")}
+    assert [attributes(batches[span.links[0].span_id])["db.operation.batch.size"] for span in (first, stranger)] == [
+        "1", "1",
+    ]  # fmt: skip
+    assert not malformed.links, "it rode in none"
+    assert collector.resource["service.name"] == "customer-balance"
+    (event,) = events
+    assert (event.headers or {})["traceparent"] == f"00-{TRACE}-{first.span_id.hex()}-01"
+
+
+async def test_a_collector_that_is_away_costs_no_request(world: World) -> None:
+    endpoint = f"http://127.0.0.1:{claim_port(0, '')}"
+    async with world.task(OTEL_EXPORTER_OTLP_ENDPOINT=endpoint) as task, world.client() as client:
+        replies = [client.request("customer.balance", b'{"client_id":"7"}', timeout=2) for _ in range(20)]
+        assert all(reply.headers is None for reply in await asyncio.gather(*replies))
+        async with asyncio.timeout(8):
+            await stop(task)
+    assert await world.last_sequence() == 20
+
+
+async def test_without_opentelemetry(world: World, tmp_path: Path) -> None:
+    (tmp_path / "opentelemetry.py").write_text("raise ImportError('not here')")
+    env = {"PYTHONPATH": str(tmp_path)}
+    async with world.task(**env) as task:
+        await stop(task)
+    code, output = await world.run_to_end(health_port=0, OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:4318", **env)
+    assert code == 1
+    assert output.splitlines()[-1] == (
+        "error: OTEL_EXPORTER_OTLP_ENDPOINT is set and OpenTelemetry is not installed (not here); "
+        "install requirements/service-otel.txt, or unset it"
+    )
