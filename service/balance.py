@@ -52,6 +52,7 @@ class Balance:
 
     def __init__(self, read: Read, events: Events) -> None:
         self._events = events
+        self._logged: Exception | int | None = None
         self.lookup: Lookup[Request] = Lookup(read, self._answer)
 
     async def handle(self, request: Request) -> None:
@@ -65,15 +66,18 @@ class Balance:
                 if await request.respond(payload):
                     await self._events.publish(client_id, payload, request.traceparent)
             return
-        error = _refusal(client_id, outcome)
+        error = self._refusal(client_id, outcome)
         for request in requests:
             await request.refuse(error)
 
-
-def _refusal(client_id: str, outcome: Exception | int | None) -> RequestError:
-    if outcome is None:
-        return NotFound("no such client")
-    if isinstance(outcome, RequestError):
-        return outcome
-    log.error("look-up failed", client_id=client_id, exc_info=outcome if isinstance(outcome, Exception) else None)
-    return InternalError("internal error")
+    def _refusal(self, client_id: str, outcome: Exception | int | None) -> RequestError:
+        if outcome is None:
+            return NotFound("no such client")
+        if isinstance(outcome, RequestError):
+            return outcome
+        if outcome is not self._logged:  # a batch's requests may share one failure
+            self._logged = outcome
+            log.error(
+                "look-up failed", client_id=client_id, exc_info=outcome if isinstance(outcome, Exception) else None
+            )
+        return InternalError("internal error")

@@ -29,12 +29,18 @@ from nats.micro.service import EndpointInfo, EndpointStats, Service, ServiceInfo
 
 from service.connection import roundtrip
 from service.contract import INBOX_PREFIX
-from service.errors import BadRequest, InternalError, Overloaded, RequestError
+from service.errors import BadRequest, InternalError, NotFound, Overloaded, RequestError, Unavailable
 from service.tracing import Tracing
 
 log: Final = structlog.get_logger("service.micro")
 
 OK: Final = "OK"
+REPLY_LOST: Final = "REPLY_LOST"
+OUTCOMES: Final = (
+    OK,
+    REPLY_LOST,
+    *(error.description for error in (BadRequest, NotFound, Overloaded, Unavailable, InternalError)),
+)
 LATENCY_BOUNDS_S: Final = (
     0.0002, 0.0005, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075,
     0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0,
@@ -90,7 +96,7 @@ class Request:
     async def respond(self, payload: bytes) -> bool:
         """Answer. False when the reply could not be handed to the connection; never raises for that."""
         sent = await self._publish(payload, None)
-        self._finish(OK if sent else "REPLY_LOST", None)
+        self._finish(OK if sent else REPLY_LOST, None)
         return sent
 
     async def refuse(self, error: RequestError) -> None:

@@ -26,7 +26,7 @@ from prometheus_client.registry import Collector
 
 from service.errors import ServiceFault
 from service.events import Events
-from service.micro import LATENCY_BOUNDS_S, ConcurrentEndpoint
+from service.micro import LATENCY_BOUNDS_S, OUTCOMES, ConcurrentEndpoint
 from service.settings import Settings
 from service.table import BATCH_BOUNDS, CALL_BOUNDS_S, Table
 
@@ -81,7 +81,8 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         requests, table, events = self._endpoint.numbers, self._table.numbers, self._events.numbers
-        yield _labelled("balance_requests", "Requests answered, by outcome.", "outcome", requests.outcomes)
+        outcomes = dict.fromkeys(OUTCOMES, 0) | requests.outcomes
+        yield _labelled("balance_requests", "Requests answered, by outcome.", "outcome", outcomes)
         yield _histogram(
             "balance_request_seconds", "From receipt to reply, in seconds.",
             LATENCY_BOUNDS_S, requests.latency_counts, requests.processing_ns / 1e9,

@@ -87,11 +87,9 @@ async def test_no_server(world: World) -> None:
 
 
 async def test_a_bad_setting_is_one_line(world: World) -> None:
-    assert await check(world, NATS_URL="x") == (
-        1,
-        ["error: NATS_URL is not valid: must be one or more of nats://HOST:PORT or tls://HOST:PORT, comma separated; "
-         "set NATS_URL right or leave it out"],
-    )  # fmt: skip
+    code, lines = await check(world, NATS_URL="x")
+    assert (code, len(lines)) == (1, 1)
+    assert lines[0].startswith("error: NATS_URL is not valid: must be one or more of nats://HOST:PORT")
 
 
 @pytest.mark.parametrize(
