@@ -15,6 +15,7 @@ from nats.micro.service import ServiceConfig
 
 from service import __version__, contract, preflight, telemetry
 from service.balance import Balance
+from service.cancel import cancel
 from service.connection import Connection, roundtrip
 from service.emf import Emitter
 from service.errors import ServiceFault
@@ -72,13 +73,8 @@ async def _start(settings: Settings, stack: AsyncExitStack, connection: Connecti
     await task.serve()
     if telemetry.writes_json(settings):
         emitter = Emitter(task.endpoint, table, task.events, task.is_ready)
-        stack.push_async_callback(_cancelled, asyncio.create_task(emitter.run(), name="emf"))
+        stack.push_async_callback(cancel, asyncio.create_task(emitter.run(), name="emf"))
     return task
-
-
-async def _cancelled(background: asyncio.Task[None]) -> None:
-    background.cancel()
-    await asyncio.gather(background, return_exceptions=True)
 
 
 class _Task:
@@ -181,8 +177,7 @@ class _Stop:
         either: set[asyncio.Future[Any]] = {starting, self._stopped}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if self._stopped.done():
-            starting.cancel()
-            await asyncio.gather(starting, return_exceptions=True)
+            await cancel(starting)
             await self._stopped
             return None
         return await starting

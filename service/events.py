@@ -24,6 +24,7 @@ import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from service.cancel import cancel
 from service.contract import EVENT_PREFIX
 
 log: Final = structlog.get_logger("service.events")
@@ -115,8 +116,7 @@ class Events:
 
     async def close(self) -> None:
         if self._watch:
-            self._watch.cancel()
-            await asyncio.gather(self._watch, return_exceptions=True)
+            await cancel(self._watch)
 
     async def _send(self, event: Event) -> None:
         event.sent_s = time.monotonic()

@@ -19,6 +19,7 @@ from nats.js.errors import APIError, KeyNotFoundError, KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
+from service.cancel import cancel
 from service.contract import SEED_DONE, SEED_KEY, SEED_LEASE_KEY
 from service.errors import ServiceFault, Unavailable
 from service.table import Table
@@ -80,9 +81,7 @@ async def _seed_while_held(bucket: KeyValue, table: Table, rows: int, owner: str
         await asyncio.wait({seeding, renewing}, return_when=asyncio.FIRST_COMPLETED)
         await (seeding if seeding.done() else renewing)
     finally:
-        seeding.cancel()
-        renewing.cancel()
-        await asyncio.gather(seeding, renewing, return_exceptions=True)
+        await cancel(seeding, renewing)
         await lease.release()
 
 

@@ -22,6 +22,7 @@ from control_plane.wanted import ACCOUNT
 from local.load import request_for
 from local.system import Task, ready
 from service import contract
+from service.cancel import cancel
 from service.contract import SEED_DONE, SEED_KEY
 from tests.support.drill import Drill, Probe, stored, traffic, words
 from tests.support.faulty import Call, FaultyDynamoDB
@@ -119,10 +120,8 @@ async def test_seeding(world: World, proxy: FaultyDynamoDB, drill: Drill) -> Non
         surviving = [task for task in started if task not in doomed]
 
         await asyncio.wait_for(asyncio.gather(*map(ready, surviving)), 60)
-        while len(served) < 200:
-            await asyncio.sleep(0.02)
-        asking.cancel()
-        await asyncio.gather(asking, return_exceptions=True)
+        await eventually(lambda: len(served) > 200, within_s=30, what="200 clients served")
+        await cancel(asking)
         for task in surviving:
             await stop(task)
         logs = [log_lines(task.child.log.read_text()) for task in started]

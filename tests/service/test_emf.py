@@ -10,6 +10,7 @@ import orjson
 import pytest
 
 from service import emf
+from service.cancel import cancel
 from service.emf import UNITS, quantile_ms
 from service.events import EventNumbers
 from service.micro import LATENCY_BOUNDS_S, EndpointNumbers
@@ -55,8 +56,7 @@ async def test_it_is_written_in_every_interval(
     requests.outcomes["OK"] += 4
     requests.processing_ns += 10**9
     await asyncio.sleep(0.06)
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
+    await cancel(running)
     lines = [orjson.loads(line) for line in capfd.readouterr().err.splitlines()]
     assert len(lines) >= 3
     assert sum(line["Requests"] for line in lines) == 4, "each request is in one line"

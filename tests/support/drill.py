@@ -28,6 +28,7 @@ from benchmark.transport import NO_RESPONDERS
 from local.load import request_for
 from local.system import Task
 from service import contract
+from service.cancel import cancel
 from tests.support.world import World, eventually, get
 
 DOCUMENTED = {"403 BAD_REQUEST", "404 NOT_FOUND", "503 OVERLOADED", "503 UNAVAILABLE", "500 INTERNAL_ERROR"}
@@ -85,8 +86,7 @@ class Traffic:
         return self.totals
 
     async def end(self) -> None:
-        self._running.cancel()
-        await asyncio.gather(self._running, return_exceptions=True)
+        await cancel(self._running)
 
     @property
     def longest_silence_s(self) -> float:
@@ -140,8 +140,7 @@ class Probe:
             try:
                 yield
             finally:
-                asking.cancel()
-                await asyncio.gather(asking, return_exceptions=True)
+                await cancel(asking)
 
     async def until_right(self, within_s: float) -> float:
         """Ask until a reply is right; the seconds that took."""
