@@ -73,7 +73,7 @@ lock-check: setup
 clean: ## remove everything that is not in the repository
 	rm -rf $(VENV) local/node_modules cdk/node_modules cdk/cdk.out .local .bench .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: cp-list cp-create cp-status cp-rotate cp-delete
+.PHONY: cp-list cp-create cp-status cp-rotate cp-revoke cp-delete
 CP := $(PY) -m control_plane
 ARGS ?=
 
@@ -88,6 +88,9 @@ cp-status: setup ## what is wanted beside what is there
 
 cp-rotate: setup ## new credentials for the service (ARGS="--secret")
 	@$(CP) rotate --user service $(ARGS)
+
+cp-revoke: setup ## old credentials void, after a rotation that kept them (ARGS="--key U...")
+	@$(CP) revoke $(ARGS)
 
 cp-delete: setup ## the account with all that is in it, after asking
 	@$(CP) delete $(ARGS)

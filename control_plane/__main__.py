@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
@@ -16,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from control_plane import aws, reconcile, report, seed_flag, synadia_api
+from control_plane import aws, claims, reconcile, report, seed_flag, synadia_api
 from control_plane.errors import ProvisioningError
 from control_plane.files import GATEWAY_TOKEN, Files
 from control_plane.reconcile import Plan
@@ -142,6 +143,9 @@ def rotate(
     *,
     user: Annotated[str, typer.Option(help="Whose credentials.")],
     secret: Annotated[bool, typer.Option("--secret", help="Also push them to AWS Secrets Manager.")] = False,
+    keep_old: Annotated[
+        bool, typer.Option("--keep-old", help="Leave the old ones valid until `revoke`: for a roll without a gap.")
+    ] = False,
     initials: Initials = None,
     system: System = None,
     api: Api = synadia_api.BASE_URL,
@@ -150,7 +154,7 @@ def rotate(
     system_creds: SystemCreds = None,
     config: Config = CONFIG,
 ) -> None:
-    """Give a user new credentials; the old ones are void at once."""
+    """Give a user new credentials; the old ones are void at once, unless they are kept for a while."""
 
     async def work() -> None:
         names = [wanted.name for wanted in ACCOUNT.users]
@@ -164,15 +168,48 @@ def rotate(
             account = await reconcile.find(provider, f"POC-{given}")
             if account is None:
                 raise ProvisioningError(f"there is no account POC-{given}; run create")
-            creds = await provider.rotate(account.id, user)
+            old = files.creds(user)
+            creds = await (provider.renew if keep_old else provider.rotate)(account.id, user)
             files.write_creds(user, creds)
-            console.print(f"[green]rotated[/]  {escape(str(files.creds_path(user)))}; the old credentials are void")
+            remark = "the old credentials are void"
+            if keep_old:
+                key = claims.decode(claims.token_of(old))["sub"] if old else "THE_OLD_ONES_PUBLIC_KEY"
+                remark = f"when nothing uses the old ones any more: revoke --key {key}"
+            console.print(f"[green]rotated[/]  {escape(str(files.creds_path(user)))}; {remark}")
             if user == GATEWAY.name and provider.has_gateway:
                 files.write_token(GATEWAY_TOKEN, await provider.gateway_token(account.id, user))
                 console.print(f"[green]renewed[/]  {escape(str(files.token_path(GATEWAY_TOKEN)))}")
         if secret:
             arn = await asyncio.to_thread(aws.push_secret, given, creds)
             console.print(f"[green]pushed[/]   {arn}; tasks take it up at their next roll")
+
+    _run(work())
+
+
+@cli.command()
+def revoke(
+    *,
+    key: Annotated[str, typer.Option(help="The public key of the user whose credentials they are, U...")],
+    initials: Initials = None,
+    system: System = None,
+    api: Api = synadia_api.BASE_URL,
+    server: Server = None,
+    operator: Operator = None,
+    system_creds: SystemCreds = None,
+    config: Config = CONFIG,
+) -> None:
+    """Make old credentials void: what is connected with them is cut off, and cannot connect again."""
+
+    async def work() -> None:
+        if not re.fullmatch(r"U[A-Z2-7]{55}", key):
+            raise ProvisioningError(f"{key} is no user's public key; it begins with U and has 56 characters")
+        name = account_name(initials)
+        async with open_provider(Where(system, api, server, operator, system_creds, config)) as provider:
+            account = await reconcile.find(provider, name)
+            if account is None:
+                raise ProvisioningError(f"there is no account {name}; run create")
+            await provider.revoke(account.id, key)
+            console.print(f"[green]revoked[/]  {key}")
 
     _run(work())
 

@@ -75,6 +75,14 @@ class Provider(Protocol):
         """New credentials; the old ones are void when this returns."""
         ...
 
+    async def renew(self, account: str, user: str) -> str:
+        """New credentials beside the old ones, which stay valid until they are revoked."""
+        ...
+
+    async def revoke(self, account: str, key: str) -> None:
+        """Make void what was issued until now to a user's public key."""
+        ...
+
     async def gateway_token(self, account: str, user: str) -> str:
         """A token with which the HTTP gateway acts as the user."""
         ...

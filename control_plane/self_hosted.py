@@ -10,6 +10,7 @@ and a changed permission holds for credentials that are already out (docs/adr/00
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -189,12 +190,15 @@ class SelfHosted:
         return claims.creds_file(claims.scoped_user_jwt(user, key.public, signer, account=account), key)
 
     async def accepts(self, account: str, user: str, creds: str) -> bool:
-        scope = _scopes((await self._claims(account))["nats"])[user]
+        body = (await self._claims(account))["nats"]
+        scope = _scopes(body)[user]
         try:
             token = claims.decode(claims.token_of(creds))
         except ValueError:
             return False
-        return bool(token.get("iss") == scope["key"] and token.get("nats", {}).get("issuer_account") == account)
+        revoked = body.get("revocations", {}).get(token.get("sub"), 0)
+        signed = token.get("iss") == scope["key"] and token.get("nats", {}).get("issuer_account") == account
+        return bool(signed and token.get("iat", 0) > revoked)
 
     async def rotate(self, account: str, user: str) -> str:
         """By the next generation of the user's signing key: what the last one signed is void at once."""
@@ -204,6 +208,13 @@ class SelfHosted:
             signer = _signer(self._operator, account, user, generation).public
             _set_scope(body, {**scope, "key": signer, "description": str(generation)})
         return await self.creds(account, user)
+
+    async def renew(self, account: str, user: str) -> str:
+        return await self.creds(account, user)
+
+    async def revoke(self, account: str, key: str) -> None:
+        async with self._changing(account) as body:
+            body.setdefault("revocations", {})[key] = int(time.time())
 
     async def gateway_token(self, account: str, user: str) -> str:  # noqa: ARG002
         raise ProvisioningError("a nats-server has no HTTP gateway; `make up` brings one of its own")

@@ -152,11 +152,17 @@ class Synadia:
 
     async def rotate(self, account: str, user: str) -> str:
         """The old key is revoked first: if the rest fails, a second run gives new ones, and nobody holds the old."""
+        await self.revoke(account, (await self._user(account, user))["user_public_key"])
+        return await self.renew(account, user)
+
+    async def renew(self, account: str, user: str) -> str:
+        """A user's old key stays valid when it is rotated; revoking it is a call of its own."""
         there = await self._user(account, user)
-        revocation = f"{ROOT}/accounts/{account}/nats-user-revocations/{there['user_public_key']}"
-        await self._api.put(revocation, {"before": int(time.time())})
         await self._api.post(f"{ROOT}/nats-users/{there['id']}/rotate")
         return await self.creds(account, user)
+
+    async def revoke(self, account: str, key: str) -> None:
+        await self._api.put(f"{ROOT}/accounts/{account}/nats-user-revocations/{key}", {"before": int(time.time())})
 
     async def gateway_token(self, account: str, user: str) -> str:
         there = await self._user(account, user)

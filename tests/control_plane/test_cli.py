@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import os
+import re
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ import boto3
 import pytest
 
 from control_plane import self_hosted
+from control_plane.errors import ProvisioningError
 from control_plane.files import write_private
 from local.process import ROOT
 from service.contract import BUCKET, INBOX_PREFIX, SEED_DONE, SEED_KEY
@@ -201,6 +203,20 @@ async def test_the_life_of_an_account_on_a_server_of_ones_own(own: Cli, servers:
         creds = (own.config / "service.creds").read_text()
         async with self_hosted.connected(servers.nats_url, creds, inbox_prefix=INBOX_PREFIX) as client:
             await (await client.jetstream().key_value(BUCKET)).put(SEED_KEY, SEED_DONE)
+        code, output, _ = await own("rotate", "--user", "service", "--keep-old", "--initials", "CLI")
+        (key,) = re.findall(r"when nothing uses the old ones any more: revoke --key (U\w{55})\n", output)
+        async with self_hosted.connected(servers.nats_url, creds, inbox_prefix=INBOX_PREFIX):
+            pass  # both are valid
+        assert (await own("revoke", "--key", key, "--initials", "CLI"))[:2] == (0, f"revoked  {key}\n")
+        with pytest.raises(ProvisioningError, match="revoked"):
+            async with self_hosted.connected(servers.nats_url, creds, inbox_prefix=INBOX_PREFIX):
+                pass
+        assert (await own("status", "--initials", "CLI"))[0] == 0, "the new ones are what is wanted"
+        code, _, error = await own("revoke", "--key", "UNO", "--initials", "CLI")
+        assert (code, error) == (
+            1, "error: UNO is no user's public key; it begins with U and has 56 characters\n",
+        )  # fmt: skip
+
         clear = ("seed-flag", "clear", "--nats-url", servers.nats_url)
         assert (await own(*clear, options=False))[1] == "cleared: the next task to start seeds\n"
         assert (await own(*clear, options=False))[1] == "nothing to do: the flag is not set\n"
@@ -221,7 +237,7 @@ async def test_a_damaged_key_file_is_named(own: Cli, tmp_path: Path, name: str) 
 
 
 async def test_help_is_there_for_every_command() -> None:
-    for command in ("", "list", "create", "status", "rotate", "delete", "secret push", "seed-flag clear"):
+    for command in ("", "list", "create", "status", "rotate", "revoke", "delete", "secret push", "seed-flag clear"):
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "control_plane", *command.split(), "--help", cwd=ROOT, stdout=asyncio.subprocess.PIPE
         )

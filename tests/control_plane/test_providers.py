@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from control_plane import reconcile, self_hosted, synadia, synadia_api
+from control_plane import claims, reconcile, self_hosted, synadia, synadia_api
 from control_plane.errors import ProvisioningError
 from control_plane.files import GATEWAY_TOKEN, Files
 from control_plane.provider import Provider
@@ -155,6 +155,18 @@ async def test_rotation_gives_new_credentials_and_voids_the_old(place: Place) ->
     assert await place.due() != {}, "the file still has the old ones"
     await place.create()
     assert await place.due() == {}
+
+
+async def test_a_rotation_may_keep_the_old_ones_until_they_are_revoked(place: Place) -> None:
+    await place.create()
+    account, old = await place.account(), place.files.creds("service") or ""
+    new = await place.provider.renew(account, "service")
+    assert await place.provider.accepts(account, "service", new)
+    keys = [str(claims.decode(claims.token_of(creds))["sub"]) for creds in (old, new)]
+    assert keys[0] != keys[1]
+    await place.provider.revoke(account, keys[0])
+    assert not await place.provider.accepts(account, "service", old)
+    assert await place.provider.accepts(account, "service", new)
 
 
 async def test_delete_leaves_nothing_behind(place: Place) -> None:

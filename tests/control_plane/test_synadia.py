@@ -228,6 +228,19 @@ async def test_a_signing_group_is_found_or_made(fake: FakeSynadia, tmp_path: Pat
     assert {user["sk_group_id"] for user in fake.users.values()} == {"good"}
 
 
+async def test_a_rotation_that_keeps_the_old_key_does_not_revoke_it(fake: FakeSynadia, tmp_path: Path) -> None:
+    await create(fake, Files(tmp_path))
+    old = next(user["user_public_key"] for user in fake.users.values() if user["name"] == "service")
+    async with synadia_api.connect(TOKEN, fake.url) as api:
+        provider = Synadia(api, await synadia.find_system(api, None))
+        account = await reconcile.find(provider, NAME)
+        assert account
+        await provider.renew(account.id, "service")
+        assert old not in fake.revoked
+        await provider.revoke(account.id, old)
+    assert old in fake.revoked
+
+
 async def test_rotation_revokes_the_old_key(fake: FakeSynadia, tmp_path: Path) -> None:
     await create(fake, Files(tmp_path))
     old = next(user["user_public_key"] for user in fake.users.values() if user["name"] == "service")

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.lookup import EAGER_CALLS, MAX_KEYS, Lookup, Outcome
+from service.lookup import EAGER_CALLS, MAX_KEYS, MAX_WAIT_S, Lookup, Outcome
 
 
 class Reader:
@@ -144,3 +144,22 @@ async def test_one_failing_batch_fails_only_its_own_requests() -> None:
     assert isinstance(delivered.to[0][1], ConnectionError)
     assert isinstance(delivered.to[1][1], ConnectionError)
     assert delivered.to[2] == ("good", 4)
+
+
+async def test_a_batch_does_not_wait_for_calls_that_do_not_come_back() -> None:
+    reader, delivered, lookup = make()
+    reader.open.clear()
+    for waiter in range(EAGER_CALLS):
+        lookup.find(f"stalled {waiter}", waiter)
+        await turn()
+    lookup.find("late", 100)
+    lookup.find("later", 101)
+    await turn()
+    assert len(reader.batches) == EAGER_CALLS, "it forms while they may come back"
+    async with asyncio.timeout(5):
+        while len(reader.batches) == EAGER_CALLS:
+            await asyncio.sleep(MAX_WAIT_S / 5)
+    assert reader.batches[-1] == ["late", "later"]
+    reader.open.set()
+    await lookup.drain()
+    assert delivered.to.keys() == {*range(EAGER_CALLS), 100, 101}
