@@ -28,8 +28,8 @@ from service.lookup import Outcome
 
 log: Final = structlog.get_logger("service.table")
 
-DEADLINE_S: Final = 2.0
-"""From a batch's first call to its last answer."""
+DEADLINE_S: Final = 1.9
+"""From a batch's first call to its last answer: with its time to form, a requester waits two seconds at most."""
 CALL_TIMEOUT_S: Final = 0.9
 MAX_CALLS: Final = 3
 BACKOFF_S: Final = 0.05

@@ -208,7 +208,7 @@ async def test_the_life_of_an_account_on_a_server_of_ones_own(own: Cli, servers:
         async with self_hosted.connected(servers.nats_url, creds, inbox_prefix=INBOX_PREFIX):
             pass  # both are valid
         assert (await own("revoke", "--key", key, "--initials", "CLI"))[:2] == (0, f"revoked  {key}\n")
-        with pytest.raises(ProvisioningError, match="revoked"):
+        with pytest.raises(ProvisioningError, match="Authorization Violation"):
             async with self_hosted.connected(servers.nats_url, creds, inbox_prefix=INBOX_PREFIX):
                 pass
         assert (await own("status", "--initials", "CLI"))[0] == 0, "the new ones are what is wanted"

@@ -208,7 +208,7 @@ def words(counts: Mapping[Any, int]) -> str:
 
 def drill_table(reports: Sequence[pytest.TestReport]) -> str:
     """The drills that ran, in the order in which they are written down."""
-    table = Table(box=box.MARKDOWN)
+    table = Table(box=box.HORIZONTALS, show_lines=True, pad_edge=False)
     for column in ("drill", "must hold", "measured", ""):
         table.add_column(column, overflow="fold")
     for report in sorted(reports, key=lambda report: report.location):
@@ -217,5 +217,5 @@ def drill_table(reports: Sequence[pytest.TestReport]) -> str:
             measured = "; ".join(str(value) for name, value in report.user_properties if name == "measured")
             table.add_row(*what.split("\n"), measured, "ok" if report.passed else "NO")
     text = StringIO()
-    Console(file=text, width=160, emoji=False, highlight=False, markup=False).print(table)
+    Console(file=text, width=120, emoji=False, highlight=False, markup=False).print(table)
     return text.getvalue()
