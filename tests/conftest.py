@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -26,6 +27,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 @pytest.fixture
 def drill(request: pytest.FixtureRequest) -> Drill:
+    gc.collect()  # the tests' own pauses are not the service's
+    gc.freeze()
     what, must = request.node.get_closest_marker("drill").args
     if hasattr(request.node, "callspec"):
         what = what.format(request.node.callspec.id)

@@ -169,7 +169,7 @@ async def test_dynamodb(
     )
     assert probe.outcomes.keys() <= {"OK", "503 UNAVAILABLE"} <= {"OK", *DOCUMENTED}
     assert probe.outcomes["OK"] >= answered_share * probe.outcomes.total()
-    assert slowest < 2 + drill.pick(1.0, 0.3)
+    assert slowest < 2 + drill.pick(1.0, 0.5), "the deadline, and what this process adds"
     assert recovered_s < 2
     assert calls <= 3
     await stored(world, probe.outcomes["OK"] + 1)
