@@ -37,7 +37,7 @@ up: setup ## the whole system on this machine until Ctrl-C (TASKS=3 for three ta
 test: setup ## every test, on real servers that the tests start
 	@$(PY) -m pytest -n 2 --dist loadgroup
 
-drill: setup ## what production does to a task, in full: ten minutes, and a table of what held
+drill: setup ## what production does to a task, in full: six minutes, and a table of what held
 	@$(PY) -m pytest -m drill --drill-full -v --no-header
 
 bench: setup ## what one request costs here, beside an echo and the plain way; some minutes (ARGS="--quick")
