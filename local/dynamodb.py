@@ -65,7 +65,7 @@ def environment(port: int) -> dict[str, str]:
 async def dynamodb(folder: Path, port: int) -> AsyncIterator[Child]:
     """Run the engine on `port`; its file lives in `folder`, and survives it.
 
-    It has one worker thread: more would wait for the database's lock, spinning, and take a third more CPU for each key.
+    It has one worker thread: more would spin for the database's lock, at nearly twice the CPU for each key.
     """
     command = [str(binary()), "serve", "--port", str(port), "--db-path", str(folder / FILE)]
     env = {**os.environ, "TOKIO_WORKER_THREADS": "1"}

@@ -10,6 +10,7 @@ from typing import Any, Final
 import nats.errors
 import orjson
 from nats.aio.client import Client
+from nats.js.errors import APIError
 
 from service import contract, preflight
 from service.connection import Connection
@@ -64,13 +65,16 @@ async def _found(looking: Awaitable[str | None], what: str) -> Finding:
 
 async def _bucket(jetstream: Any) -> str:
     bucket = await preflight.open_bucket(jetstream)
-    return "the seed flag is set" if await is_seeded(bucket) else "no seed flag: the first task will seed"
+    try:
+        return "the seed flag is set" if await is_seeded(bucket) else "no seed flag: the first task will seed"
+    except (nats.errors.Error, APIError) as error:
+        raise preflight.fault(f"key {contract.SEED_KEY} of bucket {contract.BUCKET}", error) from None
 
 
 async def _table(name: str) -> str:
     async with open_table(name) as table:
         await table.check()
-        return "row 1 is there" if (await table.read(["1"]))["1"] is not None else "no row 1"
+        return "row 1 is there" if isinstance((await table.read(["1"]))["1"], int) else "no row 1"
 
 
 async def _permissions(client: Client) -> list[Finding]:

@@ -42,7 +42,7 @@ async def check_stream(jetstream: JetStreamContext) -> None:
     except NotFoundError:
         raise ServiceFault(f"stream {STREAM} does not exist", PROVISION) from None
     except (nats.errors.Error, APIError) as error:
-        raise _fault(f"stream {STREAM}", error) from None
+        raise fault(f"stream {STREAM}", error) from None
     if not set(STREAM_SUBJECTS) <= set(info.config.subjects or ()):
         problem = f"stream {STREAM} does not take {EVENT_PREFIX}>"
         raise ServiceFault(problem, "put its subjects right with `python -m control_plane create`")
@@ -55,10 +55,11 @@ async def open_bucket(jetstream: JetStreamContext) -> KeyValue:
     except (BucketNotFoundError, NotFoundError):
         raise ServiceFault(f"KV bucket {BUCKET} does not exist", PROVISION) from None
     except (nats.errors.Error, APIError) as error:
-        raise _fault(f"KV bucket {BUCKET}", error) from None
+        raise fault(f"KV bucket {BUCKET}", error) from None
 
 
-def _fault(name: str, error: Exception) -> ServiceFault:
+def fault(name: str, error: Exception) -> ServiceFault:
+    """What JetStream's error about something of that name means to an operator."""
     if isinstance(error, nats.errors.NoRespondersError | ServiceUnavailableError):
         return ServiceFault(
             f"{name}: JetStream is not available to this account",

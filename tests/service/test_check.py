@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import sys
+from dataclasses import replace
 
 import pytest
 
+from control_plane import claims
+from control_plane.wanted import ACCOUNT
 from local.process import ROOT, claim_port
 from service.check import allows
 from service.contract import BUCKET, SEED_DONE, SEED_KEY, STREAM
@@ -74,6 +77,25 @@ async def test_another_users_credentials(world: World) -> None:
     assert code == 1
     assert any(line.startswith("note     permissions: the server does not tell") for line in lines)
     assert any(line.startswith(f"missing  stream {STREAM} cannot be read: no answer") for line in lines)
+
+
+async def test_permissions_that_are_too_narrow_are_named(world: World) -> None:
+    service = ACCOUNT.user("service")
+    without = {f"$KV.{BUCKET}.{SEED_KEY}", f"$JS.API.DIRECT.GET.KV_{BUCKET}.$KV.{BUCKET}.{SEED_KEY}"}
+    narrow = replace(
+        service,
+        publish=tuple(subject for subject in service.publish if subject not in without),
+        subscribe=tuple(subject for subject in service.subscribe if not subject.startswith("customer.balance")),
+    )
+    creds = claims.mint_creds(narrow, world.account, account=world.account.public)
+    code, lines = await check(world, NATS_CREDENTIALS=base64.b64encode(creds.encode()).decode())
+    assert code == 1
+    assert [line for line in lines if line.startswith("missing  permission")] == [
+        f"missing  permission to publish to $KV.{BUCKET}.{SEED_KEY}; use the credentials of user `service`",
+        "missing  permission to subscribe to customer.balance q; use the credentials of user `service`",
+    ]
+    assert any(line.startswith(f"missing  key {SEED_KEY} of bucket {BUCKET} cannot be read") for line in lines)
+    assert not any("Traceback" in line for line in lines)
 
 
 async def test_no_server(world: World) -> None:
