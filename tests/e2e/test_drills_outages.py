@@ -121,7 +121,7 @@ async def test_server_away(world: World, drill: Drill, tmp_path_factory: pytest.
         f"{totals.sent:,} requests, {words(totals.errors)}; back after {back_s:.1f} s; "
         f"{answers:,} answers, {events:,} events"
     )
-    assert back_s < drill.pick(8, 3)
+    assert back_s < 3
     assert events == answers >= totals.replies
 
 
@@ -169,7 +169,7 @@ async def test_dynamodb(
     )
     assert probe.outcomes.keys() <= {"OK", "503 UNAVAILABLE"} <= {"OK", *DOCUMENTED}
     assert probe.outcomes["OK"] >= answered_share * probe.outcomes.total()
-    assert slowest < 2 + drill.pick(1.0, 0.5), "the deadline, and what this process adds"
+    assert slowest < 2 + drill.pick(1.0, 0.3), "the deadline, and what this process adds"
     assert recovered_s < 2
     assert calls <= 3
     await stored(world, probe.outcomes["OK"] + 1)
