@@ -1,54 +1,72 @@
-"""The ceiling: the service without a look-up. Same connection, same dispatch, same acknowledged events."""
+"""The ceiling: the service without a look-up. Same life, same connection, same dispatch, same acknowledged events."""
 
 from __future__ import annotations
 
-import asyncio
-import signal
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Final
 
 import uvloop
 from nats.micro.service import ServiceConfig
+from prometheus_client.core import Metric
 
-from service import __version__, contract
-from service.balance import encode
-from service.connection import Connection
-from service.errors import ServiceFault
-from service.events import Events
-from service.micro import ConcurrentEndpoint, ConcurrentService, Request
-from service.settings import Settings, load
-from service.telemetry import configure_logs
+from service import __version__
+from service.customer import contract
+from service.customer.balance import encode
+from service.customer.events import Events
+from service.customer.micro import ConcurrentService, Endpoint, Request
+from service.customer.settings import CustomerSettings
+from service.runtime.connection import Connection
+from service.runtime.logs import configure_logs
+from service.runtime.process import Stop, run
+from service.runtime.role import Need
+from service.runtime.settings import load
+from service.runtime.tracing import NoTracing
 
 REPLY: Final = encode(7120)
 
 
-async def run(settings: Settings) -> None:
-    configure_logs(settings)
-    stopped = asyncio.Event()
+class Echo:
+    """Answers every request with the same balance."""
 
-    def lost(fault: ServiceFault) -> None:
-        raise fault
+    SETTINGS: ClassVar = CustomerSettings
 
-    connection = Connection(settings, on_lost=lost)
-    await connection.open()
-    events = Events(connection.client)
-    await events.start()
+    def __init__(self, settings: CustomerSettings, stop: Stop) -> None:
+        self._connection = Connection(settings, name="echo", inbox_prefix=contract.INBOX_PREFIX, on_lost=stop.fail)
+        self._events = Events(self._connection.nc)
+        self._service = ConcurrentService(
+            self._connection.nc,
+            ServiceConfig(name=contract.SERVICE_NAME, version=__version__),
+            (Endpoint(contract.ENDPOINT_NAME, contract.SUBJECT, self._echo, "An echo.", {}, {}),),
+            max_in_flight=settings.max_in_flight,
+            tracing=NoTracing(),
+        )
 
-    async def echo(request: Request) -> None:
+    def needs(self) -> Sequence[Need]:
+        return (Need("NATS", self._connection.open),)
+
+    async def start(self) -> None:
+        await self._events.start()
+        await self._service.serve()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Nothing is lost that the benchmark counts."""
+
+    async def close(self) -> None:
+        await self._events.close()
+        await self._connection.close()
+
+    async def problems(self) -> Mapping[str, str]:
+        return {}
+
+    def metrics(self) -> Sequence[Metric]:
+        return ()
+
+    async def _echo(self, request: Request) -> None:
         if await request.respond(REPLY):
-            await events.publish("678", REPLY)
-
-    endpoint = ConcurrentEndpoint(
-        connection.client, echo, name=contract.ENDPOINT_NAME, subject=contract.SUBJECT,
-        queue_group=contract.QUEUE_GROUP, max_in_flight=settings.max_in_flight, metadata={},
-    )  # fmt: skip
-    await ConcurrentService(connection.client, ServiceConfig(name=contract.SERVICE_NAME, version=__version__)).serve(
-        endpoint
-    )
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
-    await stopped.wait()
-    await events.close()
-    await connection.close()
+            await self._events.publish("678", REPLY)
 
 
 if __name__ == "__main__":
-    uvloop.run(run(load()))
+    loaded = load(Echo.SETTINGS)
+    configure_logs(loaded)
+    uvloop.run(run(Echo, loaded))

@@ -5,47 +5,69 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import signal
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import boto3
-import nats
-from nats.aio.client import RawCredentials
 from nats.micro import add_service
 from nats.micro.request import Request
 from nats.micro.service import EndpointConfig, ServiceConfig
+from prometheus_client.core import Metric
 
-from service import __version__, contract
-from service.settings import Settings, load
+from service import __version__
+from service.customer import contract
+from service.customer.settings import CustomerSettings
+from service.runtime.connection import Connection
+from service.runtime.logs import configure_logs
+from service.runtime.process import Stop, run
+from service.runtime.role import Need
+from service.runtime.settings import load
 
 
-async def run(settings: Settings) -> None:
-    table = boto3.resource("dynamodb", region_name=os.environ["AWS_REGION"]).Table(settings.ddb_table)
-    creds = settings.nats_credentials
-    client = await nats.connect(
-        settings.nats_servers,
-        user_credentials=RawCredentials(creds.get_secret_value()) if creds else None,
-        inbox_prefix=contract.INBOX_PREFIX,
-    )
+class Plain:
+    """One request at a time, as `nats.micro` dispatches them."""
 
-    async def balance(request: Request) -> None:
+    SETTINGS: ClassVar = CustomerSettings
+
+    def __init__(self, settings: CustomerSettings, stop: Stop) -> None:
+        self._connection = Connection(settings, name="plain", inbox_prefix=contract.INBOX_PREFIX, on_lost=stop.fail)
+        self._table = boto3.resource("dynamodb", region_name=os.environ["AWS_REGION"]).Table(settings.ddb_table)
+
+    def needs(self) -> Sequence[Need]:
+        return (Need("NATS", self._connection.open),)
+
+    async def start(self) -> None:
+        service = await add_service(self._connection.nc, ServiceConfig(name=contract.SERVICE_NAME, version=__version__))
+        await service.add_endpoint(
+            EndpointConfig(
+                name=contract.ENDPOINT_NAME,
+                subject=contract.SUBJECT,
+                queue_group=contract.QUEUE_GROUP,
+                handler=self._balance,
+            )
+        )
+
+    async def drain(self, timeout_s: float) -> None:
+        """Nothing is lost that the benchmark counts."""
+
+    async def close(self) -> None:
+        await self._connection.close()
+
+    async def problems(self) -> Mapping[str, str]:
+        return {}
+
+    def metrics(self) -> Sequence[Metric]:
+        return ()
+
+    async def _balance(self, request: Request) -> None:
         client_id = json.loads(request.data)["client_id"]
-        found = await asyncio.to_thread(table.get_item, Key={contract.KEY_ATTRIBUTE: client_id})
+        found = await asyncio.to_thread(self._table.get_item, Key={contract.KEY_ATTRIBUTE: client_id})
         reply = json.dumps({"balance": int(str(found["Item"][contract.BALANCE_ATTRIBUTE]))}).encode()
         await request.respond(reply)
-        await client.publish(contract.EVENT_PREFIX + client_id, reply)
-
-    service = await add_service(client, ServiceConfig(name=contract.SERVICE_NAME, version=__version__))
-    await service.add_endpoint(
-        EndpointConfig(
-            name=contract.ENDPOINT_NAME, subject=contract.SUBJECT, queue_group=contract.QUEUE_GROUP, handler=balance
-        )
-    )
-    stopped = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
-    await stopped.wait()
-    await service.stop()
-    await client.close()
+        await self._connection.nc.publish(contract.EVENT_PREFIX + client_id, reply)
 
 
 if __name__ == "__main__":
-    asyncio.run(run(load()))
+    loaded = load(Plain.SETTINGS)
+    configure_logs(loaded)
+    asyncio.run(run(Plain, loaded))

@@ -22,7 +22,7 @@ from benchmark.transport import connected
 from control_plane.aws import configured_region
 from local.dynamodb import environment, rows, scan
 from local.system import TABLE, Ports
-from service import contract
+from service.customer import contract
 
 SEED: Final = 1
 """Of every draw, so that a load can be put on again."""

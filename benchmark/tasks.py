@@ -10,7 +10,7 @@ import orjson
 from nats.aio.client import Client
 
 from benchmark.result import TaskShare
-from service import contract
+from service.customer import contract
 
 QUIET_S = 0.5
 """When no further task answers for so long, all have."""

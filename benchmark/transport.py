@@ -18,7 +18,7 @@ from nats.micro.request import ERROR_CODE_HEADER, ERROR_HEADER
 
 from benchmark.errors import BenchmarkError
 from benchmark.job import GatewayTarget, NatsTarget, Target
-from service.connection import roundtrip
+from service.runtime.connection import roundtrip
 
 GATEWAY_ERROR: Final = "x-nats-api-gateway-error"
 NO_RESPONDERS: Final = "no responders"

@@ -26,7 +26,7 @@ from control_plane.errors import ProvisioningError
 from control_plane.files import Files
 from control_plane.target import CONFIG
 from control_plane.wanted import CLIENT, SERVICE
-from service import contract
+from service.customer import contract
 
 FOLDER: Final = Path(__file__).parent
 CLI: Final = FOLDER / "node_modules" / ".bin" / "cdk"

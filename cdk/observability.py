@@ -11,10 +11,11 @@ from aws_cdk import aws_ecs as ecs
 from constructs import Construct
 
 from cdk.settings import Settings
-from service.emf import DIMENSION, ERRORS, NAMESPACE
+from service.customer.contract import METRICS_DIMENSION, METRICS_NAMESPACE
+from service.customer.errors import ERRORS
 
 MINUTE = Duration.minutes(1)
-SERVER_ERRORS = ("OVERLOADED", "UNAVAILABLE", "INTERNAL_ERROR")
+SERVER_ERRORS = tuple(error.description for error in ERRORS if error.code >= "500")
 ERROR_RATE_PERCENT = 1
 PENDING_EVENTS = 1000
 
@@ -34,9 +35,9 @@ class Observability(Construct):
 
     def _metric(self, name: str, statistic: str, **options: Any) -> cloudwatch.Metric:
         return cloudwatch.Metric(
-            namespace=NAMESPACE,
+            namespace=METRICS_NAMESPACE,
             metric_name=name,
-            dimensions_map={DIMENSION: self._settings.table_name},
+            dimensions_map={METRICS_DIMENSION: self._settings.table_name},
             statistic=statistic,
             period=MINUTE,
             **options,
@@ -69,7 +70,7 @@ class Observability(Construct):
             widgets=[
                 [
                     graph("Requests a minute", self._metric("Requests", "Sum")),
-                    graph("Errors a minute, by code", *(self._metric(name, "Sum") for name in ERRORS)),
+                    graph("Errors a minute, by code", *(self._metric(error.description, "Sum") for error in ERRORS)),
                     graph("Latency, slowest task", *(self._metric(f"LatencyP{q}", "Maximum") for q in (50, 99))),
                 ],
                 [

@@ -16,7 +16,8 @@ from cdk.scaling import scale
 from cdk.settings import SECRET_PARAMETER, Settings
 from cdk.tasks import Tasks
 from control_plane.aws import secret_name
-from service import __version__, contract
+from service import __version__
+from service.customer import contract
 
 
 class BalanceStack(Stack):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from service import contract
+from service.customer import contract
 
 TAG: Final = "customer-balance"
 """Marks the accounts that this program made, and may therefore change and delete."""
@@ -65,32 +65,7 @@ class Account:
         return next(user for user in self.users if user.name == name)
 
 
-_KV = f"KV_{contract.BUCKET}"
-_SEED_SUBJECTS: Final = tuple(f"$KV.{contract.BUCKET}.{key}" for key in (contract.SEED_KEY, contract.SEED_LEASE_KEY))
-
-SERVICE: Final = User(
-    name="service",
-    publish=(
-        "_INBOX.>",
-        f"{contract.EVENT_PREFIX}*",
-        *_SEED_SUBJECTS,
-        *(f"$JS.API.DIRECT.GET.{_KV}.{subject}" for subject in _SEED_SUBJECTS),
-        f"$JS.API.STREAM.MSG.GET.{_KV}",
-        f"$JS.API.STREAM.INFO.{_KV}",
-        f"$JS.API.STREAM.INFO.{contract.STREAM}",
-        "$SYS.REQ.USER.INFO",  # its own permissions, for `python -m service --check`
-    ),
-    subscribe=(
-        f"{contract.SUBJECT} {contract.QUEUE_GROUP}",
-        *(
-            f"$SRV.{verb}{suffix}"
-            for verb in ("PING", "INFO", "STATS")
-            for suffix in ("", f".{contract.SERVICE_NAME}", f".{contract.SERVICE_NAME}.*")
-        ),
-        f"{contract.INBOX_PREFIX}.>",
-    ),
-    responses=True,
-)
+SERVICE: Final = User(name=contract.USER, publish=contract.PUBLISH, subscribe=contract.SUBSCRIBE, responses=True)
 
 CLIENT: Final = User(
     name="client",

@@ -25,7 +25,7 @@ from local.dynamodb import rows
 from local.load import ask_all, request_for
 from local.process import LocalError
 from local.system import TABLE, Ports, System, local_system
-from service import contract
+from service.customer import contract
 
 TASKS = 3
 ANY_PORT = Ports(nats=0, dynamodb=0, gateway=0, health=0)

@@ -16,7 +16,7 @@ import boto3
 from botocore.exceptions import ClientError
 
 from local.process import Child, LocalError, accepts, running
-from service import contract
+from service.customer import contract
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient

@@ -18,7 +18,7 @@ from aiohttp import web
 from nats.aio.client import Client, RawCredentials
 from nats.aio.msg import Msg
 
-from service.connection import roundtrip
+from service.runtime.connection import roundtrip
 
 ERROR_HEADER: Final = "x-nats-api-gateway-error"
 HEADER_PREFIX: Final = "NatsH-"

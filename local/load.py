@@ -15,7 +15,7 @@ import orjson
 from nats.aio.client import Client
 from nats.micro.request import ERROR_CODE_HEADER
 
-from service import contract
+from service.customer import contract
 
 
 @dataclass

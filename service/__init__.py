@@ -1,4 +1,9 @@
-"""The balance service: what runs in the container, and nothing else."""
+"""What runs in the container, and nothing else: one image, one process for each role."""
 
-__version__ = "1.0.0"
-"""SemVer of the service, as `$SRV.INFO` reports it."""
+from typing import Final
+
+__version__ = "1.1.0"
+"""SemVer of the image and of every service in it, as `$SRV.INFO` reports it."""
+
+HEALTH_PORT: Final = 8080
+"""Default of the variable of this name."""

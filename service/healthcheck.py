@@ -7,11 +7,13 @@ import sys
 from http.client import HTTPConnection, HTTPException
 from typing import Final
 
+from service import HEALTH_PORT
+
 TIMEOUT_S: Final = 3.0
 
 
 def main() -> int:
-    connection = HTTPConnection("127.0.0.1", int(os.environ.get("HEALTH_PORT") or 8080), timeout=TIMEOUT_S)
+    connection = HTTPConnection("127.0.0.1", int(os.environ.get("HEALTH_PORT") or HEALTH_PORT), timeout=TIMEOUT_S)
     try:
         connection.request("GET", "/healthz")
         return 0 if connection.getresponse().status == 200 else 1

@@ -20,8 +20,8 @@ from benchmark.job import Closed, GatewayTarget, Job, Loop, NatsTarget, Open, Ta
 from benchmark.result import Latency
 from local.gateway import gateway
 from local.process import claim_port
-from service import contract
-from service.connection import roundtrip
+from service.customer import contract
+from service.runtime.connection import roundtrip
 from tests.support.world import World
 
 TOKEN = "nhg_thetokenofclient"

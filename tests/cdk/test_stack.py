@@ -19,7 +19,8 @@ from cdk.settings import Settings
 from cdk.stack import BalanceStack
 from cdk.tasks import TABLE_ACTIONS
 from local.process import ROOT
-from service.emf import ERRORS, NAMESPACE
+from service.customer.contract import METRICS_NAMESPACE
+from service.customer.errors import ERRORS
 
 _made: dict[str, Template] = {}
 
@@ -197,7 +198,11 @@ def test_scaling_is_on_cpu_and_on_requests_in_flight() -> None:
     ]
     assert sorted(policy["TargetValue"] for policy in policies) == [55, 70]
     (custom,) = [policy["CustomizedMetricSpecification"] for policy in policies if policy["TargetValue"] == 70]
-    assert (custom["Namespace"], custom["MetricName"], custom["Statistic"]) == (NAMESPACE, "InFlight", "Average")
+    assert (custom["Namespace"], custom["MetricName"], custom["Statistic"]) == (
+        METRICS_NAMESPACE,
+        "InFlight",
+        "Average",
+    )
     assert custom["Dimensions"] == [{"Name": "Table", "Value": "customer-balances-TT"}]
 
 
@@ -217,7 +222,8 @@ def test_alarms_say_what_to_do() -> None:
 def test_the_dashboard_shows_what_operators_ask_for() -> None:
     text = json.dumps(only(template(), "AWS::CloudWatch::Dashboard"))
     for metric in (
-        "Requests", *ERRORS, "LatencyP50", "LatencyP99", "InFlight", "BatchSize", "EventsPending", "EventsDropped",
+        "Requests", *(error.description for error in ERRORS),
+        "LatencyP50", "LatencyP99", "InFlight", "BatchSize", "EventsPending", "EventsDropped",
         "RunningTaskCount", "Ready", "ReadThrottleEvents",
     ):  # fmt: skip
         assert metric in text

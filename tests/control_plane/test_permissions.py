@@ -9,8 +9,8 @@ import nats.errors
 import pytest
 from nats.aio.client import Client, RawCredentials
 
-from service.connection import roundtrip
-from service.contract import BUCKET, STREAM
+from service.customer.contract import BUCKET, STREAM
+from service.runtime.connection import roundtrip
 from tests.support.world import World, eventually, make_world
 
 

@@ -17,8 +17,8 @@ from control_plane.errors import ProvisioningError
 from control_plane.files import Files
 from control_plane.self_hosted import SelfHosted
 from control_plane.wanted import ACCOUNT, CLIENT, User
-from service.connection import roundtrip
-from service.contract import INBOX_PREFIX
+from service.customer.contract import INBOX_PREFIX
+from service.runtime.connection import roundtrip
 from tests.support.world import Servers, eventually
 
 NAME = "POC-SH"

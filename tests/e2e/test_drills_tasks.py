@@ -21,9 +21,9 @@ from control_plane.claims import Key
 from control_plane.wanted import ACCOUNT
 from local.load import request_for
 from local.system import Task, ready
-from service import contract
-from service.cancel import cancel
-from service.contract import SEED_DONE, SEED_KEY
+from service.customer import contract
+from service.customer.contract import SEED_DONE, SEED_KEY
+from service.runtime.cancel import cancel
 from tests.support.drill import Drill, Probe, stored, traffic, words
 from tests.support.faulty import Call, FaultyDynamoDB
 from tests.support.world import World, eventually, log_lines, stop, tasks

@@ -12,8 +12,8 @@ import orjson
 from nats.aio.msg import Msg
 
 from local.load import ask_all, request_for
-from service import contract
-from service.connection import roundtrip
+from service.customer import contract
+from service.runtime.connection import roundtrip
 from tests.support.faulty import Call, FaultyDynamoDB
 from tests.support.world import World, clients, eventually, metric, statistics, stop, tasks
 

@@ -17,7 +17,7 @@ import pytest
 
 from local.gateway import gateway
 from local.process import claim_port
-from service.connection import roundtrip
+from service.runtime.connection import roundtrip
 from tests.support.world import World, eventually
 
 TOKEN = "nhg_thetokenofclient"

@@ -27,8 +27,8 @@ from benchmark.load import TIMEOUT
 from benchmark.transport import NO_RESPONDERS
 from local.load import request_for
 from local.system import Task
-from service import contract
-from service.cancel import cancel
+from service.customer import contract
+from service.runtime.cancel import cancel
 from tests.support.world import World, eventually, get
 
 DOCUMENTED = {"403 BAD_REQUEST", "404 NOT_FOUND", "503 OVERLOADED", "503 UNAVAILABLE", "500 INTERNAL_ERROR"}

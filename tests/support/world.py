@@ -27,7 +27,7 @@ from local import dynamodb
 from local.nats_server import Node, nats_server
 from local.process import Child, claim_port
 from local.system import Task, ready, service_env, service_task
-from service import contract
+from service.customer import contract
 
 NODES: Final = 3
 

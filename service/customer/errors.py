@@ -1,0 +1,66 @@
+"""Why a request cannot be answered: each error becomes a reply.
+
+RequestError
+  BadRequest            403
+  NotFound              404
+  Overloaded            503
+  Unavailable           503
+  InternalError         500
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Final
+
+import orjson
+
+
+class RequestError(Exception):
+    """An error reply: ADR-32 code and description in the headers, `{"error": message}` in the body."""
+
+    code: ClassVar[str] = "500"
+    description: ClassVar[str] = "INTERNAL_ERROR"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+    @property
+    def body(self) -> bytes:
+        return orjson.dumps({"error": self.message})
+
+
+class BadRequest(RequestError):
+    """The request is not valid; 403 is what existing clients of this API check for."""
+
+    code = "403"
+    description = "BAD_REQUEST"
+
+
+class NotFound(RequestError):
+    """No such client."""
+
+    code = "404"
+    description = "NOT_FOUND"
+
+
+class Overloaded(RequestError):
+    """More requests in flight than `MAX_IN_FLIGHT`; refused at once, never queued."""
+
+    code = "503"
+    description = "OVERLOADED"
+
+
+class Unavailable(RequestError):
+    """DynamoDB did not answer within the deadline."""
+
+    code = "503"
+    description = "UNAVAILABLE"
+
+
+class InternalError(RequestError):
+    """Anything else; the cause is in the log, never in the reply."""
+
+
+ERRORS: Final[tuple[type[RequestError], ...]] = (BadRequest, NotFound, Overloaded, Unavailable, InternalError)
+"""Every error reply there is. Metrics, statistics and alarms derive from this."""

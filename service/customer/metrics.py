@@ -1,0 +1,125 @@
+"""What operators see of this role: Prometheus families for `/metrics`, figures for CloudWatch once a minute."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from service.customer.errors import ERRORS
+from service.customer.events import Events
+from service.customer.micro import LATENCY_BUCKETS, OK, OUTCOMES, ConcurrentService
+from service.dynamodb.table import Table
+from service.runtime.emf import Figure
+from service.runtime.metrics import counters, histograms, quantile
+
+UNITS: Final = {
+    "Requests": "Count",
+    **{error.description: "Count" for error in ERRORS},
+    "InFlight": "Count",
+    "LatencyP50": "Milliseconds",
+    "LatencyP99": "Milliseconds",
+    "BatchSize": "Count",
+    "EventsPending": "Count",
+    "EventsDropped": "Count",
+    "Serving": "Count",
+    "EventsFlowing": "Count",
+    "Ready": "Count",
+}
+"""Every CloudWatch metric of this role, and its unit."""
+
+
+def families(service: ConcurrentService, table: Table, events: Events, reconnects: int) -> Iterator[Metric]:
+    """The Prometheus metrics."""
+    requests = service.requests
+    outcomes = {(name, outcome): stats.outcomes[outcome] for name, stats in requests.items() for outcome in OUTCOMES}
+    yield counters("balance_requests", "Requests answered, by outcome.", ["endpoint", "outcome"], outcomes)
+    yield histograms(
+        "balance_request_seconds", "From receipt to reply, in seconds.", ["endpoint"],
+        {(name,): stats.latency_seconds for name, stats in requests.items()},
+    )  # fmt: skip
+    yield GaugeMetricFamily("balance_requests_in_flight", "Requests being worked on.", service.in_flight)
+    lost = sum(stats.replies_lost for stats in requests.values())
+    yield CounterMetricFamily("balance_replies_lost", "Replies the connection did not take.", lost)
+    calls = table.stats
+    yield histograms("balance_batch_keys", "Distinct keys in a BatchGetItem.", [], {(): calls.batch_keys})
+    yield histograms(
+        "balance_dynamodb_call_seconds", "One BatchGetItem call, in seconds.", [], {(): calls.call_seconds}
+    )
+    failed = {(error,): count for error, count in calls.errors.items()}
+    yield counters("balance_dynamodb_errors", "Calls that failed, by error.", ["error"], failed)
+    sent = events.stats
+    yield CounterMetricFamily("balance_events_published", "Events the stream acknowledged.", sent.published)
+    yield CounterMetricFamily("balance_events_retried", "Events sent again.", sent.retried)
+    yield CounterMetricFamily("balance_events_dropped", "Events dropped because there was no room.", sent.dropped)
+    yield GaugeMetricFamily("balance_events_pending", "Events not yet acknowledged.", events.pending)
+    yield GaugeMetricFamily(
+        "balance_events_stalled", "1 while the stream takes none.", float(events.stalled is not None)
+    )
+    yield CounterMetricFamily("balance_nats_reconnects", "Reconnections to NATS.", reconnects)
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """The parts' running totals at one moment."""
+
+    at_s: float
+    outcomes: Counter[str]
+    processing_ns: int
+    latency_counts: Sequence[int]
+    batches: int
+    batch_keys: float
+    dropped: int
+
+
+class Minute:
+    """What happened since the last call of `figures`."""
+
+    def __init__(self, service: ConcurrentService, table: Table, events: Events) -> None:
+        self._service = service
+        self._table = table
+        self._events = events
+        self._last = self._read()
+
+    def figures(self, *, serving: bool) -> Mapping[str, Figure]:
+        """One value for each metric of `UNITS`; the latencies are left out of a minute without requests."""
+        before, now = self._last, self._read()
+        self._last = now
+        elapsed_s = max(now.at_s - before.at_s, 1e-9)
+        outcomes = now.outcomes - before.outcomes
+        latencies = [new - old for new, old in zip(now.latency_counts, before.latency_counts, strict=True)]
+        batches = now.batches - before.batches
+        flowing = self._events.stalled is None
+        values: dict[str, float] = {
+            "Requests": outcomes.total(),
+            **{error.description: outcomes[error.description] for error in ERRORS},
+            # Little's law: the time spent on requests, in each second of the interval.
+            "InFlight": (now.processing_ns - before.processing_ns) / 1e9 / elapsed_s,
+            "BatchSize": (now.batch_keys - before.batch_keys) / batches if batches else 0,
+            "EventsPending": self._events.pending,
+            "EventsDropped": now.dropped - before.dropped,
+            "Serving": int(serving),
+            "EventsFlowing": int(flowing),
+            "Ready": int(serving and flowing),
+        }
+        if any(latencies):
+            values["LatencyP50"] = quantile(LATENCY_BUCKETS, latencies, 0.5) * 1000
+            values["LatencyP99"] = quantile(LATENCY_BUCKETS, latencies, 0.99) * 1000
+        return {OK: (outcomes[OK], None)} | {name: (value, UNITS[name]) for name, value in values.items()}
+
+    def _read(self) -> _Reading:
+        requests, calls = self._service.requests.values(), self._table.stats
+        latencies = [stats.latency_seconds.counts for stats in requests]
+        return _Reading(
+            at_s=time.monotonic(),
+            outcomes=sum((stats.outcomes for stats in requests), Counter()),
+            processing_ns=sum(stats.processing_ns for stats in requests),
+            latency_counts=[sum(counts) for counts in zip(*latencies, strict=True)],
+            batches=sum(calls.batch_keys.counts),
+            batch_keys=calls.batch_keys.total,
+            dropped=self._events.stats.dropped,
+        )

@@ -1,0 +1,280 @@
+"""Concurrent request dispatch for ADR-32 services.
+
+`nats.micro` awaits a handler before it takes the next message, so it serves one request at a time and its
+numbers follow from that. Discovery, identity and the `$SRV` replies are its own; the endpoints are replaced
+(docs/adr/0002-micro.md). A handler returns as soon as its request is on the way; the request stays in flight,
+and in the statistics, until it is answered.
+
+The wire format is ADR-32's: https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-32.md
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import nats.errors
+import orjson
+import structlog
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from nats.micro.request import ERROR_CODE_HEADER, ERROR_HEADER
+from nats.micro.service import EndpointInfo, EndpointStats, Service, ServiceConfig, ServiceInfo, ServiceStats
+
+from service.customer.contract import INBOX_PREFIX, QUEUE_GROUP
+from service.customer.errors import ERRORS, BadRequest, InternalError, Overloaded, RequestError
+from service.runtime.connection import roundtrip
+from service.runtime.metrics import Histogram
+from service.runtime.tracing import NoTracing, Tracing
+
+log: Final = structlog.get_logger("service.micro")
+
+OK: Final = "OK"
+REPLY_LOST: Final = "REPLY_LOST"
+OUTCOMES: Final = (OK, REPLY_LOST, *(error.description for error in ERRORS))
+LATENCY_BUCKETS: Final = (
+    0.0002, 0.0005, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075,
+    0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0,
+)  # fmt: skip
+_OWN_INBOX: Final = f"{INBOX_PREFIX}."
+
+
+def is_inbox(subject: str) -> bool:
+    """Whether a reply may go there: an inbox, as clients (`_INBOX`) and servers (`_R_`) make them.
+
+    The service may publish where a requester must not, and must not be made to do it in its name: to the stream and
+    the bucket, to other programs' subjects, to the inbox in which its own events are acknowledged.
+    """
+    return subject.startswith("_") and not subject.startswith(_OWN_INBOX)
+
+
+class Request:
+    """One request, in flight until `respond` or `refuse` is called, once. `done(request, outcome, error)` follows."""
+
+    __slots__ = ("_done", "_msg", "_nc", "_tracing", "received_ns", "reply_lost", "span")
+
+    def __init__(
+        self, nc: Client, msg: Msg, tracing: NoTracing | Tracing, done: Callable[[Request, str, str], None]
+    ) -> None:
+        self.received_ns = time.perf_counter_ns()
+        self.reply_lost = False
+        self.span = tracing.begin(msg.subject, msg.headers)
+        self._nc = nc
+        self._msg = msg
+        self._tracing = tracing
+        self._done = done
+
+    @property
+    def data(self) -> bytes:
+        return self._msg.data
+
+    @property
+    def traceparent(self) -> str | None:
+        """The context of this request's span; None when requests are not traced."""
+        return self._tracing.traceparent(self.span)  # type: ignore[arg-type]  # the span is of that tracing
+
+    async def respond(self, payload: bytes) -> bool:
+        """Answer. False when the reply could not be handed to the connection; never raises for that."""
+        sent = await self._publish(payload, None)
+        self._done(self, OK if sent else REPLY_LOST, "")
+        return sent
+
+    async def refuse(self, error: RequestError) -> None:
+        """Answer with an error: its code and description as headers, its body as payload."""
+        headers = {ERROR_CODE_HEADER: error.code, ERROR_HEADER: error.description}
+        await self._publish(error.body, headers)
+        self._done(self, error.description, f"{error.code}:{error.description}")
+
+    async def _publish(self, payload: bytes, headers: dict[str, str] | None) -> bool:
+        reply = self._msg.reply
+        if not is_inbox(reply):
+            return False
+        try:
+            await self._nc.publish(reply, payload, headers=headers)
+        except nats.errors.Error as error:
+            self.reply_lost = True
+            log.debug("reply lost", reply=reply, error=str(error))
+            return False
+        return True
+
+
+Handler = Callable[[Request], Awaitable[None]]
+"""Starts the work on a request and returns; a `RequestError` it raises becomes the reply."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """What `$SRV.INFO` tells of an endpoint, and what answers its requests."""
+
+    name: str
+    subject: str
+    handler: Handler
+    description: str
+    request_schema: Mapping[str, Any]
+    response_schema: Mapping[str, Any]
+
+    def info(self) -> EndpointInfo:
+        metadata = {
+            "description": self.description,
+            "request_schema": orjson.dumps(self.request_schema).decode(),
+            "response_schema": orjson.dumps(self.response_schema).decode(),
+        }
+        return EndpointInfo(name=self.name, subject=self.subject, queue_group=QUEUE_GROUP, metadata=metadata)
+
+
+@dataclass(slots=True)
+class RequestStats:
+    """What an endpoint has done since it started. Plain numbers: they are written once a request."""
+
+    received: int = 0
+    finished: int = 0
+    errors: int = 0
+    last_error: str = ""
+    processing_ns: int = 0
+    replies_lost: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    latency_seconds: Histogram = field(default_factory=lambda: Histogram(LATENCY_BUCKETS))
+
+
+class _Dispatch:
+    """Takes one endpoint's requests, within the bound of its service."""
+
+    def __init__(self, service: ConcurrentService, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self.stats = RequestStats()
+        self.subscription: Subscription | None = None
+        self._service = service
+        self._log_requests = log.bind().is_enabled_for(logging.DEBUG)
+
+    async def on_message(self, msg: Msg) -> None:
+        service = self._service
+        request = Request(service.nc, msg, service.tracing, self._finish)
+        self.stats.received += 1
+        overloaded = service.in_flight >= service.max_in_flight
+        service.enter()
+        try:
+            if overloaded:
+                await request.refuse(service.overloaded)
+            elif not is_inbox(msg.reply):
+                await request.refuse(BadRequest("no inbox to reply to"))
+            else:
+                await self.endpoint.handler(request)
+        except RequestError as error:
+            await request.refuse(error)
+        except Exception:
+            log.exception("request failed", subject=msg.subject)
+            await request.refuse(InternalError("internal error"))
+
+    def _finish(self, request: Request, outcome: str, error: str) -> None:
+        stats = self.stats
+        elapsed_ns = time.perf_counter_ns() - request.received_ns
+        stats.finished += 1
+        stats.processing_ns += elapsed_ns
+        stats.outcomes[outcome] += 1
+        stats.latency_seconds.observe(elapsed_ns / 1e9)
+        stats.replies_lost += request.reply_lost
+        if error:
+            stats.errors += 1
+            stats.last_error = error
+        if self._log_requests:
+            log.debug("request", endpoint=self.endpoint.name, outcome=outcome, ms=elapsed_ns / 1e6)
+        self._service.tracing.end(request.span, self.endpoint.name, outcome)  # type: ignore[arg-type]
+        self._service.leave()
+
+    def to_stats(self) -> EndpointStats:
+        stats = self.stats
+        return EndpointStats(
+            name=self.endpoint.name,
+            subject=self.endpoint.subject,
+            queue_group=QUEUE_GROUP,
+            num_requests=stats.received,
+            num_errors=stats.errors,
+            last_error=stats.last_error,
+            processing_time=stats.processing_ns,
+            average_processing_time=stats.processing_ns // max(1, stats.finished),
+            data={"in_flight": stats.received - stats.finished},
+        )
+
+
+class ConcurrentService(Service):
+    """`nats.micro`'s service (PING, INFO and STATS, each plain, by name and by id) over concurrent endpoints.
+
+    All endpoints together work on at most `max_in_flight` requests; one more is refused with `503 OVERLOADED` at once.
+    """
+
+    def __init__(
+        self,
+        nc: Client,
+        config: ServiceConfig,
+        endpoints: Sequence[Endpoint],
+        *,
+        max_in_flight: int,
+        tracing: NoTracing | Tracing,
+    ) -> None:
+        super().__init__(nc, config)
+        self.nc = nc
+        self.tracing = tracing
+        self.max_in_flight = max_in_flight
+        self.overloaded = Overloaded(f"more than {max_in_flight} requests in flight; try again")
+        self.in_flight = 0
+        self._dispatches = tuple(_Dispatch(self, endpoint) for endpoint in endpoints)
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def requests(self) -> Mapping[str, RequestStats]:
+        """The statistics of each endpoint, by name."""
+        return {dispatch.endpoint.name: dispatch.stats for dispatch in self._dispatches}
+
+    async def serve(self) -> None:
+        """Answer `$SRV` and take requests."""
+        await self.start()
+        for dispatch in self._dispatches:
+            dispatch.subscription = await self.nc.subscribe(
+                dispatch.endpoint.subject, queue=QUEUE_GROUP, cb=dispatch.on_message
+            )
+
+    async def drain(self) -> None:
+        """Take no more requests; return when those already delivered are answered."""
+        subscriptions = [dispatch.subscription for dispatch in self._dispatches if dispatch.subscription]
+        for dispatch in self._dispatches:
+            dispatch.subscription = None
+        if subscriptions and self.nc.is_connected:
+            try:
+                # drain() alone would not wait for the server to have read its UNSUB: what came before would be lost.
+                for subscription in subscriptions:
+                    await self.nc._send_unsubscribe(subscription._id)
+                await roundtrip(self.nc)
+                for subscription in subscriptions:
+                    await subscription.drain()
+            except nats.errors.Error as error:
+                log.warning("subscription not drained", error=str(error))
+        await self._idle.wait()
+
+    def enter(self) -> None:
+        """Count a request as in flight."""
+        if self.in_flight == 0:
+            self._idle.clear()
+        self.in_flight += 1
+
+    def leave(self) -> None:
+        """Count a request as done."""
+        self.in_flight -= 1
+        if self.in_flight == 0:
+            self._idle.set()
+
+    def stats(self) -> ServiceStats:
+        stats = super().stats()
+        stats.endpoints = [dispatch.to_stats() for dispatch in self._dispatches]
+        return stats
+
+    def info(self) -> ServiceInfo:
+        info = super().info()
+        info.endpoints = [dispatch.endpoint.info() for dispatch in self._dispatches]
+        return info

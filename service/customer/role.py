@@ -1,0 +1,169 @@
+"""The role `customer`: its parts wired together, and the order in which they are opened, drained and closed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from typing import ClassVar, Final
+
+import nats.errors
+import structlog
+from nats.js.errors import APIError
+from nats.js.kv import KeyValue
+from nats.micro.service import ServiceConfig
+from prometheus_client.core import Metric
+
+from service import __version__
+from service.customer import contract, metrics
+from service.customer.balance import Balance
+from service.customer.events import Events
+from service.customer.micro import ConcurrentService
+from service.customer.seeding import is_seeded, seed
+from service.customer.settings import CustomerSettings
+from service.dynamodb.table import Table
+from service.runtime import jetstream, permissions
+from service.runtime.cancel import cancel
+from service.runtime.connection import Connection, roundtrip
+from service.runtime.emf import Emitter
+from service.runtime.errors import ServiceError
+from service.runtime.logs import writes_json
+from service.runtime.process import CLOSE_S, Stop
+from service.runtime.role import Need
+from service.runtime.tracing import tracing
+
+log: Final = structlog.get_logger("service.customer")
+
+
+class Customer:
+    """Answers requests about a client over NATS from DynamoDB, and publishes each balance as an event."""
+
+    SETTINGS: ClassVar = CustomerSettings
+
+    def __init__(self, settings: CustomerSettings, stop: Stop) -> None:
+        self._settings = settings
+        self._state = "starting"
+        self._connection = Connection(
+            settings, name="customer-balance", inbox_prefix=contract.INBOX_PREFIX, on_lost=stop.fail
+        )
+        self._nc = self._connection.nc
+        self._tracing = tracing()
+        self._table = Table(settings.ddb_table, contract.KEY_ATTRIBUTE)
+        self._events = Events(self._nc)
+        self._balance = Balance(self._tracing.read(self._table.read), self._events)
+        self._service = ConcurrentService(
+            self._nc,
+            ServiceConfig(
+                name=contract.SERVICE_NAME, version=__version__, description="Loyalty balances from DynamoDB."
+            ),
+            (self._balance.endpoint,),
+            max_in_flight=settings.max_in_flight,
+            tracing=self._tracing,
+        )
+        self._bucket: KeyValue
+        self._emitting: asyncio.Task[None] | None = None
+
+    def needs(self) -> Sequence[Need]:
+        return (
+            Need(f"NATS at {self._settings.nats_url}", self._connection.open),
+            Need("permissions", self._look_at_permissions, at_start=False),
+            Need(f"stream {contract.STREAM}", self._look_at_stream),
+            Need(f"bucket {contract.BUCKET}", self._look_at_bucket),
+            Need(f"table {self._table.name}", self._look_at_table),
+        )
+
+    async def start(self) -> None:
+        if self._settings.seed_rows:
+            await seed(self._bucket, self._table, self._settings.seed_rows, owner=self._service.id)
+            if await self._row_1_is_missing() and await is_seeded(self._bucket):
+                log.warning(
+                    "the seed flag is set and the table has no row 1; to seed again, run "
+                    "`python -m control_plane seed-flag clear` and restart"
+                )
+        await self._events.start()
+        await self._service.serve()
+        await roundtrip(self._nc)
+        self._state = "serving"
+        log.info("serving", subject=contract.SUBJECT, id=self._service.id, version=__version__)
+        if writes_json(self._settings):
+            minute = metrics.Minute(self._service, self._table, self._events)
+            dimension = (contract.METRICS_DIMENSION, self._table.name)
+            emitter = Emitter(contract.METRICS_NAMESPACE, dimension, lambda: minute.figures(serving=self._is_serving()))
+            self._emitting = asyncio.create_task(emitter.run(), name="emf")
+
+    async def drain(self, timeout_s: float) -> None:
+        """Take no more requests, answer those in flight, flush their events."""
+        self._state = "draining"
+        log.info("draining", in_flight=self._service.in_flight, events=self._events.pending)
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._service.drain()
+                await self._balance.lookup.drain()
+                if self._nc.is_connected:
+                    await roundtrip(self._nc)
+        except TimeoutError:
+            log.warning("requests left unanswered", in_flight=self._service.in_flight)
+        lost = await self._events.flush(max(0.0, deadline - asyncio.get_running_loop().time()))
+        if lost or self._service.in_flight:
+            raise ServiceError(
+                f"drained in part: {self._service.in_flight} requests unanswered, {lost} events unacknowledged "
+                f"after {timeout_s:g} seconds",
+                f"see that stream {contract.STREAM} takes events ({self._events.stalled or 'it does'})",
+            )
+        finished = sum(stats.finished for stats in self._service.requests.values())
+        log.info("drained", requests=finished, events=self._events.stats.published)
+
+    async def close(self) -> None:
+        if self._emitting:
+            await cancel(self._emitting)
+        await self._events.close()
+        await self._tracing.close(CLOSE_S / 2)
+        await self._connection.close()
+        self._table.close()
+
+    async def problems(self) -> Mapping[str, str]:
+        found = {}
+        if self._state != "serving":
+            found["service"] = self._state
+        if not self._nc.is_connected:
+            found["nats"] = "not connected"
+        if self._events.stalled:
+            found["events"] = (
+                f"{self._events.stalled}; {self._events.pending} waiting, {self._events.stats.dropped} dropped"
+            )
+        try:
+            self._table.open()
+            await self._table.check()
+        except ServiceError as error:
+            found["table"] = error.problem
+        return found
+
+    def metrics(self) -> Iterator[Metric]:
+        return metrics.families(self._service, self._table, self._events, self._nc.stats["reconnects"])
+
+    def _is_serving(self) -> bool:
+        """What can be known without asking the table."""
+        return self._state == "serving" and self._nc.is_connected
+
+    async def _look_at_permissions(self) -> None:
+        self._connection.jetstream  # noqa: B018  raises Skipped without a connection
+        publish = [subject for subject in contract.PUBLISH if not subject.startswith("_")]
+        await permissions.look(self._nc, contract.USER, publish, contract.SUBSCRIBE)
+
+    async def _look_at_stream(self) -> None:
+        await jetstream.check_stream(self._connection.jetstream, contract.STREAM, contract.STREAM_SUBJECTS)
+
+    async def _look_at_bucket(self) -> str:
+        self._bucket = await jetstream.open_bucket(self._connection.jetstream, contract.BUCKET)
+        try:
+            return "the seed flag is set" if await is_seeded(self._bucket) else "no seed flag: the first task will seed"
+        except (nats.errors.Error, APIError) as error:
+            raise jetstream.explain(f"key {contract.SEED_KEY} of bucket {contract.BUCKET}", error) from None
+
+    async def _look_at_table(self) -> str:
+        self._table.open()
+        await self._table.check()
+        return "no row 1" if await self._row_1_is_missing() else "row 1 is there"
+
+    async def _row_1_is_missing(self) -> bool:
+        return (await self._table.read(["1"]))["1"] is None

@@ -1,0 +1,157 @@
+"""Once-only seeding, however many tasks start at the same moment.
+
+One task holds a lease, a key in the bucket that it renews; the others wait for the `seed` flag. A lease whose
+revision has not moved for `LEASE_S` seconds, by the watcher's own clock, belongs to a task that died, and is taken
+over by compare-and-set. The lease only saves work: what keeps rows from being written twice is that every insert is
+conditional, so a seeder that was merely slow does no harm.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from typing import Final
+
+import nats.errors
+import structlog
+from nats.js.errors import APIError, KeyNotFoundError, KeyWrongLastSequenceError
+from nats.js.kv import KeyValue
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+
+from service.customer.balance import make_row
+from service.customer.contract import SEED_DONE, SEED_KEY, SEED_LEASE_KEY
+from service.dynamodb.errors import TableUnavailableError
+from service.dynamodb.table import Table
+from service.runtime.cancel import cancel
+from service.runtime.errors import ServiceError
+
+log: Final = structlog.get_logger("service.seeding")
+
+LEASE_S: Final = 3.0
+RENEW_S: Final = 0.75
+POLL_S: Final = 0.25
+CONCURRENT_INSERTS: Final = 64
+INSERT_PATIENCE_S: Final = 30.0
+BALANCES: Final = range(100, 10_000)
+
+
+class LeaseLostError(Exception):
+    """Another task took the lease over."""
+
+
+async def seed(bucket: KeyValue, table: Table, rows: int, owner: str) -> None:
+    """Return when the table is seeded, by this task or another.
+
+    Raises `ServiceError` when rows cannot be written; the lease is then free for the next task.
+    """
+    last_revision, seen_s = 0, 0.0
+    while not await is_seeded(bucket):
+        try:
+            revision, held = await _look(bucket)
+            if held and revision != last_revision:
+                last_revision, seen_s = revision, time.monotonic()
+            if not held or time.monotonic() - seen_s > LEASE_S:
+                await _seed_while_held(bucket, table, rows, owner, revision)
+                return
+        except LeaseLostError:
+            log.info("another task is seeding")
+        await asyncio.sleep(POLL_S * random.uniform(0.5, 1.0))
+
+
+async def is_seeded(bucket: KeyValue) -> bool:
+    try:
+        return (await bucket.get(SEED_KEY)).value == SEED_DONE
+    except KeyNotFoundError:
+        return False
+
+
+async def _look(bucket: KeyValue) -> tuple[int, bool]:
+    """The lease's revision (0 when there never was one), and whether it is held."""
+    try:
+        return (await bucket.get(SEED_LEASE_KEY)).revision or 0, True
+    except KeyNotFoundError as error:
+        return (error.entry.revision if error.entry else 0) or 0, False
+
+
+async def _seed_while_held(bucket: KeyValue, table: Table, rows: int, owner: str, revision: int) -> None:
+    lease = _Lease(bucket, owner)
+    await lease.take(revision)
+    seeding = asyncio.create_task(_write(bucket, table, rows), name="seed")
+    renewing = asyncio.create_task(lease.keep(), name="seed-lease")
+    try:
+        await asyncio.wait({seeding, renewing}, return_when=asyncio.FIRST_COMPLETED)
+        await (seeding if seeding.done() else renewing)
+    finally:
+        await cancel(seeding, renewing)
+        await lease.release()
+
+
+class _Lease:
+    def __init__(self, bucket: KeyValue, owner: str) -> None:
+        self._bucket = bucket
+        self._owner = owner.encode()
+        self._revision = 0
+
+    async def take(self, revision: int) -> None:
+        """Raises `LeaseLostError` when the lease is no longer at `revision`."""
+        try:
+            self._revision = await self._bucket.update(SEED_LEASE_KEY, self._owner, last=revision)
+        except KeyWrongLastSequenceError:
+            raise LeaseLostError from None
+
+    async def keep(self) -> None:
+        """Renew for ever; raises `LeaseLostError` when it was taken over."""
+        while True:
+            await asyncio.sleep(RENEW_S)
+            try:
+                await self.take(self._revision)
+            except (nats.errors.Error, APIError) as error:
+                log.warning("seeding lease not renewed", error=str(error))
+
+    async def release(self) -> None:
+        try:
+            await self._bucket.delete(SEED_LEASE_KEY, last=self._revision)
+        except (nats.errors.Error, APIError) as error:  # it expires by itself
+            log.debug("seeding lease not released", error=str(error))
+
+
+async def _write(bucket: KeyValue, table: Table, rows: int) -> None:
+    if await is_seeded(bucket):
+        return
+    started = time.monotonic()
+    log.info("seeding", rows=rows, table=table.name)
+    ids = iter(range(1, rows + 1))
+    written = 0
+
+    async def insert_some() -> None:
+        nonlocal written
+        for number in ids:
+            put = await _insert(table, str(number))
+            written += put
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(CONCURRENT_INSERTS):
+                group.create_task(insert_some())
+    except ExceptionGroup as errors:
+        first = errors.exceptions[0]
+        raise ServiceError(
+            f"table {table.name} cannot be seeded ({first})",
+            "see that this task may write to it",
+        ) from None
+    await bucket.put(SEED_KEY, SEED_DONE)
+    seconds = round(time.monotonic() - started, 3)
+    log.info("seeded", written=written, already_there=rows - written, seconds=seconds)
+
+
+async def _insert(table: Table, client_id: str) -> bool:
+    async for attempt in AsyncRetrying(
+        retry=retry_if_exception_type(TableUnavailableError),
+        wait=wait_random_exponential(multiplier=0.05, max=2.0),
+        stop=stop_after_delay(INSERT_PATIENCE_S),
+        reraise=True,
+    ):
+        with attempt:
+            return await table.insert(make_row(client_id, random.choice(BALANCES)))
+    raise AssertionError("unreachable: the last attempt re-raises")

@@ -1,0 +1,19 @@
+"""What the role `customer` is told by its environment."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, StringConstraints
+
+from service.runtime.settings import NatsSettings
+
+
+class CustomerSettings(NatsSettings):
+    ddb_table: Annotated[
+        str, StringConstraints(pattern=r"^[a-zA-Z0-9_.-]{3,255}$"), Field(description="table of the balances")
+    ]
+    seed_rows: Annotated[int, Field(ge=0, le=1_000_000, description="rows to seed, once; 0: none")] = 1000
+    max_in_flight: Annotated[
+        int, Field(ge=1, le=1_000_000, description="requests worked on at a time; more are refused")
+    ] = 4096

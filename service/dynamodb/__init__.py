@@ -1,0 +1,1 @@
+"""The DynamoDB client of the hot path."""

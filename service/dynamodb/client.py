@@ -1,0 +1,46 @@
+"""DynamoDB's low-level API: one call, signed, sent, decoded, its errors classified. The caller retries.
+
+https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Programming.LowLevelAPI.html
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from service.dynamodb.credentials import CredentialChain
+from service.dynamodb.errors import DynamoDBError, InvalidResponse
+from service.dynamodb.http import Pool
+from service.dynamodb.signature import Signer
+
+
+class DynamoDB:
+    """The API of one endpoint, in one region."""
+
+    def __init__(self, pool: Pool, region: str) -> None:
+        self._pool = pool
+        self._signer = Signer(pool.host, region)
+        self._chain = CredentialChain()
+
+    async def call(self, action: str, request: dict[str, Any]) -> dict[str, Any]:
+        """One call and its decoded response.
+
+        Raises `DynamoDBError`, `InvalidResponse`, `NoCredentialsError`, `HttpError` and `TimeoutError`.
+        """
+        body = orjson.dumps(request)
+        response = await self._pool.post(self._signer.headers(await self._chain.current(), action, body), body)
+        try:
+            decoded = orjson.loads(response.body)
+        except orjson.JSONDecodeError:
+            decoded = None
+        if response.status >= 500 and (type(decoded) is not dict or "__type" not in decoded):
+            raise DynamoDBError(response.status, f"HTTP {response.status}", "")
+        if type(decoded) is not dict or (response.status != 200 and "__type" not in decoded):
+            raise InvalidResponse(f"HTTP {response.status} with a body that is not DynamoDB's")
+        if response.status == 200:
+            return decoded
+        code = str(decoded["__type"]).rpartition("#")[2]
+        if code == "ExpiredTokenException":
+            self._chain.forget()
+        raise DynamoDBError(response.status, code, str(decoded.get("message", decoded.get("Message", ""))))

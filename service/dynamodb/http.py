@@ -1,0 +1,150 @@
+"""POSTs to one origin over kept-alive connections, parsed by httptools.
+
+For a small body to one host, a general client's cost is most of the way from a request to its reply: aiohttp's was
+as much as everything else together (docs/adr/0008-dynamodb-client.md).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from dataclasses import dataclass
+from typing import Final, cast
+from urllib.parse import urlsplit
+
+import httptools
+
+from service.dynamodb.errors import HttpError
+
+IDLE_S: Final = 20.0
+"""A connection that was idle for longer is not used again: the other side may be closing it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    status: int
+    body: bytes
+
+
+class Pool:
+    """Connections to one origin. A call has one to itself; Most recently used first (LIFO)."""
+
+    def __init__(self, url: str, timeout_s: float) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ValueError(f"{url} is not an HTTP address")
+        self.host = parts.netloc
+        self._timeout_s = timeout_s
+        self._free: list[_Connection] = []
+        self._loop = asyncio.get_running_loop()
+        self._tls = ssl.create_default_context() if parts.scheme == "https" else None
+        self._address = parts.hostname, parts.port or (443 if self._tls else 80)
+        self._head = f"POST {parts.path or '/'} HTTP/1.1\r\nHost: {self.host}\r\n".encode()
+
+    async def post(self, headers: str, body: bytes) -> Response:
+        """`headers` are lines, each with its CRLF.
+
+        Raises `HttpError`, and `TimeoutError` after `timeout_s` seconds.
+        """
+        connection = self._reusable()
+        if connection is None:
+            connection = await self._connect()
+        timer = self._loop.call_later(self._timeout_s, connection.time_out)
+        try:
+            return await connection.call(
+                b"%b%bContent-Length: %d\r\n\r\n%b" % (self._head, headers.encode(), len(body), body)
+            )
+        finally:
+            timer.cancel()
+            if connection.idle:
+                self._free.append(connection)
+            else:
+                connection.close()
+
+    def close(self) -> None:
+        while self._free:
+            self._free.pop().close()
+
+    def _reusable(self) -> _Connection | None:
+        now = self._loop.time()
+        while self._free:
+            connection = self._free.pop()
+            if connection.idle and now - connection.used_at < IDLE_S:
+                return connection
+            connection.close()
+        return None
+
+    async def _connect(self) -> _Connection:
+        host, port = self._address
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                _, connection = await self._loop.create_connection(
+                    lambda: _Connection(self._loop), host, port, ssl=self._tls
+                )
+        except TimeoutError:
+            raise
+        except OSError as error:
+            raise HttpError(f"no connection to {self.host}: {error}") from error
+        return connection
+
+
+class _Connection(asyncio.Protocol):
+    """One connection, one call at a time."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.idle = True
+        """Whether another call may be made on it."""
+        self.used_at = loop.time()
+        self._loop = loop
+        self._transport: asyncio.Transport
+        self._response: asyncio.Future[Response] | None = None
+        self._parser: httptools.HttpResponseParser
+        self._body: list[bytes] = []
+
+    async def call(self, request: bytes) -> Response:
+        self.idle = False
+        self._response = self._loop.create_future()
+        self._parser = httptools.HttpResponseParser(self)
+        self._body = []
+        self._transport.write(request)
+        return await self._response
+
+    def time_out(self) -> None:
+        self._fail(TimeoutError())
+
+    def close(self) -> None:
+        self.idle = False
+        self._transport.abort()
+
+    def _fail(self, error: Exception) -> None:
+        self.idle = False
+        if self._response and not self._response.done():
+            self._response.set_exception(error)
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's own is not a subclass
+
+    def data_received(self, data: bytes) -> None:
+        if self._response is None or self._response.done():
+            self.close()  # nobody asked
+            return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self._fail(HttpError(f"the response is not HTTP: {error}"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._fail(HttpError(f"the connection was lost: {exc or 'closed'}"))
+
+    # httptools
+
+    def on_body(self, body: bytes) -> None:
+        self._body.append(body)
+
+    def on_message_complete(self) -> None:
+        self.used_at = self._loop.time()
+        self.idle = self._parser.should_keep_alive()
+        if self._response and not self._response.done():
+            self._response.set_result(Response(self._parser.get_status_code(), b"".join(self._body)))

@@ -1,0 +1,185 @@
+"""A DynamoDB table: batched reads inside a deadline, and inserts that never overwrite. Rows stay raw.
+
+A transient error of the API leaves here as `TableUnavailableError`; any other as what it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from botocore.exceptions import BotoCoreError
+
+from service.dynamodb.client import DynamoDB
+from service.dynamodb.endpoint import endpoint
+from service.dynamodb.errors import (
+    DynamoDBError,
+    HttpError,
+    InvalidResponse,
+    NoCredentialsError,
+    TableUnavailableError,
+)
+from service.dynamodb.http import Pool
+from service.runtime.errors import ServiceError
+from service.runtime.metrics import Histogram
+
+DEADLINE_S: Final = 1.9
+"""From a batch's first call to its last answer: with its time to form, a requester waits two seconds at most."""
+CALL_TIMEOUT_S: Final = 0.9
+MAX_CALLS: Final = 3
+BACKOFF_S: Final = 0.05
+MAX_KEYS: Final = 100
+"""BatchGetItem's limit: https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_BatchGetItem.html"""
+CALL_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+BATCH_BUCKETS: Final = (1, 2, 5, 10, 25, 50, 100)
+
+Row = Mapping[str, Any]
+"""Attribute values in DynamoDB's JSON, by name."""
+
+Outcome = Row | None | Exception
+"""What a read found for a key: a row; None, there is none; or the error that kept it from being read."""
+
+
+@dataclass(slots=True)
+class TableStats:
+    errors: Counter[str] = field(default_factory=Counter)
+    call_seconds: Histogram = field(default_factory=lambda: Histogram(CALL_BUCKETS))
+    batch_keys: Histogram = field(default_factory=lambda: Histogram(BATCH_BUCKETS))
+
+
+class Table:
+    """A table whose partition key is the string `key`. `open` first."""
+
+    def __init__(self, name: str, key: str) -> None:
+        self.name = name
+        self.stats = TableStats()
+        self._key = key
+        self._pool: Pool | None = None
+        self._api: DynamoDB
+
+    def open(self) -> None:
+        """Read the AWS configuration. Connections are made when they are needed.
+
+        Raises `ServiceError` when no region is set or the endpoint is not an address.
+        """
+        if self._pool is None:
+            url, region = endpoint()
+            try:
+                self._pool = Pool(url, CALL_TIMEOUT_S)
+            except ValueError as error:
+                raise ServiceError(f"AWS_ENDPOINT_URL_DYNAMODB: {error}", "correct it or unset it") from None
+            self._api = DynamoDB(self._pool, region)
+
+    def close(self) -> None:
+        if self._pool:
+            self._pool.close()
+
+    async def read(self, keys: Sequence[str]) -> Mapping[str, Outcome]:
+        """The outcome for each of up to `MAX_KEYS` keys. Does not raise.
+
+        At most `MAX_CALLS` calls and `DEADLINE_S` seconds for each key.
+        """
+        self.stats.batch_keys.observe(len(keys))
+        outcomes: dict[str, Outcome] = {}
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                await self._read_into(outcomes, keys)
+        except Exception as error:
+            outcome = _classify(error)
+            outcomes.update((key, outcome) for key in keys if key not in outcomes)
+        return outcomes
+
+    async def insert(self, row: Row) -> bool:
+        """Put a row unless its key has one. Returns whether it was put.
+
+        Raises `TableUnavailableError` when DynamoDB does not answer, and other errors as they are.
+        """
+        absent = f"attribute_not_exists({self._key})"
+        try:
+            await self._api.call("PutItem", {"TableName": self.name, "Item": row, "ConditionExpression": absent})
+        except Exception as error:
+            if isinstance(error, DynamoDBError) and error.code == "ConditionalCheckFailedException":
+                return False
+            raise _classify(error) from error
+        return True
+
+    async def check(self) -> None:
+        """Raise `ServiceError` unless the table can be read."""
+        outcome = (await self.read(["1"]))["1"]
+        if isinstance(outcome, Exception):
+            raise self._explain(outcome)
+
+    async def _read_into(self, outcomes: dict[str, Outcome], keys: Sequence[str]) -> None:
+        """Fill `outcomes`. What could not be read is asked for again, with full jitter between the calls."""
+        unread = list(keys)
+        problem: Exception = TableUnavailableError("the database is busy")
+        for attempt in range(MAX_CALLS):
+            if attempt:
+                await asyncio.sleep(BACKOFF_S * 2**attempt * random.random())
+            try:
+                found, unprocessed = await self._batch_get(unread)
+            except Exception as error:
+                if not _is_retryable(error):
+                    raise
+                self.stats.errors[error.code if isinstance(error, DynamoDBError) else type(error).__name__] += 1
+                problem = error
+                continue
+            outcomes.update(found)
+            if len(found) + len(unprocessed) < len(unread):
+                outcomes.update((key, None) for key in unread if key not in found and key not in unprocessed)
+            if not unprocessed:
+                return
+            self.stats.errors["UnprocessedKeys"] += 1
+            unread = list(unprocessed)
+        raise problem
+
+    async def _batch_get(self, keys: Sequence[str]) -> tuple[dict[str, Row], set[str]]:
+        request = {"RequestItems": {self.name: {"Keys": [{self._key: {"S": key}} for key in keys]}}}
+        started = time.perf_counter()
+        try:
+            response = await self._api.call("BatchGetItem", request)
+        finally:
+            self.stats.call_seconds.observe(time.perf_counter() - started)
+        try:
+            found = {row[self._key]["S"]: row for row in response["Responses"].get(self.name, ())}
+            unprocessed = response.get("UnprocessedKeys", {}).get(self.name, {}).get("Keys", ())
+            return found, {key[self._key]["S"] for key in unprocessed}
+        except (AttributeError, KeyError, TypeError) as error:
+            raise InvalidResponse("a response without Responses") from error
+
+    def _explain(self, error: Exception) -> ServiceError:
+        if isinstance(error, DynamoDBError) and error.code == "ResourceNotFoundException":
+            return ServiceError(f"table {self.name} does not exist", "deploy the stack, or correct DDB_TABLE")
+        if isinstance(error, NoCredentialsError | BotoCoreError) or (
+            isinstance(error, DynamoDBError) and error.access_denied
+        ):
+            reason = error.code if isinstance(error, DynamoDBError) else type(error).__name__
+            return ServiceError(
+                f"AWS refuses to let this task read table {self.name} ({reason})",
+                "give it credentials that may (aws sts get-caller-identity tells whose it has)",
+            )
+        if isinstance(error, TableUnavailableError):
+            return ServiceError(f"table {self.name}: {error}", "see that DynamoDB can be reached from here")
+        return ServiceError(
+            f"table {self.name} cannot be read: {error}", f"see that its key is a string named {self._key}"
+        )
+
+
+def _classify(error: Exception) -> Exception:
+    if isinstance(error, DynamoDBError) and error.throttled:
+        return TableUnavailableError("the database is busy")
+    if _is_retryable(error) and not (isinstance(error, DynamoDBError) and error.access_denied):
+        return TableUnavailableError("the database did not answer in time")
+    return error
+
+
+def _is_retryable(error: Exception) -> bool:
+    """The next call may succeed."""
+    if isinstance(error, DynamoDBError):
+        return error.retryable
+    return isinstance(error, HttpError | InvalidResponse | TimeoutError)

@@ -1,0 +1,1 @@
+"""What every role stands on. Knows no balance, no table, no subject."""

@@ -1,0 +1,28 @@
+"""`python -m service [ROLE] --check`: every need of a role, looked at one by one. Takes no work and writes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from service.runtime.errors import ServiceError
+from service.runtime.role import Role, Skipped
+
+Finding = tuple[str, str]
+"""`ok`, `note` or `missing`, and what."""
+
+
+async def check(role: Role) -> AsyncIterator[Finding]:
+    """What is there and what is missing, in the order in which the role would open it. Closes the role."""
+    try:
+        for need in role.needs():
+            try:
+                remark = await need.look()
+            except ServiceError as error:
+                yield "missing", str(error)
+            except Skipped as skipped:
+                if str(skipped):
+                    yield "note", f"{need.name}: {skipped}"
+            else:
+                yield "ok", f"{need.name}, {remark}" if remark else need.name
+    finally:
+        await role.close()

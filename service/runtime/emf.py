@@ -1,0 +1,52 @@
+"""Metrics for CloudWatch, as one line of the log a minute: no agent, no sidecar, no API call.
+
+Embedded metric format: https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import orjson
+
+INTERVAL_S: Final = 60.0
+
+Figure = tuple[float, str | None]
+"""A value and its CloudWatch unit; without a unit it is in the line, but is no metric."""
+
+
+class Emitter:
+    """Writes what `figures` returns, every `INTERVAL_S` seconds, and once more at the end."""
+
+    def __init__(self, namespace: str, dimension: tuple[str, str], figures: Callable[[], Mapping[str, Figure]]) -> None:
+        self._namespace = namespace
+        self._dimension = dimension
+        self._figures = figures
+
+    async def run(self) -> None:
+        try:
+            while True:
+                await asyncio.sleep(INTERVAL_S)
+                self._write()
+        finally:
+            self._write()
+
+    def line(self) -> bytes:
+        """The next line."""
+        name, value = self._dimension
+        figures = self._figures()
+        directive: dict[str, Any] = {
+            "Namespace": self._namespace,
+            "Dimensions": [[name]],
+            "Metrics": [{"Name": metric, "Unit": unit} for metric, (_, unit) in figures.items() if unit],
+        }
+        header = {"Timestamp": int(time.time() * 1000), "CloudWatchMetrics": [directive]}
+        return orjson.dumps({"_aws": header, name: value} | {metric: figure for metric, (figure, _) in figures.items()})
+
+    def _write(self) -> None:
+        sys.stderr.buffer.write(self.line() + b"\n")
+        sys.stderr.buffer.flush()

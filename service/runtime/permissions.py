@@ -1,0 +1,59 @@
+"""What a NATS user may do, asked of the server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
+from typing import Final
+
+import nats.errors
+import orjson
+from nats.aio.client import Client
+
+from service.runtime.errors import ServiceError
+from service.runtime.role import Skipped
+
+USER_INFO: Final = "$SYS.REQ.USER.INFO"
+"""https://docs.nats.io/running-a-nats-service/configuration/sys_accounts#user-services"""
+USER_INFO_S: Final = 2.0
+
+
+async def look(nc: Client, user: str, publish: Sequence[str], subscribe: Sequence[str]) -> None:
+    """Raise `ServiceError` that names each subject which `nc` may not use, or `Skipped` when the server does not tell.
+
+    A subject may be `SUBJECT QUEUE`.
+    """
+    try:
+        reply = await nc.request(USER_INFO, timeout=USER_INFO_S)
+        given = orjson.loads(reply.data)["data"].get("permissions") or {}
+    except (nats.errors.Error, orjson.JSONDecodeError, KeyError, AttributeError):
+        raise Skipped(f"the server does not tell ({USER_INFO}); what follows shows some of them") from None
+    denied = [f"publish to {subject}" for subject in publish if not allows(given.get("publish"), subject)]
+    denied += [f"subscribe to {subject}" for subject in subscribe if not allows(given.get("subscribe"), subject)]
+    if not given.get("responses") and not allows(given.get("publish"), "_INBOX.any"):
+        denied.append("reply to _INBOX.>")
+    if denied:
+        raise ServiceError(f"no permission to {', '.join(denied)}", f"use the credentials of user `{user}`")
+
+
+def allows(rules: Mapping[str, Sequence[str]] | None, subject: str) -> bool:
+    """Whether a NATS user with these rules may use `subject`, which may be `SUBJECT QUEUE`."""
+    if not rules:
+        return True
+    allow, deny = rules.get("allow") or (), rules.get("deny") or ()
+    allowed = not allow or any(_matches(pattern, subject) for pattern in allow)
+    return allowed and not any(_matches(pattern, subject) for pattern in deny)
+
+
+def _matches(pattern: str, subject: str) -> bool:
+    """https://docs.nats.io/nats-concepts/subjects#wildcards"""
+    pattern, _, group = pattern.partition(" ")
+    subject, _, asked = subject.partition(" ")
+    if group and group != asked:
+        return False
+    for wanted, given in zip_longest(pattern.split("."), subject.split(".")):
+        if wanted == ">":
+            return given is not None
+        if given is None or wanted not in {given, "*"}:
+            return False
+    return True

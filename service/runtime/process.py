@@ -1,0 +1,89 @@
+"""The life of a process: health page, needs, start, then a signal or an error, drain, close."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from typing import Any, Final, TypeVar
+
+import structlog
+
+from service.runtime.cancel import cancel
+from service.runtime.errors import ServiceError
+from service.runtime.health import serve_health
+from service.runtime.role import Role, Skipped
+from service.runtime.settings import Settings
+
+log: Final = structlog.get_logger("service.process")
+
+AnySettings = TypeVar("AnySettings", bound=Settings)
+
+CLOSE_S: Final = 1.0
+"""Kept of `SHUTDOWN_TIMEOUT` for closing connections."""
+
+
+class Stop:
+    """Why the process is to stop: a signal, or an error. A second signal ends the process at once."""
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._stopped: asyncio.Future[None] = loop.create_future()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._signalled, number)
+
+    def fail(self, error: ServiceError) -> None:
+        """Stop because the role cannot go on."""
+        if not self._stopped.done():
+            self._stopped.set_exception(error)
+
+    async def wait(self) -> None:
+        """Return after a signal; raise the error of `fail`."""
+        await asyncio.shield(self._stopped)
+
+    async def unless_first(self, starting: Coroutine[Any, Any, None]) -> bool:
+        """Run `starting` to its end and return True; False when a signal came first and it was cancelled."""
+        task = asyncio.create_task(starting)
+        await asyncio.wait({task, self._stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if self._stopped.done():
+            await cancel(task)
+            await self._stopped
+            return False
+        await task
+        return True
+
+    def _signalled(self, number: signal.Signals) -> None:
+        if self._stopped.done():
+            os._exit(128 + number)
+        log.info("signal", name=signal.Signals(number).name)
+        self._stopped.set_result(None)
+
+
+async def run(make: Callable[[AnySettings, Stop], Role], settings: AnySettings) -> None:
+    """Run a role until SIGTERM or SIGINT, then drain it.
+
+    Raises `ServiceError` when the role cannot start or go on, or when the drain left something undone.
+    """
+    async with AsyncExitStack() as stack:
+        stop = Stop()
+        role = make(settings, stop)
+        stack.push_async_callback(role.close)
+        port = await stack.enter_async_context(serve_health(settings.health_port, role.problems, role.metrics))
+        log.info("health and metrics", port=port)
+        if not await stop.unless_first(_begin(role)):
+            log.info("stopped before it served")
+            return
+        await stop.wait()
+        await role.drain(settings.shutdown_timeout - CLOSE_S)
+
+
+async def _begin(role: Role) -> None:
+    for need in role.needs():
+        if need.at_start:
+            try:
+                await need.look()
+            except Skipped as skipped:
+                log.debug("not looked at", need=need.name, reason=str(skipped))
+    await role.start()

@@ -1,0 +1,113 @@
+"""The environment, read once into one frozen object. Each role extends these classes with its own variables."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+)
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service import HEALTH_PORT
+from service.runtime.errors import ServiceError
+
+AnySettings = TypeVar("AnySettings", bound="Settings")
+
+
+def _servers(value: str) -> str:
+    for server in value.split(","):
+        url = urlsplit(server.strip())
+        if url.scheme not in {"nats", "tls", "ws", "wss"} or not url.hostname:
+            raise ValueError("must be one or more of nats://HOST:PORT or tls://HOST:PORT, comma separated")
+    return value
+
+
+def _creds(value: Any) -> Any:
+    """The text of the `.creds` file out of its base64; the value itself never appears in an error."""
+    if value is None:
+        return None
+    try:
+        text = base64.b64decode("".join(str(value).split()), validate=True).decode("ascii")
+    except (binascii.Error, UnicodeDecodeError, ValueError):
+        raise ValueError("must be the base64 of a .creds file (base64 -w0 service.creds)") from None
+    if "BEGIN NATS USER JWT" not in text or "BEGIN USER NKEY SEED" not in text:
+        raise ValueError("decodes to something that is not a .creds file")
+    return text if text.endswith("\n") else text + "\n"
+
+
+def _lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
+
+
+class Settings(BaseSettings):
+    """What every role is told by its environment. Nothing else configures a role.
+
+    The AWS SDK's own variables (region, endpoint, credentials, profile) are read by the SDK. A field's description
+    and default are its line in `--help`.
+    """
+
+    model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True, extra="ignore", hide_input_in_errors=True)
+
+    health_port: Annotated[int, Field(ge=0, le=65535, description="/healthz, /readyz, /metrics; 0: any free port")] = (
+        HEALTH_PORT
+    )
+    shutdown_timeout: Annotated[float, Field(gt=0, le=3600, description="seconds to drain after SIGTERM")] = 25.0
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        BeforeValidator(_lower),
+        Field(description="debug, info, warning or error"),
+    ] = "info"
+    log_format: Annotated[
+        Literal["json", "console"] | None,
+        BeforeValidator(_lower),
+        Field(description="json or console; not set: console on a terminal"),
+    ] = None
+
+
+class NatsSettings(Settings):
+    """For a role that connects to NATS."""
+
+    nats_url: Annotated[
+        str, AfterValidator(_servers), Field(description="servers, comma separated; tls:// for TLS")
+    ] = "tls://connect.ngs.global"
+    nats_credentials: Annotated[
+        SecretStr | None,
+        BeforeValidator(_creds),
+        Field(description="base64 of the .creds file; kept in memory; not set: none"),
+    ] = None
+
+    @property
+    def nats_servers(self) -> list[str]:
+        return [server.strip() for server in self.nats_url.split(",")]
+
+
+def load(settings: type[AnySettings]) -> AnySettings:
+    """The settings of this process.
+
+    Raises `ServiceError` that names the first bad variable and its rule, without the variable's value.
+    """
+    try:
+        return settings()
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = str(first["loc"][0]).upper()
+        if first["type"] == "missing":
+            raise ServiceError(f"{name} is not set", f"set it, for example {name}=balances") from None
+        rule = first["msg"].removeprefix("Value error, ")
+        raise ServiceError(f"{name} is not valid: {rule}", f"correct {name} or unset it") from None
+
+
+def variables(settings: type[Settings]) -> Iterator[tuple[str, str, str]]:
+    """Each environment variable: its name, what it means, its default."""
+    for name, field in settings.model_fields.items():
+        default = "required" if field.is_required() else "" if field.default is None else f"{field.default}"
+        yield name.upper(), field.description or "", default

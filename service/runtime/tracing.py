@@ -1,0 +1,125 @@
+"""One OpenTelemetry span for each request, when `OTEL_EXPORTER_OTLP_ENDPOINT` says where they go.
+
+Everything else is the SDK's own: https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
+Context comes from the request's `traceparent` header (https://www.w3.org/TR/trace-context/) and goes on in the
+event's. OpenTelemetry is imported only when it is asked for: requirements/service-otel.txt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from service import __version__
+from service.runtime.errors import ServiceError
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.trace import Span
+
+Result = TypeVar("Result")
+
+Read = Callable[[Sequence[str]], Awaitable[Mapping[str, Result]]]
+
+TRACEPARENT: Final = "traceparent"
+_VARIABLES: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+_batch: ContextVar[Span | None] = ContextVar("batch", default=None)
+"""Span of the BatchGetItem call whose answers the current asyncio task delivers."""
+
+
+def tracing() -> NoTracing | Tracing:
+    """Tracing, if an endpoint is set.
+
+    Raises `ServiceError` when one is, and OpenTelemetry is not installed.
+    """
+    variable = next((name for name in _VARIABLES if os.environ.get(name)), None)
+    if variable is None:
+        return NoTracing()
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
+        from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
+        from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
+    except ImportError as error:
+        raise ServiceError(
+            f"{variable} is set and OpenTelemetry is not installed ({error})",
+            "install requirements/service-otel.txt, or unset it",
+        ) from None
+    name = os.environ.get("OTEL_SERVICE_NAME") or "customer-balance"
+    provider = TracerProvider(resource=Resource.create({"service.name": name, "service.version": __version__}))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    return Tracing(provider)
+
+
+class NoTracing:
+    """Does nothing, where no endpoint is set."""
+
+    def begin(self, subject: str, headers: Mapping[str, str] | None) -> None:
+        """No span."""
+
+    def end(self, span: Any, endpoint: str, outcome: str) -> None:
+        """No span to end."""
+
+    def traceparent(self, span: Any) -> None:
+        """No context to pass on."""
+
+    def read(self, read: Read[Result]) -> Read[Result]:
+        return read
+
+    async def close(self, timeout_s: float) -> None:
+        """Nothing to send."""
+
+
+class Tracing:
+    """Spans of requests, and of the BatchGetItem calls that answer them."""
+
+    def __init__(self, provider: TracerProvider) -> None:
+        from opentelemetry.trace import SpanKind  # noqa: PLC0415
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator  # noqa: PLC0415
+
+        self._provider = provider
+        self._tracer = provider.get_tracer("customer-balance", __version__)
+        self._propagator = TraceContextTextMapPropagator()
+        self._kinds = SpanKind
+
+    def begin(self, subject: str, headers: Mapping[str, str] | None) -> Span:
+        """A request's span: a child of the requester's, if it sent one."""
+        parent = self._propagator.extract(headers) if headers else None
+        attributes = {"messaging.system": "nats", "messaging.destination.name": subject}
+        return self._tracer.start_span(subject, context=parent, kind=self._kinds.SERVER, attributes=attributes)
+
+    def end(self, span: Span, endpoint: str, outcome: str) -> None:
+        span.set_attribute("balance.endpoint", endpoint)
+        span.set_attribute("balance.outcome", outcome)
+        batch = _batch.get()
+        if batch is not None:
+            span.add_link(batch.get_span_context())
+        span.end()
+
+    def traceparent(self, span: Span) -> str:
+        from opentelemetry.trace import set_span_in_context  # noqa: PLC0415
+
+        carrier: dict[str, str] = {}
+        self._propagator.inject(carrier, set_span_in_context(span))
+        return carrier[TRACEPARENT]
+
+    def read(self, read: Read[Result]) -> Read[Result]:
+        """`read` with a span, to which the spans of its requests are linked."""
+
+        async def traced(ids: Sequence[str]) -> Mapping[str, Result]:
+            attributes: dict[str, str | int] = {"db.system.name": "aws.dynamodb", "db.operation.batch.size": len(ids)}
+            with self._tracer.start_span("BatchGetItem", kind=self._kinds.CLIENT, attributes=attributes) as span:
+                _batch.set(span)
+                return await read(ids)
+
+        return traced
+
+    async def close(self, timeout_s: float) -> None:
+        """Send what is there; what a collector does not take within `timeout_s` seconds is lost."""
+        closing = threading.Thread(target=self._provider.shutdown, name="tracing", daemon=True)
+        closing.start()
+        await asyncio.to_thread(closing.join, timeout_s)

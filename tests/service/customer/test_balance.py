@@ -1,0 +1,101 @@
+"""Decoding is the contract's first line: whatever arrives is a client id, or is said to be none."""
+
+from __future__ import annotations
+
+import json
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.customer.balance import decode, encode
+from service.customer.contract import REQUEST_SCHEMA
+from service.customer.errors import BadRequest
+
+FORBIDDEN = set(".*>") | {chr(code) for code in (*range(0x21), *range(0x7F, 0xA0))}
+client_ids = st.text(
+    st.characters(exclude_categories=["Cs", "Cc", "Zs", "Zl", "Zp"], exclude_characters=".*>"), min_size=1, max_size=128
+)
+
+
+@given(client_ids, st.dictionaries(st.text(), st.integers() | st.text() | st.none()))
+def test_a_well_formed_request_decodes_to_its_client_id(client_id: str, others: dict[str, object]) -> None:
+    body = {**others, "client_id": client_id}
+    assert decode(json.dumps(body).encode()) == client_id
+    assert decode(b" \n" + json.dumps(body, ensure_ascii=False).encode() + b"\t") == client_id
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_decode_to_one_subject_token_or_are_refused(payload: bytes) -> None:
+    try:
+        client_id = decode(payload)
+    except BadRequest as error:
+        assert orjson.loads(error.body)["error"]
+    else:
+        assert 1 <= len(client_id) <= 128
+        assert not FORBIDDEN & set(client_id)
+
+
+@given(st.text(max_size=200))
+def test_a_client_id_is_one_subject_token_or_is_refused(text: str) -> None:
+    try:
+        decoded = decode(json.dumps({"client_id": text}).encode())
+    except BadRequest:
+        assert not 1 <= len(text) <= 128 or any(
+            c in FORBIDDEN or c.isspace() or 0xD800 <= ord(c) <= 0xDFFF for c in text
+        )
+    else:
+        assert decoded == text
+
+
+@pytest.mark.parametrize(
+    ("payload", "says"),
+    [
+        (b"", "not JSON"),
+        (b"zz", "not JSON"),
+        (b"\xff\xfe", "not JSON"),
+        (b'{"client_id":"1"', "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b'{"client_id":"\\ud800"}', "not JSON"),
+        (b'["678"]', "not a JSON object"),
+        (b'"678"', "not a JSON object"),
+        (b"null", "not a JSON object"),
+        (b"{}", "missing"),
+        (b'{"Client_Id":"1"}', "missing"),
+        (b'{"client_id":null}', "must be a string"),
+        (b'{"client_id":678}', "must be a string"),
+        (b'{"client_id":["678"]}', "must be a string"),
+        (b'{"client_id":""}', "one NATS subject token"),
+        (b'{"client_id":"a.b"}', "one NATS subject token"),
+        (b'{"client_id":"*"}', "one NATS subject token"),
+        (b'{"client_id":">"}', "one NATS subject token"),
+        (b'{"client_id":" 1"}', "one NATS subject token"),
+        (b'{"client_id":"1\\r\\nPUB x 0"}', "one NATS subject token"),
+        ('{"client_id":"1\u00a0"}'.encode(), "one NATS subject token"),
+        ('{"client_id":"\u0085"}'.encode(), "one NATS subject token"),
+        (b'{"client_id":"' + b"x" * 129 + b'"}', "one NATS subject token"),
+    ],
+)
+def test_a_malformed_request_is_told_what_is_wrong(payload: bytes, says: str) -> None:
+    with pytest.raises(BadRequest, match=says):
+        decode(payload)
+
+
+def test_the_last_of_equal_keys_counts_and_other_keys_are_ignored() -> None:
+    assert decode(b'{"client_id":"1","x":{"y":[1e9]},"client_id":"2"}') == "2"
+
+
+def test_a_client_id_may_have_128_characters() -> None:
+    assert len(decode(b'{"client_id":"' + b"x" * 128 + b'"}')) == 128
+
+
+@pytest.mark.parametrize("balance", [0, -5, 7120, 10**37])
+def test_the_reply_is_those_bytes(balance: int) -> None:
+    assert encode(balance) == b'{"balance":' + str(balance).encode() + b"}"
+
+
+def test_the_published_schema_says_what_the_code_does() -> None:
+    properties = REQUEST_SCHEMA["properties"]
+    assert isinstance(properties, dict)
+    assert (properties["client_id"]["minLength"], properties["client_id"]["maxLength"]) == (1, 128)

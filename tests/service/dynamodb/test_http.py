@@ -1,0 +1,206 @@
+"""The HTTP pool against servers that answer byte by byte, badly, late or never."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+import trustme
+
+from local.process import claim_port
+from service.dynamodb import http
+from service.dynamodb.errors import HttpError
+from service.dynamodb.http import Pool, Response
+
+Answering = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
+"""Given a request with its body: write what the server answers."""
+
+
+class Server:
+    def __init__(self, answering: Answering) -> None:
+        self.answering = answering
+        self.requests: list[bytes] = []
+        self.connections = 0
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+                request = head + await reader.readexactly(length)
+                self.requests.append(request)
+                await self.answering(request, writer)
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+
+@asynccontextmanager
+async def serving(answering: Answering, tls: ssl.SSLContext | None = None) -> AsyncIterator[tuple[Server, str]]:
+    server = Server(answering)
+    listening = await asyncio.start_server(server.handle, "127.0.0.1", 0, ssl=tls)
+    port = listening.sockets[0].getsockname()[1]
+    try:
+        yield server, f"{'https' if tls else 'http'}://127.0.0.1:{port}"
+    finally:
+        listening.close()
+
+
+@asynccontextmanager
+async def pool(url: str, timeout_s: float = 5.0) -> AsyncIterator[Pool]:
+    made = Pool(url, timeout_s)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def writes(*parts: bytes) -> Answering:
+    async def answering(_: bytes, writer: asyncio.StreamWriter) -> None:
+        for part in parts:
+            writer.write(part)
+            await writer.drain()
+            await asyncio.sleep(0)
+
+    return answering
+
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+
+
+async def test_a_request_is_well_formed_and_its_connection_is_used_again() -> None:
+    async with serving(writes(OK)) as (server, url), pool(url) as made:
+        for _ in range(3):
+            assert await made.post("X-A: 1\r\n", b"body") == Response(200, b"{}")
+        expected = f"POST / HTTP/1.1\r\nHost: {made.host}\r\nX-A: 1\r\nContent-Length: 4\r\n\r\nbody".encode()
+        assert server.requests == [expected] * 3
+        assert server.connections == 1
+
+
+async def test_calls_at_once_have_a_connection_each_and_their_own_answers() -> None:
+    async def echo(request: bytes, writer: asyncio.StreamWriter) -> None:
+        body = request.partition(b"\r\n\r\n")[2]
+        await asyncio.sleep(0.001 * (10 - int(body)))  # the last asked is answered first
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+
+    async with serving(echo) as (server, url), pool(url) as made:
+        answers = await asyncio.gather(*(made.post("", str(number).encode()) for number in range(10)))
+        assert [answer.body for answer in answers] == [str(number).encode() for number in range(10)]
+        assert server.connections == 10
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [OK[at : at + 1] for at in range(len(OK))],
+        [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n", b"1\r\n}\r\n0\r\n\r\n"],
+        [b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{", b"}"],
+    ],
+    ids=["byte by byte", "chunked", "to be closed"],
+)
+async def test_an_answer_in_any_form_is_read(parts: list[bytes]) -> None:
+    async with serving(writes(*parts)) as (_, url), pool(url) as made:
+        for _ in range(2):
+            assert await made.post("", b"") == Response(200, b"{}")
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [[b"SSH-2.0-OpenSSH_9.2\r\n"], [b"HTTP/1.1 200 OK\r\nContent-Length: nine\r\n\r\n"], [b"\x00" * 100]],
+)
+async def test_what_is_not_http_is_said(parts: list[bytes]) -> None:
+    async with serving(writes(*parts)) as (server, url), pool(url) as made:
+        with pytest.raises(HttpError, match="is not HTTP"):
+            await made.post("", b"")
+        server.answering = writes(OK)
+        assert (await made.post("", b"")).status == 200, "over a new connection"
+
+
+async def test_a_lost_connection_is_said_and_not_used_again() -> None:
+    async def hang_up(_: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(OK[:20])
+        await writer.drain()
+        writer.close()
+
+    async with serving(writes(OK)) as (server, url), pool(url) as made:
+        await made.post("", b"")
+        server.answering = hang_up
+        with pytest.raises(HttpError, match="connection was lost"):
+            await made.post("", b"")
+        server.answering = writes(OK)
+        assert (await made.post("", b"")).status == 200
+
+
+async def test_a_late_answer_is_a_timeout_and_never_the_next_calls() -> None:
+    late = asyncio.Event()
+
+    async def wait(_: bytes, writer: asyncio.StreamWriter) -> None:
+        await late.wait()
+        writer.write(b"HTTP/1.1 500 Late\r\nContent-Length: 0\r\n\r\n")
+
+    async with serving(wait) as (server, url), pool(url, timeout_s=0.1) as made:
+        with pytest.raises(TimeoutError):
+            await made.post("", b"")
+        late.set()
+        server.answering = writes(OK)
+        assert (await made.post("", b"")).status == 200
+
+
+async def test_a_call_that_is_given_up_takes_its_connection_along() -> None:
+    asked = asyncio.Event()
+
+    async def never(_: bytes, __: asyncio.StreamWriter) -> None:
+        asked.set()
+
+    async with serving(never) as (server, url), pool(url) as made:
+        call = asyncio.create_task(made.post("", b""))
+        await asked.wait()
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        server.answering = writes(OK)
+        assert (await made.post("", b"")).status == 200
+        assert server.connections == 2
+
+
+async def test_a_connection_that_was_idle_for_long_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving(writes(OK)) as (server, url), pool(url) as made:
+        await made.post("", b"")
+        monkeypatch.setattr(http, "IDLE_S", 0.0)
+        await made.post("", b"")
+        assert server.connections == 2
+
+
+async def test_bytes_nobody_asked_for_end_the_connection() -> None:
+    async with serving(writes(OK + OK)) as (_, url), pool(url) as made:
+        for _ in range(3):
+            assert await made.post("", b"") == Response(200, b"{}")
+
+
+async def test_a_refused_connection_and_a_wrong_address_are_said() -> None:
+    async with pool(f"http://127.0.0.1:{claim_port(0, '')}") as made:
+        with pytest.raises(HttpError, match="no connection to 127"):
+            await made.post("", b"")
+    for url in ("dynamodb.local", "ftp://dynamodb", "http://"):
+        with pytest.raises(ValueError, match="is not an HTTP address"):
+            Pool(url, 1)
+
+
+async def test_tls_is_verified(monkeypatch: pytest.MonkeyPatch) -> None:
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    async with serving(writes(OK), context) as (_, url):
+        async with pool(url) as made:
+            with pytest.raises(HttpError, match="CERTIFICATE_VERIFY_FAILED"):
+                await made.post("", b"")
+        with authority.cert_pem.tempfile() as bundle:
+            monkeypatch.setenv("SSL_CERT_FILE", bundle)
+            async with pool(url) as made:
+                assert (await made.post("", b"")).status == 200

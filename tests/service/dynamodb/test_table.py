@@ -1,0 +1,204 @@
+"""The table against the real engine, and through a proxy that throttles, stalls and lies."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from aiohttp import web
+
+from service.customer.balance import make_row
+from service.dynamodb.errors import TableUnavailableError
+from service.dynamodb.table import DEADLINE_S, MAX_CALLS, Table
+from service.runtime.errors import ServiceError
+from tests.support.faulty import Call, Fault, FaultyDynamoDB, answer, refusal, stall
+from tests.support.table import as_rows, open_table
+from tests.support.world import World
+
+pytestmark = pytest.mark.usefixtures("aws")
+
+
+@pytest.fixture
+def rows(world: World) -> dict[str, int]:
+    balances = {str(number): number * 10 for number in range(1, 8)}
+    world.put_rows(balances)
+    return balances
+
+
+@asynccontextmanager
+async def through(proxy: FaultyDynamoDB, world: World, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Table]:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", proxy.env["AWS_ENDPOINT_URL_DYNAMODB"])
+    async with open_table(world.table) as table:
+        yield table
+
+
+async def test_reads_balances_and_knows_who_is_missing(world: World, rows: dict[str, int]) -> None:
+    async with open_table(world.table) as table:
+        assert await table.read([*rows, "stranger", "ü", "a" * 128]) == {
+            **as_rows(rows),
+            "stranger": None,
+            "ü": None,
+            "a" * 128: None,
+        }
+
+
+async def test_insert_never_overwrites(world: World) -> None:
+    async with open_table(world.table) as table:
+        assert await table.insert(make_row("1", 500)) is True
+        assert await table.insert(make_row("1", 600)) is False
+        assert world.rows() == {"1": 500}
+
+
+def leaving_unprocessed(world: World, rows: dict[str, int], leave: Callable[[list[str]], list[str]]) -> Fault:
+    """An engine that answers some keys of a call and leaves the others for the next."""
+
+    def fault(_action: str, call: Call) -> web.Response:
+        asked = [key["id"]["S"] for key in call["RequestItems"][world.table]["Keys"]]
+        left = leave(asked)
+        found = [{"id": {"S": key}, "client_balance": {"N": str(rows[key])}} for key in asked if key not in left]
+        unprocessed = {world.table: {"Keys": [{"id": {"S": key}} for key in left]}} if left else {}
+        return answer({"Responses": {world.table: found}, "UnprocessedKeys": unprocessed})
+
+    return fault
+
+
+async def test_unprocessed_keys_are_asked_again(
+    world: World, rows: dict[str, int], proxy: FaultyDynamoDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with through(proxy, world, monkeypatch) as table:
+        proxy.fault = leaving_unprocessed(world, rows, lambda asked: asked[3:])
+        assert await table.read(list(rows)) == as_rows(rows)
+        assert [len(call["RequestItems"][world.table]["Keys"]) for _, call in proxy.calls] == [7, 4, 1]
+        assert table.stats.errors["UnprocessedKeys"] == 2
+
+
+async def test_keys_that_stay_unprocessed_fail_and_the_others_do_not(
+    world: World, rows: dict[str, int], proxy: FaultyDynamoDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with through(proxy, world, monkeypatch) as table:
+        proxy.fault = leaving_unprocessed(world, rows, lambda _: ["3"])
+        read = dict(await table.read(list(rows)))
+        assert isinstance(read.pop("3"), TableUnavailableError)
+        assert read == {key: row for key, row in as_rows(rows).items() if key != "3"}
+        assert len(proxy.calls) == MAX_CALLS
+
+
+@pytest.mark.parametrize(
+    "kind", ["ThrottlingException", "ProvisionedThroughputExceededException", "RequestLimitExceeded"]
+)
+async def test_throttling_is_retried(
+    world: World, rows: dict[str, int], proxy: FaultyDynamoDB, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    async with through(proxy, world, monkeypatch) as table:
+        proxy.fault = lambda *_: refusal(kind) if len(proxy.calls) < MAX_CALLS else None
+        assert await table.read(list(rows)) == as_rows(rows)
+        assert len(proxy.calls) == MAX_CALLS
+        proxy.calls.clear()
+        proxy.fault = lambda *_: refusal(kind)
+        assert all(isinstance(outcome, TableUnavailableError) for outcome in (await table.read(list(rows))).values())
+        assert len(proxy.calls) == MAX_CALLS, "no retry storm"
+
+
+async def test_a_stall_ends_at_the_deadline(
+    world: World, rows: dict[str, int], proxy: FaultyDynamoDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with through(proxy, world, monkeypatch) as table:
+        proxy.fault = stall(10)
+        started = time.monotonic()
+        assert all(isinstance(outcome, TableUnavailableError) for outcome in (await table.read(list(rows))).values())
+        assert time.monotonic() - started < DEADLINE_S + 0.5
+        proxy.fault = None
+        assert await table.read(list(rows)) == as_rows(rows), "it recovers at once"
+
+
+async def test_one_stalled_call_is_survived(
+    world: World, rows: dict[str, int], proxy: FaultyDynamoDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fault(_action: str, _call: Call) -> None:
+        if len(proxy.calls) == 1:
+            await asyncio.sleep(5)
+
+    async with through(proxy, world, monkeypatch) as table:
+        proxy.fault = fault
+        assert await table.read(list(rows)) == as_rows(rows)
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        lambda: web.Response(body=b"<html>"),
+        lambda: answer([]),
+        lambda: answer({}),
+        lambda: answer({"Responses": []}),
+        lambda: answer({"Responses": {"t": 1}, "UnprocessedKeys": 7}),
+        lambda: web.Response(status=400, body=b"what?"),
+        lambda: web.Response(status=500),
+        lambda: web.Response(status=503),
+    ],
+)
+async def test_garbage_is_unavailability(
+    world: World,
+    rows: dict[str, int],
+    proxy: FaultyDynamoDB,
+    monkeypatch: pytest.MonkeyPatch,
+    garbage: Callable[[], web.Response],
+) -> None:
+    async with through(proxy, world, monkeypatch) as table:
+        proxy.fault = lambda *_: garbage()
+        assert {type(outcome) for outcome in (await table.read(list(rows))).values()} == {TableUnavailableError}
+        assert len(proxy.calls) <= MAX_CALLS
+
+
+async def test_a_table_with_another_key_is_one_call_and_one_line(
+    world: World, proxy: FaultyDynamoDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with through(proxy, world, monkeypatch) as table:
+        proxy.fault = lambda *_: refusal("ValidationException")
+        with pytest.raises(ServiceError, match="see that its key is a string named id"):
+            await table.check()
+        assert len(proxy.calls) == 1
+
+
+async def test_what_keeps_a_table_from_being_used_is_said(
+    world: World, proxy: FaultyDynamoDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_table("missing-table") as table:
+        with pytest.raises(ServiceError, match="table missing-table does not exist"):
+            await table.check()
+    async with through(proxy, world, monkeypatch) as table:
+        await table.check()
+        for kind in ("AccessDeniedException", "UnrecognizedClientException", "ExpiredTokenException"):
+            proxy.fault = lambda *_, kind=kind: refusal(kind)
+            with pytest.raises(ServiceError, match=f"AWS refuses .*{kind}"):
+                await table.check()
+
+
+async def test_a_refused_connection_is_unavailability(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", "http://127.0.0.1:9")
+    async with open_table(world.table) as table:
+        assert isinstance((await table.read(["1"]))["1"], TableUnavailableError)
+        with pytest.raises(ServiceError, match="can be reached"):
+            await table.check()
+
+
+async def test_no_region_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
+    with pytest.raises(ServiceError, match="AWS_REGION is not set"):
+        async with open_table("t"):
+            pass
+
+
+async def test_no_credentials_are_said(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
+    async with open_table(world.table) as table:
+        with pytest.raises(ServiceError, match=r"AWS refuses .*NoCredentials"):
+            await table.check()
