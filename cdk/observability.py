@@ -1,4 +1,4 @@
-"""A dashboard and the alarms, over what the service itself reports (service/emf.py), ECS and DynamoDB."""
+"""A dashboard and the alarms, over what the service itself reports (service/customer/metrics.py), ECS and DynamoDB."""
 
 from __future__ import annotations
 
