@@ -117,7 +117,7 @@ def test_the_dashboard_is_one_that_grafana_takes() -> None:
 def logged_above_info() -> list[str]:
     """The first argument of every such call in the service."""
     found = []
-    for path in sorted((ROOT / "service").glob("*.py")):
+    for path in sorted((ROOT / "service").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if (
                 isinstance(node, ast.Call)

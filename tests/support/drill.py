@@ -184,7 +184,7 @@ async def answered(*tasks: Task) -> int:
         total += sum(
             round(float(line.rpartition(" ")[2]))
             for line in text.splitlines()
-            if line.startswith('balance_requests_total{outcome="OK"}')
+            if line.startswith('balance_requests_total{endpoint="balance",outcome="OK"}')
         )
     return total
 
