@@ -6,7 +6,6 @@ import asyncio
 import signal
 import sys
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,14 +15,15 @@ from benchmark import cost as costs
 from benchmark import result as results
 from benchmark import sweep as sweeps
 from benchmark.errors import BenchmarkError
-from benchmark.gates import Gate, duration_s, gate
 from benchmark.job import Closed, Loop, Open
-from benchmark.original import last_line
+from benchmark.options import LoadOptions, OutputOptions, unfold
 from benchmark.plan import Plan, balances, one_load
 from benchmark.report import write_report
 from benchmark.result import Machine, Measured, Result, RunResult, SweepResult
 from benchmark.show import show, show_comparison
+from benchmark.summary_line import summary_line
 from benchmark.target import gateway_target, nats_target
+from benchmark.thresholds import Threshold, duration_s, parse
 from control_plane.errors import ProvisioningError
 from local.process import LocalError
 
@@ -35,76 +35,48 @@ cli = typer.Typer(
 console = Console(highlight=False, soft_wrap=True, emoji=False, width=None if sys.stdout.isatty() else 200)
 progress_console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
-Server = Annotated[str | None, typer.Option(help="NATS server(s), comma separated. Default: the one of `make up`.")]
-Creds = Annotated[Path | None, typer.Option(help="A .creds file. Default: user client of `make up`.")]
-Context = Annotated[str | None, typer.Option(help="A context of the nats CLI, by name, instead of server and creds.")]
-Gateway = Annotated[str | None, typer.Option(help="An HTTP gateway's address: ask over HTTP, not over NATS.")]
-TokenFile = Annotated[
-    Path | None, typer.Option(help="The gateway's token. Default: NATS_GATEWAY_TOKEN, then the one of `make up`.")
-]
-Timeout = Annotated[str, typer.Option(help="When a request is given up.")]
-Ids = Annotated[int, typer.Option(min=1, max=10_000_000, help="Client ids are 1 to this, in turn.")]
-Zipf = Annotated[float | None, typer.Option(min=0.0, help="Draw the ids, id k with weight 1/k**ZIPF.")]
-Processes = Annotated[int, typer.Option(min=1, max=64, help="Generator processes.")]
-Verify = Annotated[bool, typer.Option("--verify", help="Compare every balance with the table's (DDB_TABLE, AWS_*).")]
-Poisson = Annotated[bool, typer.Option("--poisson", help="An open loop's requests come at random moments.")]
-Json = Annotated[Path | None, typer.Option("--json", help="Write the result here.")]
-Report = Annotated[Path | None, typer.Option(help="Write a page with charts here: one self-contained HTML file.")]
-Compare = Annotated[Path | None, typer.Option(help="An older --json file: show the ratios.")]
-FailIf = Annotated[
-    list[str] | None, typer.Option(help="Exit with 1 if so: 'p99>50ms', 'errors>0', 'throughput<1000'. Repeatable.")
-]
-
 
 @cli.command()
+@unfold
 def run(
-    requests: Annotated[int, typer.Option(min=1, help="Closed loop: so many requests,")] = 1000,
-    concurrency: Annotated[int, typer.Option(min=1, max=100_000, help="so many of them in flight.")] = 1000,
+    *,
+    requests: Annotated[int, typer.Option(min=1, help="Closed loop: the number of requests.")] = 1000,
+    concurrency: Annotated[int, typer.Option(min=1, max=100_000, help="Closed loop: requests in flight.")] = 1000,
     rate: Annotated[
-        float | None, typer.Option(min=0.01, help="Open loop: requests/s, however slow the replies,")
+        float | None, typer.Option(min=0.01, help="Open loop: requests/s, however slow the replies.")
     ] = None,
-    duration: Annotated[str, typer.Option(help="for so long.")] = "10s",
-    poisson: Poisson = False,
-    timeout: Timeout = "5s",
-    server: Server = None,
-    creds: Creds = None,
-    context: Context = None,
-    gateway: Gateway = None,
-    token_file: TokenFile = None,
-    ids: Ids = 1000,
-    zipf: Zipf = None,
-    processes: Processes = 2,
-    verify: Verify = False,
-    json: Json = None,
-    report: Report = None,
-    compare: Compare = None,
-    fail_if: FailIf = None,
+    duration: Annotated[str, typer.Option(help="Open loop: how long.")] = "10s",
+    load: LoadOptions,
+    output: OutputOptions,
 ) -> None:
-    """Put one load on, and report how it went.
+    """Run one load, and report its result.
 
     Without --rate, a closed loop: --requests requests, at most --concurrency in flight, and the last line is that of
     the program this one replaces. With --rate, an open one: latency counts from when a request was due.
     """
 
     async def work(stop: asyncio.Event) -> tuple[Result, str | None]:
-        plan = await _plan(server, creds, context, gateway, token_file, timeout, ids, zipf, processes, verify=verify)
+        plan = await _plan(load)
         loop: Loop = Closed(requests=requests, concurrency=concurrency)
         settings = plan.settings | {"requests": f"{requests:,}", "in flight": f"{concurrency:,}"}
         if rate is not None:
-            loop = Open(rate=rate, duration_s=duration_s(duration, "--duration"), poisson=poisson)
-            settings = plan.settings | {"rate": f"{rate:,g}/s{', Poisson' if poisson else ''}", "duration": duration}
+            loop = Open(rate=rate, duration_s=duration_s(duration, "--duration"), poisson=load.poisson)
+            pace = f"{rate:,g}/s{', Poisson' if load.poisson else ''}"
+            settings = plan.settings | {"rate": pace, "duration": duration}
         started_at = results.now()
         totals, tasks = await one_load(plan, loop, progress_console, stop)
         result = RunResult.of(totals, settings, tasks, started_at)
         done = result.measured.requests
-        last = None if rate is not None else last_line(done, concurrency, plan.timeout_s, totals.elapsed_s)
+        last = None if rate is not None else summary_line(done, concurrency, plan.timeout_s, totals.elapsed_s)
         return result, last
 
-    _run(work, json, report, compare, fail_if)
+    _run(work, output)
 
 
 @cli.command()
+@unfold
 def sweep(
+    *,
     rates: Annotated[
         str | None, typer.Option(help="Requests/s, comma separated. Default: growing until too much.")
     ] = None,
@@ -113,21 +85,8 @@ def sweep(
     ] = None,
     p99: Annotated[str, typer.Option(help="The p99 that must be kept.")] = "50ms",
     step: Annotated[str, typer.Option(help="How long each load lasts.")] = "5s",
-    poisson: Poisson = False,
-    timeout: Timeout = "5s",
-    server: Server = None,
-    creds: Creds = None,
-    context: Context = None,
-    gateway: Gateway = None,
-    token_file: TokenFile = None,
-    ids: Ids = 1000,
-    zipf: Zipf = None,
-    processes: Processes = 2,
-    verify: Verify = False,
-    json: Json = None,
-    report: Report = None,
-    compare: Compare = None,
-    fail_if: FailIf = None,
+    load: LoadOptions,
+    output: OutputOptions,
 ) -> None:
     """Raise the load in steps until the service saturates; find the highest rate whose p99 is kept."""
 
@@ -137,32 +96,33 @@ def sweep(
         over: sweeps.Over = "concurrency" if concurrencies else "rate"
         given = _numbers(rates or concurrencies or "auto", "--concurrencies" if concurrencies else "--rates")
         step_s, target_ms = duration_s(step, "--step"), duration_s(p99, "--p99") * 1000
-        plan = await _plan(server, creds, context, gateway, token_file, timeout, ids, zipf, processes, verify=verify)
+        plan = await _plan(load)
         started_at = results.now()
 
         async def measure(loop: Loop) -> Measured:
             label = f"{loop.rate:,.0f}/s" if isinstance(loop, Open) else f"{loop.concurrency:,} in flight"
             return Measured.of((await one_load(plan, loop, progress_console, stop, label))[0])
 
-        steps, best = await sweeps.sweep(measure, over, given, step_s=step_s, target_p99_ms=target_ms, poisson=poisson)
+        steps, best = await sweeps.sweep(
+            measure, over, given, step_s=step_s, target_p99_ms=target_ms, poisson=load.poisson
+        )
         found = SweepResult(
             started_at=started_at, machine=Machine.this(), settings=plan.settings | {"step": step}, over=over,
             target_p99_ms=target_ms, steps=steps, best=best,
         )  # fmt: skip
         return found, None
 
-    _run(work, json, report, compare, fail_if)
+    _run(work, output)
 
 
 @cli.command()
+@unfold
 def cost(
+    *,
     quick: Annotated[bool, typer.Option("--quick", help="One short round: a look, not a measurement.")] = False,
-    json: Json = None,
-    report: Report = None,
-    compare: Compare = None,
-    fail_if: FailIf = None,
+    output: OutputOptions,
 ) -> None:
-    """What one request costs on this machine: the service beside an echo and beside the plain way to write it.
+    """What one request costs on this machine: the service beside an echo and beside a simple baseline.
 
     Starts everything it needs and takes some minutes. Exits with 1 when a figure is not what it must be.
     """
@@ -170,7 +130,7 @@ def cost(
     async def work(stop: asyncio.Event) -> tuple[Result, str | None]:
         return await costs.measure(costs.QUICK if quick else costs.FULL, progress_console, stop), None
 
-    result = _run(work, json, report, compare, fail_if)
+    result = _run(work, output)
     if isinstance(result, results.CostResult) and not all(claim.holds for claim in result.claims) and not quick:
         _fail("a figure is not what it must be")
 
@@ -178,32 +138,32 @@ def cost(
 Work = Callable[[asyncio.Event], Awaitable[tuple[Result, str | None]]]
 
 
-def _run(work: Work, json: Path | None, report: Path | None, compare: Path | None, fail_if: list[str] | None) -> Result:
+def _run(work: Work, output: OutputOptions) -> Result:
     """Check what can be checked before, measure, show, write, compare, judge."""
     try:
-        gates = [gate(text) for text in fail_if or ()]
-        old = results.read(compare) if compare else None
+        thresholds = [parse(text) for text in output.fail_if or ()]
+        old = results.read(output.compare) if output.compare else None
         result, last = asyncio.run(_until_signal(work))
         show(console, result)
-        if json:
-            results.write(result, json)
-        if report:
-            write_report(result, report)
-        if old and compare:
-            show_comparison(console, old, result, compare.name)
+        if output.json:
+            results.write(result, output.json)
+        if output.report:
+            write_report(result, output.report)
+        if old and output.compare:
+            show_comparison(console, old, result, output.compare.name)
         if last:
             print(last)
-        _judge(gates, result)
+        _judge(thresholds, result)
     except (BenchmarkError, LocalError, ProvisioningError) as error:
         _fail(str(error))
     except (KeyboardInterrupt, asyncio.CancelledError):
-        _fail("interrupted before there was anything to report", code=130)
+        _fail("interrupted before there was a result", code=130)
     return result
 
 
-def _judge(gates: list[Gate], result: Result) -> None:
+def _judge(thresholds: list[Threshold], result: Result) -> None:
     figures = result.figures()
-    failed = [verdict for verdict in (each.verdict(figures) for each in gates) if verdict]
+    failed = [verdict for verdict in (each.verdict(figures) for each in thresholds) if verdict]
     if failed:
         raise BenchmarkError("; ".join(failed))
 
@@ -223,33 +183,22 @@ async def _until_signal(work: Work) -> tuple[Result, str | None]:
     return await task
 
 
-async def _plan(
-    server: str | None,
-    creds: Path | None,
-    context: str | None,
-    gateway: str | None,
-    token_file: Path | None,
-    patience: str,
-    ids: int,
-    zipf: float | None,
-    processes: int,
-    *,
-    verify: bool,
-) -> Plan:
-    timeout_s = duration_s(patience, "--timeout")
+async def _plan(load: LoadOptions) -> Plan:
+    timeout_s = duration_s(load.timeout, "--timeout")
     nats = None
-    if gateway is None or server or creds or context:
-        nats = nats_target(server, creds, context)
-    target = gateway_target(gateway, token_file) if gateway else nats
+    if load.gateway is None or load.server or load.creds or load.context:
+        nats = nats_target(load.server, load.creds, load.context)
+    target = gateway_target(load.gateway, load.token_file) if load.gateway else nats
     assert target
-    where = gateway or context or ", ".join(nats.servers if nats else ())
+    where = load.gateway or load.context or ", ".join(nats.servers if nats else ())
     settings = {
-        "target": where, "timeout": patience,
-        "client ids": f"1 to {ids:,}{f', Zipf {zipf:g}' if zipf is not None else ''}",
-        "generators": str(processes), "balances checked": "yes" if verify else "no",
+        "target": where, "timeout": load.timeout,
+        "client ids": f"1 to {load.ids:,}{f', Zipf {load.zipf:g}' if load.zipf is not None else ''}",
+        "generators": str(load.processes), "balances checked": "yes" if load.verify else "no",
     }  # fmt: skip
-    expected = await asyncio.to_thread(balances, local=not (server or creds or context)) if verify else None
-    return Plan(target, nats, timeout_s, ids, zipf, processes, expected, settings)
+    local = not (load.server or load.creds or load.context)
+    expected = await asyncio.to_thread(balances, local=local) if load.verify else None
+    return Plan(target, nats, timeout_s, load.ids, load.zipf, load.processes, expected, settings)
 
 
 def _numbers(text: str, option: str) -> list[float]:
@@ -260,7 +209,7 @@ def _numbers(text: str, option: str) -> list[float]:
     except ValueError:
         numbers = []
     if not numbers or min(numbers) <= 0:
-        raise BenchmarkError(f"{option} {text!r} is no list of numbers, for example 1000,2000,4000")
+        raise BenchmarkError(f"{option} {text!r} is not a list of numbers, for example 1000,2000,4000")
     return numbers
 
 

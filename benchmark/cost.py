@@ -1,7 +1,7 @@
-"""What one request costs on this machine: the service beside an echo, the ceiling, and beside the plain way.
+"""What one request costs on this machine: the service beside an echo (the ceiling) and beside a simple baseline.
 
-All of them run the whole time, each in an account of its own on one nats-server, and are measured in turns: what the
-machine does meanwhile touches all alike, and the ratios are those of one round, of which the median is taken.
+All three run the whole time, each in its own account of one nats-server, and are measured in turns. So what else the
+machine does affects all alike. A ratio compares two programs in one round; the result is the median of the rounds.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from rich.console import Console
 
 from benchmark import result as results
 from benchmark.errors import BenchmarkError
+from benchmark.instances import statistics
 from benchmark.job import Closed, Loop, NatsTarget
 from benchmark.plan import Plan, one_load
-from benchmark.result import Claim, CostResult, CostRow, Machine, Measured, ScaleRow
-from benchmark.tasks import statistics
+from benchmark.result import CostResult, CostRow, Machine, Measured, Requirement, ScaleRow
 from benchmark.transport import connected
 from control_plane.files import Files
 from local.dynamodb import dynamodb, environment, imported
@@ -34,15 +34,15 @@ from local.system import provision, service_env, service_task
 
 ECHO: Final = "echo"
 SERVICE: Final = "service"
-PLAIN: Final = "plain"
-PROGRAMS: Final = {ECHO: "benchmark.echo", SERVICE: "service", PLAIN: "benchmark.plain"}
+BASELINE: Final = "baseline"
+PROGRAMS: Final = {ECHO: "benchmark.echo", SERVICE: "service", BASELINE: "benchmark.baseline"}
 TABLE: Final = "balances"
 BUSY: Final = 500
 _ENDLESS: Final = 1 << 40
 
 
 @dataclass(frozen=True)
-class Effort:
+class Profile:
     """How much is measured."""
 
     rounds: int
@@ -51,19 +51,19 @@ class Effort:
     tasks: Sequence[int]
     rows: Sequence[int]
     memory_after: Sequence[int]
-    """Requests in all, at which the memory of a task is read."""
+    """The memory of a task is read after each of these numbers of requests."""
     warm_up_s: float = 1.0
 
 
-FULL: Final = Effort(
+FULL: Final = Profile(
     5, 3.0, (1, 100, BUSY), (1, 2, 3), (1_000, 100_000, 1_000_000), (250_000, 500_000, 750_000, 1_000_000)
 )
-QUICK: Final = Effort(1, 1.0, (1, BUSY), (1, 2), (1_000, 10_000), (10_000, 20_000))
+QUICK: Final = Profile(1, 1.0, (1, BUSY), (1, 2), (1_000, 10_000), (10_000, 20_000))
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One program under one load."""
+    """What one program did under one load."""
 
     measured: Measured
     server_cpu_us: float
@@ -101,7 +101,7 @@ class _Bench:
 
     @asynccontextmanager
     async def engine(self, rows: int) -> AsyncIterator[dict[str, str]]:
-        """A DynamoDB engine whose table has so many rows; what an SDK needs to reach it."""
+        """Run a DynamoDB engine with a table of `rows` rows; yields the environment that an SDK needs to reach it."""
         self.say(f"a table of {rows:,} rows")
         folder, port = Path(tempfile.mkdtemp(dir=self._folder)), claim_port(0, "")
         balances = {str(number): 100 + number % 9900 for number in range(1, rows + 1)}
@@ -113,7 +113,7 @@ class _Bench:
     async def program(
         self, name: str, dynamodb_env: dict[str, str], tasks: int = 1, account: str | None = None
     ) -> AsyncIterator[_Program]:
-        """`tasks` processes of it, in an account of their own; ready when they answer `$SRV`."""
+        """Run `tasks` processes of a program in their own account; ready when they answer `$SRV`."""
         account = account or name
         files = Files(self._folder / "creds" / account)
         await provision(self._url, self._state, files, account)
@@ -129,9 +129,9 @@ class _Bench:
             yield _Program(children, target)
 
     async def measure(self, program: _Program, loop: Loop, label: str, ids: int = 1000) -> Sample:
-        """Put a load on a program, and see what it took.
+        """Run one load against a program; returns what it cost.
 
-        Raises `BenchmarkError` when a request failed: what failed costs something else.
+        Raises `BenchmarkError` when a request failed: a failed request does not cost what a reply costs.
         """
         plan = Plan(program.target, None, 5.0, ids, None, 1, None, {})
         before = _cpu_s(program.children), _cpu_s([self._nats])
@@ -158,87 +158,87 @@ class _Bench:
                 await child.until(all_answer)
 
 
-async def measure(effort: Effort, console: Console, stop: asyncio.Event) -> CostResult:
-    """All of it.
+async def measure(profile: Profile, console: Console, stop: asyncio.Event) -> CostResult:
+    """Run every measurement.
 
-    Raises `BenchmarkError`, `LocalError` or `ProvisioningError` when it cannot be had.
+    Raises `BenchmarkError`, `LocalError` or `ProvisioningError` when one cannot run.
     """
     started_at = results.now()
     with tempfile.TemporaryDirectory(prefix="balance-bench-") as folder:
         bench = _Bench(Path(folder), console, stop)
         async with bench.running():
             async with bench.engine(1000) as dynamodb_env:
-                rounds, resident = await _side_by_side(bench, dynamodb_env, effort)
-                scale = await _over_tasks(bench, dynamodb_env, effort)
-                memory = await _memory(bench, dynamodb_env, effort)
-            scale += await _over_rows(bench, effort)
+                rounds, resident = await _side_by_side(bench, dynamodb_env, profile)
+                scale = await _over_tasks(bench, dynamodb_env, profile)
+                memory = await _memory(bench, dynamodb_env, profile)
+            scale += await _over_rows(bench, profile)
     return CostResult(
         started_at=started_at,
         machine=Machine.this(),
-        settings={"rounds": str(effort.rounds), "seconds each": f"{effort.step_s:g}"},
+        settings={"rounds": str(profile.rounds), "seconds each": f"{profile.step_s:g}"},
         rows=_rows(rounds, resident),
         scale=scale,
         memory=memory,
-        claims=_claims(rounds, scale, memory),
+        claims=_requirements(rounds, scale, memory),
     )
 
 
 async def _side_by_side(
-    bench: _Bench, dynamodb_env: dict[str, str], effort: Effort
+    bench: _Bench, dynamodb_env: dict[str, str], profile: Profile
 ) -> tuple[list[Round], dict[str, float]]:
-    """The rounds, and each program's memory after them."""
+    """Returns the rounds, and each program's memory after them."""
     async with AsyncExitStack() as stack:
         programs = {name: await stack.enter_async_context(bench.program(name, dynamodb_env)) for name in PROGRAMS}
         for name, program in programs.items():
-            await bench.measure(program, _closed(BUSY, effort.warm_up_s), f"warming up {name}")
+            await bench.measure(program, _closed(BUSY, profile.warm_up_s), f"warming up {name}")
         rounds: list[Round] = []
-        for number in range(effort.rounds):
+        for number in range(profile.rounds):
             now: Round = {}
             order = list(programs.items())
             if number % 2:
                 order.reverse()
-            for concurrency in effort.concurrencies:
+            for concurrency in profile.concurrencies:
                 for name, program in order:
-                    label = f"round {number + 1} of {effort.rounds}: {name}, {concurrency} in flight"
-                    now[name, concurrency] = await bench.measure(program, _closed(concurrency, effort.step_s), label)
+                    label = f"round {number + 1} of {profile.rounds}: {name}, {concurrency} in flight"
+                    now[name, concurrency] = await bench.measure(program, _closed(concurrency, profile.step_s), label)
             rounds.append(now)
-            bench.say(f"round {number + 1} of {effort.rounds} is measured")
+            bench.say(f"round {number + 1} of {profile.rounds} is measured")
         return rounds, {name: _memory_mib(program.children[0]) for name, program in programs.items()}
 
 
-async def _over_tasks(bench: _Bench, dynamodb_env: dict[str, str], effort: Effort) -> list[ScaleRow]:
+async def _over_tasks(bench: _Bench, dynamodb_env: dict[str, str], profile: Profile) -> list[ScaleRow]:
     found = []
-    for tasks in effort.tasks:
+    for tasks in profile.tasks:
         async with bench.program(SERVICE, dynamodb_env, tasks) as program:
-            await bench.measure(program, _closed(BUSY, effort.warm_up_s), "warming up")
-            sample = await bench.measure(program, _closed(BUSY, effort.step_s), f"{tasks} tasks")
+            await bench.measure(program, _closed(BUSY, profile.warm_up_s), "warming up")
+            sample = await bench.measure(program, _closed(BUSY, profile.step_s), f"{tasks} tasks")
         found.append(_scale_row("tasks", tasks, sample))
         bench.say(f"tasks: {tasks} measured")
     return found
 
 
-async def _over_rows(bench: _Bench, effort: Effort) -> list[ScaleRow]:
-    """Every row in turn, so that no cache of the engine's helps more than it would."""
+async def _over_rows(bench: _Bench, profile: Profile) -> list[ScaleRow]:
+    """Reads every row in turn, so that the engine's caches do not help more than in production."""
     async with AsyncExitStack() as stack:
         programs: dict[int, _Program] = {}
-        samples: dict[int, list[Sample]] = {rows: [] for rows in effort.rows}
-        for rows in effort.rows:
+        samples: dict[int, list[Sample]] = {rows: [] for rows in profile.rows}
+        for rows in profile.rows:
             dynamodb_env = await stack.enter_async_context(bench.engine(rows))
             program = bench.program(SERVICE, dynamodb_env, account=f"rows-{rows}")
             programs[rows] = await stack.enter_async_context(program)
-            await bench.measure(programs[rows], _closed(BUSY, effort.warm_up_s), "warming up", ids=rows)
-        for _ in range(effort.rounds):
+            await bench.measure(programs[rows], _closed(BUSY, profile.warm_up_s), "warming up", ids=rows)
+        for _ in range(profile.rounds):
             for rows, running in programs.items():
                 label = f"{rows:,} rows"
-                samples[rows].append(await bench.measure(running, _closed(BUSY, effort.step_s), label, ids=rows))
+                samples[rows].append(await bench.measure(running, _closed(BUSY, profile.step_s), label, ids=rows))
         return [_scale_row("rows", rows, *those) for rows, those in samples.items()]
 
 
-async def _memory(bench: _Bench, dynamodb_env: dict[str, str], effort: Effort) -> list[tuple[int, float]]:
+async def _memory(bench: _Bench, dynamodb_env: dict[str, str], profile: Profile) -> list[tuple[int, float]]:
     """A new task's memory as its requests add up."""
     found: list[tuple[int, float]] = []
     async with bench.program(SERVICE, dynamodb_env) as program:
-        for requests in effort.memory_after:
+        for requests in profile.memory_after:
             more = requests - (found[-1][0] if found else 0)
             await bench.measure(program, Closed(requests=more, concurrency=BUSY), f"memory, to {requests:,} requests")
             found.append((requests, _memory_mib(program.children[0])))
@@ -272,7 +272,9 @@ def _scale_row(of: Literal["tasks", "rows"], size: int, *samples: Sample) -> Sca
     )
 
 
-def _claims(rounds: Sequence[Round], scale: Sequence[ScaleRow], memory: Sequence[tuple[int, float]]) -> list[Claim]:
+def _requirements(
+    rounds: Sequence[Round], scale: Sequence[ScaleRow], memory: Sequence[tuple[int, float]]
+) -> list[Requirement]:
     """What the service must reach, over the medians of each round's ratios."""
 
     def throughput(over: str) -> float:
@@ -285,15 +287,15 @@ def _claims(rounds: Sequence[Round], scale: Sequence[ScaleRow], memory: Sequence
     requests, resident = memory[-1]
     half = memory[len(memory) // 2 - 1]
 
-    def at_least(name: str, text: str, figure: float, bound: float) -> Claim:
-        return Claim(name=name, text=text, figure=figure, bound=bound, at_least=True, unit="")
+    def at_least(name: str, text: str, figure: float, bound: float) -> Requirement:
+        return Requirement(name=name, text=text, figure=figure, bound=bound, at_least=True, unit="")
 
-    def at_most(name: str, text: str, figure: float, bound: float, unit: str = "") -> Claim:
-        return Claim(name=name, text=text, figure=figure, bound=bound, at_least=False, unit=unit)
+    def at_most(name: str, text: str, figure: float, bound: float, unit: str = "") -> Requirement:
+        return Requirement(name=name, text=text, figure=figure, bound=bound, at_least=False, unit=unit)
 
     return [
         at_least("of_ceiling", f"throughput at {BUSY} in flight, of the echo's", throughput(ECHO), 0.75),
-        at_least("over_plain", f"throughput at {BUSY} in flight, over the plain way's", throughput(PLAIN), 15),
+        at_least("over_plain", f"throughput at {BUSY} in flight, over the baseline's", throughput(BASELINE), 15),
         at_most("cpu_over_ceiling", f"CPU of a request at {BUSY} in flight, over the echo's", cpu, 1.5),
         at_most("p50_over_echo", "p50 at 1 in flight, over the echo's", lone, 2.8),
         at_most("memory", f"memory of one task after {requests:,} requests", resident, 120, " MiB"),

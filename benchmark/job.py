@@ -86,7 +86,7 @@ class Job(BaseModel):
 
 
 class Start(BaseModel):
-    """The word to begin, once every generator is connected: a moment on this machine's monotonic clock, in seconds."""
+    """When to begin, sent once every generator is connected: seconds on this machine's monotonic clock."""
 
     at: float
 
@@ -98,15 +98,15 @@ class Tick(BaseModel):
     """Monotonic clock, seconds."""
     sent: int = 0
     replies: int = 0
-    """Right ones."""
+    """Correct replies."""
     errors: dict[str, int] = {}
     in_flight: int = 0
     histogram: str = ""
-    """HdrHistogram's own encoding, in microseconds: right replies, and time-outs at the time they took."""
+    """HdrHistogram's own encoding, in microseconds; a time-out counts with the time it took."""
     late: int = 0
     """Requests of an open loop sent more than `LATE_S` after they were due."""
     cpu_share: float = 0.0
-    """Of one core."""
+    """CPU, as a share of one core."""
     last_done: float = 0.0
     final: bool = False
     problem: str | None = None

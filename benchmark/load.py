@@ -16,9 +16,9 @@ from typing import Final
 
 import orjson
 
-from benchmark.histogram import MAX_US, encoded, new_histogram
 from benchmark.ids import client_ids
 from benchmark.job import Closed, Job, Open, Tick
+from benchmark.latency import MAX_US, encoded, new_histogram
 from benchmark.transport import Transport
 
 LATE_S: Final = 0.005
@@ -35,13 +35,12 @@ class Load:
         self._ids = client_ids(job)
         self._expected = job.expected
         self._in_flight: dict[int, tuple[float, str]] = {}
-        """By number: since when, and for whom. In the order of the first, as every request has the same time-out."""
+        """Request number -> (due time, client id), oldest first."""
         self._sent = 0
         self._to_send = job.loop.requests if isinstance(job.loop, Closed) else 0
         self._closed = isinstance(job.loop, Closed)
         self._stopped = False
         self._changed = asyncio.Event()
-        self._transport: Transport | None = None
         self._last_done = 0.0
         self._ticked = (time.monotonic(), time.process_time())
         self._reset()
@@ -53,7 +52,7 @@ class Load:
 
     async def run(self, transport: Transport, start_at: float) -> None:
         """Send everything and wait for what comes back, beginning at `start_at` on the monotonic clock."""
-        self._transport = transport
+        self._send_request = transport.send
         await asyncio.sleep(max(0.0, start_at - time.monotonic()))
         giving_up = asyncio.create_task(self._give_up())
         try:
@@ -135,11 +134,10 @@ class Load:
             pacer.stop()
 
     async def _send(self, due: float) -> None:
-        assert self._transport
         number, client_id = self._sent, next(self._ids)
         self._sent += 1
         self._in_flight[number] = (due, client_id)
-        await self._transport.send(number, orjson.dumps({"client_id": client_id}))
+        await self._send_request(number, orjson.dumps({"client_id": client_id}))
 
     async def _one_done(self, now: float) -> None:
         self._last_done = now

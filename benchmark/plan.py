@@ -1,4 +1,4 @@
-"""One load, from its settings to its totals: connect, look at the tasks, put it on, look again."""
+"""One load, from its settings to its totals."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 from rich.console import Console
 
-from benchmark import fleet, tasks
+from benchmark import generators, instances
 from benchmark.errors import BenchmarkError
-from benchmark.fleet import Totals
+from benchmark.generators import Totals
 from benchmark.job import Job, Loop, NatsTarget, Target
 from benchmark.result import TaskShare
 from benchmark.show import Progress
@@ -25,7 +25,7 @@ from local.system import TABLE, Ports
 from service.customer import contract
 
 SEED: Final = 1
-"""Of every draw, so that a load can be put on again."""
+"""Seed of every random draw, so a load can be repeated."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Plan:
 
     target: Target
     nats: NatsTarget | None
-    """Where the tasks' statistics are to be had; None when only the gateway is known."""
+    """Where the tasks' statistics are asked for; None when only the gateway is known."""
     timeout_s: float
     ids: int
     zipf: float | None
@@ -52,20 +52,20 @@ class Plan:
 async def one_load(
     plan: Plan, loop: Loop, console: Console, stop: asyncio.Event, label: str = ""
 ) -> tuple[Totals, list[TaskShare]]:
-    """Put it on; what came of it, and its split over the tasks."""
+    """Run one load. Returns its totals and each task's share."""
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(connected(plan.nats)) if plan.nats else None
-        before = await tasks.statistics(client) if client else {}
+        before = await instances.statistics(client) if client else {}
         if client and not before:
             raise BenchmarkError("no task answers $SRV.STATS.customer; is the service running, with these credentials?")
         progress = stack.enter_context(Progress(console, label))
-        totals = await fleet.run(
+        totals = await generators.run(
             plan.job(loop), processes=plan.processes, on_tick=lambda now: progress.update(now, loop), stop=stop
         )
-        after = await tasks.statistics(client) if client else {}
+        after = await instances.statistics(client) if client else {}
     if not totals.done and not totals.interrupted:
         raise BenchmarkError("no request was sent; give more --requests, or a longer --duration")
-    return totals, tasks.split(before, after)
+    return totals, instances.split(before, after)
 
 
 def balances(*, local: bool) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""What was measured, as it is written to a file: plain values with their units in their names, and a version."""
+"""The result file: plain values with their units in their names, and a version."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from hdrh.histogram import HdrHistogram
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from benchmark.errors import BenchmarkError
-from benchmark.fleet import Totals
-from benchmark.histogram import encoded
+from benchmark.generators import Totals
+from benchmark.latency import encoded
 from benchmark.load import TIMEOUT
 
 VERSION: Final = 1
@@ -29,7 +29,7 @@ class Model(BaseModel):
 
 
 class Latency(Model):
-    """Of right replies, and of time-outs at the time they took. Milliseconds."""
+    """Latency of correct replies; a time-out counts with the time it took. Milliseconds."""
 
     mean_ms: float
     p50_ms: float
@@ -66,13 +66,13 @@ class Machine(Model):
 
 
 class TaskShare(Model):
-    """What one task did of it, by its own count."""
+    """What one task did, by its own count."""
 
     id: str
     requests: int
     errors: int
     processing_ms: float
-    """The mean, from receipt to reply."""
+    """Mean time from receipt to reply."""
 
 
 class Point(Model):
@@ -85,11 +85,11 @@ class Point(Model):
 
 
 class Generators(Model):
-    """Whether they were what was measured."""
+    """Shows whether the generators, not the service, were the bottleneck."""
 
     processes: int
     cpu_share: float
-    """Of one core: the busiest of them."""
+    """CPU of the busiest generator, as a share of one core."""
     late: int
     """Requests of an open loop that were sent more than 5 ms after they were due."""
 
@@ -103,7 +103,7 @@ class Generators(Model):
 
 
 class Measured(Model):
-    """One load and what became of it: requests = replies + errors."""
+    """The result of one load: requests = replies + errors."""
 
     requests: int
     replies: int
@@ -115,7 +115,7 @@ class Measured(Model):
 
     @property
     def throughput(self) -> float:
-        """Right replies/s."""
+        """Correct replies/s."""
         return self.replies / self.elapsed_s if self.elapsed_s else 0.0
 
     @property
@@ -157,7 +157,7 @@ class Header(Model):
     started_at: str
     machine: Machine
     settings: dict[str, str]
-    """The options, as a reader wants them; no secret among them."""
+    """The options, in words. Holds no secret."""
 
 
 class RunResult(Header):
@@ -221,11 +221,11 @@ class CostRow(Model):
     p50_ms: float
     p99_ms: float
     server_cpu_us: float
-    """Of the server program, for each request."""
+    """CPU of the server program for one request."""
     nats_cpu_us: float
-    """Of nats-server, for each request."""
+    """CPU of nats-server for one request."""
     memory_mib: float
-    """Resident, of the server program, afterwards."""
+    """Resident memory of the server program after the rounds."""
 
 
 class ScaleRow(Model):
@@ -238,8 +238,8 @@ class ScaleRow(Model):
     server_cpu_us: float
 
 
-class Claim(Model):
-    """One figure that must hold."""
+class Requirement(Model):
+    """A figure, and the threshold it must keep."""
 
     name: str
     text: str
@@ -260,8 +260,8 @@ class CostResult(Header):
     rows: list[CostRow]
     scale: list[ScaleRow]
     memory: list[tuple[int, float]]
-    """After so many requests, so many MiB."""
-    claims: list[Claim]
+    """Pairs of requests so far and resident MiB."""
+    claims: list[Requirement]
 
     def figures(self) -> dict[str, float]:
         return {claim.name: claim.figure for claim in self.claims}

@@ -11,13 +11,13 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from benchmark.fleet import Totals
+from benchmark.generators import Totals
 from benchmark.job import Closed, Loop
 from benchmark.result import Result
 from benchmark.tables import Grid, comparison, grids, remarks
 
 PLAIN_S: Final = 2.0
-"""Between two lines, where there is no terminal to rewrite one."""
+"""Seconds between two lines where there is no terminal."""
 _STYLES: Final = {"ok": "green", "NO": "red"}
 
 

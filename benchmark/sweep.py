@@ -12,9 +12,9 @@ Over = Literal["rate", "concurrency"]
 FIRST: Final[dict[Over, float]] = {"rate": 1000, "concurrency": 1}
 GROWTH: Final[dict[Over, float]] = {"rate": 1.5, "concurrency": 2}
 KEPT: Final = 0.98
-"""A service that answers less of the rate than this does not keep it."""
+"""A service that answers less of the rate than this share cannot keep it."""
 FLAT: Final = 1.02
-"""Twice the concurrency for less throughput than this is saturation."""
+"""The service is saturated when twice the concurrency brings less than this factor in throughput."""
 REFINEMENTS: Final = 3
 _ENDLESS: Final = 1 << 40
 

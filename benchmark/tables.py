@@ -24,7 +24,7 @@ def grids(result: Result) -> list[Grid]:
 
 
 def remarks(result: Result) -> Iterator[str]:
-    """What has to be known with the figures."""
+    """What a reader must know beside the figures."""
     if isinstance(result, SweepResult):
         rate = result.over == "rate"
         if result.best is None:

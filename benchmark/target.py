@@ -40,7 +40,7 @@ def nats_target(server: str | None, creds: Path | None, context: str | None) -> 
 
 
 def gateway_target(url: str, token_file: Path | None) -> GatewayTarget:
-    """Raises `BenchmarkError` when there is no token to be had."""
+    """Raises `BenchmarkError` when there is no token."""
     if not url.startswith(("http://", "https://")):
         raise BenchmarkError(f"--gateway {url} is no HTTP address")
     if token_file:

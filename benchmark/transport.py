@@ -41,7 +41,7 @@ class Transport(Protocol):
 async def opened(target: Target, subject: str, timeout_s: float, on_reply: OnReply) -> AsyncIterator[Transport]:
     """A transport to `target`.
 
-    Raises `BenchmarkError` when there is no connection to be had.
+    Raises `BenchmarkError` when there is no connection.
     """
     if isinstance(target, NatsTarget):
         async with connected(target) as client:
@@ -154,7 +154,7 @@ def _kind(headers: Mapping[str, str], data: bytes) -> str:
 async def connected(target: NatsTarget) -> AsyncIterator[Client]:
     """A connection that reconnects by itself once it was there.
 
-    Raises `BenchmarkError` with the server's reason when it is not to be had.
+    Raises `BenchmarkError` with the server's reason when it cannot connect.
     """
     problems: list[Exception] = []
 

@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import orjson
@@ -21,6 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from control_plane import self_hosted
+from control_plane.discovery import instances
 from local.dynamodb import rows
 from local.load import ask_all, request_for
 from local.process import LocalError
@@ -131,7 +131,7 @@ class _Demo:
         self._title("3,000 requests at concurrency 300, and the tasks' own statistics")
         ids = itertools.islice(itertools.cycle(balances), 3000)
         tally = await ask_all([client], ids, concurrency=300, expected=balances)
-        stats = await _statistics(client)
+        stats = await instances(client, contract.SERVICE_NAME)
         lines = []
         for answer in sorted(stats, key=lambda answer: str(answer["id"])):
             (endpoint,) = answer["endpoints"]
@@ -208,14 +208,6 @@ class _Demo:
         for line in lines:
             table.add_row(*map(escape, line))
         self._console.print(table)
-
-
-async def _statistics(client: Client) -> list[dict[str, Any]]:
-    """The answers of all tasks: as many as there are, without waiting for more."""
-    inbox = client.new_inbox()
-    answers = await client.subscribe(inbox)
-    await client.publish(f"$SRV.STATS.{contract.SERVICE_NAME}", b"", reply=inbox)
-    return [orjson.loads((await answers.next_msg(timeout=2)).data) for _ in range(TASKS)]
 
 
 async def _settled(jetstream: JetStreamContext, wanted: int) -> int:

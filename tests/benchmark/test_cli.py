@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from benchmark.cost import BUSY, Effort, measure
+from benchmark.cost import BUSY, Profile, measure
 from tests.support.command import command, finished
 from tests.support.world import World, eventually
 
@@ -96,12 +96,12 @@ async def test_a_sweep(world: World, options: list[str]) -> None:
 MISTAKES = [
     (["run", "--server", "nats://127.0.0.1:1"], "no connection to nats://127.0.0.1:1"),
     (["run", "--creds", "/nowhere.creds"], "/nowhere.creds cannot be read"),
-    (["run", "--timeout", "soon"], "--timeout 'soon' is no duration"),
+    (["run", "--timeout", "soon"], "--timeout 'soon' is not a duration"),
     (["run", "--fail-if", "p99"], "--fail-if 'p99' is not FIGURE>BOUND"),
     (["run", "--compare", "/nowhere.json"], "/nowhere.json cannot be read"),
     (["run", "--gateway", "ftp://x"], "--gateway ftp://x is no HTTP address"),
     (["sweep", "--rates", "1", "--concurrencies", "1"], "not both"),
-    (["sweep", "--rates", "fast"], "--rates 'fast' is no list of numbers"),
+    (["sweep", "--rates", "fast"], "--rates 'fast' is not a list of numbers"),
 ]
 
 
@@ -123,11 +123,11 @@ async def test_nobody_serves(options: list[str]) -> None:
 
 async def test_what_a_request_costs_is_measured_for_each_program() -> None:
     """The figures are the machine's; here: that each of them is there, and is one of a program that served."""
-    effort = Effort(rounds=1, step_s=0.3, concurrencies=(1, BUSY), tasks=(1,), rows=(1_000, 2_000),
+    profile = Profile(rounds=1, step_s=0.3, concurrencies=(1, BUSY), tasks=(1,), rows=(1_000, 2_000),
                     memory_after=(500, 1_000), warm_up_s=0.1)  # fmt: skip
-    found = await measure(effort, Console(quiet=True), asyncio.Event())
+    found = await measure(profile, Console(quiet=True), asyncio.Event())
     assert [(row.program, row.concurrency) for row in found.rows] == [
-        (program, concurrency) for concurrency in (1, BUSY) for program in ("echo", "service", "plain")
+        (program, concurrency) for concurrency in (1, BUSY) for program in ("echo", "service", "baseline")
     ]
     assert all(row.throughput > 0 and row.server_cpu_us > 0 and row.memory_mib > 20 for row in found.rows)
     assert [(row.of, row.size) for row in found.scale] == [("tasks", 1), ("rows", 1000), ("rows", 2000)]

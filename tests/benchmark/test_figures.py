@@ -11,15 +11,15 @@ import pytest
 
 from benchmark import result as results
 from benchmark.errors import BenchmarkError
-from benchmark.fleet import Totals
-from benchmark.gates import duration_s, gate
-from benchmark.histogram import encoded, new_histogram
+from benchmark.generators import Totals
 from benchmark.ids import client_ids
 from benchmark.job import Closed, Job, Loop, NatsTarget, Open, Tick
-from benchmark.original import go_duration, last_line
+from benchmark.latency import encoded, new_histogram
 from benchmark.result import Generators, Latency, Machine, Measured, RunResult, SweepResult
+from benchmark.summary_line import go_duration, summary_line
 from benchmark.sweep import sweep
 from benchmark.tables import comparison
+from benchmark.thresholds import duration_s, parse
 
 
 def tick(values_us: list[int], at: float = 0.0) -> Tick:
@@ -62,8 +62,8 @@ def test_the_timeline_has_every_second_even_an_empty_one() -> None:
     assert [(second.at_s, second.replies) for second in totals.timeline] == [(0, 15), (1, 0), (2, 0), (3, 7)]
 
 
-def test_the_originals_last_line_to_the_letter() -> None:
-    assert last_line(1000, 1000, 5.0, 2.050677375) == (
+def test_the_originals_summary_line_to_the_letter() -> None:
+    assert summary_line(1000, 1000, 5.0, 2.050677375) == (
         "Total of 1000 requests, with max concurrency 1000, and request timeout 5s, completed in 2.050677375s. "
         "Average call took 2.05 milliseconds"
     )
@@ -105,18 +105,18 @@ def test_durations_as_go_writes_them(ns: int, text: str) -> None:
     ],
 )
 def test_gates(text: str, figures: dict[str, float], fails: bool) -> None:
-    assert (gate(text).verdict(figures) is not None) is fails
+    assert (parse(text).verdict(figures) is not None) is fails
 
 
 @pytest.mark.parametrize("text", ["p99", "p99>50", "p99>fast", ">5", "errors>1ms", "p99=5ms", "p99>5parsecs"])
 def test_a_gate_that_is_none(text: str) -> None:
     with pytest.raises(BenchmarkError, match="--fail-if"):
-        gate(text)
+        parse(text)
 
 
 def test_a_gate_on_a_figure_that_is_not_there() -> None:
     with pytest.raises(BenchmarkError, match="no figure speed; there are p99"):
-        gate("speed>1").verdict({"p99": 1.0})
+        parse("speed>1").verdict({"p99": 1.0})
 
 
 @pytest.mark.parametrize("text", ["", "5", "0s", "-1s", "soon"])

@@ -13,9 +13,9 @@ import pytest
 from nats.aio.msg import Msg
 from nats.micro.request import ERROR_CODE_HEADER, ERROR_HEADER
 
-from benchmark import fleet
+from benchmark import generators
 from benchmark.errors import BenchmarkError
-from benchmark.fleet import Totals
+from benchmark.generators import Totals
 from benchmark.job import Closed, GatewayTarget, Job, Loop, NatsTarget, Open, Target
 from benchmark.result import Latency
 from local.gateway import gateway
@@ -51,9 +51,10 @@ def over_nats(world: World) -> NatsTarget:
 
 
 async def put_on(target: Target, loop: Loop, *, ids: int = 1000, processes: int = 2, timeout_s: float = 5.0,
-                 expected: dict[str, int] | None = None, stop: asyncio.Event | None = None) -> Totals:  # fmt: skip
+                 expected: dict[str, int] | None = None, stop: asyncio.Event | None = None,
+                 on_tick: Callable[[Totals], None] = lambda _: None) -> Totals:  # fmt: skip
     job = Job(target=target, subject=contract.SUBJECT, loop=loop, timeout_s=timeout_s, ids=ids, expected=expected)
-    return await fleet.run(job, processes=processes, stop=stop)
+    return await generators.run(job, processes=processes, stop=stop, on_tick=on_tick)
 
 
 async def right(client_id: str, msg: Msg) -> None:
@@ -191,7 +192,11 @@ async def test_clients_are_asked_for_in_turn_whatever_the_number_of_processes(wo
 async def test_stopped_early_it_says_what_it_has(world: World) -> None:
     async with responder(world, right):
         stop = asyncio.Event()
-        asyncio.get_running_loop().call_later(1.0, stop.set)
-        totals = await put_on(over_nats(world), Open(rate=100, duration_s=60), stop=stop)
+
+        def stop_after_some(now: Totals) -> None:
+            if now.replies >= 20:
+                stop.set()
+
+        totals = await put_on(over_nats(world), Open(rate=100, duration_s=60), stop=stop, on_tick=stop_after_some)
     assert totals.interrupted
     assert 0 < totals.replies == totals.sent < 300

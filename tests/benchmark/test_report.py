@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 
 from benchmark.errors import BenchmarkError
-from benchmark.fleet import Totals
-from benchmark.histogram import encoded, new_histogram
+from benchmark.generators import Totals
 from benchmark.job import Tick
+from benchmark.latency import encoded, new_histogram
 from benchmark.report import write_report
 from benchmark.result import (
-    Claim,
     CostResult,
     CostRow,
     Machine,
+    Requirement,
     Result,
     RunResult,
     ScaleRow,
@@ -69,9 +69,9 @@ def cost_result() -> CostResult:
             nats_cpu_us=10, memory_mib=69,
         )
         for concurrency in (1, 500)
-        for program in ("echo", "service", "plain")
+        for program in ("echo", "service", "baseline")
     ]  # fmt: skip
-    claim = Claim(name="of_ceiling", text="of the echo's", figure=0.8, bound=0.75, at_least=True, unit="")
+    claim = Requirement(name="of_ceiling", text="of the echo's", figure=0.8, bound=0.75, at_least=True, unit="")
     scale = [ScaleRow(of="tasks", size=1, throughput=20_000, p99_ms=3, server_cpu_us=25)]
     return CostResult(
         started_at=STARTED, machine=Machine.this(), settings={}, rows=rows, scale=scale, memory=[(1000, 69.0)],

@@ -20,8 +20,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmark import fleet
-from benchmark.fleet import Totals
+from benchmark import generators
+from benchmark.generators import Totals
 from benchmark.job import Closed, Job, Loop, NatsTarget, Open
 from benchmark.load import TIMEOUT
 from benchmark.transport import NO_RESPONDERS
@@ -63,7 +63,7 @@ class Traffic:
             target=target, subject=contract.SUBJECT, loop=loop, timeout_s=timeout_s, ids=1000,
             expected=dict(expected) if expected else None,
         )  # fmt: skip
-        self._running = asyncio.create_task(fleet.run(job, processes=1, on_tick=self._see, stop=self._stop))
+        self._running = asyncio.create_task(generators.run(job, processes=1, on_tick=self._see, stop=self._stop))
 
     def _see(self, totals: Totals) -> None:
         self.totals = totals

@@ -13,8 +13,8 @@ from typing import Final
 from hdrh.histogram import HdrHistogram
 
 from benchmark.errors import BenchmarkError
-from benchmark.histogram import new_histogram
 from benchmark.job import Closed, Job, Open, Start, Tick
+from benchmark.latency import new_histogram
 
 HEAD_START_S: Final = 0.05
 _LINE_BYTES: Final = 1 << 20
@@ -64,7 +64,7 @@ class Totals:
 
     @property
     def busiest_cpu_share(self) -> float:
-        """Of one core: the mean of the busiest generator."""
+        """Mean CPU of the busiest generator, as a share of one core."""
         means = [sum(shares) / len(shares) for shares in self.cpu_shares.values() if shares]
         return max(means, default=0.0)
 
@@ -100,8 +100,8 @@ class Totals:
         self._recent.reset()
 
 
-def shared_out(job: Job, processes: int) -> list[Job]:
-    """The job's load, dealt to `processes` generators; fewer, when there is not a request in flight for each."""
+def split(job: Job, processes: int) -> list[Job]:
+    """Divide the load among `processes` generators; fewer, when there is not a request in flight for each."""
     if isinstance(job.loop, Open):
         return [job.model_copy(update={"first": number, "stride": processes}) for number in range(processes)]
     processes = max(1, min(processes, job.loop.concurrency, job.loop.requests))
@@ -132,11 +132,11 @@ async def run(
     on_tick: Callable[[Totals], None] = lambda _: None,
     stop: asyncio.Event | None = None,
 ) -> Totals:
-    """Put the load on and return what came of it; setting `stop` ends it early, once what is in flight has come back.
+    """Run the load and return its totals; setting `stop` ends it early, once what is in flight has come back.
 
     Raises `BenchmarkError` when a generator cannot do its part.
     """
-    jobs = shared_out(job, processes)
+    jobs = split(job, processes)
     totals = Totals()
     generators: list[asyncio.subprocess.Process] = []
     try:

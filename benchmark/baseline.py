@@ -24,13 +24,13 @@ from service.runtime.role import Need
 from service.runtime.settings import load
 
 
-class Plain:
+class Baseline:
     """One request at a time, as `nats.micro` dispatches them."""
 
     SETTINGS: ClassVar = CustomerSettings
 
     def __init__(self, settings: CustomerSettings, stop: Stop) -> None:
-        self._connection = Connection(settings, name="plain", inbox_prefix=contract.INBOX_PREFIX, on_lost=stop.fail)
+        self._connection = Connection(settings, name="baseline", inbox_prefix=contract.INBOX_PREFIX, on_lost=stop.fail)
         self._table = boto3.resource("dynamodb", region_name=os.environ["AWS_REGION"]).Table(settings.ddb_table)
 
     def needs(self) -> Sequence[Need]:
@@ -68,6 +68,6 @@ class Plain:
 
 
 if __name__ == "__main__":
-    loaded = load(Plain.SETTINGS)
+    loaded = load(Baseline.SETTINGS)
     configure_logs(loaded)
-    asyncio.run(run(Plain, loaded))
+    asyncio.run(run(Baseline, loaded))

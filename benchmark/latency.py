@@ -1,4 +1,4 @@
-"""The one shape of latency histogram: microseconds, three digits, up to a minute."""
+"""The latency histogram: microseconds, three digits, up to a minute."""
 
 from __future__ import annotations
 
@@ -16,12 +16,3 @@ def new_histogram() -> HdrHistogram:
 def encoded(histogram: HdrHistogram) -> str:
     text: bytes = histogram.encode()
     return text.decode()
-
-
-def merged(*texts: str) -> HdrHistogram:
-    """The sum of encoded histograms."""
-    total = new_histogram()
-    for text in texts:
-        if text:
-            total.decode_and_add(text.encode())
-    return total

@@ -1,9 +1,9 @@
-"""The last line of the program that this one replaces, word for word, so that old and new results compare."""
+"""The last line of the program that this one replaces, word for word, so that old and new results can be compared."""
 
 from __future__ import annotations
 
 
-def last_line(requests: int, concurrency: int, timeout_s: float, elapsed_s: float) -> str:
+def summary_line(requests: int, concurrency: int, timeout_s: float, elapsed_s: float) -> str:
     """The average is the elapsed time over the number of requests, as it was there."""
     average_ms = elapsed_s * 1000 / requests if requests else 0.0
     return (

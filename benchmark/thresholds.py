@@ -1,4 +1,4 @@
-"""Bounds on the figures, for CI: `p99>50ms` fails a run whose p99 is more than 50 ms."""
+"""Thresholds for CI: `--fail-if p99>50ms` fails a run whose p99 is more than 50 ms."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _DURATIONS: Final = {"mean", "p50", "p90", "p99", "p99.9", "max"}
 _OPERATORS: Final[Mapping[str, Callable[[float, float], bool]]] = {
     ">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le,
 }  # fmt: skip
-_GATE: Final = re.compile(r"\s*([a-z0-9_.]+)\s*(>=|<=|>|<)\s*([0-9.]+)\s*(%|[a-zµ0-9.]*)\s*")
+_THRESHOLD: Final = re.compile(r"\s*([a-z0-9_.]+)\s*(>=|<=|>|<)\s*([0-9.]+)\s*(%|[a-zµ0-9.]*)\s*")
 
 
 @dataclass(frozen=True)
-class Gate:
+class Threshold:
     """Fails a result whose figure is on the wrong side of the bound. Durations are in milliseconds."""
 
     text: str
@@ -29,7 +29,7 @@ class Gate:
     bound: float
 
     def verdict(self, figures: Mapping[str, float]) -> str | None:
-        """What went wrong; None when it holds.
+        """Says what failed; None when the threshold is kept.
 
         Raises `BenchmarkError` when the result has no such figure.
         """
@@ -39,12 +39,12 @@ class Gate:
         return f"{self.text}: it is {value:,.3f}" if self.fails(value, self.bound) else None
 
 
-def gate(text: str) -> Gate:
+def parse(text: str) -> Threshold:
     """`FIGURE>BOUND`, also `>=`, `<`, `<=`; a duration's bound has its unit (`50ms`), a share may be in `%`.
 
     Raises `BenchmarkError` for anything else.
     """
-    found = _GATE.fullmatch(text)
+    found = _THRESHOLD.fullmatch(text)
     if found is None:
         raise BenchmarkError(f"--fail-if {text!r} is not FIGURE>BOUND, for example p99>50ms or errors>0")
     figure, comparison, number, unit = found.groups()
@@ -52,8 +52,8 @@ def gate(text: str) -> Gate:
         bound = _bound(figure, number, unit)
     except (ValueError, durationpy.DurationError):
         example = f"{figure}>50ms" if figure in _DURATIONS else f"{figure}>0"
-        raise BenchmarkError(f"--fail-if {text!r}: {number}{unit} is no bound for {figure}; try {example}") from None
-    return Gate(text.strip(), figure, _OPERATORS[comparison], bound)
+        raise BenchmarkError(f"--fail-if {text!r}: {number}{unit} is not a bound for {figure}; try {example}") from None
+    return Threshold(text.strip(), figure, _OPERATORS[comparison], bound)
 
 
 def _bound(figure: str, number: str, unit: str) -> float:
@@ -72,5 +72,5 @@ def duration_s(text: str, option: str) -> float:
     except durationpy.DurationError:
         seconds = 0.0
     if seconds <= 0:
-        raise BenchmarkError(f"{option} {text!r} is no duration; write 5s, 250ms or 1m30s")
+        raise BenchmarkError(f"{option} {text!r} is not a duration; write 5s, 250ms or 1m30s")
     return seconds

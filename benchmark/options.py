@@ -1,0 +1,83 @@
+"""Options that several commands share, each declared once."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """Whom to ask, for which clients, and how."""
+
+    poisson: Annotated[bool, typer.Option("--poisson", help="An open loop's requests come at random moments.")] = False
+    timeout: Annotated[str, typer.Option(help="A request without a reply for this long has failed.")] = "5s"
+    server: Annotated[
+        str | None, typer.Option(help="NATS server(s), comma separated. Default: the one of `make up`.")
+    ] = None
+    creds: Annotated[Path | None, typer.Option(help="A .creds file. Default: user client of `make up`.")] = None
+    context: Annotated[
+        str | None, typer.Option(help="A context of the nats CLI, by name, instead of server and creds.")
+    ] = None
+    gateway: Annotated[str | None, typer.Option(help="An HTTP gateway's address: ask over HTTP, not over NATS.")] = None
+    token_file: Annotated[
+        Path | None, typer.Option(help="The gateway's token. Default: NATS_GATEWAY_TOKEN, then the one of `make up`.")
+    ] = None
+    ids: Annotated[int, typer.Option(min=1, max=10_000_000, help="Client ids are 1 to this, in turn.")] = 1000
+    zipf: Annotated[float | None, typer.Option(min=0.0, help="Draw the ids at random, id k with weight 1/k**ZIPF.")] = (
+        None
+    )
+    processes: Annotated[int, typer.Option(min=1, max=64, help="Generator processes.")] = 2
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compare every balance with the table's (DDB_TABLE, AWS_*).")
+    ] = False
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """What becomes of the result."""
+
+    json: Annotated[Path | None, typer.Option("--json", help="Write the result here.")] = None
+    report: Annotated[
+        Path | None, typer.Option(help="Write a page with charts here: one self-contained HTML file.")
+    ] = None
+    compare: Annotated[Path | None, typer.Option(help="An older --json file: show the ratios.")] = None
+    fail_if: Annotated[
+        list[str] | None,
+        typer.Option(help="Exit with 1 if so: 'p99>50ms', 'errors>0', 'throughput<1000'. Repeatable."),
+    ] = None
+
+
+def unfold(command: Callable[..., None]) -> Callable[..., None]:
+    """Give typer a dataclass's fields in place of each parameter that is a dataclass."""
+    hints = get_type_hints(command, include_extras=True)
+    groups: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in inspect.signature(command).parameters.items():
+        if name not in groups:
+            parameters.append(parameter.replace(annotation=hints[name]))
+            continue
+        kinds = get_type_hints(groups[name], include_extras=True)
+        parameters += [
+            inspect.Parameter(each.name, parameter.KEYWORD_ONLY, default=each.default, annotation=kinds[each.name])
+            for each in fields(groups[name])
+        ]
+
+    @wraps(command)
+    def unfolded(**given: Any) -> None:
+        made = {
+            name: kind(**{each.name: given.pop(each.name) for each in fields(kind)}) for name, kind in groups.items()
+        }
+        command(**given, **made)
+
+    unfolded.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+    )
+    unfolded.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return unfolded
