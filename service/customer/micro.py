@@ -21,7 +21,6 @@ from typing import Any, Final
 import nats.errors
 import orjson
 import structlog
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.micro.request import ERROR_CODE_HEADER, ERROR_HEADER
@@ -29,11 +28,13 @@ from nats.micro.service import EndpointInfo, EndpointStats, Service, ServiceConf
 
 from service.customer.contract import INBOX_PREFIX, QUEUE_GROUP
 from service.customer.errors import ERRORS, BadRequest, InternalError, Overloaded, RequestError
-from service.runtime.connection import roundtrip
+from service.runtime.logs import Repeated
 from service.runtime.metrics import Histogram
+from service.runtime.nats_client import NatsClient
 from service.runtime.tracing import NoTracing, Tracing
 
 log: Final = structlog.get_logger("service.micro")
+_failed: Final = Repeated(log, "request failed")
 
 OK: Final = "OK"
 REPLY_LOST: Final = "REPLY_LOST"
@@ -57,10 +58,10 @@ def is_inbox(subject: str) -> bool:
 class Request:
     """One request, in flight until `respond` or `refuse` is called, once. `done(request, outcome, error)` follows."""
 
-    __slots__ = ("_done", "_msg", "_nc", "_tracing", "received_ns", "reply_lost", "span")
+    __slots__ = ("_answered", "_done", "_msg", "_nc", "_tracing", "received_ns", "reply_lost", "span")
 
     def __init__(
-        self, nc: Client, msg: Msg, tracing: NoTracing | Tracing, done: Callable[[Request, str, str], None]
+        self, nc: NatsClient, msg: Msg, tracing: NoTracing | Tracing, done: Callable[[Request, str, str], None]
     ) -> None:
         self.received_ns = time.perf_counter_ns()
         self.reply_lost = False
@@ -69,6 +70,7 @@ class Request:
         self._msg = msg
         self._tracing = tracing
         self._done = done
+        self._answered = False
 
     @property
     def data(self) -> bytes:
@@ -81,15 +83,26 @@ class Request:
 
     async def respond(self, payload: bytes) -> bool:
         """Answer. False when the reply could not be handed to the connection; never raises for that."""
-        sent = await self._publish(payload, None)
-        self._done(self, OK if sent else REPLY_LOST, "")
+        if self._answered:
+            return False
+        self._answered = True
+        sent = False
+        try:
+            sent = await self._publish(payload, None)
+        finally:
+            self._done(self, OK if sent else REPLY_LOST, "")
         return sent
 
     async def refuse(self, error: RequestError) -> None:
         """Answer with an error: its code and description as headers, its body as payload."""
+        if self._answered:
+            return
+        self._answered = True
         headers = {ERROR_CODE_HEADER: error.code, ERROR_HEADER: error.description}
-        await self._publish(error.body, headers)
-        self._done(self, error.description, f"{error.code}:{error.description}")
+        try:
+            await self._publish(error.body, headers)
+        finally:
+            self._done(self, error.description, f"{error.code}:{error.description}")
 
     async def _publish(self, payload: bytes, headers: dict[str, str] | None) -> bool:
         reply = self._msg.reply
@@ -97,7 +110,7 @@ class Request:
             return False
         try:
             await self._nc.publish(reply, payload, headers=headers)
-        except nats.errors.Error as error:
+        except Exception as error:  # nats-py's own, or its transport's
             self.reply_lost = True
             log.debug("reply lost", reply=reply, error=str(error))
             return False
@@ -167,8 +180,8 @@ class _Dispatch:
                 await self.endpoint.handler(request)
         except RequestError as error:
             await request.refuse(error)
-        except Exception:
-            log.exception("request failed", subject=msg.subject)
+        except Exception as error:
+            _failed.error(type(error).__name__, exc_info=error)
             await request.refuse(InternalError("internal error"))
 
     def _finish(self, request: Request, outcome: str, error: str) -> None:
@@ -210,7 +223,7 @@ class ConcurrentService(Service):
 
     def __init__(
         self,
-        nc: Client,
+        nc: NatsClient,
         config: ServiceConfig,
         endpoints: Sequence[Endpoint],
         *,
@@ -242,19 +255,13 @@ class ConcurrentService(Service):
 
     async def drain(self) -> None:
         """Take no more requests; return when those already delivered are answered."""
-        subscriptions = [dispatch.subscription for dispatch in self._dispatches if dispatch.subscription]
         for dispatch in self._dispatches:
-            dispatch.subscription = None
-        if subscriptions and self.nc.is_connected:
-            try:
-                # drain() alone would not wait for the server to have read its UNSUB: what came before would be lost.
-                for subscription in subscriptions:
-                    await self.nc._send_unsubscribe(subscription._id)
-                await roundtrip(self.nc)
-                for subscription in subscriptions:
-                    await subscription.drain()
-            except nats.errors.Error as error:
-                log.warning("subscription not drained", error=str(error))
+            subscription, dispatch.subscription = dispatch.subscription, None
+            if subscription:
+                try:
+                    await self.nc.take_no_more(subscription)
+                except nats.errors.Error as error:
+                    log.warning("the server did not confirm the end of the subscription", error=str(error))
         await self._idle.wait()
 
     def enter(self) -> None:
@@ -268,6 +275,18 @@ class ConcurrentService(Service):
         self.in_flight -= 1
         if self.in_flight == 0:
             self._idle.set()
+
+    async def _handle_ping_request(self, msg: Msg) -> None:
+        if is_inbox(msg.reply):
+            await super()._handle_ping_request(msg)
+
+    async def _handle_info_request(self, msg: Msg) -> None:
+        if is_inbox(msg.reply):
+            await super()._handle_info_request(msg)
+
+    async def _handle_stats_request(self, msg: Msg) -> None:
+        if is_inbox(msg.reply):
+            await super()._handle_stats_request(msg)
 
     def stats(self) -> ServiceStats:
         stats = super().stats()

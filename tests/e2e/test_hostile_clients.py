@@ -15,7 +15,7 @@ from nats.aio.msg import Msg
 
 from local import dynamodb
 from local.system import Task
-from service import contract
+from service.customer import contract
 from tests.support.faulty import FaultyDynamoDB, refusal
 from tests.support.wire import hpub, pub, wire
 from tests.support.world import World, eventually, get, metric, statistics

@@ -17,7 +17,7 @@ import pytest
 
 from local import dynamodb
 from local.process import claim_port, running
-from service import contract
+from service.customer import contract
 from tests.support.faulty import FaultyDynamoDB, refusal, stall
 from tests.support.world import World, eventually, get, metric, own_server
 
@@ -121,17 +121,17 @@ async def test_a_drain_without_nats_says_so_in_one_line(world: World, proxy: Fau
             await client.request(contract.SUBJECT, REQUEST, timeout=3)
             proxy.fault = stall(0.7)
             await client.publish(contract.SUBJECT, REQUEST, reply="_INBOX.gone")
-            await eventually(in_flight(proxy, 3))
+
+            async def in_flight() -> bool:
+                return await metric(task, "balance_requests_in_flight") == 1
+
+            await eventually(in_flight)
             await server.stop()
             await eventually(lambda: "connection lost" in task.child.log.read_text())
             task.child.signal(signal.SIGTERM)
             async with asyncio.timeout(15):
                 assert await task.child.wait() == 1
             assert "drained in part" in complaint(task.child.log.read_text())
-
-
-def in_flight(proxy: FaultyDynamoDB, calls: int) -> Any:
-    return lambda: sum(action == "BatchGetItem" for action, _ in proxy.calls) >= calls
 
 
 # 8: NATS away while another task seeds
