@@ -46,7 +46,7 @@ TASK: Final = b"ID-OF-THE-TASK"
 OWN_INBOX: Final = f"{contract.INBOX_PREFIX}.drill.>"
 
 token = st.binary(max_size=24).map(lambda raw: raw.translate(None, b" \t\r\n"))
-long = st.integers(0, 3000).map(lambda size: b"_" + b"\xc3\xa9" * (size // 2))
+long = st.integers(0, 4000).map(lambda size: b"_" + b"\xc3\xa9" * (size // 2))
 reply = st.one_of(
     st.sampled_from(FORBIDDEN),
     st.sampled_from([b"_authorization.x", b"_R_.authorization.violation", b"_INBOX.>", b"_INBOX.*.x", b"_INBOX..x"]),
@@ -143,9 +143,10 @@ def send_examples(attack: Attack, examples: int, loop: asyncio.AbstractEventLoop
         max_examples=examples, derandomize=True, database=None, deadline=None, print_blob=False,
         phases=(Phase.generate, Phase.shrink), suppress_health_check=list(HealthCheck),
     )  # fmt: skip
-    @given(st.lists(frames(), min_size=1, max_size=60))
-    def some(given_frames: list[bytes]) -> None:
-        asyncio.run_coroutine_threadsafe(attack.run(given_frames), loop).result()
+    @given(st.lists(st.tuples(frames(), st.integers(1, 9)), min_size=1, max_size=60))
+    def some(repeated: list[tuple[bytes, int]]) -> None:
+        sent = [frame for frame, times in repeated for _ in range(times)]
+        asyncio.run_coroutine_threadsafe(attack.run(sent), loop).result()
 
     some()
 
