@@ -40,7 +40,7 @@ def families(service: ConcurrentService, table: Table, events: Events, nc: NatsC
     outcomes = {(name, outcome): stats.outcomes[outcome] for name, stats in requests.items() for outcome in OUTCOMES}
     yield counters("balance_requests", "Requests answered, by outcome.", ["endpoint", "outcome"], outcomes)
     yield histograms(
-        "balance_request_seconds", "From receipt to reply, in seconds.", ["endpoint"],
+        "balance_request_seconds", "From receipt to answer (OK, NOT_FOUND), in seconds.", ["endpoint"],
         {(name,): stats.latency_seconds for name, stats in requests.items()},
     )  # fmt: skip
     yield GaugeMetricFamily("balance_requests_in_flight", "Requests being worked on.", service.in_flight)

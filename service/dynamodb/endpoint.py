@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from botocore.exceptions import BotoCoreError
 from botocore.session import Session
@@ -22,14 +23,16 @@ def endpoint() -> tuple[str, str]:
         if not region:
             raise ServiceError("AWS_REGION is not set", "set it to the table's region")
         # Given credentials keep it from looking for some: nothing is called with this client.
-        client = session.create_client(
+        client: Any = session.create_client(
             "dynamodb",
             region_name=region,
             aws_access_key_id="none",
             aws_secret_access_key="none",  # noqa: S106
         )
+        # What it would call: `client.meta` does not know every exception of the endpoint rules.
+        url = client.generate_presigned_url("list_tables").partition("?")[0]
     except (BotoCoreError, ValueError) as error:
         raise ServiceError(
             f"AWS configuration: {error}", "correct it (AWS_REGION, AWS_PROFILE, AWS_ENDPOINT_URL...)"
         ) from None
-    return client.meta.endpoint_url, client.meta.region_name
+    return url, region
