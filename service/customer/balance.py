@@ -13,7 +13,8 @@ from service.customer import contract
 from service.customer.errors import BadRequest, InternalError, NotFound, RequestError, Unavailable
 from service.customer.events import Events
 from service.customer.lookup import BatchLoader, Read
-from service.customer.micro import Endpoint, Request
+from service.customer.micro import Endpoint
+from service.customer.request import Request
 from service.dynamodb.errors import DynamoDBError, NoCredentialsError, TableUnavailableError
 from service.dynamodb.table import Outcome, Row
 from service.runtime.logs import Repeated

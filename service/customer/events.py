@@ -232,4 +232,4 @@ def _problem(msg: Msg) -> str | None:
     error = ack.get("error")
     if error:
         return str(error.get("description", error) if type(error) is dict else error)
-    return None if ack.get("stream") == STREAM else f"an acknowledgement that is not stream {STREAM}'s"
+    return None if ack.get("stream") == STREAM else f"an acknowledgement, and not of stream {STREAM}"

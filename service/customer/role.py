@@ -103,7 +103,7 @@ class Customer:
                 if self._nc.is_connected or self._nc.pending_data_size:
                     await confirm(self._nc)
         except TimeoutError:
-            log.warning("requests or replies left", in_flight=self._service.in_flight)
+            log.warning("requests left unanswered", in_flight=self._service.in_flight)
         lost = await self._events.flush(max(0.0, deadline - asyncio.get_running_loop().time()))
         if lost or self._service.in_flight:
             raise ServiceError(

@@ -13,7 +13,8 @@ from nats.aio.client import Client
 from nats.micro.service import ServiceConfig
 
 from service.customer.errors import BadRequest
-from service.customer.micro import ConcurrentService, Endpoint, Request
+from service.customer.micro import ConcurrentService, Endpoint
+from service.customer.request import Request
 from service.runtime.connection import roundtrip
 from service.runtime.nats_client import NatsClient
 from service.runtime.tracing import NoTracing
