@@ -13,7 +13,8 @@ from service import __version__
 from service.customer import contract
 from service.customer.balance import encode
 from service.customer.events import Events
-from service.customer.micro import ConcurrentService, Endpoint, Request
+from service.customer.micro import ConcurrentService, Endpoint
+from service.customer.request import Request
 from service.customer.settings import CustomerSettings
 from service.runtime.connection import Connection
 from service.runtime.logs import configure_logs

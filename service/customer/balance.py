@@ -13,11 +13,14 @@ from service.customer import contract
 from service.customer.errors import BadRequest, InternalError, NotFound, RequestError, Unavailable
 from service.customer.events import Events
 from service.customer.lookup import BatchLoader, Read
-from service.customer.micro import Endpoint, Request
-from service.dynamodb.errors import TableUnavailableError
+from service.customer.micro import Endpoint
+from service.customer.request import Request
+from service.dynamodb.errors import DynamoDBError, NoCredentialsError, TableUnavailableError
 from service.dynamodb.table import Outcome, Row
+from service.runtime.logs import Repeated
 
 log: Final = structlog.get_logger("service.balance")
+_failed: Final = Repeated(log, "look-up failed")
 
 _CLIENT_ID: Final = re.compile(f"{contract.CLIENT_ID_CHARACTER}{{1,{contract.CLIENT_ID_MAX}}}")
 _RULE: Final = (
@@ -70,7 +73,6 @@ class Balance:
         )
         self.lookup: BatchLoader[Request] = BatchLoader(read, self._answer)
         self._events = events
-        self._logged: Exception | None = None
 
     async def handle(self, request: Request) -> None:
         """Start the look-up for a request; `_answer` replies to it, together with its batch."""
@@ -84,8 +86,11 @@ class Balance:
                 await request.refuse(error)
             return
         for request in requests:
-            if await request.respond(payload):
-                await self._events.publish(client_id, payload, request.traceparent)
+            try:
+                if await request.respond(payload):
+                    await self._events.publish(client_id, payload, request.traceparent)
+            except Exception as error:  # the other requests of the batch are not to wait for ever
+                _failed.error(type(error).__name__, client_id=client_id, exc_info=error)
 
     def _balance(self, client_id: str, outcome: Outcome) -> int:
         """The balance that a look-up found. Raises the `RequestError` that answers for any other outcome."""
@@ -94,12 +99,14 @@ class Balance:
         if isinstance(outcome, TableUnavailableError):
             raise Unavailable(f"{outcome}; try again")
         if isinstance(outcome, Exception):
-            if outcome is not self._logged:  # a batch's requests may share one failure
-                self._logged = outcome
-                log.error("look-up failed", client_id=client_id, exc_info=outcome)
+            if isinstance(outcome, DynamoDBError | NoCredentialsError):
+                code = outcome.code if isinstance(outcome, DynamoDBError) else type(outcome).__name__
+                _failed.error(code, client_id=client_id, error=str(outcome) or code)
+            else:
+                _failed.error(type(outcome).__name__, client_id=client_id, exc_info=outcome)
             raise InternalError("internal error")
         try:
             return int(outcome[contract.BALANCE_ATTRIBUTE]["N"])
-        except (KeyError, TypeError, ValueError) as error:
-            log.exception("look-up failed", client_id=client_id, problem=f"no integer {contract.BALANCE_ATTRIBUTE}")
+        except Exception as error:  # a row may hold anything
+            _failed.error("row", client_id=client_id, error=f"the row has no integer {contract.BALANCE_ATTRIBUTE}")
             raise InternalError("internal error") from error

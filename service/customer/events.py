@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import secrets
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from service.customer.contract import EVENT_PREFIX
+from service.customer.contract import EVENT_PREFIX, INBOX_PREFIX, STREAM
 from service.runtime.cancel import cancel
 
 log: Final = structlog.get_logger("service.events")
@@ -91,8 +92,9 @@ class Events:
         return len(self._sent) + len(self._waiting)
 
     async def start(self) -> None:
-        self._inbox = self._nc.new_inbox()
-        self._id = self._inbox.rpartition(".")[2]
+        # A NUID could be guessed from the service's public one, and an acknowledgement forged.
+        self._inbox = f"{INBOX_PREFIX}.{secrets.token_hex(16)}"
+        self._id = secrets.token_hex(8)
         await self._nc.subscribe(f"{self._inbox}.*", cb=self._on_ack)
         self._watch = asyncio.create_task(self._watch_acks(), name="events")
 
@@ -113,7 +115,12 @@ class Events:
             self._waiting.append(event)
 
     async def flush(self, timeout_s: float) -> int:
-        """Wait until every event is acknowledged; the number that is not, after `timeout_s` seconds."""
+        """Wait until every event is acknowledged; the number that is not, after `timeout_s` seconds.
+
+        At once when the connection is closed for good: none will be.
+        """
+        if self._nc.is_closed:
+            return self.pending
         try:
             async with asyncio.timeout(timeout_s):
                 await self._settled.wait()
@@ -142,14 +149,14 @@ class Events:
             self._stall(str(error))
 
     async def _on_ack(self, msg: Msg) -> None:
-        number = int(msg.subject.rpartition(".")[2])
+        number = msg.subject.rpartition(".")[2]
+        if not number.isdecimal() or int(number) not in self._sent:
+            return
         problem = _problem(msg)
         if problem is not None:
             self._stall(problem)
             return
-        event = self._sent.pop(number, None)
-        if event is None:
-            return
+        event = self._sent.pop(int(number))
         self.stats.published += 1
         self._bytes -= event.size_bytes
         if self.stalled is not None:
@@ -220,7 +227,9 @@ def _problem(msg: Msg) -> str | None:
         ack = orjson.loads(msg.data)
     except orjson.JSONDecodeError:
         return "unreadable acknowledgement"
-    error = ack.get("error") if isinstance(ack, dict) else None
+    if type(ack) is not dict:
+        return "unreadable acknowledgement"
+    error = ack.get("error")
     if error:
-        return str(error.get("description", error))
-    return None
+        return str(error.get("description", error) if type(error) is dict else error)
+    return None if ack.get("stream") == STREAM else f"an acknowledgement, and not of stream {STREAM}"

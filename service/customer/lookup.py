@@ -14,8 +14,13 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final, Generic, TypeVar
 
-from service.dynamodb.table import MAX_KEYS, Outcome
+import structlog
 
+from service.dynamodb.table import MAX_KEYS, Outcome
+from service.runtime.logs import Repeated
+
+log: Final = structlog.get_logger("service.lookup")
+_failed: Final = Repeated(log, "delivery failed")
 Waiter = TypeVar("Waiter")
 
 Read = Callable[[Sequence[str]], Awaitable[Mapping[str, Outcome]]]
@@ -105,4 +110,7 @@ class BatchLoader(Generic[Waiter]):
         except Exception as error:  # one failing batch fails its own requests, all of them
             outcomes = dict.fromkeys(batch, error)
         for key, waiters in batch.items():
-            await self._deliver(key, outcomes.get(key), waiters)
+            try:
+                await self._deliver(key, outcomes.get(key), waiters)
+            except Exception as error:  # one key's failure is not the others'
+                _failed.error(type(error).__name__, key=key, exc_info=error)

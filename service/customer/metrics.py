@@ -12,10 +12,12 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from service.customer.errors import ERRORS
 from service.customer.events import Events
-from service.customer.micro import LATENCY_BUCKETS, OK, OUTCOMES, ConcurrentService
+from service.customer.micro import LATENCY_BUCKETS, OUTCOMES, ConcurrentService
+from service.customer.request import OK
 from service.dynamodb.table import Table
 from service.runtime.emf import Figure
 from service.runtime.metrics import counters, histograms, quantile
+from service.runtime.nats_client import NatsClient
 
 UNITS: Final = {
     "Requests": "Count",
@@ -33,13 +35,13 @@ UNITS: Final = {
 """Every CloudWatch metric of this role, and its unit."""
 
 
-def families(service: ConcurrentService, table: Table, events: Events, reconnects: int) -> Iterator[Metric]:
+def families(service: ConcurrentService, table: Table, events: Events, nc: NatsClient) -> Iterator[Metric]:
     """The Prometheus metrics."""
     requests = service.requests
     outcomes = {(name, outcome): stats.outcomes[outcome] for name, stats in requests.items() for outcome in OUTCOMES}
     yield counters("balance_requests", "Requests answered, by outcome.", ["endpoint", "outcome"], outcomes)
     yield histograms(
-        "balance_request_seconds", "From receipt to reply, in seconds.", ["endpoint"],
+        "balance_request_seconds", "From receipt to answer (OK, NOT_FOUND), in seconds.", ["endpoint"],
         {(name,): stats.latency_seconds for name, stats in requests.items()},
     )  # fmt: skip
     yield GaugeMetricFamily("balance_requests_in_flight", "Requests being worked on.", service.in_flight)
@@ -60,7 +62,13 @@ def families(service: ConcurrentService, table: Table, events: Events, reconnect
     yield GaugeMetricFamily(
         "balance_events_stalled", "1 while the stream takes none.", float(events.stalled is not None)
     )
-    yield CounterMetricFamily("balance_nats_reconnects", "Reconnections to NATS.", reconnects)
+    yield CounterMetricFamily("balance_nats_reconnects", "Reconnections to NATS.", nc.stats["reconnects"])
+    yield CounterMetricFamily(
+        "balance_nats_loops_ended", "Times nats-py stopped reading or writing by itself.", nc.loops_ended
+    )
+    yield CounterMetricFamily(
+        "balance_messages_undecodable", "Messages dropped because they cannot be decoded.", nc.undecodable
+    )
 
 
 @dataclass(frozen=True)

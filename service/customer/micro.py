@@ -21,88 +21,28 @@ from typing import Any, Final
 import nats.errors
 import orjson
 import structlog
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
-from nats.micro.request import ERROR_CODE_HEADER, ERROR_HEADER
 from nats.micro.service import EndpointInfo, EndpointStats, Service, ServiceConfig, ServiceInfo, ServiceStats
 
-from service.customer.contract import INBOX_PREFIX, QUEUE_GROUP
-from service.customer.errors import ERRORS, BadRequest, InternalError, Overloaded, RequestError
-from service.runtime.connection import roundtrip
+from service.customer.contract import QUEUE_GROUP
+from service.customer.errors import ERRORS, BadRequest, InternalError, NotFound, Overloaded, RequestError
+from service.customer.request import OK, REPLY_LOST, Request, is_inbox
+from service.runtime.logs import Repeated
 from service.runtime.metrics import Histogram
+from service.runtime.nats_client import NatsClient
 from service.runtime.tracing import NoTracing, Tracing
 
 log: Final = structlog.get_logger("service.micro")
+_failed: Final = Repeated(log, "request failed")
 
-OK: Final = "OK"
-REPLY_LOST: Final = "REPLY_LOST"
 OUTCOMES: Final = (OK, REPLY_LOST, *(error.description for error in ERRORS))
+ANSWERS: Final = frozenset({OK, NotFound.description})
+"""Their latency is observed. A refusal takes microseconds, and would make an overloaded task look fast."""
 LATENCY_BUCKETS: Final = (
     0.0002, 0.0005, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075,
     0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0,
 )  # fmt: skip
-_OWN_INBOX: Final = f"{INBOX_PREFIX}."
-
-
-def is_inbox(subject: str) -> bool:
-    """Whether a reply may go there: an inbox, as clients (`_INBOX`) and servers (`_R_`) make them.
-
-    The service may publish where a requester must not, and must not be made to do it in its name: to the stream and
-    the bucket, to other programs' subjects, to the inbox in which its own events are acknowledged.
-    """
-    return subject.startswith("_") and not subject.startswith(_OWN_INBOX)
-
-
-class Request:
-    """One request, in flight until `respond` or `refuse` is called, once. `done(request, outcome, error)` follows."""
-
-    __slots__ = ("_done", "_msg", "_nc", "_tracing", "received_ns", "reply_lost", "span")
-
-    def __init__(
-        self, nc: Client, msg: Msg, tracing: NoTracing | Tracing, done: Callable[[Request, str, str], None]
-    ) -> None:
-        self.received_ns = time.perf_counter_ns()
-        self.reply_lost = False
-        self.span = tracing.begin(msg.subject, msg.headers)
-        self._nc = nc
-        self._msg = msg
-        self._tracing = tracing
-        self._done = done
-
-    @property
-    def data(self) -> bytes:
-        return self._msg.data
-
-    @property
-    def traceparent(self) -> str | None:
-        """The context of this request's span; None when requests are not traced."""
-        return self._tracing.traceparent(self.span)  # type: ignore[arg-type]  # the span is of that tracing
-
-    async def respond(self, payload: bytes) -> bool:
-        """Answer. False when the reply could not be handed to the connection; never raises for that."""
-        sent = await self._publish(payload, None)
-        self._done(self, OK if sent else REPLY_LOST, "")
-        return sent
-
-    async def refuse(self, error: RequestError) -> None:
-        """Answer with an error: its code and description as headers, its body as payload."""
-        headers = {ERROR_CODE_HEADER: error.code, ERROR_HEADER: error.description}
-        await self._publish(error.body, headers)
-        self._done(self, error.description, f"{error.code}:{error.description}")
-
-    async def _publish(self, payload: bytes, headers: dict[str, str] | None) -> bool:
-        reply = self._msg.reply
-        if not is_inbox(reply):
-            return False
-        try:
-            await self._nc.publish(reply, payload, headers=headers)
-        except nats.errors.Error as error:
-            self.reply_lost = True
-            log.debug("reply lost", reply=reply, error=str(error))
-            return False
-        return True
-
 
 Handler = Callable[[Request], Awaitable[None]]
 """Starts the work on a request and returns; a `RequestError` it raises becomes the reply."""
@@ -167,8 +107,8 @@ class _Dispatch:
                 await self.endpoint.handler(request)
         except RequestError as error:
             await request.refuse(error)
-        except Exception:
-            log.exception("request failed", subject=msg.subject)
+        except Exception as error:
+            _failed.error(type(error).__name__, exc_info=error)
             await request.refuse(InternalError("internal error"))
 
     def _finish(self, request: Request, outcome: str, error: str) -> None:
@@ -177,7 +117,8 @@ class _Dispatch:
         stats.finished += 1
         stats.processing_ns += elapsed_ns
         stats.outcomes[outcome] += 1
-        stats.latency_seconds.observe(elapsed_ns / 1e9)
+        if outcome in ANSWERS:
+            stats.latency_seconds.observe(elapsed_ns / 1e9)
         stats.replies_lost += request.reply_lost
         if error:
             stats.errors += 1
@@ -210,7 +151,7 @@ class ConcurrentService(Service):
 
     def __init__(
         self,
-        nc: Client,
+        nc: NatsClient,
         config: ServiceConfig,
         endpoints: Sequence[Endpoint],
         *,
@@ -242,19 +183,13 @@ class ConcurrentService(Service):
 
     async def drain(self) -> None:
         """Take no more requests; return when those already delivered are answered."""
-        subscriptions = [dispatch.subscription for dispatch in self._dispatches if dispatch.subscription]
         for dispatch in self._dispatches:
-            dispatch.subscription = None
-        if subscriptions and self.nc.is_connected:
-            try:
-                # drain() alone would not wait for the server to have read its UNSUB: what came before would be lost.
-                for subscription in subscriptions:
-                    await self.nc._send_unsubscribe(subscription._id)
-                await roundtrip(self.nc)
-                for subscription in subscriptions:
-                    await subscription.drain()
-            except nats.errors.Error as error:
-                log.warning("subscription not drained", error=str(error))
+            subscription, dispatch.subscription = dispatch.subscription, None
+            if subscription:
+                try:
+                    await self.nc.take_no_more(subscription)
+                except nats.errors.Error as error:
+                    log.warning("subscription not drained", error=str(error))
         await self._idle.wait()
 
     def enter(self) -> None:
@@ -268,6 +203,18 @@ class ConcurrentService(Service):
         self.in_flight -= 1
         if self.in_flight == 0:
             self._idle.set()
+
+    async def _handle_ping_request(self, msg: Msg) -> None:
+        if is_inbox(msg.reply):
+            await super()._handle_ping_request(msg)
+
+    async def _handle_info_request(self, msg: Msg) -> None:
+        if is_inbox(msg.reply):
+            await super()._handle_info_request(msg)
+
+    async def _handle_stats_request(self, msg: Msg) -> None:
+        if is_inbox(msg.reply):
+            await super()._handle_stats_request(msg)
 
     def stats(self) -> ServiceStats:
         stats = super().stats()

@@ -23,7 +23,7 @@ from service.customer.settings import CustomerSettings
 from service.dynamodb.table import Table
 from service.runtime import jetstream, permissions
 from service.runtime.cancel import cancel
-from service.runtime.connection import Connection, roundtrip
+from service.runtime.connection import Connection, confirm
 from service.runtime.emf import Emitter
 from service.runtime.errors import ServiceError
 from service.runtime.logs import writes_json
@@ -64,7 +64,7 @@ class Customer:
 
     def needs(self) -> Sequence[Need]:
         return (
-            Need(f"NATS at {self._settings.nats_url}", self._connection.open),
+            Need(f"NATS at {self._settings.nats_shown}", self._connection.open),
             Need("permissions", self._look_at_permissions, at_start=False),
             Need(f"stream {contract.STREAM}", self._look_at_stream),
             Need(f"bucket {contract.BUCKET}", self._look_at_bucket),
@@ -74,14 +74,14 @@ class Customer:
     async def start(self) -> None:
         if self._settings.seed_rows:
             await seed(self._bucket, self._table, self._settings.seed_rows, owner=self._service.id)
-            if await self._row_1_is_missing() and await is_seeded(self._bucket):
+            if await self._row_1_is_missing():
                 log.warning(
                     "the seed flag is set and the table has no row 1; to seed again, run "
                     "`python -m control_plane seed-flag clear` and restart"
                 )
         await self._events.start()
         await self._service.serve()
-        await roundtrip(self._nc)
+        await confirm(self._nc)
         self._state = "serving"
         log.info("serving", subject=contract.SUBJECT, id=self._service.id, version=__version__)
         if writes_json(self._settings):
@@ -94,20 +94,21 @@ class Customer:
         """Take no more requests, answer those in flight, flush their events."""
         self._state = "draining"
         log.info("draining", in_flight=self._service.in_flight, events=self._events.pending)
-        deadline = asyncio.get_running_loop().time() + timeout_s
+        started_s = asyncio.get_running_loop().time()
+        deadline = started_s + timeout_s
         try:
             async with asyncio.timeout_at(deadline):
                 await self._service.drain()
                 await self._balance.lookup.drain()
-                if self._nc.is_connected:
-                    await roundtrip(self._nc)
+                if self._nc.is_connected or self._nc.pending_data_size:
+                    await confirm(self._nc)
         except TimeoutError:
             log.warning("requests left unanswered", in_flight=self._service.in_flight)
         lost = await self._events.flush(max(0.0, deadline - asyncio.get_running_loop().time()))
         if lost or self._service.in_flight:
             raise ServiceError(
                 f"drained in part: {self._service.in_flight} requests unanswered, {lost} events unacknowledged "
-                f"after {timeout_s:g} seconds",
+                f"after {asyncio.get_running_loop().time() - started_s:.1f} seconds",
                 f"see that stream {contract.STREAM} takes events ({self._events.stalled or 'it does'})",
             )
         finished = sum(stats.finished for stats in self._service.requests.values())
@@ -139,7 +140,7 @@ class Customer:
         return found
 
     def metrics(self) -> Iterator[Metric]:
-        return metrics.families(self._service, self._table, self._events, self._nc.stats["reconnects"])
+        return metrics.families(self._service, self._table, self._events, self._nc)
 
     def _is_serving(self) -> bool:
         """What can be known without asking the table."""

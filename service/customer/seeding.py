@@ -20,11 +20,12 @@ from nats.js.kv import KeyValue
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from service.customer.balance import make_row
-from service.customer.contract import SEED_DONE, SEED_KEY, SEED_LEASE_KEY
+from service.customer.contract import BUCKET, SEED_DONE, SEED_KEY, SEED_LEASE_KEY
 from service.dynamodb.errors import TableUnavailableError
 from service.dynamodb.table import Table
 from service.runtime.cancel import cancel
 from service.runtime.errors import ServiceError
+from service.runtime.jetstream import explain
 
 log: Final = structlog.get_logger("service.seeding")
 
@@ -33,6 +34,7 @@ RENEW_S: Final = 0.75
 POLL_S: Final = 0.25
 CONCURRENT_INSERTS: Final = 64
 INSERT_PATIENCE_S: Final = 30.0
+BUCKET_PATIENCE_S: Final = 60.0
 BALANCES: Final = range(100, 10_000)
 
 
@@ -43,11 +45,15 @@ class LeaseLostError(Exception):
 async def seed(bucket: KeyValue, table: Table, rows: int, owner: str) -> None:
     """Return when the table is seeded, by this task or another.
 
-    Raises `ServiceError` when rows cannot be written; the lease is then free for the next task.
+    Raises `ServiceError` when rows cannot be written, with the lease free for the next task, or when the bucket does
+    not answer for `BUCKET_PATIENCE_S` seconds.
     """
-    last_revision, seen_s = 0, 0.0
-    while not await is_seeded(bucket):
+    last_revision, seen_s, answered_s = 0, 0.0, time.monotonic()
+    while True:
         try:
+            if await is_seeded(bucket):
+                return
+            answered_s = time.monotonic()
             revision, held = await _look(bucket)
             if held and revision != last_revision:
                 last_revision, seen_s = revision, time.monotonic()
@@ -56,6 +62,11 @@ async def seed(bucket: KeyValue, table: Table, rows: int, owner: str) -> None:
                 return
         except LeaseLostError:
             log.info("another task is seeding")
+        except (nats.errors.Error, APIError) as error:
+            if time.monotonic() - answered_s > BUCKET_PATIENCE_S:
+                raise explain(f"bucket {BUCKET}", error) from None
+            log.warning("the bucket does not answer", error=str(error))
+            seen_s = time.monotonic()  # nobody could renew a lease either
         await asyncio.sleep(POLL_S * random.uniform(0.5, 1.0))
 
 

@@ -20,7 +20,7 @@ class DynamoDB:
 
     def __init__(self, pool: Pool, region: str) -> None:
         self._pool = pool
-        self._signer = Signer(pool.host, region)
+        self._signer = Signer(pool.host, region, pool.path)
         self._chain = CredentialChain()
 
     async def call(self, action: str, request: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from botocore.exceptions import BotoCoreError
 from botocore.session import Session
@@ -11,19 +12,27 @@ from service.runtime.errors import ServiceError
 
 
 def endpoint() -> tuple[str, str]:
-    """The URL and the region of DynamoDB.
+    """The URL and the region of DynamoDB, as botocore resolves them, with FIPS, dual stack and configured endpoints.
 
-    Raises `ServiceError` when the AWS configuration names no region.
+    Raises `ServiceError` when the AWS configuration names no region, or does not make sense.
     """
     session = Session()
     try:
         # botocore itself reads only AWS_DEFAULT_REGION and the profile.
         region = os.environ.get("AWS_REGION") or session.get_config_variable("region")
-    except BotoCoreError as error:
-        raise ServiceError(f"AWS configuration: {error}", "correct AWS_PROFILE or unset it") from None
-    if not region:
-        raise ServiceError("AWS_REGION is not set", "set it to the table's region")
-    url = os.environ.get("AWS_ENDPOINT_URL_DYNAMODB") or os.environ.get("AWS_ENDPOINT_URL")
-    if not url:  # botocore knows the partitions' domains
-        url = "https://" + session.get_component("endpoint_resolver").construct_endpoint("dynamodb", region)["hostname"]
+        if not region:
+            raise ServiceError("AWS_REGION is not set", "set it to the table's region")
+        # Given credentials keep it from looking for some: nothing is called with this client.
+        client: Any = session.create_client(
+            "dynamodb",
+            region_name=region,
+            aws_access_key_id="none",
+            aws_secret_access_key="none",  # noqa: S106
+        )
+        # What it would call: `client.meta` does not know every exception of the endpoint rules.
+        url = client.generate_presigned_url("list_tables").partition("?")[0]
+    except (BotoCoreError, ValueError) as error:
+        raise ServiceError(
+            f"AWS configuration: {error}", "correct it (AWS_REGION, AWS_PROFILE, AWS_ENDPOINT_URL...)"
+        ) from None
     return url, region

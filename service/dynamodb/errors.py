@@ -3,6 +3,7 @@
 HttpError               no connection, a lost one, or a reply that is not HTTP
 InvalidResponse         a reply that is not DynamoDB's
 NoCredentialsError      the AWS credential chain has none
+CredentialsRefreshError its credentials have expired, and it gives no new ones now
 DynamoDBError           DynamoDB refused the call
 TableUnavailableError   the table raises this for the transient ones of the above, after its own retries
 """
@@ -32,6 +33,10 @@ class InvalidResponse(Exception):
 
 class NoCredentialsError(Exception):
     """botocore's chain has none."""
+
+
+class CredentialsRefreshError(Exception):
+    """The credentials have expired, and the chain does not give new ones now. The next call may succeed."""
 
 
 class TableUnavailableError(Exception):

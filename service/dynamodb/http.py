@@ -39,7 +39,8 @@ class Pool:
         self._loop = asyncio.get_running_loop()
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
         self._address = parts.hostname, parts.port or (443 if self._tls else 80)
-        self._head = f"POST {parts.path or '/'} HTTP/1.1\r\nHost: {self.host}\r\n".encode()
+        self.path = parts.path or "/"
+        self._head = f"POST {self.path} HTTP/1.1\r\nHost: {self.host}\r\n".encode()
 
     async def post(self, headers: str, body: bytes) -> Response:
         """`headers` are lines, each with its CRLF.

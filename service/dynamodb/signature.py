@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 import time
+from urllib.parse import quote
 
 from botocore.credentials import ReadOnlyCredentials
+from botocore.utils import normalize_url_path
 
 
 class Signer:
@@ -15,8 +17,10 @@ class Signer:
     https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html
     """
 
-    def __init__(self, host: str, region: str) -> None:
+    def __init__(self, host: str, region: str, path: str = "/") -> None:
         self._host = host
+        # Encoded again, as every service but S3 has it.
+        self._path = quote(normalize_url_path(path), safe="/~")
         self._region = region
         self._second = 0
         self._stamp = ""
@@ -35,7 +39,7 @@ class Signer:
             signed, security = "content-type;host;x-amz-date;x-amz-security-token;x-amz-target", f"{token}\n"
         # Method, path, query; headers in alphabetical order; their names; the body's hash.
         canonical = (
-            f"POST\n/\n\ncontent-type:application/x-amz-json-1.0\nhost:{self._host}\nx-amz-date:{stamp}\n"
+            f"POST\n{self._path}\n\ncontent-type:application/x-amz-json-1.0\nhost:{self._host}\nx-amz-date:{stamp}\n"
             f"{'x-amz-security-token:' if token else ''}{security}x-amz-target:{target}\n\n"
             f"{signed}\n{hashlib.sha256(body).hexdigest()}"
         )

@@ -18,6 +18,7 @@ from botocore.exceptions import BotoCoreError
 from service.dynamodb.client import DynamoDB
 from service.dynamodb.endpoint import endpoint
 from service.dynamodb.errors import (
+    CredentialsRefreshError,
     DynamoDBError,
     HttpError,
     InvalidResponse,
@@ -182,4 +183,4 @@ def _is_retryable(error: Exception) -> bool:
     """The next call may succeed."""
     if isinstance(error, DynamoDBError):
         return error.retryable
-    return isinstance(error, HttpError | InvalidResponse | TimeoutError)
+    return isinstance(error, HttpError | InvalidResponse | TimeoutError | CredentialsRefreshError)

@@ -12,16 +12,36 @@ from nats.aio.client import Client, RawCredentials, Server
 from nats.js import JetStreamContext
 
 from service.runtime.errors import ServiceError
+from service.runtime.logs import Repeated
+from service.runtime.nats_client import NatsClient, NoTlsError
 from service.runtime.role import Skipped
 from service.runtime.settings import NatsSettings
 
 log: Final = structlog.get_logger("service.connection")
+_errors: Final = Repeated(log, "NATS error")
+_undecodable: Final = Repeated(log, "messages dropped that cannot be decoded")
 
 START_TIMEOUT_S: Final = 10.0
 CONNECT_TIMEOUT_S: Final = 2
 RECONNECT_MAX_S: Final = 2.0
 PING_INTERVAL_S: Final = 10
-_REFUSALS: Final = ("authorization", "authentication", "account authentication expired")
+CLOSE_S: Final = 1.0
+CONFIRM_POLL_S: Final = 0.05
+_REFUSALS: Final = {
+    "authorization violation",
+    "authorization failed",  # nats-py's word for it
+    "authentication error",
+    "authentication expired",
+    "authentication revoked",
+    "authentication timeout",
+    "user authentication expired",
+    "user authentication revoked",
+    "account authentication expired",
+}
+"""What the server says of a connection, whole: any other error may quote what a requester sent.
+
+https://github.com/nats-io/nats-server/blob/main/server/errors.go
+"""
 
 
 class Connection:
@@ -39,7 +59,7 @@ class Connection:
         self, settings: NatsSettings, *, name: str, inbox_prefix: str, on_lost: Callable[[ServiceError], None]
     ) -> None:
         """`name` is shown by the server; `inbox_prefix` is the one that the role's NATS user may subscribe to."""
-        self.nc = Client()
+        self.nc = NatsClient(self._on_undecodable, self._on_close)
         self._settings = settings
         self._name = name
         self._inbox_prefix = inbox_prefix
@@ -49,7 +69,7 @@ class Connection:
         self._closing = False
         self._refused_twice = False
         self._last_error = ""
-        self._refused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._refused: asyncio.Future[ServiceError] = asyncio.get_running_loop().create_future()
 
     async def open(self) -> None:
         """Connect.
@@ -72,20 +92,20 @@ class Connection:
                 error_cb=self._on_error,
                 disconnected_cb=self._on_disconnect,
                 reconnected_cb=self._on_reconnect,
-                closed_cb=self._on_close,
             )
         )
         self._opened = True
-        await asyncio.wait({connecting, self._refused}, timeout=START_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
+        either: set[asyncio.Future[Any]] = {connecting, self._refused}
+        await asyncio.wait(either, timeout=START_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
         if not connecting.done():
             connecting.cancel()
         outcome = (await asyncio.gather(connecting, return_exceptions=True))[0]
         if self._refused.done():
-            raise self._refusal()
+            raise self._refused.result()
         if isinstance(outcome, BaseException):
             reason = self._last_error or str(outcome) or "no answer"
             raise ServiceError(
-                f"no NATS server at {self._settings.nats_url} ({reason})",
+                f"no NATS server at {self._settings.nats_shown} ({reason})",
                 "correct NATS_URL, or start the server",
             )
         self._started = True
@@ -98,43 +118,61 @@ class Connection:
         return self.nc.jetstream()
 
     async def close(self) -> None:
+        """Never raises: whatever the library says at its end, there is nothing left to do."""
         self._closing = True
-        if self._opened:
-            await self.nc.close()
+        if not self._opened:
+            return
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                await self.nc.close()
+        except Exception as error:
+            log.debug("NATS connection not closed", error=str(error))
 
     def _refusal(self) -> ServiceError:
-        problem = f"NATS at {self._settings.nats_url} refuses the credentials ({self._last_error})"
+        problem = f"NATS at {self._settings.nats_shown} refuses the credentials ({self._last_error})"
         return ServiceError(
             problem,
             "put current ones into NATS_CREDENTIALS (base64 of the .creds file)",
         )
 
     async def _on_error(self, error: Exception) -> None:
-        self._last_error = str(error).removeprefix("nats: ").strip("'") or type(error).__name__
-        refusal = any(word in self._last_error.lower() for word in _REFUSALS)
-        if refusal and not self._started and not self._refused.done():
-            self._refused.set_result(None)
+        self._last_error = _text(error)
+        refusal = self._last_error.lower() in _REFUSALS
+        if not self._started:
+            if refusal or isinstance(error, NoTlsError):
+                self._refuse(self._refusal() if refusal else self._no_tls(error))
         elif refusal and self._refused_twice:
             self._lose(self._refusal())
-        elif self._started:
-            log.warning("NATS error", error=self._last_error)
+        else:
+            permission = self._last_error.lower().startswith("permissions violation")
+            _errors.warning("permission" if permission else type(error).__name__, error=self._last_error)
         self._refused_twice = refusal
+
+    def _refuse(self, error: ServiceError) -> None:
+        if not self._refused.done():
+            self._refused.set_result(error)
+
+    def _no_tls(self, error: Exception) -> ServiceError:
+        return ServiceError(f"NATS: {error}, and NATS_URL asks for TLS", "use a server with TLS, or nats:// without it")
+
+    def _on_undecodable(self, error: Exception) -> None:
+        _undecodable.warning("", error=type(error).__name__)
 
     async def _on_disconnect(self) -> None:
         if self._started and not self._closing:
-            log.warning("NATS connection lost", server=self._settings.nats_url)
+            log.warning("NATS connection lost", server=self._settings.nats_shown)
 
     async def _on_reconnect(self) -> None:
         self._refused_twice = False
         url = self.nc.connected_url
-        log.info("NATS connection restored", server=url.netloc if url else "")
+        log.info("NATS connection restored", server=f"{url.hostname}:{url.port}" if url else "")
 
-    async def _on_close(self) -> None:
+    def _on_close(self) -> None:
         if not self._started or self._closing:
             return
-        reason = str(self.nc.last_error or self._last_error)
-        if any(word in reason.lower() for word in _REFUSALS):
-            self._last_error = reason.removeprefix("nats: ").strip("'")
+        reason = _text(self.nc.last_error) if self.nc.last_error else self._last_error
+        if reason.lower() in _REFUSALS:
+            self._last_error = reason
             self._lose(self._refusal())
         else:
             self._lose(ServiceError(f"NATS closed the connection ({reason})", "see the server's log"))
@@ -145,6 +183,10 @@ class Connection:
             self._on_lost(fault)
 
 
+def _text(error: Exception) -> str:
+    return str(error).removeprefix("nats: ").strip("'") or type(error).__name__
+
+
 async def roundtrip(nc: Client) -> None:
     """Return when the server has processed everything that was sent so far.
 
@@ -153,6 +195,19 @@ async def roundtrip(nc: Client) -> None:
     """
     await nc.flush()
     await nc.flush()
+
+
+async def confirm(nc: Client) -> None:
+    """Return when the server has processed everything that was sent so far, however long it is away meanwhile."""
+    while not nc.is_closed:
+        if nc.is_connected:
+            try:
+                await roundtrip(nc)
+            except Exception as error:
+                log.debug("no answer from NATS", error=str(error))
+            else:
+                return
+        await asyncio.sleep(CONFIRM_POLL_S)
 
 
 def _next_server(servers: list[Server], _info: dict[str, Any]) -> tuple[Server, float]:

@@ -31,7 +31,10 @@ class _Role(Collector):
 
 @asynccontextmanager
 async def serve_health(
-    port: int, problems: Callable[[], Awaitable[Mapping[str, str]]], metrics: Callable[[], Iterable[Metric]]
+    port: int,
+    problems: Callable[[], Awaitable[Mapping[str, str]]],
+    metrics: Callable[[], Iterable[Metric]],
+    is_alive: Callable[[], bool],
 ) -> AsyncIterator[int]:
     """Serve on `port` (0: any free one); yields the port.
 
@@ -43,7 +46,9 @@ async def serve_health(
     asked_s, found = float("-inf"), dict[str, str]()
 
     async def healthz(_: web.Request) -> web.Response:
-        return web.json_response({"status": "ok"})
+        if is_alive():
+            return web.json_response({"status": "ok"})
+        return web.json_response({"status": "dead"}, status=503)
 
     async def readyz(_: web.Request) -> web.Response:
         nonlocal asked_s, found

@@ -4,12 +4,43 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Any
+import time
+from typing import Any, Final
 
 import orjson
 import structlog
 
 from service.runtime.settings import Settings
+
+REPEAT_S: Final = 60.0
+MAX_KINDS: Final = 100
+
+
+class Repeated:
+    """Logs what may happen many times a second: each kind when it first does, then a count at most once a minute."""
+
+    def __init__(self, log: Any, message: str) -> None:
+        self._log = log
+        self._message = message
+        self._kinds: dict[str, tuple[float, int]] = {}
+        """When each kind was last logged, and how often it has happened since."""
+
+    def error(self, kind: str, **fields: Any) -> None:
+        self._write("error", kind, fields)
+
+    def warning(self, kind: str, **fields: Any) -> None:
+        self._write("warning", kind, fields)
+
+    def _write(self, level: str, kind: str, fields: dict[str, Any]) -> None:
+        if kind not in self._kinds and len(self._kinds) >= MAX_KINDS:
+            kind = "others"
+        now = time.monotonic()
+        logged_s, times = self._kinds.get(kind, (float("-inf"), 0))
+        if now - logged_s < REPEAT_S:
+            self._kinds[kind] = logged_s, times + 1
+            return
+        self._kinds[kind] = now, 0
+        getattr(self._log, level)(self._message, **fields, **({"times": times + 1} if times else {}))
 
 
 def writes_json(settings: Settings) -> bool:

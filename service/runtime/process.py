@@ -39,6 +39,10 @@ class Stop:
         if not self._stopped.done():
             self._stopped.set_exception(error)
 
+    @property
+    def failed(self) -> bool:
+        return self._stopped.done() and not self._stopped.cancelled() and self._stopped.exception() is not None
+
     async def wait(self) -> None:
         """Return after a signal; raise the error of `fail`."""
         await asyncio.shield(self._stopped)
@@ -70,13 +74,29 @@ async def run(make: Callable[[AnySettings, Stop], Role], settings: AnySettings) 
         stop = Stop()
         role = make(settings, stop)
         stack.push_async_callback(role.close)
-        port = await stack.enter_async_context(serve_health(settings.health_port, role.problems, role.metrics))
+        port = await stack.enter_async_context(
+            serve_health(settings.health_port, role.problems, role.metrics, lambda: not stop.failed)
+        )
         log.info("health and metrics", port=port)
         if not await stop.unless_first(_begin(role)):
             log.info("stopped before it served")
             return
-        await stop.wait()
-        await role.drain(settings.shutdown_timeout - CLOSE_S)
+        drain_s = settings.shutdown_timeout - CLOSE_S
+        try:
+            await stop.wait()
+        except ServiceError as error:
+            await _drain_after(error, role, drain_s)
+        else:
+            await role.drain(drain_s)
+
+
+async def _drain_after(error: ServiceError, role: Role, timeout_s: float) -> None:
+    """Finish what can be finished; raises `error`, with what was not."""
+    try:
+        await role.drain(timeout_s)
+    except ServiceError as left:
+        raise ServiceError(f"{error.problem}; {left.problem}", error.remedy) from None
+    raise error
 
 
 async def _begin(role: Role) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -88,6 +89,11 @@ class NatsSettings(Settings):
     @property
     def nats_servers(self) -> list[str]:
         return [server.strip() for server in self.nats_url.split(",")]
+
+    @property
+    def nats_shown(self) -> str:
+        """The servers without what NATS_URL may tell of a user: for logs and messages."""
+        return ",".join(re.sub(r"//.*@", "//", server) for server in self.nats_servers)
 
 
 def load(settings: type[AnySettings]) -> AnySettings:

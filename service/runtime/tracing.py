@@ -8,19 +8,27 @@ event's. OpenTelemetry is imported only when it is asked for: requirements/servi
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
+
+import structlog
 
 from service import __version__
 from service.runtime.errors import ServiceError
+from service.runtime.logs import Repeated
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Span
 
+log: Final = structlog.get_logger("service.tracing")
+_failed: Final = Repeated(log, "a span failed")
+P = ParamSpec("P")
+T = TypeVar("T")
 Result = TypeVar("Result")
 
 Read = Callable[[Sequence[str]], Awaitable[Mapping[str, Result]]]
@@ -55,6 +63,20 @@ def tracing() -> NoTracing | Tracing:
     return Tracing(provider)
 
 
+def _harmless(method: Callable[P, T]) -> Callable[P, T | None]:
+    """A request is answered whatever its span does: what `method` raises is logged, and None is what it returns."""
+
+    @functools.wraps(method)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> T | None:
+        try:
+            return method(*args, **kwargs)
+        except Exception as error:
+            _failed.warning(type(error).__name__, error=str(error))
+            return None
+
+    return guarded
+
+
 class NoTracing:
     """Does nothing, where no endpoint is set."""
 
@@ -86,12 +108,14 @@ class Tracing:
         self._propagator = TraceContextTextMapPropagator()
         self._kinds = SpanKind
 
-    def begin(self, subject: str, headers: Mapping[str, str] | None) -> Span:
+    @_harmless
+    def begin(self, subject: str, headers: Mapping[str, str] | None) -> Span | None:
         """A request's span: a child of the requester's, if it sent one."""
         parent = self._propagator.extract(headers) if headers else None
         attributes = {"messaging.system": "nats", "messaging.destination.name": subject}
         return self._tracer.start_span(subject, context=parent, kind=self._kinds.SERVER, attributes=attributes)
 
+    @_harmless
     def end(self, span: Span, endpoint: str, outcome: str) -> None:
         span.set_attribute("balance.endpoint", endpoint)
         span.set_attribute("balance.outcome", outcome)
@@ -100,23 +124,38 @@ class Tracing:
             span.add_link(batch.get_span_context())
         span.end()
 
-    def traceparent(self, span: Span) -> str:
+    @_harmless
+    def traceparent(self, span: Span) -> str | None:
+        """None for a span that is not recorded, as all are with `OTEL_SDK_DISABLED=true`."""
         from opentelemetry.trace import set_span_in_context  # noqa: PLC0415
 
         carrier: dict[str, str] = {}
         self._propagator.inject(carrier, set_span_in_context(span))
-        return carrier[TRACEPARENT]
+        return carrier.get(TRACEPARENT)
 
     def read(self, read: Read[Result]) -> Read[Result]:
         """`read` with a span, to which the spans of its requests are linked."""
 
         async def traced(ids: Sequence[str]) -> Mapping[str, Result]:
-            attributes: dict[str, str | int] = {"db.system.name": "aws.dynamodb", "db.operation.batch.size": len(ids)}
-            with self._tracer.start_span("BatchGetItem", kind=self._kinds.CLIENT, attributes=attributes) as span:
-                _batch.set(span)
+            span = self._begin_call(len(ids))
+            try:
                 return await read(ids)
+            finally:
+                self._end_call(span)
 
         return traced
+
+    @_harmless
+    def _begin_call(self, size: int) -> Span | None:
+        attributes: dict[str, str | int] = {"db.system.name": "aws.dynamodb", "db.operation.batch.size": size}
+        span = self._tracer.start_span("BatchGetItem", kind=self._kinds.CLIENT, attributes=attributes)
+        _batch.set(span)
+        return span
+
+    @_harmless
+    def _end_call(self, span: Span | None) -> None:
+        if span:
+            span.end()
 
     async def close(self, timeout_s: float) -> None:
         """Send what is there; what a collector does not take within `timeout_s` seconds is lost."""

@@ -22,12 +22,13 @@ from nats.js.errors import APIError
 from control_plane import claims, jetstream, self_hosted
 from control_plane.claims import Key
 from control_plane.errors import ProvisioningError
-from control_plane.wanted import ACCOUNT
+from control_plane.wanted import ACCOUNT, ADMINISTRATOR
 from local import dynamodb
 from local.nats_server import Node, nats_server
 from local.process import Child, claim_port
 from local.system import Task, ready, service_env, service_task
 from service.customer import contract
+from service.runtime.nats_client import NatsClient
 
 NODES: Final = 3
 
@@ -71,7 +72,8 @@ class World:
         return self.servers.nats_url
 
     def creds(self, user: str) -> str:
-        return claims.mint_creds(ACCOUNT.user(user), self.account, account=self.account.public)
+        wanted = ADMINISTRATOR if user == ADMINISTRATOR.name else ACCOUNT.user(user)
+        return claims.mint_creds(wanted, self.account, account=self.account.public)
 
     @asynccontextmanager
     async def client(self, user: str = "client") -> AsyncIterator[Client]:
@@ -80,7 +82,7 @@ class World:
         async def quiet(_: Exception) -> None:
             pass
 
-        client = Client()
+        client = NatsClient(lambda _: None, lambda: None) if user != "client" else Client()
         await client.connect(
             self.nats_url.split(","),
             user_credentials=RawCredentials(self.creds(user)),

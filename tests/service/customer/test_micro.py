@@ -13,8 +13,10 @@ from nats.aio.client import Client
 from nats.micro.service import ServiceConfig
 
 from service.customer.errors import BadRequest
-from service.customer.micro import ConcurrentService, Endpoint, Request
+from service.customer.micro import ConcurrentService, Endpoint
+from service.customer.request import Request
 from service.runtime.connection import roundtrip
+from service.runtime.nats_client import NatsClient
 from service.runtime.tracing import NoTracing
 from tests.support.world import World, eventually, statistics
 
@@ -42,6 +44,7 @@ async def serving(
     client: Client, held: Held, max_in_flight: int = 1000, more: tuple[Endpoint, ...] = ()
 ) -> AsyncIterator[ConcurrentService]:
     endpoint = Endpoint("balance", "customer.balance", held, "d", {"type": "object"}, {})
+    assert isinstance(client, NatsClient)
     service = ConcurrentService(
         client,
         ServiceConfig(name="customer", version="1.2.3", description="what it does"),
@@ -220,8 +223,8 @@ async def test_the_endpoints_of_a_service_share_its_bound_and_its_drain_and_keep
 ) -> None:
     held = Held()
     name = Endpoint("name", "customer.name", held, "A client's name.", {}, {})
-    async with world.administrator() as admin, serving(admin._nc, held, max_in_flight=2, more=(name,)) as service:
-        client = admin._nc
+    async with world.client("administrator") as admin, serving(admin, held, max_in_flight=2, more=(name,)) as service:
+        client = admin
         asking = [
             asyncio.create_task(client.request(subject, b"x", timeout=5))
             for subject in ("customer.balance", "customer.name")

@@ -1,0 +1,93 @@
+"""A request and its one reply."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+from nats.aio.msg import Msg
+from nats.micro.request import ERROR_CODE_HEADER, ERROR_HEADER
+
+from service.customer.contract import INBOX_PREFIX
+from service.customer.errors import RequestError
+from service.runtime.nats_client import NatsClient
+from service.runtime.tracing import NoTracing, Tracing
+
+log: Final = structlog.get_logger("service.micro")
+
+OK: Final = "OK"
+REPLY_LOST: Final = "REPLY_LOST"
+_OWN_INBOX: Final = f"{INBOX_PREFIX}."
+
+
+def is_inbox(subject: str) -> bool:
+    """Whether a reply may go there: an inbox, as clients (`_INBOX`) and servers (`_R_`) make them.
+
+    The service may publish where a requester must not, and must not be made to do it in its name: to the stream and
+    the bucket, to other programs' subjects, to the inbox in which its own events are acknowledged.
+    """
+    return subject.startswith("_") and not subject.startswith(_OWN_INBOX)
+
+
+class Request:
+    """One request, in flight until `respond` or `refuse` is called, once. `done(request, outcome, error)` follows."""
+
+    __slots__ = ("_answered", "_done", "_msg", "_nc", "_tracing", "received_ns", "reply_lost", "span")
+
+    def __init__(
+        self, nc: NatsClient, msg: Msg, tracing: NoTracing | Tracing, done: Callable[[Request, str, str], None]
+    ) -> None:
+        self.received_ns = time.perf_counter_ns()
+        self.reply_lost = False
+        self.span = tracing.begin(msg.subject, msg.headers)
+        self._nc = nc
+        self._msg = msg
+        self._tracing = tracing
+        self._done = done
+        self._answered = False
+
+    @property
+    def data(self) -> bytes:
+        return self._msg.data
+
+    @property
+    def traceparent(self) -> str | None:
+        """The context of this request's span; None when requests are not traced."""
+        return self._tracing.traceparent(self.span)  # type: ignore[arg-type]  # the span is of that tracing
+
+    async def respond(self, payload: bytes) -> bool:
+        """Answer. False when the reply could not be handed to the connection; never raises for that."""
+        if self._answered:
+            return False
+        self._answered = True
+        sent = False
+        try:
+            sent = await self._publish(payload, None)
+        finally:
+            self._done(self, OK if sent else REPLY_LOST, "")
+        return sent
+
+    async def refuse(self, error: RequestError) -> None:
+        """Answer with an error: its code and description as headers, its body as payload."""
+        if self._answered:
+            return
+        self._answered = True
+        headers = {ERROR_CODE_HEADER: error.code, ERROR_HEADER: error.description}
+        try:
+            await self._publish(error.body, headers)
+        finally:
+            self._done(self, error.description, f"{error.code}:{error.description}")
+
+    async def _publish(self, payload: bytes, headers: dict[str, str] | None) -> bool:
+        reply = self._msg.reply
+        if not is_inbox(reply):
+            return False
+        try:
+            await self._nc.publish(reply, payload, headers=headers)
+        except Exception as error:  # nats-py's own, or its transport's
+            self.reply_lost = True
+            log.debug("reply lost", reply=reply, error=str(error))
+            return False
+        return True

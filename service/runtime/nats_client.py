@@ -1,0 +1,128 @@
+"""nats-py's client, made to outlive what a peer or a failing server may send it.
+
+nats-py 2.16 lets an error end the task that reads, writes or reconnects, and goes on as if it had not: connected by
+its own account, silent for good. Here
+
+| what happens | what follows |
+| --- | --- |
+| a message whose subject, reply or headers cannot be decoded | it is dropped and counted in `undecodable` |
+| a PONG that nobody waits for any more | it counts as a PONG |
+| the reading, writing or pinging task ends by itself | it is counted in `loops_ended`; the client reconnects at once |
+| the reconnecting task fails for an unforeseen reason, or the client is closed by anyone | `on_closed`, once |
+| `tls://` or `wss://`, and no TLS | `NoTlsError` before a credential is sent |
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from typing import Any, Final
+
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.subscription import Subscription
+from nats.protocol import parser
+
+# nats-py's own end a word at any white space, the server's at a blank: a form feed in a reply ended the connection.
+_WORD: Final = rb"([^ \r\n]+)"
+parser.MSG_RE = re.compile(rb"\AMSG +%b +%b +(%b +)?(\d+)\r\n" % (_WORD, rb"(\d+)", _WORD))
+parser.HMSG_RE = re.compile(rb"\AHMSG +%b +%b +(%b +)?(\d+) +(\d+)\r\n" % (_WORD, rb"(\d+)", _WORD))
+
+TLS: Final = frozenset({"tls", "wss"})
+
+
+class NoTlsError(nats.errors.Error):
+    """The URL asks for TLS and the server offers none."""
+
+
+class NatsClient(Client):
+    """See above. `on_undecodable(error)` is called for each message that was dropped."""
+
+    def __init__(self, on_undecodable: Callable[[Exception], None], on_closed: Callable[[], None]) -> None:
+        super().__init__()
+        self.undecodable = 0
+        self.loops_ended = 0
+        self._on_undecodable = on_undecodable
+        self._on_closed = on_closed
+        self._ending: set[int] = set()
+
+    async def take_no_more(self, subscription: Subscription) -> None:
+        """End a subscription for ever, also on a connection yet to come; return when what it brought is processed.
+
+        Raises `nats.errors.Error` when the server did not confirm it.
+        """
+        self._ending.add(subscription._id)
+        try:
+            if self.is_connected:
+                await self._send_unsubscribe(subscription._id)
+                # A message is delivered in the order of the connection: those before the answer are all there is.
+                await self.flush()
+                await self.flush()
+        finally:
+            self._subs.pop(subscription._id, None)
+            await subscription._pending_queue.join()
+            subscription._stop_processing()
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        server = self._current_server
+        if initial_connection and server and server.uri.scheme != "wss":
+            # A server tells of the others as hosts: they are to be as safe as the one that was asked for.
+            given = [other for other in self._server_pool if not other.discovered] if server.discovered else [server]
+            asked = any(other.uri.scheme in TLS for other in given)
+            if asked and info.get("tls_available"):
+                info["tls_required"] = True  # by this client
+            if asked and not info.get("tls_required"):
+                raise NoTlsError(f"{server.uri.hostname}:{server.uri.port} offers no TLS")
+        await super()._process_info(info, initial_connection)
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        try:
+            await super()._process_msg(sid, subject, reply, data, headers)
+        except Exception as error:  # whatever it was, the next message is another one
+            self.undecodable += 1
+            self._on_undecodable(error)
+
+    async def _process_pong(self) -> None:
+        if self._pongs and self._pongs[0].done():  # its `flush` gave up
+            self._pongs[0] = asyncio.get_running_loop().create_future()
+        await super()._process_pong()
+
+    async def _read_loop(self) -> None:
+        await super()._read_loop()
+        await self._notice_end(self._reading_task)
+
+    async def _flusher(self) -> None:
+        await super()._flusher()
+        await self._notice_end(self._flusher_task)
+
+    async def _ping_interval(self) -> None:
+        await super()._ping_interval()
+        await self._notice_end(self._ping_interval_task)
+
+    async def _notice_end(self, current: asyncio.Task[None] | None) -> None:
+        """Reconnect, when a loop has ended that nobody cancelled: nats-py's loops take a cancellation as their end."""
+        task = asyncio.current_task()
+        if task is current and task is not None and not task.cancelling() and self.is_connected:
+            self.loops_ended += 1
+            await self._process_op_err(nats.errors.ProtocolError())
+
+    async def _attempt_reconnect(self) -> None:
+        for sid in self._ending:
+            self._subs.pop(sid, None)
+        try:
+            await super()._attempt_reconnect()
+        except Exception as error:
+            self._err = error
+            self._reconnection_task = None  # this one, which closing would cancel
+            await self.close()
+
+    async def _close(self, status: int, do_cbs: bool = True) -> None:
+        was_closed = self.is_closed
+        if not self.is_connected:
+            self._pending, self._pending_data_size = [], 0  # there is nobody to send it to
+        try:
+            await super()._close(status, do_cbs)
+        finally:
+            if status == Client.CLOSED and not was_closed:
+                self._on_closed()

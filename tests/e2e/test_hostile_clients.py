@@ -1,0 +1,192 @@
+"""What a user with the least permissions must not be able to do to a task, each on the real server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import nats.errors
+import orjson
+import pytest
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from local import dynamodb
+from local.system import Task
+from service.customer import contract
+from tests.support.faulty import FaultyDynamoDB, refusal
+from tests.support.wire import hpub, pub, wire
+from tests.support.world import World, eventually, get, metric, statistics
+
+REQUEST = b'{"client_id":"7"}'
+
+
+async def balance_of(client: Client, client_id: str = "7") -> bytes:
+    reply = await client.request(contract.SUBJECT, orjson.dumps({"client_id": client_id}), timeout=3)
+    return reply.data
+
+
+@asynccontextmanager
+async def seen_on(world: World, *subjects: str) -> AsyncIterator[Counter[str]]:
+    seen: Counter[str] = Counter()
+
+    async def look(msg: Msg) -> None:
+        seen[msg.subject] += 1
+
+    async with world.administrator() as admin:
+        for subject in subjects:
+            await admin._nc.subscribe(subject, cb=look)
+        await admin._nc.flush()
+        yield seen
+        await admin._nc.flush()
+
+
+# 1: the service's permissions
+
+
+@pytest.mark.parametrize("verb", ["PING", "INFO", "STATS"])
+@pytest.mark.parametrize("suffix", ["", ".customer", ".customer.{id}"])
+async def test_discovery_answers_to_an_inbox_alone(world: World, verb: str, suffix: str) -> None:
+    elsewhere = ["customer.balance.678", "$KV.config.seed", "$KV.config.seed-lease", "_INBOX_service.drill.1"]
+    async with world.task(), world.client() as client, seen_on(world, *elsewhere) as seen:
+        (known,) = await statistics(client, 1)
+        subject = f"$SRV.{verb}{suffix}".format(id=known["id"])
+        for reply in elsewhere:
+            await client.publish(subject, b"", reply=reply)
+        # One subscription answers in order: when this is answered, the others were.
+        await client.request(subject, timeout=3)
+    assert not seen
+    assert await world.last_sequence() == 0
+
+
+@pytest.mark.parametrize("answer", [b"{}", b"[]", b'{"stream":"another","seq":1}', b'{"stream":null}', b"1"])
+async def test_only_the_stream_acknowledges(world: World, answer: bytes) -> None:
+    """What arrives in the inbox from anybody else leaves the event unacknowledged."""
+
+    async def forge(msg: Msg) -> None:
+        await msg.respond(answer)
+        forged.set()
+
+    forged = asyncio.Event()
+    async with world.task() as task, world.client() as client, world.administrator() as admin:
+        await admin.delete_stream(contract.STREAM)
+        await admin._nc.subscribe(f"{contract.EVENT_PREFIX}*", cb=forge)
+        await admin._nc.flush()
+        assert (await balance_of(client)).startswith(b'{"balance"')
+        await forged.wait()
+        await eventually(lambda: "events are waiting" in task.child.log.read_text(), what="a stalled stream")
+        assert await metric(task, "balance_events_published_total") == 0
+        assert await metric(task, "balance_events_pending") == 1
+
+
+async def test_an_acknowledgements_inbox_cannot_be_guessed(world: World) -> None:
+    """The service's id is public, and a NUID is the one before it and an increment."""
+    inboxes: list[str] = []
+
+    async def look(msg: Msg) -> None:
+        inboxes.append(msg.reply)
+
+    async with world.task(), world.client() as client, world.administrator() as admin:
+        await admin._nc.subscribe(f"{contract.EVENT_PREFIX}*", cb=look)
+        await admin._nc.flush()
+        await balance_of(client)
+        (known,) = await statistics(client, 1)
+        await eventually(lambda: bool(inboxes))
+    assert known["id"][:12] not in inboxes[0]
+
+
+# 2: ending tasks
+
+
+@pytest.mark.parametrize("reply", ["_authorization.x", "_X.Authentication.Expired", "_INBOX.authorization"])
+async def test_a_permissions_violation_ends_no_task(world: World, reply: str) -> None:
+    async with world.task() as task, world.client() as client:
+        for _ in range(100):
+            await client.publish(contract.SUBJECT, REQUEST, reply=reply)
+        for _ in range(100):
+            await client.publish(contract.SUBJECT, b"", reply=reply)
+        await eventually(lambda: metric_at_least(task, 200))
+        for _ in range(20):
+            await balance_of(client)
+        assert task.child.process.returncode is None
+        assert len(task.child.log.read_text().splitlines()) < 30
+        assert (await get(f"{task.health_url}/readyz"))[0] == 200
+
+
+async def metric_at_least(task: Task, requests: int) -> bool:
+    try:
+        return await metric(task, "balance_requests_total") >= requests
+    except OSError:
+        return task.child.process.returncode is not None
+
+
+# 3: silencing a task
+
+UNDECODABLE = {
+    "a reply that is not UTF-8": pub(b"customer.balance", REQUEST, b"_INBOX.\xff\xfe"),
+    "a reply with a vertical tab": pub(b"customer.balance", REQUEST, b"_INBOX.a\x0bb"),
+    "a reply with a form feed before a number": pub(b"customer.balance", REQUEST, b"_INBOX.a\x0c7"),
+    "no header part": hpub(b"customer.balance", b"", REQUEST, b"_INBOX.x"),
+    "a header part of one byte": hpub(b"customer.balance", b"N", REQUEST, b"_INBOX.x"),
+    "a header part of eight bytes": hpub(b"customer.balance", b"NATS/1.0", REQUEST, b"_INBOX.x"),
+    "a status of no characters": hpub(b"customer.balance", b"NATS/1.0 \xff\xff\xff\r\n\r\n", REQUEST, b"_INBOX.x"),
+    "a description of none": hpub(b"customer.balance", b"NATS/1.0 503 \xff\xff\r\n\r\n", REQUEST, b"_INBOX.x"),
+    "discovery with such a reply": pub(b"$SRV.PING", b"", b"_INBOX.\xff\xfe"),
+    "discovery with such headers": hpub(b"$SRV.STATS.customer", b"N", b"", b"_INBOX.x"),
+    "discovery of such an id": pub(b"$SRV.PING.customer.\xff", b"", b"_INBOX.x"),
+}
+
+
+@pytest.mark.parametrize("frame", [pytest.param(frame, id=name) for name, frame in UNDECODABLE.items()])
+async def test_no_message_silences_a_task(world: World, frame: bytes) -> None:
+    async with world.task() as task, world.client() as client, wire(world.nats_url, world.creds("client")) as raw:
+        raw.send(frame)
+        assert await raw.roundtrip()
+        assert raw.accepted == 1
+        for _ in range(3):
+            assert (await balance_of(client)).startswith(b'{"balance"')
+        assert await metric(task, "balance_nats_reconnects_total") == 0
+        assert "Traceback" not in task.child.log.read_text()
+
+
+# 4: filling the log
+
+
+async def ask_many(client: Client, client_id: str, count: int) -> Counter[str]:
+    outcomes: Counter[str] = Counter()
+    for _ in range(count // 20):
+        replies = await asyncio.gather(
+            *(client.request(contract.SUBJECT, orjson.dumps({"client_id": client_id}), timeout=5) for _ in range(20)),
+            return_exceptions=True,
+        )
+        for reply in replies:
+            assert isinstance(reply, Msg | nats.errors.Error)
+            answer = reply.headers if isinstance(reply, Msg) else None
+            outcomes[(answer or {}).get("Nats-Service-Error-Code", "OK") if isinstance(reply, Msg) else "lost"] += 1
+    return outcomes
+
+
+async def test_a_refusal_of_the_database_is_logged_once(world: World, proxy: FaultyDynamoDB) -> None:
+    async with world.task(**proxy.env) as task, world.client() as client:
+        proxy.fault = lambda action, call: refusal("AccessDeniedException")
+        before = len(task.child.log.read_text().splitlines())
+        outcomes = await ask_many(client, "7", 400)
+        said = task.child.log.read_text()
+        assert outcomes.total() == outcomes["500"] == 400
+        assert "AccessDenied" in said
+        assert "Traceback" not in said
+        assert len(said.splitlines()) - before < 5
+
+
+async def test_a_row_without_an_integer_is_logged_once(world: World) -> None:
+    async with world.task() as task, world.client() as client:
+        engine = dynamodb.client(world.servers.dynamodb_env)
+        engine.put_item(TableName=world.table, Item={"id": {"S": "half"}, "client_balance": {"N": "12.5"}})
+        before = len(task.child.log.read_text().splitlines())
+        outcomes = await ask_many(client, "half", 400)
+        said = task.child.log.read_text()
+        assert outcomes.total() == outcomes["500"] == 400
+        assert "Traceback" not in said
+        assert len(said.splitlines()) - before < 5

@@ -1,0 +1,79 @@
+"""A refresh that hangs or fails stops no call while the credentials are valid."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from botocore.credentials import RefreshableCredentials
+from botocore.session import Session
+
+from service.dynamodb import credentials
+from service.dynamodb.credentials import CredentialChain
+from service.dynamodb.errors import CredentialsRefreshError
+from tests.support.world import eventually
+
+Given = dict[str, str]
+
+
+def metadata(key: str, seconds: float) -> Given:
+    expires = datetime.now(UTC) + timedelta(seconds=seconds)
+    return {"access_key": key, "secret_key": "s", "token": "t", "expiry_time": expires.isoformat()}
+
+
+async def loaded(monkeypatch: pytest.MonkeyPatch, refresh: Callable[[], Given], *, remain_s: float) -> CredentialChain:
+    """A chain that has credentials, which expire in so many seconds."""
+    found: Any = RefreshableCredentials.create_from_metadata(metadata("FIRST", 3600), refresh, "test")
+    monkeypatch.setattr(Session, "get_credentials", lambda _: found)
+    monkeypatch.setattr(credentials, "RETRY_S", -1.0)
+    chain = CredentialChain()
+    assert (await chain.current()).access_key == "FIRST"
+    found._expiry_time = datetime.now(UTC) + timedelta(seconds=remain_s)
+    return chain
+
+
+async def test_calls_go_on_while_a_refresh_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, released = threading.Event(), threading.Event()
+
+    def hang() -> Given:
+        begun.set()
+        released.wait(20)
+        return metadata("SECOND", 3600)
+
+    chain = await loaded(monkeypatch, hang, remain_s=300)
+    for _ in range(100):
+        assert (await chain.current()).access_key == "FIRST"
+    await eventually(begun.is_set, what="a refresh in the background")
+    assert (await chain.current()).access_key == "FIRST"
+    released.set()
+
+    async def renewed() -> bool:
+        return (await chain.current()).access_key == "SECOND"
+
+    await eventually(renewed)
+
+
+def fail() -> Given:
+    raise OSError("the endpoint is away")
+
+
+async def test_calls_go_on_while_refreshes_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = await loaded(monkeypatch, fail, remain_s=300)
+    monkeypatch.setattr(credentials, "RETRY_S", 60.0)
+    chain._tried_s = float("-inf")
+    for _ in range(100):
+        assert (await chain.current()).access_key == "FIRST"
+    first = chain._loading
+    assert first
+    await eventually(first.done)
+    assert (await chain.current()).access_key == "FIRST"
+    assert chain._loading is first, "each call tries again"
+
+
+async def test_expired_credentials_are_an_error_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = await loaded(monkeypatch, fail, remain_s=-1)
+    with pytest.raises(CredentialsRefreshError, match="have expired"):
+        await chain.current()

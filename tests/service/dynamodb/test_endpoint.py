@@ -1,0 +1,72 @@
+"""Where DynamoDB is, and how a call to it is signed: what botocore itself would do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from botocore.session import Session
+
+from service.dynamodb.endpoint import endpoint
+from service.dynamodb.http import Pool
+from service.runtime.errors import ServiceError
+
+
+class Sent(Exception):
+    """Instead of being sent."""
+
+
+def botocores(region: str) -> str:
+    """The URL that botocore's own client calls."""
+
+    def stop(request: Any, **_: Any) -> None:
+        raise Sent(request.url)
+
+    client: Any = Session().create_client(
+        "dynamodb", region_name=region, aws_access_key_id="a", aws_secret_access_key="b"
+    )
+    client.meta.events.register("before-send.dynamodb.ListTables", stop)
+    with pytest.raises(Sent) as sent:
+        client.list_tables()
+    return str(sent.value)
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {},
+        {"AWS_USE_FIPS_ENDPOINT": "true"},
+        {"AWS_USE_DUALSTACK_ENDPOINT": "true"},
+        {"AWS_USE_FIPS_ENDPOINT": "true", "AWS_USE_DUALSTACK_ENDPOINT": "true"},
+        {"AWS_ENDPOINT_URL": "http://localhost:8000"},
+        {"AWS_ENDPOINT_URL": "http://localhost:8000/a path/é"},
+        {"AWS_ENDPOINT_URL": "http://localhost:1", "AWS_ENDPOINT_URL_DYNAMODB": "https://vpce-1.example.com/x"},
+        {"AWS_ENDPOINT_URL_DYNAMODB": "http://localhost:8000", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "true"},
+    ],
+)
+@pytest.mark.parametrize("region", ["us-east-1", "eu-central-1", "cn-north-1", "us-gov-west-1", "foo"])
+def test_the_endpoint_is_botocores(region: str, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_DYNAMODB", "AWS_PROFILE", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_REGION", region)
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
+    monkeypatch.setenv("AWS_ACCOUNT_ID_ENDPOINT_MODE", "disabled")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    url, found = endpoint()
+    assert (url.rstrip("/"), found) == (botocores(region).rstrip("/"), region)
+
+
+@pytest.mark.parametrize(
+    "variables", [{"AWS_REGION": "not a region!"}, {"AWS_ENDPOINT_URL": "junk"}, {"AWS_PROFILE": "nobody"}]
+)
+def test_a_configuration_without_sense_is_one_line(variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"AWS_REGION": "us-east-1", **variables}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ServiceError, match="AWS configuration"):
+        endpoint()
+
+
+async def test_the_path_of_an_endpoint_is_called_and_signed() -> None:
+    assert Pool("http://localhost:8000/a/b", 1.0).path == "/a/b"
+    assert Pool("http://localhost:8000", 1.0).path == "/"

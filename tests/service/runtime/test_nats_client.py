@@ -1,0 +1,145 @@
+"""The client outlives what it cannot decode, and says when it does not live any more."""
+
+from __future__ import annotations
+
+import asyncio
+
+import nats.errors
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from nats.aio.msg import Msg
+
+from service.runtime.nats_client import NatsClient, NoTlsError
+from tests.support.world import World, eventually
+
+word = st.binary(min_size=1, max_size=40).map(lambda raw: raw.translate(None, b" \t\r\n")).filter(bool)
+header = st.binary(max_size=60) | st.binary(max_size=60).map(b"NATS/1.0".__add__)
+
+
+async def client_with_subscription() -> NatsClient:
+    client = NatsClient(lambda _: None, lambda: None)
+    client._flush_queue = asyncio.Queue()
+
+    async def ignore(_: Msg) -> None:
+        pass
+
+    await client.subscribe("a", cb=ignore)
+    return client
+
+
+@settings(
+    max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(subject=word, reply=word, headers=header, payload=st.binary(max_size=40))
+async def test_whatever_came_before_the_next_message_is_received(
+    subject: bytes, reply: bytes, headers: bytes, payload: bytes
+) -> None:
+    client = await client_with_subscription()
+    sizes = b"%d %d" % (len(headers), len(headers) + len(payload))
+    await client._ps.parse(b"HMSG %b 1 %b %b\r\n%b%b\r\n" % (subject, reply, sizes, headers, payload))
+    await client._ps.parse(b"MSG %b 1 %b %d\r\n%b\r\n" % (subject, reply, len(payload), payload))
+    before = client._subs[1]._received
+    await client._ps.parse(b"MSG a 1  2\r\nok\r\n")
+    assert before == 2
+    assert client._subs[1]._received == 3
+    assert client._subs[1]._pending_queue.qsize() == 3 - client.undecodable
+    client._subs[1]._stop_processing()
+    await asyncio.sleep(0)
+
+
+async def test_an_undecodable_message_is_told() -> None:
+    told: list[Exception] = []
+    client = NatsClient(told.append, lambda: None)
+    client._subs = (await client_with_subscription())._subs
+    await client._ps.parse(b"HMSG a 1 r 1 1\r\nN\r\nMSG a 1 \xff 0\r\n\r\n")
+    assert client.undecodable == len(told) == 2
+    client._subs[1]._stop_processing()
+
+
+async def test_a_pong_that_nobody_waits_for_any_more_is_one() -> None:
+    client = NatsClient(lambda _: None, lambda: None)
+    late, waiting = (asyncio.get_running_loop().create_future() for _ in range(2))
+    late.cancel()
+    client._pongs = [late, waiting]
+    await client._ps.parse(b"PONG\r\nPONG\r\n")
+    assert waiting.result() is True
+
+
+@pytest.mark.parametrize("name", ["_reading_task", "_flusher_task"])
+async def test_a_loop_that_ended_reconnects_at_once(world: World, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with world.client("service") as client:
+        assert isinstance(client, NatsClient)
+
+        async def fail_once(*_: object) -> None:
+            monkeypatch.undo()
+            raise RuntimeError("as the test wants it")
+
+        if name == "_reading_task":
+            monkeypatch.setattr(client._ps, "parse", fail_once)
+        else:
+            monkeypatch.setattr(client._transport, "drain", fail_once)
+        ended = getattr(client, name)
+        client._transport.write(b"PING\r\n")  # type: ignore[union-attr]
+        await client.publish("_INBOX.x", b"")
+        await eventually(lambda: client.stats["reconnects"] == 1 and client.is_connected)
+        assert ended.done()
+        assert client.loops_ended == 1
+        await client.flush()
+
+
+async def test_a_reconnection_that_fails_for_good_is_told_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with world.client("service") as client:
+        assert isinstance(client, NatsClient)
+        closed: list[bool] = []
+        client._on_closed = lambda: closed.append(client.is_closed)
+
+        async def fail(*_: object) -> None:
+            raise ValueError("unforeseen")
+
+        monkeypatch.setattr(client, "_process_connect_init", fail)
+        await client.force_reconnect()
+        await eventually(lambda: bool(closed))
+        await client.close()
+        assert closed == [True]
+
+
+async def test_tls_is_asked_of_a_server_that_only_offers_it() -> None:
+    client = NatsClient(lambda _: None, lambda: None)
+    client._setup_server_pool(["tls://127.0.0.1:1"])
+    client._current_server = client._server_pool[0]
+    offered = {"tls_available": True}
+    await client._process_info(offered, initial_connection=True)
+    assert offered["tls_required"] is True
+    with pytest.raises(NoTlsError):
+        await client._process_info({}, initial_connection=True)
+
+
+async def test_a_server_that_was_told_of_is_as_safe_as_the_one_asked_for() -> None:
+    client = NatsClient(lambda _: None, lambda: None)
+    client._setup_server_pool(["wss://127.0.0.1:1"])
+    client._current_server = client._server_pool[0]
+    client._server_info, client.options["dont_randomize"] = {}, True
+    await client._process_info({"connect_urls": ["127.0.0.1:2"]}, initial_connection=True)
+    client._current_server = next(server for server in client._server_pool if server.discovered)
+    with pytest.raises(NoTlsError):
+        await client._process_info({}, initial_connection=True)
+
+
+async def test_an_ended_subscription_comes_back_with_no_connection(world: World) -> None:
+    async with world.client("service") as client, world.client() as asking:
+        assert isinstance(client, NatsClient)
+
+        async def answer(msg: Msg) -> None:
+            await msg.respond(b"ok")
+
+        subscription = await client.subscribe("customer.balance", queue="q", cb=answer)
+        await client.flush()
+        await client.flush()
+        assert (await asking.request("customer.balance", timeout=2)).data == b"ok"
+        await client.force_reconnect()
+        await client.take_no_more(subscription)
+        await eventually(lambda: client.stats["reconnects"] == 1 and client.is_connected)
+        await client.flush()
+        with pytest.raises(nats.errors.NoRespondersError):
+            await asking.request("customer.balance", timeout=2)
