@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -14,115 +13,35 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 import nats.errors
-from aiohttp import web
-from nats.aio.client import Client, RawCredentials
+from aiohttp import ClientPayloadError, web
 from nats.aio.msg import Msg
 
-from service.runtime.connection import roundtrip
+from local.gateway_user import GatewayError, User
 
 ERROR_HEADER: Final = "x-nats-api-gateway-error"
 HEADER_PREFIX: Final = "NatsH-"
 DEFAULT_TIMEOUT_MS: Final = 5_000
 MAX_TIMEOUT_MS: Final = 60_000
-_VIOLATION: Final = re.compile(r'permissions violation for publish to "([^"]+)"', re.IGNORECASE)
-_SUBJECT: Final = re.compile(r"[^\s.*>]+(\.[^\s.*>]+)*")
-
+MAX_BODY_BYTES: Final = 1024 * 1024
+MAX_SUBJECT_BYTES: Final = 1024
+"""nats-server ends a connection whose control line has more than 4,096 bytes; a line has two subjects."""
+CLOSE_S: Final = 2.0
+_PART: Final = r'[^\s.*>"\\]+'
+_SUBJECT: Final = re.compile(rf"{_PART}(\.{_PART})*")
+_FIELD_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""https://www.rfc-editor.org/rfc/rfc9110#name-tokens"""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-class GatewayError(Exception):
-    """An HTTP status, and the reason that goes into `x-nats-api-gateway-error`."""
-
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(reason)
-        self.status = status
-
-
-class _User:
-    """One NATS user's connection, made when its token is first used."""
-
-    def __init__(self, servers: str, creds: str) -> None:
-        self._servers = servers
-        self._creds = creds
-        self._client: Client | None = None
-        self._connecting = asyncio.Lock()
-        self._waiting: dict[str, set[asyncio.Future[None]]] = {}
-
-    async def request(self, subject: str, payload: bytes, headers: dict[str, str], timeout_s: float) -> Msg:
-        client = await self._connected()
-        request = asyncio.ensure_future(client.request(subject, payload, timeout=timeout_s, headers=headers or None))
-        try:
-            await self._unless_forbidden(subject, request)
-        except nats.errors.NoRespondersError:
-            raise GatewayError(503, f"no responders for {subject}") from None
-        except nats.errors.TimeoutError:
-            raise GatewayError(504, f"no reply within {timeout_s * 1000:g} ms") from None
-        return request.result()
-
-    async def publish(self, subject: str, payload: bytes, reply: str, headers: dict[str, str]) -> None:
-        client = await self._connected()
-
-        async def publish() -> None:
-            await client.publish(subject, payload, reply=reply, headers=headers or None)
-            await roundtrip(client)  # a refusal comes before its end
-
-        await self._unless_forbidden(subject, asyncio.ensure_future(publish()))
-
-    async def close(self) -> None:
-        if self._client:
-            await self._client.close()
-
-    async def _unless_forbidden(self, subject: str, work: asyncio.Future[Msg] | asyncio.Future[None]) -> None:
-        forbidden: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(subject.lower(), set()).add(forbidden)
-        try:
-            await asyncio.wait({work, forbidden}, return_when=asyncio.FIRST_COMPLETED)
-            if forbidden.done():
-                raise GatewayError(403, f"not permitted to publish to {subject}")
-            await work
-        except nats.errors.MaxPayloadError:
-            raise GatewayError(413, "payload too large") from None
-        finally:
-            work.cancel()
-            waiting = self._waiting[subject.lower()]
-            waiting.discard(forbidden)
-            if not waiting:
-                del self._waiting[subject.lower()]
-
-    async def _connected(self) -> Client:
-        async with self._connecting:
-            if self._client is None or self._client.is_closed:
-                client = Client()
-                try:
-                    await client.connect(
-                        self._servers,
-                        name="http-gateway",
-                        user_credentials=RawCredentials(self._creds),
-                        error_cb=self._on_error,
-                        max_reconnect_attempts=1,
-                        reconnect_time_wait=0,
-                    )
-                except (nats.errors.Error, OSError) as error:
-                    raise GatewayError(503, f"NATS cannot be reached: {error}") from None
-                self._client = client
-            return self._client
-
-    async def _on_error(self, error: Exception) -> None:
-        violation = _VIOLATION.search(str(error))
-        for forbidden in self._waiting.get(violation[1].lower(), ()) if violation else ():
-            if not forbidden.done():
-                forbidden.set_result(None)
-
-
 class _Gateway:
-    def __init__(self, users: Mapping[str, _User]) -> None:
+    def __init__(self, users: Mapping[str, User]) -> None:
         self._users = users
 
     async def request(self, http: web.Request) -> web.Response:
         user, subject = self._user(http), _subject(http)
         reply = await user.request(subject, await http.read(), _headers(http), _timeout_s(http))
-        if "application/json" not in http.headers.get("Accept", ""):
+        if not _accepts_json(http):
             return web.Response(body=reply.data, headers=_reply_headers(reply), content_type="text/plain")
         body = {
             "subject": reply.subject,
@@ -134,11 +53,20 @@ class _Gateway:
 
     async def publish(self, http: web.Request) -> web.Response:
         user, subject = self._user(http), _subject(http)
-        await user.publish(subject, await http.read(), http.query.get("reply", ""), _headers(http))
+        reply = http.query.get("reply", "")
+        if reply:
+            _check_subject(reply, "reply is not a subject")
+        await user.publish(subject, await http.read(), reply, _headers(http))
         return web.Response(status=200)
 
-    def _user(self, http: web.Request) -> _User:
-        token = http.headers.get("Authorization", "").removeprefix("Bearer").strip()
+    async def not_built(self, http: web.Request) -> web.Response:
+        self._user(http)
+        raise GatewayError(501, "event streams and key-value are not built into this local gateway")
+
+    def _user(self, http: web.Request) -> User:
+        given = http.headers.get("Authorization", "").strip()
+        scheme, _, rest = given.partition(" ")
+        token = rest.strip() if scheme.lower() == "bearer" else given
         if not token:
             raise GatewayError(401, "no token; send `Authorization: <token>`")
         user = self._users.get(token)
@@ -149,25 +77,56 @@ class _Gateway:
 
 def _subject(http: web.Request) -> str:
     subject = http.match_info["subject"]
-    if not _SUBJECT.fullmatch(subject):
-        raise GatewayError(400, "not a subject to publish to")
+    _check_subject(subject, "not a subject to publish to")
     return subject
+
+
+def _check_subject(subject: str, problem: str) -> None:
+    if not _SUBJECT.fullmatch(subject) or not subject.isprintable():
+        raise GatewayError(400, problem)
+    if len(subject.encode()) > MAX_SUBJECT_BYTES:
+        raise GatewayError(400, f"{problem}: it has more than {MAX_SUBJECT_BYTES} bytes")
+
+
+def _accepts_json(http: web.Request) -> bool:
+    ranges = (part.partition(";") for part in http.headers.get("Accept", "").split(","))
+    return any(
+        name.strip().lower() == "application/json" and "q=0" not in rest.replace(" ", "").split(";")
+        for name, _, rest in ranges
+    )
 
 
 def _timeout_s(http: web.Request) -> float:
     given = http.query.get("timeout", str(DEFAULT_TIMEOUT_MS))
-    if not given.isascii() or not given.isdigit() or not 0 < int(given) <= MAX_TIMEOUT_MS:
+    if not re.fullmatch(r"[0-9]{1,9}", given) or not 0 < int(given) <= MAX_TIMEOUT_MS:
         raise GatewayError(400, f"timeout must be milliseconds, 1 to {MAX_TIMEOUT_MS}")
     return int(given) / 1000
 
 
 def _headers(http: web.Request) -> dict[str, str]:
+    """The NATS headers of a request. A repeated one is joined by commas, as HTTP has it (RFC 9110, 5.3)."""
     prefix = HEADER_PREFIX.lower()
-    return {name[len(prefix) :]: value for name, value in http.headers.items() if name.lower().startswith(prefix)}
+    found: dict[str, str] = {}
+    for name, value in http.headers.items():
+        if name.lower().startswith(prefix):
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                raise GatewayError(400, f"header {name} is not UTF-8") from None
+            short = name[len(prefix) :]
+            if not short:
+                raise GatewayError(400, f"header {name} has no name after {HEADER_PREFIX}")
+            found[short] = f"{found[short]}, {value}" if short in found else value
+    return found
 
 
 def _reply_headers(reply: Msg) -> dict[str, str]:
-    return {HEADER_PREFIX + name: value for name, value in (reply.headers or {}).items()}
+    """The reply's headers, those that HTTP can carry."""
+    return {
+        HEADER_PREFIX + name: value
+        for name, value in (reply.headers or {}).items()
+        if _FIELD_NAME.fullmatch(name) and value.isprintable() and value.isascii()
+    }
 
 
 @web.middleware
@@ -175,26 +134,38 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
     except GatewayError as error:
-        return web.Response(status=error.status, headers={ERROR_HEADER: str(error)})
+        return _error(error.status, str(error))
     except web.HTTPRequestEntityTooLarge:
-        return web.Response(status=413, headers={ERROR_HEADER: "payload too large"})
+        return _error(413, "payload too large")
+    except web.HTTPException as error:
+        return _error(error.status, error.reason)
+    except (ClientPayloadError, web.RequestPayloadError, ConnectionError):
+        return _error(400, "the body ended early")
     except nats.errors.Error as error:
-        return web.Response(status=503, headers={ERROR_HEADER: str(error)})
+        return _error(503, str(error))
+
+
+def _error(status: int, reason: str) -> web.Response:
+    printable = "".join(character if character.isprintable() else "?" for character in reason)
+    return web.Response(status=status, headers={ERROR_HEADER: printable})
 
 
 @asynccontextmanager
 async def gateway(port: int, servers: str, tokens: Mapping[str, str]) -> AsyncIterator[int]:
     """Serve on `port` (0: any free one) and yield it. `tokens` maps a token to the text of its user's `.creds`."""
-    users = {token: _User(servers, creds) for token, creds in tokens.items()}
+    users = {token: User(servers, creds) for token, creds in tokens.items()}
     handlers = _Gateway(users)
-    app = web.Application(middlewares=[_errors], client_max_size=1024 * 1024 + 1)
+    app = web.Application(middlewares=[_errors], client_max_size=MAX_BODY_BYTES + 1)
     app.add_routes(
         [
             web.post("/v1/nats/subjects/{subject}", handlers.request),
             web.put("/v1/nats/subjects/{subject}", handlers.publish),
+            web.get("/v1/nats/subjects/{subject}", handlers.not_built),
+            web.route("*", "/v1/kv/{rest:.*}", handlers.not_built),
+            web.route("*", "/v1/kvm/{rest:.*}", handlers.not_built),
         ]
     )
-    runner = web.AppRunner(app, access_log=None)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=CLOSE_S)
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", port, backlog=4096).start()

@@ -14,11 +14,12 @@ from typing import Any
 import aiohttp
 import orjson
 import pytest
+from nats.aio.msg import Msg
 
 from local.gateway import gateway
 from local.process import claim_port
 from service.runtime.connection import roundtrip
-from tests.support.world import World, eventually
+from tests.support.world import World, eventually, own_server
 
 TOKEN = "nhg_thetokenofclient"
 PATH = "/v1/nats/subjects/"
@@ -175,3 +176,140 @@ async def test_each_token_acts_as_its_own_user(world: World) -> None:
             return await world.last_sequence() == 1
 
         await eventually(stored)
+
+
+async def test_refused_publications_stop_nobody(world: World) -> None:
+    """Each ends in a round trip. Cancelled, its PONG ended the connection's reader, and refusals became 200."""
+    async with world.task(), http_gateway(world) as http:
+        for _ in range(30):
+            refused = await asyncio.gather(*(http.call("PUT", f"customer.balance.{number}") for number in range(5)))
+            assert [status for status, _, _ in refused] == [403] * 5
+            status, body, _ = await http.call("POST", "customer.balance", b'{"client_id":"678"}')
+            assert (status, body) == (200, b'{"balance":%d}' % world.rows()["678"])
+
+
+async def test_a_refusal_is_for_the_subject_as_it_is_written(world: World) -> None:
+    """The error that tells of it names the subject in lower case."""
+    async with world.task(), http_gateway(world) as http:
+        calls = [
+            http.call("POST", subject, b'{"client_id":"678"}')
+            for _ in range(50)
+            for subject in ("CUSTOMER.BALANCE", "customer.balance", "Customer.Balance")
+        ]
+        statuses = [status for status, _, _ in await asyncio.gather(*calls)]
+    assert statuses == [403, 200, 403] * 50
+
+
+@pytest.mark.parametrize("character", ['"', "\\", "%00", "%E2%80%8B", "%C2%A0", "%7F", "%0A"])
+async def test_a_subject_that_the_server_would_quote_is_none(world: World, character: str) -> None:
+    async with http_gateway(world) as http:
+        for method in ("POST", "PUT"):
+            status, _, headers = await http.call(method, f"customer.b{character}x")
+            assert (status, headers[ERROR]) == (400, "not a subject to publish to")
+
+
+async def test_what_would_end_the_connection_is_refused_before_it_is_sent(world: World) -> None:
+    async with world.task(), http_gateway(world) as http:
+        answered = await http.call("POST", "customer.balance", b"x" * (1024 * 1024), natsh_a="1")
+        assert answered[0] == 413
+        for method, subject in (("POST", "a" * 5000), ("PUT", "a" * 5000), ("PUT", f"a?reply={'b' * 5000}")):
+            assert (await http.call(method, subject))[0] == 400
+        assert (await http.call("PUT", "customer.balance?reply=a..b"))[0] == 400
+        held = asyncio.create_task(http.call("POST", "customer.balance", b'{"client_id":"678"}'))
+        assert (await held)[0] == 200, "the connection is the same and there"
+
+
+async def test_a_lost_connection_fails_what_waits_on_it_at_once(
+    world: World, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    async with own_server(world, tmp_path_factory.mktemp("own")) as (own, server), own.client("service") as silent:
+        await silent.subscribe("customer.balance", queue="q")
+        await roundtrip(silent)
+        async with http_gateway(own) as http:
+            asked = asyncio.create_task(http.call("POST", "customer.balance?timeout=60000"))
+            await eventually(lambda: silent.stats["in_msgs"] == 1)
+            await server.stop()
+            async with asyncio.timeout(10):
+                status, _, headers = await asked
+        assert (status, headers[ERROR]) == (503, "the connection to NATS was lost")
+
+
+async def test_what_http_or_nats_cannot_carry_is_an_answer(world: World) -> None:
+    async with world.client("service") as server, http_gateway(world) as http:
+
+        async def answer(msg: Msg) -> None:
+            await server.publish(msg.reply, b"ok", headers={"Fine": "1", "Odd": "a\tü"})
+
+        await server.subscribe("customer.balance", queue="q", cb=answer)
+        await roundtrip(server)
+        status, body, headers = await http.call("POST", "customer.balance")
+        assert (status, body, headers["NatsH-Fine"]) == (200, b"ok", "1")
+        assert {name for name in headers if name.startswith("NatsH-")} == {"NatsH-Fine"}
+        status, _, headers = await http.call("POST", f"customer.balance?timeout={'9' * 5000}")
+        assert (status, headers[ERROR]) == (400, "timeout must be milliseconds, 1 to 60000")
+        host, port = http.url.removeprefix("http://").split(":")
+        head = b"POST /v1/nats/subjects/customer.balance HTTP/1.1\r\nHost: x\r\nAuthorization: %b\r\n" % TOKEN.encode()
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(head + b"NatsH-A: \xe9\r\nContent-Length: 0\r\n\r\n")
+        assert b" 400 " in await reader.readline()
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_a_client_that_hangs_up_leaves_no_traceback_and_delays_no_end(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with asyncio.timeout(20):
+        async with http_gateway(world) as http:
+            host, port = http.url.removeprefix("http://").split(":")
+            for ends in (True, False):
+                _, writer = await asyncio.open_connection(host, int(port))
+                writer.write(
+                    b"POST /v1/nats/subjects/customer.balance HTTP/1.1\r\nHost: x\r\nAuthorization: %b\r\n"
+                    b"Content-Length: 100\r\n\r\nhalf" % TOKEN.encode()
+                )
+                await writer.drain()
+                if ends:
+                    writer.close()
+                    await writer.wait_closed()
+            assert (await http.call("PUT", "customer.balance"))[0] == 200
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
+    writer.close()
+
+
+async def test_it_answers_as_its_document_says(world: World) -> None:
+    async with world.task(), http_gateway(world) as http:
+        ask = b'{"client_id":"678"}'
+        for given in (f"bearer {TOKEN}", f"BEARER  {TOKEN}"):
+            assert (await http.call("POST", "customer.balance", ask, authorization=given))[0] == 200
+        assert (await http.call("POST", "customer.balance", ask, authorization=f"Bearer{TOKEN}"))[0] == 401
+        for accept in ("application/jsonlines", "text/plain, x/application/json", "application/json;q=0"):
+            assert (await http.call("POST", "customer.balance", ask, accept=accept))[1].startswith(b'{"balance"')
+        _, body, _ = await http.call("POST", "customer.balance", ask, accept="text/html, Application/JSON; q=0.5")
+        assert orjson.loads(body).keys() == {"subject", "reply", "header", "data"}
+        for method, path, status in (
+            ("GET", "/nothing", 404),
+            ("DELETE", PATH + "a", 405),
+            ("GET", PATH + "customer.balance.*", 501),
+            ("PUT", "/v1/kv/config/seed", 501),
+            ("GET", "/v1/kvm/buckets", 501),
+        ):
+            async with http.session.request(method, http.url + path, headers={"authorization": TOKEN}) as response:
+                assert response.status == status
+                assert response.headers[ERROR]
+
+
+async def test_a_repeated_header_is_one_list(world: World) -> None:
+    async with world.client("service") as server, http_gateway(world) as http:
+        seen: list[dict[str, str]] = []
+
+        async def answer(msg: Msg) -> None:
+            seen.append(msg.headers or {})
+            await msg.respond(b"ok")
+
+        await server.subscribe("customer.balance", queue="q", cb=answer)
+        await roundtrip(server)
+        headers = [("Authorization", TOKEN), ("NatsH-A", "1"), ("NatsH-A", "2")]
+        async with http.session.post(f"{http.url}{PATH}customer.balance", headers=headers) as response:
+            assert response.status == 200
+        assert seen == [{"A": "1, 2"}]
