@@ -94,19 +94,19 @@ class Balance:
 
     def _balance(self, client_id: str, outcome: Outcome) -> int:
         """The balance that a look-up found. Raises the `RequestError` that answers for any other outcome."""
+        if type(outcome) is dict:
+            try:
+                return int(outcome[contract.BALANCE_ATTRIBUTE]["N"])
+            except Exception as error:  # a row may hold anything
+                _failed.error("row", client_id=client_id, error=f"the row has no integer {contract.BALANCE_ATTRIBUTE}")
+                raise InternalError("internal error") from error
         if outcome is None:
             raise NotFound("no such client")
         if isinstance(outcome, TableUnavailableError):
             raise Unavailable(f"{outcome}; try again")
-        if isinstance(outcome, Exception):
-            if isinstance(outcome, DynamoDBError | NoCredentialsError):
-                code = outcome.code if isinstance(outcome, DynamoDBError) else type(outcome).__name__
-                _failed.error(code, client_id=client_id, error=str(outcome) or code)
-            else:
-                _failed.error(type(outcome).__name__, client_id=client_id, exc_info=outcome)
-            raise InternalError("internal error")
-        try:
-            return int(outcome[contract.BALANCE_ATTRIBUTE]["N"])
-        except Exception as error:  # a row may hold anything
-            _failed.error("row", client_id=client_id, error=f"the row has no integer {contract.BALANCE_ATTRIBUTE}")
-            raise InternalError("internal error") from error
+        if isinstance(outcome, DynamoDBError | NoCredentialsError):
+            code = outcome.code if isinstance(outcome, DynamoDBError) else type(outcome).__name__
+            _failed.error(code, client_id=client_id, error=str(outcome) or code)
+        else:
+            _failed.error(type(outcome).__name__, client_id=client_id, exc_info=outcome)
+        raise InternalError("internal error")
