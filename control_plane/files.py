@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from control_plane.errors import ProvisioningError
+
 GATEWAY_TOKEN: Final = "http-gateway"  # noqa: S105  its name
 
 
@@ -30,7 +32,7 @@ class Files:
 
     def token(self, name: str) -> str | None:
         text = _read(self.token_path(name))
-        return text.strip() if text else None
+        return (text or "").strip() or None
 
     def write_token(self, name: str, token: str) -> None:
         write_private(self.token_path(name), token + "\n")
@@ -59,3 +61,5 @@ def _read(path: Path) -> str | None:
         return path.read_text()
     except FileNotFoundError:
         return None
+    except UnicodeDecodeError:
+        raise ProvisioningError(f"{path} is damaged: it is not text; delete it to have it made again") from None

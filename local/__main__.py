@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
 import signal
 import sys
 from collections.abc import Coroutine
@@ -16,7 +15,7 @@ from rich.console import Console
 
 from control_plane.errors import ProvisioningError
 from local import demo as demonstration
-from local.process import LocalError
+from local.process import LocalError, kill_children
 from local.state import DEFAULT, State
 from local.system import Ports, System, first_to_end, local_system
 
@@ -57,10 +56,12 @@ def reset(state: StateOption = DEFAULT) -> None:
     if not state.exists():
         console.print(f"nothing to reset: {state} does not exist")
         return
-    if not (state / "keys").is_dir():
-        _fail(f"{state} is not a state folder of this system; nothing was deleted")
-    shutil.rmtree(state)
-    console.print(f"deleted {state}")
+    try:
+        with State(state).held():
+            State(state).remove()
+    except (LocalError, OSError) as error:
+        _fail(f"{_problem(error)}; nothing was deleted" if isinstance(error, LocalError) else _problem(error))
+    console.print(f"deleted {state}" if not state.exists() else f"deleted this system's parts of {state}")
 
 
 async def _up(folder: Path, ports: Ports, tasks: int) -> None:
@@ -102,28 +103,45 @@ def _next_steps(system: System) -> str:
   {sys.executable} -m control_plane list --server {system.nats_url} \\
     --operator {state.operator_path} --system-creds {state.system_creds_path}
 
-Ctrl-C stops everything; the state stays in {state.folder} (`python -m local reset` empties it).
+Ctrl-C stops everything; the state stays in {state.folder} (`python -m local reset --state {state.folder}` empties it).
 """
 
 
 def _run(work: Coroutine[Any, Any, None]) -> None:
     try:
         asyncio.run(_until_signal(work))
-    except (LocalError, ProvisioningError) as error:
-        _fail(str(error))
+    except (LocalError, ProvisioningError, OSError) as error:
+        _fail(_problem(error))
     except KeyboardInterrupt:
         console.print("stopped")
 
 
 async def _until_signal(work: Coroutine[Any, Any, None]) -> None:
-    """Run `work`; SIGTERM and Ctrl-C cancel it, so that it takes down what it brought up."""
+    """Run `work`. A signal cancels it, so that it takes down what it brought up; a second one kills the children."""
     task = asyncio.ensure_future(work)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    signalled = False
+
+    def on_signal() -> None:
+        nonlocal signalled
+        if signalled:
+            kill_children()
+        else:
+            task.cancel()
+        signalled = True
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, on_signal)
     with contextlib.suppress(asyncio.CancelledError):
         await task
     if task.cancelled():
-        console.print("stopped")
+        with contextlib.suppress(OSError):  # a terminal that was closed
+            console.print("stopped")
+
+
+def _problem(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'this system'}: {error.strerror}"
+    return str(error)
 
 
 def _fail(problem: str) -> None:

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypedDict
 
 import boto3
+from botocore.config import Config
 from botocore.exceptions import ClientError
+from botocore.session import Session
 
 from local.process import Child, LocalError, accepts, running
 from service.customer import contract
@@ -97,9 +99,9 @@ async def imported(balances: Mapping[str, int], table: str, folder: Path) -> Non
             raise LocalError(f"the rows could not be imported: {child.last_words()}")
 
 
-async def create_table(name: str, env: Mapping[str, str]) -> None:
-    """Make the table, unless it is there."""
-    await asyncio.to_thread(_create_table, name, env)
+async def create_table(name: str, env: Mapping[str, str]) -> bool:
+    """Make the table, unless it is there; returns whether it was made."""
+    return await asyncio.to_thread(_create_table, name, env)
 
 
 def rows(table: str, env: Mapping[str, str]) -> dict[str, int]:
@@ -118,13 +120,18 @@ def scan(engine: DynamoDBClient, table: str) -> dict[str, int]:
 
 
 def client(env: Mapping[str, str]) -> DynamoDBClient:
-    """boto3's client, configured by `env` alone."""
-    return boto3.client(
+    """boto3's client, configured by `env` alone: neither a profile nor a proxy of this shell matters."""
+    ignored = (None, None, os.devnull, None)
+    core = Session(
+        session_vars={"profile": (None, None, None, None), "config_file": ignored, "credentials_file": ignored}
+    )
+    return boto3.Session(botocore_session=core).client(
         "dynamodb",
         region_name=env["AWS_REGION"],
         endpoint_url=env["AWS_ENDPOINT_URL_DYNAMODB"],
         aws_access_key_id=env["AWS_ACCESS_KEY_ID"],
         aws_secret_access_key=env["AWS_SECRET_ACCESS_KEY"],
+        config=Config(proxies={}),
     )
 
 
@@ -136,8 +143,9 @@ def _definition(table: str) -> _Definition:
     }
 
 
-def _create_table(name: str, env: Mapping[str, str]) -> None:
+def _create_table(name: str, env: Mapping[str, str]) -> bool:
     engine = client(env)
+    made = True
     try:
         engine.create_table(
             **_definition(name),
@@ -146,4 +154,6 @@ def _create_table(name: str, env: Mapping[str, str]) -> None:
     except ClientError as error:
         if error.response["Error"]["Code"] != "ResourceInUseException":
             raise
+        made = False
     engine.get_waiter("table_exists").wait(TableName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 30})
+    return made

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import random
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,6 +19,10 @@ FREE_PORTS: Final = range(20_000, 32_000)
 READY_S: Final = 30.0
 POLL_S: Final = 0.02
 STOP_S: Final = 30.0
+_PR_SET_PDEATHSIG: Final = 1
+"""https://man7.org/linux/man-pages/man2/PR_SET_PDEATHSIG.2const.html"""
+_libc: Final = ctypes.CDLL(None) if sys.platform == "linux" else None
+_children: Final[set[asyncio.subprocess.Process]] = set()
 
 
 class LocalError(Exception):
@@ -69,13 +75,26 @@ class Child:
             raise LocalError(f"{self.name} was not ready in {READY_S:g} seconds; see {self.log}") from None
 
 
+def kill_children() -> None:
+    """End every child at once, unfinished work and all."""
+    for process in _children:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+
+
+def _die_with_parent() -> None:
+    if _libc:
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 @asynccontextmanager
 async def running(
     name: str, command: Sequence[str], log: Path, env: Mapping[str, str] | None = None
 ) -> AsyncIterator[Child]:
     """Run `command` in the project's root, its output appended to `log`, and stop it at the end.
 
-    It has a session of its own, so that Ctrl-C reaches us first and the children end in order.
+    It has a session of its own, so that Ctrl-C reaches us first and the children end in order. On Linux it
+    is killed when this process ends without stopping it.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
@@ -83,14 +102,17 @@ async def running(
             process = await asyncio.create_subprocess_exec(
                 *command, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output,
                 env=dict(env) if env is not None else None, cwd=ROOT, start_new_session=True,
+                preexec_fn=_die_with_parent,
             )  # fmt: skip
         except OSError as error:
             raise LocalError(f"{name} cannot be started ({error.strerror}: {command[0]}); run `make setup`") from None
     child = Child(name, process, log)
+    _children.add(process)
     try:
         yield child
     finally:
         await child.stop()
+        _children.discard(process)
 
 
 async def accepts(port: int) -> bool:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import secrets
+import shutil
+import stat
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,14 +21,57 @@ from control_plane.wanted import ADMINISTRATOR
 from local.process import LocalError
 
 DEFAULT: Final = Path(__file__).parent.parent / ".local"
+MARKER: Final = ".customer-balance"
+"""Says that a folder is this system's; locked for as long as somebody uses it."""
+PARTS: Final = frozenset({"keys", "creds", "nats", "dynamodb", "logs"})
 _BASE62: Final = string.digits + string.ascii_letters
 
 
 @dataclass(frozen=True)
 class State:
-    """What survives a restart. `reset` is deleting the folder."""
+    """What survives a restart."""
 
     folder: Path
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Make or take the folder, for this process alone.
+
+        Raises `LocalError` when it is somebody else's, or another process has it.
+        """
+        folder = self.folder
+        if folder.exists() and not folder.is_dir():
+            raise LocalError(f"{folder} is not a folder; give another with --state")
+        found = {path.name for path in folder.iterdir()} if folder.exists() else set()
+        # Before there was a marker, a state had these parts and no others.
+        if found and MARKER not in found and not (found <= PARTS and self.operator_path.is_file()):
+            raise LocalError(f"{folder} is not empty and not a state folder of this system; give another with --state")
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(folder / MARKER, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError:
+            raise LocalError(f"{folder} is in use by another `python -m local`; stop that, or give --state") from None
+        finally:
+            os.close(descriptor)
+
+    def remove(self) -> None:
+        """Delete this system's parts of the folder, and the folder when nothing else is in it."""
+        for part in PARTS:
+            if (self.folder / part).exists():
+                shutil.rmtree(self.folder / part)
+        (self.folder / MARKER).unlink()
+        if not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+    def tighten(self) -> list[Path]:
+        """Take other people's permissions off keys and credentials; the files that had some."""
+        secret = [path for part in ("keys", "creds") for path in (self.folder / part).glob("*") if path.is_file()]
+        loose = [path for path in secret if stat.S_IMODE(path.stat().st_mode) & 0o077]
+        for path in loose:
+            path.chmod(0o600)
+        return loose
 
     @property
     def files(self) -> Files:
@@ -39,6 +87,11 @@ class State:
 
     def operator(self) -> Key:
         """The operator's key, made on first use."""
+        if not self.operator_path.exists() and (self.folder / "nats" / "accounts").exists():
+            raise LocalError(
+                f"{self.operator_path} is missing, and the accounts in {self.folder / 'nats'} are signed with it; "
+                f"put it back, or run `python -m local reset --state {self.folder}`"
+            )
         return _key(self.operator_path, Key.operator)
 
     def system(self) -> Key:
@@ -55,7 +108,7 @@ class State:
     def gateway_token(self) -> str:
         """A token as the gateway's look, made on first use."""
         token = self.files.token(GATEWAY_TOKEN)
-        if token is None:
+        if not token:
             token = "nhg_" + "".join(secrets.choice(_BASE62) for _ in range(40))
             self.files.write_token(GATEWAY_TOKEN, token)
         return token
@@ -67,4 +120,4 @@ def _key(path: Path, make: Callable[[], Key]) -> Key:
     try:
         return Key.from_seed(path.read_text())
     except ValueError:
-        raise LocalError(f"{path} is damaged; run `python -m local reset`") from None
+        raise LocalError(f"{path} is damaged; put it back, or run `python -m local reset`") from None

@@ -15,7 +15,7 @@ from typing import Final
 import aiohttp
 from nats.aio.client import Client
 
-from control_plane import reconcile, self_hosted
+from control_plane import reconcile, seed_flag, self_hosted
 from control_plane.files import Files
 from control_plane.self_hosted import SelfHosted
 from control_plane.wanted import ACCOUNT
@@ -33,7 +33,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Ports:
-    """Of each part; 0 is any free one. The tasks' health pages are on `health` and the ports after it."""
+    """The port of each part; 0 picks a free one. The tasks' health pages are on `health` and the ports after it."""
 
     nats: int = 4222
     dynamodb: int = 8000
@@ -83,7 +83,11 @@ async def local_system(folder: Path, ports: Ports, *, tasks: int, say: Say = lam
     Raises `LocalError` or `ProvisioningError` when a part does not come up; the others are then stopped.
     """
     state = State(folder)
+    _check_distinct(ports, tasks)
     async with AsyncExitStack() as stack:
+        stack.enter_context(state.held())
+        for path in state.tighten():
+            say(f"{path} was readable by others; it is not any more")
         nats_port = claim_port(ports.nats, "--nats-port")
         dynamodb_port = claim_port(ports.dynamodb, "--dynamodb-port")
         gateway_port = claim_port(ports.gateway, "--gateway-port")
@@ -94,10 +98,12 @@ async def local_system(folder: Path, ports: Ports, *, tasks: int, say: Say = lam
         say(f"nats-server on {nats_url}")
         engine = await stack.enter_async_context(dynamodb(folder / "dynamodb", dynamodb_port))
         dynamodb_env = environment(dynamodb_port)
-        await create_table(TABLE, dynamodb_env)
+        made = await create_table(TABLE, dynamodb_env)
         say(f"DynamoDB engine on {dynamodb_env['AWS_ENDPOINT_URL_DYNAMODB']}, table {TABLE}")
         account = await provision(nats_url, state, state.files)
         creds = {user.name: state.files.creds(user.name) or "" for user in ACCOUNT.users}
+        if made and await seed_flag.clear(nats_url, creds["service"]):
+            say("the table was gone and the seed flag set; the flag is cleared, the first task seeds again")
         say(f"account {ACCOUNT_NAME}, users {', '.join(creds)}, stream, bucket")
         token = state.gateway_token()
         await stack.enter_async_context(gateway(gateway_port, nats_url, {token: creds["gateway"]}))
@@ -114,6 +120,16 @@ async def local_system(folder: Path, ports: Ports, *, tasks: int, say: Say = lam
         if tasks:
             say(f"service: {tasks} task{'s' if tasks > 1 else ''} ready")
         yield system
+
+
+def _check_distinct(ports: Ports, tasks: int) -> None:
+    health = {f"health page of task {number + 1}": ports.health + number for number in range(tasks) if ports.health}
+    given = {"--nats-port": ports.nats, "--dynamodb-port": ports.dynamodb, "--gateway-port": ports.gateway, **health}
+    names: dict[int, str] = {}
+    for name, port in given.items():
+        if port and port in names:
+            raise LocalError(f"port {port} is given twice ({names[port]}, {name}); give another, or 0 for any free one")
+        names[port] = name
 
 
 async def provision(nats_url: str, state: State, files: Files, name: str = ACCOUNT_NAME) -> str:
@@ -140,11 +156,12 @@ def service_env(nats_url: str, creds: str | None, table: str, dynamodb_env: Mapp
 
 @asynccontextmanager
 async def service_task(
-    name: str, env: Mapping[str, str], health_port: int, log: Path, module: str = "service"
+    name: str, env: Mapping[str, str], health_port: int, log: Path, module: str = "service", role: str | None = None
 ) -> AsyncIterator[Task]:
-    """A service process, started as its container would be; or another program in its place."""
-    given = {**env, "HEALTH_PORT": str(health_port)}
-    async with running(name, [sys.executable, "-m", module], log, given) as child:
+    """A process of a role of the service, started as its container would be; or another program in its place."""
+    given = {"HEALTH_HOST": "127.0.0.1", **env, "HEALTH_PORT": str(health_port)}
+    command = [sys.executable, "-m", module, *([role] if role else [])]
+    async with running(name, command, log, given) as child:
         yield Task(child, f"http://127.0.0.1:{health_port}")
 
 

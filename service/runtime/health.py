@@ -31,6 +31,7 @@ class _Role(Collector):
 
 @asynccontextmanager
 async def serve_health(
+    host: str,
     port: int,
     problems: Callable[[], Awaitable[Mapping[str, str]]],
     metrics: Callable[[], Iterable[Metric]],
@@ -66,7 +67,7 @@ async def serve_health(
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, "0.0.0.0", port)  # noqa: S104  the container's own address is not known here
+        site = web.TCPSite(runner, host, port)
         try:
             await site.start()
         except OSError as error:

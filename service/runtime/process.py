@@ -75,7 +75,9 @@ async def run(make: Callable[[AnySettings, Stop], Role], settings: AnySettings) 
         role = make(settings, stop)
         stack.push_async_callback(role.close)
         port = await stack.enter_async_context(
-            serve_health(settings.health_port, role.problems, role.metrics, lambda: not stop.failed)
+            serve_health(
+                settings.health_host, settings.health_port, role.problems, role.metrics, lambda: not stop.failed
+            )
         )
         log.info("health and metrics", port=port)
         if not await stop.unless_first(_begin(role)):

@@ -58,6 +58,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True, extra="ignore", hide_input_in_errors=True)
 
+    health_host: Annotated[str, Field(description="address of the health page")] = "0.0.0.0"  # noqa: S104
     health_port: Annotated[int, Field(ge=0, le=65535, description="/healthz, /readyz, /metrics; 0: any free port")] = (
         HEALTH_PORT
     )

@@ -74,6 +74,13 @@ async def test_reset_deletes_nothing_that_is_not_its_own(tmp_path: Path) -> None
     assert code == 1
     assert "nothing was deleted" in output
     assert (tmp_path / "precious").exists()
+    (tmp_path / "keys").mkdir()
+    (tmp_path / "keys" / "operator.seed").write_text("mine")
+    for subcommand in ("reset", "up"):
+        code, output = await finished("local", subcommand, "--state", str(tmp_path))
+        assert code == 1
+        assert "is not empty and not a state folder" in output
+    assert {path.name for path in tmp_path.iterdir()} == {"precious", "keys"}
 
 
 @pytest.mark.parametrize("option", ["--nats-port", "--dynamodb-port", "--gateway-port", "--health-port"])
@@ -124,3 +131,109 @@ async def test_help_names_the_commands() -> None:
     assert code == 0
     for name in ("up", "demo", "reset"):
         assert name in output
+
+
+async def test_reset_leaves_what_somebody_put_into_a_state(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    async with command("local", "up", "--tasks", "0", "--state", str(state), *ANY_PORTS) as run:
+        await eventually(lambda: "Ctrl-C stops everything" in run.output, within_s=30)
+        assert f"reset --state {state}" in run.output.replace("\n", " "), "the state in use, not the default"
+    (state / "notes").write_text("x")
+    code, output = await finished("local", "reset", "--state", str(state))
+    assert (code, [path.name for path in state.iterdir()]) == (0, ["notes"]), output
+
+
+async def test_one_state_is_one_systems_at_a_time(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    async with command("local", "up", "--tasks", "0", "--state", str(state), *ANY_PORTS) as run:
+        await eventually(lambda: "Ctrl-C stops everything" in run.output, within_s=30)
+        for arguments in (("up", *ANY_PORTS), ("reset",)):
+            code, output = await finished("local", arguments[0], "--state", str(state), *arguments[1:])
+            assert (code, "is in use by another" in output) == (1, True), output
+        assert (state / "keys" / "operator.seed").exists()
+
+
+@pytest.mark.parametrize("how", ["SIGHUP", "SIGKILL", "twice"])
+async def test_nothing_is_left_however_it_ends(tmp_path: Path, how: str) -> None:
+    async with command("local", "up", "--state", str(tmp_path / "state"), *ANY_PORTS) as run:
+        await eventually(lambda: "Ctrl-C stops everything" in run.output, within_s=30)
+        children = children_of(run.process.pid)
+        assert len(children) == 3
+        if how == "twice":
+            os.kill(children[-1], signal.SIGSTOP)  # a child that does not end by itself
+            run.process.send_signal(signal.SIGINT)
+            await asyncio.sleep(0.3)
+            run.process.send_signal(signal.SIGINT)
+        else:
+            run.process.send_signal(signal.Signals[how])
+        async with asyncio.timeout(15):
+            await run.process.wait()
+        await eventually(lambda: not [pid for pid in children if Path(f"/proc/{pid}").exists()], within_s=5)
+
+
+async def test_a_persons_mistakes_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    lost = tmp_path / "lost"
+    for folder in ("keys", "nats/accounts"):
+        (lost / folder).mkdir(parents=True)
+    (lost / ".customer-balance").touch()
+    folder_key = tmp_path / "folder"
+    (folder_key / "keys" / "operator.seed").mkdir(parents=True)
+    (folder_key / ".customer-balance").touch()
+    for state, says in (
+        (tmp_path / "file", "is not a folder"),
+        (tmp_path / "file" / "below", "Not a directory"),
+        (lost, "operator.seed is missing, and the accounts"),
+        (folder_key, "Is a directory"),
+    ):
+        code, output = await finished("local", "up", "--state", str(state), *ANY_PORTS)
+        assert code == 1
+        assert output.startswith("error: ")
+        assert says in output
+        assert len(output.splitlines()) == 1
+    twice = ("--nats-port", "31999", "--dynamodb-port", "31999", "--gateway-port", "0", "--health-port", "0")
+    code, output = await finished("local", "up", "--state", str(tmp_path / "state"), *twice)
+    assert (code, "port 31999 is given twice (--nats-port, --dynamodb-port)" in output) == (1, True), output
+
+
+async def test_this_shells_aws_profile_and_proxy_do_not_matter(tmp_path: Path) -> None:
+    env = {"AWS_PROFILE": "nobody", "HTTP_PROXY": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}
+    async with command("local", "up", "--state", str(tmp_path / "state"), *ANY_PORTS, **env) as run:
+        await eventually(lambda: "Ctrl-C stops everything" in run.output or "error" in run.output, within_s=30)
+        assert "error" not in run.output
+
+
+async def test_a_damaged_state_is_put_right_or_named(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+
+    async def up() -> str:
+        async with command("local", "up", "--state", str(state), *ANY_PORTS) as run:
+            await eventually(lambda: "Ctrl-C stops everything" in run.output or "error:" in run.output, within_s=30)
+            return run.output
+
+    assert "error:" not in await up()
+    (state / "creds" / "http-gateway.token").write_text("\n")
+    (state / "keys" / "operator.seed").chmod(0o644)
+    for path in (state / "dynamodb").iterdir():
+        path.unlink()
+    output = await up()
+    assert "operator.seed was readable by others" in output
+    assert "the flag is cleared" in output
+    assert stat.S_IMODE((state / "keys" / "operator.seed").stat().st_mode) == 0o600
+    assert (state / "creds" / "http-gateway.token").read_text().startswith("nhg_")
+    assert (state / "logs" / "service-1.log").read_text().count('"event":"seeded"') == 2
+    (state / "creds" / "client.creds").write_bytes(b"\xff\xfe")
+    output = await up()
+    assert "client.creds is damaged: it is not text" in output
+    assert "Traceback" not in output
+
+
+async def test_a_local_tasks_health_page_is_on_loopback_alone(tmp_path: Path) -> None:
+    async with command("local", "up", "--state", str(tmp_path / "state"), *ANY_PORTS) as run:
+        await eventually(lambda: "Ctrl-C stops everything" in run.output, within_s=30)
+        found = re.search(r"curl http://127.0.0.1:(\d+)/metrics", run.output)
+        assert found
+        port = f"{int(found[1]):04X}"
+        listening = [line.split()[1] for line in Path("/proc/net/tcp").read_text().splitlines() if " 0A " in line]
+        assert f"0100007F:{port}" in listening
+        assert f"00000000:{port}" not in listening
