@@ -11,7 +11,7 @@ So no timer delays a lone request, and none waits long for calls that do not com
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final, Generic, TypeVar
 
 import structlog
@@ -23,7 +23,8 @@ log: Final = structlog.get_logger("service.lookup")
 _failed: Final = Repeated(log, "delivery failed")
 Waiter = TypeVar("Waiter")
 
-Read = Callable[[Sequence[str]], Awaitable[Mapping[str, Outcome]]]
+Read = Callable[[Sequence[str]], AsyncIterator[Mapping[str, Outcome]]]
+"""Gives each key's outcome once, in as many parts as it comes in."""
 Deliver = Callable[[str, Outcome, Sequence[Waiter]], Awaitable[None]]
 
 EAGER_CALLS: Final = 4
@@ -106,11 +107,15 @@ class BatchLoader(Generic[Waiter]):
 
     async def _call(self, batch: dict[str, list[Waiter]]) -> None:
         try:
-            outcomes = await self._read(list(batch))
-        except Exception as error:  # one failing batch fails its own requests, all of them
-            outcomes = dict.fromkeys(batch, error)
-        for key, waiters in batch.items():
-            try:
-                await self._deliver(key, outcomes.get(key), waiters)
-            except Exception as error:  # one key's failure is not the others'
-                _failed.error(type(error).__name__, key=key, exc_info=error)
+            async for outcomes in self._read(list(batch)):
+                for key, outcome in outcomes.items():
+                    await self._give(key, outcome, batch.pop(key))
+        except Exception as error:  # one failing batch fails its own requests, those that are left
+            for key, waiters in batch.items():
+                await self._give(key, error, waiters)
+
+    async def _give(self, key: str, outcome: Outcome, waiters: Sequence[Waiter]) -> None:
+        try:
+            await self._deliver(key, outcome, waiters)
+        except Exception as error:  # one key's failure is not the others'
+            _failed.error(type(error).__name__, key=key, exc_info=error)

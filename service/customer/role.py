@@ -167,4 +167,4 @@ class Customer:
         return "no row 1" if await self._row_1_is_missing() else "row 1 is there"
 
     async def _row_1_is_missing(self) -> bool:
-        return (await self._table.read(["1"]))["1"] is None
+        return await self._table.get("1") is None

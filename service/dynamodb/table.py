@@ -9,7 +9,7 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -80,20 +80,45 @@ class Table:
         if self._pool:
             self._pool.close()
 
-    async def read(self, keys: Sequence[str]) -> Mapping[str, Outcome]:
-        """The outcome for each of up to `MAX_KEYS` keys. Does not raise.
+    async def read(self, keys: Sequence[str]) -> AsyncIterator[Mapping[str, Outcome]]:
+        """The outcomes of up to `MAX_KEYS` keys, each key once: what a call found comes before the next call is made.
 
-        At most `MAX_CALLS` calls and `DEADLINE_S` seconds for each key.
+        At most `MAX_CALLS` calls and `DEADLINE_S` seconds; what could not be read is asked for again, with full jitter
+        between the calls. Does not raise.
         """
         self.stats.batch_keys.observe(len(keys))
-        outcomes: dict[str, Outcome] = {}
-        try:
-            async with asyncio.timeout(DEADLINE_S):
-                await self._read_into(outcomes, keys)
-        except Exception as error:
-            outcome = _classify(error)
-            outcomes.update((key, outcome) for key in keys if key not in outcomes)
-        return outcomes
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + DEADLINE_S
+        unread = list(keys)
+        problem: Exception = TableUnavailableError("the database is busy")
+        for attempt in range(MAX_CALLS):
+            try:
+                async with asyncio.timeout_at(deadline):
+                    if attempt:
+                        await asyncio.sleep(BACKOFF_S * 2**attempt * random.random())
+                    found, unprocessed = await self._batch_get(unread)
+            except Exception as error:
+                problem = error
+                if not _is_retryable(error) or loop.time() >= deadline:
+                    break
+                self.stats.errors[error.code if isinstance(error, DynamoDBError) else type(error).__name__] += 1
+                continue
+            outcomes: dict[str, Outcome] = dict(found)
+            if len(found) + len(unprocessed) < len(unread):
+                outcomes.update((key, None) for key in unread if key not in found and key not in unprocessed)
+            if outcomes:
+                yield outcomes
+            if not unprocessed:
+                return
+            self.stats.errors["UnprocessedKeys"] += 1
+            unread = list(unprocessed)
+        yield dict.fromkeys(unread, _classify(problem))
+
+    async def get(self, key: str) -> Outcome:
+        """The outcome of one key. Does not raise."""
+        async for outcomes in self.read([key]):
+            return outcomes[key]
+        raise AssertionError("unreachable: each key has an outcome")
 
     async def insert(self, row: Row) -> bool:
         """Put a row unless its key has one. Returns whether it was put.
@@ -111,33 +136,9 @@ class Table:
 
     async def check(self) -> None:
         """Raise `ServiceError` unless the table can be read."""
-        outcome = (await self.read(["1"]))["1"]
+        outcome = await self.get("1")
         if isinstance(outcome, Exception):
             raise self._explain(outcome)
-
-    async def _read_into(self, outcomes: dict[str, Outcome], keys: Sequence[str]) -> None:
-        """Fill `outcomes`. What could not be read is asked for again, with full jitter between the calls."""
-        unread = list(keys)
-        problem: Exception = TableUnavailableError("the database is busy")
-        for attempt in range(MAX_CALLS):
-            if attempt:
-                await asyncio.sleep(BACKOFF_S * 2**attempt * random.random())
-            try:
-                found, unprocessed = await self._batch_get(unread)
-            except Exception as error:
-                if not _is_retryable(error):
-                    raise
-                self.stats.errors[error.code if isinstance(error, DynamoDBError) else type(error).__name__] += 1
-                problem = error
-                continue
-            outcomes.update(found)
-            if len(found) + len(unprocessed) < len(unread):
-                outcomes.update((key, None) for key in unread if key not in found and key not in unprocessed)
-            if not unprocessed:
-                return
-            self.stats.errors["UnprocessedKeys"] += 1
-            unread = list(unprocessed)
-        raise problem
 
     async def _batch_get(self, keys: Sequence[str]) -> tuple[dict[str, Row], set[str]]:
         request = {"RequestItems": {self.name: {"Keys": [{self._key: {"S": key}} for key in keys]}}}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from service.customer.balance import make_row
 from service.customer.contract import KEY_ATTRIBUTE
-from service.dynamodb.table import Row, Table
+from service.dynamodb.table import Outcome, Row, Table
 
 
 @asynccontextmanager
@@ -18,6 +18,15 @@ async def open_table(name: str) -> AsyncIterator[Table]:
         yield table
     finally:
         table.close()
+
+
+async def read(table: Table, keys: Sequence[str]) -> dict[str, Outcome]:
+    """Every key's outcome, once all have come."""
+    found: dict[str, Outcome] = {}
+    async for outcomes in table.read(keys):
+        assert not found.keys() & outcomes.keys(), "each key once"
+        found.update(outcomes)
+    return found
 
 
 def as_rows(balances: Mapping[str, int]) -> dict[str, Row]:

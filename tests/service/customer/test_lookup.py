@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,12 +21,12 @@ class Reader:
         self.open.set()
         self.failing: set[str] = set()
 
-    async def read(self, ids: Sequence[str]) -> Mapping[str, Outcome]:
+    async def read(self, ids: Sequence[str]) -> AsyncIterator[Mapping[str, Outcome]]:
         self.batches.append(list(ids))
         await self.open.wait()
         if self.failing & set(ids):
             raise ConnectionError(ids)
-        return {key: {"length": len(key)} for key in ids if not key.startswith("unknown")}
+        yield {key: None if key.startswith("unknown") else {"length": len(key)} for key in ids}
 
 
 class Delivered:

@@ -15,7 +15,7 @@ from service.dynamodb.errors import TableUnavailableError
 from service.dynamodb.table import DEADLINE_S, MAX_CALLS, Table
 from service.runtime.errors import ServiceError
 from tests.support.faulty import Call, Fault, FaultyDynamoDB, answer, refusal, stall
-from tests.support.table import as_rows, open_table
+from tests.support.table import as_rows, open_table, read
 from tests.support.world import World
 
 pytestmark = pytest.mark.usefixtures("aws")
@@ -37,7 +37,7 @@ async def through(proxy: FaultyDynamoDB, world: World, monkeypatch: pytest.Monke
 
 async def test_reads_balances_and_knows_who_is_missing(world: World, rows: dict[str, int]) -> None:
     async with open_table(world.table) as table:
-        assert await table.read([*rows, "stranger", "ü", "a" * 128]) == {
+        assert await read(table, [*rows, "stranger", "ü", "a" * 128]) == {
             **as_rows(rows),
             "stranger": None,
             "ü": None,
@@ -70,7 +70,7 @@ async def test_unprocessed_keys_are_asked_again(
 ) -> None:
     async with through(proxy, world, monkeypatch) as table:
         proxy.fault = leaving_unprocessed(world, rows, lambda asked: asked[3:])
-        assert await table.read(list(rows)) == as_rows(rows)
+        assert await read(table, list(rows)) == as_rows(rows)
         assert [len(call["RequestItems"][world.table]["Keys"]) for _, call in proxy.calls] == [7, 4, 1]
         assert table.stats.errors["UnprocessedKeys"] == 2
 
@@ -80,9 +80,9 @@ async def test_keys_that_stay_unprocessed_fail_and_the_others_do_not(
 ) -> None:
     async with through(proxy, world, monkeypatch) as table:
         proxy.fault = leaving_unprocessed(world, rows, lambda _: ["3"])
-        read = dict(await table.read(list(rows)))
-        assert isinstance(read.pop("3"), TableUnavailableError)
-        assert read == {key: row for key, row in as_rows(rows).items() if key != "3"}
+        found = await read(table, list(rows))
+        assert isinstance(found.pop("3"), TableUnavailableError)
+        assert found == {key: row for key, row in as_rows(rows).items() if key != "3"}
         assert len(proxy.calls) == MAX_CALLS
 
 
@@ -94,11 +94,11 @@ async def test_throttling_is_retried(
 ) -> None:
     async with through(proxy, world, monkeypatch) as table:
         proxy.fault = lambda *_: refusal(kind) if len(proxy.calls) < MAX_CALLS else None
-        assert await table.read(list(rows)) == as_rows(rows)
+        assert await read(table, list(rows)) == as_rows(rows)
         assert len(proxy.calls) == MAX_CALLS
         proxy.calls.clear()
         proxy.fault = lambda *_: refusal(kind)
-        assert all(isinstance(outcome, TableUnavailableError) for outcome in (await table.read(list(rows))).values())
+        assert all(isinstance(outcome, TableUnavailableError) for outcome in (await read(table, list(rows))).values())
         assert len(proxy.calls) == MAX_CALLS, "no retry storm"
 
 
@@ -108,10 +108,10 @@ async def test_a_stall_ends_at_the_deadline(
     async with through(proxy, world, monkeypatch) as table:
         proxy.fault = stall(10)
         started = time.monotonic()
-        assert all(isinstance(outcome, TableUnavailableError) for outcome in (await table.read(list(rows))).values())
+        assert all(isinstance(outcome, TableUnavailableError) for outcome in (await read(table, list(rows))).values())
         assert time.monotonic() - started < DEADLINE_S + 0.5
         proxy.fault = None
-        assert await table.read(list(rows)) == as_rows(rows), "it recovers at once"
+        assert await read(table, list(rows)) == as_rows(rows), "it recovers at once"
 
 
 async def test_one_stalled_call_is_survived(
@@ -123,7 +123,7 @@ async def test_one_stalled_call_is_survived(
 
     async with through(proxy, world, monkeypatch) as table:
         proxy.fault = fault
-        assert await table.read(list(rows)) == as_rows(rows)
+        assert await read(table, list(rows)) == as_rows(rows)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ async def test_garbage_is_unavailability(
 ) -> None:
     async with through(proxy, world, monkeypatch) as table:
         proxy.fault = lambda *_: garbage()
-        assert {type(outcome) for outcome in (await table.read(list(rows))).values()} == {TableUnavailableError}
+        assert {type(outcome) for outcome in (await read(table, list(rows))).values()} == {TableUnavailableError}
         assert len(proxy.calls) <= MAX_CALLS
 
 
@@ -179,7 +179,7 @@ async def test_what_keeps_a_table_from_being_used_is_said(
 async def test_a_refused_connection_is_unavailability(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", "http://127.0.0.1:9")
     async with open_table(world.table) as table:
-        assert isinstance((await table.read(["1"]))["1"], TableUnavailableError)
+        assert isinstance((await read(table, ["1"]))["1"], TableUnavailableError)
         with pytest.raises(ServiceError, match="can be reached"):
             await table.check()
 
@@ -202,3 +202,16 @@ async def test_no_credentials_are_said(world: World, monkeypatch: pytest.MonkeyP
     async with open_table(world.table) as table:
         with pytest.raises(ServiceError, match=r"AWS refuses .*NoCredentials"):
             await table.check()
+
+
+async def test_what_a_call_found_does_not_wait_for_what_it_left(
+    world: World, rows: dict[str, int], proxy: FaultyDynamoDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with through(proxy, world, monkeypatch) as table:
+        proxy.fault = leaving_unprocessed(world, rows, lambda _: ["3"])
+        parts = table.read(list(rows))
+        first = await anext(parts)
+        assert first.keys() == rows.keys() - {"3"}
+        assert len(proxy.calls) == 1, "it is given before the next call is made"
+        (last,) = [part async for part in parts]
+        assert last.keys() == {"3"}
