@@ -19,6 +19,7 @@ from nats.micro.request import ERROR_CODE_HEADER, ERROR_HEADER
 from benchmark.errors import BenchmarkError
 from benchmark.job import GatewayTarget, NatsTarget, Target
 from service.runtime.connection import roundtrip
+from service.runtime.nats_client import NatsClient
 
 GATEWAY_ERROR: Final = "x-nats-api-gateway-error"
 NO_RESPONDERS: Final = "no responders"
@@ -161,7 +162,7 @@ async def connected(target: NatsTarget) -> AsyncIterator[Client]:
     async def note(error: Exception) -> None:
         problems.append(error)
 
-    client = Client()
+    client = NatsClient(lambda _: None, lambda: None)
     connecting = asyncio.create_task(client.connect(target.servers, error_cb=note, **_options(target)))
     await asyncio.wait({connecting}, timeout=CONNECT_S)
     connecting.cancel()

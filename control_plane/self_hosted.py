@@ -23,6 +23,7 @@ from control_plane import claims, jetstream
 from control_plane.claims import Key
 from control_plane.errors import ProvisioningError
 from control_plane.provider import AccountSummary, Actual
+from control_plane.tls import TlsClient
 from control_plane.wanted import ADMINISTRATOR, TAG, Bucket, Limits, Stream, User
 
 TIMEOUT_S: Final = 5
@@ -37,7 +38,7 @@ async def connected(servers: str | Sequence[str], creds: str, **options: Any) ->
     async def note(error: Exception) -> None:
         problems.append(error)
 
-    client = Client()
+    client = TlsClient()
     try:
         await client.connect(
             servers if isinstance(servers, str) else list(servers),

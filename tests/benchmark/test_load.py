@@ -200,3 +200,9 @@ async def test_stopped_early_it_says_what_it_has(world: World) -> None:
         totals = await put_on(over_nats(world), Open(rate=100, duration_s=60), stop=stop, on_tick=stop_after_some)
     assert totals.interrupted
     assert 0 < totals.replies == totals.sent < 300
+
+
+async def test_tls_or_nothing(world: World) -> None:
+    target = NatsTarget(servers=[world.nats_url.replace("nats://", "tls://")], creds=world.creds("client"))
+    with pytest.raises(BenchmarkError, match="offers no TLS"):
+        await put_on(target, Closed(requests=1, concurrency=1), processes=1)

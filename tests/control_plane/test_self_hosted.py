@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -156,3 +157,27 @@ async def test_another_operator_is_refused(servers: Servers, tmp_path: Path) -> 
         assert "SO" not in str(caught.value)
         (account,) = [account for account in await stranger.accounts() if account.name == "POC-XX"]
         await self_hosted.delete_account(system, account.id, servers.operator)
+
+
+async def test_tls_or_nothing(servers: Servers) -> None:
+    """A server in the middle that offers no TLS is sent no credential."""
+    sent = bytearray()
+
+    async def plaintext(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(
+            b'INFO {"server_id":"x","version":"2.15.1","max_payload":1048576,"nonce":"abc","auth_required":true}\r\n'
+        )
+        while data := await reader.read(4096):
+            sent.extend(data)
+        writer.close()
+
+    server = await asyncio.start_server(plaintext, "127.0.0.1", 0)
+    async with server:
+        url = f"tls://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        with pytest.raises(ProvisioningError, match="offers no TLS"):
+            async with self_hosted.connected(url, servers.system_creds):
+                pass
+    with pytest.raises(ProvisioningError, match="offers no TLS"):
+        async with self_hosted.connected(servers.nats_url.replace("nats://", "tls://"), servers.system_creds):
+            pass
+    assert sent == b""
