@@ -16,7 +16,7 @@ from benchmark import result as results
 from benchmark import sweep as sweeps
 from benchmark.errors import BenchmarkError
 from benchmark.job import Closed, Loop, Open
-from benchmark.options import LoadOptions, OutputOptions, unfold
+from benchmark.options import LoadOptions, OutputOptions
 from benchmark.plan import Plan, balances, one_load
 from benchmark.report import write_report
 from benchmark.result import Machine, Measured, Result, RunResult, SweepResult
@@ -25,6 +25,7 @@ from benchmark.summary_line import summary_line
 from benchmark.target import gateway_target, nats_target
 from benchmark.thresholds import Threshold, duration_s, parse
 from control_plane.errors import ProvisioningError
+from control_plane.options import unfold
 from local.process import LocalError
 
 cli = typer.Typer(

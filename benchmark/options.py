@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
-from functools import wraps
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated
 
 import typer
 
@@ -52,32 +49,3 @@ class OutputOptions:
         list[str] | None,
         typer.Option(help="Exit with 1 if so: 'p99>50ms', 'errors>0', 'throughput<1000'. Repeatable."),
     ] = None
-
-
-def unfold(command: Callable[..., None]) -> Callable[..., None]:
-    """Give typer a dataclass's fields in place of each parameter that is a dataclass."""
-    hints = get_type_hints(command, include_extras=True)
-    groups: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
-    parameters: list[inspect.Parameter] = []
-    for name, parameter in inspect.signature(command).parameters.items():
-        if name not in groups:
-            parameters.append(parameter.replace(annotation=hints[name]))
-            continue
-        kinds = get_type_hints(groups[name], include_extras=True)
-        parameters += [
-            inspect.Parameter(each.name, parameter.KEYWORD_ONLY, default=each.default, annotation=kinds[each.name])
-            for each in fields(groups[name])
-        ]
-
-    @wraps(command)
-    def unfolded(**given: Any) -> None:
-        made = {
-            name: kind(**{each.name: given.pop(each.name) for each in fields(kind)}) for name, kind in groups.items()
-        }
-        command(**given, **made)
-
-    unfolded.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
-    )
-    unfolded.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return unfolded

@@ -22,10 +22,10 @@ from rich.console import Console
 from cdk import settings as settings_module
 from cdk.settings import SECRET_PARAMETER, Settings
 from control_plane import aws, seed_flag, self_hosted
+from control_plane.desired import CLIENT, SERVICE
 from control_plane.errors import ProvisioningError
 from control_plane.files import Files
 from control_plane.target import CONFIG
-from control_plane.wanted import CLIENT, SERVICE
 from service.customer import contract
 
 FOLDER: Final = Path(__file__).parent

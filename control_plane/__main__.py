@@ -1,4 +1,4 @@
-"""Provision NATS for the balance service: on Synadia Cloud, or on a nats-server of one's own (--server)."""
+"""Provision NATS for the balance service: on Synadia Cloud, or on your own nats-server (--server)."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from control_plane import aws, claims, reconcile, report, seed_flag, synadia_api
+from control_plane import aws, claims, reconcile, report, seed_flag
+from control_plane.desired import ACCOUNT, GATEWAY, SERVICE
 from control_plane.errors import ProvisioningError
 from control_plane.files import GATEWAY_TOKEN, Files
+from control_plane.options import unfold
 from control_plane.reconcile import Plan
-from control_plane.target import CONFIG, Where, account_name, ask, initials_of_account, open_provider, service_creds
-from control_plane.wanted import ACCOUNT, GATEWAY, SERVICE
+from control_plane.target import CONFIG, Target, account_name, ask, initials_of_account, open_provider, service_creds
 
 NATS_URL: Final = "tls://connect.ngs.global"
 DIFFERENT: Final = 2
@@ -36,31 +37,22 @@ console = Console(highlight=False, soft_wrap=True, emoji=False)
 T = TypeVar("T")
 
 Initials = Annotated[str | None, typer.Option(help="The account is POC-<initials>; else the AWS caller's are taken.")]
-System = Annotated[str | None, typer.Option(help="Synadia: the system's id or name; not needed if there is one.")]
-Api = Annotated[str, typer.Option(envvar="SYNADIA_API", help="Synadia: the API's address.")]
-Server = Annotated[str | None, typer.Option(help="A nats-server of one's own, in operator mode: its address.")]
-Operator = Annotated[Path | None, typer.Option(help="... the file with its operator's seed.")]
-SystemCreds = Annotated[Path | None, typer.Option(help="... the .creds of a user of its system account.")]
 Config = Annotated[Path, typer.Option(help="The folder for credentials and tokens.")]
 AsJson = Annotated[bool, typer.Option("--json", help="For a script to read.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
 @cli.command("list")
+@unfold
 def list_accounts(
     *,
-    system: System = None,
-    api: Api = synadia_api.BASE_URL,
-    server: Server = None,
-    operator: Operator = None,
-    system_creds: SystemCreds = None,
-    config: Config = CONFIG,
+    target: Target,
     as_json: AsJson = False,
 ) -> None:
     """List the accounts of a system."""
 
     async def work() -> None:
-        async with open_provider(Where(system, api, server, operator, system_creds, config)) as provider:
+        async with open_provider(target) as provider:
             accounts = await provider.accounts()
         if as_json:
             print(json.dumps([vars(account) for account in accounts], indent=2))
@@ -75,16 +67,12 @@ def list_accounts(
 
 
 @cli.command()
+@unfold
 def create(
     *,
     initials: Initials = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, and touch nothing.")] = False,
-    system: System = None,
-    api: Api = synadia_api.BASE_URL,
-    server: Server = None,
-    operator: Operator = None,
-    system_creds: SystemCreds = None,
-    config: Config = CONFIG,
+    target: Target,
 ) -> None:
     """Make account, users, credentials, stream and bucket, or put right what has drifted.
 
@@ -92,53 +80,49 @@ def create(
     """
 
     async def work() -> None:
-        where = Where(system, api, server, operator, system_creds, config)
-        async with open_provider(where) as provider:
-            planned = await reconcile.plan(provider, account_name(initials), ACCOUNT, Files(config))
+        async with open_provider(target) as provider:
+            planned = await reconcile.plan(provider, account_name(initials), ACCOUNT, Files(target.config))
             for remark in planned.remarks:
                 console.print(f"[yellow]note[/]     {escape(remark)}")
-            if not planned.due:
+            if not planned.changes:
                 console.print(f"nothing to do: account {planned.name} is as wanted")
             elif dry_run:
-                for step in planned.due:
+                for step in planned.changes:
                     console.print(f"would {step.action:7} {report.describe(step)}")
             else:
-                async for step in reconcile.carry_out(provider, planned, ACCOUNT):
+                async for step in reconcile.apply(provider, planned, ACCOUNT):
                     done = "created" if step.action == "create" else "changed"
                     console.print(f"[green]{done}[/]  {report.describe(step)}")
-                console.print(_next(where))
+                console.print(_next(target))
 
     _run(work())
 
 
 @cli.command()
+@unfold
 def status(
     *,
     initials: Initials = None,
-    system: System = None,
-    api: Api = synadia_api.BASE_URL,
-    server: Server = None,
-    operator: Operator = None,
-    system_creds: SystemCreds = None,
-    config: Config = CONFIG,
+    target: Target,
     as_json: AsJson = False,
 ) -> None:
     """Show what is wanted beside what is there. Exit code 2 when they differ."""
 
     async def work() -> Plan:
-        async with open_provider(Where(system, api, server, operator, system_creds, config)) as provider:
-            return await reconcile.plan(provider, account_name(initials), ACCOUNT, Files(config))
+        async with open_provider(target) as provider:
+            return await reconcile.plan(provider, account_name(initials), ACCOUNT, Files(target.config))
 
     planned = _run(work())
     if as_json:
         print(json.dumps(report.as_json(planned), indent=2))
     else:
         report.print_status(console, planned)
-    if planned.due:
+    if planned.changes:
         raise typer.Exit(DIFFERENT)
 
 
 @cli.command()
+@unfold
 def rotate(
     *,
     user: Annotated[str, typer.Option(help="Whose credentials.")],
@@ -147,12 +131,7 @@ def rotate(
         bool, typer.Option("--keep-old", help="Leave the old ones valid until `revoke`: for a roll without a gap.")
     ] = False,
     initials: Initials = None,
-    system: System = None,
-    api: Api = synadia_api.BASE_URL,
-    server: Server = None,
-    operator: Operator = None,
-    system_creds: SystemCreds = None,
-    config: Config = CONFIG,
+    target: Target,
 ) -> None:
     """Give a user new credentials; the old ones are void at once, unless they are kept for a while."""
 
@@ -162,14 +141,14 @@ def rotate(
             raise ProvisioningError(f"there is no user {user}; give one of {', '.join(names)}")
         if secret and user != SERVICE.name:
             raise ProvisioningError(f"the secret is user {SERVICE.name}'s; leave --secret out for {user}")
-        files = Files(config)
+        files = Files(target.config)
         given = initials_of_account(initials)
-        async with open_provider(Where(system, api, server, operator, system_creds, config)) as provider:
+        async with open_provider(target) as provider:
             account = await reconcile.find(provider, f"POC-{given}")
             if account is None:
                 raise ProvisioningError(f"there is no account POC-{given}; run create")
             old = files.creds(user)
-            creds = await (provider.renew if keep_old else provider.rotate)(account.id, user)
+            creds = await (provider.issue if keep_old else provider.rotate)(account.id, user)
             files.write_creds(user, creds)
             remark = "the old credentials are void"
             if keep_old:
@@ -187,24 +166,20 @@ def rotate(
 
 
 @cli.command()
+@unfold
 def revoke(
     *,
     key: Annotated[str, typer.Option(help="The public key of the user whose credentials they are, U...")],
     initials: Initials = None,
-    system: System = None,
-    api: Api = synadia_api.BASE_URL,
-    server: Server = None,
-    operator: Operator = None,
-    system_creds: SystemCreds = None,
-    config: Config = CONFIG,
+    target: Target,
 ) -> None:
     """Make old credentials void: what is connected with them is cut off, and cannot connect again."""
 
     async def work() -> None:
         if not re.fullmatch(r"U[A-Z2-7]{55}", key):
-            raise ProvisioningError(f"{key} is no user's public key; it begins with U and has 56 characters")
+            raise ProvisioningError(f"{key} is not a user's public key; it begins with U and has 56 characters")
         name = account_name(initials)
-        async with open_provider(Where(system, api, server, operator, system_creds, config)) as provider:
+        async with open_provider(target) as provider:
             account = await reconcile.find(provider, name)
             if account is None:
                 raise ProvisioningError(f"there is no account {name}; run create")
@@ -215,27 +190,23 @@ def revoke(
 
 
 @cli.command()
+@unfold
 def delete(
     *,
     yes: Yes = False,
     initials: Initials = None,
-    system: System = None,
-    api: Api = synadia_api.BASE_URL,
-    server: Server = None,
-    operator: Operator = None,
-    system_creds: SystemCreds = None,
-    config: Config = CONFIG,
+    target: Target,
 ) -> None:
     """Remove the account with all that is in it: users, stream, bucket, credentials."""
 
     async def work() -> None:
         name = account_name(initials)
-        async with open_provider(Where(system, api, server, operator, system_creds, config)) as provider:
+        async with open_provider(target) as provider:
             account = await reconcile.find(provider, name)
             if account is None:
                 console.print(f"nothing to do: there is no account {name}")
                 return
-            steps = await reconcile.removals(provider, account, Files(config))
+            steps = await reconcile.deletions(provider, account, Files(target.config))
             console.print("this goes, with everything in it:")
             for step in steps:
                 console.print(f"  {escape(step.resource)}")
@@ -288,10 +259,10 @@ def seed_flag_clear(
     _run(work())
 
 
-def _next(where: Where) -> str:
-    creds = Files(where.config).creds_path("client")
+def _next(target: Target) -> str:
+    creds = Files(target.config).creds_path("client")
     return escape(
-        f"\nconnect:  nats --server {where.server or NATS_URL} --creds {creds} "
+        f"\nconnect:  nats --server {target.server or NATS_URL} --creds {creds} "
         'req customer.balance \'{"client_id":"678"}\''
     )
 

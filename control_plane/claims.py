@@ -19,7 +19,7 @@ import jwt
 import nkeys
 from jwt.algorithms import Algorithm
 
-from control_plane.wanted import Limits, User
+from control_plane.desired import Limits, User
 
 ALGORITHM: Final = "ed25519-nkey"
 RESPONSE_TTL_S: Final = 60

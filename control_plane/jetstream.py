@@ -1,4 +1,4 @@
-"""The stream and the bucket over NATS' own JetStream API, for a server of one's own."""
+"""The stream and the bucket over NATS' own JetStream API, for a self-hosted server."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from nats.js import JetStreamContext
 from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 from nats.js.errors import APIError, NotFoundError
 
+from control_plane.desired import Account, Bucket, Stream
 from control_plane.errors import ProvisioningError
-from control_plane.wanted import Account, Bucket, Stream
 
 KV_PREFIX: Final = "KV_"
 _OTHER: Final = "another storage, retention or discard policy"
 
 
 async def ensure(jetstream: JetStreamContext, account: Account, *, replicas: int) -> None:
-    """Make stream and bucket, or put them right where they have drifted. Nothing stored is lost."""
-    await put(jetstream, stream_config(replace(account.stream, replicas=replicas)))
-    await put(jetstream, bucket_config(replace(account.bucket, replicas=replicas)))
+    """Make streams and buckets, and correct those that have drifted. Nothing stored is lost."""
+    for stream in account.streams:
+        await put(jetstream, stream_config(replace(stream, replicas=replicas)))
+    for bucket in account.buckets:
+        await put(jetstream, bucket_config(replace(bucket, replicas=replicas)))
 
 
 async def put(jetstream: JetStreamContext, config: StreamConfig) -> None:

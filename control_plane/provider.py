@@ -1,4 +1,4 @@
-"""What a place that hosts NATS accounts can do, be it Synadia Cloud or a nats-server of one's own."""
+"""The operations a NATS host must support; implemented for Synadia Cloud and for a self-hosted nats-server."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from control_plane.wanted import Bucket, Limits, Stream, User
+from control_plane.desired import Bucket, Limits, Stream, User
 
 
 @dataclass(frozen=True)
@@ -15,12 +15,12 @@ class AccountSummary:
     name: str
     is_system: bool
     is_ours: bool
-    """Whether this program made it: it carries `wanted.TAG`."""
+    """Whether this program made it: it carries `desired.TAG`."""
 
 
 @dataclass(frozen=True)
 class Actual:
-    """What is there of an account, in the words of what is wanted."""
+    """What an account has, in the types of the declaration."""
 
     limits: Limits
     users: Mapping[str, User]
@@ -35,7 +35,7 @@ class Provider(Protocol):
     """
 
     has_gateway: bool
-    """Whether tokens for an HTTP gateway are to be had."""
+    """Whether it issues tokens for an HTTP gateway."""
 
     async def accounts(self) -> Sequence[AccountSummary]: ...
 
@@ -67,20 +67,20 @@ class Provider(Protocol):
         """The text of a `.creds` file that works now."""
         ...
 
-    async def accepts(self, account: str, user: str, creds: str) -> bool:
-        """Whether a `.creds` text is still the user's."""
+    async def is_current(self, account: str, user: str, creds: str) -> bool:
+        """Whether a `.creds` text is still the user's current one."""
         ...
 
     async def rotate(self, account: str, user: str) -> str:
         """New credentials; the old ones are void when this returns."""
         ...
 
-    async def renew(self, account: str, user: str) -> str:
+    async def issue(self, account: str, user: str) -> str:
         """New credentials beside the old ones, which stay valid until they are revoked."""
         ...
 
     async def revoke(self, account: str, key: str) -> None:
-        """Make void what was issued until now to a user's public key."""
+        """Revoke what was issued until now to a user's public key."""
         ...
 
     async def gateway_token(self, account: str, user: str) -> str:

@@ -1,4 +1,4 @@
-"""From what is to what is wanted: one plan, shown by `status`, carried out by `create`, undone by `delete`."""
+"""From the actual to the desired state: one plan, shown by `status`, applied by `create`; `delete` removes it all."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, Literal
 
+from control_plane.desired import GATEWAY, Account
 from control_plane.errors import ProvisioningError
 from control_plane.files import GATEWAY_TOKEN, Files
 from control_plane.provider import AccountSummary, Actual, Provider
-from control_plane.wanted import GATEWAY, Account
 
 Action = Literal["keep", "create", "change"]
 Do = Callable[[str], Awaitable[None]]
@@ -36,7 +36,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """Every resource, in the order of their making, and what is to be done to each."""
+    """Every resource, in the order in which they are made, and the action for each."""
 
     name: str
     account: str | None
@@ -44,7 +44,7 @@ class Plan:
     remarks: tuple[str, ...] = ()
 
     @property
-    def due(self) -> Sequence[Step]:
+    def changes(self) -> Sequence[Step]:
         return [step for step in self.steps if step.action != "keep"]
 
 
@@ -63,30 +63,26 @@ async def plan(provider: Provider, name: str, wanted: Account, files: Files) -> 
     for user in wanted.users:
         there = actual.users.get(user.name) if actual else None
         steps.append(_step(f"user {user.name}", user, there, partial(provider.put_user, user=user)))
-    steps += [
-        _step(
-            f"stream {wanted.stream.name}", wanted.stream, actual and actual.streams.get(wanted.stream.name),
-            partial(provider.put_stream, stream=wanted.stream),
-        ),
-        _step(
-            f"bucket {wanted.bucket.name}", wanted.bucket, actual and actual.buckets.get(wanted.bucket.name),
-            partial(provider.put_bucket, bucket=wanted.bucket),
-        ),
-    ]  # fmt: skip
-    for user in wanted.users:
-        steps.append(await _creds_step(provider, account, actual, user.name, files))
+    for stream in wanted.streams:
+        found = actual and actual.streams.get(stream.name)
+        steps.append(_step(f"stream {stream.name}", stream, found, partial(provider.put_stream, stream=stream)))
+    for bucket in wanted.buckets:
+        found_bucket = actual and actual.buckets.get(bucket.name)
+        put = partial(provider.put_bucket, bucket=bucket)
+        steps.append(_step(f"bucket {bucket.name}", bucket, found_bucket, put))
+    steps += [await _creds_step(provider, account, actual, user.name, files) for user in wanted.users]
     if provider.has_gateway:
         steps.append(_token_step(provider, actual, files))
     return Plan(name, account.id if account else None, steps, remarks)
 
 
-async def carry_out(provider: Provider, planned: Plan, wanted: Account) -> AsyncIterator[Step]:
-    """Do what is due, yielding each step when it is done. A failure leaves the rest for the next run."""
+async def apply(provider: Provider, planned: Plan, wanted: Account) -> AsyncIterator[Step]:
+    """Make the changes, yielding each step when it is done. A failure leaves the rest for the next run."""
     account = planned.account
     if account is None:
         account = await provider.create_account(planned.name, wanted.limits)
         yield planned.steps[0]
-    for step in planned.due:
+    for step in planned.changes:
         if step is planned.steps[0] or (planned.account is None and step.resource == "limits"):
             continue  # made with the account
         await step.do(account)
@@ -112,8 +108,8 @@ async def find(provider: Provider, name: str) -> AccountSummary | None:
     return account
 
 
-async def removals(provider: Provider, account: AccountSummary, files: Files) -> Sequence[Step]:
-    """What goes with an account, in an order that leaves nothing behind when it stops half-way."""
+async def deletions(provider: Provider, account: AccountSummary, files: Files) -> Sequence[Step]:
+    """The steps that delete an account, in an order that leaves nothing behind when it stops half-way."""
     actual = await provider.actual(account.id)
 
     async def remove_files(_: str) -> None:
@@ -132,11 +128,13 @@ async def removals(provider: Provider, account: AccountSummary, files: Files) ->
 
 async def _as_allowed(provider: Provider, wanted: Account) -> tuple[Account, tuple[str, ...]]:
     most = await provider.max_replicas()
-    if most >= wanted.stream.replicas:
+    asked = max([stream.replicas for stream in wanted.streams] + [bucket.replicas for bucket in wanted.buckets])
+    if most >= asked:
         return wanted, ()
-    remark = f"this server allows {most} of the wanted {wanted.stream.replicas} replicas; losing a server loses data"
-    fewer = replace(wanted, stream=replace(wanted.stream, replicas=most), bucket=replace(wanted.bucket, replicas=most))
-    return fewer, (remark,)
+    remark = f"this server allows {most} of the wanted {asked} replicas; losing a server loses data"
+    streams = tuple(replace(stream, replicas=min(most, stream.replicas)) for stream in wanted.streams)
+    buckets = tuple(replace(bucket, replicas=min(most, bucket.replicas)) for bucket in wanted.buckets)
+    return replace(wanted, streams=streams, buckets=buckets), (remark,)
 
 
 async def _creds_step(
@@ -149,7 +147,7 @@ async def _creds_step(
     text = files.creds(user)
     if text is None:
         return Step(resource, "create", write)
-    current = account and actual and user in actual.users and await provider.accepts(account.id, user, text)
+    current = account and actual and user in actual.users and await provider.is_current(account.id, user, text)
     if current:
         return Step(resource, "keep", write)
     return Step(resource, "change", write, (Difference("key", "the user's", "another one"),))
@@ -175,4 +173,4 @@ def _step(resource: str, wanted: Any, actual: Any, do: Do) -> Step:
 
 
 async def _nothing(_: str) -> None:
-    """An account is made by `carry_out`, which needs its id."""
+    """An account is made by `apply`, which needs its id."""

@@ -38,7 +38,7 @@ def as_json(planned: Plan) -> dict[str, Any]:
     return {
         "account": planned.name,
         "id": planned.account,
-        "as_wanted": not planned.due,
+        "as_wanted": not planned.changes,
         "remarks": list(planned.remarks),
         "resources": [
             {

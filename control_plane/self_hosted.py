@@ -1,4 +1,4 @@
-"""A nats-server of one's own, in operator mode: accounts are pushed to its resolver as JWTs.
+"""A self-hosted nats-server in operator mode: accounts are pushed to its resolver as JWTs.
 
 Everything that is to be known of an account is in its JWT, which the server keeps: limits, and for each user a scoped
 signing key with that user's permissions. Those keys are derived from the operator's seed: nothing else is to be kept,
@@ -21,10 +21,10 @@ from nats.js import JetStreamContext
 
 from control_plane import claims, jetstream
 from control_plane.claims import Key
+from control_plane.desired import ADMINISTRATOR, TAG, Bucket, Limits, Stream, User
 from control_plane.errors import ProvisioningError
 from control_plane.provider import AccountSummary, Actual
 from control_plane.tls import TlsClient
-from control_plane.wanted import ADMINISTRATOR, TAG, Bucket, Limits, Stream, User
 
 TIMEOUT_S: Final = 5
 ADMINISTRATOR_S: Final = 300
@@ -105,7 +105,7 @@ async def _system_request(system: Client, subject: str, payload: str = "") -> An
 
 
 class SelfHosted:
-    """The provider for a server of one's own. `system` is a connection as a user of the system account."""
+    """The provider for a self-hosted server. `system` is a connection as a user of the system account."""
 
     has_gateway = False
 
@@ -190,7 +190,7 @@ class SelfHosted:
         signer = _signer(self._operator, account, user, _generation(scope))
         return claims.creds_file(claims.scoped_user_jwt(user, key.public, signer, account=account), key)
 
-    async def accepts(self, account: str, user: str, creds: str) -> bool:
+    async def is_current(self, account: str, user: str, creds: str) -> bool:
         body = (await self._claims(account))["nats"]
         scope = _scopes(body)[user]
         try:
@@ -210,7 +210,7 @@ class SelfHosted:
             _set_scope(body, {**scope, "key": signer, "description": str(generation)})
         return await self.creds(account, user)
 
-    async def renew(self, account: str, user: str) -> str:
+    async def issue(self, account: str, user: str) -> str:
         return await self.creds(account, user)
 
     async def revoke(self, account: str, key: str) -> None:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from control_plane import claims
+from control_plane.desired import TAG, Bucket, Limits, Stream, User
 from control_plane.errors import ProvisioningError
 from control_plane.provider import AccountSummary, Actual
 from control_plane.synadia_api import Api
-from control_plane.wanted import TAG, Bucket, Limits, Stream, User
 
 SIGNING_GROUP: Final = "customer-balance"
 NANOSECONDS: Final = 1_000_000_000
@@ -143,7 +143,7 @@ class Synadia:
         there = await self._user(account, user)
         return str(await self._api.post(f"{ROOT}/nats-users/{there['id']}/creds", repeatable=True))
 
-    async def accepts(self, account: str, user: str, creds: str) -> bool:
+    async def is_current(self, account: str, user: str, creds: str) -> bool:
         there = await self._user(account, user)
         try:
             return bool(claims.decode(claims.token_of(creds)).get("sub") == there["user_public_key"])
@@ -153,9 +153,9 @@ class Synadia:
     async def rotate(self, account: str, user: str) -> str:
         """The old key is revoked first: if the rest fails, a second run gives new ones, and nobody holds the old."""
         await self.revoke(account, (await self._user(account, user))["user_public_key"])
-        return await self.renew(account, user)
+        return await self.issue(account, user)
 
-    async def renew(self, account: str, user: str) -> str:
+    async def issue(self, account: str, user: str) -> str:
         """A user's old key stays valid when it is rotated; revoking it is a call of its own."""
         there = await self._user(account, user)
         await self._api.post(f"{ROOT}/nats-users/{there['id']}/rotate")

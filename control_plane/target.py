@@ -8,16 +8,18 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
+
+import typer
 
 from control_plane import aws, claims, self_hosted, synadia, synadia_api
 from control_plane.claims import Key
+from control_plane.desired import SERVICE
 from control_plane.errors import ProvisioningError
 from control_plane.files import Files
 from control_plane.provider import Provider
 from control_plane.self_hosted import SelfHosted
 from control_plane.synadia import Synadia
-from control_plane.wanted import SERVICE
 
 ROOT: Final = Path(__file__).parent.parent
 CONFIG: Final = Path(os.path.relpath(ROOT / "cdk" / "config"))
@@ -25,35 +27,37 @@ TOKEN_FILE: Final = "control-plane-agent"  # noqa: S105  its name
 
 
 @dataclass(frozen=True)
-class Where:
-    """Which place to provision, as the options say."""
+class Target:
+    """Which place to provision, and where its credentials are kept."""
 
-    system: str | None
-    api: str
-    server: str | None
-    operator: Path | None
-    system_creds: Path | None
-    config: Path = CONFIG
+    system: Annotated[
+        str | None, typer.Option(help="Synadia: the system's id or name; not needed if there is one.")
+    ] = None
+    api: Annotated[str, typer.Option(envvar="SYNADIA_API", help="Synadia: the API's address.")] = synadia_api.BASE_URL
+    server: Annotated[str | None, typer.Option(help="The address of your own nats-server, in operator mode.")] = None
+    operator: Annotated[Path | None, typer.Option(help="... the file with its operator's seed.")] = None
+    system_creds: Annotated[Path | None, typer.Option(help="... the .creds of a user of its system account.")] = None
+    config: Annotated[Path, typer.Option(help="The folder for credentials and tokens.")] = CONFIG
 
 
 @asynccontextmanager
-async def open_provider(where: Where) -> AsyncIterator[Provider]:
-    if where.server is None:
-        token = _token(where.config)
-        async with synadia_api.connect(token, where.api) as api:
-            yield Synadia(api, await synadia.find_system(api, where.system))
+async def open_provider(target: Target) -> AsyncIterator[Provider]:
+    if target.server is None:
+        token = _token(target.config)
+        async with synadia_api.connect(token, target.api) as api:
+            yield Synadia(api, await synadia.find_system(api, target.system))
         return
-    if where.operator is None or where.system_creds is None:
+    if target.operator is None or target.system_creds is None:
         raise ProvisioningError("--server needs --operator and --system-creds too")
-    operator = _operator(where.operator)
-    creds = _read(where.system_creds)
+    operator = _operator(target.operator)
+    creds = _read(target.system_creds)
     try:
         token_claims = claims.decode(claims.token_of(creds))
     except ValueError:
-        raise ProvisioningError(f"{where.system_creds} is not a .creds file") from None
+        raise ProvisioningError(f"{target.system_creds} is not a .creds file") from None
     system_account = token_claims["nats"].get("issuer_account") or token_claims["iss"]
-    async with self_hosted.connected(where.server, creds) as client:
-        yield SelfHosted(where.server, client, operator, system_account)
+    async with self_hosted.connected(target.server, creds) as client:
+        yield SelfHosted(target.server, client, operator, system_account)
 
 
 def _operator(path: Path) -> Key:

@@ -16,8 +16,8 @@ from typing import Final
 
 from control_plane import claims
 from control_plane.claims import Key
+from control_plane.desired import ADMINISTRATOR
 from control_plane.files import GATEWAY_TOKEN, Files, write_private
-from control_plane.wanted import ADMINISTRATOR
 from local.process import LocalError
 
 DEFAULT: Final = Path(__file__).parent.parent / ".local"

@@ -16,9 +16,9 @@ import aiohttp
 from nats.aio.client import Client
 
 from control_plane import reconcile, seed_flag, self_hosted
+from control_plane.desired import ACCOUNT
 from control_plane.files import Files
 from control_plane.self_hosted import SelfHosted
-from control_plane.wanted import ACCOUNT
 from local.dynamodb import create_table, dynamodb, environment
 from local.gateway import gateway
 from local.nats_server import nats_server
@@ -138,7 +138,7 @@ async def provision(nats_url: str, state: State, files: Files, name: str = ACCOU
     async with self_hosted.connected(nats_url, creds) as system:
         provider = SelfHosted(nats_url, system, operator, state.system().public)
         planned = await reconcile.plan(provider, name, ACCOUNT, files)
-        async for _ in reconcile.carry_out(provider, planned, ACCOUNT):
+        async for _ in reconcile.apply(provider, planned, ACCOUNT):
             pass
         account = await reconcile.find(provider, name)
     if account is None:

@@ -11,8 +11,8 @@ import pytest
 
 from control_plane import claims, self_hosted
 from control_plane.claims import Key
+from control_plane.desired import ACCOUNT, CLIENT, SERVICE, User
 from control_plane.errors import ProvisioningError
-from control_plane.wanted import ACCOUNT, CLIENT, SERVICE, User
 from tests.support.world import World
 
 EVERYTHING = User(name="everything", publish=(">",), subscribe=(">",))

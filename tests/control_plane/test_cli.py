@@ -214,7 +214,7 @@ async def test_the_life_of_an_account_on_a_server_of_ones_own(own: Cli, servers:
         assert (await own("status", "--initials", "CLI"))[0] == 0, "the new ones are what is wanted"
         code, _, error = await own("revoke", "--key", "UNO", "--initials", "CLI")
         assert (code, error) == (
-            1, "error: UNO is no user's public key; it begins with U and has 56 characters\n",
+            1, "error: UNO is not a user's public key; it begins with U and has 56 characters\n",
         )  # fmt: skip
 
         clear = ("seed-flag", "clear", "--nats-url", servers.nats_url)

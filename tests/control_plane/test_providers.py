@@ -11,17 +11,18 @@ from pathlib import Path
 import pytest
 
 from control_plane import claims, reconcile, self_hosted, synadia, synadia_api
+from control_plane.desired import ACCOUNT, CLIENT, Account
 from control_plane.errors import ProvisioningError
 from control_plane.files import GATEWAY_TOKEN, Files
 from control_plane.provider import Provider
 from control_plane.reconcile import Difference
 from control_plane.self_hosted import SelfHosted
 from control_plane.synadia import Synadia
-from control_plane.wanted import ACCOUNT, CLIENT, Account
 from tests.support.fake_synadia import TOKEN, fake_synadia
 from tests.support.world import Servers
 
 NAME = "POC-TT"
+(STREAM,), (BUCKET,) = ACCOUNT.streams, ACCOUNT.buckets
 
 
 @dataclass
@@ -32,16 +33,16 @@ class Place:
 
     async def create(self, wanted: Account = ACCOUNT) -> list[str]:
         planned = await reconcile.plan(self.provider, NAME, wanted, self.files)
-        return [step.resource async for step in reconcile.carry_out(self.provider, planned, wanted)]
+        return [step.resource async for step in reconcile.apply(self.provider, planned, wanted)]
 
     async def due(self, wanted: Account = ACCOUNT) -> dict[str, tuple[str, tuple[Difference, ...]]]:
         planned = await reconcile.plan(self.provider, NAME, wanted, self.files)
-        return {step.resource: (step.action, step.differences) for step in planned.due}
+        return {step.resource: (step.action, step.differences) for step in planned.changes}
 
     async def delete(self) -> list[str]:
         account = await reconcile.find(self.provider, NAME)
         assert account
-        steps = await reconcile.removals(self.provider, account, self.files)
+        steps = await reconcile.deletions(self.provider, account, self.files)
         for step in steps:
             await step.do(account.id)
         return [step.resource for step in steps]
@@ -70,7 +71,7 @@ async def place(request: pytest.FixtureRequest, servers: Servers, tmp_path: Path
         yield Place(provider, Files(tmp_path / "config"), names)
         account = await reconcile.find(provider, NAME)
         if account:
-            for step in await reconcile.removals(provider, account, Files(tmp_path / "config")):
+            for step in await reconcile.deletions(provider, account, Files(tmp_path / "config")):
                 await step.do(account.id)
 
 
@@ -84,7 +85,7 @@ async def test_create_makes_everything_and_then_nothing(place: Place) -> None:
     for user in ACCOUNT.users:
         path = place.files.creds_path(user.name)
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
-        assert await place.provider.accepts(await place.account(), user.name, path.read_text())
+        assert await place.provider.is_current(await place.account(), user.name, path.read_text())
     assert bool(place.files.token(GATEWAY_TOKEN)) is place.provider.has_gateway
 
 
@@ -94,8 +95,8 @@ async def test_what_is_there_is_what_was_wanted(place: Place) -> None:
     replicas = min(3, await place.provider.max_replicas())
     assert actual.limits == ACCOUNT.limits
     assert dict(actual.users) == {user.name: user for user in ACCOUNT.users}
-    assert actual.streams == {ACCOUNT.stream.name: replace(ACCOUNT.stream, replicas=replicas)}
-    assert actual.buckets == {ACCOUNT.bucket.name: replace(ACCOUNT.bucket, replicas=replicas)}
+    assert actual.streams == {STREAM.name: replace(STREAM, replicas=replicas)}
+    assert actual.buckets == {BUCKET.name: replace(BUCKET, replicas=replicas)}
 
 
 async def test_a_plan_touches_nothing(place: Place) -> None:
@@ -114,7 +115,7 @@ async def test_drift_is_shown_and_put_right(place: Place) -> None:
     lax = replace(CLIENT, publish=(*CLIENT.publish, "customer.balance.*"), responses=True)
     await place.provider.put_user(account, lax)
     actual = await place.provider.actual(account)
-    shorter = replace(actual.streams[ACCOUNT.stream.name], max_age_s=60, duplicate_window_s=30)
+    shorter = replace(actual.streams[STREAM.name], max_age_s=60, duplicate_window_s=30)
     await place.provider.put_stream(account, shorter)
     due = await place.due()
     assert due["limits"] == ("change", (Difference("connections", 100, 7),))
@@ -122,12 +123,12 @@ async def test_drift_is_shown_and_put_right(place: Place) -> None:
         "change",
         (Difference("publish", CLIENT.publish, lax.publish), Difference("responses", False, True)),
     )
-    assert due[f"stream {ACCOUNT.stream.name}"] == (
+    assert due[f"stream {STREAM.name}"] == (
         "change",
         (Difference("max_age_s", 7 * 24 * 3600, 60), Difference("duplicate_window_s", 120, 30)),
     )
     assert len(due) == 3
-    assert sorted(await place.create()) == ["limits", f"stream {ACCOUNT.stream.name}", "user client"]
+    assert sorted(await place.create()) == ["limits", f"stream {STREAM.name}", "user client"]
     assert await place.due() == {}
 
 
@@ -150,8 +151,8 @@ async def test_rotation_gives_new_credentials_and_voids_the_old(place: Place) ->
     account, old = await place.account(), place.files.creds("service") or ""
     new = await place.provider.rotate(account, "service")
     assert new != old
-    assert not await place.provider.accepts(account, "service", old)
-    assert await place.provider.accepts(account, "service", new)
+    assert not await place.provider.is_current(account, "service", old)
+    assert await place.provider.is_current(account, "service", new)
     assert await place.due() != {}, "the file still has the old ones"
     await place.create()
     assert await place.due() == {}
@@ -160,13 +161,13 @@ async def test_rotation_gives_new_credentials_and_voids_the_old(place: Place) ->
 async def test_a_rotation_may_keep_the_old_ones_until_they_are_revoked(place: Place) -> None:
     await place.create()
     account, old = await place.account(), place.files.creds("service") or ""
-    new = await place.provider.renew(account, "service")
-    assert await place.provider.accepts(account, "service", new)
+    new = await place.provider.issue(account, "service")
+    assert await place.provider.is_current(account, "service", new)
     keys = [str(claims.decode(claims.token_of(creds))["sub"]) for creds in (old, new)]
     assert keys[0] != keys[1]
     await place.provider.revoke(account, keys[0])
-    assert not await place.provider.accepts(account, "service", old)
-    assert await place.provider.accepts(account, "service", new)
+    assert not await place.provider.is_current(account, "service", old)
+    assert await place.provider.is_current(account, "service", new)
 
 
 async def test_delete_leaves_nothing_behind(place: Place) -> None:
@@ -184,8 +185,8 @@ async def test_a_removal_of_nothing_is_content(place: Place) -> None:
     account = await place.account()
     for _ in range(2):
         await place.provider.remove_user(account, "client")
-        await place.provider.remove_stream(account, ACCOUNT.stream.name)
-        await place.provider.remove_bucket(account, ACCOUNT.bucket.name)
+        await place.provider.remove_stream(account, STREAM.name)
+        await place.provider.remove_bucket(account, BUCKET.name)
 
 
 async def test_an_account_of_others_is_left_alone(place: Place) -> None:

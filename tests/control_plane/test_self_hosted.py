@@ -14,10 +14,10 @@ from nats.aio.client import Client, RawCredentials
 
 from control_plane import reconcile, self_hosted
 from control_plane.claims import Key
+from control_plane.desired import ACCOUNT, CLIENT, User
 from control_plane.errors import ProvisioningError
 from control_plane.files import Files
 from control_plane.self_hosted import SelfHosted
-from control_plane.wanted import ACCOUNT, CLIENT, User
 from service.customer.contract import INBOX_PREFIX
 from service.runtime.connection import roundtrip
 from tests.support.world import Servers, eventually
@@ -62,14 +62,14 @@ async def provisioned(servers: Servers, tmp_path: Path) -> AsyncIterator[Provisi
         provider = SelfHosted(servers.nats_url, system, servers.operator, servers.system.public)
         files = Files(tmp_path)
         planned = await reconcile.plan(provider, NAME, ACCOUNT, files)
-        async for _ in reconcile.carry_out(provider, planned, ACCOUNT):
+        async for _ in reconcile.apply(provider, planned, ACCOUNT):
             pass
         account = await reconcile.find(provider, NAME)
         assert account
         yield Provisioned(provider, account.id, files, servers.nats_url)
         left = await reconcile.find(provider, NAME)
         if left:
-            for step in await reconcile.removals(provider, left, files):
+            for step in await reconcile.deletions(provider, left, files):
                 await step.do(left.id)
 
 
@@ -139,7 +139,7 @@ async def test_delete_removes_the_account_and_its_data(provisioned: Provisioned)
     assert account in await stored_accounts(provider)
     summary = await reconcile.find(provider, NAME)
     assert summary
-    for step in await reconcile.removals(provider, summary, provisioned.files):
+    for step in await reconcile.deletions(provider, summary, provisioned.files):
         await step.do(account)
     assert await provisioned.is_refused(creds)
     with pytest.raises(ProvisioningError):
@@ -152,7 +152,7 @@ async def test_another_operator_is_refused(servers: Servers, tmp_path: Path) -> 
         stranger = SelfHosted(servers.nats_url, system, Key.operator(), servers.system.public)
         planned = await reconcile.plan(stranger, "POC-XX", ACCOUNT, Files(tmp_path))
         with pytest.raises((ProvisioningError, nats.errors.Error)) as caught:
-            async for _ in reconcile.carry_out(stranger, planned, ACCOUNT):
+            async for _ in reconcile.apply(stranger, planned, ACCOUNT):
                 pass
         assert "SO" not in str(caught.value)
         (account,) = [account for account in await stranger.accounts() if account.name == "POC-XX"]

@@ -11,10 +11,10 @@ from aiohttp import web
 from tenacity import wait_none
 
 from control_plane import reconcile, synadia, synadia_api
+from control_plane.desired import ACCOUNT, TAG
 from control_plane.errors import ProvisioningError
 from control_plane.files import Files
 from control_plane.synadia import Synadia
-from control_plane.wanted import ACCOUNT, TAG
 from tests.support.fake_synadia import TOKEN, Failure, FakeSynadia, fake_synadia, refused
 
 NAME = "POC-TT"
@@ -31,7 +31,7 @@ async def create(fake: FakeSynadia, files: Files, token: str = TOKEN) -> None:
     async with synadia_api.connect(token, fake.url) as api:
         provider = Synadia(api, await synadia.find_system(api, None))
         planned = await reconcile.plan(provider, NAME, ACCOUNT, files)
-        async for _ in reconcile.carry_out(provider, planned, ACCOUNT):
+        async for _ in reconcile.apply(provider, planned, ACCOUNT):
             pass
 
 
@@ -40,7 +40,7 @@ async def delete(fake: FakeSynadia, files: Files) -> None:
         provider = Synadia(api, await synadia.find_system(api, None))
         account = await reconcile.find(provider, NAME)
         if account:
-            for step in await reconcile.removals(provider, account, files):
+            for step in await reconcile.deletions(provider, account, files):
                 await step.do(account.id)
 
 
@@ -214,7 +214,7 @@ async def test_replicas_are_what_the_tier_allows(
     async with synadia_api.connect(TOKEN, fake.url) as api:
         provider = Synadia(api, await synadia.find_system(api, None))
         planned = await reconcile.plan(provider, NAME, ACCOUNT, Files(tmp_path))
-    assert not planned.due
+    assert not planned.changes
     assert bool(planned.remarks) is (replicas < 3)
 
 
@@ -235,7 +235,7 @@ async def test_a_rotation_that_keeps_the_old_key_does_not_revoke_it(fake: FakeSy
         provider = Synadia(api, await synadia.find_system(api, None))
         account = await reconcile.find(provider, NAME)
         assert account
-        await provider.renew(account.id, "service")
+        await provider.issue(account.id, "service")
         assert old not in fake.revoked
         await provider.revoke(account.id, old)
     assert old in fake.revoked

@@ -18,7 +18,7 @@ import pytest
 
 from control_plane import claims
 from control_plane.claims import Key
-from control_plane.wanted import ACCOUNT
+from control_plane.desired import ACCOUNT
 from local.load import request_for
 from local.system import Task, ready
 from service.customer import contract

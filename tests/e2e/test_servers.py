@@ -13,7 +13,7 @@ import trustme
 from nats.aio.client import Client
 
 from control_plane import jetstream
-from control_plane.wanted import ACCOUNT
+from control_plane.desired import ACCOUNT
 from local.nats_server import binary
 from local.process import accepts, claim_port, running
 from local.system import ready, service_env, service_task
@@ -39,7 +39,7 @@ async def serves(world: World, url: str, client: Client, **env: str) -> None:
         reply = await client.request("customer.balance", b'{"client_id":"7"}', timeout=2)
         assert reply.data == b'{"balance":%d}' % world.rows()["7"]
         assert await task.child.stop() == 0
-    assert (await client.jetstream().stream_info(ACCOUNT.stream.name)).state.last_seq == 1
+    assert (await client.jetstream().stream_info(ACCOUNT.streams[0].name)).state.last_seq == 1
 
 
 async def test_a_server_without_credentials(world: World, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from control_plane import claims
 from control_plane.claims import Key
-from control_plane.wanted import User
+from control_plane.desired import User
 
 TOKEN = "uat_the_token_of_the_tests"
 PAGE = 2

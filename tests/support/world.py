@@ -21,8 +21,8 @@ from nats.js.errors import APIError
 
 from control_plane import claims, jetstream, self_hosted
 from control_plane.claims import Key
+from control_plane.desired import ACCOUNT, ADMINISTRATOR
 from control_plane.errors import ProvisioningError
-from control_plane.wanted import ACCOUNT, ADMINISTRATOR
 from local import dynamodb
 from local.nats_server import Node, nats_server
 from local.process import Child, claim_port

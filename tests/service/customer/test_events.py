@@ -10,7 +10,7 @@ import pytest
 from nats.js.api import DiscardPolicy, StreamConfig
 
 from control_plane import jetstream
-from control_plane.wanted import ACCOUNT
+from control_plane.desired import ACCOUNT
 from service.customer import contract, events
 from service.customer.events import Events
 from service.runtime.connection import roundtrip

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from control_plane import claims
-from control_plane.wanted import ACCOUNT
+from control_plane.desired import ACCOUNT
 from local.process import ROOT, claim_port
 from service.customer.contract import BUCKET, SEED_DONE, SEED_KEY, STREAM
 from service.runtime.permissions import allows

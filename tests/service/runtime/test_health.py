@@ -8,7 +8,7 @@ import signal
 import orjson
 
 from control_plane import jetstream
-from control_plane.wanted import ACCOUNT
+from control_plane.desired import ACCOUNT
 from service.customer.contract import STREAM
 from tests.support.faulty import FaultyDynamoDB, refusal
 from tests.support.world import World, eventually, get, log_lines, metric

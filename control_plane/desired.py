@@ -1,4 +1,7 @@
-"""The wanted state of NATS, declared once: Synadia Cloud, the local system and the tests are all given this."""
+"""The desired state of NATS, declared once for Synadia Cloud, the local system and the tests.
+
+A new role adds its user, and its streams and buckets, to `ACCOUNT`.
+"""
 
 from __future__ import annotations
 
@@ -58,8 +61,8 @@ class Bucket:
 class Account:
     limits: Limits
     users: tuple[User, ...]
-    stream: Stream
-    bucket: Bucket
+    streams: tuple[Stream, ...]
+    buckets: tuple[Bucket, ...]
 
     def user(self, name: str) -> User:
         return next(user for user in self.users if user.name == name)
@@ -86,12 +89,14 @@ GATEWAY: Final = User(
 ACCOUNT: Final = Account(
     limits=Limits(),
     users=(SERVICE, CLIENT, GATEWAY),
-    stream=Stream(
-        name=contract.STREAM,
-        subjects=contract.STREAM_SUBJECTS,
-        max_age_s=7 * DAY_S,
-        max_bytes=10 * MIB,
-        duplicate_window_s=120,
+    streams=(
+        Stream(
+            name=contract.STREAM,
+            subjects=contract.STREAM_SUBJECTS,
+            max_age_s=7 * DAY_S,
+            max_bytes=10 * MIB,
+            duplicate_window_s=120,
+        ),
     ),
-    bucket=Bucket(name=contract.BUCKET, max_bytes=MIB),
+    buckets=(Bucket(name=contract.BUCKET, max_bytes=MIB),),
 )
