@@ -15,7 +15,6 @@ import boto3
 import nats.errors
 import typer
 from botocore.exceptions import BotoCoreError, ClientError
-from nats.aio.client import Client
 from nats.js.errors import Error as JetStreamError
 from rich.console import Console
 
@@ -23,6 +22,7 @@ from cdk import settings as settings_module
 from cdk.settings import SECRET_PARAMETER, Settings
 from control_plane import aws, seed_flag, self_hosted
 from control_plane.desired import CLIENT, SERVICE
+from control_plane.discovery import instances
 from control_plane.errors import ProvisioningError
 from control_plane.files import Files
 from control_plane.target import CONFIG
@@ -31,7 +31,7 @@ from service.customer import contract
 FOLDER: Final = Path(__file__).parent
 CLI: Final = FOLDER / "node_modules" / ".bin" / "cdk"
 ROLL_OUT_S: Final = 600.0
-ASK_EVERY_S: Final = 2.0
+POLL_S: Final = 1.0
 
 cli = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console(highlight=False, soft_wrap=True, emoji=False)
@@ -146,32 +146,16 @@ def _ask_tasks(settings: Settings) -> None:
 
 async def tasks_answer(nats_url: str, creds: str, wanted: int, *, within_s: float = ROLL_OUT_S) -> None:
     """Return when `wanted` tasks answer `$SRV.PING`; raises `ProvisioningError` when they do not `within_s` seconds."""
-    answering: set[bytes] = set()
+    answering = 0
     async with self_hosted.connected(nats_url, creds) as client:
         try:
             async with asyncio.timeout(within_s):
-                while len(answering) < wanted:
-                    answering = await _ping(client)
+                while (answering := len(await instances(client, contract.SERVICE_NAME, "PING"))) < wanted:
+                    await asyncio.sleep(POLL_S)
         except TimeoutError:
             raise ProvisioningError(
-                f"{len(answering)} of {wanted} tasks answer after {within_s:g} seconds; the service's log says why"
+                f"{answering} of {wanted} tasks answer after {within_s:g} seconds; the service's log says why"
             ) from None
-
-
-async def _ping(client: Client) -> set[bytes]:
-    inbox = client.new_inbox()
-    answers = await client.subscribe(inbox)
-    await client.publish(f"$SRV.PING.{contract.SERVICE_NAME}", b"", reply=inbox)
-    found: set[bytes] = set()
-    try:
-        while True:
-            answer = await answers.next_msg(timeout=ASK_EVERY_S)
-            if answer.data:  # empty: there are no responders
-                found.add(answer.data)
-    except nats.errors.TimeoutError:
-        return found
-    finally:
-        await answers.unsubscribe()
 
 
 def _run(work: Any) -> None:

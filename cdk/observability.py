@@ -92,10 +92,11 @@ class Observability(Construct):
 
     def _alarms(self) -> None:
         above = cloudwatch.ComparisonOperator.GREATER_THAN_THRESHOLD
-        quiet, loud = cloudwatch.TreatMissingData.NOT_BREACHING, cloudwatch.TreatMissingData.BREACHING
+        not_breaching, breaching = cloudwatch.TreatMissingData.NOT_BREACHING, cloudwatch.TreatMissingData.BREACHING
         errors = {f"e{number}": self._metric(name, "Sum") for number, name in enumerate(SERVER_ERRORS)}
         rate = cloudwatch.MathExpression(
-            expression=f"100 * ({' + '.join(errors)}) / MAX([requests, 1])",
+            # MAX of a time series and a number is refused by CloudWatch, and with it the whole stack.
+            expression=f"IF(requests > 0, 100 * ({' + '.join(errors)}) / requests, 0)",
             using_metrics={**errors, "requests": self._metric("Requests", "Sum")},
             period=MINUTE,
             label="server errors, percent",
@@ -105,7 +106,7 @@ class Observability(Construct):
             self._metric("Ready", "Sum"),
             1,
             3,
-            loud,
+            breaching,
             "No task is ready. Look at the service's events in ECS, then at the last lines of the log: a task that "
             "cannot start says in one line what is missing and which command mends it.",
             cloudwatch.ComparisonOperator.LESS_THAN_THRESHOLD,
@@ -115,7 +116,7 @@ class Observability(Construct):
             rate,
             ERROR_RATE_PERCENT,
             5,
-            quiet,
+            not_breaching,
             "More than 1 % of the requests are answered with 500 or 503. By code on the dashboard: OVERLOADED, raise "
             "max_tasks; UNAVAILABLE, see the table's throttles and the DynamoDB status; INTERNAL_ERROR, see the log.",
             above,
@@ -125,9 +126,9 @@ class Observability(Construct):
             self._metric("EventsDropped", "Sum"),
             0,
             1,
-            quiet,
-            "Events were given up for want of room: responses are missing from the stream. Run `make cp-status`, and "
-            "see why the stream takes none (the log line `events are waiting` has its reason).",
+            not_breaching,
+            "Events were dropped because there was no room: responses are missing from the stream. Run "
+            "`make cp-status`, and see why the stream takes none (the log line `events are waiting` has its reason).",
             above,
         )
         self._alarm(
@@ -135,13 +136,13 @@ class Observability(Construct):
             self._metric("EventsPending", "Sum"),
             PENDING_EVENTS,
             5,
-            quiet,
+            not_breaching,
             "Events have been waiting for the stream for five minutes; they are kept in memory and will be dropped. "
             "Run `make cp-status`, and see that the stream exists and has room.",
             above,
         )
         self._alarm(
-            "TableThrottled", self._throttles(), 0, 5, quiet,
+            "TableThrottled", self._throttles(), 0, 5, not_breaching,
             "DynamoDB throttles reads. An on-demand table doubles what it allows every 30 minutes; for a sharper rise "
             "warm it up (https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/warm-throughput.html).",
             above,

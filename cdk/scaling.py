@@ -12,17 +12,17 @@ from cdk.settings import Settings
 def scale(service: ecs.FargateService, settings: Settings, in_flight: cloudwatch.IMetric) -> None:
     """`in_flight` is averaged over the tasks, each of which reports it once a minute."""
     scaling = service.auto_scale_task_count(min_capacity=settings.min_tasks, max_capacity=settings.max_tasks)
-    patience, haste = Duration.minutes(5), Duration.minutes(1)
+    scale_in_cooldown, scale_out_cooldown = Duration.minutes(5), Duration.minutes(1)
     scaling.scale_on_cpu_utilization(
         "Cpu",
         target_utilization_percent=settings.target_cpu,
-        scale_in_cooldown=patience,
-        scale_out_cooldown=haste,
+        scale_in_cooldown=scale_in_cooldown,
+        scale_out_cooldown=scale_out_cooldown,
     )
     scaling.scale_to_track_custom_metric(
         "InFlight",
         metric=in_flight,
         target_value=settings.target_in_flight,
-        scale_in_cooldown=patience,
-        scale_out_cooldown=haste,
+        scale_in_cooldown=scale_in_cooldown,
+        scale_out_cooldown=scale_out_cooldown,
     )

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from control_plane.aws import caller_initials, check_initials, configured_region
 from control_plane.errors import ProvisioningError
+from service.customer.settings import CustomerSettings
 
 FILE: Final = Path(__file__).with_name("settings.toml")
 SECRET_PARAMETER: Final = "NatsSecretArn"  # noqa: S105  the template's name for it
@@ -28,6 +29,8 @@ MEMORY_OF_CPU: Final = {
     16384: set(range(32 * _GIB, 120 * _GIB + 1, 8 * _GIB)),
 }
 """https://docs.aws.amazon.com/AmazonECS/latest/developerguide/task-cpu-memory-error.html"""
+
+_DEFAULTS: Final = CustomerSettings.model_fields
 
 Count = Annotated[int, Field(ge=1, le=1000)]
 
@@ -50,10 +53,12 @@ class Settings(BaseModel):
     target_in_flight: Annotated[int, Field(ge=1)] = 100
     network: Literal["private", "public"] = "private"
     spot: bool = False
-    nats_url: str = "tls://connect.ngs.global"
-    seed_rows: Annotated[int, Field(ge=0)] = 1000
-    max_in_flight: Annotated[int, Field(ge=1)] = 4096
-    shutdown_timeout: Annotated[int, Field(ge=1, le=STOP_TIMEOUT_MAX_S - 5)] = 25
+    nats_url: str = _DEFAULTS["nats_url"].default
+    seed_rows: Annotated[int, Field(ge=0)] = _DEFAULTS["seed_rows"].default
+    max_in_flight: Annotated[int, Field(ge=1)] = _DEFAULTS["max_in_flight"].default
+    shutdown_timeout: Annotated[int, Field(ge=1, le=STOP_TIMEOUT_MAX_S - 5)] = int(
+        _DEFAULTS["shutdown_timeout"].default
+    )
     log_days: Literal[1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365] = 30
 
     @model_validator(mode="after")

@@ -14,7 +14,7 @@ from cdk.network import Network
 from cdk.observability import Observability
 from cdk.scaling import scale
 from cdk.settings import SECRET_PARAMETER, Settings
-from cdk.tasks import Tasks
+from cdk.tasks import Tasks, customer
 from control_plane.aws import secret_name
 from service import __version__
 from service.customer import contract
@@ -50,8 +50,9 @@ class BalanceStack(Stack):
         )
         network = Network(self, "Network", settings, removal)
         tasks = Tasks(
-            self, "Tasks", settings, network=network, table=self.table, secret=secret, image=image, removal=removal
-        )
+            self, "Tasks", settings, customer(settings),
+            network=network, table=self.table, secret=secret, image=image, removal=removal,
+        )  # fmt: skip
         seen = Observability(self, "Observability", settings, service=tasks.service, table=self.table)
         scale(tasks.service, settings, seen.in_flight)
         for name, value in tags(settings).items():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from aws_cdk import Duration, RemovalPolicy
@@ -14,12 +16,28 @@ from constructs import Construct
 
 from cdk.network import Network
 from cdk.settings import STOP_TIMEOUT_MAX_S, Settings
+from service import HEALTH_PORT
 
-HEALTH_PORT: Final = 8080
 USER: Final = "10001:10001"
 DRAIN_MARGIN_S: Final = 5
-TABLE_ACTIONS: Final = ("dynamodb:BatchGetItem", "dynamodb:PutItem")
-"""What the service calls, and nothing else."""
+
+
+@dataclass(frozen=True)
+class Role:
+    """What one role of the image needs beyond what every role has."""
+
+    name: str
+    environment: Mapping[str, str]
+    table_actions: Sequence[str]
+    """The DynamoDB actions that it calls, and nothing else."""
+
+
+def customer(settings: Settings) -> Role:
+    return Role(
+        "customer",
+        {"SEED_ROWS": str(settings.seed_rows), "MAX_IN_FLIGHT": str(settings.max_in_flight)},
+        ("dynamodb:BatchGetItem", "dynamodb:PutItem"),
+    )
 
 
 class Tasks(Construct):
@@ -30,6 +48,7 @@ class Tasks(Construct):
         scope: Construct,
         id_: str,
         settings: Settings,
+        role: Role,
         *,
         network: Network,
         table: dynamodb.ITable,
@@ -50,12 +69,13 @@ class Tasks(Construct):
         )
         self.definition = _definition(self, settings)
         self.definition.task_role.add_to_principal_policy(
-            iam.PolicyStatement(actions=list(TABLE_ACTIONS), resources=[table.table_arn])
+            iam.PolicyStatement(actions=list(role.table_actions), resources=[table.table_arn])
         )
         container = self.definition.add_container(
             "service",
             image=image,
-            environment=_environment(settings, table.table_name, self.cluster.env.region),
+            command=[role.name],
+            environment={**_environment(settings, table.table_name, self.cluster.env.region), **role.environment},
             secrets={"NATS_CREDENTIALS": ecs.Secret.from_secrets_manager(secret)},
             logging=ecs.LogDrivers.aws_logs(log_group=self.log_group, stream_prefix="service"),
             readonly_root_filesystem=True,
@@ -107,8 +127,6 @@ def _environment(settings: Settings, table: str, region: str) -> dict[str, str]:
         "NATS_URL": settings.nats_url,
         "DDB_TABLE": table,
         "AWS_REGION": region,
-        "SEED_ROWS": str(settings.seed_rows),
-        "MAX_IN_FLIGHT": str(settings.max_in_flight),
         "HEALTH_PORT": str(HEALTH_PORT),
         "SHUTDOWN_TIMEOUT": str(settings.shutdown_timeout),
         "LOG_FORMAT": "json",

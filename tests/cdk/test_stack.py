@@ -17,7 +17,6 @@ from aws_cdk.aws_ecr_assets import DockerImageAsset
 from cdk import nag
 from cdk.settings import Settings
 from cdk.stack import BalanceStack
-from cdk.tasks import TABLE_ACTIONS
 from local.process import ROOT
 from service.customer.contract import METRICS_NAMESPACE
 from service.customer.errors import ERRORS
@@ -169,7 +168,7 @@ def statements(made: Template, role: str) -> list[dict[str, Any]]:
 
 def test_the_task_may_do_what_the_service_does_and_no_more() -> None:
     (statement,) = statements(template(), "TaskRole")
-    assert statement["Action"] == list(TABLE_ACTIONS)
+    assert statement["Action"] == ["dynamodb:BatchGetItem", "dynamodb:PutItem"]
     assert list(statement["Resource"]) == ["Fn::GetAtt"]
 
 
@@ -217,6 +216,17 @@ def test_alarms_say_what_to_do() -> None:
         assert len(alarm["AlarmDescription"]) > 80
     nobody = alarms["CustomerBalance-TT-NoTaskReady"]
     assert (nobody["TreatMissingData"], nobody["ComparisonOperator"]) == ("breaching", "LessThanThreshold")
+
+
+def test_the_error_rate_does_not_mix_a_series_with_a_number() -> None:
+    """CloudWatch: "Unsupported operand type(s) for MAX: '[Array[TimeSeries, Scalar]]'", and the stack rolls back."""
+    (rate,) = [
+        query["Expression"]
+        for found in resources(template(), "AWS::CloudWatch::Alarm")
+        for query in found["Properties"].get("Metrics", ())
+        if "Expression" in query
+    ]
+    assert rate == "IF(requests > 0, 100 * (e0 + e1 + e2) / requests, 0)"
 
 
 def test_the_dashboard_shows_what_operators_ask_for() -> None:
