@@ -16,6 +16,7 @@ from nats.aio.client import Client
 from nats.micro.request import ERROR_CODE_HEADER
 
 from service.customer import contract
+from service.customer.balance import encode
 
 
 @dataclass
@@ -72,7 +73,7 @@ async def _ask(client: Client, client_id: str, expected: Mapping[str, int], time
         return
     if reply.headers and ERROR_CODE_HEADER in reply.headers:
         tally.errors[reply.headers[ERROR_CODE_HEADER]] += 1
-    elif reply.data == b'{"balance":%d}' % expected[client_id]:
+    elif reply.data == encode(expected[client_id]):
         tally.balances += 1
     else:
         tally.wrong.append(f"{client_id}: {reply.data!r}")

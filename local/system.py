@@ -24,6 +24,7 @@ from local.gateway import gateway
 from local.nats_server import nats_server
 from local.process import Child, LocalError, claim_port, running
 from local.state import State
+from service import HEALTH_PORT
 
 TABLE: Final = "balances"
 ACCOUNT_NAME: Final = "POC"
@@ -38,7 +39,7 @@ class Ports:
     nats: int = 4222
     dynamodb: int = 8000
     gateway: int = 8222
-    health: int = 8080
+    health: int = HEALTH_PORT
 
 
 @dataclass(frozen=True)
