@@ -10,6 +10,7 @@ import orjson
 from control_plane import jetstream
 from control_plane.desired import ACCOUNT
 from service.customer.contract import STREAM
+from service.runtime.health import serve_health
 from tests.support.faulty import FaultyDynamoDB, refusal
 from tests.support.world import World, eventually, get, log_lines, metric
 
@@ -112,3 +113,15 @@ async def test_logs_are_structured_and_one_line_per_request_only_at_debug(world:
         (line,) = [line for line in log_lines(task.child.log.read_text()) if line["event"] == "request"]
         assert line["outcome"] == "OK"
         assert line["ms"] > 0
+
+
+async def test_a_process_that_has_failed_is_not_alive() -> None:
+    alive = True
+
+    async def nothing() -> dict[str, str]:
+        return {}
+
+    async with serve_health("127.0.0.1", 0, nothing, lambda: (), lambda: alive) as port:
+        assert (await get(f"http://127.0.0.1:{port}/healthz"))[0] == 200
+        alive = False
+        assert (await get(f"http://127.0.0.1:{port}/healthz"))[0] == 503

@@ -119,6 +119,22 @@ async def test_a_task_whose_credentials_are_revoked_ends_with_one_line(world: Wo
     assert "refuses the credentials" in complaint(output)
 
 
+async def test_after_a_fault_it_drains_and_counts_what_is_lost(world: World) -> None:
+    key = Key.user()
+    token = claims.user_jwt(ACCOUNT.user("service"), key.public, world.account, account=world.account.public)
+    async with world.task(NATS_CREDENTIALS=encoded(claims.creds_file(token, key))) as task:
+        async with world.administrator() as admin, world.client() as client:
+            await admin.delete_stream(STREAM)
+            reply = await client.request("customer.balance", b'{"client_id":"1"}', timeout=2)
+            assert reply.data.startswith(b'{"balance":')
+        await eventually(lambda: "events are waiting" in task.child.log.read_text())
+        await world.push(revoked={"*": 0, key.public: 2**31})
+        assert await task.child.wait() == 1
+        line = complaint(task.child.log.read_text())
+    assert "refuses the credentials" in line
+    assert "0 requests unanswered, 1 events unacknowledged" in line
+
+
 async def test_health_tells_the_truth_while_the_server_is_away(
     world: World, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
