@@ -194,7 +194,10 @@ async def test_a_drain_waits_for_what_was_delivered_before_the_server_heard_of_i
     assert b"".join(written).index(b"UNSUB") < b"".join(written).rindex(b"PING")
 
 
-@pytest.mark.parametrize("inbox", ["customer.balance.1", "$KV.config.seed", "$JS.API.STREAM.PURGE.customer-balances"])
+@pytest.mark.parametrize(
+    "inbox",
+    ["customer.balance.1", "$KV.config.seed", "$JS.API.STREAM.PURGE.customer-balances", "_INBOX_service.acks.1"],
+)
 async def test_a_reply_subject_of_the_services_own_gets_nothing(world: World, inbox: str) -> None:
     held = Held()
     async with world.client("service") as server, world.client() as client, serving(server, held) as service:

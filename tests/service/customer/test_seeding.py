@@ -122,15 +122,40 @@ async def test_one_that_lost_its_lease_stops(
 
     proxy.fault = hold
     async with seeder(world) as (bucket, table):
-        slow = asyncio.create_task(seed(bucket, table, 50, "slow"))
-        await eventually(lambda: len(proxy.calls) > 0)
+        slow = asyncio.create_task(seed(bucket, table, 2000, "slow"))
+        await eventually(lambda: len(proxy.calls) == 64)
         await bucket.put(SEED_LEASE_KEY, b"another")
         await asyncio.sleep(1.5)  # past its next renewal
         proxy.fault = None
         let_go.set()
         await bucket.put(SEED_KEY, SEED_DONE)
         await asyncio.wait_for(slow, 3)
+        assert len(proxy.calls) == 64, "it writes no further row"
         assert (await bucket.get(SEED_LEASE_KEY)).value == b"another", "another's lease is not its own to release"
+
+
+async def test_the_one_that_seeds_renews_its_lease(
+    world: World, proxy: FaultyDynamoDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", proxy.env["AWS_ENDPOINT_URL_DYNAMODB"])
+    let_go = asyncio.Event()
+
+    async def hold(_action: str, _call: object) -> None:
+        await let_go.wait()
+
+    proxy.fault = hold
+    async with seeder(world) as (bucket, table):
+        seeding = asyncio.create_task(seed(bucket, table, 50, "slow"))
+        await eventually(lambda: len(proxy.calls) > 0)
+        revision = (await bucket.get(SEED_LEASE_KEY)).revision or 0
+
+        async def renewed_twice() -> bool:
+            return ((await bucket.get(SEED_LEASE_KEY)).revision or 0) >= revision + 2
+
+        await eventually(renewed_twice, within_s=LEASE_S, what="two renewals before the lease expires")
+        let_go.set()
+        await seeding
+    assert len(world.rows()) == 50
 
 
 async def test_what_keeps_rows_from_being_written_is_said_and_the_lease_is_free(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -14,6 +15,7 @@ from local.process import claim_port
 from service.dynamodb import http
 from service.dynamodb.errors import HttpError
 from service.dynamodb.http import Pool, Response
+from tests.support.world import eventually
 
 Answering = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
 """Given a request with its body: write what the server answers."""
@@ -24,9 +26,11 @@ class Server:
         self.answering = answering
         self.requests: list[bytes] = []
         self.connections = 0
+        self.open = 0
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        self.open += 1
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -38,6 +42,7 @@ class Server:
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
+            self.open -= 1
             writer.close()
 
 
@@ -167,6 +172,40 @@ async def test_a_call_that_is_given_up_takes_its_connection_along() -> None:
         server.answering = writes(OK)
         assert (await made.post("", b"")).status == 200
         assert server.connections == 2
+
+
+async def test_the_time_limit_of_a_call_ends_with_the_call() -> None:
+    first_ends = asyncio.Event()
+
+    async def slow_afterwards(_: bytes, writer: asyncio.StreamWriter) -> None:
+        if first_ends.is_set():
+            await asyncio.sleep(0.7)  # past the limit of the first call, and inside its own
+        writer.write(OK)
+
+    async with serving(slow_afterwards) as (server, url), pool(url, timeout_s=1.0) as made:
+        assert (await made.post("", b"")).status == 200
+        first_ends.set()
+        await asyncio.sleep(0.6)
+        assert (await made.post("", b"")).status == 200
+        assert server.connections == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"SSH-2.0-OpenSSH_9.2\r\n", b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}"],
+    ids=["not HTTP", "Connection: close"],
+)
+async def test_a_connection_that_is_not_used_again_is_closed(answer: bytes) -> None:
+    """By this side: the server would keep it."""
+    async with serving(writes(answer)) as (server, url), pool(url) as made:
+        with contextlib.suppress(HttpError):
+            await made.post("", b"")
+        await eventually(lambda: server.open == 0, what="the end of the connection")
+        server.answering = writes(OK)
+        assert (await made.post("", b"")).status == 200
+        assert (server.connections, server.open) == (2, 1)
+        made.close()
+        await eventually(lambda: server.open == 0, what="the end of the pool's connections")
 
 
 async def test_a_connection_that_was_idle_for_long_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:

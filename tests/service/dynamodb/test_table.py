@@ -86,6 +86,28 @@ async def test_keys_that_stay_unprocessed_fail_and_the_others_do_not(
         assert len(proxy.calls) == MAX_CALLS
 
 
+async def test_the_backoff_between_calls_has_full_jitter(
+    world: World, rows: dict[str, int], proxy: FaultyDynamoDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    sleep = asyncio.sleep
+
+    async def no_wait(seconds: float) -> None:
+        waits.append(seconds)
+        await sleep(0)
+
+    async with through(proxy, world, monkeypatch) as table:
+        proxy.fault = lambda *_: refusal("ThrottlingException")
+        monkeypatch.setattr(asyncio, "sleep", no_wait)
+        for _ in range(20):
+            await read(table, ["1"])
+        monkeypatch.setattr(asyncio, "sleep", sleep)
+    for attempt, longest_s in ((0, 0.1), (1, 0.2)):
+        drawn = waits[attempt::2]
+        assert len(set(drawn)) == 20, "all at the same moment would be a storm"
+        assert 0 <= min(drawn) < longest_s / 2 < max(drawn) <= longest_s
+
+
 @pytest.mark.parametrize(
     "kind", ["ThrottlingException", "ProvisionedThroughputExceededException", "RequestLimitExceeded"]
 )
