@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from benchmark.errors import BenchmarkError
 from benchmark.job import GatewayTarget, NatsTarget
-from control_plane.files import GATEWAY_TOKEN, Files
+from control_plane.desired import GATEWAY
+from control_plane.files import Files
 from local.state import DEFAULT
 from local.system import Ports
 
@@ -46,7 +47,7 @@ def gateway_target(url: str, token_file: Path | None) -> GatewayTarget:
     if token_file:
         token: str | None = _text(token_file).strip()
     else:
-        token = os.environ.get(TOKEN_VARIABLE) or LOCAL_FILES.token(GATEWAY_TOKEN)
+        token = os.environ.get(TOKEN_VARIABLE) or LOCAL_FILES.token(GATEWAY.name)
     if not token:
         raise BenchmarkError(f"no gateway token; give --token-file, or set {TOKEN_VARIABLE}")
     return GatewayTarget(url=url, token=token)

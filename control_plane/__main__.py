@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
@@ -18,9 +18,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from control_plane import aws, claims, reconcile, report, seed_flag
-from control_plane.desired import ACCOUNT, GATEWAY, SERVICE
+from control_plane.desired import ACCOUNT, EVERYTHING, PARTS, SERVICE, Part
 from control_plane.errors import ProvisioningError
-from control_plane.files import GATEWAY_TOKEN, Files
+from control_plane.files import Files
 from control_plane.options import unfold
 from control_plane.reconcile import Plan
 from control_plane.target import CONFIG, Target, account_name, ask, initials_of_account, open_provider, service_creds
@@ -71,6 +71,9 @@ def list_accounts(
 def create(
     *,
     initials: Initials = None,
+    with_: Annotated[
+        list[str] | None, typer.Option("--with", help="Also what an optional role needs; may be given several times.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, and touch nothing.")] = False,
     target: Target,
 ) -> None:
@@ -81,7 +84,8 @@ def create(
 
     async def work() -> None:
         async with open_provider(target) as provider:
-            planned = await reconcile.plan(provider, account_name(initials), ACCOUNT, Files(target.config))
+            wanted = ACCOUNT.plus(_parts(with_ or ()))
+            planned = await reconcile.plan(provider, account_name(initials), wanted, Files(target.config))
             for remark in planned.remarks:
                 console.print(f"[yellow]note[/]     {escape(remark)}")
             if not planned.changes:
@@ -90,7 +94,7 @@ def create(
                 for step in planned.changes:
                     console.print(f"would {step.action:7} {report.describe(step)}")
             else:
-                async for step in reconcile.apply(provider, planned, ACCOUNT):
+                async for step in reconcile.apply(provider, planned, wanted):
                     done = "created" if step.action == "create" else "changed"
                     console.print(f"[green]{done}[/]  {report.describe(step)}")
                 console.print(_next(target))
@@ -136,7 +140,7 @@ def rotate(
     """Give a user new credentials; the old ones are void at once, unless they are kept for a while."""
 
     async def work() -> None:
-        names = [wanted.name for wanted in ACCOUNT.users]
+        names = [wanted.name for wanted in EVERYTHING.users]
         if user not in names:
             raise ProvisioningError(f"there is no user {user}; give one of {', '.join(names)}")
         if secret and user != SERVICE.name:
@@ -155,9 +159,9 @@ def rotate(
                 key = claims.decode(claims.token_of(old))["sub"] if old else "THE_OLD_ONES_PUBLIC_KEY"
                 remark = f"when nothing uses the old ones any more: revoke --key {key}"
             console.print(f"[green]rotated[/]  {escape(str(files.creds_path(user)))}; {remark}")
-            if user == GATEWAY.name and provider.has_gateway:
-                files.write_token(GATEWAY_TOKEN, await provider.gateway_token(account.id, user))
-                console.print(f"[green]renewed[/]  {escape(str(files.token_path(GATEWAY_TOKEN)))}")
+            if EVERYTHING.user(user).gateway and provider.has_gateway:
+                files.write_token(user, await provider.gateway_token(account.id, user))
+                console.print(f"[green]renewed[/]  {escape(str(files.token_path(user)))}")
         if secret:
             arn = await asyncio.to_thread(aws.push_secret, given, creds)
             console.print(f"[green]pushed[/]   {arn}; tasks take it up at their next roll")
@@ -257,6 +261,16 @@ def seed_flag_clear(
         console.print("cleared: the next task to start seeds" if cleared else "nothing to do: the flag is not set")
 
     _run(work())
+
+
+def _parts(names: Sequence[str]) -> list[Part]:
+    there = {part.name: part for part in PARTS}
+    for name in names:
+        if name not in there:
+            raise ProvisioningError(
+                f"there is no part {name}; --with takes one of: {', '.join(there) or 'none so far'}"
+            )
+    return [there[name] for name in dict.fromkeys(names)]
 
 
 def _next(target: Target) -> str:

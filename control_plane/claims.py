@@ -192,6 +192,8 @@ def scoped_user_jwt(name: str, public: str, signer: Key, *, account: str) -> str
 def permissions(user: User) -> dict[str, Any]:
     """What a user may do, as JWTs and Synadia's API write it."""
     body: dict[str, Any] = {"pub": {"allow": list(user.publish)}, "sub": {"allow": list(user.subscribe)}}
+    if user.deny_publish:
+        body["pub"]["deny"] = list(user.deny_publish)
     if user.responses:
         body["resp"] = {"max": 1, "ttl": RESPONSE_TTL_S * 1_000_000_000}
     return body
@@ -200,11 +202,12 @@ def permissions(user: User) -> dict[str, Any]:
 def user_from(name: str, body: Mapping[str, Any]) -> User:
     """The reverse of `permissions`. What they also deny, or how often they let respond, makes them different."""
     pub, sub, resp = body.get("pub") or {}, body.get("sub") or {}, body.get("resp") or {}
-    denied = tuple(f"not {subject}" for part in (pub, sub) for subject in part.get("deny") or ())
+    denied = tuple(f"not {subject}" for subject in sub.get("deny") or ())
     return User(
         name=name,
-        publish=tuple(pub.get("allow") or ()) + denied,
-        subscribe=tuple(sub.get("allow") or ()),
+        publish=tuple(pub.get("allow") or ()),
+        subscribe=tuple(sub.get("allow") or ()) + denied,
+        deny_publish=tuple(pub.get("deny") or ()),
         responses=resp == {"max": 1, "ttl": RESPONSE_TTL_S * 1_000_000_000},
     )
 

@@ -1,11 +1,15 @@
 """The desired state of NATS, declared once for Synadia Cloud, the local system and the tests.
 
-A new role adds its user, and its streams and buckets, to `ACCOUNT`.
+`ACCOUNT` is what the role `customer` and its clients need. A role that not everybody runs is a `Part` in `PARTS`: its
+user, streams and consumers are made by `create --with NAME`, and looked after from then on (its user is there). They
+are no part of `ACCOUNT` because streams and consumers count against what a plan of Synadia Cloud allows. The local
+system and the tests have `EVERYTHING`. The streams' bytes, times their replicas, must fit into `Limits.disk_bytes`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from service.customer import contract
@@ -38,6 +42,10 @@ class User:
     subscribe: tuple[str, ...]
     responses: bool = False
     """May answer each request it receives once, wherever the requester's inbox is."""
+    deny_publish: tuple[str, ...] = ()
+    """Exceptions from `publish`."""
+    gateway: bool = field(default=False, compare=False)
+    """Has a token for the HTTP gateway too, in a file named after the user."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +66,50 @@ class Bucket:
 
 
 @dataclass(frozen=True)
+class Consumer:
+    """A durable pull consumer of a stream, with explicit acknowledgements, from the stream's first message on."""
+
+    stream: str
+    name: str
+    ack_wait_s: int
+    max_ack_pending: int
+    max_deliver: int = -1
+    filter: str = ""
+    """A subject; all of the stream's when empty."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a role that not everybody runs needs beside `ACCOUNT`. Its name is its user's."""
+
+    user: User
+    streams: tuple[Stream, ...] = ()
+    consumers: tuple[Consumer, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.user.name
+
+
+@dataclass(frozen=True)
 class Account:
     limits: Limits
     users: tuple[User, ...]
     streams: tuple[Stream, ...]
     buckets: tuple[Bucket, ...]
+    consumers: tuple[Consumer, ...] = ()
+
+    def plus(self, parts: Iterable[Part]) -> Account:
+        """The account, with parts."""
+        account = self
+        for part in parts:
+            account = replace(
+                account,
+                users=(*account.users, part.user),
+                streams=(*account.streams, *part.streams),
+                consumers=(*account.consumers, *part.consumers),
+            )
+        return account
 
     def user(self, name: str) -> User:
         return next(user for user in self.users if user.name == name)
@@ -84,11 +131,61 @@ GATEWAY: Final = User(
     publish=(contract.SUBJECT, "$SRV.>"),
     # The gateway of Synadia Cloud makes its inboxes itself, under the default prefix.
     subscribe=("_INBOX.>",),
+    gateway=True,
 )
+
+PARTS: Final[tuple[Part, ...]] = ()
+"""The parts of which `create --with NAME` makes some. A name is that of the part's user."""
+
+
+def _reading(stream: str, consumers: Iterable[Consumer]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What reading a stream publishes, with consumers of one's own; and what would touch those that are declared."""
+    api = "$JS.API"
+    verbs = ("CREATE", "INFO", "DELETE", "MSG.NEXT")
+    names = [consumer.name for consumer in consumers if consumer.stream == stream]
+    allowed = (
+        f"{api}.STREAM.INFO.{stream}",
+        f"{api}.STREAM.MSG.GET.{stream}",
+        f"{api}.DIRECT.GET.{stream}",
+        f"{api}.DIRECT.GET.{stream}.>",
+        f"{api}.CONSUMER.CREATE.{stream}",
+        f"{api}.CONSUMER.LIST.{stream}",
+        f"{api}.CONSUMER.NAMES.{stream}",
+        *(f"{api}.CONSUMER.{verb}.{stream}.>" for verb in verbs),
+        f"$JS.ACK.{stream}.>",
+        f"$JS.ACK.*.*.{stream}.>",  # with domain and account, as ADR-15 has it
+    )
+    denied = (
+        *(f"{api}.CONSUMER.{verb}.{stream}.{name}" for name in names for verb in verbs if verb != "INFO"),
+        *(f"{api}.CONSUMER.CREATE.{stream}.{name}.>" for name in names),
+        *(f"$JS.ACK.{stream}.{name}.>" for name in names),
+        *(f"$JS.ACK.*.*.{stream}.{name}.>" for name in names),
+    )
+    return allowed, denied
+
+
+_DECLARED: Final = [consumer for part in PARTS for consumer in part.consumers]
+_STREAM_READ: Final = _reading(contract.STREAM, _DECLARED)
+_BUCKET_READ: Final = _reading(f"KV_{contract.BUCKET}", _DECLARED)
+
+VIEWER: Final = User(
+    name="viewer",
+    publish=(
+        "$SRV.>",
+        "$JS.API.INFO",
+        "$JS.API.STREAM.NAMES",
+        "$JS.API.STREAM.LIST",
+        *_STREAM_READ[0],
+        *_BUCKET_READ[0],
+    ),
+    subscribe=("_INBOX.>", *contract.STREAM_SUBJECTS),
+    deny_publish=(*_STREAM_READ[1], *_BUCKET_READ[1]),
+)
+"""A person who looks: into the stream and the bucket, at `$SRV`, and at events as they come. Changes nothing."""
 
 ACCOUNT: Final = Account(
     limits=Limits(),
-    users=(SERVICE, CLIENT, GATEWAY),
+    users=(SERVICE, CLIENT, GATEWAY, VIEWER),
     streams=(
         Stream(
             name=contract.STREAM,
@@ -100,3 +197,6 @@ ACCOUNT: Final = Account(
     ),
     buckets=(Bucket(name=contract.BUCKET, max_bytes=MIB),),
 )
+
+EVERYTHING: Final = ACCOUNT.plus(PARTS)
+"""The account with every part: what the local system and the tests run."""

@@ -5,11 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from control_plane.errors import ProvisioningError
-
-GATEWAY_TOKEN: Final = "http-gateway"  # noqa: S105  its name
 
 
 @dataclass(frozen=True)
@@ -28,6 +25,7 @@ class Files:
         write_private(self.creds_path(user), text)
 
     def token_path(self, name: str) -> Path:
+        """Where a user's token for the HTTP gateway is; and the control plane's own token."""
         return self.folder / f"{name}.token"
 
     def token(self, name: str) -> str | None:
@@ -38,7 +36,7 @@ class Files:
         write_private(self.token_path(name), token + "\n")
 
     def remove(self, *users: str) -> None:
-        for path in (*map(self.creds_path, users), self.token_path(GATEWAY_TOKEN)):
+        for path in (*map(self.creds_path, users), *map(self.token_path, users)):
             path.unlink(missing_ok=True)
 
 

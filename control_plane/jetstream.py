@@ -1,4 +1,4 @@
-"""The stream and the bucket over NATS' own JetStream API, for a self-hosted server."""
+"""Streams, buckets and consumers over NATS' own JetStream API, for a self-hosted server."""
 
 from __future__ import annotations
 
@@ -6,10 +6,18 @@ from dataclasses import replace
 from typing import Final
 
 from nats.js import JetStreamContext
-from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
+from nats.js.api import (
+    AckPolicy,
+    ConsumerConfig,
+    DeliverPolicy,
+    DiscardPolicy,
+    RetentionPolicy,
+    StorageType,
+    StreamConfig,
+)
 from nats.js.errors import APIError, NotFoundError
 
-from control_plane.desired import Account, Bucket, Stream
+from control_plane.desired import Account, Bucket, Consumer, Stream
 from control_plane.errors import ProvisioningError
 
 KV_PREFIX: Final = "KV_"
@@ -17,9 +25,11 @@ _OTHER: Final = "another storage, retention or discard policy"
 
 
 async def ensure(jetstream: JetStreamContext, account: Account, *, replicas: int) -> None:
-    """Make streams and buckets, and correct those that have drifted. Nothing stored is lost."""
+    """Make streams, buckets and consumers, and correct those that have drifted. Nothing stored is lost."""
     for stream in account.streams:
         await put(jetstream, stream_config(replace(stream, replicas=replicas)))
+    for consumer in account.consumers:
+        await put_consumer(jetstream, consumer)
     for bucket in account.buckets:
         await put(jetstream, bucket_config(replace(bucket, replicas=replicas)))
 
@@ -33,6 +43,15 @@ async def put(jetstream: JetStreamContext, config: StreamConfig) -> None:
             await jetstream.update_stream(config)
     except APIError as error:
         raise ProvisioningError(f"the server refuses stream {config.name}: {error.description}") from None
+
+
+async def put_consumer(jetstream: JetStreamContext, consumer: Consumer) -> None:
+    """Raises `ProvisioningError` with the server's reason."""
+    try:
+        await jetstream.add_consumer(consumer.stream, consumer_config(consumer))
+    except APIError as error:
+        name = f"consumer {consumer.name} of {consumer.stream}"
+        raise ProvisioningError(f"the server refuses {name}: {error.description}") from None
 
 
 async def look(jetstream: JetStreamContext, name: str) -> StreamConfig | None:
@@ -80,6 +99,30 @@ def bucket_config(bucket: Bucket) -> StreamConfig:
         allow_rollup_hdrs=True,
         allow_direct=True,
         deny_delete=True,
+    )
+
+
+def consumer_config(consumer: Consumer) -> ConsumerConfig:
+    return ConsumerConfig(
+        name=consumer.name,
+        durable_name=consumer.name,
+        ack_policy=AckPolicy.EXPLICIT,
+        deliver_policy=DeliverPolicy.ALL,
+        ack_wait=consumer.ack_wait_s,
+        max_ack_pending=consumer.max_ack_pending,
+        max_deliver=consumer.max_deliver,
+        filter_subject=consumer.filter or None,
+    )
+
+
+def consumer_from(stream: str, config: ConsumerConfig) -> Consumer:
+    return Consumer(
+        stream=stream,
+        name=config.durable_name or config.name or "",
+        ack_wait_s=int(config.ack_wait or 0),
+        max_ack_pending=config.max_ack_pending or 0,
+        max_deliver=config.max_deliver or -1,
+        filter=config.filter_subject or " ".join(config.filter_subjects or ()),
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from control_plane.desired import Bucket, Limits, Stream, User
+from control_plane.desired import Bucket, Consumer, Limits, Stream, User
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class Actual:
     users: Mapping[str, User]
     streams: Mapping[str, Stream]
     buckets: Mapping[str, Bucket]
+    consumers: Mapping[tuple[str, str], Consumer]
+    """Durable ones, by stream and name."""
 
 
 class Provider(Protocol):
@@ -58,6 +60,10 @@ class Provider(Protocol):
     async def put_stream(self, account: str, stream: Stream) -> None: ...
 
     async def remove_stream(self, account: str, name: str) -> None: ...
+
+    async def put_consumer(self, account: str, consumer: Consumer) -> None:
+        """It goes with its stream."""
+        ...
 
     async def put_bucket(self, account: str, bucket: Bucket) -> None: ...
 

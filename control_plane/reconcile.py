@@ -7,9 +7,9 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, Literal
 
-from control_plane.desired import GATEWAY, Account
+from control_plane.desired import PARTS, Account, User
 from control_plane.errors import ProvisioningError
-from control_plane.files import GATEWAY_TOKEN, Files
+from control_plane.files import Files
 from control_plane.provider import AccountSummary, Actual, Provider
 
 Action = Literal["keep", "create", "change"]
@@ -49,12 +49,15 @@ class Plan:
 
 
 async def plan(provider: Provider, name: str, wanted: Account, files: Files) -> Plan:
-    """Compare; touch nothing.
+    """Compare; touch nothing. A part (`desired.PARTS`) that was made once is wanted from then on.
 
     Raises `ProvisioningError` when an account of that name is there that this program did not make.
     """
     account = await find(provider, name)
     actual = await provider.actual(account.id) if account else None
+    if actual:
+        names = {user.name for user in wanted.users}
+        wanted = wanted.plus(part for part in PARTS if part.name in actual.users and part.name not in names)
     wanted, remarks = await _as_allowed(provider, wanted)
     steps = [
         Step(f"account {name}", "create" if account is None else "keep", _nothing),
@@ -66,13 +69,17 @@ async def plan(provider: Provider, name: str, wanted: Account, files: Files) -> 
     for stream in wanted.streams:
         found = actual and actual.streams.get(stream.name)
         steps.append(_step(f"stream {stream.name}", stream, found, partial(provider.put_stream, stream=stream)))
+    for consumer in wanted.consumers:
+        found_consumer = actual and actual.consumers.get((consumer.stream, consumer.name))
+        put = partial(provider.put_consumer, consumer=consumer)
+        steps.append(_step(f"consumer {consumer.name} of {consumer.stream}", consumer, found_consumer, put))
     for bucket in wanted.buckets:
         found_bucket = actual and actual.buckets.get(bucket.name)
-        put = partial(provider.put_bucket, bucket=bucket)
-        steps.append(_step(f"bucket {bucket.name}", bucket, found_bucket, put))
+        put_bucket = partial(provider.put_bucket, bucket=bucket)
+        steps.append(_step(f"bucket {bucket.name}", bucket, found_bucket, put_bucket))
     steps += [await _creds_step(provider, account, actual, user.name, files) for user in wanted.users]
     if provider.has_gateway:
-        steps.append(_token_step(provider, actual, files))
+        steps += [_token_step(provider, actual, user, files) for user in wanted.users if user.gateway]
     return Plan(name, account.id if account else None, steps, remarks)
 
 
@@ -153,12 +160,12 @@ async def _creds_step(
     return Step(resource, "change", write, (Difference("key", "the user's", "another one"),))
 
 
-def _token_step(provider: Provider, actual: Actual | None, files: Files) -> Step:
+def _token_step(provider: Provider, actual: Actual | None, user: User, files: Files) -> Step:
     async def write(id_: str) -> None:
-        files.write_token(GATEWAY_TOKEN, await provider.gateway_token(id_, GATEWAY.name))
+        files.write_token(user.name, await provider.gateway_token(id_, user.name))
 
-    has_one = actual is not None and GATEWAY.name in actual.users and files.token(GATEWAY_TOKEN) is not None
-    return Step(f"gateway token {files.token_path(GATEWAY_TOKEN)}", "keep" if has_one else "create", write)
+    has_one = actual is not None and user.name in actual.users and files.token(user.name) is not None
+    return Step(f"gateway token {files.token_path(user.name)}", "keep" if has_one else "create", write)
 
 
 def _step(resource: str, wanted: Any, actual: Any, do: Do) -> Step:
@@ -167,7 +174,7 @@ def _step(resource: str, wanted: Any, actual: Any, do: Do) -> Step:
     differences = tuple(
         Difference(field.name, getattr(wanted, field.name), getattr(actual, field.name))
         for field in fields(wanted)
-        if getattr(wanted, field.name) != getattr(actual, field.name)
+        if field.compare and getattr(wanted, field.name) != getattr(actual, field.name)
     )
     return Step(resource, "change" if differences else "keep", do, differences)
 

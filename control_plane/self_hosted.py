@@ -21,7 +21,7 @@ from nats.js import JetStreamContext
 
 from control_plane import claims, jetstream
 from control_plane.claims import Key
-from control_plane.desired import ADMINISTRATOR, TAG, Bucket, Limits, Stream, User
+from control_plane.desired import ADMINISTRATOR, TAG, Bucket, Consumer, Limits, Stream, User
 from control_plane.errors import ProvisioningError
 from control_plane.provider import AccountSummary, Actual
 from control_plane.tls import TlsClient
@@ -127,6 +127,8 @@ class SelfHosted:
         body = (await self._claims(account))["nats"]
         async with self._administrator(account) as js:
             configs = [info.config for info in await js.streams_info()]
+            names = [config.name or "" for config in configs if not jetstream.is_bucket(config)]
+            infos = [(name, info.config) for name in names for info in await js.consumers_info(name)]
         streams = [jetstream.stream_from(config) for config in configs if not jetstream.is_bucket(config)]
         buckets = [jetstream.bucket_from(config) for config in configs if jetstream.is_bucket(config)]
         return Actual(
@@ -134,6 +136,11 @@ class SelfHosted:
             users={name: claims.user_from(name, scope["template"]) for name, scope in _scopes(body).items()},
             streams={stream.name: stream for stream in streams},
             buckets={bucket.name: bucket for bucket in buckets},
+            consumers={
+                (stream, config.durable_name): jetstream.consumer_from(stream, config)
+                for stream, config in infos
+                if config.durable_name
+            },
         )
 
     async def max_replicas(self) -> int:
@@ -176,6 +183,10 @@ class SelfHosted:
     async def remove_stream(self, account: str, name: str) -> None:
         async with self._administrator(account) as js:
             await jetstream.remove(js, name)
+
+    async def put_consumer(self, account: str, consumer: Consumer) -> None:
+        async with self._administrator(account) as js:
+            await jetstream.put_consumer(js, consumer)
 
     async def put_bucket(self, account: str, bucket: Bucket) -> None:
         async with self._administrator(account) as js:

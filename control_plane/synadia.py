@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from control_plane import claims
-from control_plane.desired import TAG, Bucket, Limits, Stream, User
+from control_plane.desired import TAG, Bucket, Consumer, Limits, Stream, User
 from control_plane.errors import ProvisioningError
 from control_plane.provider import AccountSummary, Actual
 from control_plane.synadia_api import Api
@@ -71,13 +71,16 @@ class Synadia:
     async def actual(self, account: str) -> Actual:
         settings = (await self._api.get(f"{ROOT}/accounts/{account}")).get("jwt_settings") or {}
         users = await self._users(account)
-        streams = [_stream(item["config"]) for item in (await self._streams(account)).values()]
+        found = (await self._streams(account)).values()
+        streams = [_stream(item["config"]) for item in found]
+        consumers = [_consumer(item) for stream in found for item in await self._consumers(stream)]
         buckets = [_bucket(item["config"]) for item in (await self._buckets(account)).values()]
         return Actual(
             limits=self._limits_from(settings.get("limits") or {}),
             users={name: claims.user_from(name, user["jwt_settings"]) for name, user in users.items()},
             streams={stream.name: stream for stream in streams},
             buckets={bucket.name: bucket for bucket in buckets},
+            consumers={(consumer.stream, consumer.name): consumer for consumer in consumers},
         )
 
     async def max_replicas(self) -> int:
@@ -103,7 +106,7 @@ class Synadia:
             body = {"name": user.name, "sk_group_id": group, "jwt_settings": settings}
             await self._api.post(f"{ROOT}/accounts/{account}/nats-users", body)
         else:
-            cleared = {"pub": {**settings["pub"], "deny": []}, "sub": {**settings["sub"], "deny": []}}
+            cleared = {key: {"deny": [], **settings[key]} for key in ("pub", "sub")}
             changed = {"jwt_settings": {**cleared, "resp": settings.get("resp")}}
             await self._api.patch(f"{ROOT}/nats-users/{there['id']}", changed)
 
@@ -124,6 +127,25 @@ class Synadia:
         there = (await self._streams(account)).get(name)
         if there:
             await self._api.delete(f"{ROOT}/jetstream/stream/{there['id']}")
+
+    async def put_consumer(self, account: str, consumer: Consumer) -> None:
+        stream = (await self._streams(account)).get(consumer.stream)
+        if stream is None:
+            raise ProvisioningError(f"there is no stream {consumer.stream}; run create")
+        there = [item for item in await self._consumers(stream) if item["name"] == consumer.name]
+        settings = _consumer_settings(consumer)
+        if there:
+            await self._api.patch(f"{ROOT}/consumers/pull/{there[0]['id']}", settings)
+            return
+        config = {
+            "durable_name": consumer.name,
+            "name": consumer.name,
+            "ack_policy": "explicit",
+            "deliver_policy": "all",
+            "replay_policy": "instant",
+            **settings,
+        }
+        await self._api.post(f"{ROOT}/jetstream/stream/{stream['id']}/consumers/pull", config)
 
     async def put_bucket(self, account: str, bucket: Bucket) -> None:
         there = (await self._buckets(account)).get(bucket.name)
@@ -180,6 +202,13 @@ class Synadia:
     async def _streams(self, account: str) -> dict[str, dict[str, Any]]:
         items = await self._api.items(f"{ROOT}/accounts/{account}/jetstream/streams")
         return {item["config"]["name"]: item for item in items if item.get("jetstream_type", "stream") == "stream"}
+
+    async def _consumers(self, stream: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """A stream's durable consumers; asked for only where it has any."""
+        if not (stream.get("state") or {}).get("consumer_count"):
+            return []
+        items = await self._api.items(f"{ROOT}/jetstream/stream/{stream['id']}/consumers")
+        return [item for item in items if item["config"].get("durable_name")]
 
     async def _buckets(self, account: str) -> dict[str, dict[str, Any]]:
         items = await self._api.items(f"{ROOT}/accounts/{account}/jetstream/kv-buckets")
@@ -242,6 +271,29 @@ def _stream(config: Mapping[str, Any]) -> Stream:
         max_bytes=config["max_bytes"],
         duplicate_window_s=config.get("duplicate_window", 0) // NANOSECONDS,
         replicas=config["num_replicas"],
+    )
+
+
+def _consumer_settings(consumer: Consumer) -> dict[str, Any]:
+    """What can be changed of a consumer. It is replicated as its stream is."""
+    return {
+        "ack_wait": consumer.ack_wait_s * NANOSECONDS,
+        "max_ack_pending": consumer.max_ack_pending,
+        "max_deliver": consumer.max_deliver,
+        "filter_subjects": [consumer.filter] if consumer.filter else [],
+        "num_replicas": 0,
+    }
+
+
+def _consumer(item: Mapping[str, Any]) -> Consumer:
+    config = item["config"]
+    return Consumer(
+        stream=item["stream_name"],
+        name=item["name"],
+        ack_wait_s=config.get("ack_wait", 0) // NANOSECONDS,
+        max_ack_pending=config.get("max_ack_pending", 0),
+        max_deliver=config.get("max_deliver", -1),
+        filter=config.get("filter_subject") or " ".join(config.get("filter_subjects") or ()),
     )
 
 

@@ -16,8 +16,8 @@ from typing import Final
 
 from control_plane import claims
 from control_plane.claims import Key
-from control_plane.desired import ADMINISTRATOR
-from control_plane.files import GATEWAY_TOKEN, Files, write_private
+from control_plane.desired import ADMINISTRATOR, GATEWAY
+from control_plane.files import Files, write_private
 from local.process import LocalError
 
 DEFAULT: Final = Path(__file__).parent.parent / ".local"
@@ -105,12 +105,12 @@ class State:
         write_private(self.system_creds_path, creds)
         return creds
 
-    def gateway_token(self) -> str:
-        """A token as the gateway's look, made on first use."""
-        token = self.files.token(GATEWAY_TOKEN)
+    def gateway_token(self, user: str = GATEWAY.name) -> str:
+        """A user's token, as the gateway's look, made on first use."""
+        token = self.files.token(user)
         if not token:
             token = "nhg_" + "".join(secrets.choice(_BASE62) for _ in range(40))
-            self.files.write_token(GATEWAY_TOKEN, token)
+            self.files.write_token(user, token)
         return token
 
 

@@ -16,7 +16,7 @@ import aiohttp
 from nats.aio.client import Client
 
 from control_plane import reconcile, seed_flag, self_hosted
-from control_plane.desired import ACCOUNT
+from control_plane.desired import EVERYTHING
 from control_plane.files import Files
 from control_plane.self_hosted import SelfHosted
 from local.dynamodb import create_table, dynamodb, environment
@@ -102,7 +102,7 @@ async def local_system(folder: Path, ports: Ports, *, tasks: int, say: Say = lam
         made = await create_table(TABLE, dynamodb_env)
         say(f"DynamoDB engine on {dynamodb_env['AWS_ENDPOINT_URL_DYNAMODB']}, table {TABLE}")
         account = await provision(nats_url, state, state.files)
-        creds = {user.name: state.files.creds(user.name) or "" for user in ACCOUNT.users}
+        creds = {user.name: state.files.creds(user.name) or "" for user in EVERYTHING.users}
         if made and await seed_flag.clear(nats_url, creds["service"]):
             say("the table was gone and the seed flag set; the flag is cleared, the first task seeds again")
         say(f"account {ACCOUNT_NAME}, users {', '.join(creds)}, stream, bucket")
@@ -138,8 +138,8 @@ async def provision(nats_url: str, state: State, files: Files, name: str = ACCOU
     operator, creds = state.operator(), state.system_creds()
     async with self_hosted.connected(nats_url, creds) as system:
         provider = SelfHosted(nats_url, system, operator, state.system().public)
-        planned = await reconcile.plan(provider, name, ACCOUNT, files)
-        async for _ in reconcile.apply(provider, planned, ACCOUNT):
+        planned = await reconcile.plan(provider, name, EVERYTHING, files)
+        async for _ in reconcile.apply(provider, planned, EVERYTHING):
             pass
         account = await reconcile.find(provider, name)
     if account is None:

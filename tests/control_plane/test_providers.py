@@ -13,7 +13,7 @@ import pytest
 from control_plane import claims, reconcile, self_hosted, synadia, synadia_api
 from control_plane.desired import ACCOUNT, CLIENT, Account
 from control_plane.errors import ProvisioningError
-from control_plane.files import GATEWAY_TOKEN, Files
+from control_plane.files import Files
 from control_plane.provider import Provider
 from control_plane.reconcile import Difference
 from control_plane.self_hosted import SelfHosted
@@ -86,7 +86,7 @@ async def test_create_makes_everything_and_then_nothing(place: Place) -> None:
         path = place.files.creds_path(user.name)
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert await place.provider.is_current(await place.account(), user.name, path.read_text())
-    assert bool(place.files.token(GATEWAY_TOKEN)) is place.provider.has_gateway
+    assert bool(place.files.token("gateway")) is place.provider.has_gateway
 
 
 async def test_what_is_there_is_what_was_wanted(place: Place) -> None:

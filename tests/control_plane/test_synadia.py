@@ -48,7 +48,7 @@ def complete(fake: FakeSynadia) -> None:
     """Everything is there, once."""
     assert [account["name"] for account in fake.accounts.values()] == ["SYS", NAME]
     (account,) = [id_ for id_, account in fake.accounts.items() if account["name"] == NAME]
-    assert sorted(user["name"] for user in fake.of(fake.users, account)) == ["client", "gateway", "service"]
+    assert sorted(user["name"] for user in fake.of(fake.users, account)) == ["client", "gateway", "service", "viewer"]
     assert [stream["config"]["name"] for stream in fake.of(fake.streams, account)] == ["customer-balances"]
     assert [bucket["config"]["bucket"] for bucket in fake.of(fake.buckets, account)] == ["config"]
     assert len(fake.of(fake.groups, account)) == 1

@@ -212,7 +212,7 @@ async def test_a_damaged_state_is_put_right_or_named(tmp_path: Path) -> None:
             return run.output
 
     assert "error:" not in await up()
-    (state / "creds" / "http-gateway.token").write_text("\n")
+    (state / "creds" / "gateway.token").write_text("\n")
     (state / "keys" / "operator.seed").chmod(0o644)
     for path in (state / "dynamodb").iterdir():
         path.unlink()
@@ -220,7 +220,7 @@ async def test_a_damaged_state_is_put_right_or_named(tmp_path: Path) -> None:
     assert "operator.seed was readable by others" in output
     assert "the flag is cleared" in output
     assert stat.S_IMODE((state / "keys" / "operator.seed").stat().st_mode) == 0o600
-    assert (state / "creds" / "http-gateway.token").read_text().startswith("nhg_")
+    assert (state / "creds" / "gateway.token").read_text().startswith("nhg_")
     assert (state / "logs" / "service-1.log").read_text().count('"event":"seeded"') == 2
     (state / "creds" / "client.creds").write_bytes(b"\xff\xfe")
     output = await up()

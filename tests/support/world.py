@@ -21,7 +21,7 @@ from nats.js.errors import APIError
 
 from control_plane import claims, jetstream, self_hosted
 from control_plane.claims import Key
-from control_plane.desired import ACCOUNT, ADMINISTRATOR
+from control_plane.desired import ADMINISTRATOR, EVERYTHING
 from control_plane.errors import ProvisioningError
 from local import dynamodb
 from local.nats_server import Node, nats_server
@@ -72,7 +72,7 @@ class World:
         return self.servers.nats_url
 
     def creds(self, user: str) -> str:
-        wanted = ADMINISTRATOR if user == ADMINISTRATOR.name else ACCOUNT.user(user)
+        wanted = ADMINISTRATOR if user == ADMINISTRATOR.name else EVERYTHING.user(user)
         return claims.mint_creds(wanted, self.account, account=self.account.public)
 
     @asynccontextmanager
@@ -104,7 +104,9 @@ class World:
 
     async def push(self, **account: Any) -> None:
         """Give the server the account's claims."""
-        token = claims.account_jwt("test", self.account.public, self.servers.operator, limits=ACCOUNT.limits, **account)
+        token = claims.account_jwt(
+            "test", self.account.public, self.servers.operator, limits=EVERYTHING.limits, **account
+        )
         async with self_hosted.connected(self.nats_url.split(","), self.servers.system_creds) as system:
             await self_hosted.push_account(system, token)
 
@@ -153,7 +155,7 @@ async def make_world(servers: Servers, folder: Path) -> AsyncIterator[World]:
     world = World(servers, Key.account(), f"balances-{uuid.uuid4().hex[:12]}", folder)
     await world.push()
     async with world.administrator() as admin:
-        await jetstream.ensure(admin, ACCOUNT, replicas=1)
+        await jetstream.ensure(admin, EVERYTHING, replicas=1)
     await dynamodb.create_table(world.table, servers.dynamodb_env)
     try:
         yield world
@@ -190,7 +192,7 @@ async def own_server(world: World, folder: Path) -> AsyncIterator[tuple[World, O
         own = World(servers, Key.account(), world.table, world.folder)
         await own.push()
         async with own.administrator() as admin:
-            await jetstream.ensure(admin, ACCOUNT, replicas=1)
+            await jetstream.ensure(admin, EVERYTHING, replicas=1)
         yield own, server
     finally:
         await server.stop()
@@ -237,7 +239,7 @@ async def own_cluster(world: World, folder: Path) -> AsyncIterator[tuple[World, 
         async def provisioned() -> bool:
             try:
                 async with own.administrator() as admin:
-                    await jetstream.ensure(admin, ACCOUNT, replicas=NODES)
+                    await jetstream.ensure(admin, EVERYTHING, replicas=NODES)
             except (ProvisioningError, nats.errors.Error, APIError):
                 return False  # the nodes are still electing
             return True
