@@ -9,7 +9,7 @@ TASKS ?= 1
 LOCK := $(VENV)/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-annotate --no-emit-index-url --quiet
 
-.PHONY: help setup demo up test drill bench lint format lock clean
+.PHONY: help setup demo up test drill mutants bench lint format lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -39,6 +39,9 @@ test: setup ## every test, on real servers that the tests start
 
 drill: setup ## what production does to a task, in full: six minutes, and a table of what held
 	@$(PY) -m pytest -m drill --drill-full -v --no-header
+
+mutants: setup ## change a line at a time and see that a test fails; two hours, resumable (ARGS="--report")
+	@$(PY) -m tests.mutants $(ARGS)
 
 bench: setup ## what one request costs here, beside an echo and the plain way; some minutes (ARGS="--quick")
 	@$(PY) -m benchmark cost --json .bench/cost.json --report .bench/cost.html $(ARGS)
@@ -71,7 +74,7 @@ lock-check: setup
 	&& echo "lock files are current" || { echo "error: the lock files are not current; run make lock" >&2; exit 1; }
 
 clean: ## remove everything that is not in the repository
-	rm -rf $(VENV) local/node_modules cdk/node_modules cdk/cdk.out .local .bench .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) local/node_modules cdk/node_modules cdk/cdk.out .local .bench .mutants .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 .PHONY: cp-list cp-create cp-status cp-rotate cp-revoke cp-delete
 CP := $(PY) -m control_plane

@@ -1,0 +1,200 @@
+"""`make mutants`: does a test fail when a line of the code is wrong?
+
+cosmic-ray changes one place of a file at a time, in a copy of the project, and runs the tests that mirror the file. A
+change that no test sees is a survivor. Stopped, it goes on where it was; a file that has changed, or whose tests have,
+starts anew. Survivors that are accepted stand in `mutants.toml`, each with the reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import hashlib
+import shutil
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from cosmic_ray.work_db import WorkDB, use_db
+from cosmic_ray.work_item import MutationSpec, TestOutcome, WorkerOutcome, WorkResult
+from rich.console import Console
+from rich.table import Table
+
+ROOT: Final = Path(__file__).parent.parent
+FOLDER: Final = ROOT / ".mutants"
+ACCEPTED: Final = Path(__file__).with_name("mutants.toml")
+LEAST_KILLED: Final = 85.0
+"""Percent."""
+SLOWER: Final = 4
+"""Times as long as the tests take without a mutant: a mutant that takes longer hangs, and counts as killed."""
+LINKS: Final = (".venv", "local/node_modules", "cdk/node_modules", "benchmark/node_modules")
+
+REDUNDANT: Final = (
+    r"core/ReplaceBinaryOperator_BitOr_",  # a type: nothing evaluates it
+    # One replacement for each arithmetic operator, and the neighbours of each comparison.
+    r"core/ReplaceBinaryOperator_(?!Add_Sub|Sub_Add|Mul_Div|Div_Mul|Mod_Mul|Pow_Mul|FloorDiv_Mul)",
+    r"core/ReplaceComparisonOperator_(?!Eq_NotEq|NotEq_Eq|Lt_LtE|Lt_GtE|LtE_Lt|LtE_Gt|Gt_GtE|Gt_LtE|GtE_Gt|GtE_Lt|Is_IsNot|IsNot_Is)",
+    r"core/ReplaceUnaryOperator_(?!Delete_)",
+)
+
+
+@dataclass(frozen=True)
+class Mutant:
+    file: str
+    line: int
+    code: str
+    """The line, before it was changed."""
+    operator: str
+    killed: bool
+
+
+def main() -> int:
+    """Exit code: 0 when enough mutants are killed and every survivor is accepted, else 1; 130 for Ctrl-C."""
+    parser = argparse.ArgumentParser(prog="make mutants", description=__doc__)
+    parser.add_argument("files", nargs="*", help="of the files below; default: all of them")
+    parser.add_argument("--jobs", type=int, default=2, help="files at a time, each in a copy of its own (default: 2)")
+    parser.add_argument("--report", action="store_true", help="what is known already; runs nothing")
+    arguments = parser.parse_args()
+    manifest = tomllib.loads(ACCEPTED.read_text())
+    mirrors: Mapping[str, Sequence[str]] = manifest["mirrors"]
+    unknown = set(arguments.files) - mirrors.keys()
+    if unknown:
+        print(f"error: {ACCEPTED.name} has no mirror for {', '.join(sorted(unknown))}", file=sys.stderr)
+        return 1
+    files = arguments.files or list(mirrors)
+    try:
+        if not arguments.report:
+            with ThreadPoolExecutor(arguments.jobs) as pool:
+                list(pool.map(lambda file: run(file, mirrors[file]), files))
+    except KeyboardInterrupt:
+        print("stopped; run it again to go on", file=sys.stderr)
+        return 130
+    return report(files, manifest.get("accepted", []))
+
+
+def run(file: str, tests: Sequence[str]) -> None:
+    """Mutate one file until every mutant has a result."""
+    session = _session(file)
+    tree = FOLDER / "trees" / session.stem
+    fingerprint = hashlib.sha256(b"".join((ROOT / path).read_bytes() for path in (file, *tests))).hexdigest()
+    stamp = session.with_suffix(".sha256")
+    _copy(tree)
+    config = session.with_suffix(".toml")
+    fresh = not stamp.exists() or stamp.read_text() != fingerprint
+    command = f"{sys.executable} -m pytest -q -x -p no:cacheprovider {' '.join(tests)}"
+    if fresh:
+        session.unlink(missing_ok=True)
+        started = time.monotonic()
+        subprocess.run(command.split(), cwd=tree, check=True, stdout=subprocess.DEVNULL)
+        config.write_text(
+            f'[cosmic-ray]\nmodule-path = "{file}"\ntimeout = {10 + SLOWER * (time.monotonic() - started):.1f}\n'
+            f'excluded-modules = []\ntest-command = "{command}"\n[cosmic-ray.distributor]\nname = "local"\n'
+            f"[cosmic-ray.filters.operators-filter]\nexclude-operators = {[*REDUNDANT]!r}\n"
+        )
+        _cosmic_ray("cosmic-ray", "init", config, session, cwd=tree)
+        _cosmic_ray("cr-filter-operators", session, config, cwd=tree)
+        with use_db(session, WorkDB.Mode.open) as db:
+            _skip_tuning(db, file)
+        stamp.write_text(fingerprint)
+    print(f"{file}: running", flush=True)
+    _cosmic_ray("cosmic-ray", "exec", config, session, cwd=tree)
+    shutil.rmtree(tree)
+    print(f"{file}: done", flush=True)
+
+
+def report(files: Sequence[str], accepted: Sequence[Mapping[str, Any]]) -> int:
+    """Print what is known of each file, and each survivor that nobody accepted."""
+    console = Console(width=120, highlight=False)
+    table = Table("file", "mutants", "killed", "accepted", "%", box=None)
+    everything, left = list[Mutant](), list[Mutant]()
+    for file in files:
+        if not _session(file).exists():
+            continue
+        found = list(mutants(file))
+        survivors = [mutant for mutant in found if not mutant.killed]
+        unexplained = [mutant for mutant in survivors if not _is_accepted(mutant, accepted)]
+        everything += found
+        left += unexplained
+        killed = len(found) - len(survivors)
+        row = (len(found), killed, len(survivors) - len(unexplained))
+        table.add_row(file, *map(str, row), f"{100 * killed / max(1, len(found)):.0f}")
+    killed = sum(mutant.killed for mutant in everything)
+    percent = 100 * killed / max(1, len(everything))
+    table.add_row("all", str(len(everything)), str(killed), "", f"{percent:.1f}")
+    console.print(table)
+    for mutant in left:
+        console.print(f"survived  {mutant.file}:{mutant.line}  {mutant.operator}  {mutant.code}", markup=False)
+    return 0 if everything and percent >= LEAST_KILLED and not left else 1
+
+
+def mutants(file: str) -> Iterator[Mutant]:
+    """Those that have a result; without those that were left out."""
+    lines = (ROOT / file).read_text().splitlines()
+    with use_db(_session(file), WorkDB.Mode.open) as db:
+        for item, result in db.completed_work_items:
+            if result.worker_outcome != WorkerOutcome.SKIPPED:
+                (spec,) = item.mutations
+                operator = spec.operator_name.removeprefix("core/")
+                code = lines[spec.start_pos[0] - 1].strip()
+                yield Mutant(file, spec.start_pos[0], code, operator, result.test_outcome != TestOutcome.SURVIVED)
+
+
+def _skip_tuning(db: WorkDB, file: str) -> None:
+    """Leave out the values of a module's constants: a test that must see 2.0 become 3.0 would say the same twice."""
+    constants = [
+        range(node.lineno, (node.end_lineno or node.lineno) + 1)
+        for node in ast.parse((ROOT / file).read_text()).body
+        if isinstance(node, ast.Assign | ast.AnnAssign)
+    ]
+
+    def is_tuning(spec: MutationSpec) -> bool:
+        return any(spec.start_pos[0] in lines for lines in constants)
+
+    skipped = WorkResult(output="a constant", worker_outcome=WorkerOutcome.SKIPPED)
+    db.set_multiple_results([item.job_id for item in db.pending_work_items if is_tuning(item.mutations[0])], skipped)
+
+
+def _is_accepted(mutant: Mutant, accepted: Sequence[Mapping[str, Any]]) -> bool:
+    return any(
+        entry["file"] in {mutant.file, "*"}
+        and entry["code"] in mutant.code
+        and mutant.operator in entry.get("operators", [mutant.operator])
+        for entry in accepted
+    )
+
+
+def _session(file: str) -> Path:
+    FOLDER.mkdir(exist_ok=True)
+    return FOLDER / f"{file.removesuffix('.py').replace('/', '.')}.sqlite"
+
+
+def _copy(tree: Path) -> None:
+    """What git knows of, and the installed parts by link."""
+    if tree.exists():
+        shutil.rmtree(tree)
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, check=True, capture_output=True, text=True,
+    ).stdout.splitlines()  # fmt: skip
+    for name in listed:
+        if (ROOT / name).is_file():
+            (tree / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, tree / name)
+    for name in LINKS:
+        if (ROOT / name).exists():
+            (tree / name).symlink_to((ROOT / name).resolve())
+
+
+def _cosmic_ray(program: str, *arguments: object, cwd: Path) -> None:
+    path = Path(sys.executable).with_name(program)
+    subprocess.run([path, *map(str, arguments)], cwd=cwd, check=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
