@@ -79,6 +79,7 @@ def stream_config(stream: Stream) -> StreamConfig:
         max_bytes=stream.max_bytes,
         duplicate_window=stream.duplicate_window_s,
         num_replicas=stream.replicas,
+        allow_batched=stream.allow_batched or None,  # a server that does not know it refuses the word itself
     )
 
 
@@ -143,6 +144,7 @@ def stream_from(config: StreamConfig) -> Stream:
         max_age_s=int(config.max_age or 0),
         max_bytes=config.max_bytes or -1,
         duplicate_window_s=int(config.duplicate_window or 0),
+        allow_batched=bool(config.allow_batched),
         replicas=config.num_replicas or 1,
     )
 

@@ -45,6 +45,10 @@ class Provider(Protocol):
 
     async def max_replicas(self) -> int: ...
 
+    async def takes_batches(self) -> bool:
+        """Whether a stream may have `allow_batched`."""
+        ...
+
     async def create_account(self, name: str, limits: Limits) -> str:
         """The new account's id."""
         ...

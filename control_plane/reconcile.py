@@ -134,14 +134,18 @@ async def deletions(provider: Provider, account: AccountSummary, files: Files) -
 
 
 async def _as_allowed(provider: Provider, wanted: Account) -> tuple[Account, tuple[str, ...]]:
+    remarks = []
+    if any(stream.allow_batched for stream in wanted.streams) and not await provider.takes_batches():
+        remarks.append("this server takes no batches (nats-server 2.14 does); events are acknowledged one by one")
+        wanted = replace(wanted, streams=tuple(replace(stream, allow_batched=False) for stream in wanted.streams))
     most = await provider.max_replicas()
     asked = max([stream.replicas for stream in wanted.streams] + [bucket.replicas for bucket in wanted.buckets])
     if most >= asked:
-        return wanted, ()
-    remark = f"this server allows {most} of the wanted {asked} replicas; losing a server loses data"
+        return wanted, tuple(remarks)
+    remarks.append(f"this server allows {most} of the wanted {asked} replicas; losing a server loses data")
     streams = tuple(replace(stream, replicas=min(most, stream.replicas)) for stream in wanted.streams)
     buckets = tuple(replace(bucket, replicas=min(most, bucket.replicas)) for bucket in wanted.buckets)
-    return replace(wanted, streams=streams, buckets=buckets), (remark,)
+    return replace(wanted, streams=streams, buckets=buckets), tuple(remarks)
 
 
 async def _creds_step(

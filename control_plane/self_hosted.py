@@ -28,6 +28,7 @@ from control_plane.tls import TlsClient
 
 TIMEOUT_S: Final = 5
 ADMINISTRATOR_S: Final = 300
+BATCHES_API_LEVEL: Final = 4
 
 
 @asynccontextmanager
@@ -145,9 +146,13 @@ class SelfHosted:
 
     async def max_replicas(self) -> int:
         """As many as the cluster has servers, up to what JetStream replicates to."""
-        reply = await self._system.request("$SYS.REQ.SERVER.PING.JSZ", b"", timeout=TIMEOUT_S)
-        cluster = json.loads(reply.data)["data"].get("meta_cluster") or {}
+        cluster = (await self._jetstream_of_server()).get("meta_cluster") or {}
         return max(1, min(5, int(cluster.get("cluster_size", 1))))
+
+    async def takes_batches(self) -> bool:
+        """By JetStream's API level, which is 4 since nats-server 2.14."""
+        api = (await self._jetstream_of_server()).get("api") or {}
+        return int(api.get("level", 0)) >= BATCHES_API_LEVEL
 
     async def create_account(self, name: str, limits: Limits) -> str:
         account = Key.account().public
@@ -230,6 +235,11 @@ class SelfHosted:
 
     async def gateway_token(self, account: str, user: str) -> str:  # noqa: ARG002
         raise ProvisioningError("a nats-server has no HTTP gateway; `make up` brings one of its own")
+
+    async def _jetstream_of_server(self) -> dict[str, Any]:
+        reply = await self._system.request("$SYS.REQ.SERVER.PING.JSZ", b"", timeout=TIMEOUT_S)
+        found: dict[str, Any] = json.loads(reply.data)["data"]
+        return found
 
     @asynccontextmanager
     async def _administrator(self, account: str) -> AsyncIterator[JetStreamContext]:

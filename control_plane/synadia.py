@@ -86,6 +86,9 @@ class Synadia:
     async def max_replicas(self) -> int:
         return self._system.replicas
 
+    async def takes_batches(self) -> bool:
+        return True  # its document has the setting
+
     async def create_account(self, name: str, limits: Limits) -> str:
         settings = {"limits": self._limits(limits), "tags": [TAG]}
         body = {"name": name, "jwt_settings": settings}
@@ -253,6 +256,7 @@ def _stream_config(stream: Stream) -> dict[str, Any]:
         "max_msgs_per_subject": -1,
         "num_replicas": stream.replicas,
         "duplicate_window": stream.duplicate_window_s * NANOSECONDS,
+        "allow_batched": stream.allow_batched,
         "allow_direct": False,
         "allow_rollup_hdrs": False,
         "deny_delete": False,
@@ -270,6 +274,7 @@ def _stream(config: Mapping[str, Any]) -> Stream:
         max_age_s=config["max_age"] // NANOSECONDS,
         max_bytes=config["max_bytes"],
         duplicate_window_s=config.get("duplicate_window", 0) // NANOSECONDS,
+        allow_batched=bool(config.get("allow_batched")),
         replicas=config["num_replicas"],
     )
 

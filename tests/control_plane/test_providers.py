@@ -192,3 +192,22 @@ async def test_a_removal_of_nothing_is_content(place: Place) -> None:
 async def test_an_account_of_others_is_left_alone(place: Place) -> None:
     with pytest.raises(ProvisioningError, match=r"SYS is the system account, and is left alone"):
         await reconcile.plan(place.provider, "SYS", ACCOUNT, place.files)
+
+
+async def test_a_server_that_takes_no_batches_gets_a_stream_without_them(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def old_server() -> bool:
+        return False
+
+    monkeypatch.setattr(place.provider, "takes_batches", old_server)
+    await place.create()
+    actual = await place.provider.actual(await place.account())
+    assert not actual.streams[STREAM.name].allow_batched
+    planned = await reconcile.plan(place.provider, NAME, ACCOUNT, place.files)
+    assert not planned.changes
+    assert "this server takes no batches" in planned.remarks[0]
+    monkeypatch.undo()
+    assert (await place.due())[f"stream {STREAM.name}"] == ("change", (Difference("allow_batched", True, False),))
+    await place.create()
+    assert (await place.provider.actual(await place.account())).streams[STREAM.name].allow_batched
