@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import hashlib
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import psutil
 from cosmic_ray.work_db import WorkDB, use_db
 from cosmic_ray.work_item import MutationSpec, TestOutcome, WorkerOutcome, WorkResult
 from rich.console import Console
@@ -103,8 +105,11 @@ def run(file: str, tests: Sequence[str]) -> None:
             _skip_tuning(db, file)
         stamp.write_text(fingerprint)
     print(f"{file}: running", flush=True)
-    _cosmic_ray("cosmic-ray", "exec", config, session, cwd=tree)
-    shutil.rmtree(tree)
+    try:
+        _cosmic_ray("cosmic-ray", "exec", config, session, cwd=tree)
+    finally:
+        _kill_in(tree)
+        shutil.rmtree(tree)
     print(f"{file}: done", flush=True)
 
 
@@ -189,6 +194,14 @@ def _copy(tree: Path) -> None:
     for name in LINKS:
         if (ROOT / name).exists():
             (tree / name).symlink_to((ROOT / name).resolve())
+
+
+def _kill_in(tree: Path) -> None:
+    """cosmic-ray gives the tests a session of their own: Ctrl-C does not reach them."""
+    for process in psutil.process_iter(["cwd"]):
+        if process.info["cwd"] and Path(process.info["cwd"]).is_relative_to(tree):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 def _cosmic_ray(program: str, *arguments: object, cwd: Path) -> None:

@@ -136,7 +136,7 @@ async def test_a_lost_connection_is_said_and_not_used_again() -> None:
     async with serving(writes(OK)) as (server, url), pool(url) as made:
         await made.post("", b"")
         server.answering = hang_up
-        with pytest.raises(HttpError, match="connection was lost"):
+        with pytest.raises(HttpError, match="connection was lost: closed"):
             await made.post("", b"")
         server.answering = writes(OK)
         assert (await made.post("", b"")).status == 200
@@ -220,6 +220,21 @@ async def test_bytes_nobody_asked_for_end_the_connection() -> None:
     async with serving(writes(OK + OK)) as (_, url), pool(url) as made:
         for _ in range(3):
             assert await made.post("", b"") == Response(200, b"{}")
+    more = asyncio.Event()
+
+    async def later_too(_: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(OK)
+        await writer.drain()
+        await more.wait()
+        writer.write(OK)
+
+    async with serving(later_too) as (server, url), pool(url) as made:
+        await made.post("", b"")
+        more.set()
+        await eventually(lambda: server.open == 0, what="the end of the connection")
+        server.answering = writes(OK)
+        await made.post("", b"")
+        assert server.connections == 2
 
 
 async def test_a_refused_connection_and_a_wrong_address_are_said() -> None:
