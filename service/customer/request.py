@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final
 
 import structlog
@@ -12,7 +13,7 @@ from nats.micro.request import ERROR_CODE_HEADER, ERROR_HEADER
 
 from service.customer.contract import INBOX_PREFIX
 from service.customer.errors import RequestError
-from service.runtime.nats_client import NatsClient
+from service.runtime.nats_client import NatsClient, header_block
 from service.runtime.tracing import NoTracing, Tracing
 
 log: Final = structlog.get_logger("service.micro")
@@ -64,7 +65,7 @@ class Request:
         self._answered = True
         sent = False
         try:
-            sent = await self._publish(payload, None)
+            sent = self._post(payload)
         finally:
             self._done(self, OK if sent else REPLY_LOST, "")
         return sent
@@ -74,20 +75,25 @@ class Request:
         if self._answered:
             return
         self._answered = True
-        headers = {ERROR_CODE_HEADER: error.code, ERROR_HEADER: error.description}
         try:
-            await self._publish(error.body, headers)
+            self._post(error.body, _error_headers(error.code, error.description))
         finally:
             self._done(self, error.description, f"{error.code}:{error.description}")
 
-    async def _publish(self, payload: bytes, headers: dict[str, str] | None) -> bool:
+    def _post(self, payload: bytes, headers: bytes = b"") -> bool:
+        """Hand a reply to the connection, which writes those of one turn of the loop at once."""
         reply = self._msg.reply
         if not is_inbox(reply):
             return False
         try:
-            await self._nc.publish(reply, payload, headers=headers)
+            self._nc.post(reply, payload, headers=headers)
         except Exception as error:  # nats-py's own, or its transport's
             self.reply_lost = True
             log.debug("reply lost", reply=reply, error=str(error))
             return False
         return True
+
+
+@lru_cache(maxsize=64)
+def _error_headers(code: str, description: str) -> bytes:
+    return header_block({ERROR_CODE_HEADER: code, ERROR_HEADER: description})

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nats.aio.msg import Msg
 
-from service.runtime.nats_client import NatsClient, NoTlsError
+from service.runtime.nats_client import NatsClient, NoTlsError, header_block
 from tests.support.world import World, eventually
 
 word = st.binary(min_size=1, max_size=40).map(lambda raw: raw.translate(None, b" \t\r\n")).filter(bool)
@@ -143,3 +143,53 @@ async def test_an_ended_subscription_comes_back_with_no_connection(world: World)
         await client.flush()
         with pytest.raises(nats.errors.NoRespondersError):
             await asking.request("customer.balance", timeout=2)
+
+
+async def test_what_is_posted_arrives_as_if_it_had_been_published(world: World) -> None:
+    headers = {"Nats-Msg-Id": "a.1", "traceparent": "00-1"}
+    async with world.client("administrator") as client, world.client("administrator") as listener:
+        assert isinstance(client, NatsClient)
+        heard = await listener.subscribe("a.>")
+        await listener.flush()
+        await client.publish("a.ü", b"payload", reply="b.c", headers=headers)
+        client.post("a.ü", b"payload", reply="b.c", headers=header_block(headers))
+        client.post("a.plain", b"")
+        published, posted, plain = [await heard.next_msg(timeout=3) for _ in range(3)]
+        assert (posted.subject, posted.data, posted.reply, posted.headers) == (
+            published.subject, published.data, published.reply, published.headers,
+        )  # fmt: skip
+        assert (plain.data, plain.reply, plain.headers) == (b"", "", None)
+        assert (client.stats["out_msgs"], client.stats["out_bytes"]) == (3, 14)
+
+
+async def test_what_one_turn_posts_leaves_in_one_write(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with world.client("administrator") as client:
+        assert isinstance(client, NatsClient)
+        writes: list[int] = []
+        write = client._transport.writelines  # type: ignore[union-attr]
+
+        def note(frames: list[bytes]) -> None:
+            writes.append(len(frames))
+            write(frames)
+
+        monkeypatch.setattr(client._transport, "writelines", note)
+        for _ in range(50):
+            client.post("a.b", b"payload")
+        await client.flush()
+        assert writes == [50]
+
+
+async def test_nothing_is_posted_where_nothing_can_be_published(world: World) -> None:
+    async with world.client("administrator") as client:
+        assert isinstance(client, NatsClient)
+        with pytest.raises(nats.errors.MaxPayloadError):
+            client.post("a", bytes(client.max_payload + 1))
+        while client.pending_data_size <= client._max_pending_size:
+            client.post("a", bytes(100_000))
+        with pytest.raises(nats.errors.OutboundBufferLimitError):
+            client.post("a", b"")
+        await client.flush()
+        client.post("a", b"")
+        await client.close()
+        with pytest.raises(nats.errors.ConnectionClosedError):
+            client.post("a", b"")
