@@ -119,9 +119,12 @@ class Account:
 
 SERVICE: Final = User(name=contract.USER, publish=contract.PUBLISH, subscribe=contract.SUBSCRIBE, responses=True)
 
+READING: Final = (contract.SUBJECT, contract.GET_SUBJECT)
+"""Subjects of the requests that change nothing."""
+
 CLIENT: Final = User(
     name="client",
-    publish=(contract.SUBJECT, "$SRV.>"),
+    publish=(*READING, "$SRV.>"),
     subscribe=("_INBOX.>",),
 )
 
@@ -130,11 +133,19 @@ ADMINISTRATOR: Final = User(name="administrator", publish=(">",), subscribe=(">"
 
 GATEWAY: Final = User(
     name="gateway",
-    publish=(contract.SUBJECT, "$SRV.>"),
+    publish=(*READING, "$SRV.>"),
     # The gateway of Synadia Cloud makes its inboxes itself, under the default prefix.
     subscribe=("_INBOX.>",),
     gateway=True,
 )
+
+REGISTRAR: Final = User(
+    name="registrar",
+    publish=(*READING, contract.CREATE_SUBJECT, "$SRV.>"),
+    subscribe=("_INBOX.>",),
+    gateway=True,
+)
+"""Creating clients is a right of its own."""
 
 PARTS: Final[tuple[Part, ...]] = ()
 """The parts of which `create --with NAME` makes some. A name is that of the part's user."""
@@ -187,7 +198,7 @@ VIEWER: Final = User(
 
 ACCOUNT: Final = Account(
     limits=Limits(),
-    users=(SERVICE, CLIENT, GATEWAY, VIEWER),
+    users=(SERVICE, CLIENT, REGISTRAR, GATEWAY, VIEWER),
     streams=(
         Stream(
             name=contract.STREAM,

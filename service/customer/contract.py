@@ -7,6 +7,11 @@ ENDPOINT_NAME: Final = "balance"
 SUBJECT: Final = f"{SERVICE_NAME}.{ENDPOINT_NAME}"
 QUEUE_GROUP: Final = "q"
 
+GET_NAME: Final = "get"
+GET_SUBJECT: Final = f"{SERVICE_NAME}.{GET_NAME}"
+CREATE_NAME: Final = "create"
+CREATE_SUBJECT: Final = f"{SERVICE_NAME}.{CREATE_NAME}"
+
 EVENT_PREFIX: Final = f"{SUBJECT}."
 """An event's subject is this and the client's id, one token."""
 
@@ -39,7 +44,7 @@ PUBLISH: Final = (
 """What the role's NATS user may publish to, beside one response to each request."""
 
 SUBSCRIBE: Final = (
-    f"{SUBJECT} {QUEUE_GROUP}",
+    *(f"{subject} {QUEUE_GROUP}" for subject in (SUBJECT, GET_SUBJECT, CREATE_SUBJECT)),
     *(
         f"$SRV.{verb}{suffix}"
         for verb in ("PING", "INFO", "STATS")
@@ -51,6 +56,8 @@ SUBSCRIBE: Final = (
 
 KEY_ATTRIBUTE: Final = "id"
 BALANCE_ATTRIBUTE: Final = "client_balance"
+NAME_ATTRIBUTE: Final = "name"
+CREATED_AT_ATTRIBUTE: Final = "created_at"
 
 METRICS_NAMESPACE: Final = "CustomerBalance"
 METRICS_DIMENSION: Final = "Table"
@@ -60,22 +67,62 @@ CLIENT_ID_MAX: Final = 128
 CLIENT_ID_CHARACTER: Final = r"[^\s\u0000-\u001f\u007f-\u009f.*>]"
 """Each character of a client's id, which is one NATS subject token."""
 
+NAME_MAX: Final = 256
+"""Characters of a client's name, after trimming."""
+
+_DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+_CLIENT_ID: Final = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": CLIENT_ID_MAX,
+    "pattern": f"^{CLIENT_ID_CHARACTER}+$",
+}
+_NAME: Final = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": NAME_MAX,
+    "pattern": r"^[^\u0000-\u001f\u007f-\u009f]*$",
+}
+_CREATED_AT: Final = {"type": "string", "anyOf": [{"format": "date"}, {"format": "date-time"}]}
+
 REQUEST_SCHEMA: Final = {
-    "$schema": "https://json-schema.org/draft/2020-12/schema",
+    "$schema": _DIALECT,
     "type": "object",
     "required": ["client_id"],
-    "properties": {
-        "client_id": {
-            "type": "string",
-            "minLength": 1,
-            "maxLength": CLIENT_ID_MAX,
-            "pattern": f"^{CLIENT_ID_CHARACTER}+$",
-        }
-    },
+    "properties": {"client_id": _CLIENT_ID},
 }
 RESPONSE_SCHEMA: Final = {
-    "$schema": "https://json-schema.org/draft/2020-12/schema",
+    "$schema": _DIALECT,
     "type": "object",
     "required": ["balance"],
     "properties": {"balance": {"type": "integer"}},
+}
+GET_REQUEST_SCHEMA: Final = {
+    "$schema": _DIALECT,
+    "type": "object",
+    "required": ["client_id"],
+    "properties": {"client_id": _CLIENT_ID, "consistent": {"type": "boolean", "default": False}},
+}
+GET_RESPONSE_SCHEMA: Final = {
+    "$schema": _DIALECT,
+    "type": "object",
+    "required": ["client_id", "balance"],
+    "properties": {
+        "client_id": _CLIENT_ID,
+        "name": _NAME,
+        "created_at": _CREATED_AT,
+        "balance": {"type": "integer"},
+    },
+}
+CREATE_REQUEST_SCHEMA: Final = {
+    "$schema": _DIALECT,
+    "type": "object",
+    "required": ["name"],
+    "properties": {"client_id": _CLIENT_ID, "name": _NAME, "created_at": _CREATED_AT},
+}
+CREATE_RESPONSE_SCHEMA: Final = {
+    "$schema": _DIALECT,
+    "type": "object",
+    "required": ["client_id"],
+    "properties": {"client_id": _CLIENT_ID},
 }

@@ -3,6 +3,7 @@
 RequestError
   BadRequest            403
   NotFound              404
+  Conflict              409
   Overloaded            503
   Unavailable           503
   InternalError         500
@@ -44,6 +45,13 @@ class NotFound(RequestError):
     description = "NOT_FOUND"
 
 
+class Conflict(RequestError):
+    """A client of that id is there, with other content."""
+
+    code = "409"
+    description = "CONFLICT"
+
+
 class Overloaded(RequestError):
     """More requests in flight than `MAX_IN_FLIGHT`; refused at once, never queued."""
 
@@ -62,5 +70,5 @@ class InternalError(RequestError):
     """Anything else; the cause is in the log, never in the reply."""
 
 
-ERRORS: Final[tuple[type[RequestError], ...]] = (BadRequest, NotFound, Overloaded, Unavailable, InternalError)
+ERRORS: Final[tuple[type[RequestError], ...]] = (BadRequest, NotFound, Conflict, Overloaded, Unavailable, InternalError)
 """Every error reply there is. Metrics, statistics and alarms derive from this."""

@@ -16,7 +16,10 @@ from prometheus_client.core import Metric
 from service import __version__
 from service.customer import contract, metrics
 from service.customer.balance import Balance
+from service.customer.clients import Clients
+from service.customer.create import Create
 from service.customer.events import Events
+from service.customer.get import Get
 from service.customer.micro import ConcurrentService
 from service.customer.seeding import is_seeded, seed
 from service.customer.settings import CustomerSettings
@@ -49,13 +52,17 @@ class Customer:
         self._tracing = tracing()
         self._table = Table(settings.ddb_table, contract.KEY_ATTRIBUTE)
         self._events = Events(self._nc)
-        self._balance = Balance(self._tracing.read(self._table.read), self._events)
+        self._clients = Clients(self._table, self._tracing)
         self._service = ConcurrentService(
             self._nc,
             ServiceConfig(
                 name=contract.SERVICE_NAME, version=__version__, description="Loyalty balances from DynamoDB."
             ),
-            (self._balance.endpoint,),
+            (
+                Balance(self._clients, self._events).endpoint,
+                Get(self._clients).endpoint,
+                Create(self._table).endpoint,
+            ),
             max_in_flight=settings.max_in_flight,
             tracing=self._tracing,
         )
@@ -99,7 +106,7 @@ class Customer:
         try:
             async with asyncio.timeout_at(deadline):
                 await self._service.drain()
-                await self._balance.lookup.drain()
+                await self._clients.drain()
                 if self._nc.is_connected or self._nc.pending_data_size:
                     await confirm(self._nc)
         except TimeoutError:

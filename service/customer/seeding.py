@@ -19,8 +19,8 @@ from nats.js.errors import APIError, KeyNotFoundError, KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
-from service.customer.balance import make_row
 from service.customer.contract import BUCKET, SEED_DONE, SEED_KEY, SEED_LEASE_KEY
+from service.customer.rows import make_row
 from service.dynamodb.errors import TableUnavailableError
 from service.dynamodb.table import Table
 from service.runtime.cancel import cancel

@@ -80,11 +80,11 @@ class Table:
         if self._pool:
             self._pool.close()
 
-    async def read(self, keys: Sequence[str]) -> AsyncIterator[Mapping[str, Outcome]]:
+    async def read(self, keys: Sequence[str], *, consistent: bool = False) -> AsyncIterator[Mapping[str, Outcome]]:
         """The outcomes of up to `MAX_KEYS` keys, each key once: what a call found comes before the next call is made.
 
         At most `MAX_CALLS` calls and `DEADLINE_S` seconds; what could not be read is asked for again, with full jitter
-        between the calls. Does not raise.
+        between the calls. Does not raise. `consistent`: every write that was confirmed before is seen.
         """
         self.stats.batch_keys.observe(len(keys))
         loop = asyncio.get_running_loop()
@@ -95,8 +95,8 @@ class Table:
             try:
                 async with asyncio.timeout_at(deadline):
                     if attempt:
-                        await asyncio.sleep(BACKOFF_S * 2**attempt * random.random())
-                    found, unprocessed = await self._batch_get(unread)
+                        await asyncio.sleep(_backoff_s(attempt))
+                    found, unprocessed = await self._batch_get(unread, consistent)
             except Exception as error:
                 problem = error
                 if not _is_retryable(error) or loop.time() >= deadline:
@@ -114,9 +114,9 @@ class Table:
             unread = list(unprocessed)
         yield dict.fromkeys(unread, _classify(problem))
 
-    async def get(self, key: str) -> Outcome:
+    async def get(self, key: str, *, consistent: bool = False) -> Outcome:
         """The outcome of one key. Does not raise."""
-        async for outcomes in self.read([key]):
+        async for outcomes in self.read([key], consistent=consistent):
             return outcomes[key]
         raise AssertionError("unreachable: each key has an outcome")
 
@@ -134,14 +134,30 @@ class Table:
             raise _classify(error) from error
         return True
 
+    async def insert_or_retry(self, row: Row) -> bool:
+        """`insert`, in at most `MAX_CALLS` calls, with full jitter between them.
+
+        False may be this row's own: of a call whose response was lost. Raises as `insert`, for the last call.
+        """
+        for attempt in range(1, MAX_CALLS):
+            try:
+                return await self.insert(row)
+            except TableUnavailableError as error:
+                self.stats.errors[type(error.__cause__).__name__] += 1
+            await asyncio.sleep(_backoff_s(attempt))
+        return await self.insert(row)
+
     async def check(self) -> None:
         """Raise `ServiceError` unless the table can be read."""
         outcome = await self.get("1")
         if isinstance(outcome, Exception):
             raise self._explain(outcome)
 
-    async def _batch_get(self, keys: Sequence[str]) -> tuple[dict[str, Row], set[str]]:
-        request = {"RequestItems": {self.name: {"Keys": [{self._key: {"S": key}} for key in keys]}}}
+    async def _batch_get(self, keys: Sequence[str], consistent: bool) -> tuple[dict[str, Row], set[str]]:
+        asked: dict[str, Any] = {"Keys": [{self._key: {"S": key}} for key in keys]}
+        if consistent:
+            asked["ConsistentRead"] = True
+        request = {"RequestItems": {self.name: asked}}
         started = time.perf_counter()
         try:
             response = await self._api.call("BatchGetItem", request)
@@ -170,6 +186,11 @@ class Table:
         return ServiceError(
             f"table {self.name} cannot be read: {error}", f"see that its key is a string named {self._key}"
         )
+
+
+def _backoff_s(attempt: int) -> float:
+    """The wait before a further call, with full jitter: tasks that were refused together do not come back together."""
+    return BACKOFF_S * 2.0**attempt * random.random()
 
 
 def _classify(error: Exception) -> Exception:

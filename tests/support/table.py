@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
-from service.customer.balance import make_row
 from service.customer.contract import KEY_ATTRIBUTE
+from service.customer.rows import make_row
 from service.dynamodb.table import Outcome, Row, Table
 
 

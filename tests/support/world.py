@@ -111,9 +111,11 @@ class World:
             await self_hosted.push_account(system, token)
 
     def put_rows(self, balances: Mapping[str, int]) -> None:
-        engine = dynamodb.client(self.servers.dynamodb_env)
         for client_id, balance in balances.items():
-            engine.put_item(TableName=self.table, Item={"id": {"S": client_id}, "client_balance": {"N": str(balance)}})
+            self.put_item({"id": {"S": client_id}, "client_balance": {"N": str(balance)}})
+
+    def put_item(self, item: Mapping[str, Any]) -> None:
+        dynamodb.client(self.servers.dynamodb_env).put_item(TableName=self.table, Item=item)
 
     def rows(self) -> dict[str, int]:
         return dynamodb.rows(self.table, self.servers.dynamodb_env)

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.customer.balance import decode, encode
+from service.customer.balance import encode
 from service.customer.contract import REQUEST_SCHEMA
+from service.customer.decode import decode_client_id as decode
 from service.customer.errors import BadRequest
 
 FORBIDDEN = set(".*>") | {chr(code) for code in (*range(0x21), *range(0x7F, 0xA0))}

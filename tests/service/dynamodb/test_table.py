@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 from aiohttp import web
 
-from service.customer.balance import make_row
+from service.customer.rows import make_row
 from service.dynamodb.errors import TableUnavailableError
 from service.dynamodb.table import DEADLINE_S, MAX_CALLS, Table
 from service.runtime.errors import ServiceError

@@ -1,0 +1,133 @@
+"""The endpoint `customer.create`: a new client, with a balance of 0. Never overwrites; safe to repeat.
+
+The reply means that the client is written. The same `client_id` with the same content is answered alike, however often
+it comes; with other content it is a conflict. A write whose response was lost is tried again, and finds its own row.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import unicodedata
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Any, Final
+
+import orjson
+
+from service.customer import contract
+from service.customer.decode import client_id_of, decode_object
+from service.customer.errors import BadRequest, Conflict, RequestError
+from service.customer.micro import Endpoint
+from service.customer.request import Request
+from service.customer.rows import make_row, refusal, row_of, text_of
+from service.dynamodb.errors import TableUnavailableError
+from service.dynamodb.table import DEADLINE_S, Row, Table
+
+_DATE: Final = re.compile(r"\d{4}-\d\d-\d\d")
+_DATE_TIME: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d([.,]\d{1,9})?)?([Zz]|[+-]\d\d:\d\d)?")
+"""RFC 3339, where the seconds and the offset may be missing: https://www.rfc-editor.org/rfc/rfc3339#section-5.6"""
+
+
+@dataclass(frozen=True)
+class NewClient:
+    client_id: str
+    name: str
+    created_at: str | None
+    """None: not given."""
+
+
+def decode(payload: bytes) -> NewClient:
+    """The client that a request asks for, with an id made where it gives none.
+
+    Raises `BadRequest` that says what is wrong with the payload.
+    """
+    body = decode_object(payload)
+    client_id = client_id_of(body) if "client_id" in body else uuid.uuid4().hex
+    return NewClient(client_id, _name(body), _created_at(body))
+
+
+def _name(body: dict[str, Any]) -> str:
+    name = body.get("name")
+    if type(name) is not str:
+        raise BadRequest("name must be a string" if "name" in body else "name is missing")
+    name = name.strip()
+    if not 1 <= len(name) <= contract.NAME_MAX:
+        raise BadRequest(f"name must have 1 to {contract.NAME_MAX} characters, white space around it not counted")
+    if any(unicodedata.category(character) == "Cc" for character in name):
+        raise BadRequest("name must have no control character")
+    return name
+
+
+def _created_at(body: dict[str, Any]) -> str | None:
+    """A date as it is; a date-time in UTC, which it is in where it has no offset."""
+    given = body.get("created_at")
+    if given is None:
+        return None
+    try:
+        if type(given) is str and _DATE.fullmatch(given):
+            return date.fromisoformat(given).isoformat()
+        if type(given) is str and _DATE_TIME.fullmatch(given):
+            moment = datetime.fromisoformat(given.upper())
+            return _written(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+    except (ValueError, OverflowError):
+        pass
+    raise BadRequest("created_at must be an ISO date or date-time, such as 2024-01-23 or 2024-01-23T10:00:00Z")
+
+
+def _written(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+class Create:
+    """Writes new clients."""
+
+    def __init__(self, table: Table) -> None:
+        self.endpoint = Endpoint(
+            name=contract.CREATE_NAME,
+            subject=contract.CREATE_SUBJECT,
+            handler=self.handle,
+            description="A new client with a balance of 0. With a client_id of the requester's it is safe to repeat.",
+            request_schema=contract.CREATE_REQUEST_SCHEMA,
+            response_schema=contract.CREATE_RESPONSE_SCHEMA,
+        )
+        self._table = table
+        self._writes: set[asyncio.Task[None]] = set()
+
+    async def handle(self, request: Request) -> None:
+        """Start the write for a request, which is answered when it is done."""
+        write = asyncio.create_task(self._answer(decode(request.data), request))
+        self._writes.add(write)
+        write.add_done_callback(self._writes.discard)
+
+    async def _answer(self, client: NewClient, request: Request) -> None:
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                await self._write(client)
+        except RequestError as error:
+            await request.refuse(error)
+        except Exception as error:
+            await request.refuse(refusal(client.client_id, error))
+        else:
+            await request.respond(orjson.dumps({"client_id": client.client_id}))
+
+    async def _write(self, client: NewClient) -> None:
+        """Return when the client is there as asked for. Raises `Conflict` when another is."""
+        texts = {
+            contract.NAME_ATTRIBUTE: client.name,
+            contract.CREATED_AT_ATTRIBUTE: client.created_at or _written(datetime.now(UTC)),
+        }
+        if await self._table.insert_or_retry(make_row(client.client_id, 0, **texts)):
+            return
+        outcome = await self._table.get(client.client_id, consistent=True)
+        if outcome is None:
+            raise TableUnavailableError("the client was deleted meanwhile")
+        if not _is_same(client, row_of(client.client_id, outcome)):
+            raise Conflict("a client of that client_id is there, with other content")
+
+
+def _is_same(client: NewClient, row: Row) -> bool:
+    """Whether a row has the content that was asked for. A date that was not given is whatever it became."""
+    created_at = text_of(row, contract.CREATED_AT_ATTRIBUTE)
+    return text_of(row, contract.NAME_ATTRIBUTE) == client.name and client.created_at in {None, created_at}

@@ -1,0 +1,63 @@
+"""A client's row in the table, and what a look-up's outcome means for the reply."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import structlog
+
+from service.customer import contract
+from service.customer.errors import InternalError, NotFound, RequestError, Unavailable
+from service.dynamodb.errors import DynamoDBError, NoCredentialsError, TableUnavailableError
+from service.dynamodb.table import Outcome, Row
+from service.runtime.logs import Repeated
+
+failed: Final = Repeated(structlog.get_logger("service.customer"), "look-up failed")
+
+
+def make_row(client_id: str, balance: int, **texts: str) -> Row:
+    """A client's row; `texts` are further attributes, by name."""
+    return {
+        contract.KEY_ATTRIBUTE: {"S": client_id},
+        contract.BALANCE_ATTRIBUTE: {"N": str(balance)},
+        **{name: {"S": text} for name, text in texts.items()},
+    }
+
+
+def balance_of(client_id: str, row: Row) -> int:
+    """Raises `InternalError` for a row without an integer balance."""
+    try:
+        return int(row[contract.BALANCE_ATTRIBUTE]["N"])
+    except Exception as error:  # a row may hold anything
+        failed.error("row", client_id=client_id, error=f"the row has no integer {contract.BALANCE_ATTRIBUTE}")
+        raise InternalError("internal error") from error
+
+
+def text_of(row: Row, attribute: str) -> str | None:
+    """A string attribute; None when the row has none of that name."""
+    value = row.get(attribute)
+    text = value.get("S") if isinstance(value, dict) else None
+    return text if isinstance(text, str) else None
+
+
+def row_of(client_id: str, outcome: Outcome) -> Row:
+    """The row that a look-up found. Raises the `RequestError` that answers for any other outcome."""
+    if outcome is None:
+        raise NotFound("no such client")
+    if isinstance(outcome, Exception):
+        raise refusal(client_id, outcome)
+    return outcome
+
+
+def refusal(client_id: str, error: Exception) -> RequestError:
+    """The reply for a call of the table that failed. Its cause is logged, not told."""
+    if isinstance(error, TableUnavailableError):
+        return Unavailable(f"{error}; try again")
+    if isinstance(error, TimeoutError):
+        return Unavailable("the database did not answer in time; try again")
+    if isinstance(error, DynamoDBError | NoCredentialsError):
+        code = error.code if isinstance(error, DynamoDBError) else type(error).__name__
+        failed.error(code, client_id=client_id, error=str(error) or code)
+    else:
+        failed.error(type(error).__name__, client_id=client_id, exc_info=error)
+    return InternalError("internal error")
