@@ -64,7 +64,7 @@ class Echo:
 
     async def _echo(self, request: Request) -> None:
         if await request.respond(REPLY):
-            await self._events.publish("678", REPLY)
+            self._events.publish("678", REPLY)
 
 
 if __name__ == "__main__":

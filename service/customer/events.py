@@ -1,59 +1,46 @@
 """Responses to JetStream: acknowledged, retried with the same `Nats-Msg-Id`, bounded.
 
-An event is kept until the stream has acknowledged it. While the stream takes events they are sent as they come,
-a window of them unacknowledged at a time. When it refuses one, or stays silent, the others wait behind a single
-probe, retried with backoff; its acknowledgement lets them go. So an outage costs a message a second, not a storm,
-and the requests go on being answered. What does not fit the bounds is dropped and counted.
+An event is held until the stream has acknowledged it. What one turn of the event loop publishes leaves together, in
+batches, while fewer than a `Window` of events are unacknowledged. The stream answers batches in the order of sending.
 
-| state | `stalled` | a new event | leaves the state |
+| state | `stalled` | what is sent | leaves the state |
 | --- | --- | --- | --- |
-| flowing | None | is sent; waits when `WINDOW` events are unacknowledged | a refusal, or silence for `ACK_WAIT_S` |
-| stalled | the reason | waits | an acknowledgement: all that is unacknowledged is sent again, oldest first |
+| flowing | None | what waits, as far as the window goes | a refusal, or no answer at all for `ACK_WAIT_S` |
+| stalled | the reason | the oldest event, a probe, with backoff | a batch sent since then is acknowledged |
+
+So an outage costs a message a second, not a storm, and the requests go on being answered. Only what is overdue is sent
+again: unanswered for `ACK_WAIT_S`, while a later batch was answered, or none was. What does not fit the bounds is
+dropped and counted.
 
 At least once: a retry that comes after the stream's duplicate window may store an event twice.
-Acknowledgements: https://docs.nats.io/reference/reference-protocols/nats_api_reference#publishing-to-jetstream
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-import secrets
 import time
-from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
 import nats.errors
-import orjson
 import structlog
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from service.customer.contract import EVENT_PREFIX, INBOX_PREFIX, STREAM
+from service.customer import acks
+from service.customer.acks import Refused
+from service.customer.contract import EVENT_PREFIX
+from service.customer.outbox import MAX_BYTES, MAX_EVENTS, Batch, Outbox
+from service.customer.publisher import BATCHED, SINGLE, Mode, Publisher
+from service.customer.window import Window
 from service.runtime.cancel import cancel
+from service.runtime.nats_client import NatsClient
 
 log: Final = structlog.get_logger("service.events")
-
-MAX_EVENTS: Final = 100_000
-MAX_BYTES: Final = 16 * 1024 * 1024
-WINDOW: Final = 4096
-"""Events sent and not yet acknowledged."""
 
 ACK_WAIT_S: Final = 2.0
 PROBE_MIN_S: Final = 0.1
 PROBE_MAX_S: Final = 1.0
-_OVERHEAD_BYTES: Final = 64
-
-
-@dataclass(slots=True)
-class Event:
-    number: int
-    subject: str
-    payload: bytes
-    size_bytes: int
-    traceparent: str | None
-    sent_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -67,52 +54,54 @@ class EventStats:
 class Events:
     """Publishes events for one task. `start` first; `flush` before the connection is closed."""
 
-    def __init__(self, nc: Client, *, max_events: int = MAX_EVENTS, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(self, nc: NatsClient, *, max_events: int = MAX_EVENTS, max_bytes: int = MAX_BYTES) -> None:
         self.stats = EventStats()
         self.stalled: str | None = None
         """Why the stream is not taking events; None while it is."""
         self._nc = nc
-        self._max_events = max_events
-        self._max_bytes = max_bytes
-        self._bytes = 0
-        self._next = 0
-        self._sent: dict[int, Event] = {}
-        self._waiting: deque[Event] = deque()
+        self._outbox = Outbox(max_events, max_bytes)
+        self._publisher = Publisher(nc)
+        self._window = Window()
+        self._answered = -1
+        """The number of the latest batch that was acknowledged."""
+        self._answered_s = float("-inf")
+        """When the stream last said anything about a batch."""
+        self._stalled_at = 0
+        """The number of the first batch that was sent since the stream stalled."""
+        self._sending = False
+        """`_send_waiting` is about to run, at the end of this turn of the event loop."""
         self._dropping = False
-        self._inbox = ""
-        self._id = ""
         self._settled = asyncio.Event()
         self._settled.set()
         self._watch: asyncio.Task[None] | None = None
         self._probe_wait_s = PROBE_MIN_S
+        self._loop = asyncio.get_running_loop()
 
     @property
     def pending(self) -> int:
         """Events not yet acknowledged."""
-        return len(self._sent) + len(self._waiting)
+        return len(self._outbox)
 
-    async def start(self) -> None:
-        # A NUID could be guessed from the service's public one, and an acknowledgement forged.
-        self._inbox = f"{INBOX_PREFIX}.{secrets.token_hex(16)}"
-        self._id = secrets.token_hex(8)
-        await self._nc.subscribe(f"{self._inbox}.*", cb=self._on_ack)
-        self._watch = asyncio.create_task(self._watch_acks(), name="events")
+    @property
+    def mode(self) -> Mode:
+        """How the stream acknowledges events: `by the batch`, or `one by one`."""
+        return self._publisher.mode
 
-    async def publish(self, client_id: str, payload: bytes, traceparent: str | None = None) -> None:
+    async def start(self, *, batched: bool = False) -> None:
+        """`batched`: the stream takes batches (`allow_batched`)."""
+        self._publisher.mode = BATCHED if batched else SINGLE
+        log.info("events are acknowledged", mode=self.mode)
+        await self._publisher.listen(self._on_answer)
+        self._watch = asyncio.create_task(self._watch_answers(), name="events")
+
+    def publish(self, client_id: str, payload: bytes, traceparent: str | None = None) -> None:
         """Store the event, now or when the stream is reachable again. Does not raise while it is not."""
-        subject = EVENT_PREFIX + client_id
-        size_bytes = len(subject) + len(payload) + _OVERHEAD_BYTES
-        if self.pending >= self._max_events or self._bytes + size_bytes > self._max_bytes:
+        if not self._outbox.add(EVENT_PREFIX + client_id, payload, traceparent):
             self._drop()
-            return
-        event = Event(self._next, subject, payload, size_bytes, traceparent)
-        self._next += 1
-        self._bytes += size_bytes
-        self._settled.clear()
-        if self.stalled is None and len(self._sent) < WINDOW:
-            await self._send(event)
-        else:
-            self._waiting.append(event)
+        elif not self._sending:
+            self._sending = True
+            self._settled.clear()
+            self._loop.call_soon(self._send_waiting)
 
     async def flush(self, timeout_s: float) -> int:
         """Wait until every event is acknowledged; the number that is not, after `timeout_s` seconds.
@@ -132,104 +121,109 @@ class Events:
         if self._watch:
             await cancel(self._watch)
 
-    async def _send(self, event: Event) -> None:
-        event.sent_s = time.monotonic()
-        self._sent[event.number] = event
-        headers = {"Nats-Msg-Id": f"{self._id}.{event.number}"}
-        if event.traceparent:
-            headers["traceparent"] = event.traceparent
+    def _send_waiting(self) -> None:
+        self._sending = False
+        outbox = self._outbox
+        while outbox.waiting and self.stalled is None:
+            room = min(self._window.size - outbox.unacknowledged, self._publisher.batch_max, len(outbox.waiting))
+            if room <= 0:
+                return
+            self._send(room)
+
+    def _send(self, count: int) -> None:
+        batch = self._outbox.take(count, time.monotonic())
         try:
-            await self._nc.publish(
-                event.subject,
-                event.payload,
-                reply=f"{self._inbox}.{event.number}",
-                headers=headers,
-            )
+            self._publisher.send(batch)
         except nats.errors.Error as error:
+            self._take_back(batch)
             self._stall(str(error))
 
-    async def _on_ack(self, msg: Msg) -> None:
-        number = msg.subject.rpartition(".")[2]
-        if not number.isdecimal() or int(number) not in self._sent:
+    async def _on_answer(self, msg: Msg) -> None:
+        batch = self._outbox.sent.get(self._publisher.number(msg.subject))
+        if batch is None:
             return
-        problem = _problem(msg)
-        if problem is not None:
-            self._stall(problem)
-            return
-        event = self._sent.pop(int(number))
-        self.stats.published += 1
-        self._bytes -= event.size_bytes
-        if self.stalled is not None:
+        self._answered_s = time.monotonic()
+        answer = acks.read(msg, len(batch.events))
+        if isinstance(answer, Refused):
+            self._refuse(batch, answer)
+        elif answer is not None:
+            self._store(batch, answer.count)
+
+    def _store(self, batch: Batch, count: int) -> None:
+        """The stream has the first `count` events of a batch; after a gap, the others are sent again."""
+        self.stats.published += count
+        self.stats.retried += self._outbox.stored(batch, count)
+        self._answered = max(self._answered, batch.number)
+        self._window.acknowledged(count, batch.sent_s, self._answered_s)
+        if self.stalled is not None and batch.number >= self._stalled_at:
             self._resume()
-        if self._waiting:
-            await self._send_waiting()
-        elif not self._sent:
+        if self._outbox.waiting:
+            self._send_waiting()
+        elif not self._outbox.sent:
             self._dropping = False
             self._settled.set()
 
-    async def _send_waiting(self) -> None:
-        while self._waiting and len(self._sent) < WINDOW and self.stalled is None:
-            await self._send(self._waiting.popleft())
+    def _refuse(self, batch: Batch, refused: Refused) -> None:
+        if refused.takes_no_batches and self.mode == BATCHED:
+            self._publisher.mode = SINGLE
+            log.warning("events are acknowledged", mode=self.mode, reason=refused.reason)
+        self._take_back(batch)
+        self._stall(refused.reason)
 
-    async def _watch_acks(self) -> None:
-        """Notice silence, and probe a stalled stream."""
+    def _take_back(self, batch: Batch) -> None:
+        """Let a batch's events wait, to be sent again. Whatever is answered to it from now on counts no more."""
+        self.stats.retried += self._outbox.take_back(batch)
+
+    async def _watch_answers(self) -> None:
+        """Notice what is overdue, and probe a stalled stream."""
         while True:
             if self.stalled is None:
                 await asyncio.sleep(ACK_WAIT_S / 4)
-                self._notice_silence()
+                self._notice_overdue()
+                self._send_waiting()
             else:
                 await asyncio.sleep(self._probe_wait_s * random.uniform(0.5, 1.0))
                 self._probe_wait_s = min(PROBE_MAX_S, self._probe_wait_s * 2)
-                await self._probe()
+                self._probe()
 
-    def _notice_silence(self) -> None:
-        oldest = next(iter(self._sent.values()), None)
-        if oldest and time.monotonic() - oldest.sent_s > ACK_WAIT_S:
+    def _notice_overdue(self) -> None:
+        now_s = time.monotonic()
+        silent = now_s - self._answered_s > ACK_WAIT_S
+        late = [batch for batch in self._outbox.sent.values() if now_s - batch.sent_s > ACK_WAIT_S]
+        overdue = [batch for batch in late if silent or batch.number < self._answered]
+        for batch in reversed(overdue):
+            self._window.narrow(batch.sent_s, now_s)
+            self._take_back(batch)
+        if overdue and silent:
             self._stall(f"no acknowledgement within {ACK_WAIT_S:g} seconds")
 
-    async def _probe(self) -> None:
+    def _probe(self) -> None:
+        """Send the oldest event, alone, be it the last probe's or not."""
         if self.stalled is None or not self._nc.is_connected:
             return
-        oldest = next(iter(self._sent.values()), None) or (self._waiting.popleft() if self._waiting else None)
-        if oldest is None:
-            self._resume()
-            return
-        self.stats.retried += 1
-        await self._send(oldest)
+        for batch in [batch for number, batch in self._outbox.sent.items() if number >= self._stalled_at]:
+            self._take_back(batch)
+        if self._outbox.waiting:
+            self._send(1)
 
     def _stall(self, reason: str) -> None:
         """Hold everything back, oldest first, behind the probe."""
         if self.stalled is None:
             self._probe_wait_s = PROBE_MIN_S
+            self._stalled_at = self._outbox.next_batch
+            self._window.close(time.monotonic())
             log.warning("events are waiting", reason=reason, pending=self.pending)
         self.stalled = reason
 
     def _resume(self) -> None:
-        held = sorted(self._sent.values(), key=lambda event: event.number)
-        self._sent.clear()
-        self._waiting.extendleft(reversed(held))
-        self.stats.retried += len(held)
         self.stalled = None
+        self._notice_overdue()
         log.info("events are flowing", pending=self.pending, dropped=self.stats.dropped)
 
     def _drop(self) -> None:
         self.stats.dropped += 1
         if not self._dropping:
             self._dropping = True
-            log.error("events are being dropped", pending=self.pending, bytes=self._bytes, reason=self.stalled)
-
-
-def _problem(msg: Msg) -> str | None:
-    """Why the stream did not take an event; None when it did."""
-    if msg.headers and msg.headers.get("Status") == "503":
-        return "no stream takes the subject"
-    try:
-        ack = orjson.loads(msg.data)
-    except orjson.JSONDecodeError:
-        return "unreadable acknowledgement"
-    if type(ack) is not dict:
-        return "unreadable acknowledgement"
-    error = ack.get("error")
-    if error:
-        return str(error.get("description", error) if type(error) is dict else error)
-    return None if ack.get("stream") == STREAM else f"an acknowledgement, and not of stream {STREAM}"
+            log.error(
+                "events are being dropped", pending=self.pending, bytes=self._outbox.held_bytes, reason=self.stalled
+            )

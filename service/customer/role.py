@@ -21,6 +21,7 @@ from service.customer.create import Create
 from service.customer.events import Events
 from service.customer.get import Get
 from service.customer.micro import ConcurrentService
+from service.customer.publisher import BATCHED, SINGLE
 from service.customer.seeding import is_seeded, seed
 from service.customer.settings import CustomerSettings
 from service.dynamodb.table import Table
@@ -67,6 +68,8 @@ class Customer:
             tracing=self._tracing,
         )
         self._bucket: KeyValue
+        self._batched = False
+        """The stream takes batches."""
         self._emitting: asyncio.Task[None] | None = None
 
     def needs(self) -> Sequence[Need]:
@@ -86,7 +89,7 @@ class Customer:
                     "the seed flag is set and the table has no row 1; to seed again, run "
                     "`python -m control_plane seed-flag clear` and restart"
                 )
-        await self._events.start()
+        await self._events.start(batched=self._batched)
         await self._service.serve()
         await confirm(self._nc)
         self._state = "serving"
@@ -158,8 +161,10 @@ class Customer:
         publish = [subject for subject in contract.PUBLISH if not subject.startswith("_")]
         await permissions.look(self._nc, contract.USER, publish, contract.SUBSCRIBE)
 
-    async def _look_at_stream(self) -> None:
-        await jetstream.check_stream(self._connection.jetstream, contract.STREAM, contract.STREAM_SUBJECTS)
+    async def _look_at_stream(self) -> str:
+        stream = await jetstream.check_stream(self._connection.jetstream, contract.STREAM, contract.STREAM_SUBJECTS)
+        self._batched = bool(stream.allow_batched)
+        return f"which acknowledges events {BATCHED if self._batched else SINGLE}"
 
     async def _look_at_bucket(self) -> str:
         self._bucket = await jetstream.open_bucket(self._connection.jetstream, contract.BUCKET)

@@ -7,6 +7,7 @@ from typing import Final
 
 import nats.errors
 from nats.js import JetStreamContext
+from nats.js.api import StreamConfig
 from nats.js.errors import (
     APIError,
     BucketNotFoundError,
@@ -20,8 +21,8 @@ from service.runtime.errors import ServiceError
 PROVISION: Final = "make it with `python -m control_plane create`"
 
 
-async def check_stream(jetstream: JetStreamContext, name: str, subjects: Sequence[str]) -> None:
-    """Raise `ServiceError` unless the stream is there and takes the subjects."""
+async def check_stream(jetstream: JetStreamContext, name: str, subjects: Sequence[str]) -> StreamConfig:
+    """The stream's configuration. Raises `ServiceError` unless it is there and takes the subjects."""
     try:
         info = await jetstream.stream_info(name)
     except NotFoundError:
@@ -31,6 +32,7 @@ async def check_stream(jetstream: JetStreamContext, name: str, subjects: Sequenc
     if not set(subjects) <= set(info.config.subjects or ()):
         problem = f"stream {name} does not take {', '.join(subjects)}"
         raise ServiceError(problem, "correct its subjects with `python -m control_plane create`")
+    return info.config
 
 
 async def open_bucket(jetstream: JetStreamContext, name: str) -> KeyValue:

@@ -1,36 +1,56 @@
-"""Events reach the real stream once each, whatever it does meanwhile."""
+"""Events reach the real stream once each, whatever it does meanwhile, by the batch and one by one."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
 
 import pytest
+from nats.aio.msg import Msg
 from nats.js.api import DiscardPolicy, StreamConfig
 
 from control_plane import jetstream
 from control_plane.desired import ACCOUNT
-from service.customer import contract, events
+from service.customer import contract, events, window
 from service.customer.events import Events
 from service.runtime.connection import roundtrip
+from service.runtime.nats_client import NatsClient
 from tests.support.world import World, eventually
+
+Publishing = Callable[..., AbstractAsyncContextManager[Events]]
+
+
+@pytest.fixture(params=[True, False], ids=["by the batch", "one by one"])
+def publishing(world: World, request: pytest.FixtureRequest) -> Publishing:
+    @asynccontextmanager
+    async def publishing(**bounds: int) -> AsyncIterator[Events]:
+        async with publisher(world, batched=request.param, **bounds) as published:
+            yield published
+
+    return publishing
 
 
 @asynccontextmanager
-async def publishing(world: World, **bounds: int) -> AsyncIterator[Events]:
+async def publisher(world: World, *, batched: bool = True, **bounds: int) -> AsyncIterator[Events]:
     async with world.client("service") as client:
+        assert isinstance(client, NatsClient)
         published = Events(client, **bounds)
-        await published.start()
+        await published.start(batched=batched)
         try:
             yield published
         finally:
             await published.close()
 
 
-async def publish(published: Events, count: int, start: int = 0) -> None:
+def publish(published: Events, count: int, start: int = 0) -> None:
     for number in range(start, start + count):
-        await published.publish(f"c{number}", b'{"balance":%d}' % number)
+        published.publish(f"c{number}", b'{"balance":%d}' % number)
+
+
+def subjects(count: int) -> list[str]:
+    return [f"customer.balance.c{number}" for number in range(count)]
 
 
 async def stored(world: World) -> list[tuple[str, bytes, str]]:
@@ -50,75 +70,127 @@ async def restore_stream(world: World) -> None:
         await jetstream.ensure(admin, ACCOUNT, replicas=1)
 
 
-async def test_an_event_is_the_replys_bytes_under_the_clients_subject_with_an_id_of_its_own(world: World) -> None:
-    async with publishing(world) as published:
-        await publish(published, 200)
+def lose(published: Events, which: Callable[[str], bool]) -> list[str]:
+    """Lose what is posted with a reply subject of that kind, once each. Returns what was lost so far."""
+    post, lost = published._nc.post, []
+
+    def lossy(subject: str, payload: bytes, reply: str = "", headers: bytes = b"") -> None:
+        if which(reply) and reply not in lost:
+            lost.append(reply)
+        else:
+            post(subject, payload, reply, headers)
+
+    published._nc.post = lossy  # type: ignore[method-assign]
+    return lost
+
+
+def intercept(published: Events, on_answer: Callable[[Msg], Any]) -> Callable[[Msg], Any]:
+    """Have the stream's answers handed to `on_answer`. Returns who had them before."""
+    (subscription,) = [sub for sub in published._nc._subs.values() if sub.subject.startswith(contract.INBOX_PREFIX)]
+    before, subscription._cb = subscription._cb, on_answer
+    assert before
+    return before
+
+
+def nothing_is_held(published: Events) -> bool:
+    outbox = published._outbox
+    return (len(outbox), outbox.held_bytes, outbox.unacknowledged, outbox.sent) == (0, 0, 0, {})
+
+
+async def test_an_event_is_the_replys_bytes_under_the_clients_subject_with_an_id_of_its_own(
+    world: World, publishing: Publishing
+) -> None:
+    async with publishing() as published:
+        publish(published, 250)
         assert await published.flush(5) == 0
-        assert published.stats.published == 200
+        assert published.stats.published == 250
         messages = await stored(world)
         assert [(subject, data) for subject, data, _ in messages] == [
-            (f"customer.balance.c{number}", b'{"balance":%d}' % number) for number in range(200)
+            (f"customer.balance.c{number}", b'{"balance":%d}' % number) for number in range(250)
         ]
-        assert len({identity for _, _, identity in messages}) == 200
+        assert len({identity for _, _, identity in messages}) == 250
+        assert nothing_is_held(published)
 
 
-async def test_two_tasks_never_share_an_id(world: World) -> None:
-    async with publishing(world) as one, publishing(world) as other:
-        await publish(one, 50)
-        await publish(other, 50)
+async def test_a_burst_is_acknowledged_by_the_batch(world: World) -> None:
+    async with publisher(world) as published:
+        before = published._nc.stats["in_msgs"]
+        publish(published, 1000)
+        assert await published.flush(5) == 0
+        assert published._nc.stats["in_msgs"] - before <= 2 * 10, "two answers for a hundred events"
+        assert published.mode == "by the batch"
+    assert await world.last_sequence() == 1000
+
+
+async def test_a_lone_event_is_acknowledged_within_a_second(world: World, publishing: Publishing) -> None:
+    async with publishing() as published:
+        for number in range(3):
+            publish(published, 1, start=number)
+            assert await published.flush(1) == 0
+        assert published.stats.published == 3
+
+
+async def test_two_tasks_never_share_an_id(world: World, publishing: Publishing) -> None:
+    async with publishing() as one, publishing() as other:
+        for number in range(10):
+            publish(one, 50, start=number)
+            publish(other, 50, start=number)
         assert await one.flush(5) == await other.flush(5) == 0
-    assert len({identity for _, _, identity in await stored(world)}) == 100
+        assert one.stats.published == other.stats.published == 500
+    assert len({identity for _, _, identity in await stored(world)}) == 1000
 
 
 async def test_more_than_a_window_is_sent_as_acknowledgements_come(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: World, publishing: Publishing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(events, "WINDOW", 10)
-    async with publishing(world) as published:
-        await publish(published, 500)
-        assert len(published._sent) <= 10
+    monkeypatch.setattr(window, "WINDOW_MAX", 10)
+    async with publishing() as published:
+        publish(published, 500)
+        await eventually(lambda: published._outbox.unacknowledged > 0)
+        assert published._outbox.unacknowledged <= 10
         assert await published.flush(5) == 0
     assert await world.last_sequence() == 500
 
 
-async def test_a_missing_stream_is_waited_for(world: World) -> None:
-    async with publishing(world) as published:
+async def test_a_missing_stream_is_waited_for(world: World, publishing: Publishing) -> None:
+    async with publishing() as published:
         await delete_stream(world)
-        await publish(published, 100)
+        publish(published, 100)
         await eventually(lambda: published.stalled is not None)
         assert published.stalled == "no stream takes the subject"
-        await publish(published, 100, start=100)
+        publish(published, 100, start=100)
         assert published.pending == 200
         assert await published.flush(0.2) == 200
         await restore_stream(world)
         assert await published.flush(10) == 0
         assert published.stalled is None
         assert (published.stats.published, published.stats.dropped) == (200, 0)
-        assert sorted(subject for subject, _, _ in await stored(world)) == sorted(
-            f"customer.balance.c{number}" for number in range(200)
-        )
+        assert [subject for subject, _, _ in await stored(world)] == subjects(200), "the oldest first"
+        assert nothing_is_held(published)
 
 
-async def test_a_full_stream_that_discards_new_is_waited_for(world: World) -> None:
-    async with publishing(world) as published, world.administrator() as admin:
+async def test_a_full_stream_that_discards_new_is_waited_for(world: World, publishing: Publishing) -> None:
+    async with publishing() as published, world.administrator() as admin:
         config = (await admin.stream_info(contract.STREAM)).config
         config.discard, config.max_msgs = DiscardPolicy.NEW, 10
         await admin.update_stream(config)
-        await publish(published, 25)
+        publish(published, 25)
         await eventually(lambda: published.stalled is not None)
         assert "maximum messages exceeded" in (published.stalled or "")
-        assert published.stats.published == 10
+        assert published.stats.published <= 10
         config.max_msgs = 1000
         await admin.update_stream(config)
         assert await published.flush(10) == 0
+        assert published.stats.published == 25
+        assert nothing_is_held(published)
     assert await world.last_sequence() == 25
 
 
-async def test_a_stalled_stream_gets_a_probe_now_and_then_and_no_storm(world: World) -> None:
-    async with publishing(world) as published, world.administrator() as admin:
+async def test_a_stalled_stream_gets_a_probe_now_and_then_and_no_storm(world: World, publishing: Publishing) -> None:
+    async with publishing() as published, world.administrator() as admin:
         await delete_stream(world)
         listening = await admin._nc.subscribe("customer.balance.*")
-        await publish(published, 1000)
+        publish(published, 1000)
         await eventually(lambda: published.stalled is not None)
         await roundtrip(published._nc)
         await asyncio.sleep(0.3)  # the backoff's first steps
@@ -128,66 +200,151 @@ async def test_a_stalled_stream_gets_a_probe_now_and_then_and_no_storm(world: Wo
         assert listening.delivered >= 1
 
 
-async def test_what_does_not_fit_is_dropped_and_counted(world: World) -> None:
-    async with publishing(world, max_events=50) as published:
+async def test_what_does_not_fit_is_dropped_and_counted(world: World, publishing: Publishing) -> None:
+    async with publishing(max_events=50) as published:
         await delete_stream(world)
-        await publish(published, 80)
+        publish(published, 80)
         assert (published.pending, published.stats.dropped) == (50, 30)
         await restore_stream(world)
         assert await published.flush(10) == 0
-        await publish(published, 1, start=1000)
+        publish(published, 1, start=1000)
         assert await published.flush(5) == 0
         assert published.stats.dropped == 30
     assert await world.last_sequence() == 51
 
 
-async def test_bytes_are_bounded_too(world: World) -> None:
-    async with publishing(world, max_bytes=2_000) as published:
+async def test_bytes_are_bounded_too_and_given_back(world: World, publishing: Publishing) -> None:
+    async with publishing(max_bytes=2_000) as published:
         await delete_stream(world)
-        await publish(published, 100)
-        assert published._bytes <= 2_000
-        assert published.pending + published.stats.dropped == 100
+        publish(published, 100)
+        await eventually(lambda: published.stalled is not None)
+        assert published._outbox.held_bytes <= 2_000
+        taken = published.pending
+        assert 0 < taken == 100 - published.stats.dropped < 100
+        await restore_stream(world)
+        assert await published.flush(10) == 0
+        for _ in range(5):
+            publish(published, taken)
+            assert await published.flush(5) == 0
+        assert published.stats.dropped == 100 - taken
+        assert nothing_is_held(published)
+    assert await world.last_sequence() == 6 * taken
 
 
-async def test_a_silent_stream_is_asked_again_with_the_same_id(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_silent_stream_is_asked_again_with_the_same_id(
+    world: World, publishing: Publishing, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The first attempts are stored, but their acknowledgements are lost: the ids keep them from being stored twice."""
     monkeypatch.setattr(events, "ACK_WAIT_S", 0.2)
-    async with publishing(world) as published:
-        heard = published._on_ack
-        deaf = asyncio.Event()
+    async with publishing() as published:
+        lost: list[Msg] = []
 
-        async def lose(_: object) -> None:
-            deaf.set()
+        async def deaf(msg: Msg) -> None:
+            lost.append(msg)
 
-        subscription = next(sub for sub in published._nc._subs.values() if sub.subject.startswith(published._inbox))
-        subscription._cb = lose
-        await publish(published, 20)
-        await deaf.wait()
+        heard = intercept(published, deaf)
+        publish(published, 20)
         await eventually(lambda: published.stalled is not None)
         assert "no acknowledgement" in (published.stalled or "")
-        subscription._cb = heard
+        assert lost
+        intercept(published, heard)
         assert await published.flush(10) == 0
+        assert (published.stats.published, published.pending) == (20, 0)
         assert published.stats.retried >= 20
+        for msg in lost:  # late, and for events that are held no longer
+            await heard(msg)
+        assert published.stats.published == 20
+        assert nothing_is_held(published)
     assert await world.last_sequence() == 20
 
 
-async def test_an_outage_never_raises_and_nothing_is_lost(world: World) -> None:
+async def test_only_what_is_overdue_is_sent_again(
+    world: World, publishing: Publishing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "ACK_WAIT_S", 0.2)
+    async with publishing() as published:
+
+        async def lose_the_third(msg: Msg) -> None:
+            if published._publisher.number(msg.subject) != 2:
+                await heard(msg)
+
+        heard = intercept(published, lose_the_third)
+        publish(published, 500)
+        await eventually(lambda: published.pending == published._publisher.batch_max)
+        assert await published.flush(5) == 0
+        assert published.stalled is None
+        assert published.stats.retried == published._publisher.batch_max
+        assert published.stats.published == 500
+        assert nothing_is_held(published)
+    assert await world.last_sequence() == 500
+
+
+@pytest.mark.parametrize(
+    "which", [".1.0.$FI", ".3.1.$FI", ".100.2.$FI"], ids=["its first event", "one in the middle", "its commit"]
+)
+async def test_a_batch_that_lost_an_event_is_completed(
+    world: World, monkeypatch: pytest.MonkeyPatch, which: str
+) -> None:
+    monkeypatch.setattr(events, "ACK_WAIT_S", 0.3)
+    async with publisher(world) as published:
+        lost = lose(published, lambda reply: reply.endswith(which) and "-1." in reply)
+        publish(published, 350)
+        assert await published.flush(10) == 0
+        assert len(lost) == 1
+        assert published.stats.published == 350
+        assert published.stats.retried >= 1
+        assert nothing_is_held(published)
+    messages = await stored(world)
+    assert sorted(subject for subject, _, _ in messages) == sorted(subjects(350))
+
+
+async def test_a_connection_lost_in_the_middle_of_batches_loses_no_event(
+    world: World, publishing: Publishing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "ACK_WAIT_S", 0.3)
+    async with publishing() as published:
+        for number in range(20):
+            publish(published, 130, start=number * 130)
+            if number % 5 == 2:
+                await asyncio.sleep(0)  # a part of it is written
+                published._nc._transport._io_writer.transport.abort()  # type: ignore[union-attr]
+            await asyncio.sleep(0.01)
+        assert await published.flush(15) == 0
+        assert published._nc.stats["reconnects"] >= 1
+        assert (published.stats.published, published.stats.dropped) == (2600, 0)
+        assert nothing_is_held(published)
+    assert sorted(subject for subject, _, _ in await stored(world)) == sorted(subjects(2600))
+
+
+async def test_an_outage_never_raises_and_nothing_is_lost(world: World, publishing: Publishing) -> None:
     """While the client is away from the server, events wait."""
-    async with world.client("service") as client:
-        published = Events(client)
-        await published.start()
-        await client.close()
-        await publish(published, 10)
+    async with publishing() as published:
+        await published._nc.close()
+        publish(published, 10)
+        await eventually(lambda: published.stalled is not None)
         assert published.pending == 10
-        assert published.stalled
-        await published.close()
 
 
-async def test_another_stream_that_takes_the_subject_does_not_acknowledge(world: World) -> None:
+async def test_another_stream_that_takes_the_subject_does_not_acknowledge(world: World, publishing: Publishing) -> None:
     async with world.administrator() as admin:
         await delete_stream(world)
-        await admin.add_stream(StreamConfig(name="other", subjects=["customer.balance.*"]))
-    async with publishing(world) as published:
-        await publish(published, 3)
+        await admin.add_stream(StreamConfig(name="other", subjects=["customer.balance.*"], allow_batched=True))
+    async with publishing() as published:
+        publish(published, 3)
         assert await published.flush(0.5) == 3
         assert published.stalled == "an acknowledgement, and not of stream customer-balances"
+        assert published.stats.published == 0
+
+
+async def test_a_stream_that_ceases_to_take_batches_gets_events_one_by_one(world: World) -> None:
+    async with publisher(world) as published, world.administrator() as admin:
+        publish(published, 150)
+        assert await published.flush(5) == 0
+        config = (await admin.stream_info(contract.STREAM)).config
+        config.allow_batched = False
+        await admin.update_stream(config)
+        publish(published, 350, start=150)
+        assert await published.flush(10) == 0
+        assert published.mode == "one by one"
+        assert published.stats.published == 500
+    assert [subject for subject, _, _ in await stored(world)] == subjects(500)

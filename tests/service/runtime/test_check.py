@@ -34,7 +34,7 @@ async def test_all_is_there(world: World) -> None:
         [
             f"ok       NATS at {world.nats_url}",
             "ok       permissions",
-            f"ok       stream {STREAM}",
+            f"ok       stream {STREAM}, which acknowledges events by the batch",
             f"ok       bucket {BUCKET}, no seed flag: the first task will seed",
             f"ok       table {world.table}, no row 1",
         ],

@@ -1,0 +1,73 @@
+"""What the stream answers to a batch of events, which may be one event.
+
+| answer | read as |
+| --- | --- |
+| a publish acknowledgement of our stream | `Stored`: all events, or the first ones and none after them |
+| an error, no responders, another stream's acknowledgement, anything unreadable | `Refused` |
+| ADR-50's flow control (`type` is `ack`, `gap` or `err`) | None: the publish acknowledgement is yet to come |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+from nats.aio.msg import Msg
+
+from service.customer.contract import STREAM
+
+_FLOW_CONTROL: Final = {"ack", "gap", "err"}
+_BATCHES_DISABLED: Final = 10205
+"""JetStream's error code for a stream without `allow_batched`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    reason: str
+    takes_no_batches: bool = False
+
+
+def read(msg: Msg, sent: int) -> Stored | Refused | None:
+    """What the stream says of a batch of `sent` events."""
+    if msg.headers and msg.headers.get("Status") == "503":
+        return Refused("no stream takes the subject")
+    answer = _decode(msg.data)
+    if answer is None:
+        return Refused("unreadable acknowledgement")
+    if answer.get("type") in _FLOW_CONTROL:
+        return None
+    if answer.get("error"):
+        return _refused(answer["error"])
+    if answer.get("stream") != STREAM:
+        return Refused(f"an acknowledgement, and not of stream {STREAM}")
+    return _stored(answer.get("count"), sent)
+
+
+def _decode(payload: bytes) -> dict[str, Any] | None:
+    try:
+        answer = orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        return None
+    return answer if type(answer) is dict else None
+
+
+def _stored(count: Any, sent: int) -> Stored | Refused:
+    if sent == 1:
+        return Stored(1)
+    if type(count) is not int:  # an acknowledgement of each message: the server knows no batches
+        return Refused("the server takes no batches", takes_no_batches=True)
+    if not 0 < count <= sent:
+        return Refused(f"an acknowledgement of {count} events of {sent}")
+    return Stored(count)
+
+
+def _refused(error: Any) -> Refused:
+    if type(error) is not dict:
+        return Refused(str(error))
+    return Refused(str(error.get("description", error)), error.get("err_code") == _BATCHES_DISABLED)

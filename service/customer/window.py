@@ -1,0 +1,45 @@
+"""How many events may be unacknowledged: additive increase, multiplicative decrease (AIMD).
+
+A stream that is slower than the demand acknowledges later and later. Then the window halves, at most once for each
+window sent, until what is sent is acknowledged within `LATE_S`; a silent stream gets one event, and the window opens
+again from there. So what waits, waits here, where it costs no second transmission.
+https://www.rfc-editor.org/rfc/rfc5681#section-3.1
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+WINDOW_MAX: Final = 4096
+STEP: Final = 16
+"""Events by which the window opens for each window that is acknowledged in time."""
+
+LATE_S: Final = 1.0
+"""An acknowledgement that takes longer tells of a queue before the stream."""
+
+
+class Window:
+    def __init__(self) -> None:
+        self.size = WINDOW_MAX
+        self._narrowed_s = float("-inf")
+        self._credit = 0
+
+    def acknowledged(self, events: int, sent_s: float, now_s: float) -> None:
+        """`events` that were sent at `sent_s` are stored."""
+        if now_s - sent_s > LATE_S:
+            self.narrow(sent_s, now_s)
+        elif self.size < WINDOW_MAX:
+            self._credit += events * STEP
+            grown, self._credit = divmod(self._credit, self.size)
+            self.size = min(WINDOW_MAX, self.size + grown)
+
+    def narrow(self, sent_s: float, now_s: float) -> None:
+        """What was sent at `sent_s` was late or lost. What was sent before the last time tells nothing new."""
+        if sent_s >= self._narrowed_s:
+            self._narrowed_s = now_s
+            self.size = max(1, self.size // 2)
+
+    def close(self, now_s: float) -> None:
+        """The stream takes nothing: begin again with one event."""
+        self._narrowed_s = now_s
+        self.size = 1
