@@ -13,11 +13,13 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from control_plane.desired import GATEWAY, REGISTRAR
 from control_plane.errors import ProvisioningError
 from local import demo as demonstration
 from local.process import LocalError, kill_children
 from local.state import DEFAULT, State
 from local.system import Ports, System, first_to_end, local_system
+from service.customer import contract
 
 cli = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console(highlight=False, soft_wrap=True, emoji=False)
@@ -75,7 +77,7 @@ async def _up(folder: Path, ports: Ports, tasks: int) -> None:
 
 def _next_steps(system: System) -> str:
     state: State = system.state
-    client, service = state.files.creds_path("client"), state.files.creds_path("service")
+    client, service, viewer = (state.files.creds_path(user) for user in ("client", "service", "viewer"))
     env = " \\\n    ".join(f"{name}={value}" for name, value in system.dynamodb_env.items())
     metrics = "\n".join(f"  curl {task.health_url}/metrics" for task in system.tasks) or "  (no tasks)"
     return f"""
@@ -84,8 +86,19 @@ def _next_steps(system: System) -> str:
 
 [bold]The same over HTTP[/]
   curl -X POST "{system.gateway_url}/v1/nats/subjects/customer.balance" \\
-    -H "accept: text/plain" -H "authorization: {system.gateway_token}" \\
+    -H "accept: text/plain" -H "authorization: {system.gateway_tokens[GATEWAY.name]}" \\
     -H "content-type: application/json" -d '{{"client_id":"678"}}'
+
+[bold]A client made, and read[/]
+  curl -X POST "{system.gateway_url}/v1/nats/subjects/{contract.CREATE_SUBJECT}" \\
+    -H "authorization: {system.gateway_tokens[REGISTRAR.name]}" \\
+    -d '{{"client_id":"john","name":"John Doe","created_at":"2024-01-23"}}'
+  nats --server {system.nats_url} --creds {client} req {contract.GET_SUBJECT} '{{"client_id":"john"}}'
+
+[bold]The events as they come, the stream and the bucket, as user viewer[/]
+  nats --server {system.nats_url} --creds {viewer} sub 'customer.balance.*'
+  nats --server {system.nats_url} --creds {viewer} stream view {contract.STREAM}
+  nats --server {system.nats_url} --creds {viewer} kv get {contract.BUCKET} {contract.SEED_KEY}
 
 [bold]Statistics of every task[/]
   nats --server {system.nats_url} --creds {client} req '$SRV.STATS.customer' '' --replies=0

@@ -20,6 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from control_plane import self_hosted
+from control_plane.desired import GATEWAY, REGISTRAR
 from control_plane.discovery import instances
 from local.dynamodb import rows
 from local.load import ask_all, request_for
@@ -44,6 +45,7 @@ async def run(console: Console) -> None:
             balances = await asyncio.to_thread(rows, TABLE, system.dynamodb_env)
             await demo.over_nats(client, balances)
             await demo.over_http(system, balances)
+            await demo.clients(client, system)
             await demo.errors(client)
             await demo.stream(jetstream)
             await demo.statistics(client, balances)
@@ -93,19 +95,29 @@ class _Demo:
 
     async def over_http(self, system: System, balances: dict[str, int]) -> None:
         self._title("The same over HTTP, through the gateway")
-        url = f"{system.gateway_url}/v1/nats/subjects/{contract.SUBJECT}"
-        headers = {
-            "accept": "text/plain",
-            "authorization": system.gateway_token,
-            "content-type": "application/json",
-        }
-        async with (
-            aiohttp.ClientSession() as http,
-            http.post(url, data=request_for("678"), headers=headers) as response,
-        ):
-            body = await response.read()
-        self._command(f"""curl -X POST "{url}" -H "authorization: …" -d '{{"client_id":"678"}}'""", body)
+        body = await self._post(system, GATEWAY.name, contract.SUBJECT, request_for("678"))
         self._check(body == b'{"balance":%d}' % balances["678"], "the reply over HTTP is the same")
+
+    async def clients(self, client: Client, system: System) -> None:
+        self._title("A client made over HTTP, as user registrar, then read and asked for his balance over NATS")
+        new = {"client_id": "john", "name": "John Doe", "created_at": "2024-01-23"}
+        made = await self._post(system, REGISTRAR.name, contract.CREATE_SUBJECT, orjson.dumps(new))
+        self._check(orjson.loads(made) == {"client_id": "john"}, "the new client's id is answered")
+        request = b'{"client_id":"john","consistent":true}'
+        read = await client.request(contract.GET_SUBJECT, request, timeout=2)
+        self._command(f"nats req {contract.GET_SUBJECT} '{request.decode()}'", read.data)
+        self._check(orjson.loads(read.data) == {**new, "balance": 0}, "the client is read as he was made")
+        balance = await client.request(contract.SUBJECT, request_for("john"), timeout=2)
+        self._command(f"nats req {contract.SUBJECT} '{request_for('john').decode()}'", balance.data)
+        self._check(balance.data == b'{"balance":0}', "his balance is 0")
+
+    async def _post(self, system: System, user: str, subject: str, payload: bytes) -> bytes:
+        url = f"{system.gateway_url}/v1/nats/subjects/{subject}"
+        headers = {"authorization": system.gateway_tokens[user], "content-type": "application/json"}
+        async with aiohttp.ClientSession() as http, http.post(url, data=payload, headers=headers) as response:
+            body = await response.read()
+        self._command(f"""curl -X POST "{url}" -H "authorization: …" -d '{payload.decode()}'""", body)
+        return body
 
     async def errors(self, client: Client) -> None:
         self._title("A request that is refused, and a client that nobody knows")
@@ -125,7 +137,7 @@ class _Demo:
             identity = (event.headers or {}).get("Nats-Msg-Id", "")
             lines.append([str(sequence), event.subject or "", (event.data or b"").decode(), identity])
         self._table(["seq", "subject", "payload", "Nats-Msg-Id"], lines)
-        self._check(state.messages == 2, "one event for each balance, none for an error")
+        self._check(state.messages == 3, "one event for each balance, none for an error")
 
     async def statistics(self, client: Client, balances: dict[str, int]) -> None:
         self._title("3,000 requests at concurrency 300, and the tasks' own statistics")
@@ -134,7 +146,7 @@ class _Demo:
         stats = await instances(client, contract.SERVICE_NAME)
         lines = []
         for answer in sorted(stats, key=lambda answer: str(answer["id"])):
-            (endpoint,) = answer["endpoints"]
+            endpoint = next(each for each in answer["endpoints"] if each["name"] == contract.ENDPOINT_NAME)
             lines.append(
                 [
                     answer["id"],
@@ -147,7 +159,7 @@ class _Demo:
         self._table(["task", "requests", "errors", "last error", "average"], lines)
         self._check(tally.balances == 3000, "3,000 right replies for 3,000 requests")
         counted = sum(endpoint["num_requests"] for answer in stats for endpoint in answer["endpoints"])
-        self._check(len(stats) == TASKS and counted == 3004, "$SRV.STATS of the three tasks adds up to what was sent")
+        self._check(len(stats) == TASKS and counted == 3007, "$SRV.STATS of the three tasks adds up to what was sent")
 
     async def sigterm_under_load(
         self, system: System, client: Client, jetstream: JetStreamContext, balances: dict[str, int]

@@ -130,6 +130,26 @@ def _reply_headers(reply: Msg) -> dict[str, str]:
 
 
 @web.middleware
+async def _cors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Let a page of any origin call: the token, which a browser never adds by itself, is what permits it.
+
+    https://fetch.spec.whatwg.org/#http-cors-protocol
+    """
+    if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
+        response: web.StreamResponse = web.Response(status=204)
+        response.headers["Access-Control-Allow-Methods"] = "GET, POST, PUT, DELETE"
+        # A wildcard does not cover Authorization.
+        asked = request.headers.get("Access-Control-Request-Headers", "")
+        response.headers["Access-Control-Allow-Headers"] = asked or "Authorization"
+        response.headers["Access-Control-Max-Age"] = "600"
+    else:
+        response = await handler(request)
+    response.headers["Access-Control-Allow-Origin"] = "*"
+    response.headers["Access-Control-Expose-Headers"] = "*"
+    return response
+
+
+@web.middleware
 async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
@@ -155,7 +175,7 @@ async def gateway(port: int, servers: str, tokens: Mapping[str, str]) -> AsyncIt
     """Serve on `port` (0: any free one) and yield it. `tokens` maps a token to the text of its user's `.creds`."""
     users = {token: User(servers, creds) for token, creds in tokens.items()}
     handlers = _Gateway(users)
-    app = web.Application(middlewares=[_errors], client_max_size=MAX_BODY_BYTES + 1)
+    app = web.Application(middlewares=[_cors, _errors], client_max_size=MAX_BODY_BYTES + 1)
     app.add_routes(
         [
             web.post("/v1/nats/subjects/{subject}", handlers.request),

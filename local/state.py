@@ -16,7 +16,7 @@ from typing import Final
 
 from control_plane import claims
 from control_plane.claims import Key
-from control_plane.desired import ADMINISTRATOR, GATEWAY
+from control_plane.desired import ADMINISTRATOR
 from control_plane.files import Files, write_private
 from local.process import LocalError
 
@@ -105,7 +105,7 @@ class State:
         write_private(self.system_creds_path, creds)
         return creds
 
-    def gateway_token(self, user: str = GATEWAY.name) -> str:
+    def gateway_token(self, user: str) -> str:
         """A user's token, as the gateway's look, made on first use."""
         token = self.files.token(user)
         if not token:

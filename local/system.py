@@ -58,7 +58,8 @@ class System:
     account: str
     nats_url: str
     gateway_url: str
-    gateway_token: str = field(repr=False)
+    gateway_tokens: Mapping[str, str] = field(repr=False)
+    """By user."""
     creds: Mapping[str, str] = field(repr=False)
     dynamodb_env: Mapping[str, str] = field(repr=False)
     nats: Child
@@ -106,11 +107,12 @@ async def local_system(folder: Path, ports: Ports, *, tasks: int, say: Say = lam
         if made and await seed_flag.clear(nats_url, creds["service"]):
             say("the table was gone and the seed flag set; the flag is cleared, the first task seeds again")
         say(f"account {ACCOUNT_NAME}, users {', '.join(creds)}, stream, bucket")
-        token = state.gateway_token()
-        await stack.enter_async_context(gateway(gateway_port, nats_url, {token: creds["gateway"]}))
+        tokens = {user.name: state.gateway_token(user.name) for user in EVERYTHING.users if user.gateway}
+        acts_as = {token: creds[user] for user, token in tokens.items()}
+        await stack.enter_async_context(gateway(gateway_port, nats_url, acts_as))
         gateway_url = f"http://127.0.0.1:{gateway_port}"
         say(f"HTTP gateway on {gateway_url}")
-        system = System(state, account, nats_url, gateway_url, token, creds, dynamodb_env, nats, engine)
+        system = System(state, account, nats_url, gateway_url, tokens, creds, dynamodb_env, nats, engine)
         env = service_env(nats_url, creds["service"], TABLE, dynamodb_env)
         for number in range(1, tasks + 1):
             port = claim_port(ports.health + number - 1 if ports.health else 0, "--health-port")

@@ -74,14 +74,13 @@ def frames() -> st.SearchStrategy[bytes]:
     suffixes = ["", ".customer", f".customer.{TASK.decode()}"]
     discovery = [f"$SRV.{verb}{suffix}".encode() for verb in ("PING", "INFO", "STATS") for suffix in suffixes]
     subject = st.one_of(
-        st.just(contract.SUBJECT.encode()),
+        st.sampled_from([contract.SUBJECT.encode(), contract.GET_SUBJECT.encode(), contract.CREATE_SUBJECT.encode()]),
         st.sampled_from(discovery),
         token.map(lambda end: b"$SRV.PING.customer." + end),
     )
     # A request that could be answered with a balance asks for that where it must not be sent: else it is a neighbour's.
-    stolen = st.builds(
-        pub, st.just(contract.SUBJECT.encode()), st.just(b'{"client_id":"678"}'), st.sampled_from(FORBIDDEN)
-    )
+    known = st.sampled_from([contract.SUBJECT.encode(), contract.GET_SUBJECT.encode()])
+    stolen = st.builds(pub, known, st.just(b'{"client_id":"678"}'), st.sampled_from(FORBIDDEN))
     return st.one_of(st.builds(pub, subject, payload, reply), st.builds(hpub, subject, header, payload, reply), stolen)
 
 
@@ -159,7 +158,11 @@ def send_examples(attack: Attack, examples: int, loop: asyncio.AbstractEventLoop
 )
 @pytest.mark.parametrize(
     ("user", "count"),
-    [pytest.param("client", 1, id="client, one task"), pytest.param("gateway", 2, id="gateway, two tasks")],
+    [
+        pytest.param("client", 1, id="client, one task"),
+        pytest.param("gateway", 2, id="gateway, two tasks"),
+        pytest.param("registrar", 1, id="registrar, one task"),
+    ],
 )
 async def test_bytes(world: World, drill: Drill, user: str, count: int) -> None:
     examples, least = drill.pick((40, 500), (600, 10_000))

@@ -23,7 +23,7 @@ ANY_PORTS = ("--nats-port", "0", "--dynamodb-port", "0", "--gateway-port", "0", 
 async def test_the_demo_passes_in_a_pipe() -> None:
     code, output = await finished("local", "demo")
     assert code == 0, output
-    assert "all 12 checks passed" in output
+    assert "all 15 checks passed" in output
     assert "\x1b" not in output, "no colour in a pipe"
     assert "FAILED" not in output
 

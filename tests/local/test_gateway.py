@@ -62,6 +62,23 @@ async def test_request_and_reply(world: World) -> None:
         assert bearer[0] == 200
 
 
+async def test_a_page_of_another_origin_may_call(world: World) -> None:
+    async with world.task(), http_gateway(world) as http:
+        asks = {"Origin": "https://shop.example", "Access-Control-Request-Method": "POST",
+                "Access-Control-Request-Headers": "authorization,content-type,natsh-a"}  # fmt: skip
+        url = f"{http.url}{PATH}customer.balance"
+        async with http.session.options(url, headers=asks) as preflight:
+            assert preflight.status == 204
+            assert preflight.headers["Access-Control-Allow-Origin"] == "*"
+            assert "POST" in preflight.headers["Access-Control-Allow-Methods"]
+            assert preflight.headers["Access-Control-Allow-Headers"] == "authorization,content-type,natsh-a"
+        for token, status in ((TOKEN, 200), ("nhg_other", 401)):
+            given = await http.call("POST", "customer.balance", b'{"client_id":"678"}', authorization=token)
+            assert given[0] == status
+            assert given[2]["Access-Control-Allow-Origin"] == "*", "an error can be read by the page too"
+            assert given[2]["Access-Control-Expose-Headers"] == "*"
+
+
 async def test_the_originals_curl_line(world: World) -> None:
     curl = shutil.which("curl")
     if curl is None:
