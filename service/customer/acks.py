@@ -3,8 +3,11 @@
 | answer | read as |
 | --- | --- |
 | a publish acknowledgement of our stream | `Stored`: all events, or the first ones and none after them |
-| an error, no responders, another stream's acknowledgement, anything unreadable | `Refused` |
-| ADR-50's flow control (`type` is `ack`, `gap` or `err`) | None: the publish acknowledgement is yet to come |
+| an error, no responders, another stream's acknowledgement | `Refused` |
+| anything else, as ADR-50's flow control (`type` is `ack`, `gap` or `err`) | None: the acknowledgement is yet to come |
+
+Whoever may subscribe to events sees their reply subjects, and can have JetStream's API answer to one. Such an answer
+names its `type`, or is a stored message: neither is an acknowledgement.
 """
 
 from __future__ import annotations
@@ -17,7 +20,6 @@ from nats.aio.msg import Msg
 
 from service.customer.contract import STREAM
 
-_FLOW_CONTROL: Final = {"ack", "gap", "err"}
 _BATCHES_DISABLED: Final = 10205
 """JetStream's error code for a stream without `allow_batched`."""
 
@@ -38,13 +40,11 @@ def read(msg: Msg, sent: int) -> Stored | Refused | None:
     if msg.headers and msg.headers.get("Status") == "503":
         return Refused("no stream takes the subject")
     answer = _decode(msg.data)
-    if answer is None:
-        return Refused("unreadable acknowledgement")
-    if answer.get("type") in _FLOW_CONTROL:
+    if answer is None or "stream" not in answer or "type" in answer:
         return None
     if answer.get("error"):
         return _refused(answer["error"])
-    if answer.get("stream") != STREAM:
+    if answer["stream"] != STREAM:
         return Refused(f"an acknowledgement, and not of stream {STREAM}")
     return _stored(answer.get("count"), sent)
 

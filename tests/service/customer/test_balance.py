@@ -8,11 +8,19 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from nats.aio.msg import Msg
 
-from service.customer.balance import encode
+from service.customer.balance import Balance, encode
+from service.customer.clients import Clients
 from service.customer.contract import REQUEST_SCHEMA
 from service.customer.decode import decode_client_id as decode
 from service.customer.errors import BadRequest
+from service.customer.events import Events
+from service.customer.request import REPLY_LOST, Request
+from service.dynamodb.table import Table
+from service.runtime.nats_client import NatsClient
+from service.runtime.tracing import NoTracing
+from tests.support.world import World, eventually
 
 FORBIDDEN = set(".*>") | {chr(code) for code in (*range(0x21), *range(0x7F, 0xA0))}
 client_ids = st.text(
@@ -100,3 +108,26 @@ def test_the_published_schema_says_what_the_code_does() -> None:
     properties = REQUEST_SCHEMA["properties"]
     assert isinstance(properties, dict)
     assert (properties["client_id"]["minLength"], properties["client_id"]["maxLength"]) == (1, 128)
+
+
+@pytest.mark.usefixtures("aws")
+async def test_an_answer_is_published_exactly_when_its_reply_left(world: World) -> None:
+    """One request has no inbox to reply to: nobody was told a balance that an event could record."""
+    world.put_rows({"1": 7})
+    table = Table(world.table, "id")
+    table.open()
+    async with world.client("service") as client:
+        assert isinstance(client, NatsClient)
+        events, outcomes = Events(client), list[str]()
+        await events.start(batched=True)
+        balance = Balance(Clients(table, NoTracing()), events)
+        for reply in ("_INBOX.told", "", "_INBOX.told.too"):
+            msg = Msg(client, "customer.balance", reply, b'{"client_id":"1"}')
+            request = Request(client, msg, NoTracing(), lambda _, outcome, __: outcomes.append(outcome))
+            await balance.handle(request)
+        await eventually(lambda: len(outcomes) == 3)
+        assert await events.flush(5) == 0
+        assert (outcomes.count("OK"), outcomes.count(REPLY_LOST)) == (2, 1)
+        await events.close()
+    table.close()
+    assert await world.last_sequence() == 2

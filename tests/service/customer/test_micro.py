@@ -196,7 +196,13 @@ async def test_a_drain_waits_for_what_was_delivered_before_the_server_heard_of_i
 
 @pytest.mark.parametrize(
     "inbox",
-    ["customer.balance.1", "$KV.config.seed", "$JS.API.STREAM.PURGE.customer-balances", "_INBOX_service.acks.1"],
+    [
+        "customer.balance.1",
+        "$KV.config.seed",
+        "$JS.API.STREAM.PURGE.customer-balances",
+        "_INBOX_service.acks.1",
+        "_INBOX_service.acks.1.100.fail.1.2.$FI",
+    ],
 )
 async def test_a_reply_subject_of_the_services_own_gets_nothing(world: World, inbox: str) -> None:
     held = Held()
