@@ -25,7 +25,7 @@ from control_plane.desired import CLIENT, SERVICE
 from control_plane.discovery import instances
 from control_plane.errors import ProvisioningError
 from control_plane.files import Files
-from control_plane.target import CONFIG
+from control_plane.target import CONFIG, PREFIX, account_files
 from service.customer import contract
 
 FOLDER: Final = Path(__file__).parent
@@ -85,14 +85,22 @@ def destroy(*, yes: Yes = False) -> None:
         _cdk(["destroy", "--force"], settings)
         gone = aws.delete_secret(settings.initials)
         console.print(f"secret {aws.secret_name(settings.initials)}: {'deleted' if gone else 'was not there'}")
-        creds = Files(CONFIG).creds(SERVICE.name)
+        creds = _files(settings).creds_anywhere(SERVICE.name)
         if kept or creds is None:
-            console.print("seed flag: left as it is" + ("" if kept else f", there are no credentials in {CONFIG}"))
+            console.print(
+                "seed flag: left as it is"
+                + ("" if kept else f", there are no credentials in {_files(settings).folder}")
+            )
         else:
             cleared = asyncio.run(seed_flag.clear(settings.nats_url, creds))
             console.print(f"seed flag: {'cleared' if cleared else 'was not set'}")
 
     _run(work)
+
+
+def _files(settings: Settings) -> Files:
+    """The credentials of the account that the control plane made for these initials."""
+    return account_files(CONFIG, f"{PREFIX}{settings.initials}")
 
 
 def _check_docker() -> None:
@@ -115,12 +123,12 @@ def _identity(settings: Settings) -> str:
 
 def _push_secret(settings: Settings) -> str:
     """The secret's complete ARN: pushed from the credentials here, or as it is there already."""
-    creds = Files(CONFIG).creds(SERVICE.name)
+    creds = _files(settings).creds_anywhere(SERVICE.name)
     if creds is not None:
         return aws.push_secret(settings.initials, creds)
     arn = aws.secret_arn(settings.initials)
     if arn is None:
-        path = Files(CONFIG).creds_path(SERVICE.name)
+        path = _files(settings).creds_path(SERVICE.name)
         raise ProvisioningError(f"there is neither {path} nor a secret; run `make cp-create` first")
     return arn
 
@@ -135,9 +143,9 @@ def _cdk(arguments: Sequence[str], settings: Settings) -> None:
 
 
 def _ask_tasks(settings: Settings) -> None:
-    creds = Files(CONFIG).creds(CLIENT.name)
+    creds = _files(settings).creds_anywhere(CLIENT.name)
     if creds is None:
-        console.print(f"not asked whether the tasks answer: there is no {Files(CONFIG).creds_path(CLIENT.name)}")
+        console.print(f"not asked whether the tasks answer: there is no {_files(settings).creds_path(CLIENT.name)}")
         return
     with console.status(f"waiting for {settings.tasks} tasks to answer $SRV.PING"):
         asyncio.run(tasks_answer(settings.nats_url, creds, settings.tasks))

@@ -1,4 +1,8 @@
-"""Provision NATS for the balance service: on Synadia Cloud, or on your own nats-server (--server)."""
+"""Provision NATS for the balance service: on Synadia Cloud, or on your own nats-server (--server).
+
+Exit codes: 0 it is as wanted, 2 a wrong argument, 3 `status` found drift, 1 anything else.
+The options below may stand before or after the command.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,6 @@ import json
 import re
 import sys
 from collections.abc import Coroutine, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
 import nats.errors
@@ -17,18 +20,23 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from control_plane import aws, claims, reconcile, report, seed_flag
-from control_plane.desired import ACCOUNT, EVERYTHING, PARTS, SERVICE, Part
-from control_plane.errors import ProvisioningError
+from control_plane import aws, reconcile, report, rotation, seed_flag
+from control_plane.creds import Creds
+from control_plane.desired import ACCOUNT, EVERYTHING, PARTS, SERVICE, Part, User
+from control_plane.errors import ProvisioningError, UsageError
 from control_plane.files import Files
 from control_plane.options import unfold
-from control_plane.reconcile import Plan
-from control_plane.target import CONFIG, Target, account_name, ask, initials_of_account, open_provider, service_creds
+from control_plane.plan import Plan
+from control_plane.provider import AccountSummary, Provider
+from control_plane.shared_options import SharedOptions
+from control_plane.target import Target, account_files, account_name, ask, open_provider, service_creds
 
 NATS_URL: Final = "tls://connect.ngs.global"
-DIFFERENT: Final = 2
+DIFFERENT: Final = 3
 
-cli = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+cli = typer.Typer(
+    cls=SharedOptions, help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+)
 secret_cli = typer.Typer(help="The service's credentials in AWS Secrets Manager.", no_args_is_help=True)
 seed_cli = typer.Typer(help="The flag that says the table was seeded.", no_args_is_help=True)
 cli.add_typer(secret_cli, name="secret")
@@ -36,22 +44,25 @@ cli.add_typer(seed_cli, name="seed-flag")
 console = Console(highlight=False, soft_wrap=True, emoji=False)
 T = TypeVar("T")
 
-Initials = Annotated[str | None, typer.Option(help="The account is POC-<initials>; else the AWS caller's are taken.")]
-Config = Annotated[Path, typer.Option(help="The folder for credentials and tokens.")]
 AsJson = Annotated[bool, typer.Option("--json", help="For a script to read.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+Secret = Annotated[bool, typer.Option("--secret", help="The deployment's secret (AWS) is to have them too.")]
+With = Annotated[
+    list[str] | None, typer.Option("--with", help="Also what an optional role needs; may be given several times.")
+]
+
+
+@cli.callback()
+@unfold
+def shared(ctx: typer.Context, *, target: Target) -> None:
+    ctx.obj = target
 
 
 @cli.command("list")
-@unfold
-def list_accounts(
-    *,
-    target: Target,
-    as_json: AsJson = False,
-) -> None:
+def list_accounts(ctx: typer.Context, *, as_json: AsJson = False) -> None:
     """List the accounts of a system."""
 
-    async def work() -> None:
+    async def work(target: Target) -> None:
         async with open_provider(target) as provider:
             accounts = await provider.accounts()
         if as_json:
@@ -63,29 +74,29 @@ def list_accounts(
             table.add_row(escape(account.name), account.id, kind)
         console.print(table)
 
-    _run(work())
+    _run(work(ctx.obj))
 
 
 @cli.command()
-@unfold
 def create(
+    ctx: typer.Context,
     *,
-    initials: Initials = None,
-    with_: Annotated[
-        list[str] | None, typer.Option("--with", help="Also what an optional role needs; may be given several times.")
-    ] = None,
+    with_: With = None,
+    secret: Secret = False,
+    adopt: Annotated[
+        bool, typer.Option("--adopt", help="Take over an account that this program did not make.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, and touch nothing.")] = False,
-    target: Target,
 ) -> None:
     """Make account, users, credentials, stream and bucket, or put right what has drifted.
 
     Run again, it changes nothing; run after a failure, it goes on where that stopped.
     """
 
-    async def work() -> None:
+    async def work(target: Target) -> None:
+        wanted = ACCOUNT.plus(_parts(with_ or ()))
         async with open_provider(target) as provider:
-            wanted = ACCOUNT.plus(_parts(with_ or ()))
-            planned = await reconcile.plan(provider, account_name(initials), wanted, Files(target.config))
+            planned = await _plan(provider, target, wanted_parts=with_ or (), secret=secret, adopt=adopt)
             for remark in planned.remarks:
                 console.print(f"[yellow]note[/]     {escape(remark)}")
             if not planned.changes:
@@ -97,26 +108,20 @@ def create(
                 async for step in reconcile.apply(provider, planned, wanted):
                     done = "created" if step.action == "create" else "changed"
                     console.print(f"[green]{done}[/]  {report.describe(step)}")
-                console.print(_next(target))
+                console.print(_next(target, planned.name))
 
-    _run(work())
+    _run(work(ctx.obj))
 
 
 @cli.command()
-@unfold
-def status(
-    *,
-    initials: Initials = None,
-    target: Target,
-    as_json: AsJson = False,
-) -> None:
-    """Show what is wanted beside what is there. Exit code 2 when they differ."""
+def status(ctx: typer.Context, *, with_: With = None, secret: Secret = False, as_json: AsJson = False) -> None:
+    """Show what is wanted beside what is there. Exit code 3 when they differ."""
 
-    async def work() -> Plan:
+    async def work(target: Target) -> Plan:
         async with open_provider(target) as provider:
-            return await reconcile.plan(provider, account_name(initials), ACCOUNT, Files(target.config))
+            return await _plan(provider, target, wanted_parts=with_ or (), secret=secret)
 
-    planned = _run(work())
+    planned = _run(work(ctx.obj))
     if as_json:
         print(json.dumps(report.as_json(planned), indent=2))
     else:
@@ -126,155 +131,210 @@ def status(
 
 
 @cli.command()
-@unfold
 def rotate(
+    ctx: typer.Context,
     *,
     user: Annotated[str, typer.Option(help="Whose credentials.")],
-    secret: Annotated[bool, typer.Option("--secret", help="Also push them to AWS Secrets Manager.")] = False,
+    secret: Secret = False,
     keep_old: Annotated[
         bool, typer.Option("--keep-old", help="Leave the old ones valid until `revoke`: for a roll without a gap.")
     ] = False,
-    initials: Initials = None,
-    target: Target,
 ) -> None:
-    """Give a user new credentials; the old ones are void at once, unless they are kept for a while."""
+    """Give a user new credentials, and make the old ones void at the end, unless they are kept for a while.
 
-    async def work() -> None:
-        names = [wanted.name for wanted in EVERYTHING.users]
-        if user not in names:
-            raise ProvisioningError(f"there is no user {user}; give one of {', '.join(names)}")
-        if secret and user != SERVICE.name:
-            raise ProvisioningError(f"the secret is user {SERVICE.name}'s; leave --secret out for {user}")
-        files = Files(target.config)
-        given = initials_of_account(initials)
+    Run after a failure, it goes on where that stopped.
+    """
+
+    async def work(target: Target) -> None:
+        whose = _user(user)
+        if secret and whose != SERVICE:
+            raise UsageError(f"the secret is user {SERVICE.name}'s; leave --secret out for {user}")
         async with open_provider(target) as provider:
-            account = await reconcile.find(provider, f"POC-{given}")
-            if account is None:
-                raise ProvisioningError(f"there is no account POC-{given}; run create")
-            old = files.creds(user)
-            creds = await (provider.issue if keep_old else provider.rotate)(account.id, user)
-            files.write_creds(user, creds)
-            remark = "the old credentials are void"
+            account, files = await _account(provider, target)
+            initials = _initials(account.name) if secret else None
             if keep_old:
-                key = claims.decode(claims.token_of(old))["sub"] if old else "THE_OLD_ONES_PUBLIC_KEY"
-                remark = f"when nothing uses the old ones any more: revoke --key {key}"
-            console.print(f"[green]rotated[/]  {escape(str(files.creds_path(user)))}; {remark}")
-            if EVERYTHING.user(user).gateway and provider.has_gateway:
-                files.write_token(user, await provider.gateway_token(account.id, user))
-                console.print(f"[green]renewed[/]  {escape(str(files.token_path(user)))}")
-        if secret:
-            arn = await asyncio.to_thread(aws.push_secret, given, creds)
-            console.print(f"[green]pushed[/]   {arn}; tasks take it up at their next roll")
+                await _issue(provider, account, whose, files, initials)
+                return
+            async for line in rotation.rotate(provider, account.id, whose, files, initials):
+                console.print(escape(line))
 
-    _run(work())
+    _run(work(ctx.obj))
 
 
 @cli.command()
-@unfold
 def revoke(
+    ctx: typer.Context,
     *,
     key: Annotated[str, typer.Option(help="The public key of the user whose credentials they are, U...")],
-    initials: Initials = None,
-    target: Target,
 ) -> None:
     """Make old credentials void: what is connected with them is cut off, and cannot connect again."""
 
-    async def work() -> None:
+    async def work(target: Target) -> None:
         if not re.fullmatch(r"U[A-Z2-7]{55}", key):
-            raise ProvisioningError(f"{key} is not a user's public key; it begins with U and has 56 characters")
-        name = account_name(initials)
+            raise UsageError(f"{key} is not a user's public key; it begins with U and has 56 characters")
         async with open_provider(target) as provider:
-            account = await reconcile.find(provider, name)
-            if account is None:
-                raise ProvisioningError(f"there is no account {name}; run create")
+            account, _ = await _account(provider, target)
             await provider.revoke(account.id, key)
             console.print(f"[green]revoked[/]  {key}")
 
-    _run(work())
+    _run(work(ctx.obj))
 
 
 @cli.command()
-@unfold
-def delete(
-    *,
-    yes: Yes = False,
-    initials: Initials = None,
-    target: Target,
-) -> None:
+def delete(ctx: typer.Context, *, yes: Yes = False) -> None:
     """Remove the account with all that is in it: users, stream, bucket, credentials."""
 
-    async def work() -> None:
-        name = account_name(initials)
+    async def work(target: Target) -> None:
+        name = account_name(target.initials)
         async with open_provider(target) as provider:
             account = await reconcile.find(provider, name)
             if account is None:
-                console.print(f"nothing to do: there is no account {name}")
+                _delete_left_behind(_files(target), name)
                 return
-            steps = await reconcile.deletions(provider, account, Files(target.config))
+            steps = await reconcile.deletions(provider, account, account_files(target.config, account.name))
             console.print("this goes, with everything in it:")
             for step in steps:
                 console.print(f"  {escape(step.resource)}")
-            if not yes and await asyncio.to_thread(ask, f"type {name} to go on: ") != name:
+            if not yes and ask(f"type {account.name} to go on: ") != account.name:
                 raise ProvisioningError("that is not its name; nothing was removed")
             for step in steps:
                 await step.do(account.id)
                 console.print(f"[green]removed[/]  {escape(step.resource)}")
 
-    _run(work())
+    _run(work(ctx.obj))
 
 
 @secret_cli.command("push")
-def secret_push(*, initials: Initials = None, config: Config = CONFIG, as_json: AsJson = False) -> None:
-    """Put the service's credentials, in base64, into <initials>/NATSCreds, made or replaced."""
+def secret_push(ctx: typer.Context, *, as_json: AsJson = False) -> None:
+    """Put the service's credentials, in base64, into <initials>/NATSCreds, made or replaced.
 
-    async def work() -> None:
-        creds = service_creds(config)
-        name = aws.secret_name(initials_of_account(initials))
-        arn = await asyncio.to_thread(aws.push_secret, initials_of_account(initials), creds)
-        print(json.dumps({"name": name, "arn": arn}) if as_json else f"pushed {arn}")
+    A rotation that stopped there goes on: its old credentials are void at the end.
+    """
 
-    _run(work())
+    async def work(target: Target) -> None:
+        name = account_name(target.initials)
+        initials, files = _initials(name), _files(target)
+        if files.rotation(SERVICE.name):
+            async with open_provider(target) as provider:
+                account, files = await _account(provider, target)
+                async for line in rotation.rotate(provider, account.id, SERVICE, files, initials):
+                    print(line, file=sys.stderr)
+            arn: str | None = await asyncio.to_thread(aws.secret_arn, initials)
+        else:
+            arn = await asyncio.to_thread(aws.push_secret, initials, service_creds(files))
+        print(json.dumps({"name": aws.secret_name(initials), "arn": arn}) if as_json else f"pushed {arn}")
+
+    _run(work(ctx.obj))
 
 
 @secret_cli.command("delete")
-def secret_delete(*, initials: Initials = None) -> None:
+def secret_delete(ctx: typer.Context) -> None:
     """Delete <initials>/NATSCreds, at once."""
 
-    async def work() -> None:
-        name = aws.secret_name(initials_of_account(initials))
-        there = await asyncio.to_thread(aws.delete_secret, initials_of_account(initials))
+    async def work(target: Target) -> None:
+        initials = _initials(account_name(target.initials))
+        name = aws.secret_name(initials)
+        there = await asyncio.to_thread(aws.delete_secret, initials)
         console.print(f"deleted {name}" if there else f"nothing to do: there is no secret {name}")
 
-    _run(work())
+    _run(work(ctx.obj))
 
 
 @seed_cli.command("clear")
 def seed_flag_clear(
+    ctx: typer.Context,
     *,
     nats_url: Annotated[str, typer.Option(envvar="NATS_URL", help="Where the service's account is.")] = NATS_URL,
-    config: Config = CONFIG,
 ) -> None:
     """Remove the flag, so that the next task to start seeds again. Rows that are there are never overwritten."""
 
-    async def work() -> None:
-        cleared = await seed_flag.clear(nats_url, service_creds(config))
+    async def work(target: Target) -> None:
+        cleared = await seed_flag.clear(nats_url, service_creds(_files(target)))
         console.print("cleared: the next task to start seeds" if cleared else "nothing to do: the flag is not set")
 
-    _run(work())
+    _run(work(ctx.obj))
+
+
+async def _plan(
+    provider: Provider, target: Target, *, wanted_parts: Sequence[str], secret: bool, adopt: bool = False
+) -> Plan:
+    name = account_name(target.initials)
+    account = await reconcile.find(provider, name, adopt=adopt)
+    name = account.name if account else name.upper()
+    files = account_files(target.config, name)
+    wanted = ACCOUNT.plus(_parts(wanted_parts))
+    return await reconcile.compare(provider, name, account, wanted, files, _initials(name) if secret else None)
+
+
+async def _account(provider: Provider, target: Target) -> tuple[AccountSummary, Files]:
+    name = account_name(target.initials)
+    account = await reconcile.find(provider, name)
+    if account is None:
+        raise ProvisioningError(f"there is no account {name}; run create")
+    return account, account_files(target.config, account.name)
+
+
+def _files(target: Target) -> Files:
+    """The account's, without asking whether there is one."""
+    name = account_name(target.initials)
+    return account_files(target.config, name if (target.config / name).is_dir() else name.upper())
+
+
+def _initials(account: str) -> str:
+    return aws.check_initials(account.partition("-")[2])
+
+
+async def _issue(provider: Provider, account: AccountSummary, user: User, files: Files, secret: str | None) -> None:
+    """New credentials beside the old ones."""
+    old = (await provider.identity(account.id, user.name)).key or _held_key(files, user.name)
+    creds = await provider.issue(account.id, user.name)
+    files.write_creds(user.name, creds)
+    remark = f"when nothing uses the old ones any more: revoke --key {old}"
+    console.print(f"[green]rotated[/]  {escape(str(files.creds_path(user.name)))}; {remark}")
+    if user.gateway and provider.has_gateway:
+        owner = rotation.token_owner(account.id, Creds.parse(creds).key.public)
+        files.write_token(user.name, await provider.gateway_token(account.id, user.name), owner)
+        console.print(f"[green]renewed[/]  {escape(str(files.token_path(user.name)))}")
+    if secret:
+        arn = await asyncio.to_thread(aws.push_secret, secret, creds)
+        console.print(f"[green]pushed[/]   {arn}; tasks take it up at their next roll")
+
+
+def _held_key(files: Files, user: str) -> str:
+    try:
+        return Creds.parse(files.creds_anywhere(user) or "").key.public
+    except ValueError:
+        path = files.creds_path(user)
+        problem = f"the key of the old credentials is not known: {path} is missing or damaged"
+        raise ProvisioningError(f"{problem}; leave out --keep-old, which makes every old one void") from None
+
+
+def _delete_left_behind(files: Files, name: str) -> None:
+    if files.is_empty():
+        console.print(f"nothing to do: there is no account {name}")
+        return
+    files.remove()
+    console.print(f"[green]removed[/]  credentials in {escape(str(files.folder))}; account {name} was gone")
+
+
+def _user(name: str) -> User:
+    names = [user.name for user in EVERYTHING.users]
+    if name not in names:
+        raise UsageError(f"there is no user {name}; give one of {', '.join(names)}")
+    return EVERYTHING.user(name)
 
 
 def _parts(names: Sequence[str]) -> list[Part]:
     there = {part.name: part for part in PARTS}
     for name in names:
         if name not in there:
-            raise ProvisioningError(
-                f"there is no part {name}; --with takes one of: {', '.join(there) or 'none so far'}"
-            )
+            known = ", ".join(there) or "none so far"
+            raise UsageError(f"there is no part {name}; --with takes one of: {known}")
     return [there[name] for name in dict.fromkeys(names)]
 
 
-def _next(target: Target) -> str:
-    creds = Files(target.config).creds_path("client")
+def _next(target: Target, account: str) -> str:
+    creds = account_files(target.config, account).creds_path("client")
     return escape(
         f"\nconnect:  nats --server {target.server or NATS_URL} --creds {creds} "
         'req customer.balance \'{"client_id":"678"}\''
@@ -284,6 +344,9 @@ def _next(target: Target) -> str:
 def _run(work: Coroutine[Any, Any, T]) -> T:
     try:
         return asyncio.run(work)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
     except ProvisioningError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(1) from None

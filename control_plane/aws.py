@@ -10,10 +10,14 @@ from typing import Any, Final
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
-from control_plane.errors import ProvisioningError
+from control_plane.errors import ProvisioningError, UsageError
 
 SECRET: Final = "NATSCreds"  # noqa: S105  its name
 _INITIALS: Final = re.compile(r"[A-Z][A-Z0-9]{0,7}")
+
+
+_GONE: Final = frozenset({"ResourceNotFoundException", "InvalidRequestException"})
+"""There is none, or it is being deleted."""
 
 
 def secret_name(initials: str) -> str:
@@ -23,7 +27,7 @@ def secret_name(initials: str) -> str:
 def check_initials(initials: str) -> str:
     """Raises `ProvisioningError` when they are none."""
     if not _INITIALS.fullmatch(initials.upper()):
-        raise ProvisioningError(f"initials {initials!r} will not do; give one to eight letters, for example DO")
+        raise UsageError(f"initials {initials!r} will not do; give one to eight letters, for example DO")
     return initials.upper()
 
 
@@ -68,6 +72,20 @@ def push_secret(initials: str, creds: str) -> str:
     except (BotoCoreError, ClientError) as error:
         raise _fault(f"secret {name}", error) from None
     return arn
+
+
+def secret_creds(initials: str) -> str | None:
+    """The `.creds` text in the secret; None when there is no secret, or it holds none."""
+    name = secret_name(initials)
+    try:
+        value = _client("secretsmanager").get_secret_value(SecretId=name)["SecretString"]
+        return base64.b64decode(value, validate=True).decode()
+    except (BotoCoreError, ClientError) as error:
+        if isinstance(error, ClientError) and error.response["Error"]["Code"] in _GONE:
+            return None
+        raise _fault(f"secret {name}", error) from None
+    except (KeyError, ValueError):
+        return None
 
 
 def secret_arn(initials: str) -> str | None:

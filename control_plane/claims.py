@@ -20,9 +20,9 @@ import nkeys
 from jwt.algorithms import Algorithm
 
 from control_plane.desired import Limits, User
+from control_plane.settings import limits_settings, user_settings
 
 ALGORITHM: Final = "ed25519-nkey"
-RESPONSE_TTL_S: Final = 60
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ _jws.register_algorithm(ALGORITHM, _Ed25519Nkey())
 
 
 def operator_jwt(name: str, operator: Key, system_account: str) -> str:
-    return _sign(name, operator.public, operator, {"type": "operator", "system_account": system_account})
+    return sign(name, operator.public, operator, {"type": "operator", "system_account": system_account})
 
 
 def account_jwt(
@@ -120,7 +120,7 @@ def account_jwt(
             "imports": -1,
             "exports": -1,
             "wildcards": True,
-            **as_claims(given),
+            **limits_settings(given),
         },
         "signing_keys": list(signing_keys),
         "default_permissions": {"pub": {}, "sub": {}},
@@ -129,20 +129,20 @@ def account_jwt(
         body["revocations"] = dict(revoked)
     if tags:
         body["tags"] = list(tags)
-    return _sign(name, account, operator, body)
+    return sign(name, account, operator, body)
 
 
 def deletion_jwt(accounts: Sequence[str], operator: Key) -> str:
     """An operator's order to delete accounts, for `$SYS.REQ.CLAIMS.DELETE`."""
-    return _sign("delete", operator.public, operator, {"type": "generic", "accounts": list(accounts)})
+    return sign("delete", operator.public, operator, {"type": "generic", "accounts": list(accounts)})
 
 
 def user_jwt(user: User, public: str, signer: Key, *, account: str, expires_s: int | None = None) -> str:
     """A user's claims, with its permissions; void after `expires_s` seconds from now."""
-    body: dict[str, Any] = {"type": "user", **permissions(user), "subs": -1, "data": -1, "payload": -1}
+    body: dict[str, Any] = {"type": "user", **user_settings(user)}
     if signer.public != account:
         body["issuer_account"] = account
-    return _sign(user.name, public, signer, body, expires_s=expires_s)
+    return sign(user.name, public, signer, body, expires_s=expires_s)
 
 
 def scope(key: str, user: User, generation: int) -> dict[str, Any]:
@@ -150,79 +150,33 @@ def scope(key: str, user: User, generation: int) -> dict[str, Any]:
 
     `generation` says which of the user's signing keys it is.
     """
-    template = {**permissions(user), "subs": -1, "data": -1, "payload": -1}
     return {
         "kind": "user_scope",
         "key": key,
         "role": user.name,
-        "template": template,
+        "template": user_settings(user),
         "description": str(generation),
     }
 
 
-def as_claims(given: Limits) -> dict[str, int]:
-    """What an account may use, as its JWT writes it."""
-    return {
-        "conn": given.connections,
-        "subs": given.subscriptions,
-        "disk_storage": given.disk_bytes,
-        "mem_storage": given.memory_bytes,
-        "streams": given.streams,
-        "consumer": given.consumers,
-    }
-
-
-def limits_from(body: Mapping[str, Any]) -> Limits:
-    """The reverse of `as_claims`."""
-    return Limits(
-        connections=body.get("conn", -1),
-        subscriptions=body.get("subs", -1),
-        disk_bytes=body.get("disk_storage", 0),
-        memory_bytes=body.get("mem_storage", 0),
-        streams=body.get("streams", 0),
-        consumers=body.get("consumer", 0),
-    )
-
-
 def scoped_user_jwt(name: str, public: str, signer: Key, *, account: str) -> str:
     """The claims of a user whose permissions are its signing key's."""
-    return _sign(name, public, signer, {"type": "user", "issuer_account": account})
-
-
-def permissions(user: User) -> dict[str, Any]:
-    """What a user may do, as JWTs and Synadia's API write it."""
-    body: dict[str, Any] = {"pub": {"allow": list(user.publish)}, "sub": {"allow": list(user.subscribe)}}
-    if user.deny_publish:
-        body["pub"]["deny"] = list(user.deny_publish)
-    if user.responses:
-        body["resp"] = {"max": 1, "ttl": RESPONSE_TTL_S * 1_000_000_000}
-    return body
-
-
-def user_from(name: str, body: Mapping[str, Any]) -> User:
-    """The reverse of `permissions`. What they also deny, or how often they let respond, makes them different."""
-    pub, sub, resp = body.get("pub") or {}, body.get("sub") or {}, body.get("resp") or {}
-    denied = tuple(f"not {subject}" for subject in sub.get("deny") or ())
-    return User(
-        name=name,
-        publish=tuple(pub.get("allow") or ()),
-        subscribe=tuple(sub.get("allow") or ()) + denied,
-        deny_publish=tuple(pub.get("deny") or ()),
-        responses=resp == {"max": 1, "ttl": RESPONSE_TTL_S * 1_000_000_000},
-    )
+    return sign(name, public, signer, {"type": "user", "issuer_account": account})
 
 
 def decode(token: str) -> dict[str, Any]:
     """A JWT's claims, unverified: what it says, not whether it is to be believed.
 
-    Raises `ValueError` when it is none.
+    Raises `ValueError`, which tells nothing of it, when it is none.
     """
     try:
-        body = token.split(".")[1]
-        claims: dict[str, Any] = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
-    except (IndexError, ValueError):
-        raise ValueError("not a JWT") from None
-    return claims
+        _, body, _ = token.split(".")
+        said: dict[str, Any] | None = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
+    except ValueError:
+        said = None
+    if isinstance(said, dict):
+        return said
+    raise ValueError("not a JWT")
 
 
 def token_of(creds: str) -> str:
@@ -230,9 +184,21 @@ def token_of(creds: str) -> str:
 
     Raises `ValueError` when there is none.
     """
+    return _block(creds, "BEGIN NATS USER JWT")
+
+
+def seed_of(creds: str) -> str:
+    """The user's seed in a `.creds` text.
+
+    Raises `ValueError` when there is none.
+    """
+    return _block(creds, "BEGIN USER NKEY SEED")
+
+
+def _block(creds: str, header: str) -> str:
     lines = creds.splitlines()
     try:
-        return lines[next(n for n, line in enumerate(lines) if "BEGIN NATS USER JWT" in line) + 1].strip()
+        return lines[next(n for n, line in enumerate(lines) if header in line) + 1].strip()
     except (StopIteration, IndexError):
         raise ValueError("not a .creds file") from None
 
@@ -255,7 +221,8 @@ def mint_creds(user: User, signer: Key, *, account: str, expires_s: int | None =
     return creds_file(user_jwt(user, key.public, signer, account=account, expires_s=expires_s), key)
 
 
-def _sign(name: str, subject: str, signer: Key, body: dict[str, Any], expires_s: int | None = None) -> str:
+def sign(name: str, subject: str, signer: Key, body: dict[str, Any], expires_s: int | None = None) -> str:
+    """Claims as a JWT, void after `expires_s` seconds from now."""
     now = int(time.time())
     claims: dict[str, Any] = {
         "iat": now,
@@ -273,7 +240,7 @@ def _sign(name: str, subject: str, signer: Key, body: dict[str, Any], expires_s:
 
 def sign_again(claims: Mapping[str, Any], signer: Key) -> str:
     """Claims that were changed, signed anew."""
-    return _sign(claims["name"], claims["sub"], signer, dict(claims["nats"]))
+    return sign(claims["name"], claims["sub"], signer, dict(claims["nats"]))
 
 
 def _json(claims: dict[str, Any]) -> bytes:

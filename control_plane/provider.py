@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from control_plane.creds import Identity
 from control_plane.desired import Bucket, Consumer, Limits, Stream, User
+from control_plane.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -15,18 +17,22 @@ class AccountSummary:
     name: str
     is_system: bool
     is_ours: bool
-    """Whether this program made it: it carries `desired.TAG`."""
+    """Whether this program made it, or took it over: it carries `desired.TAG`."""
 
 
 @dataclass(frozen=True)
 class Actual:
-    """What an account has, in the types of the declaration."""
+    """What an account has, in NATS's own words."""
 
-    limits: Limits
-    users: Mapping[str, User]
-    streams: Mapping[str, Stream]
-    buckets: Mapping[str, Bucket]
-    consumers: Mapping[tuple[str, str], Consumer]
+    key: str | None
+    """The account's public key, where it is known."""
+    limits: Settings
+    users: Mapping[str, Settings]
+    identities: Mapping[str, Identity]
+    """Of the same users."""
+    streams: Mapping[str, Settings]
+    buckets: Mapping[str, Settings]
+    consumers: Mapping[tuple[str, str], Settings]
     """Durable ones, by stream and name."""
 
 
@@ -53,6 +59,10 @@ class Provider(Protocol):
         """The new account's id."""
         ...
 
+    async def adopt(self, account: str) -> None:
+        """Take over an account that somebody else made."""
+        ...
+
     async def put_limits(self, account: str, limits: Limits) -> None: ...
 
     async def remove_account(self, account: str) -> None: ...
@@ -73,24 +83,32 @@ class Provider(Protocol):
 
     async def remove_bucket(self, account: str, name: str) -> None: ...
 
+    def bucket_settings(self, bucket: Bucket) -> Settings:
+        """A bucket as `actual` tells it."""
+        ...
+
+    async def identity(self, account: str, user: str) -> Identity:
+        """Whose credentials are the user's now; revocations are not looked at."""
+        ...
+
     async def creds(self, account: str, user: str) -> str:
-        """The text of a `.creds` file that works now."""
+        """The text of a `.creds` file that works now, with the permissions that the user has now."""
         ...
 
-    async def is_current(self, account: str, user: str, creds: str) -> bool:
-        """Whether a `.creds` text is still the user's current one."""
+    async def renew(self, account: str, user: str) -> None:
+        """Another identity for the user. Credentials of the one before stay valid until it is retired."""
         ...
 
-    async def rotate(self, account: str, user: str) -> str:
-        """New credentials; the old ones are void when this returns."""
+    async def retire(self, account: str, user: str, identity: str) -> None:
+        """Make void whatever a former identity (its issuer, else its key) gave out."""
         ...
 
     async def issue(self, account: str, user: str) -> str:
-        """New credentials beside the old ones, which stay valid until they are revoked."""
+        """New credentials beside the old ones, which stay valid until their key is revoked."""
         ...
 
     async def revoke(self, account: str, key: str) -> None:
-        """Revoke what was issued until now to a user's public key."""
+        """Revoke what was issued until now to a user's public key, by the server's clock."""
         ...
 
     async def gateway_token(self, account: str, user: str) -> str:

@@ -2,85 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
-from control_plane.desired import PARTS, Account, User
+from control_plane import settings
+from control_plane.credentials import credential_steps
+from control_plane.desired import PARTS, Account
 from control_plane.errors import ProvisioningError
 from control_plane.files import Files
+from control_plane.plan import Do, Plan, Step, nothing
 from control_plane.provider import AccountSummary, Actual, Provider
-
-Action = Literal["keep", "create", "change"]
-Do = Callable[[str], Awaitable[None]]
-"""Given the account's id."""
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A setting that has drifted."""
-
-    field: str
-    wanted: Any
-    actual: Any
-
-
-@dataclass(frozen=True)
-class Step:
-    resource: str
-    action: Action
-    do: Do
-    differences: tuple[Difference, ...] = ()
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Every resource, in the order in which they are made, and the action for each."""
-
-    name: str
-    account: str | None
-    steps: Sequence[Step]
-    remarks: tuple[str, ...] = ()
-
-    @property
-    def changes(self) -> Sequence[Step]:
-        return [step for step in self.steps if step.action != "keep"]
+from control_plane.settings import Settings, differences, limits_differences
 
 
 async def plan(provider: Provider, name: str, wanted: Account, files: Files) -> Plan:
-    """Compare; touch nothing. A part (`desired.PARTS`) that was made once is wanted from then on.
+    """Compare; touch nothing.
 
     Raises `ProvisioningError` when an account of that name is there that this program did not make.
     """
-    account = await find(provider, name)
+    return await compare(provider, name, await find(provider, name), wanted, files)
+
+
+async def compare(
+    provider: Provider,
+    name: str,
+    account: AccountSummary | None,
+    wanted: Account,
+    files: Files,
+    secret: str | None = None,
+) -> Plan:
+    """The plan for an account that was found, or for a new one. A part that was made once is wanted from then on.
+
+    `secret`: initials, when the deployment's secret is to have the service's credentials too.
+    """
     actual = await provider.actual(account.id) if account else None
     if actual:
         names = {user.name for user in wanted.users}
         wanted = wanted.plus(part for part in PARTS if part.name in actual.users and part.name not in names)
     wanted, remarks = await _as_allowed(provider, wanted)
-    steps = [
-        Step(f"account {name}", "create" if account is None else "keep", _nothing),
-        _step("limits", wanted.limits, actual and actual.limits, partial(provider.put_limits, limits=wanted.limits)),
-    ]
-    for user in wanted.users:
-        there = actual.users.get(user.name) if actual else None
-        steps.append(_step(f"user {user.name}", user, there, partial(provider.put_user, user=user)))
-    for stream in wanted.streams:
-        found = actual and actual.streams.get(stream.name)
-        steps.append(_step(f"stream {stream.name}", stream, found, partial(provider.put_stream, stream=stream)))
-    for consumer in wanted.consumers:
-        found_consumer = actual and actual.consumers.get((consumer.stream, consumer.name))
-        put = partial(provider.put_consumer, consumer=consumer)
-        steps.append(_step(f"consumer {consumer.name} of {consumer.stream}", consumer, found_consumer, put))
-    for bucket in wanted.buckets:
-        found_bucket = actual and actual.buckets.get(bucket.name)
-        put_bucket = partial(provider.put_bucket, bucket=bucket)
-        steps.append(_step(f"bucket {bucket.name}", bucket, found_bucket, put_bucket))
-    steps += [await _creds_step(provider, account, actual, user.name, files) for user in wanted.users]
-    if provider.has_gateway:
-        steps += [_token_step(provider, actual, user, files) for user in wanted.users if user.gateway]
-    return Plan(name, account.id if account else None, steps, remarks)
+    steps = [_account_step(provider, name, account)]
+    if actual:
+        drift = limits_differences(settings.limits_settings(wanted.limits), actual.limits)
+        put_limits = partial(provider.put_limits, limits=wanted.limits)
+        steps.append(Step("limits", "change" if drift else "keep", put_limits, drift))
+        remarks = (*remarks, *_not_compared(wanted, actual))
+    steps += _resource_steps(provider, wanted, actual)
+    steps += await credential_steps(provider, account, actual, wanted, files, secret)
+    return Plan(account.name if account else name, account.id if account else None, steps, remarks)
 
 
 async def apply(provider: Provider, planned: Plan, wanted: Account) -> AsyncIterator[Step]:
@@ -90,28 +60,35 @@ async def apply(provider: Provider, planned: Plan, wanted: Account) -> AsyncIter
         account = await provider.create_account(planned.name, wanted.limits)
         yield planned.steps[0]
     for step in planned.changes:
-        if step is planned.steps[0] or (planned.account is None and step.resource == "limits"):
-            continue  # made with the account
+        if planned.account is None and step is planned.steps[0]:
+            continue
         await step.do(account)
         yield step
 
 
-async def find(provider: Provider, name: str) -> AccountSummary | None:
-    """Our account of that name.
+async def find(provider: Provider, name: str, *, adopt: bool = False) -> AccountSummary | None:
+    """Our account of that name, in whatever case; that very name first.
 
-    Raises `ProvisioningError` when it is the system account, or somebody else's.
+    Raises `ProvisioningError` when it is the system account, or somebody else's and not to be adopted.
     """
-    named = [account for account in await provider.accounts() if account.name == name]
+    accounts = await provider.accounts()
+    named = [account for account in accounts if account.name == name]
+    named = named or [account for account in accounts if account.name.upper() == name.upper()]
     if not named:
         return None
     if len(named) > 1:
+        names = ", ".join(account.id for account in named)
         raise ProvisioningError(
-            f"there are {len(named)} accounts named {name}; delete those that are not wanted by hand"
+            f"there are {len(named)} accounts named {name}: {names}; delete by hand what is too many"
         )
     (account,) = named
-    if account.is_system or not account.is_ours:
-        kind = "the system account" if account.is_system else "not made by this program"
-        raise ProvisioningError(f"account {name} is {kind}, and is left alone; choose other initials")
+    if account.is_system:
+        raise ProvisioningError(
+            f"account {account.name} is the system account, and is left alone; choose other initials"
+        )
+    if not account.is_ours and not adopt:
+        remedy = "choose other initials, or take it over with `create --adopt`"
+        raise ProvisioningError(f"account {account.name} is not made by this program, and is left alone; {remedy}")
     return account
 
 
@@ -120,17 +97,69 @@ async def deletions(provider: Provider, account: AccountSummary, files: Files) -
     actual = await provider.actual(account.id)
 
     async def remove_files(_: str) -> None:
-        files.remove(*actual.users)
+        files.remove(actual.key)
 
-    steps = [
-        Step(f"user {name}", "change", partial(provider.remove_user, name=name))
-        for name in actual.users
-    ]  # fmt: skip
-    steps += [Step(f"stream {name}", "change", partial(provider.remove_stream, name=name)) for name in actual.streams]
-    steps += [Step(f"bucket {name}", "change", partial(provider.remove_bucket, name=name)) for name in actual.buckets]
-    steps.append(Step(f"credentials in {files.folder}", "change", remove_files))
-    steps.append(Step(f"account {account.name}", "change", provider.remove_account))
+    def removal(kind: str, name: str, remove: Any) -> Step:
+        return Step(f"{kind} {name}", "change", partial(remove, name=name))
+
+    return [
+        *(removal("user", name, provider.remove_user) for name in actual.users),
+        *(removal("stream", name, provider.remove_stream) for name in actual.streams),
+        *(removal("bucket", name, provider.remove_bucket) for name in actual.buckets),
+        Step(f"credentials in {files.folder}", "change", remove_files),
+        Step(f"account {account.name}", "change", provider.remove_account),
+    ]
+
+
+def _account_step(provider: Provider, name: str, account: AccountSummary | None) -> Step:
+    """An account is made by `apply`, which needs its id."""
+    if account is None:
+        return Step(f"account {name}", "create", nothing)
+    if account.is_ours:
+        return Step(f"account {account.name}", "keep", nothing)
+    drift = (settings.Difference("made by", "this program", "somebody else"),)
+    return Step(f"account {account.name}", "change", provider.adopt, drift)
+
+
+def _resource_steps(provider: Provider, wanted: Account, actual: Actual | None) -> list[Step]:
+    steps = []
+    for user in wanted.users:
+        there = actual.users.get(user.name) if actual else None
+        put: Do = partial(provider.put_user, user=user)
+        steps.append(_step("user", user.name, settings.user_settings(user), there, put))
+    for stream in wanted.streams:
+        there = actual.streams.get(stream.name) if actual else None
+        put = partial(provider.put_stream, stream=stream)
+        steps.append(_step("stream", stream.name, settings.stream_settings(stream), there, put))
+    for consumer in wanted.consumers:
+        there = actual.consumers.get((consumer.stream, consumer.name)) if actual else None
+        put = partial(provider.put_consumer, consumer=consumer)
+        name = f"{consumer.name} of {consumer.stream}"
+        steps.append(_step("consumer", name, settings.consumer_settings(consumer), there, put))
+    for bucket in wanted.buckets:
+        there = actual.buckets.get(bucket.name) if actual else None
+        put = partial(provider.put_bucket, bucket=bucket)
+        steps.append(_step("bucket", bucket.name, provider.bucket_settings(bucket), there, put))
     return steps
+
+
+def _step(kind: str, name: str, wanted: Settings, actual: Settings | None, do: Do) -> Step:
+    if actual is None:
+        return Step(f"{kind} {name}", "create", do)
+    drift = differences(kind, wanted, actual)
+    return Step(f"{kind} {name}", "change" if drift else "keep", do, drift)
+
+
+def _not_compared(wanted: Account, actual: Actual) -> tuple[str, ...]:
+    """What is there beside what was declared: it is told, and left alone."""
+    strange = [
+        *(f"user {name}" for name in actual.users if name not in {user.name for user in wanted.users}),
+        *(f"stream {name}" for name in actual.streams if name not in {stream.name for stream in wanted.streams}),
+        *(f"bucket {name}" for name in actual.buckets if name not in {bucket.name for bucket in wanted.buckets}),
+    ]
+    limits = settings.other_limits(settings.limits_settings(wanted.limits), actual.limits)
+    strange += [f"limit {name} = {value}" for name, value in limits.items()]
+    return (f"not declared, not compared and left alone: {', '.join(strange)}",) if strange else ()
 
 
 async def _as_allowed(provider: Provider, wanted: Account) -> tuple[Account, tuple[str, ...]]:
@@ -146,42 +175,3 @@ async def _as_allowed(provider: Provider, wanted: Account) -> tuple[Account, tup
     streams = tuple(replace(stream, replicas=min(most, stream.replicas)) for stream in wanted.streams)
     buckets = tuple(replace(bucket, replicas=min(most, bucket.replicas)) for bucket in wanted.buckets)
     return replace(wanted, streams=streams, buckets=buckets), tuple(remarks)
-
-
-async def _creds_step(
-    provider: Provider, account: AccountSummary | None, actual: Actual | None, user: str, files: Files
-) -> Step:
-    async def write(id_: str) -> None:
-        files.write_creds(user, await provider.creds(id_, user))
-
-    resource = f"credentials {files.creds_path(user)}"
-    text = files.creds(user)
-    if text is None:
-        return Step(resource, "create", write)
-    current = account and actual and user in actual.users and await provider.is_current(account.id, user, text)
-    if current:
-        return Step(resource, "keep", write)
-    return Step(resource, "change", write, (Difference("key", "the user's", "another one"),))
-
-
-def _token_step(provider: Provider, actual: Actual | None, user: User, files: Files) -> Step:
-    async def write(id_: str) -> None:
-        files.write_token(user.name, await provider.gateway_token(id_, user.name))
-
-    has_one = actual is not None and user.name in actual.users and files.token(user.name) is not None
-    return Step(f"gateway token {files.token_path(user.name)}", "keep" if has_one else "create", write)
-
-
-def _step(resource: str, wanted: Any, actual: Any, do: Do) -> Step:
-    if actual is None:
-        return Step(resource, "create", do)
-    differences = tuple(
-        Difference(field.name, getattr(wanted, field.name), getattr(actual, field.name))
-        for field in fields(wanted)
-        if field.compare and getattr(wanted, field.name) != getattr(actual, field.name)
-    )
-    return Step(resource, "change" if differences else "keep", do, differences)
-
-
-async def _nothing(_: str) -> None:
-    """An account is made by `apply`, which needs its id."""

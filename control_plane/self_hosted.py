@@ -10,25 +10,27 @@ and a changed permission holds for credentials that are already out (docs/adr/00
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import nats.errors
 from nats.aio.client import Client, RawCredentials
-from nats.js import JetStreamContext
 
-from control_plane import claims, jetstream
+from control_plane import claims, jetstream, scopes
 from control_plane.claims import Key
+from control_plane.creds import Identity
 from control_plane.desired import ADMINISTRATOR, TAG, Bucket, Consumer, Limits, Stream, User
 from control_plane.errors import ProvisioningError
 from control_plane.provider import AccountSummary, Actual
+from control_plane.settings import KV_PREFIX, Settings, bucket_stream_settings, limits_settings, stream_settings
 from control_plane.tls import TlsClient
 
 TIMEOUT_S: Final = 5
 ADMINISTRATOR_S: Final = 300
 BATCHES_API_LEVEL: Final = 4
+FOR_GOOD: Final = 253_402_300_799
+"""The last second of the year 9999."""
 
 
 @asynccontextmanager
@@ -120,28 +122,31 @@ class SelfHosted:
         ids: list[str] = await _system_request(self._system, "$SYS.REQ.CLAIMS.LIST")
         found = [(id_, await self._claims(id_)) for id_ in sorted({*ids, self._system_account})]
         return [
-            AccountSummary(id_, body["name"], id_ == self._system_account, TAG in body["nats"].get("tags", ()))
+            AccountSummary(id_, body["name"], id_ == self._system_account, TAG in (body["nats"].get("tags") or ()))
             for id_, body in found
         ]
 
     async def actual(self, account: str) -> Actual:
         body = (await self._claims(account))["nats"]
-        async with self._administrator(account) as js:
-            configs = [info.config for info in await js.streams_info()]
-            names = [config.name or "" for config in configs if not jetstream.is_bucket(config)]
-            infos = [(name, info.config) for name in names for info in await js.consumers_info(name)]
-        streams = [jetstream.stream_from(config) for config in configs if not jetstream.is_bucket(config)]
-        buckets = [jetstream.bucket_from(config) for config in configs if jetstream.is_bucket(config)]
+        async with self._administrator(account) as client:
+            streams = await jetstream.streams(client)
+            consumers = {
+                (stream, name): config
+                for stream in streams
+                if not jetstream.is_bucket(stream)
+                for name, config in (await jetstream.durable_consumers(client, stream)).items()
+            }
+        newest = scopes.newest(body)
         return Actual(
-            limits=claims.limits_from(body.get("limits", {})),
-            users={name: claims.user_from(name, scope["template"]) for name, scope in _scopes(body).items()},
-            streams={stream.name: stream for stream in streams},
-            buckets={bucket.name: bucket for bucket in buckets},
-            consumers={
-                (stream, config.durable_name): jetstream.consumer_from(stream, config)
-                for stream, config in infos
-                if config.durable_name
+            key=account,
+            limits=body.get("limits") or {},
+            users={name: scope.get("template") or {} for name, scope in newest.items()},
+            identities={name: scopes.identity(account, body, scope) for name, scope in newest.items()},
+            streams={name: config for name, config in streams.items() if not jetstream.is_bucket(name)},
+            buckets={
+                name.removeprefix(KV_PREFIX): config for name, config in streams.items() if jetstream.is_bucket(name)
             },
+            consumers=consumers,
         )
 
     async def max_replicas(self) -> int:
@@ -163,75 +168,87 @@ class SelfHosted:
         await push_account(self._system, token)
         return account
 
+    async def adopt(self, account: str) -> None:
+        administrator = _signer(self._operator, account, ADMINISTRATOR.name, 0).public
+        async with self._changing(account) as body:
+            body["tags"] = [*(body.get("tags") or ()), TAG]
+            body["signing_keys"] = [*(body.get("signing_keys") or ()), administrator]
+
     async def put_limits(self, account: str, limits: Limits) -> None:
         async with self._changing(account) as body:
-            body["limits"] = {**body.get("limits", {}), **claims.as_claims(limits)}
+            body["limits"] = {**(body.get("limits") or {}), **limits_settings(limits)}
 
     async def remove_account(self, account: str) -> None:
         await delete_account(self._system, account, self._operator)
 
     async def put_user(self, account: str, user: User) -> None:
+        """A key that is being retired gets the permissions too: they hold for credentials that are out."""
         async with self._changing(account) as body:
-            generation = _generation(_scopes(body).get(user.name))
-            _set_scope(
-                body, claims.scope(_signer(self._operator, account, user.name, generation).public, user, generation)
-            )
+            there = scopes.of_user(body, user.name)
+            signers = [scopes.generation(scope) for scope in there] or [0]
+            for generation in signers:
+                signer = _signer(self._operator, account, user.name, generation)
+                scopes.set_scope(body, claims.scope(signer.public, user, generation))
 
     async def remove_user(self, account: str, name: str) -> None:
         async with self._changing(account) as body:
-            body["signing_keys"] = [key for key in body["signing_keys"] if _role(key) != name]
+            body["signing_keys"] = [key for key in body.get("signing_keys") or () if scopes.role_of(key) != name]
 
     async def put_stream(self, account: str, stream: Stream) -> None:
-        async with self._administrator(account) as js:
-            await jetstream.put(js, jetstream.stream_config(stream))
+        async with self._administrator(account) as client:
+            await jetstream.put(client.jetstream(timeout=TIMEOUT_S), stream_settings(stream))
 
     async def remove_stream(self, account: str, name: str) -> None:
-        async with self._administrator(account) as js:
-            await jetstream.remove(js, name)
+        async with self._administrator(account) as client:
+            await jetstream.remove(client.jetstream(timeout=TIMEOUT_S), name)
 
     async def put_consumer(self, account: str, consumer: Consumer) -> None:
-        async with self._administrator(account) as js:
-            await jetstream.put_consumer(js, consumer)
+        async with self._administrator(account) as client:
+            await jetstream.put_consumer(client.jetstream(timeout=TIMEOUT_S), consumer)
 
     async def put_bucket(self, account: str, bucket: Bucket) -> None:
-        async with self._administrator(account) as js:
-            await jetstream.put(js, jetstream.bucket_config(bucket))
+        async with self._administrator(account) as client:
+            await jetstream.put(client.jetstream(timeout=TIMEOUT_S), bucket_stream_settings(bucket))
 
     async def remove_bucket(self, account: str, name: str) -> None:
-        await self.remove_stream(account, jetstream.KV_PREFIX + name)
+        await self.remove_stream(account, KV_PREFIX + name)
+
+    def bucket_settings(self, bucket: Bucket) -> Settings:
+        return bucket_stream_settings(bucket)
+
+    async def identity(self, account: str, user: str) -> Identity:
+        body = (await self._claims(account))["nats"]
+        return scopes.identity(account, body, scopes.of(body, user))
 
     async def creds(self, account: str, user: str) -> str:
-        scope = _scopes((await self._claims(account))["nats"])[user]
+        scope = scopes.of((await self._claims(account))["nats"], user)
         key = Key.user()
-        signer = _signer(self._operator, account, user, _generation(scope))
+        signer = _signer(self._operator, account, user, scopes.generation(scope))
         return claims.creds_file(claims.scoped_user_jwt(user, key.public, signer, account=account), key)
 
-    async def is_current(self, account: str, user: str, creds: str) -> bool:
-        body = (await self._claims(account))["nats"]
-        scope = _scopes(body)[user]
-        try:
-            token = claims.decode(claims.token_of(creds))
-        except ValueError:
-            return False
-        revoked = body.get("revocations", {}).get(token.get("sub"), 0)
-        signed = token.get("iss") == scope["key"] and token.get("nats", {}).get("issuer_account") == account
-        return bool(signed and token.get("iat", 0) > revoked)
-
-    async def rotate(self, account: str, user: str) -> str:
-        """By the next generation of the user's signing key: what the last one signed is void at once."""
+    async def renew(self, account: str, user: str) -> None:
+        """The next generation of the user's signing key, beside the one that there is."""
         async with self._changing(account) as body:
-            scope = _scopes(body)[user]
-            generation = _generation(scope) + 1
+            scope = scopes.of(body, user)
+            generation = scopes.generation(scope) + 1
             signer = _signer(self._operator, account, user, generation).public
-            _set_scope(body, {**scope, "key": signer, "description": str(generation)})
-        return await self.creds(account, user)
+            scopes.set_scope(body, {**scope, "key": signer, "description": str(generation)})
+
+    async def retire(self, account: str, user: str, identity: str) -> None:
+        """Without its signing key, whatever that signed is void at once."""
+        async with self._changing(account) as body:
+            gone = (identity, user)
+            body["signing_keys"] = [
+                key for key in body.get("signing_keys") or () if (scopes.key_of(key), scopes.role_of(key)) != gone
+            ]  # fmt: skip
 
     async def issue(self, account: str, user: str) -> str:
         return await self.creds(account, user)
 
     async def revoke(self, account: str, key: str) -> None:
+        """For good: a key has one JWT, and no clock of this machine's is to say how old that is."""
         async with self._changing(account) as body:
-            body.setdefault("revocations", {})[key] = int(time.time())
+            body["revocations"] = {**(body.get("revocations") or {}), key: FOR_GOOD}
 
     async def gateway_token(self, account: str, user: str) -> str:  # noqa: ARG002
         raise ProvisioningError("a nats-server has no HTTP gateway; `make up` brings one of its own")
@@ -242,9 +259,9 @@ class SelfHosted:
         return found
 
     @asynccontextmanager
-    async def _administrator(self, account: str) -> AsyncIterator[JetStreamContext]:
+    async def _administrator(self, account: str) -> AsyncIterator[Client]:
         async with connected(self._servers, administrator_of(self._operator, account)) as client:
-            yield client.jetstream(timeout=TIMEOUT_S)
+            yield client
 
     async def _claims(self, account: str) -> dict[str, Any]:
         try:
@@ -258,21 +275,3 @@ class SelfHosted:
         body = await self._claims(account)
         yield body["nats"]
         await push_account(self._system, claims.sign_again(body, self._operator))
-
-
-def _role(key: Any) -> str | None:
-    return key.get("role") if isinstance(key, dict) else None
-
-
-def _scopes(body: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Users' scoped signing keys, by user."""
-    return {key["role"]: key for key in body.get("signing_keys") or () if _role(key)}
-
-
-def _set_scope(body: dict[str, Any], scope: dict[str, Any]) -> None:
-    others = [key for key in body.get("signing_keys") or () if _role(key) != scope["role"]]
-    body["signing_keys"] = [*others, scope]
-
-
-def _generation(scope: Mapping[str, Any] | None) -> int:
-    return int((scope or {}).get("description") or 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,24 +13,30 @@ from typing import Annotated, Final
 
 import typer
 
-from control_plane import aws, claims, self_hosted, synadia, synadia_api
+from control_plane import aws, self_hosted, synadia_api
 from control_plane.claims import Key
+from control_plane.creds import Creds
 from control_plane.desired import SERVICE
-from control_plane.errors import ProvisioningError
-from control_plane.files import Files
+from control_plane.errors import ProvisioningError, UsageError
+from control_plane.files import Files, is_private
 from control_plane.provider import Provider
 from control_plane.self_hosted import SelfHosted
 from control_plane.synadia import Synadia
+from control_plane.synadia_system import find_system
 
 ROOT: Final = Path(__file__).parent.parent
 CONFIG: Final = Path(os.path.relpath(ROOT / "cdk" / "config"))
 TOKEN_FILE: Final = "control-plane-agent"  # noqa: S105  its name
+PREFIX: Final = "POC-"
 
 
 @dataclass(frozen=True)
 class Target:
-    """Which place to provision, and where its credentials are kept."""
+    """Which account, which place to provision, and where its credentials are kept."""
 
+    initials: Annotated[
+        str | None, typer.Option(help="The account is POC-<initials>; else the AWS caller's are taken.")
+    ] = None
     system: Annotated[
         str | None, typer.Option(help="Synadia: the system's id or name; not needed if there is one.")
     ] = None
@@ -37,27 +44,38 @@ class Target:
     server: Annotated[str | None, typer.Option(help="The address of your own nats-server, in operator mode.")] = None
     operator: Annotated[Path | None, typer.Option(help="... the file with its operator's seed.")] = None
     system_creds: Annotated[Path | None, typer.Option(help="... the .creds of a user of its system account.")] = None
-    config: Annotated[Path, typer.Option(help="The folder for credentials and tokens.")] = CONFIG
+    config: Annotated[
+        Path, typer.Option(help="The folder for the token, and for a folder of credentials for each account.")
+    ] = CONFIG
+
+
+def account_files(config: Path, account: str) -> Files:
+    """Where an account's credentials are: a folder of its own; until they are moved there, the one of all accounts."""
+    return Files(config / account, former=config)
 
 
 @asynccontextmanager
 async def open_provider(target: Target) -> AsyncIterator[Provider]:
+    if target.config.exists() and not target.config.is_dir():
+        raise UsageError(f"--config {target.config} is not a folder")
     if target.server is None:
-        token = _token(target.config)
-        async with synadia_api.connect(token, target.api) as api:
-            yield Synadia(api, await synadia.find_system(api, target.system))
+        async with synadia_api.connect(_token(target.config), target.api, say) as api:
+            yield Synadia(api, await find_system(api, target.system))
         return
     if target.operator is None or target.system_creds is None:
-        raise ProvisioningError("--server needs --operator and --system-creds too")
+        raise UsageError("--server needs --operator and --system-creds too")
     operator = _operator(target.operator)
-    creds = _read(target.system_creds)
     try:
-        token_claims = claims.decode(claims.token_of(creds))
+        creds = Creds.parse(_read(target.system_creds))
     except ValueError:
         raise ProvisioningError(f"{target.system_creds} is not a .creds file") from None
-    system_account = token_claims["nats"].get("issuer_account") or token_claims["iss"]
-    async with self_hosted.connected(target.server, creds) as client:
-        yield SelfHosted(target.server, client, operator, system_account)
+    async with self_hosted.connected(target.server, creds.text) as client:
+        yield SelfHosted(target.server, client, operator, creds.account or "")
+
+
+def say(line: str) -> None:
+    """To the person, beside what a script reads."""
+    print(line, file=sys.stderr)
 
 
 def _operator(path: Path) -> Key:
@@ -71,24 +89,36 @@ def _operator(path: Path) -> Key:
 
 
 def _token(config: Path) -> str:
-    token = os.environ.get("SYNADIA_TOKEN", "").strip() or Files(config).token(TOKEN_FILE)
+    files = Files(config)
+    path = files.token_path(TOKEN_FILE)
+    token = os.environ.get("SYNADIA_TOKEN", "").strip()
+    if not token:
+        token = files.token(TOKEN_FILE) or ""
+        if token and not is_private(path):
+            say(f"note: others can read {path}; take that from them with `chmod 600 {path}`")
     if not token:
         raise ProvisioningError(
             "there is no personal access token; make one (Synadia Cloud, profile, personal access tokens) and put it "
-            f"into SYNADIA_TOKEN or {Files(config).token_path(TOKEN_FILE)}, or give --server"
+            f"into SYNADIA_TOKEN or {path}, or give --server"
         )
     return token
 
 
-def service_creds(config: Path) -> str:
-    creds = Files(config).creds(SERVICE.name)
+def service_creds(files: Files) -> str:
+    """Raises `ProvisioningError` when there are none, or no whole ones."""
+    creds = files.creds_anywhere(SERVICE.name)
+    path = files.former_path(SERVICE.name) or files.creds_path(SERVICE.name)
     if creds is None:
-        raise ProvisioningError(f"there is no {Files(config).creds_path(SERVICE.name)}; run create")
-    return creds
+        raise ProvisioningError(f"there is no {path}; run create")
+    try:
+        return Creds.parse(creds).text
+    except ValueError:
+        raise ProvisioningError(f"{path} is damaged; run create, which makes it again") from None
 
 
 def account_name(initials: str | None) -> str:
-    return f"POC-{initials_of_account(initials)}"
+    """As the initials were given: an account may have been named in lower case."""
+    return PREFIX + initials_of_account(initials)
 
 
 def initials_of_account(given: str | None) -> str:
@@ -96,15 +126,20 @@ def initials_of_account(given: str | None) -> str:
     if not found and sys.stdin.isatty():
         found = ask("your initials: ")
     if not found:
-        raise ProvisioningError("whose account is meant is not known; give --initials")
-    return aws.check_initials(found)
+        raise UsageError("whose account is meant is not known; give --initials")
+    aws.check_initials(found)
+    return found
 
 
 def ask(question: str) -> str:
+    """Ctrl-C ends it at once, inside asyncio too."""
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         return input(question).strip()
     except EOFError:
         return ""
+    finally:
+        signal.signal(signal.SIGINT, former)
 
 
 def _read(path: Path) -> str:

@@ -32,8 +32,7 @@ class Cli:
 
     async def __call__(self, *arguments: str, stdin: bytes = b"", options: bool = True) -> tuple[int, str, str]:
         command = [sys.executable, "-m", "control_plane", *arguments]
-        if arguments[:2] != ("secret", "delete"):
-            command += ["--config", str(self.config)]
+        command += ["--config", str(self.config)]
         process = await asyncio.create_subprocess_exec(
             *command, *(self.options if options else ()), cwd=ROOT, env=self.env, stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
@@ -68,11 +67,14 @@ async def test_the_life_of_an_account_on_the_cloud(cloud: tuple[Cli, FakeSynadia
     assert code == 0
     assert "would create  account POC-TT" in output
     assert len(fake.accounts) == 1
+    planned = [line.removeprefix("would create  ") for line in output.splitlines() if line.startswith("would create")]
     code, output, _ = await cli("status", "--initials", "TT")
-    assert code == 2
+    assert code == 3
     code, output, _ = await cli("create", "--initials", "TT")
     assert code == 0
-    assert "created  user service" in output
+    made = [line.removeprefix("created  ") for line in output.splitlines() if line.startswith("created")]
+    assert made == planned
+    assert "user service" in made
     code, output, _ = await cli("create", "--initials", "TT")
     assert (code, output) == (0, "nothing to do: account POC-TT is as wanted\n")
     code, output, _ = await cli("status", "--initials", "TT", "--json")
@@ -83,17 +85,20 @@ async def test_the_life_of_an_account_on_the_cloud(cloud: tuple[Cli, FakeSynadia
         ("SYS", True),
         ("POC-TT", False),
     ]
-    before = (cli.config / "gateway.creds").read_text()
+    before = (cli.config / "POC-TT" / "gateway.creds").read_text()
+    with_tokens = len(fake.tokens)
     code, output, _ = await cli("rotate", "--user", "gateway", "--initials", "TT")
     assert code == 0
-    assert (cli.config / "gateway.creds").read_text() != before
-    assert len(fake.tokens) == 2, "a new key needs a new token"
+    assert (cli.config / "POC-TT" / "gateway.creds").read_text() != before
+    assert len(fake.tokens) == with_tokens + 1, "a new key needs a new token"
+    assert (cli.config / "POC-TT" / "gateway.token").read_text().strip() == fake.tokens[-1]
+    assert (await cli("status", "--initials", "TT"))[0] == 0
     code, output, _ = await cli("delete", "--initials", "TT", "--yes")
     assert code == 0
     assert "removed  account POC-TT" in output
     code, output, _ = await cli("delete", "--initials", "TT", "--yes")
     assert (code, output) == (0, "nothing to do: there is no account POC-TT\n")
-    assert list(cli.config.iterdir()) == []
+    assert not list(cli.config.glob("*/*"))
 
 
 async def test_a_rotation_may_reach_the_deployments_secret(cloud: tuple[Cli, FakeSynadia], moto: str) -> None:
@@ -112,7 +117,7 @@ async def test_a_rotation_may_reach_the_deployments_secret(cloud: tuple[Cli, Fak
     )
     value = client.get_secret_value(SecretId=pushed["name"])["SecretString"]
     client.close()
-    assert base64.b64decode(value).decode() == (cli.config / "service.creds").read_text()
+    assert base64.b64decode(value).decode() == (cli.config / "POC-TT" / "service.creds").read_text()
     assert value not in output
     for expected in ("deleted TT/NATSCreds\n", "nothing to do: there is no secret TT/NATSCreds\n"):
         assert await cli("secret", "delete", "--initials", "TT") == (0, expected, "")
@@ -122,13 +127,22 @@ async def test_drift_is_shown_side_by_side(cloud: tuple[Cli, FakeSynadia]) -> No
     cli, fake = cloud
     await cli("create", "--initials", "TT")
     (stream,) = fake.streams.values()
-    stream["config"]["max_bytes"] = 5
+    stream["max_bytes"] = 5
+    fake.user("client").settings["pub"]["allow"] = [
+        "customer.balance.>",
+        *(f"a.rather.long.subject.{n}" for n in "abc"),
+    ]
     code, output, _ = await cli("status", "--initials", "TT")
-    assert code == 2
-    (line,) = [line for line in output.splitlines() if "max_bytes" in line]
-    assert line.split() == ["max_bytes", "*", "10485760", "5"]
+    assert code == 3
+    assert "drifted    stream customer-balances\n  * max_bytes  wanted 10485760, there 5\n" in output
+    assert "  * pub.allow\n    wanted  customer.balance\n" in output
+    assert "    there   customer.balance.>\n            a.rather.long.subject.a\n" in output
+    assert max(len(line) for line in output.splitlines() if "config" not in line) <= 80
+    _, planned, _ = await cli("create", "--initials", "TT", "--dry-run")
     _, output, _ = await cli("create", "--initials", "TT")
     assert "changed  stream customer-balances: max_bytes 5 -> 10485760" in output
+    changed = [line.split(maxsplit=1)[1] for line in output.splitlines() if line.startswith("changed")]
+    assert changed == [line.split(maxsplit=2)[2] for line in planned.splitlines() if line.startswith("would change")]
     assert (await cli("status", "--initials", "TT"))[0] == 0
 
 
@@ -157,23 +171,28 @@ async def test_the_token_may_be_in_a_file(cloud: tuple[Cli, FakeSynadia]) -> Non
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "code", "says"),
     [
-        (("create", "--initials", "1"), "will not do"),
-        (("rotate", "--user", "nobody", "--initials", "TT"), "there is no user nobody; give one of service, client"),
-        (("rotate", "--user", "client", "--secret", "--initials", "TT"), "leave --secret out for client"),
-        (("rotate", "--user", "client", "--initials", "TT"), "there is no account POC-TT; run create"),
-        (("list", "--system", "other"), "there is no system other; give --system one of: NGS"),
-        (("list", "--server", "nats://127.0.0.1:9"), "--server needs --operator and --system-creds too"),
-        (("secret", "push", "--initials", "TT"), "service.creds; run create"),
-        (("seed-flag", "clear"), "service.creds; run create"),
+        (("create", "--initials", "1"), 2, "will not do"),
+        (("rotate", "--user", "nobody", "--initials", "TT"), 2, "there is no user nobody; give one of service, client"),
+        (("rotate", "--user", "client", "--secret", "--initials", "TT"), 2, "leave --secret out for client"),
+        (("rotate", "--user", "client", "--initials", "TT"), 1, "there is no account POC-TT; run create"),
+        (("create", "--with", "nothing", "--initials", "TT"), 2, "there is no part nothing"),
+        (("list", "--system", "other"), 2, "there is no system other; give --system one of: NGS"),
+        (("list", "--server", "nats://127.0.0.1:9"), 2, "--server needs --operator and --system-creds too"),
+        (("list", "--api", "http://127.0.0.1:x/api"), 2, "is no address; it looks like https://"),
+        (("list", "--api", "http://127.0.0.1:99999/api"), 2, "is no address; it looks like https://"),
+        (("list", "--api", "cloud.synadia.com"), 2, "is no address; it looks like https://"),
+        (("secret", "push", "--initials", "TT"), 1, "service.creds; run create"),
+        (("seed-flag", "clear", "--initials", "TT"), 1, "service.creds; run create"),
+        (("revoke", "--key", "UNO", "--initials", "TT"), 2, "UNO is not a user's public key"),
     ],
 )
 async def test_a_users_mistake_is_one_line(
-    cloud: tuple[Cli, FakeSynadia], arguments: tuple[str, ...], says: str
+    cloud: tuple[Cli, FakeSynadia], arguments: tuple[str, ...], code: int, says: str
 ) -> None:
-    code, _, error = await cloud[0](*arguments)
-    assert code == 1
+    exit_code, _, error = await cloud[0](*arguments)
+    assert exit_code == code
     assert error.startswith("error: ")
     assert says in error
     assert error.count("\n") == 1
@@ -195,12 +214,12 @@ async def test_the_life_of_an_account_on_a_server_of_ones_own(own: Cli, servers:
         assert "this server allows 1 of the wanted 3 replicas" in output
         assert (await own("status", "--initials", "CLI"))[0] == 0
         assert "POC-CLI" in (await own("list"))[1]
-        old = (own.config / "service.creds").read_text()
+        old = (own.config / "POC-CLI" / "service.creds").read_text()
         assert (await own("rotate", "--user", "service", "--initials", "CLI"))[0] == 0
-        assert (own.config / "service.creds").read_text() != old
+        assert (own.config / "POC-CLI" / "service.creds").read_text() != old
         assert (await own("status", "--initials", "CLI"))[0] == 0
 
-        creds = (own.config / "service.creds").read_text()
+        creds = (own.config / "POC-CLI" / "service.creds").read_text()
         async with self_hosted.connected(servers.nats_url, creds, inbox_prefix=INBOX_PREFIX) as client:
             await (await client.jetstream().key_value(BUCKET)).put(SEED_KEY, SEED_DONE)
         code, output, _ = await own("rotate", "--user", "service", "--keep-old", "--initials", "CLI")
@@ -212,12 +231,8 @@ async def test_the_life_of_an_account_on_a_server_of_ones_own(own: Cli, servers:
             async with self_hosted.connected(servers.nats_url, creds, inbox_prefix=INBOX_PREFIX):
                 pass
         assert (await own("status", "--initials", "CLI"))[0] == 0, "the new ones are what is wanted"
-        code, _, error = await own("revoke", "--key", "UNO", "--initials", "CLI")
-        assert (code, error) == (
-            1, "error: UNO is not a user's public key; it begins with U and has 56 characters\n",
-        )  # fmt: skip
 
-        clear = ("seed-flag", "clear", "--nats-url", servers.nats_url)
+        clear = ("seed-flag", "clear", "--nats-url", servers.nats_url, "--initials", "CLI")
         assert (await own(*clear, options=False))[1] == "cleared: the next task to start seeds\n"
         assert (await own(*clear, options=False))[1] == "nothing to do: the flag is not set\n"
     finally:

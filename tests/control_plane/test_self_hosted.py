@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,9 +13,10 @@ import nats.errors
 import pytest
 from nats.aio.client import Client, RawCredentials
 
-from control_plane import reconcile, self_hosted
+from control_plane import reconcile, rotation, self_hosted
 from control_plane.claims import Key
-from control_plane.desired import ACCOUNT, CLIENT, User
+from control_plane.creds import Creds
+from control_plane.desired import ACCOUNT, CLIENT, SERVICE, User
 from control_plane.errors import ProvisioningError
 from control_plane.files import Files
 from control_plane.self_hosted import SelfHosted
@@ -105,17 +107,43 @@ async def test_a_changed_permission_holds_for_credentials_that_are_out(provision
         await eventually(lambda: len(problems) == 1)
 
 
-async def test_rotation_cuts_off_the_old_credentials(provisioned: Provisioned) -> None:
+async def test_rotation_cuts_off_the_old_credentials_at_its_end(provisioned: Provisioned) -> None:
     old, others = provisioned.files.creds("service") or "", provisioned.files.creds("client") or ""
     async with provisioned.connected("service") as (service, _):
-        new = await provisioned.provider.rotate(provisioned.account, "service")
+        async for line in rotation.rotate(provisioned.provider, provisioned.account, SERVICE, provisioned.files):
+            if line.startswith("rotated"):
+                assert not await provisioned.is_refused(old), "the old ones die last"
+                assert not await provisioned.is_refused(provisioned.files.creds("service") or "")
         await eventually(lambda: service.is_closed, what="the end of the old connection")
+    new = provisioned.files.creds("service") or ""
     assert await provisioned.is_refused(old)
     assert not await provisioned.is_refused(new)
     assert not await provisioned.is_refused(others), "another user's are as they were"
-    again = await provisioned.provider.rotate(provisioned.account, "service")
+    async for _ in rotation.rotate(provisioned.provider, provisioned.account, SERVICE, provisioned.files):
+        pass
     assert await provisioned.is_refused(new)
-    assert not await provisioned.is_refused(again)
+    assert not await provisioned.is_refused(provisioned.files.creds("service") or "")
+
+
+async def test_a_permission_taken_away_holds_for_both_keys_of_a_rotation(provisioned: Provisioned) -> None:
+    provider, account = provisioned.provider, provisioned.account
+    await provider.renew(account, "client")
+    await provider.put_user(account, User(CLIENT.name, publish=("$SRV.>",), subscribe=CLIENT.subscribe))
+    async with provisioned.connected("client") as (client, problems):
+        await client.publish("customer.balance", b"?")
+        await roundtrip(client)
+        await eventually(lambda: len(problems) == 1)
+
+
+async def test_a_revoked_key_stays_revoked_whatever_clock_made_its_jwt(
+    provisioned: Provisioned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock of this machine is ten minutes behind the one that dated the JWT."""
+    creds = provisioned.files.creds("client") or ""
+    now_s = time.time()
+    monkeypatch.setattr(time, "time", lambda: now_s - 600)
+    await provisioned.provider.revoke(provisioned.account, Creds.parse(creds).key.public)
+    assert await provisioned.is_refused(creds)
 
 
 async def test_a_removed_user_is_cut_off(provisioned: Provisioned) -> None:

@@ -10,11 +10,13 @@ import pytest
 from aiohttp import web
 from tenacity import wait_none
 
-from control_plane import reconcile, synadia, synadia_api
+from control_plane import reconcile, synadia_api
+from control_plane.claims import Key
 from control_plane.desired import ACCOUNT, TAG
 from control_plane.errors import ProvisioningError
 from control_plane.files import Files
 from control_plane.synadia import Synadia
+from control_plane.synadia_system import find_system
 from tests.support.fake_synadia import TOKEN, Failure, FakeSynadia, fake_synadia, refused
 
 NAME = "POC-TT"
@@ -29,7 +31,7 @@ async def fake(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeSynadia]:
 
 async def create(fake: FakeSynadia, files: Files, token: str = TOKEN) -> None:
     async with synadia_api.connect(token, fake.url) as api:
-        provider = Synadia(api, await synadia.find_system(api, None))
+        provider = Synadia(api, await find_system(api, None))
         planned = await reconcile.plan(provider, NAME, ACCOUNT, files)
         async for _ in reconcile.apply(provider, planned, ACCOUNT):
             pass
@@ -37,7 +39,7 @@ async def create(fake: FakeSynadia, files: Files, token: str = TOKEN) -> None:
 
 async def delete(fake: FakeSynadia, files: Files) -> None:
     async with synadia_api.connect(TOKEN, fake.url) as api:
-        provider = Synadia(api, await synadia.find_system(api, None))
+        provider = Synadia(api, await find_system(api, None))
         account = await reconcile.find(provider, NAME)
         if account:
             for step in await reconcile.deletions(provider, account, files):
@@ -46,11 +48,11 @@ async def delete(fake: FakeSynadia, files: Files) -> None:
 
 def complete(fake: FakeSynadia) -> None:
     """Everything is there, once."""
-    assert [account["name"] for account in fake.accounts.values()] == ["SYS", NAME]
-    (account,) = [id_ for id_, account in fake.accounts.items() if account["name"] == NAME]
-    assert sorted(user["name"] for user in fake.of(fake.users, account)) == ["client", "gateway", "service", "viewer"]
-    assert [stream["config"]["name"] for stream in fake.of(fake.streams, account)] == ["customer-balances"]
-    assert [bucket["config"]["bucket"] for bucket in fake.of(fake.buckets, account)] == ["config"]
+    assert [account.name for account in fake.accounts.values()] == ["SYS", NAME]
+    account = fake.account(NAME).id
+    assert sorted(user.name for user in fake.users.values()) == sorted(user.name for user in ACCOUNT.users)
+    assert [stream["name"] for stream in fake.of(fake.streams, account)] == ["customer-balances"]
+    assert [bucket["bucket"] for bucket in fake.of(fake.buckets, account)] == ["config"]
     assert len(fake.of(fake.groups, account)) == 1
 
 
@@ -94,7 +96,7 @@ async def test_delete_completes_after_a_failure_at_any_call(
         assert len(fake.calls) > number
         fake.fail_from = None
         await delete(fake, files)
-        assert [account["name"] for account in fake.accounts.values()] == ["SYS"]
+        assert [account.name for account in fake.accounts.values()] == ["SYS"]
         assert (fake.users, fake.streams, fake.buckets) == ({}, {}, {})
 
 
@@ -111,7 +113,7 @@ async def test_one_bad_moment_is_not_noticed(fake: FakeSynadia, tmp_path: Path) 
 
 async def test_retry_after_is_honoured_even_for_what_makes_something(fake: FakeSynadia) -> None:
     async with synadia_api.connect(TOKEN, fake.url) as api:
-        system = await synadia.find_system(api, None)
+        system = await find_system(api, None)
         fake.calls.clear()
         fake.answer_with = [web.json_response({}, status=429, headers={"Retry-After": "0"}) for _ in range(2)]
         await Synadia(api, system).create_account(NAME, ACCOUNT.limits)
@@ -121,22 +123,6 @@ async def test_retry_after_is_honoured_even_for_what_makes_something(fake: FakeS
         with pytest.raises(ProvisioningError, match=r"503.*perhaps; run it again"):
             await Synadia(api, system).create_account("POC-XX", ACCOUNT.limits)
         assert len(fake.calls) == 1, "it may have been made: never a second account"
-
-
-async def test_every_page_is_read(fake: FakeSynadia) -> None:
-    for number in range(7):
-        fake.add_account(f"A{number}")
-    async with synadia_api.connect(TOKEN, fake.url) as api:
-        accounts = await Synadia(api, await synadia.find_system(api, None)).accounts()
-    assert [account.name for account in accounts] == ["SYS", *(f"A{number}" for number in range(7))]
-
-
-async def test_the_token_stays_on_its_host(fake: FakeSynadia) -> None:
-    elsewhere = {"Link": '<http://127.0.0.2/next>; rel="next"'}
-    fake.answer_with = [web.json_response({"items": []}, headers=elsewhere)]
-    async with synadia_api.connect(TOKEN, fake.url) as api:
-        with pytest.raises(ProvisioningError, match="another host"):
-            await synadia.find_system(api, None)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +141,7 @@ async def test_a_refusal_is_the_servers_reason_and_what_to_do(
     fake.answer_with = [refused(status, message)]
     async with synadia_api.connect(TOKEN, fake.url) as api:
         with pytest.raises(ProvisioningError) as caught:
-            await synadia.find_system(api, None)
+            await find_system(api, None)
     assert str(caught.value).startswith(f"Synadia says {status} to GET /core/beta/teams: ")
     assert says in str(caught.value)
 
@@ -187,17 +173,19 @@ async def test_no_server() -> None:
 
 async def test_the_system_is_chosen_or_asked_for(fake: FakeSynadia) -> None:
     async with synadia_api.connect(TOKEN, fake.url) as api:
-        assert (await synadia.find_system(api, None)).name == "NGS"
+        assert (await find_system(api, None)).name == "NGS"
         fake.systems = ["A", "B", "C"]
-        assert (await synadia.find_system(api, "B")).id == "sys-B"
-        assert (await synadia.find_system(api, "sys-C")).name == "C"
+        assert (await find_system(api, "B")).id == "sys-B"
+        assert (await find_system(api, "sys-C")).name == "C"
         with pytest.raises(ProvisioningError, match=r"not clear; give --system one of: A \(sys-A\), B"):
-            await synadia.find_system(api, None)
+            await find_system(api, None)
         with pytest.raises(ProvisioningError, match="there is no system Z"):
-            await synadia.find_system(api, "Z")
+            await find_system(api, "Z")
         fake.systems, fake.jetstream = ["A"], False
+        provider = Synadia(api, await find_system(api, None))
+        assert [account.name for account in await provider.accounts()] == ["SYS"], "a list needs no JetStream"
         with pytest.raises(ProvisioningError, match="system A has no JetStream"):
-            await synadia.find_system(api, None)
+            await reconcile.plan(provider, NAME, ACCOUNT, Files(Path("none")))
 
 
 @pytest.mark.parametrize(("tiers", "replicas"), [(["R1", "R3"], 3), (["R1"], 1)])
@@ -208,11 +196,10 @@ async def test_replicas_are_what_the_tier_allows(
     await create(fake, Files(tmp_path))
     complete(fake)
     (stream,) = fake.streams.values()
-    assert stream["config"]["num_replicas"] == replicas
-    (account,) = [account for account in fake.accounts.values() if account["name"] == NAME]
-    assert account["jwt_settings"]["limits"]["tiered_limits"].keys() == {f"R{replicas}"}
+    assert stream["num_replicas"] == replicas
+    assert fake.account(NAME).settings["limits"]["tiered_limits"].keys() == {f"R{replicas}"}
     async with synadia_api.connect(TOKEN, fake.url) as api:
-        provider = Synadia(api, await synadia.find_system(api, None))
+        provider = Synadia(api, await find_system(api, None))
         planned = await reconcile.plan(provider, NAME, ACCOUNT, Files(tmp_path))
     assert not planned.changes
     assert bool(planned.remarks) is (replicas < 3)
@@ -220,34 +207,23 @@ async def test_replicas_are_what_the_tier_allows(
 
 async def test_a_signing_group_is_found_or_made(fake: FakeSynadia, tmp_path: Path) -> None:
     account = fake.add_account(NAME, tags=[TAG])
-    usable = {"disabled": False, "is_scoped": False, "missing_seed": False, "account": account}
-    fake.groups["scoped"] = {"id": "scoped", **usable, "is_scoped": True}
-    fake.groups["off"] = {"id": "off", **usable, "disabled": True}
-    fake.groups["good"] = {"id": "good", **usable}
+    common = {"name": "x", "programmatic": False, "created": "2026-01-01T00:00:00Z"}
+    usable = {**common, "disabled": False, "is_scoped": False, "missing_seed": False}
+    for name, state in (("scoped", {"is_scoped": True}), ("off", {"disabled": True}), ("good", {})):
+        fake.groups[name] = {"id": name, **usable, **state}
+        fake.owner[name], fake.group_keys[name] = account, Key.account()
     await create(fake, Files(tmp_path))
-    assert {user["sk_group_id"] for user in fake.users.values()} == {"good"}
+    assert {user.group for user in fake.users.values()} == {"good"}
 
 
-async def test_a_rotation_that_keeps_the_old_key_does_not_revoke_it(fake: FakeSynadia, tmp_path: Path) -> None:
-    await create(fake, Files(tmp_path))
-    old = next(user["user_public_key"] for user in fake.users.values() if user["name"] == "service")
+async def test_a_system_needs_one_call_when_its_id_is_given(fake: FakeSynadia) -> None:
     async with synadia_api.connect(TOKEN, fake.url) as api:
-        provider = Synadia(api, await synadia.find_system(api, None))
-        account = await reconcile.find(provider, NAME)
-        assert account
-        await provider.issue(account.id, "service")
-        assert old not in fake.revoked
-        await provider.revoke(account.id, old)
-    assert old in fake.revoked
+        await find_system(api, "sys-NGS")
+    assert fake.calls == [("GET", "/api/core/beta/systems/sys-NGS")]
 
 
-async def test_rotation_revokes_the_old_key(fake: FakeSynadia, tmp_path: Path) -> None:
-    await create(fake, Files(tmp_path))
-    old = next(user["user_public_key"] for user in fake.users.values() if user["name"] == "service")
+@pytest.mark.parametrize(("tiers", "replicas"), [(["gold"], 3), (["gold", "R1"], 1), ([], 3)])
+async def test_a_tier_may_have_any_name(fake: FakeSynadia, tiers: list[str], replicas: int) -> None:
+    fake.tiers = tiers
     async with synadia_api.connect(TOKEN, fake.url) as api:
-        provider = Synadia(api, await synadia.find_system(api, None))
-        account = await reconcile.find(provider, NAME)
-        assert account
-        await provider.rotate(account.id, "service")
-    assert old in fake.revoked
-    assert old not in {user["user_public_key"] for user in fake.users.values()}
+        assert (await find_system(api, None)).replicas == replicas

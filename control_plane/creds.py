@@ -1,0 +1,94 @@
+"""A `.creds` file, taken apart and checked when it is read; and whether it is what a user is to have.
+
+https://docs.nats.io/using-nats/developer/connecting/creds
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from control_plane import claims
+from control_plane.claims import Key
+from control_plane.desired import User
+from control_plane.settings import Difference, Settings, differences, user_settings
+
+
+@dataclass(frozen=True)
+class Creds:
+    """A user's JWT and key. Neither shows in a repr."""
+
+    text: str = field(repr=False)
+    claims: Settings = field(repr=False)
+    key: Key
+
+    @classmethod
+    def parse(cls, text: str) -> Creds:
+        """Raises `ValueError`, which tells nothing of the text, when it is no whole `.creds` file."""
+        said = claims.decode(claims.token_of(text))
+        key = Key.from_seed(claims.seed_of(text))
+        whole = isinstance(said.get("nats"), Mapping) and all(isinstance(said.get(n, 0), int) for n in ("iat", "exp"))
+        if said.get("sub") != key.public or not whole:
+            raise ValueError("not a .creds file: its parts do not belong together")
+        return cls(text, said, key)
+
+    @property
+    def account(self) -> str | None:
+        """The account's public key."""
+        account = self.claims["nats"].get("issuer_account") or self.claims.get("iss")
+        return str(account) if account else None
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a user's credentials must say to be taken, as things are now."""
+
+    account: str | None
+    """The account's public key, where it is known."""
+    key: str | None = None
+    """The user's public key, where there is one that counts."""
+    issuer: str | None = None
+    """The key that signs, where there is one that counts; it then has the permissions, and the JWT has none."""
+    expires: bool = False
+    """Whether its JWTs are made with an end."""
+    revoked: Mapping[str, int] = field(default_factory=dict)
+
+
+def creds_differences(creds: Creds, user: User, identity: Identity) -> tuple[Difference, ...]:
+    """Why these credentials are not, or not any more, what the user is to have; empty when they are."""
+    said, nats = creds.claims, creds.claims["nats"]
+    found = [
+        Difference(name, wanted, there)
+        for name, wanted, there in (
+            ("account", identity.account, creds.account),
+            ("key", identity.key, creds.key.public),
+            ("issuer", identity.issuer, said.get("iss")),
+        )
+        if wanted is not None and wanted != there
+    ]
+    if found:
+        return tuple(found)
+    if _is_revoked(creds, identity.revoked):
+        return (Difference("key", "valid", "revoked"),)
+    end = said.get("exp")
+    if end and (not identity.expires or end <= time.time()):
+        found.append(Difference("expires", "later" if identity.expires else "never", _date(end)))
+    allowed = {name: value for name, value in nats.items() if name not in _ABOUT_THE_JWT}
+    wanted = {} if identity.issuer else user_settings(user)
+    return (*found, *differences("user", wanted, allowed))
+
+
+_ABOUT_THE_JWT = frozenset({"type", "version", "issuer_account"})
+
+
+def _is_revoked(creds: Creds, revoked: Mapping[str, int]) -> bool:
+    """A revocation is of what was issued to a key up to a second; `*` is every key."""
+    until = max(revoked.get(creds.key.public, 0), revoked.get("*", 0))
+    return bool(until and creds.claims.get("iat", 0) <= until)
+
+
+def _date(second: Any) -> str:
+    return datetime.fromtimestamp(float(second), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,61 @@
+"""New credentials for a user, so that the old ones die last: identity, file, token, secret, and then the old one's end.
+
+What is to die is noted beside the credentials before anything is done. As long as the note is there `status` shows it,
+and `rotate`, `create` or `secret push` goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from control_plane import aws
+from control_plane.creds import Creds
+from control_plane.desired import User
+from control_plane.errors import ProvisioningError
+from control_plane.files import Files
+from control_plane.provider import Provider
+
+
+async def rotate(
+    provider: Provider, account: str, user: User, files: Files, secret: str | None = None
+) -> AsyncIterator[str]:
+    """Do it, or go on with one that stopped; yields what was done. `secret`: initials whose secret gets them."""
+    identity = await provider.identity(account, user.name)
+    current = identity.issuer or identity.key
+    noted = _noted(files, account, user.name) or {"account": account, "old": current, "secret": None}
+    secret = secret or noted["secret"]
+    files.note_rotation(user.name, {**noted, "secret": secret})
+    if current == noted["old"]:
+        await provider.renew(account, user.name)
+    creds = await provider.creds(account, user.name)
+    files.write_creds(user.name, creds)
+    yield f"rotated  {files.creds_path(user.name)}"
+    if user.gateway and provider.has_gateway:
+        token = await provider.gateway_token(account, user.name)
+        files.write_token(user.name, token, token_owner(account, Creds.parse(creds).key.public))
+        yield f"renewed  {files.token_path(user.name)}"
+    if secret:
+        yield f"pushed   {await _push(secret, creds)}; tasks take it up at their next roll"
+    await provider.retire(account, user.name, noted["old"])
+    files.note_rotation(user.name, None)
+    yield f"voided   the old credentials of user {user.name}"
+
+
+def token_owner(account: str, key: str | None) -> str:
+    """What a gateway's token is noted to belong to."""
+    return f"{account}/{key}"
+
+
+async def _push(initials: str, creds: str) -> str:
+    try:
+        return await asyncio.to_thread(aws.push_secret, initials, creds)
+    except ProvisioningError as error:
+        stands = "the new credentials are in their file, and the old ones are valid until this is done"
+        raise ProvisioningError(f"{error}; {stands}: go on with `secret push --initials {initials}`") from None
+
+
+def _noted(files: Files, account: str, user: str) -> dict[str, Any] | None:
+    noted = files.rotation(user)
+    return noted if noted and noted.get("account") == account else None

@@ -1,0 +1,51 @@
+"""Users of a self-hosted server: each is a scoped signing key in the account's JWT (docs/adr/0006-self-hosted.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from control_plane.creds import Identity
+from control_plane.errors import ProvisioningError
+
+
+def identity(account: str, body: Mapping[str, Any], scope: Mapping[str, Any]) -> Identity:
+    return Identity(account, issuer=scope["key"], revoked=body.get("revocations") or {})
+
+
+def role_of(key: Any) -> str | None:
+    return key.get("role") if isinstance(key, dict) else None
+
+
+def key_of(key: Any) -> Any:
+    return key.get("key") if isinstance(key, dict) else key
+
+
+def of_user(body: Mapping[str, Any], user: str) -> list[dict[str, Any]]:
+    """A user's scoped signing keys: one, and while it is rotated the one before too; the newest is the last."""
+    found = [key for key in body.get("signing_keys") or () if role_of(key) == user]
+    return sorted(found, key=generation)
+
+
+def newest(body: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The newest scoped signing key of each user, by user."""
+    roles = [role for key in body.get("signing_keys") or () if (role := role_of(key))]
+    return {role: of_user(body, role)[-1] for role in roles}
+
+
+def of(body: Mapping[str, Any], user: str) -> dict[str, Any]:
+    scope = newest(body).get(user)
+    if scope is None:
+        raise ProvisioningError(f"there is no user {user}; run create")
+    return scope
+
+
+def set_scope(body: dict[str, Any], scope: dict[str, Any]) -> None:
+    others = [key for key in body.get("signing_keys") or () if key_of(key) != scope["key"]]
+    body["signing_keys"] = [*others, scope]
+
+
+def generation(scope: Mapping[str, Any]) -> int:
+    """Which of the user's signing keys it is, from 0."""
+    text = str(scope.get("description") or "")
+    return int(text) if text.isdecimal() else 0

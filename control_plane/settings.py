@@ -1,0 +1,225 @@
+"""What is declared and what is there, in NATS's own words, so that the two can be compared setting by setting.
+
+Both Synadia's API and a nats-server write users, streams and consumers as NATS's JSON does. Whatever is there counts:
+a setting that nobody declared is drift as well, unless it is listed in `NOT_COMPARED`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from control_plane.desired import Bucket, Consumer, Limits, Stream, User
+from control_plane.errors import ProvisioningError
+
+Settings = Mapping[str, Any]
+
+RESPONSE_TTL_S: Final = 60
+NANOSECONDS: Final = 1_000_000_000
+KV_PREFIX: Final = "KV_"
+
+NOT_COMPARED: Final[Mapping[str, frozenset[str]]] = {
+    "user": frozenset({"tags"}),
+    "stream": frozenset({"name", "description", "metadata", "placement", "template_owner", "first_seq"}),
+    "bucket": frozenset({"name", "bucket", "description", "metadata", "placement", "template_owner", "first_seq"}),
+    # A server fills in `max_waiting`.
+    "consumer": frozenset({"name", "durable_name", "description", "metadata", "max_waiting"}),
+}
+"""Labels, and what a server or a plan decides."""
+
+FIXED: Final[Mapping[str, frozenset[str]]] = {
+    "user": frozenset(),
+    "stream": frozenset({"storage", "max_consumers", "sealed", "deny_delete", "deny_purge"}),
+    "bucket": frozenset({"storage", "sealed", "deny_purge"}),
+    "consumer": frozenset({"ack_policy", "deliver_policy", "replay_policy", "deliver_subject"}),
+}
+"""What a server does not change any more."""
+
+_NOTHING: Final[tuple[Any, ...]] = (None, False, 0, -1, "", [], {})
+_NO_LIMIT: Final = frozenset({"subs", "data", "payload"})
+"""Of a user: 0 is none at all, -1 is without limit, which is also what is meant when it is left out."""
+_MEANT: Final = {"compression": ("none",), "persist_mode": ("default",), "history": (1,)}
+"""Words for what is meant when nothing is said."""
+_UNORDERED: Final = frozenset({"pub.allow", "pub.deny", "sub.allow", "sub.deny", "subjects", "filter_subjects", "src"})
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A setting that has drifted."""
+
+    field: str
+    wanted: Any
+    actual: Any
+
+
+def differences(kind: str, wanted: Settings, actual: Settings) -> tuple[Difference, ...]:
+    """What is there and is not what is wanted, by the setting's name."""
+    ours, theirs = dict(_flat(wanted)), dict(_flat(actual))
+    names = [*ours, *(name for name in theirs if name not in ours)]
+    return tuple(
+        Difference(name, ours.get(name), theirs.get(name))
+        for name in names
+        if name.partition(".")[0] not in NOT_COMPARED[kind]
+        and _meaning(kind, name, ours.get(name)) != _meaning(kind, name, theirs.get(name))
+    )
+
+
+def check_changeable(kind: str, name: str, wanted: Settings, actual: Settings) -> None:
+    """Raises `ProvisioningError` when what has drifted is there for good."""
+    for difference in differences(kind, wanted, actual):
+        if difference.field in FIXED[kind]:
+            problem = (
+                f"{difference.field} of {kind} {name} is {difference.actual} and cannot become {difference.wanted}"
+            )
+            raise ProvisioningError(f"{problem}; delete the {kind} by hand, with what is in it, and run create again")
+
+
+def cleared(kind: str, wanted: Settings, actual: Settings) -> dict[str, Any]:
+    """What takes back settings that are there and that nobody declared."""
+    strange = [name for name in (drift.field for drift in differences(kind, {}, actual)) if name not in wanted]
+    empty = {name: type(actual[name])() for name in strange if isinstance(actual.get(name), bool | int | list | str)}
+    return {**empty, **{name: _MEANT[name][0] for name in strange if name in _MEANT}}
+
+
+def limits_differences(wanted: Settings, actual: Settings) -> tuple[Difference, ...]:
+    """Of the limits that are declared; where there is none, there is no limit to connections, and no JetStream."""
+    absent = {"conn": -1, "subs": -1}
+    there = {name: actual.get(name, absent.get(name, 0)) for name in wanted}
+    return tuple(Difference(name, value, there[name]) for name, value in wanted.items() if value != there[name])
+
+
+def other_limits(wanted: Settings, actual: Settings) -> dict[str, Any]:
+    """Limits that are set and not declared. A plan sets some, so they are told and not put right."""
+    free = {"wildcards": True}
+    return {
+        name: value
+        for name, value in _flat(actual)
+        if name not in wanted and name.partition(".")[0] != "tiered_limits"
+        if value != free.get(name, value) or (name not in free and value not in (*_NOTHING[:2], -1, {}))
+    }
+
+
+def user_settings(user: User) -> dict[str, Any]:
+    """What a user may do, as JWTs and Synadia's API write it."""
+    body: dict[str, Any] = {"pub": {"allow": list(user.publish)}, "sub": {"allow": list(user.subscribe)}}
+    if user.deny_publish:
+        body["pub"]["deny"] = list(user.deny_publish)
+    if user.responses:
+        body["resp"] = {"max": 1, "ttl": RESPONSE_TTL_S * NANOSECONDS}
+    return {**body, "subs": -1, "data": -1, "payload": -1}
+
+
+def limits_settings(limits: Limits) -> dict[str, int]:
+    """What an account may use. Other limits are the plan's: `status` names those that are set."""
+    return {
+        "conn": limits.connections,
+        "subs": limits.subscriptions,
+        "disk_storage": limits.disk_bytes,
+        "mem_storage": limits.memory_bytes,
+        "streams": limits.streams,
+        "consumer": limits.consumers,
+    }
+
+
+def stream_settings(stream: Stream) -> dict[str, Any]:
+    return {
+        "name": stream.name,
+        "subjects": list(stream.subjects),
+        "retention": "limits",
+        "storage": "file",
+        "discard": "old",
+        "max_age": stream.max_age_s * NANOSECONDS,
+        "max_bytes": stream.max_bytes,
+        "max_consumers": -1,
+        "max_msgs": -1,
+        "max_msgs_per_subject": -1,
+        "max_msg_size": -1,
+        "num_replicas": stream.replicas,
+        "duplicate_window": stream.duplicate_window_s * NANOSECONDS,
+        "no_ack": False,
+        **({"allow_batched": True} if stream.allow_batched else {}),  # an older server does not know the word
+        "allow_direct": False,
+        "allow_rollup_hdrs": False,
+        "deny_delete": False,
+        "deny_purge": False,
+        "sealed": False,
+    }
+
+
+def bucket_stream_settings(bucket: Bucket) -> dict[str, Any]:
+    """A bucket is a stream of this form:
+    https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-8.md
+    """
+    return {
+        "name": KV_PREFIX + bucket.name,
+        "subjects": [f"$KV.{bucket.name}.>"],
+        "retention": "limits",
+        "storage": "file",
+        "discard": "new",
+        "max_age": 0,
+        "max_bytes": bucket.max_bytes,
+        "max_consumers": -1,
+        "max_msgs": -1,
+        "max_msgs_per_subject": 1,
+        "max_msg_size": -1,
+        "num_replicas": bucket.replicas,
+        "duplicate_window": 120 * NANOSECONDS,
+        "allow_rollup_hdrs": True,
+        "allow_direct": True,
+        "deny_delete": True,
+    }
+
+
+def bucket_settings(bucket: Bucket) -> dict[str, Any]:
+    """The same, as Synadia's API writes it."""
+    return {
+        "bucket": bucket.name,
+        "storage": "file",
+        "history": 1,
+        "max_age": 0,
+        "max_bytes": bucket.max_bytes,
+        "max_value_size": -1,
+        "num_replicas": bucket.replicas,
+        "compression": False,
+    }
+
+
+def consumer_settings(consumer: Consumer) -> dict[str, Any]:
+    """It is replicated as its stream is."""
+    return {
+        "name": consumer.name,
+        "durable_name": consumer.name,
+        "ack_policy": "explicit",
+        "deliver_policy": "all",
+        "replay_policy": "instant",
+        "ack_wait": consumer.ack_wait_s * NANOSECONDS,
+        "max_ack_pending": consumer.max_ack_pending,
+        "max_deliver": consumer.max_deliver,
+        "filter_subjects": [consumer.filter] if consumer.filter else [],
+        "num_replicas": 0,
+    }
+
+
+def as_consumer_settings(config: Settings) -> dict[str, Any]:
+    """A consumer's settings as a server tells them: one subject of a filter has a word of its own."""
+    one = config.get("filter_subject")
+    settings = {name: value for name, value in config.items() if name != "filter_subject"}
+    return {**settings, "filter_subjects": [one]} if one else settings
+
+
+def _flat(settings: Settings, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _meaning(kind: str, name: str, value: Any) -> Any:
+    """Equal for two values that mean the same."""
+    if kind == "user" and name in _NO_LIMIT:
+        return -1 if value is None else value
+    if value in _NOTHING or value in _MEANT.get(name, ()):
+        return None
+    return sorted(value) if name in _UNORDERED and isinstance(value, list) else value

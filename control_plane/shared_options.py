@@ -1,0 +1,33 @@
+"""Options that every command shares: declared on the program, and understood on either side of the command's name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from typer.core import TyperGroup, TyperOption
+
+
+class SharedOptions(TyperGroup):
+    """A group whose own options may also stand after the command: `control_plane create --server URL`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, _first(args, self._with_value()))
+
+    def _with_value(self) -> frozenset[str]:
+        options = [each for each in self.params if isinstance(each, TyperOption) and not each.is_flag]
+        return frozenset(name for option in options for name in option.opts)
+
+
+def _first(args: Sequence[str], shared: frozenset[str]) -> list[str]:
+    """The shared options with their values, then everything else; what follows `--` is as it was."""
+    end = args.index("--") if "--" in args else len(args)
+    ours: list[str] = []
+    others: list[str] = []
+    number = 0
+    while number < end:
+        length = 2 if args[number] in shared else 1
+        mine = args[number].partition("=")[0] in shared
+        (ours if mine else others).extend(args[number : min(number + length, end)])
+        number += length
+    return [*ours, *others, *args[end:]]
