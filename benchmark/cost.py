@@ -12,18 +12,18 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
-from typing import Final, Literal
+from typing import Final
 
 import psutil
 from rich.console import Console
 
 from benchmark import result as results
+from benchmark.cost_figures import BASELINE, BUSY, ECHO, SERVICE, Round, Sample, cost_rows, requirements, scale_row
 from benchmark.errors import BenchmarkError
 from benchmark.instances import statistics
 from benchmark.job import Closed, Loop, NatsTarget
 from benchmark.plan import Plan, one_load
-from benchmark.result import CostResult, CostRow, Machine, Measured, Requirement, ScaleRow
+from benchmark.result import CostResult, Machine, Measured, ScaleRow
 from benchmark.transport import connected
 from control_plane.files import Files
 from local.dynamodb import dynamodb, environment, imported
@@ -32,12 +32,8 @@ from local.process import Child, claim_port
 from local.state import State
 from local.system import provision, service_env, service_task
 
-ECHO: Final = "echo"
-SERVICE: Final = "service"
-BASELINE: Final = "baseline"
 PROGRAMS: Final = {ECHO: "benchmark.echo", SERVICE: "service", BASELINE: "benchmark.baseline"}
 TABLE: Final = "balances"
-BUSY: Final = 500
 _ENDLESS: Final = 1 << 40
 
 
@@ -59,19 +55,6 @@ FULL: Final = Profile(
     5, 3.0, (1, 100, BUSY), (1, 2, 3), (1_000, 100_000, 1_000_000), (250_000, 500_000, 750_000, 1_000_000)
 )
 QUICK: Final = Profile(1, 1.0, (1, BUSY), (1, 2), (1_000, 10_000), (10_000, 20_000))
-
-
-@dataclass(frozen=True)
-class Sample:
-    """What one program did under one load."""
-
-    measured: Measured
-    server_cpu_us: float
-    nats_cpu_us: float
-
-
-Round = dict[tuple[str, int], Sample]
-"""By program and concurrency."""
 
 
 @dataclass(frozen=True)
@@ -176,10 +159,10 @@ async def measure(profile: Profile, console: Console, stop: asyncio.Event) -> Co
         started_at=started_at,
         machine=Machine.this(),
         settings={"rounds": str(profile.rounds), "seconds each": f"{profile.step_s:g}"},
-        rows=_rows(rounds, resident),
+        rows=cost_rows(rounds, resident),
         scale=scale,
         memory=memory,
-        claims=_requirements(rounds, scale, memory),
+        claims=requirements(rounds, scale, memory),
     )
 
 
@@ -212,7 +195,7 @@ async def _over_tasks(bench: _Bench, dynamodb_env: dict[str, str], profile: Prof
         async with bench.program(SERVICE, dynamodb_env, tasks) as program:
             await bench.measure(program, _closed(BUSY, profile.warm_up_s), "warming up")
             sample = await bench.measure(program, _closed(BUSY, profile.step_s), f"{tasks} tasks")
-        found.append(_scale_row("tasks", tasks, sample))
+        found.append(scale_row("tasks", tasks, sample))
         bench.say(f"tasks: {tasks} measured")
     return found
 
@@ -231,7 +214,7 @@ async def _over_rows(bench: _Bench, profile: Profile) -> list[ScaleRow]:
             for rows, running in programs.items():
                 label = f"{rows:,} rows"
                 samples[rows].append(await bench.measure(running, _closed(BUSY, profile.step_s), label, ids=rows))
-        return [_scale_row("rows", rows, *those) for rows, those in samples.items()]
+        return [scale_row("rows", rows, *those) for rows, those in samples.items()]
 
 
 async def _memory(bench: _Bench, dynamodb_env: dict[str, str], profile: Profile) -> list[tuple[int, float]]:
@@ -244,69 +227,6 @@ async def _memory(bench: _Bench, dynamodb_env: dict[str, str], profile: Profile)
             found.append((requests, _memory_mib(program.children[0])))
             bench.say(f"{requests:,} requests: {found[-1][1]:.1f} MiB")
     return found
-
-
-def _rows(rounds: Sequence[Round], resident: dict[str, float]) -> list[CostRow]:
-    return [
-        CostRow(
-            program=program,
-            concurrency=concurrency,
-            throughput=median(now[program, concurrency].measured.throughput for now in rounds),
-            p50_ms=median(now[program, concurrency].measured.latency.p50_ms for now in rounds),
-            p99_ms=median(now[program, concurrency].measured.latency.p99_ms for now in rounds),
-            server_cpu_us=median(now[program, concurrency].server_cpu_us for now in rounds),
-            nats_cpu_us=median(now[program, concurrency].nats_cpu_us for now in rounds),
-            memory_mib=resident[program],
-        )
-        for program, concurrency in sorted(rounds[0], key=lambda pair: (pair[1], list(PROGRAMS).index(pair[0])))
-    ]
-
-
-def _scale_row(of: Literal["tasks", "rows"], size: int, *samples: Sample) -> ScaleRow:
-    return ScaleRow(
-        of=of,
-        size=size,
-        throughput=median(sample.measured.throughput for sample in samples),
-        p99_ms=median(sample.measured.latency.p99_ms for sample in samples),
-        server_cpu_us=median(sample.server_cpu_us for sample in samples),
-    )
-
-
-def _requirements(
-    rounds: Sequence[Round], scale: Sequence[ScaleRow], memory: Sequence[tuple[int, float]]
-) -> list[Requirement]:
-    """What the service must reach, over the medians of each round's ratios."""
-
-    def throughput(over: str) -> float:
-        pairs = ((now[SERVICE, BUSY].measured, now[over, BUSY].measured) for now in rounds)
-        return median(mine.throughput / theirs.throughput for mine, theirs in pairs)
-
-    cpu = median(now[SERVICE, BUSY].server_cpu_us / now[ECHO, BUSY].server_cpu_us for now in rounds)
-    lone = median(now[SERVICE, 1].measured.latency.p50_ms / now[ECHO, 1].measured.latency.p50_ms for now in rounds)
-    rows = [row.server_cpu_us for row in scale if row.of == "rows"]
-    requests, resident = memory[-1]
-    half = memory[len(memory) // 2 - 1]
-
-    def at_least(name: str, text: str, figure: float, bound: float) -> Requirement:
-        return Requirement(name=name, text=text, figure=figure, bound=bound, at_least=True, unit="")
-
-    def at_most(name: str, text: str, figure: float, bound: float, unit: str = "") -> Requirement:
-        return Requirement(name=name, text=text, figure=figure, bound=bound, at_least=False, unit=unit)
-
-    return [
-        at_least("of_ceiling", f"throughput at {BUSY} in flight, of the echo's", throughput(ECHO), 0.75),
-        at_least("over_plain", f"throughput at {BUSY} in flight, over the baseline's", throughput(BASELINE), 15),
-        at_most("cpu_over_ceiling", f"CPU of a request at {BUSY} in flight, over the echo's", cpu, 1.5),
-        at_most("p50_over_echo", "p50 at 1 in flight, over the echo's", lone, 2.8),
-        at_most("memory", f"memory of one task after {requests:,} requests", resident, 120, " MiB"),
-        at_most("memory_growth", f"growth since {half[0]:,} requests", resident - half[1], 2, " MiB"),
-        at_most("cpu_over_rows", f"CPU of a request, {_sizes(scale)}", rows[-1] / rows[0], 1.15),
-    ]
-
-
-def _sizes(scale: Sequence[ScaleRow]) -> str:
-    sizes = [row.size for row in scale if row.of == "rows"]
-    return f"{sizes[-1]:,} rows over {sizes[0]:,}"
 
 
 def _closed(concurrency: int, duration_s: float) -> Closed:

@@ -1,4 +1,4 @@
-"""The ceiling: the service without a look-up. Same life, same connection, same dispatch, same acknowledged events."""
+"""The ceiling: the service without a look-up, on the same dispatch, each of its events acknowledged by itself."""
 
 from __future__ import annotations
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from benchmark.cost import BUSY, Profile, measure
+from benchmark.cost import Profile, measure
+from benchmark.cost_figures import BUSY
 from tests.support.command import command, finished
 from tests.support.world import World, eventually
 

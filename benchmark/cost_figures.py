@@ -1,0 +1,108 @@
+"""What the samples of `cost` come to: rows to read, and the figures that the service must reach."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Final, Literal
+
+from benchmark.result import CostRow, Measured, Requirement, ScaleRow
+
+ECHO: Final = "echo"
+SERVICE: Final = "service"
+BASELINE: Final = "baseline"
+PROGRAMS: Final = (ECHO, SERVICE, BASELINE)
+BUSY: Final = 500
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What one program did under one load."""
+
+    measured: Measured
+    server_cpu_us: float
+    nats_cpu_us: float
+
+
+Round = dict[tuple[str, int], Sample]
+"""By program and concurrency."""
+
+
+def cost_rows(rounds: Sequence[Round], resident: dict[str, float]) -> list[CostRow]:
+    return [
+        CostRow(
+            program=program,
+            concurrency=concurrency,
+            throughput=median(now[program, concurrency].measured.throughput for now in rounds),
+            p50_ms=median(now[program, concurrency].measured.latency.p50_ms for now in rounds),
+            p99_ms=median(now[program, concurrency].measured.latency.p99_ms for now in rounds),
+            server_cpu_us=median(now[program, concurrency].server_cpu_us for now in rounds),
+            nats_cpu_us=median(now[program, concurrency].nats_cpu_us for now in rounds),
+            memory_mib=resident[program],
+        )
+        for program, concurrency in sorted(rounds[0], key=lambda pair: (pair[1], PROGRAMS.index(pair[0])))
+    ]
+
+
+def scale_row(of: Literal["tasks", "rows"], size: int, *samples: Sample) -> ScaleRow:
+    return ScaleRow(
+        of=of,
+        size=size,
+        throughput=median(sample.measured.throughput for sample in samples),
+        p99_ms=median(sample.measured.latency.p99_ms for sample in samples),
+        server_cpu_us=median(sample.server_cpu_us for sample in samples),
+    )
+
+
+def requirements(
+    rounds: Sequence[Round], scale: Sequence[ScaleRow], memory: Sequence[tuple[int, float]]
+) -> list[Requirement]:
+    """What the service must reach, over the medians of each round's ratios."""
+
+    def ratio(figure: Callable[[Sample], float], over: str, concurrency: int = BUSY) -> float:
+        return median(figure(now[SERVICE, concurrency]) / figure(now[over, concurrency]) for now in rounds)
+
+    rows = [row.server_cpu_us for row in scale if row.of == "rows"]
+    requests, resident = memory[-1]
+    half = memory[len(memory) // 2 - 1]
+
+    def at_least(name: str, text: str, figure: float, bound: float) -> Requirement:
+        return Requirement(name=name, text=text, figure=figure, bound=bound, at_least=True, unit="")
+
+    def at_most(name: str, text: str, figure: float, bound: float, unit: str = "") -> Requirement:
+        return Requirement(name=name, text=text, figure=figure, bound=bound, at_least=False, unit=unit)
+
+    return [
+        at_least("of_ceiling", f"throughput at {BUSY} in flight, of the echo's", ratio(_throughput, ECHO), 0.7),
+        at_least(
+            "over_plain", f"throughput at {BUSY} in flight, over the baseline's", ratio(_throughput, BASELINE), 15
+        ),
+        at_most("cpu_over_ceiling", f"CPU of a request at {BUSY} in flight, over the echo's", ratio(_cpu, ECHO), 1.15),
+        at_most("both_cpu_over_ceiling", "the same, with the CPU of nats-server", ratio(_cpu_of_both, ECHO), 1.15),
+        at_most("p50_over_echo", "p50 at 1 in flight, over the echo's", ratio(_p50, ECHO, 1), 1.95),
+        at_most("memory", f"memory of one task after {requests:,} requests", resident, 120, " MiB"),
+        at_most("memory_growth", f"growth since {half[0]:,} requests", resident - half[1], 2, " MiB"),
+        at_most("cpu_over_rows", f"CPU of a request, {_sizes(scale)}", rows[-1] / rows[0], 1.15),
+    ]
+
+
+def _sizes(scale: Sequence[ScaleRow]) -> str:
+    sizes = [row.size for row in scale if row.of == "rows"]
+    return f"{sizes[-1]:,} rows over {sizes[0]:,}"
+
+
+def _throughput(sample: Sample) -> float:
+    return sample.measured.throughput
+
+
+def _cpu(sample: Sample) -> float:
+    return sample.server_cpu_us
+
+
+def _cpu_of_both(sample: Sample) -> float:
+    return sample.server_cpu_us + sample.nats_cpu_us
+
+
+def _p50(sample: Sample) -> float:
+    return sample.measured.latency.p50_ms

@@ -1,0 +1,65 @@
+"""The figures that the service must reach are ratios of one round, and the median of the rounds."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmark.cost_figures import BASELINE, BUSY, ECHO, PROGRAMS, SERVICE, Round, Sample, requirements
+from benchmark.result import Latency, Measured, ScaleRow
+
+
+def sample(*, throughput: float = 1000.0, cpu: float = 20.0, nats: float = 10.0, p50: float = 1.0) -> Sample:
+    latency = Latency(mean_ms=p50, p50_ms=p50, p90_ms=p50, p99_ms=p50, p99_9_ms=p50, max_ms=p50)
+    measured = Measured.model_construct(replies=round(throughput), elapsed_s=1.0, latency=latency)
+    return Sample(measured, cpu, nats)
+
+
+def one_round(**of_the_service: float) -> Round:
+    now = {(program, concurrency): sample() for program in PROGRAMS for concurrency in (1, BUSY)}
+    now |= {(SERVICE, concurrency): sample(**of_the_service) for concurrency in (1, BUSY)}
+    return now
+
+
+def figures(*rounds: Round) -> dict[str, tuple[float, bool]]:
+    rows = [
+        ScaleRow(of="rows", size=size, throughput=1, p99_ms=1, server_cpu_us=cpu) for size, cpu in ((10, 20), (99, 22))
+    ]
+    found = requirements(rounds, rows, [(1, 70.0), (2, 71.0)])
+    return {requirement.name: (requirement.figure, requirement.holds) for requirement in found}
+
+
+@pytest.mark.parametrize(
+    ("of_the_service", "figure", "must"),
+    [
+        ({"throughput": 700.0}, "of_ceiling", 0.7),
+        ({"cpu": 23.0}, "cpu_over_ceiling", 1.15),
+        ({"cpu": 23.0, "nats": 11.5}, "both_cpu_over_ceiling", 1.15),
+        ({"p50": 1.95}, "p50_over_echo", 1.95),
+    ],
+)
+def test_a_figure_holds_at_its_bound_and_not_beyond_it(
+    of_the_service: dict[str, float], figure: str, must: float
+) -> None:
+    is_, holds = figures(one_round(**of_the_service))[figure]
+    assert is_ == pytest.approx(must)
+    assert holds
+    worse = 0.98 if figure == "of_ceiling" else 1.02
+    worst = {name: value * worse for name, value in of_the_service.items()}
+    assert not figures(one_round(**worst))[figure][1]
+
+
+def test_one_bad_round_of_three_does_not_fail() -> None:
+    bad = one_round(throughput=1.0, cpu=999.0, p50=999.0)
+    assert figures(one_round(), bad, one_round())["cpu_over_ceiling"] == (1.0, True)
+    assert figures(bad, bad, one_round())["cpu_over_ceiling"][1] is False
+
+
+def test_programs_are_compared_with_the_right_one() -> None:
+    now = one_round()
+    now[BASELINE, BUSY] = sample(throughput=10.0)
+    now[ECHO, BUSY] = sample(throughput=1250.0)
+    found = figures(now)
+    assert found["over_plain"] == (100.0, True)
+    assert found["of_ceiling"] == (0.8, True)
+    assert found["memory_growth"] == (1.0, True)
+    assert found["cpu_over_rows"][0] == pytest.approx(1.1)
