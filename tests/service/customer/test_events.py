@@ -279,6 +279,23 @@ async def test_only_what_is_overdue_is_sent_again(
     assert await world.last_sequence() == 500
 
 
+async def test_nothing_is_sent_again_while_a_slow_stream_goes_on_answering(
+    world: World, publishing: Publishing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "ACK_WAIT_S", 0.2)
+    monkeypatch.setattr(window, "LATE_S", 0.1)
+    async with publishing() as published:
+        answers = asyncio.Queue[Msg]()
+        heard = intercept(published, answers.put)
+        publish(published, 20 * published._publisher.batch_max)
+        while published.pending:
+            await asyncio.sleep(0.04)
+            await heard(await answers.get())
+        assert (published.stats.retried, published.stalled) == (0, None)
+        assert published.stats.published == 20 * published._publisher.batch_max
+        assert published._window.size < window.WINDOW_MAX, "it gave way"
+
+
 @pytest.mark.parametrize(
     "which", [".1.0.$FI", ".3.1.$FI", ".100.2.$FI"], ids=["its first event", "one in the middle", "its commit"]
 )
