@@ -1,0 +1,75 @@
+"""What the server is sent, as a subscriber of the events' subjects sees it."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from service.customer.outbox import Outbox
+from service.customer.publisher import BATCHED, SINGLE, Mode, Publisher
+from service.runtime.connection import roundtrip
+from service.runtime.nats_client import NatsClient
+from tests.support.world import World
+
+SECRET = r"_INBOX_service\.([0-9a-f]{32})\.([0-9a-f]{16})-0"
+
+
+async def sent(world: World, mode: Mode, count: int) -> list[tuple[str, dict[str, str]]]:
+    """Each message's reply subject and headers."""
+    outbox = Outbox(1000, 1_000_000)
+    for number in range(count):
+        outbox.add(f"customer.balance.c{number}", b"{}", "00-context" if number else None)
+    async with world.client("service") as client, world.administrator() as admin:
+        assert isinstance(client, NatsClient)
+        heard = await admin._nc.subscribe("customer.balance.*")
+        await roundtrip(admin._nc)
+        publisher = Publisher(client)
+        publisher.mode = mode
+        batch = outbox.take(count, 0.0)
+        publisher.send(batch)
+        messages = [await heard.next_msg(timeout=3) for _ in range(count)]
+        assert [msg.subject for msg in messages] == [event.subject for event in batch.events]
+        assert {publisher.number(msg.reply) for msg in messages} == {0}
+    return [(msg.reply, msg.headers or {}) for msg in messages]
+
+
+@pytest.mark.parametrize(
+    ("count", "ends"),
+    [
+        (1, [".100.fail.1.2.$FI"]),
+        (2, [".100.fail.1.0.$FI", ".100.fail.2.2.$FI"]),
+        (4, [".100.fail.1.0.$FI", ".100.fail.2.1.$FI", ".100.fail.3.1.$FI", ".100.fail.4.2.$FI"]),
+    ],
+)
+async def test_the_last_of_a_batch_commits_what_the_first_began(world: World, count: int, ends: list[str]) -> None:
+    replies = [reply for reply, _ in await sent(world, BATCHED, count)]
+    (inbox,) = {reply.removesuffix(end) for reply, end in zip(replies, ends, strict=True)}
+    assert re.fullmatch(SECRET, inbox)
+
+
+async def test_one_by_one_each_has_an_inbox_of_the_same_kind(world: World) -> None:
+    ((reply, _),) = await sent(world, SINGLE, 1)
+    assert re.fullmatch(SECRET, reply)
+
+
+async def test_nobody_can_guess_where_acknowledgements_go(world: World) -> None:
+    """Not from another task's inbox, nor from the ids that everyone sees in the stream."""
+    inboxes = [re.match(SECRET, reply) for _ in range(2) for reply, _ in await sent(world, BATCHED, 1)]
+    secrets = [inbox.groups() for inbox in inboxes if inbox]
+    assert len({part for pair in secrets for part in pair}) == 4
+
+
+async def test_the_headers_are_the_id_and_the_requests_context(world: World) -> None:
+    (_, first), (_, second) = await sent(world, BATCHED, 2)
+    assert first.keys() == {"Nats-Msg-Id"}
+    assert second["traceparent"] == "00-context"
+    assert first["Nats-Msg-Id"] != second["Nats-Msg-Id"]
+
+
+async def test_an_answer_to_another_subject_is_about_no_batch(world: World) -> None:
+    async with world.client("service") as client:
+        assert isinstance(client, NatsClient)
+        publisher = Publisher(client)
+        for subject in ("", f"{publisher._inbox}.", f"{publisher._inbox}.x-", f"{publisher._inbox}.x-one"):
+            assert publisher.number(subject) == -1
