@@ -19,7 +19,8 @@ from nats.js.errors import Error as JetStreamError
 from rich.console import Console
 
 from cdk import settings as settings_module
-from cdk.settings import SECRET_PARAMETER, Settings
+from cdk.settings import Settings
+from cdk.stack import SECRET_PARAMETER
 from control_plane import aws, seed_flag, self_hosted
 from control_plane.desired import CLIENT, SERVICE
 from control_plane.discovery import instances

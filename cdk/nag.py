@@ -15,6 +15,9 @@ REASONS: Final = {
     "AwsSolutions::AwsSolutions-IAM5[Resource::*]": (
         "The execution role's ecr:GetAuthorizationToken has no resource to be limited to."
     ),
+    "AwsSolutions::AwsSolutions-ECS4": (
+        "Container Insights tells nothing that the service's own metrics, and ECS' CPU and memory, do not."
+    ),
     "CloudFormation-Validate::W2509": "The parameter is a secret's ARN, not the secret.",
 }
 

@@ -1,28 +1,35 @@
-"""Between a minimum and a maximum, on CPU and on requests in flight per task, whichever asks for more."""
+"""Between a minimum and a maximum, on what asks for most: CPU, requests in flight, time without credit."""
 
 from __future__ import annotations
 
+from typing import Final
+
 from aws_cdk import Duration
-from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_ecs as ecs
 
+from cdk.observability import Observability
 from cdk.settings import Settings
 
+SCALE_IN_COOLDOWN: Final = Duration.minutes(5)
+SCALE_OUT_COOLDOWN: Final = Duration.minutes(1)
+TARGET_WITHOUT_CREDIT_PERCENT: Final = 5
 
-def scale(service: ecs.FargateService, settings: Settings, in_flight: cloudwatch.IMetric) -> None:
-    """`in_flight` is averaged over the tasks, each of which reports it once a minute."""
+
+def scale(service: ecs.FargateService, settings: Settings, seen: Observability) -> None:
+    """The service's own metrics are averaged over the tasks, each of which reports them once a minute."""
     scaling = service.auto_scale_task_count(min_capacity=settings.min_tasks, max_capacity=settings.max_tasks)
-    scale_in_cooldown, scale_out_cooldown = Duration.minutes(5), Duration.minutes(1)
     scaling.scale_on_cpu_utilization(
         "Cpu",
         target_utilization_percent=settings.target_cpu,
-        scale_in_cooldown=scale_in_cooldown,
-        scale_out_cooldown=scale_out_cooldown,
+        scale_in_cooldown=SCALE_IN_COOLDOWN,
+        scale_out_cooldown=SCALE_OUT_COOLDOWN,
     )
-    scaling.scale_to_track_custom_metric(
-        "InFlight",
-        metric=in_flight,
-        target_value=settings.target_in_flight,
-        scale_in_cooldown=scale_in_cooldown,
-        scale_out_cooldown=scale_out_cooldown,
-    )
+    targets = {"InFlight": settings.target_in_flight, "TimeWithoutCredit": TARGET_WITHOUT_CREDIT_PERCENT}
+    for name, target in targets.items():
+        scaling.scale_to_track_custom_metric(
+            name,
+            metric=seen.metrics.own(name, "Average"),
+            target_value=target,
+            scale_in_cooldown=SCALE_IN_COOLDOWN,
+            scale_out_cooldown=SCALE_OUT_COOLDOWN,
+        )

@@ -4,33 +4,43 @@ from __future__ import annotations
 
 import os
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
+from cdk.fargate import STOP_TIMEOUT_MAX_S, check_size
+from cdk.sections import ArchiveSection, QueueSection
 from control_plane.aws import caller_initials, check_initials, configured_region
 from control_plane.errors import ProvisioningError
 from service.customer.settings import CustomerSettings
 
 FILE: Final = Path(__file__).with_name("settings.toml")
-SECRET_PARAMETER: Final = "NatsSecretArn"  # noqa: S105  the template's name for it
-STOP_TIMEOUT_MAX_S: Final = 120
-"""Fargate's limit between SIGTERM and SIGKILL."""
 
-_GIB: Final = 1024
-MEMORY_OF_CPU: Final = {
-    256: {512, 1024, 2048},
-    512: set(range(1 * _GIB, 4 * _GIB + 1, _GIB)),
-    1024: set(range(2 * _GIB, 8 * _GIB + 1, _GIB)),
-    2048: set(range(4 * _GIB, 16 * _GIB + 1, _GIB)),
-    4096: set(range(8 * _GIB, 30 * _GIB + 1, _GIB)),
-    8192: set(range(16 * _GIB, 60 * _GIB + 1, 4 * _GIB)),
-    16384: set(range(32 * _GIB, 120 * _GIB + 1, 8 * _GIB)),
-}
-"""https://docs.aws.amazon.com/AmazonECS/latest/developerguide/task-cpu-memory-error.html"""
+DEFAULT_REGION: Final = "us-east-1"
+DEFAULT_INITIALS: Final = "POC"
+"""For a synthesis on a machine that knows no AWS account."""
+
+_PRODUCTION: Final[Mapping[str, Any]] = {
+    "cpu": 512, "memory": 1024, "network": "private", "zones": 3, "dashboard": True,
+}  # fmt: skip
+"""The defaults of `environment = "production"`, where they are not those of the fields."""
 
 _DEFAULTS: Final = CustomerSettings.model_fields
+_PORTS: Final = {"nats": 4222, "tls": 4222, "ws": 80, "wss": 443}
+HTTPS_PORT: Final = 443
 
 Count = Annotated[int, Field(ge=1, le=1000)]
 
@@ -44,34 +54,55 @@ class Settings(BaseModel):
     initials: str
     environment: Literal["poc", "production"] = "poc"
     architecture: Literal["arm64", "x86-64"] = "arm64"
-    cpu: int = 512
-    memory: int = 1024
+    cpu: int = 256
+    memory: int = 512
     tasks: Count = 3
     min_tasks: Count = 3
     max_tasks: Count = 12
     target_cpu: Annotated[int, Field(ge=10, le=90)] = 60
     target_in_flight: Annotated[int, Field(ge=1)] = 100
-    network: Literal["private", "public"] = "private"
+    network: Literal["private", "public"] = "public"
+    zones: Annotated[int, Field(ge=2, le=3)] = 2
+    vpc_id: Annotated[str, StringConstraints(pattern=r"^(vpc-[0-9a-f]{8,17})?$")] = ""
+    subnet_ids: tuple[Annotated[str, StringConstraints(pattern=r"^subnet-[0-9a-f]{8,17}$")], ...] = ()
+    existing_table: Annotated[str, StringConstraints(pattern=r"^([a-zA-Z0-9_.-]{3,255})?$")] = ""
     spot: bool = False
+    exec: bool = False
+    alert_email: Annotated[str, StringConstraints(pattern=r"^([^@\s]+@[^@\s]+\.[^@\s]+)?$")] = ""
+    dashboard: bool = False
+    latency_p99_ms: Annotated[int, Field(ge=1)] = 100
+    tracing_endpoint: Annotated[str, StringConstraints(pattern=r"^(https?://[^\s/]+.*)?$")] = ""
     nats_url: str = _DEFAULTS["nats_url"].default
-    seed_rows: Annotated[int, Field(ge=0)] = _DEFAULTS["seed_rows"].default
-    max_in_flight: Annotated[int, Field(ge=1)] = _DEFAULTS["max_in_flight"].default
+    seed_rows: int = _DEFAULTS["seed_rows"].default
+    max_in_flight: int = _DEFAULTS["max_in_flight"].default
     shutdown_timeout: Annotated[int, Field(ge=1, le=STOP_TIMEOUT_MAX_S - 5)] = int(
         _DEFAULTS["shutdown_timeout"].default
     )
     log_days: Literal[1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365] = 30
+    queue: QueueSection = QueueSection()
+    archive: ArchiveSection = ArchiveSection()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sized(cls, given: dict[str, Any]) -> dict[str, Any]:
+        return {**(_PRODUCTION if given.get("environment") == "production" else {}), **given}
+
+    @field_validator("nats_url", "seed_rows", "max_in_flight")
+    @classmethod
+    def _as_the_service_takes_it(cls, value: Any, info: ValidationInfo) -> Any:
+        return TypeAdapter(_DEFAULTS[str(info.field_name)].rebuild_annotation()).validate_python(value)
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.cpu not in MEMORY_OF_CPU:
-            raise ValueError(f"cpu: Fargate has {', '.join(map(str, MEMORY_OF_CPU))}, not {self.cpu}")
-        if self.memory not in MEMORY_OF_CPU[self.cpu]:
-            least, most = min(MEMORY_OF_CPU[self.cpu]), max(MEMORY_OF_CPU[self.cpu])
-            raise ValueError(f"memory: with cpu {self.cpu}, Fargate has {least} to {most} MiB, not {self.memory}")
+        check_size(self.cpu, self.memory)
         if self.max_tasks < self.min_tasks:
             raise ValueError(f"max_tasks: {self.max_tasks} is less than min_tasks, {self.min_tasks}")
         if not self.min_tasks <= self.tasks <= self.max_tasks:
             raise ValueError(f"tasks: {self.tasks} is not between min_tasks and max_tasks")
+        if bool(self.vpc_id) != bool(self.subnet_ids):
+            raise ValueError("vpc_id: it and subnet_ids are given together, or neither")
+        if self.nats_url != self.nats_url.lower() or "@" in self.nats_url:
+            raise ValueError("nats_url: no user and no password, and lower case; the credentials are in the secret")
         return self
 
     @property
@@ -80,11 +111,21 @@ class Settings(BaseModel):
 
     @property
     def table_name(self) -> str:
-        return f"customer-balances-{self.initials}"
+        return self.existing_table or f"customer-balances-{self.initials}"
+
+    @property
+    def egress_ports(self) -> tuple[int, ...]:
+        """Where the tasks connect to: NATS, AWS' APIs, and the collector of spans."""
+        urls = [urlsplit(server.strip()) for server in self.nats_url.split(",")]
+        ports = {url.port or _PORTS[url.scheme] for url in urls} | {HTTPS_PORT}
+        if self.tracing_endpoint:
+            collector = urlsplit(self.tracing_endpoint)
+            ports.add(collector.port or (HTTPS_PORT if collector.scheme == "https" else 80))
+        return tuple(sorted(ports))
 
 
-def load(path: Path = FILE) -> Settings:
-    """The settings of this deployment.
+def load(path: Path = FILE, *, region: str = "", initials: str = "") -> Settings:
+    """The settings of this deployment; `region` and `initials` are for where neither the file nor AWS has them.
 
     Raises `ProvisioningError` that names the first setting that will not do, and why.
     """
@@ -92,10 +133,10 @@ def load(path: Path = FILE) -> Settings:
         given = tomllib.loads(path.read_text())
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise ProvisioningError(f"{path.name}: {error}") from None
-    given["region"] = given.get("region") or configured_region() or ""
+    given["region"] = given.get("region") or configured_region() or region
     if not given["region"]:
         raise ProvisioningError(f"{path.name}: region is empty, and your AWS profile has none; set it, or AWS_REGION")
-    given["initials"] = given.get("initials") or os.environ.get("INITIALS") or caller_initials() or ""
+    given["initials"] = given.get("initials") or os.environ.get("INITIALS") or caller_initials() or initials
     if not given["initials"]:
         raise ProvisioningError(f"{path.name}: initials is empty, and AWS does not say who you are; set it, or sign in")
     given["initials"] = check_initials(given["initials"])
@@ -103,5 +144,5 @@ def load(path: Path = FILE) -> Settings:
         return Settings(**given)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        name = f"{first['loc'][0]}: " if first["loc"] else ""
+        name = ".".join(map(str, first["loc"])) + ": " if first["loc"] else ""
         raise ProvisioningError(f"{path.name}: {name}{first['msg'].removeprefix('Value error, ')}") from None

@@ -1,10 +1,10 @@
-"""The stack: a table, a network, tasks, how they scale, and what operators see."""
+"""The stack: a table, a network, tasks of each role, how they scale, and what operators see."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final, cast
 
-from aws_cdk import CfnOutput, CfnParameter, RemovalPolicy, Stack, Tags
+from aws_cdk import CfnCondition, CfnOutput, CfnParameter, Fn, RemovalPolicy, Stack, Tags
 from aws_cdk import aws_dynamodb as dynamodb
 from aws_cdk import aws_ecs as ecs
 from aws_cdk import aws_secretsmanager as secretsmanager
@@ -13,11 +13,14 @@ from constructs import Construct
 from cdk.network import Network
 from cdk.observability import Observability
 from cdk.scaling import scale
-from cdk.settings import SECRET_PARAMETER, Settings
-from cdk.tasks import Tasks, customer
+from cdk.settings import Settings
+from cdk.tasks import Surroundings, Tasks, customer
 from control_plane.aws import secret_name
 from service import __version__
 from service.customer import contract
+
+SECRET_PARAMETER: Final = "NatsSecretArn"  # noqa: S105  its name
+FIRST_PARAMETER: Final = "FirstDeployment"
 
 
 class BalanceStack(Stack):
@@ -28,15 +31,54 @@ class BalanceStack(Stack):
     ) -> None:
         super().__init__(scope, id_, description="Loyalty balances over NATS, from DynamoDB", **options)
         keep = settings.environment == "production"
-        removal = RemovalPolicy.RETAIN if keep else RemovalPolicy.DESTROY
+        removal = RemovalPolicy.RETAIN_ON_UPDATE_OR_DELETE if keep else RemovalPolicy.DESTROY
+        first = self._first()
+        network = Network(self, "Network", settings, removal)
+        cluster = ecs.Cluster(self, "Cluster", vpc=network.vpc, container_insights_v2=ecs.ContainerInsights.DISABLED)
+        around = Surroundings(
+            settings=settings,
+            network=network,
+            cluster=cluster,
+            capacity=_capacity(cluster) if settings.spot else None,
+            image=image,
+            secret=self._secret(settings),
+            removal=removal,
+            first=first,
+        )
+        table = self._table(settings, removal, first)
+        tasks = Tasks(self, "Tasks", around, customer(settings, table))
+        seen = Observability(self, "Observability", settings, service=tasks.service, table=table)
+        scale(tasks.service, settings, seen)
+        for name, value in tags(settings).items():
+            Tags.of(self).add(name, value)
+        CfnOutput(self, "TableName", value=table.table_name)
+        CfnOutput(self, "ClusterName", value=cluster.cluster_name)
+        CfnOutput(self, "ServiceName", value=tasks.service.service_name)
+        CfnOutput(self, "LogGroupName", value=tasks.log_group.log_group_name)
+
+    def _first(self) -> CfnCondition:
+        parameter = CfnParameter(
+            self,
+            FIRST_PARAMETER,
+            default="yes",
+            allowed_values=["yes", "no"],
+            description="Whether this deployment makes the stack; it alone sets the number of tasks",
+        )
+        return CfnCondition(self, "First", expression=Fn.condition_equals(parameter.value_as_string, "yes"))
+
+    def _secret(self, settings: Settings) -> secretsmanager.ISecret:
         arn = CfnParameter(
             self,
             SECRET_PARAMETER,
             description=f"Complete ARN of the secret {secret_name(settings.initials)}; `make deploy` gives it",
             allowed_pattern=r"arn:aws[a-z-]*:secretsmanager:[a-z0-9-]+:\d{12}:secret:.+-[A-Za-z0-9]{6}",
         )
-        secret = secretsmanager.Secret.from_secret_complete_arn(self, "NatsCreds", arn.value_as_string)
-        self.table = dynamodb.Table(
+        return secretsmanager.Secret.from_secret_complete_arn(self, "NatsCreds", arn.value_as_string)
+
+    def _table(self, settings: Settings, removal: RemovalPolicy, first: CfnCondition) -> dynamodb.ITable:
+        if settings.existing_table:
+            return dynamodb.Table.from_table_name(self, "Balances", settings.existing_table)
+        table = dynamodb.Table(
             self,
             "Balances",
             table_name=settings.table_name,
@@ -46,21 +88,23 @@ class BalanceStack(Stack):
                 point_in_time_recovery_enabled=True
             ),
             removal_policy=removal,
-            deletion_protection=keep,
         )
-        network = Network(self, "Network", settings, removal)
-        tasks = Tasks(
-            self, "Tasks", settings, customer(settings),
-            network=network, table=self.table, secret=secret, image=image, removal=removal,
-        )  # fmt: skip
-        seen = Observability(self, "Observability", settings, service=tasks.service, table=self.table)
-        scale(tasks.service, settings, seen.in_flight)
-        for name, value in tags(settings).items():
-            Tags.of(self).add(name, value)
-        CfnOutput(self, "TableName", value=self.table.table_name)
-        CfnOutput(self, "ClusterName", value=tasks.cluster.cluster_name)
-        CfnOutput(self, "ServiceName", value=tasks.service.service_name)
-        CfnOutput(self, "LogGroupName", value=tasks.log_group.log_group_name)
+        if settings.environment == "production":
+            # A protected table would survive a first deployment that fails, and stand in the next one's way.
+            resource = cast("dynamodb.CfnTable", table.node.default_child)
+            protected = Fn.condition_if(first.logical_id, False, True)
+            resource.add_property_override("DeletionProtectionEnabled", protected)
+        return table
+
+
+def _capacity(cluster: ecs.Cluster) -> Construct:
+    return ecs.CfnClusterCapacityProviderAssociations(
+        cluster,
+        "Capacity",
+        cluster=cluster.cluster_name,
+        capacity_providers=["FARGATE", "FARGATE_SPOT"],
+        default_capacity_provider_strategy=[],
+    )
 
 
 def tags(settings: Settings) -> dict[str, str]:

@@ -1,12 +1,12 @@
-"""The tasks: the container, its permissions, its secret, and how it is rolled out."""
+"""Tasks of a role: the container, its permissions, its secret, and how it is rolled out."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Final, cast
 
-from aws_cdk import Duration, RemovalPolicy
+from aws_cdk import Aws, CfnCondition, Duration, Fn, RemovalPolicy
 from aws_cdk import aws_dynamodb as dynamodb
 from aws_cdk import aws_ecs as ecs
 from aws_cdk import aws_iam as iam
@@ -14,8 +14,9 @@ from aws_cdk import aws_logs as logs
 from aws_cdk import aws_secretsmanager as secretsmanager
 from constructs import Construct
 
+from cdk.fargate import STOP_TIMEOUT_MAX_S
 from cdk.network import Network
-from cdk.settings import STOP_TIMEOUT_MAX_S, Settings
+from cdk.settings import Settings
 from service import HEALTH_PORT
 
 USER: Final = "10001:10001"
@@ -23,62 +24,85 @@ DRAIN_MARGIN_S: Final = 5
 
 
 @dataclass(frozen=True)
+class Surroundings:
+    """What the roles of a deployment share."""
+
+    settings: Settings
+    network: Network
+    cluster: ecs.Cluster
+    capacity: Construct | None
+    """The cluster's capacity providers, which a service that uses them must wait for."""
+
+    image: ecs.ContainerImage
+    secret: secretsmanager.ISecret
+    removal: RemovalPolicy
+    first: CfnCondition
+    """True in the deployment that makes the stack."""
+
+
+@dataclass(frozen=True)
 class Role:
     """What one role of the image needs beyond what every role has."""
 
     name: str
+    cpu: int
+    memory: int
+    tasks: int
+    """Of the first deployment; later ones leave the number to autoscaling."""
+
+    always: int
+    """Tasks that never run on Spot."""
+
     environment: Mapping[str, str]
-    table_actions: Sequence[str]
-    """The DynamoDB actions that it calls, and nothing else."""
+    statements: Sequence[iam.PolicyStatement] = field(default_factory=tuple)
+    """What the role calls in AWS, and nothing else."""
 
 
-def customer(settings: Settings) -> Role:
+def customer(settings: Settings, table: dynamodb.ITable) -> Role:
+    actions = ["dynamodb:BatchGetItem", "dynamodb:PutItem"]
     return Role(
         "customer",
-        {"SEED_ROWS": str(settings.seed_rows), "MAX_IN_FLIGHT": str(settings.max_in_flight)},
-        ("dynamodb:BatchGetItem", "dynamodb:PutItem"),
+        cpu=settings.cpu,
+        memory=settings.memory,
+        tasks=settings.tasks,
+        always=settings.min_tasks,
+        environment={
+            "DDB_TABLE": table.table_name,
+            "SEED_ROWS": str(settings.seed_rows),
+            "MAX_IN_FLIGHT": str(settings.max_in_flight),
+        },
+        statements=(iam.PolicyStatement(actions=actions, resources=[table.table_arn]),),
     )
 
 
 class Tasks(Construct):
-    """An ECS service on Fargate, with no load balancer: requests come over the connections that tasks open to NATS."""
+    """An ECS service on Fargate, with no load balancer: work comes over the connections that tasks open.
 
-    def __init__(
-        self,
-        scope: Construct,
-        id_: str,
-        settings: Settings,
-        role: Role,
-        *,
-        network: Network,
-        table: dynamodb.ITable,
-        secret: secretsmanager.ISecret,
-        image: ecs.ContainerImage,
-        removal: RemovalPolicy,
-    ) -> None:
+    A role that brings a container of its own adds it to `definition`.
+    """
+
+    def __init__(self, scope: Construct, id_: str, around: Surroundings, role: Role) -> None:
         super().__init__(scope, id_)
-        self.cluster = ecs.Cluster(
-            self,
-            "Cluster",
-            vpc=network.vpc,
-            container_insights_v2=ecs.ContainerInsights.ENHANCED,
-            enable_fargate_capacity_providers=settings.spot,
-        )
+        settings = around.settings
         self.log_group = logs.LogGroup(
-            self, "Log", retention=logs.RetentionDays(_retention(settings.log_days)), removal_policy=removal
+            self, "Log", retention=logs.RetentionDays(_retention(settings.log_days)), removal_policy=around.removal
         )
-        self.definition = _definition(self, settings)
-        self.definition.task_role.add_to_principal_policy(
-            iam.PolicyStatement(actions=list(role.table_actions), resources=[table.table_arn])
-        )
+        self.definition = _definition(self, settings, role)
+        for statement in role.statements:
+            self.definition.task_role.add_to_principal_policy(statement)
+        self.container = self._container(around, role)
+        self.service = self._service(around, role)
+
+    def _container(self, around: Surroundings, role: Role) -> ecs.ContainerDefinition:
+        settings = around.settings
         container = self.definition.add_container(
             "service",
-            image=image,
+            image=around.image,
             command=[role.name],
-            environment={**_environment(settings, table.table_name, self.cluster.env.region), **role.environment},
-            secrets={"NATS_CREDENTIALS": ecs.Secret.from_secrets_manager(secret)},
+            environment={**_environment(settings, around.cluster.env.region), **role.environment},
+            secrets={"NATS_CREDENTIALS": ecs.Secret.from_secrets_manager(around.secret)},
             logging=ecs.LogDrivers.aws_logs(log_group=self.log_group, stream_prefix="service"),
-            readonly_root_filesystem=True,
+            readonly_root_filesystem=not settings.exec,
             user=USER,
             stop_timeout=Duration.seconds(min(STOP_TIMEOUT_MAX_S, settings.shutdown_timeout + DRAIN_MARGIN_S)),
             health_check=ecs.HealthCheck(
@@ -90,12 +114,15 @@ class Tasks(Construct):
             ),
         )
         container.add_port_mappings(ecs.PortMapping(container_port=HEALTH_PORT))
-        self.service = ecs.FargateService(
+        return container
+
+    def _service(self, around: Surroundings, role: Role) -> ecs.FargateService:
+        settings, network = around.settings, around.network
+        service = ecs.FargateService(
             self,
             "Service",
-            cluster=self.cluster,
+            cluster=around.cluster,
             task_definition=self.definition,
-            desired_count=settings.tasks,
             vpc_subnets=network.subnets,
             security_groups=[network.security_group],
             assign_public_ip=network.public,
@@ -103,42 +130,51 @@ class Tasks(Construct):
             max_healthy_percent=200,
             circuit_breaker=ecs.DeploymentCircuitBreaker(enable=True, rollback=True),
             availability_zone_rebalancing=ecs.AvailabilityZoneRebalancing.ENABLED,
-            capacity_provider_strategies=_capacity(settings),
+            capacity_provider_strategies=_capacity(settings, role),
+            enable_execute_command=settings.exec,
             enable_ecs_managed_tags=True,
             propagate_tags=ecs.PropagatedTagSource.SERVICE,
         )
+        count = Fn.condition_if(around.first.logical_id, role.tasks, Aws.NO_VALUE)
+        cast("ecs.CfnService", service.node.default_child).add_property_override("DesiredCount", count)
+        if around.capacity:
+            service.node.add_dependency(around.capacity)
+        return service
 
 
-def _definition(scope: Construct, settings: Settings) -> ecs.FargateTaskDefinition:
+def _definition(scope: Construct, settings: Settings, role: Role) -> ecs.FargateTaskDefinition:
     architecture = ecs.CpuArchitecture.ARM64 if settings.architecture == "arm64" else ecs.CpuArchitecture.X86_64
     return ecs.FargateTaskDefinition(
         scope,
         "Definition",
-        cpu=settings.cpu,
-        memory_limit_mib=settings.memory,
+        cpu=role.cpu,
+        memory_limit_mib=role.memory,
         runtime_platform=ecs.RuntimePlatform(
             cpu_architecture=architecture, operating_system_family=ecs.OperatingSystemFamily.LINUX
         ),
     )
 
 
-def _environment(settings: Settings, table: str, region: str) -> dict[str, str]:
-    return {
+def _environment(settings: Settings, region: str) -> dict[str, str]:
+    every = {
         "NATS_URL": settings.nats_url,
-        "DDB_TABLE": table,
         "AWS_REGION": region,
         "HEALTH_PORT": str(HEALTH_PORT),
         "SHUTDOWN_TIMEOUT": str(settings.shutdown_timeout),
         "LOG_FORMAT": "json",
     }
+    return {
+        **every,
+        **({"OTEL_EXPORTER_OTLP_ENDPOINT": settings.tracing_endpoint} if settings.tracing_endpoint else {}),
+    }
 
 
-def _capacity(settings: Settings) -> list[ecs.CapacityProviderStrategy] | None:
+def _capacity(settings: Settings, role: Role) -> list[ecs.CapacityProviderStrategy] | None:
     """With Spot, the tasks that must always be there are on capacity that is never taken away."""
     if not settings.spot:
         return None
     return [
-        ecs.CapacityProviderStrategy(capacity_provider="FARGATE", base=settings.min_tasks, weight=0),
+        ecs.CapacityProviderStrategy(capacity_provider="FARGATE", base=role.always, weight=0),
         ecs.CapacityProviderStrategy(capacity_provider="FARGATE_SPOT", weight=1),
     ]
 

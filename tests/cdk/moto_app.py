@@ -14,7 +14,7 @@ REGION = "eu-west-1"
 
 def main() -> None:
     app = App()
-    settings = Settings(region=REGION, initials="MT")
+    settings = Settings(region=REGION, initials="MT", dashboard=True)
     image = ecs.ContainerImage.from_registry(IMAGE)
     environment = Environment(region=REGION, account="123456789012")
     BalanceStack(app, settings.stack_name, settings, image=image, synthesizer=LegacyStackSynthesizer(), env=environment)

@@ -111,7 +111,7 @@ async def test_alarms_and_dashboard_arrived(deployed: Deployed) -> None:
     (dashboard,) = deployed.client("cloudwatch").list_dashboards()["DashboardEntries"]
     assert dashboard["DashboardName"] == STACK
     template = deployed.client("cloudformation").get_template(StackName=STACK)["TemplateBody"]
-    assert str(template).count("AWS::CloudWatch::Alarm") == 5
+    assert str(template).count("AWS::CloudWatch::Alarm") == 8
 
 
 async def test_a_second_look_finds_no_difference(deployed: Deployed) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from cdk import settings
-from cdk.settings import FILE, MEMORY_OF_CPU
+from cdk.fargate import MEMORY_OF_CPU
+from cdk.settings import FILE
 from control_plane.errors import ProvisioningError
 
 
@@ -22,12 +25,9 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def changed(folder: Path, **changes: object) -> Path:
     given = {"region": "eu-west-1", "initials": "TT", **changes}
-    lines = []
-    for line in FILE.read_text().splitlines():
-        name = line.partition(" = ")[0]
-        lines.append(f"{name} = {_toml(given.pop(name))}" if name in given else line)
+    lines = [line for line in FILE.read_text().splitlines() if line.partition(" = ")[0] not in given]
     path = folder / "settings.toml"
-    path.write_text("\n".join([*lines, *(f"{name} = {_toml(value)}" for name, value in given.items())]))
+    path.write_text("\n".join([*(f"{name} = {_toml(value)}" for name, value in given.items()), *lines]))
     return path
 
 
@@ -38,7 +38,31 @@ def _toml(value: object) -> str:
 def test_the_file_as_it_is_needs_only_region_and_initials(tmp_path: Path) -> None:
     loaded = settings.load(changed(tmp_path))
     assert (loaded.stack_name, loaded.table_name) == ("CustomerBalance-TT", "customer-balances-TT")
-    assert (loaded.tasks, loaded.architecture, loaded.network, loaded.spot) == (3, "arm64", "private", False)
+    assert (loaded.tasks, loaded.architecture, loaded.network, loaded.spot) == (3, "arm64", "public", False)
+    assert (loaded.cpu, loaded.memory, loaded.dashboard) == (256, 512, False)
+    assert not loaded.queue.enabled
+    assert not loaded.archive.enabled
+
+
+def test_production_is_larger_and_what_is_set_wins(tmp_path: Path) -> None:
+    loaded = settings.load(changed(tmp_path, environment="production"))
+    assert (loaded.cpu, loaded.memory, loaded.network, loaded.zones) == (512, 1024, "private", 3)
+    assert settings.load(changed(tmp_path, environment="production", cpu=1024, memory=2048)).cpu == 1024
+
+
+def test_every_default_that_the_file_shows_is_the_default(tmp_path: Path) -> None:
+    shown = "\n".join(re.findall(r"^# (\w+ = .+)$", FILE.read_text(), flags=re.MULTILINE))
+    loaded = settings.load(changed(tmp_path))
+    for name, value in tomllib.loads(shown).items():
+        found = getattr(loaded, name)
+        assert (list(found) if isinstance(found, tuple) else found) == value, name
+
+
+def test_a_section_is_checked_too(tmp_path: Path) -> None:
+    path = changed(tmp_path)
+    path.write_text(path.read_text().replace("[queue]\n", "[queue]\ncpu = 300\n"))
+    with pytest.raises(ProvisioningError, match=r"settings\.toml: queue: cpu: Fargate has 256, .* not 300"):
+        settings.load(path)
 
 
 @pytest.mark.usefixtures("bare")
@@ -67,6 +91,13 @@ def test_region_and_initials_come_from_aws_or_are_asked_for(tmp_path: Path, monk
         ({"initials": "D.O."}, "initials 'D.O.' will not do"),
         ({"shutdown_timeout": 119}, "shutdown_timeout: "),
         ({"log_days": 31}, "log_days: "),
+        ({"nats_url": "foo"}, "nats_url: must be one or more of nats://HOST:PORT"),
+        ({"nats_url": "tls://me:secret@host"}, "nats_url: no user and no password"),
+        ({"seed_rows": 2_000_000}, "seed_rows: "),
+        ({"max_in_flight": 0}, "max_in_flight: "),
+        ({"vpc_id": "vpc-0123456789abcdef0"}, "vpc_id: it and subnet_ids are given together"),
+        ({"alert_email": "me"}, "alert_email: "),
+        ({"tracing_endpoint": "collector:4318"}, "tracing_endpoint: "),
         ({"colour": "red"}, "colour: "),
     ],
 )

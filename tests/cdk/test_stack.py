@@ -67,30 +67,69 @@ def test_the_table() -> None:
     assert table["PointInTimeRecoverySpecification"]["PointInTimeRecoveryEnabled"] is True
 
 
-@pytest.mark.parametrize(("environment", "policy"), [("poc", "Delete"), ("production", "Retain")])
-def test_what_destroy_leaves(environment: str, policy: str) -> None:
+@pytest.mark.parametrize(
+    ("environment", "policy", "replaced"),
+    [("poc", "Delete", "Delete"), ("production", "RetainExceptOnCreate", "Retain")],
+)
+def test_what_destroy_leaves(environment: str, policy: str, replaced: str) -> None:
     made = template(environment=environment)
     for kind in ("AWS::DynamoDB::Table", "AWS::Logs::LogGroup"):
         for found in resources(made, kind):
-            assert (found["DeletionPolicy"], found["UpdateReplacePolicy"]) == (policy, policy)
-    protected = only(made, "AWS::DynamoDB::Table").get("DeletionProtectionEnabled", False)
-    assert protected is (environment == "production")
+            assert (found["DeletionPolicy"], found["UpdateReplacePolicy"]) == (policy, replaced)
+    protected = only(made, "AWS::DynamoDB::Table").get("DeletionProtectionEnabled")
+    wanted = {"Fn::If": ["First", False, True]}
+    assert protected == (wanted if environment == "production" else None)
 
 
-def test_private_subnets_behind_one_nat_gateway() -> None:
-    made = template()
-    made.resource_count_is("AWS::EC2::NatGateway", 1)
-    made.resource_count_is("AWS::EC2::Subnet", 4)
+def test_a_table_that_is_there_is_used() -> None:
+    made = template(environment="production", existing_table="customer-balances-old")
+    made.resource_count_is("AWS::DynamoDB::Table", 0)
+    environment = {pair["Name"]: pair["Value"] for pair in container(made)["Environment"]}
+    assert environment["DDB_TABLE"] == "customer-balances-old"
+    assert "table/customer-balances-old" in json.dumps(statements(made, "TaskRole"))
+
+
+def test_private_subnets_behind_a_nat_gateway_in_each_zone() -> None:
+    made = template(environment="production")
+    made.resource_count_is("AWS::EC2::NatGateway", 3)
+    made.resource_count_is("AWS::EC2::Subnet", 6)
+    zones = {json.dumps(found["Properties"]["AvailabilityZone"]) for found in resources(made, "AWS::EC2::Subnet")}
+    assert len(zones) == 3
     configuration = only(made, "AWS::ECS::Service")["NetworkConfiguration"]["AwsvpcConfiguration"]
     assert configuration["AssignPublicIp"] == "DISABLED"
 
 
 def test_public_subnets_without_nat() -> None:
-    made = template(network="public")
+    made = template()
     made.resource_count_is("AWS::EC2::NatGateway", 0)
     made.resource_count_is("AWS::EC2::Subnet", 2)
     configuration = only(made, "AWS::ECS::Service")["NetworkConfiguration"]["AwsvpcConfiguration"]
     assert configuration["AssignPublicIp"] == "ENABLED"
+
+
+def test_a_vpc_that_is_there_is_used() -> None:
+    subnets = ("subnet-0123456789abcdef0", "subnet-0123456789abcdef1")
+    made = template(vpc_id="vpc-0123456789abcdef0", subnet_ids=subnets)
+    for kind in ("AWS::EC2::VPC", "AWS::EC2::Subnet", "AWS::EC2::NatGateway", "AWS::EC2::VPCEndpoint"):
+        made.resource_count_is(kind, 0)
+    assert only(made, "AWS::EC2::SecurityGroup")["VpcId"] == "vpc-0123456789abcdef0"
+    configuration = only(made, "AWS::ECS::Service")["NetworkConfiguration"]["AwsvpcConfiguration"]
+    assert configuration["Subnets"] == list(subnets)
+
+
+@pytest.mark.parametrize(
+    ("nats_url", "ports"),
+    [
+        ("tls://connect.ngs.global", [443, 4222]),
+        ("nats://one:5222, nats://two:6222", [443, 5222, 6222]),
+        ("wss://host", [443]),
+        ("ws://host", [80, 443]),
+    ],
+)
+def test_the_security_group_follows_nats_url(nats_url: str, ports: list[int]) -> None:
+    assert list(settings(nats_url=nats_url).egress_ports) == ports
+    group = only(template(nats_url=nats_url), "AWS::EC2::SecurityGroup")
+    assert [rule["FromPort"] for rule in group["SecurityGroupEgress"]] == ports
 
 
 @pytest.mark.parametrize("network", ["private", "public"])
@@ -109,7 +148,8 @@ def test_nothing_comes_in_and_little_goes_out(network: str) -> None:
 
 def test_the_service_and_how_it_rolls() -> None:
     service = only(template(), "AWS::ECS::Service")
-    assert (service["DesiredCount"], service["LaunchType"]) == (3, "FARGATE")
+    assert service["LaunchType"] == "FARGATE"
+    assert service["DesiredCount"] == {"Fn::If": ["First", 3, {"Ref": "AWS::NoValue"}]}, "later, autoscaling's"
     deployment = service["DeploymentConfiguration"]
     assert deployment["DeploymentCircuitBreaker"] == {"Enable": True, "Rollback": True}
     assert (deployment["MinimumHealthyPercent"], deployment["MaximumPercent"]) == (100, 200)
@@ -118,18 +158,22 @@ def test_the_service_and_how_it_rolls() -> None:
 
 
 def test_spot_is_for_what_is_over_the_minimum() -> None:
-    service = only(template(spot=True), "AWS::ECS::Service")
+    made = template(spot=True)
+    service = only(made, "AWS::ECS::Service")
     assert service["CapacityProviderStrategy"] == [
         {"CapacityProvider": "FARGATE", "Base": 3, "Weight": 0},
         {"CapacityProvider": "FARGATE_SPOT", "Weight": 1},
     ]
     assert "LaunchType" not in service
+    (associated,) = made.find_resources("AWS::ECS::ClusterCapacityProviderAssociations")
+    (whole,) = resources(made, "AWS::ECS::Service")
+    assert associated in whole["DependsOn"]
 
 
 @pytest.mark.parametrize(("architecture", "name"), [("arm64", "ARM64"), ("x86-64", "X86_64")])
 def test_the_task_definition(architecture: str, name: str) -> None:
     definition = only(template(architecture=architecture), "AWS::ECS::TaskDefinition")
-    assert (definition["Cpu"], definition["Memory"]) == ("512", "1024")
+    assert (definition["Cpu"], definition["Memory"]) == ("256", "512")
     assert definition["RuntimePlatform"] == {"CpuArchitecture": name, "OperatingSystemFamily": "LINUX"}
     assert definition["NetworkMode"] == "awsvpc"
 
@@ -181,13 +225,13 @@ def test_the_execution_role_reads_that_one_secret() -> None:
     assert [statement["Resource"] for statement in reading] == [{"Ref": "NatsSecretArn"}]
 
 
-def test_the_cluster_is_observed_and_rejected_traffic_is_logged() -> None:
+def test_nothing_is_paid_for_that_no_graph_shows_and_rejected_traffic_is_logged() -> None:
     made = template()
-    assert {"Name": "containerInsights", "Value": "enhanced"} in only(made, "AWS::ECS::Cluster")["ClusterSettings"]
+    assert only(made, "AWS::ECS::Cluster")["ClusterSettings"] == [{"Name": "containerInsights", "Value": "disabled"}]
     assert only(made, "AWS::EC2::FlowLog")["TrafficType"] == "REJECT"
 
 
-def test_scaling_is_on_cpu_and_on_requests_in_flight() -> None:
+def test_scaling_is_on_cpu_requests_in_flight_and_time_without_credit() -> None:
     made = template(min_tasks=2, tasks=3, max_tasks=9, target_cpu=55, target_in_flight=70)
     target = only(made, "AWS::ApplicationAutoScaling::ScalableTarget")
     assert (target["MinCapacity"], target["MaxCapacity"]) == (2, 9)
@@ -195,7 +239,7 @@ def test_scaling_is_on_cpu_and_on_requests_in_flight() -> None:
         found["Properties"]["TargetTrackingScalingPolicyConfiguration"]
         for found in resources(made, "AWS::ApplicationAutoScaling::ScalingPolicy")
     ]
-    assert sorted(policy["TargetValue"] for policy in policies) == [55, 70]
+    assert sorted(policy["TargetValue"] for policy in policies) == [5, 55, 70]
     (custom,) = [policy["CustomizedMetricSpecification"] for policy in policies if policy["TargetValue"] == 70]
     assert (custom["Namespace"], custom["MetricName"], custom["Statistic"]) == (
         METRICS_NAMESPACE,
@@ -210,11 +254,14 @@ def test_alarms_say_what_to_do() -> None:
         found["Properties"]["AlarmName"]: found["Properties"]
         for found in resources(template(), "AWS::CloudWatch::Alarm")
     }
-    names = ("NoTaskReady", "ErrorRate", "EventsDropped", "EventsPending", "TableThrottled")
+    names = (
+        "NoTaskServing", "FewTasksServing", "ErrorRate", "Latency", "TimeWithoutCredit", "EventsNotFlowing",
+        "EventsDropped", "TableThrottled",
+    )  # fmt: skip
     assert alarms.keys() == {f"CustomerBalance-TT-{name}" for name in names}
     for alarm in alarms.values():
         assert len(alarm["AlarmDescription"]) > 80
-    nobody = alarms["CustomerBalance-TT-NoTaskReady"]
+    nobody = alarms["CustomerBalance-TT-NoTaskServing"]
     assert (nobody["TreatMissingData"], nobody["ComparisonOperator"]) == ("breaching", "LessThanThreshold")
 
 
@@ -230,11 +277,11 @@ def test_the_error_rate_does_not_mix_a_series_with_a_number() -> None:
 
 
 def test_the_dashboard_shows_what_operators_ask_for() -> None:
-    text = json.dumps(only(template(), "AWS::CloudWatch::Dashboard"))
+    text = json.dumps(only(template(dashboard=True), "AWS::CloudWatch::Dashboard"))
     for metric in (
         "Requests", *(error.description for error in ERRORS),
         "LatencyP50", "LatencyP99", "InFlight", "BatchSize", "EventsPending", "EventsDropped",
-        "RunningTaskCount", "Ready", "ReadThrottleEvents",
+        "Serving", "EventsFlowing", "TimeWithoutCredit", "ReadThrottleEvents",
     ):  # fmt: skip
         assert metric in text
 
@@ -249,7 +296,14 @@ def test_everything_is_tagged_and_named_after_its_owner() -> None:
     assert only(other, "AWS::DynamoDB::Table")["TableName"] == "customer-balances-AB"
 
 
-@pytest.mark.parametrize("changes", [{}, {"network": "public", "spot": True, "environment": "production"}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"environment": "production"},
+        {"spot": True, "exec": True, "alert_email": "a@example.com", "dashboard": True, "network": "private"},
+    ],
+)
 def test_cfn_lint_finds_nothing(changes: dict[str, Any]) -> None:
     found = cfnlint.lint(json.dumps(template(**changes).to_json()), regions=["eu-west-1", "us-east-1"])
     assert [str(match) for match in found] == []
@@ -280,3 +334,35 @@ def test_no_secret_is_in_the_template() -> None:
     made = json.dumps(template(tasks=4).to_json())
     for marker in ("BEGIN USER", "SUA", "eyJ", "nhg_"):
         assert marker not in made
+
+
+def test_alarms_and_their_end_are_sent_to_an_address() -> None:
+    made = template(alert_email="on-call@example.com")
+    (topic,) = made.find_resources("AWS::SNS::Topic")
+    for found in resources(made, "AWS::CloudWatch::Alarm"):
+        properties = found["Properties"]
+        assert properties["AlarmActions"] == properties["OKActions"] == [{"Ref": topic}]
+    subscription = only(made, "AWS::SNS::Subscription")
+    assert (subscription["Protocol"], subscription["Endpoint"]) == ("email", "on-call@example.com")
+    policy = only(made, "AWS::SNS::TopicPolicy")["PolicyDocument"]["Statement"]
+    (let_in,) = [statement for statement in policy if statement["Effect"] == "Allow"]
+    assert let_in["Principal"] == {"Service": "cloudwatch.amazonaws.com"}, "a policy of its own replaces the default"
+    assert "alarm:CustomerBalance-TT-*" in json.dumps(let_in["Condition"])
+    assert len(resources(made, "AWS::CloudWatch::Alarm")) == 8
+    template().resource_count_is("AWS::SNS::Topic", 0)
+
+
+def test_exec_opens_a_shell_and_only_when_asked() -> None:
+    made = template(exec=True)
+    assert only(made, "AWS::ECS::Service")["EnableExecuteCommand"] is True
+    assert container(made)["ReadonlyRootFilesystem"] is False
+    assert "ssmmessages:OpenDataChannel" in json.dumps(statements(made, "TaskRole"))
+    assert "ssmmessages" not in json.dumps(template().to_json())
+
+
+def test_tracing_sets_the_variable_and_opens_the_port() -> None:
+    made = template(tracing_endpoint="http://collector.internal:4318")
+    environment = {pair["Name"]: pair["Value"] for pair in container(made)["Environment"]}
+    assert environment["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://collector.internal:4318"
+    group = only(made, "AWS::EC2::SecurityGroup")
+    assert [rule["FromPort"] for rule in group["SecurityGroupEgress"]] == [443, 4222, 4318]

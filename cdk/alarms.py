@@ -1,0 +1,134 @@
+"""The alarms, and whom they tell. Each says what to do; docs/runbook.md says more."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from aws_cdk import ArnFormat, Stack
+from aws_cdk import aws_cloudwatch as cloudwatch
+from aws_cdk import aws_cloudwatch_actions as actions
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_sns as sns
+from aws_cdk import aws_sns_subscriptions as subscriptions
+from constructs import Construct
+
+from cdk.settings import Settings
+from service.customer.errors import ERRORS
+
+if TYPE_CHECKING:
+    from cdk.observability import Metrics
+
+SERVER_ERRORS: Final = tuple(error.description for error in ERRORS if error.code >= "500")
+ERROR_RATE_PERCENT: Final = 1
+WITHOUT_CREDIT_PERCENT: Final = 20
+
+ABOVE: Final = cloudwatch.ComparisonOperator.GREATER_THAN_THRESHOLD
+BELOW: Final = cloudwatch.ComparisonOperator.LESS_THAN_THRESHOLD
+
+
+def alarms(scope: Construct, settings: Settings, metrics: Metrics) -> None:
+    """Make them; with `alert_email`, that address hears of each alarm and of its end."""
+    tell = [actions.SnsAction(_topic(scope, settings))] if settings.alert_email else []
+
+    def alarm(
+        name: str,
+        metric: cloudwatch.IMetric,
+        operator: cloudwatch.ComparisonOperator,
+        threshold: float,
+        minutes: int,
+        description: str,
+        missing: cloudwatch.TreatMissingData = cloudwatch.TreatMissingData.NOT_BREACHING,
+    ) -> None:
+        """It fires after so many minutes, each beyond the threshold."""
+        made = cloudwatch.Alarm(
+            scope,
+            name,
+            alarm_name=f"{settings.stack_name}-{name}",
+            alarm_description=description,
+            metric=metric,
+            threshold=threshold,
+            evaluation_periods=minutes,
+            datapoints_to_alarm=minutes,
+            comparison_operator=operator,
+            treat_missing_data=missing,
+        )
+        if tell:
+            made.add_alarm_action(*tell)
+            made.add_ok_action(*tell)
+
+    alarm(
+        "NoTaskServing", metrics.own("Serving", "Sum"), BELOW, 1, 3,
+        "No task answers requests. Look at the service's events in ECS, then at the last lines of the log: a task that "
+        "cannot start says in one line what is missing and which command mends it.",
+        cloudwatch.TreatMissingData.BREACHING,
+    )  # fmt: skip
+    alarm(
+        "FewTasksServing", metrics.own("Serving", "Sum"), BELOW, settings.min_tasks, 10,
+        f"Fewer than {settings.min_tasks} tasks (min_tasks) answer requests. Look at the service's events in ECS: no "
+        "capacity, a task that does not become healthy, or one that ends; its last line in the log says why.",
+        cloudwatch.TreatMissingData.BREACHING,
+    )  # fmt: skip
+    alarm(
+        "ErrorRate", _error_rate(metrics), ABOVE, ERROR_RATE_PERCENT, 5,
+        "More than 1 % of the requests are answered with 500 or 503. By code in the metrics: OVERLOADED, raise "
+        "max_tasks; UNAVAILABLE, see the table's throttles and the DynamoDB status; INTERNAL_ERROR, see the log.",
+    )  # fmt: skip
+    alarm(
+        "Latency", metrics.own("LatencyP99", "Maximum"), ABOVE, settings.latency_p99_ms, 5,
+        f"The slowest task's p99 is above {settings.latency_p99_ms} ms (latency_p99_ms). See CPU and requests in "
+        "flight: high, raise max_tasks or cpu; low, see DynamoDB's SuccessfulRequestLatency and the table's throttles.",
+    )  # fmt: skip
+    alarm(
+        "TimeWithoutCredit", metrics.own("TimeWithoutCredit", "Average"), ABOVE, WITHOUT_CREDIT_PERCENT, 5,
+        "The tasks take no requests for a fifth of the time, because they have as many as they can answer; requesters "
+        "get `no responders` or a time-out. Raise max_tasks; if CPU is low, see DynamoDB's latency.",
+    )  # fmt: skip
+    alarm(
+        "EventsNotFlowing", metrics.own("EventsFlowing", "Minimum"), BELOW, 1, 3,
+        "A task's events are not acknowledged by the stream; requests are answered, their events kept in memory and "
+        "tried again. Run `make cp-status`, see that the stream exists and has room; do not restart tasks meanwhile.",
+    )  # fmt: skip
+    alarm(
+        "EventsDropped", metrics.own("EventsDropped", "Sum"), ABOVE, 0, 1,
+        "Events were dropped because there was no room: responses are missing from the stream. Run "
+        "`make cp-status`, and see why the stream takes none (the log line `events are waiting` has its reason).",
+    )  # fmt: skip
+    alarm(
+        "TableThrottled", metrics.throttles(), ABOVE, 0, 5,
+        "DynamoDB throttles reads. An on-demand table doubles what it allows every 30 minutes; for a sharper rise "
+        "warm it up (https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/warm-throughput.html).",
+    )  # fmt: skip
+
+
+def _error_rate(metrics: Metrics) -> cloudwatch.MathExpression:
+    errors = {f"e{number}": metrics.own(name, "Sum") for number, name in enumerate(SERVER_ERRORS)}
+    requests = metrics.own("Requests", "Sum")
+    return cloudwatch.MathExpression(
+        # MAX of a time series and a number is refused by CloudWatch, and with it the whole stack.
+        expression=f"IF(requests > 0, 100 * ({' + '.join(errors)}) / requests, 0)",
+        using_metrics={**errors, "requests": requests},
+        period=requests.period,
+        label="server errors, percent",
+    )
+
+
+def _topic(scope: Construct, settings: Settings) -> sns.Topic:
+    """A topic with a policy has no default one: CloudWatch must be let in by name."""
+    topic = sns.Topic(scope, "Alerts", display_name=settings.stack_name, enforce_ssl=True)
+    stack = Stack.of(scope)
+    alarm = stack.format_arn(
+        service="cloudwatch",
+        resource="alarm",
+        resource_name=f"{settings.stack_name}-*",
+        arn_format=ArnFormat.COLON_RESOURCE_NAME,
+    )
+    topic.add_to_resource_policy(
+        iam.PolicyStatement(
+            principals=[iam.ServicePrincipal("cloudwatch.amazonaws.com")],
+            actions=["sns:Publish"],
+            resources=[topic.topic_arn],
+            conditions={"ArnLike": {"aws:SourceArn": alarm}},
+        )
+    )
+    topic.add_subscription(subscriptions.EmailSubscription(settings.alert_email))
+    return topic
