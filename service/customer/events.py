@@ -166,7 +166,7 @@ class Events:
     def _refuse(self, batch: Batch, refused: Refused) -> None:
         if refused.takes_no_batches and self.mode == BATCHED:
             self._publisher.mode = SINGLE
-            log.warning("events are acknowledged", mode=self.mode, reason=refused.reason)
+            log.warning("events are acknowledged one by one from now on", reason=refused.reason)
         self._take_back(batch)
         self._stall(refused.reason)
 
