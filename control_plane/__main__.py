@@ -21,7 +21,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from control_plane import aws, reconcile, report, rotation, seed_flag
-from control_plane.creds import Creds
 from control_plane.desired import ACCOUNT, EVERYTHING, PARTS, SERVICE, Part, User
 from control_plane.errors import ProvisioningError, UsageError
 from control_plane.files import Files
@@ -152,10 +151,8 @@ def rotate(
         async with open_provider(target) as provider:
             account, files = await _account(provider, target)
             initials = _initials(account.name) if secret else None
-            if keep_old:
-                await _issue(provider, account, whose, files, initials)
-                return
-            async for line in rotation.rotate(provider, account.id, whose, files, initials):
+            work_on = rotation.issue if keep_old else rotation.rotate
+            async for line in work_on(provider, account.id, whose, files, initials):
                 console.print(escape(line))
 
     _run(work(ctx.obj))
@@ -282,31 +279,6 @@ def _files(target: Target) -> Files:
 
 def _initials(account: str) -> str:
     return aws.check_initials(account.partition("-")[2])
-
-
-async def _issue(provider: Provider, account: AccountSummary, user: User, files: Files, secret: str | None) -> None:
-    """New credentials beside the old ones."""
-    old = (await provider.identity(account.id, user.name)).key or _held_key(files, user.name)
-    creds = await provider.issue(account.id, user.name)
-    files.write_creds(user.name, creds)
-    remark = f"when nothing uses the old ones any more: revoke --key {old}"
-    console.print(f"[green]rotated[/]  {escape(str(files.creds_path(user.name)))}; {remark}")
-    if user.gateway and provider.has_gateway:
-        owner = rotation.token_owner(account.id, Creds.parse(creds).key.public)
-        files.write_token(user.name, await provider.gateway_token(account.id, user.name), owner)
-        console.print(f"[green]renewed[/]  {escape(str(files.token_path(user.name)))}")
-    if secret:
-        arn = await asyncio.to_thread(aws.push_secret, secret, creds)
-        console.print(f"[green]pushed[/]   {arn}; tasks take it up at their next roll")
-
-
-def _held_key(files: Files, user: str) -> str:
-    try:
-        return Creds.parse(files.creds_anywhere(user) or "").key.public
-    except ValueError:
-        path = files.creds_path(user)
-        problem = f"the key of the old credentials is not known: {path} is missing or damaged"
-        raise ProvisioningError(f"{problem}; leave out --keep-old, which makes every old one void") from None
 
 
 def _delete_left_behind(files: Files, name: str) -> None:

@@ -33,14 +33,41 @@ async def rotate(
     files.write_creds(user.name, creds)
     yield f"rotated  {files.creds_path(user.name)}"
     if user.gateway and provider.has_gateway:
-        token = await provider.gateway_token(account, user.name)
-        files.write_token(user.name, token, token_owner(account, Creds.parse(creds).key.public))
-        yield f"renewed  {files.token_path(user.name)}"
+        yield await _renew_token(provider, account, user, files, creds)
     if secret:
         yield f"pushed   {await _push(secret, creds)}; tasks take it up at their next roll"
     await provider.retire(account, user.name, noted["old"])
     files.note_rotation(user.name, None)
     yield f"voided   the old credentials of user {user.name}"
+
+
+async def issue(
+    provider: Provider, account: str, user: User, files: Files, secret: str | None = None
+) -> AsyncIterator[str]:
+    """New credentials beside the old ones, which stay valid; yields what was done, and what makes them void."""
+    old = (await provider.identity(account, user.name)).key or _held_key(files, user.name)
+    creds = await provider.issue(account, user.name)
+    files.write_creds(user.name, creds)
+    yield f"rotated  {files.creds_path(user.name)}"
+    if user.gateway and provider.has_gateway:
+        yield await _renew_token(provider, account, user, files, creds)
+    if secret:
+        yield f"pushed   {await asyncio.to_thread(aws.push_secret, secret, creds)}; tasks take it up at their next roll"
+    yield f"when nothing uses the old ones any more: revoke --key {old}"
+
+
+def _held_key(files: Files, user: str) -> str:
+    try:
+        return Creds.parse(files.creds_anywhere(user) or "").key.public
+    except ValueError:
+        problem = f"the key of the old credentials is not known: {files.creds_path(user)} is missing or damaged"
+        raise ProvisioningError(f"{problem}; leave out --keep-old, which makes every old one void") from None
+
+
+async def _renew_token(provider: Provider, account: str, user: User, files: Files, creds: str) -> str:
+    token = await provider.gateway_token(account, user.name)
+    files.write_token(user.name, token, token_owner(account, Creds.parse(creds).key.public))
+    return f"renewed  {files.token_path(user.name)}"
 
 
 def token_owner(account: str, key: str | None) -> str:

@@ -252,5 +252,5 @@ def _user(view: Answer, usual_s: tuple[int, ...]) -> Settings:
 def _identity(account: Answer, user: Answer) -> Identity:
     claimed = ((account.get("claims") or {}).get("nats") or {}).get("revocations") or {}
     revoked = {**claimed, **(_jwt_settings(account).get("revocations") or {})}
-    expires = bool(user.get(NEVER) or account.get("user_jwt_expires_in_secs"))
+    expires = bool(account.get("user_jwt_expires_in_secs"))
     return Identity(account.get("account_public_key"), user["user_public_key"], expires=expires, revoked=revoked)
