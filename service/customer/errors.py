@@ -4,7 +4,6 @@ RequestError
   BadRequest            403
   NotFound              404
   Conflict              409
-  Overloaded            503
   Unavailable           503
   InternalError         500
 """
@@ -52,13 +51,6 @@ class Conflict(RequestError):
     description = "CONFLICT"
 
 
-class Overloaded(RequestError):
-    """More requests in flight than `MAX_IN_FLIGHT`; refused at once, never queued."""
-
-    code = "503"
-    description = "OVERLOADED"
-
-
 class Unavailable(RequestError):
     """DynamoDB did not answer within the deadline."""
 
@@ -70,5 +62,5 @@ class InternalError(RequestError):
     """Anything else; the cause is in the log, never in the reply."""
 
 
-ERRORS: Final[tuple[type[RequestError], ...]] = (BadRequest, NotFound, Conflict, Overloaded, Unavailable, InternalError)
+ERRORS: Final[tuple[type[RequestError], ...]] = (BadRequest, NotFound, Conflict, Unavailable, InternalError)
 """Every error reply there is. Metrics, statistics and alarms derive from this."""

@@ -10,7 +10,6 @@ The wire format is ADR-32's: https://github.com/nats-io/nats-architecture-and-de
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections import Counter
@@ -18,15 +17,14 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import nats.errors
 import orjson
 import structlog
 from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
 from nats.micro.service import EndpointInfo, EndpointStats, Service, ServiceConfig, ServiceInfo, ServiceStats
 
 from service.customer.contract import QUEUE_GROUP
-from service.customer.errors import ERRORS, BadRequest, InternalError, NotFound, Overloaded, RequestError
+from service.customer.credit import Credit
+from service.customer.errors import ERRORS, BadRequest, InternalError, NotFound, RequestError
 from service.customer.request import OK, REPLY_LOST, Request, is_inbox
 from service.runtime.logs import Repeated
 from service.runtime.metrics import Histogram
@@ -88,7 +86,6 @@ class _Dispatch:
     def __init__(self, service: ConcurrentService, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         self.stats = RequestStats()
-        self.subscription: Subscription | None = None
         self._service = service
         self._log_requests = log.bind().is_enabled_for(logging.DEBUG)
 
@@ -96,15 +93,12 @@ class _Dispatch:
         service = self._service
         request = Request(service.nc, msg, service.tracing, self._finish)
         self.stats.received += 1
-        overloaded = service.in_flight >= service.max_in_flight
-        service.enter()
+        service.credit.enter()
         try:
-            if overloaded:
-                await request.refuse(service.overloaded)
-            elif not is_inbox(msg.reply):
-                await request.refuse(BadRequest("no inbox to reply to"))
-            else:
+            if is_inbox(msg.reply):
                 await self.endpoint.handler(request)
+            else:
+                await request.refuse(BadRequest("no inbox to reply to"))
         except RequestError as error:
             await request.refuse(error)
         except Exception as error:
@@ -126,7 +120,7 @@ class _Dispatch:
         if self._log_requests:
             log.debug("request", endpoint=self.endpoint.name, outcome=outcome, ms=elapsed_ns / 1e6)
         self._service.tracing.end(request.span, self.endpoint.name, outcome)  # type: ignore[arg-type]
-        self._service.leave()
+        self._service.credit.leave()
 
     def to_stats(self) -> EndpointStats:
         stats = self.stats
@@ -146,7 +140,7 @@ class _Dispatch:
 class ConcurrentService(Service):
     """`nats.micro`'s service (PING, INFO and STATS, each plain, by name and by id) over concurrent endpoints.
 
-    All endpoints together work on at most `max_in_flight` requests; one more is refused with `503 OVERLOADED` at once.
+    All endpoints together are given at most `max_in_flight` requests, by credit: see `credit.py`.
     """
 
     def __init__(
@@ -161,12 +155,10 @@ class ConcurrentService(Service):
         super().__init__(nc, config)
         self.nc = nc
         self.tracing = tracing
-        self.max_in_flight = max_in_flight
-        self.overloaded = Overloaded(f"more than {max_in_flight} requests in flight; try again")
-        self.in_flight = 0
+        self.credit = Credit(nc, max_in_flight)
         self._dispatches = tuple(_Dispatch(self, endpoint) for endpoint in endpoints)
-        self._idle = asyncio.Event()
-        self._idle.set()
+        for dispatch in self._dispatches:
+            self.credit.add(dispatch.endpoint.subject, QUEUE_GROUP, dispatch.on_message)
 
     @property
     def requests(self) -> Mapping[str, RequestStats]:
@@ -176,33 +168,16 @@ class ConcurrentService(Service):
     async def serve(self) -> None:
         """Answer `$SRV` and take requests."""
         await self.start()
-        for dispatch in self._dispatches:
-            dispatch.subscription = await self.nc.subscribe(
-                dispatch.endpoint.subject, queue=QUEUE_GROUP, cb=dispatch.on_message
-            )
+        self.credit.open()
 
     async def drain(self) -> None:
         """Take no more requests; return when those already delivered are answered."""
-        for dispatch in self._dispatches:
-            subscription, dispatch.subscription = dispatch.subscription, None
-            if subscription:
-                try:
-                    await self.nc.take_no_more(subscription)
-                except nats.errors.Error as error:
-                    log.warning("subscription not drained", error=str(error))
-        await self._idle.wait()
+        await self.credit.close()
+        await self.credit.idle()
 
-    def enter(self) -> None:
-        """Count a request as in flight."""
-        if self.in_flight == 0:
-            self._idle.clear()
-        self.in_flight += 1
-
-    def leave(self) -> None:
-        """Count a request as done."""
-        self.in_flight -= 1
-        if self.in_flight == 0:
-            self._idle.set()
+    @property
+    def in_flight(self) -> int:
+        return self.credit.in_flight
 
     async def _handle_ping_request(self, msg: Msg) -> None:
         if is_inbox(msg.reply):

@@ -10,18 +10,23 @@ its own account, silent for good. Here
 | the reading, writing or pinging task ends by itself | it is counted in `loops_ended`; the client reconnects at once |
 | the reconnecting task fails for an unforeseen reason, or the client is closed by anyone | `on_closed`, once |
 | `tls://` or `wss://`, and no TLS | `NoTlsError` before a credential is sent |
+
+A grant is a queue subscription for a number of messages. It is lighter than nats-py's subscription: no task, no queue,
+and it ends with its connection.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import nats.errors
 from nats.aio.client import Client
-from nats.aio.subscription import Subscription
+from nats.aio.msg import Msg
 from nats.protocol import command, parser
 
 # nats-py's own end a word at any white space, the server's at a blank: a form feed in a reply ended the connection.
@@ -30,6 +35,11 @@ parser.MSG_RE = re.compile(rb"\AMSG +%b +%b +(%b +)?(\d+)\r\n" % (_WORD, rb"(\d+
 parser.HMSG_RE = re.compile(rb"\AHMSG +%b +%b +(%b +)?(\d+) +(\d+)\r\n" % (_WORD, rb"(\d+)", _WORD))
 
 TLS: Final = frozenset({"tls", "wss"})
+SPENT_S: Final = 10.0
+"""For so long a grant that has had its messages takes some more: a busy server may deliver between SUB and UNSUB."""
+
+Deliver = Callable[[Msg | None, bool], Awaitable[None]]
+"""Given a message, or None for one that cannot be decoded, and whether the grant counts it. Must not wait."""
 
 
 def header_block(headers: Mapping[str, str]) -> bytes:
@@ -42,6 +52,14 @@ class NoTlsError(nats.errors.Error):
     """The URL asks for TLS and the server offers none."""
 
 
+class _Grant:
+    __slots__ = ("deliver", "left")
+
+    def __init__(self, limit: int, deliver: Deliver) -> None:
+        self.left = limit
+        self.deliver = deliver
+
+
 class NatsClient(Client):
     """See above. `on_undecodable(error)` is called for each message that was dropped."""
 
@@ -51,7 +69,11 @@ class NatsClient(Client):
         self.loops_ended = 0
         self._on_undecodable = on_undecodable
         self._on_closed = on_closed
-        self._ending: set[int] = set()
+        self._grants: dict[int, _Grant] = {}
+        self._spent: deque[tuple[float, int]] = deque()
+        self.on_grants_ended: Callable[[], None] = lambda: None
+        """Called when the connection is lost."""
+        self.on_reconnected: Callable[[], None] = lambda: None
 
     def post(self, subject: str, payload: bytes, reply: str = "", headers: bytes = b"") -> None:
         """`publish` without a coroutine, its headers encoded already (`header_block`).
@@ -73,27 +95,39 @@ class NatsClient(Client):
             frame = command.pub_cmd(subject, reply, payload)
         self.stats["out_msgs"] += 1
         self.stats["out_bytes"] += len(payload)
+        self._append(frame)
+
+    def grant(self, subject: str, queue: str, limit: int, deliver: Deliver) -> None:
+        """Let the server deliver `limit` messages. Only while connected: a grant ends with its connection.
+
+        The limit is a SUB and an UNSUB behind it:
+        https://docs.nats.io/reference/reference-protocols/nats-protocol#unsub
+        """
+        while self._spent and time.monotonic() - self._spent[0][0] > SPENT_S:
+            self._grants.pop(self._spent.popleft()[1], None)
+        self._sid += 1
+        self._grants[self._sid] = _Grant(limit, deliver)
+        self._append(command.sub_cmd(subject, queue, self._sid) + command.unsub_cmd(self._sid, limit))
+
+    async def end_grants(self) -> None:
+        """Take no more messages; return when what the server had delivered is processed.
+
+        Raises `nats.errors.Error` when the server did not confirm it.
+        """
+        if not self.is_connected:
+            return
+        for sid, grant in self._grants.items():
+            if grant.left > 0:
+                self._append(command.unsub_cmd(sid, 0))
+        # A message is delivered in the order of the connection: those before the answer are all there is.
+        await self.flush()
+        await self.flush()
+
+    def _append(self, frame: bytes) -> None:
         self._pending.append(frame)
         self._pending_data_size += len(frame)
         if self.is_connected and self._flush_queue is not None and self._flush_queue.empty():
             self._flush_queue.put_nowait(asyncio.get_running_loop().create_future())
-
-    async def take_no_more(self, subscription: Subscription) -> None:
-        """End a subscription for ever, also on a connection yet to come; return when what it brought is processed.
-
-        Raises `nats.errors.Error` when the server did not confirm it.
-        """
-        self._ending.add(subscription._id)
-        try:
-            if self.is_connected:
-                await self._send_unsubscribe(subscription._id)
-                # A message is delivered in the order of the connection: those before the answer are all there is.
-                await self.flush()
-                await self.flush()
-        finally:
-            self._subs.pop(subscription._id, None)
-            await subscription._pending_queue.join()
-            subscription._stop_processing()
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         server = self._current_server
@@ -108,11 +142,31 @@ class NatsClient(Client):
         await super()._process_info(info, initial_connection)
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        grant = self._grants.get(sid)
+        if grant is not None:
+            await self._process_granted(sid, grant, subject, reply, data, headers)
+            return
         try:
             await super()._process_msg(sid, subject, reply, data, headers)
         except Exception as error:  # whatever it was, the next message is another one
             self.undecodable += 1
             self._on_undecodable(error)
+
+    async def _process_granted(
+        self, sid: int, grant: _Grant, subject: bytes, reply: bytes, data: bytes, headers: bytes
+    ) -> None:
+        self.stats["in_msgs"] += 1
+        self.stats["in_bytes"] += len(data)
+        grant.left -= 1
+        if grant.left == 0:
+            self._spent.append((time.monotonic(), sid))
+        msg: Msg | None = None
+        try:
+            msg = self._build_message(sid, subject, reply, data, await self._process_headers(headers))
+        except Exception as error:
+            self.undecodable += 1
+            self._on_undecodable(error)
+        await grant.deliver(msg, grant.left >= 0)
 
     async def _process_pong(self) -> None:
         if self._pongs and self._pongs[0].done():  # its `flush` gave up
@@ -139,10 +193,16 @@ class NatsClient(Client):
             await self._process_op_err(nats.errors.ProtocolError())
 
     async def _attempt_reconnect(self) -> None:
-        for sid in self._ending:
-            self._subs.pop(sid, None)
+        self._grants.clear()
+        self._spent.clear()
+        self.on_grants_ended()
+        # A grant that was not sent yet must not reach the next server; nats-py subscribes anew what is its own.
+        self._pending = [frame for frame in self._pending if not frame.startswith((b"SUB ", b"UNSUB "))]
+        self._pending_data_size = sum(map(len, self._pending))
         try:
             await super()._attempt_reconnect()
+            if self.is_connected:
+                self.on_reconnected()
         except Exception as error:
             self._err = error
             self._reconnection_task = None  # this one, which closing would cancel

@@ -132,7 +132,7 @@ async def test_a_drain_under_load_is_clean_every_time(world: World) -> None:
     assert await world.last_sequence() == tally.sent
 
 
-async def test_overload_is_refused_at_once(world: World, proxy: FaultyDynamoDB) -> None:
+async def test_what_a_task_has_no_room_for_is_told_no_responders_at_once(world: World, proxy: FaultyDynamoDB) -> None:
     async with tasks(world, 1, MAX_IN_FLIGHT="50", **proxy.env) as (task,), clients(world, 1) as asking:
         balances = world.rows()
         hold = asyncio.Event()
@@ -143,14 +143,14 @@ async def test_overload_is_refused_at_once(world: World, proxy: FaultyDynamoDB) 
         proxy.fault = fault
         asked = asyncio.create_task(ask_all(asking, list(balances)[:200], concurrency=200, expected=balances))
 
-        async def shed() -> bool:
-            return await metric(task, "balance_requests_total") == 150
+        async def full() -> bool:
+            return await metric(task, "balance_requests_in_flight") == 48  # four quarters of 50
 
-        await eventually(shed, what="150 refusals")
-        assert await metric(task, "balance_requests_in_flight") == 50
+        await eventually(full, what="a full task")
         hold.set()
         tally = await asked
-        assert (tally.balances, tally.errors) == (50, {"503": 150})
+        assert (tally.balances, tally.errors) == (48, {"no responders": 152})
+        assert await metric(task, "balance_requests_total") == 48, "it never saw the others"
         await stop(task)
 
 

@@ -31,7 +31,7 @@ from service.customer import contract
 from service.runtime.cancel import cancel
 from tests.support.world import World, eventually, get
 
-DOCUMENTED = {"403 BAD_REQUEST", "404 NOT_FOUND", "503 OVERLOADED", "503 UNAVAILABLE", "500 INTERNAL_ERROR"}
+DOCUMENTED = {"403 BAD_REQUEST", "404 NOT_FOUND", "503 UNAVAILABLE", "500 INTERNAL_ERROR"}
 FOREVER_S = 3600.0
 Value = TypeVar("Value")
 

@@ -12,7 +12,6 @@ def test_the_codes_on_the_wire() -> None:
         ("403", "BAD_REQUEST"),
         ("404", "NOT_FOUND"),
         ("409", "CONFLICT"),
-        ("503", "OVERLOADED"),
         ("503", "UNAVAILABLE"),
         ("500", "INTERNAL_ERROR"),
     }

@@ -126,25 +126,6 @@ async def test_a_server_that_was_told_of_is_as_safe_as_the_one_asked_for() -> No
         await client._process_info({}, initial_connection=True)
 
 
-async def test_an_ended_subscription_comes_back_with_no_connection(world: World) -> None:
-    async with world.client("service") as client, world.client() as asking:
-        assert isinstance(client, NatsClient)
-
-        async def answer(msg: Msg) -> None:
-            await msg.respond(b"ok")
-
-        subscription = await client.subscribe("customer.balance", queue="q", cb=answer)
-        await client.flush()
-        await client.flush()
-        assert (await asking.request("customer.balance", timeout=2)).data == b"ok"
-        await client.force_reconnect()
-        await client.take_no_more(subscription)
-        await eventually(lambda: client.stats["reconnects"] == 1 and client.is_connected)
-        await client.flush()
-        with pytest.raises(nats.errors.NoRespondersError):
-            await asking.request("customer.balance", timeout=2)
-
-
 async def test_what_is_posted_arrives_as_if_it_had_been_published(world: World) -> None:
     headers = {"Nats-Msg-Id": "a.1", "traceparent": "00-1"}
     async with world.client("administrator") as client, world.client("administrator") as listener:

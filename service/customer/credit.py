@@ -1,0 +1,142 @@
+"""Admission by credit: the server is given room for as many requests as can be answered soon, and no more.
+
+A grant is a queue subscription that ends by itself after so many messages. Grants are made in quarters of
+`max_in_flight`, as requests are answered. What this task has no room for, the server gives to other tasks of the queue
+group; when none has room, it tells the requester "no responders" at once. So nothing is refused here, and nothing waits
+in a socket until its requester has given up (docs/adr/0011-credit.md).
+
+| state | grants | left by |
+| --- | --- | --- |
+| closed | none | `open` |
+| open, connected | `outstanding` of each subject, renewed while there is room | `close`, or the connection is lost |
+| open, not connected | none: they ended with the connection | a new connection: made anew, for the room there is |
+| closed for good | none, on no connection yet to come | |
+
+Every subject has the whole window: one that nobody asks for holds its grants back from no other. The requests in flight
+are the service's: a grant is made only while all of them leave room. Where several subjects were idle and are asked at
+the same moment, more than `max_in_flight` may be in flight until these grants are used up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import nats.errors
+import structlog
+from nats.aio.msg import Msg
+
+from service.runtime.nats_client import NatsClient
+
+log: Final = structlog.get_logger("service.micro")
+
+Take = Callable[[Msg], Awaitable[None]]
+
+
+class _Window:
+    """One subject's grants."""
+
+    def __init__(self, subject: str, queue: str, take: Take) -> None:
+        self.subject = subject
+        self.queue = queue
+        self.take = take
+        self.outstanding = 0
+        """Requests that the server may still deliver."""
+
+
+class Credit:
+    """The room for requests, and how much of it is taken. `enter` and `leave` for each request."""
+
+    def __init__(self, nc: NatsClient, max_in_flight: int) -> None:
+        self.in_flight = 0
+        self._nc = nc
+        self._max_in_flight = max_in_flight
+        self._quarter = max(1, max_in_flight // 4)
+        self._windows: list[_Window] = []
+        self._is_open = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._without_s = 0.0
+        self._empty_since_s: float | None = None
+        nc.on_grants_ended = self._forget
+        nc.on_reconnected = self._renew
+
+    def add(self, subject: str, queue: str, take: Take) -> None:
+        """Have `take` called with each request to `subject`. It starts the work and returns."""
+        self._windows.append(_Window(subject, queue, take))
+
+    def open(self) -> None:
+        """Take requests, on this connection and those to come."""
+        self._is_open = True
+        self._renew()
+
+    async def close(self) -> None:
+        """Take no more, on no connection; return when what was delivered has been taken."""
+        self._is_open = False
+        self._stop_clock()
+        try:
+            await self._nc.end_grants()
+        except nats.errors.Error as error:
+            log.warning("subscription not drained", error=str(error))
+
+    async def idle(self) -> None:
+        """Return when no request is in flight."""
+        await self._idle.wait()
+
+    def enter(self) -> None:
+        """Count a request as in flight."""
+        if self.in_flight == 0:
+            self._idle.clear()
+        self.in_flight += 1
+
+    def leave(self) -> None:
+        """Count a request as answered; its room is given to the server again, with that of others."""
+        self.in_flight -= 1
+        if self.in_flight == 0:
+            self._idle.set()
+        if self._max_in_flight - self.in_flight >= self._quarter:
+            self._renew()
+
+    @property
+    def without_s(self) -> float:
+        """Seconds, since the start, in which some subject had no grant: this task was full."""
+        since = self._empty_since_s
+        return self._without_s + (time.monotonic() - since if since is not None else 0.0)
+
+    def _renew(self) -> None:
+        if not self._is_open or not self._nc.is_connected:
+            return
+        room = self._max_in_flight - self.in_flight
+        granted = False
+        for window in self._windows:
+            while room - window.outstanding >= self._quarter:
+                window.outstanding += self._quarter
+                self._nc.grant(window.subject, window.queue, self._quarter, self._deliver(window))
+                granted = True
+        if granted and all(window.outstanding for window in self._windows):
+            self._stop_clock()
+
+    def _deliver(self, window: _Window) -> Callable[[Msg | None, bool], Awaitable[None]]:
+        async def deliver(msg: Msg | None, counted: bool) -> None:
+            if counted:
+                window.outstanding -= 1
+                if window.outstanding == 0 and self._empty_since_s is None and self._is_open:
+                    self._empty_since_s = time.monotonic()
+            if msg is not None:
+                await window.take(msg)
+            elif window.outstanding == 0:
+                self._renew()
+
+        return deliver
+
+    def _forget(self) -> None:
+        for window in self._windows:
+            window.outstanding = 0
+        self._stop_clock()
+
+    def _stop_clock(self) -> None:
+        if self._empty_since_s is not None:
+            self._without_s += time.monotonic() - self._empty_since_s
+            self._empty_since_s = None

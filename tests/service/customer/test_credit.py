@@ -1,0 +1,274 @@
+"""Room for requests, given to the real nats-server: never more than was said, renewed, and gone with the drain."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import nats.errors
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from control_plane import self_hosted
+from service.customer.credit import Credit
+from service.runtime.connection import roundtrip
+from service.runtime.nats_client import NatsClient
+from tests.support.wire import pub, wire
+from tests.support.world import World, eventually
+
+
+class Held:
+    """Takes requests and keeps them in flight until it is told to answer."""
+
+    def __init__(self) -> None:
+        self.messages: list[Msg] = []
+        self.credit: Credit
+
+    async def take(self, msg: Msg) -> None:
+        self.credit.enter()
+        self.messages.append(msg)
+
+    async def answer(self, count: int) -> None:
+        for _ in range(count):
+            await self.messages.pop(0).respond(b"ok")
+            self.credit.leave()
+
+
+@asynccontextmanager
+async def crediting(world: World, max_in_flight: int, *subjects: str) -> AsyncIterator[tuple[NatsClient, Credit, Held]]:
+    held = Held()
+    async with world.client("administrator") as nc:
+        assert isinstance(nc, NatsClient)
+        held.credit = Credit(nc, max_in_flight)
+        for subject in subjects or ("customer.balance",):
+            held.credit.add(subject, "q", held.take)
+        held.credit.open()
+        await roundtrip(nc)
+        yield nc, held.credit, held
+
+
+async def ask(client: Client, subject: str = "customer.balance", timeout_s: float = 5.0) -> str:
+    try:
+        return (await client.request(subject, b"x", timeout=timeout_s)).data.decode()
+    except nats.errors.NoRespondersError:
+        return "no responders"
+
+
+@pytest.mark.parametrize("max_in_flight", [1, 2, 3, 4, 10, 100])
+async def test_what_there_is_no_room_for_meets_no_responder_at_once(world: World, max_in_flight: int) -> None:
+    async with crediting(world, max_in_flight) as (nc, credit, held), world.client() as client:
+        room = max_in_flight // max(1, max_in_flight // 4) * max(1, max_in_flight // 4)
+        for _ in range(3):
+            asking = [asyncio.create_task(ask(client)) for _ in range(room)]
+            await eventually(lambda: len(held.messages) == room)
+            started = asyncio.get_running_loop().time()
+            assert await ask(client) == "no responders"
+            assert asyncio.get_running_loop().time() - started < 1
+            assert credit.in_flight == room <= max_in_flight
+            await held.answer(room)
+            assert await asyncio.gather(*asking) == ["ok"] * room
+            await roundtrip(nc)
+        assert credit.without_s > 0
+
+
+async def test_room_is_given_back_in_quarters(world: World) -> None:
+    async with crediting(world, 8) as (nc, credit, held), world.client() as client:
+        asking = [asyncio.create_task(ask(client)) for _ in range(8)]
+        await eventually(lambda: len(held.messages) == 8)
+        await held.answer(1)
+        await roundtrip(nc)
+        assert await ask(client) == "no responders", "one is not a quarter"
+        await held.answer(1)
+        await roundtrip(nc)
+        asking += [asyncio.create_task(ask(client)) for _ in range(2)]
+        await eventually(lambda: len(held.messages) == 8)
+        assert await ask(client) == "no responders"
+        await held.answer(8)
+        assert await asyncio.gather(*asking) == ["ok"] * 10
+        assert credit.in_flight == 0
+
+
+async def test_a_subject_is_given_nothing_while_others_fill_the_room(world: World) -> None:
+    async with (
+        crediting(world, 4, "customer.a", "customer.b") as (nc, _, held),
+        world.client("administrator") as client,
+    ):
+        asking = [asyncio.create_task(ask(client, "customer.a")) for _ in range(4)]
+        await eventually(lambda: len(held.messages) == 4)
+        # It was idle, and its grants stand; then they are used up.
+        asking += [asyncio.create_task(ask(client, "customer.b")) for _ in range(4)]
+        await eventually(lambda: len(held.messages) == 8)
+        await held.answer(4)
+        await roundtrip(nc)
+        assert await ask(client, "customer.a") == "no responders"
+        assert await ask(client, "customer.b") == "no responders"
+        await held.answer(4)
+        await roundtrip(nc)
+        asking += [asyncio.create_task(ask(client, f"customer.{name}")) for name in "ab"]
+        await eventually(lambda: len(held.messages) == 2)
+        await held.answer(2)
+        assert await asyncio.gather(*asking) == ["ok"] * 10
+
+
+async def test_a_new_connection_has_the_room_there_is_and_no_more(world: World) -> None:
+    async with crediting(world, 8) as (nc, credit, held), world.client() as client:
+        asking = [asyncio.create_task(ask(client)) for _ in range(5)]
+        await eventually(lambda: len(held.messages) == 5)
+        for kick in range(1, 4):
+            await nc.force_reconnect()
+            await eventually(lambda kick=kick: nc.stats["reconnects"] == kick and nc.is_connected)
+            await eventually(lambda: server_knows(world, 1), what="one grant")
+        # Five are in flight: of a quarter's two there is room for one grant.
+        asking += [asyncio.create_task(ask(client)) for _ in range(2)]
+        await eventually(lambda: len(held.messages) == 7)
+        assert await ask(client) == "no responders"
+        await held.answer(7)
+        assert await asyncio.gather(*asking) == ["ok"] * 7
+        assert credit.in_flight == 0
+        await eventually(lambda: server_knows(world, 4), what="four grants")
+
+
+async def test_nothing_is_granted_on_a_lost_connection(world: World) -> None:
+    async with crediting(world, 4) as (nc, credit, held), world.client() as client:
+        asking = [asyncio.create_task(ask(client)) for _ in range(4)]
+        await eventually(lambda: len(held.messages) == 4)
+        await nc.force_reconnect()
+        for _ in range(4):
+            held.messages.pop()
+            credit.leave()
+        await eventually(lambda: nc.is_connected)
+        await eventually(lambda: server_knows(world, 4), what="four grants")
+        for task in asking:
+            task.cancel()
+
+
+async def test_a_closed_credit_takes_nothing_on_no_connection(world: World) -> None:
+    async with crediting(world, 8) as (nc, credit, held), world.client() as client:
+        asking = asyncio.create_task(ask(client))
+        await eventually(lambda: len(held.messages) == 1)
+        await credit.close()
+        assert await ask(client) == "no responders"
+        await nc.force_reconnect()
+        await eventually(lambda: nc.stats["reconnects"] == 1 and nc.is_connected)
+        await roundtrip(nc)
+        assert await ask(client) == "no responders"
+        await held.answer(1)
+        assert await asking == "ok"
+        assert await ask(client) == "no responders"
+        await asyncio.wait_for(credit.idle(), 1)
+
+
+async def test_a_drain_while_the_server_is_away_takes_nothing_later(world: World) -> None:
+    async with crediting(world, 8) as (nc, credit, _), world.client() as client:
+        await nc.force_reconnect()
+        await credit.close()
+        await eventually(lambda: nc.stats["reconnects"] == 1 and nc.is_connected)
+        await roundtrip(nc)
+        assert await ask(client) == "no responders"
+
+
+async def test_no_grant_is_left_behind(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the client and in the server, after hundreds of them."""
+    monkeypatch.setattr("service.runtime.nats_client.SPENT_S", 0.0)
+    async with crediting(world, 8) as (nc, credit, held), world.client() as client:
+        tasks_before = len(asyncio.all_tasks())
+        for _ in range(150):
+            asking = [asyncio.create_task(ask(client)) for _ in range(6)]
+            await eventually(lambda: len(held.messages) == 6)
+            await held.answer(6)
+            assert await asyncio.gather(*asking) == ["ok"] * 6
+        await roundtrip(nc)
+        assert len(nc._grants) <= 16
+        assert len(asyncio.all_tasks()) <= tasks_before + 1
+        assert await grants_at_the_server(world) <= 8
+        assert credit.in_flight == 0
+
+
+async def test_messages_that_cannot_be_decoded_use_no_room_up(world: World) -> None:
+    async with crediting(world, 4) as (nc, credit, held), world.client() as client:
+        async with wire(world.nats_url, world.creds("client")) as raw:
+            for _ in range(50):
+                raw.send(pub(b"customer.balance", b"x", b"_\xff\xfe"))
+                await raw.roundtrip()
+                await roundtrip(nc)
+        assert nc.undecodable == 50
+        assert credit.in_flight == 0
+        asking = asyncio.create_task(ask(client))
+        await eventually(lambda: len(held.messages) == 1)
+        await held.answer(1)
+        assert await asking == "ok"
+
+
+async def test_more_than_a_grant_is_taken_too(world: World) -> None:
+    """A busy server delivers some between SUB and UNSUB."""
+    async with crediting(world, 4) as (nc, credit, held):
+        sid = next(iter(nc._grants))
+        for _ in range(3):
+            await nc._process_msg(sid, b"customer.balance", b"_INBOX.x", b"", b"")
+        assert credit.in_flight == len(held.messages) == 3
+        await held.answer(3)
+        assert credit.in_flight == 0
+
+
+async def grants_at_the_server(world: World) -> int:
+    """Subscriptions of the queue group, as the server counts them."""
+    async with self_hosted.connected(world.nats_url, world.servers.system_creds) as system:
+        query = orjson.dumps({"subscriptions_detail": True, "subscriptions": True})
+        reply = await system.request(f"$SYS.REQ.ACCOUNT.{world.account.public}.CONNZ", query, timeout=5)
+    connections = orjson.loads(reply.data)["data"]["connections"] or []
+    details = [sub for each in connections for sub in each.get("subscriptions_list_detail") or []]
+    return sum(sub.get("qgroup") == "q" for sub in details)
+
+
+async def server_knows(world: World, grants: int) -> bool:
+    return await grants_at_the_server(world) == grants
+
+
+class Server:
+    """Stands in for the connection, to see every grant."""
+
+    def __init__(self) -> None:
+        self.is_connected = True
+        self.granted = 0
+
+    def grant(self, _subject: str, _queue: str, limit: int, deliver: object) -> None:
+        self.granted += limit
+        self.deliver = deliver
+
+
+@settings(deadline=None)
+@given(st.integers(1, 40), st.lists(st.sampled_from(["deliver", "answer", "lose"]), max_size=300))
+def test_in_flight_and_outstanding_never_pass_the_bound(max_in_flight: int, steps: list[str]) -> None:
+    async def run() -> None:
+        server = Server()
+        credit = Credit(server, max_in_flight)  # type: ignore[arg-type]
+        delivered = answered = 0
+
+        async def take(_: Msg) -> None:
+            credit.enter()
+
+        credit.add("a", "q", take)
+        credit.open()
+        for step in steps:
+            if step == "deliver" and delivered < server.granted:
+                delivered += 1
+                await server.deliver(object(), True)  # type: ignore[operator]
+            elif step == "answer" and answered < delivered:
+                answered += 1
+                credit.leave()
+            elif step == "lose":
+                server.is_connected = False
+                server.granted = delivered  # what was outstanding is void
+                credit._forget()
+                server.is_connected = True
+                credit._renew()
+            assert server.granted - answered <= max_in_flight
+            assert server.granted > delivered or delivered - answered > 0, "with nothing in flight there is credit"
+            assert credit.in_flight == delivered - answered
+
+    asyncio.run(run())
