@@ -10,7 +10,7 @@ and a changed permission holds for credentials that are already out (docs/adr/00
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -128,14 +128,7 @@ class SelfHosted:
 
     async def actual(self, account: str) -> Actual:
         body = (await self._claims(account))["nats"]
-        async with self._administrator(account) as client:
-            streams = await jetstream.streams(client)
-            consumers = {
-                (stream, name): config
-                for stream in streams
-                if not jetstream.is_bucket(stream)
-                for name, config in (await jetstream.durable_consumers(client, stream)).items()
-            }
+        streams, consumers = await self._jetstream(account, body)
         newest = scopes.newest(body)
         return Actual(
             key=account,
@@ -148,6 +141,23 @@ class SelfHosted:
             },
             consumers=consumers,
         )
+
+    async def _jetstream(
+        self, account: str, body: Mapping[str, Any]
+    ) -> tuple[dict[str, Settings], dict[tuple[str, str], Settings]]:
+        """Streams and consumers; of an account that is to be adopted, nothing can be read before it is."""
+        administrator = _signer(self._operator, account, ADMINISTRATOR.name, 0).public
+        if administrator not in (body.get("signing_keys") or ()):
+            return {}, {}
+        async with self._administrator(account) as client:
+            streams = await jetstream.streams(client)
+            consumers = {
+                (stream, name): config
+                for stream in streams
+                if not jetstream.is_bucket(stream)
+                for name, config in (await jetstream.durable_consumers(client, stream)).items()
+            }
+        return streams, consumers
 
     async def max_replicas(self) -> int:
         """As many as the cluster has servers, up to what JetStream replicates to."""

@@ -39,6 +39,8 @@ FIXED: Final[Mapping[str, frozenset[str]]] = {
 _NOTHING: Final[tuple[Any, ...]] = (None, False, 0, -1, "", [], {})
 _NO_LIMIT: Final = frozenset({"subs", "data", "payload"})
 """Of a user: 0 is none at all, -1 is without limit, which is also what is meant when it is left out."""
+_NONE_AT_ALL: Final = frozenset({"imports", "exports", "leaf", "payload", "data"})
+"""Of an account: 0 is none at all; of its other limits, 0 is none set."""
 _MEANT: Final = {"compression": ("none",), "persist_mode": ("default",), "history": (1,)}
 """Words for what is meant when nothing is said."""
 _UNORDERED: Final = frozenset({"pub.allow", "pub.deny", "sub.allow", "sub.deny", "subjects", "filter_subjects", "src"})
@@ -91,13 +93,14 @@ def limits_differences(wanted: Settings, actual: Settings) -> tuple[Difference, 
 
 def other_limits(wanted: Settings, actual: Settings) -> dict[str, Any]:
     """Limits that are set and not declared. A plan sets some, so they are told and not put right."""
-    free = {"wildcards": True}
-    return {
-        name: value
-        for name, value in _flat(actual)
-        if name not in wanted and name.partition(".")[0] != "tiered_limits"
-        if value != free.get(name, value) or (name not in free and value not in (*_NOTHING[:2], -1, {}))
-    }
+    told = {name: value for name, value in actual.items() if name not in {*wanted, "tiered_limits"}}
+    return {name: value for name, value in told.items() if _limits(name, value)}
+
+
+def _limits(name: str, value: Any) -> bool:
+    if name == "wildcards":
+        return value is False
+    return value not in _NOTHING or (name in _NONE_AT_ALL and value == 0 and value is not None)
 
 
 def user_settings(user: User) -> dict[str, Any]:

@@ -21,6 +21,7 @@ ATTEMPTS: Final = 5
 MAX_WAIT_S: Final = 60.0
 SILENT_S: Final = 2.0
 _backoff: Final = wait_random_exponential(multiplier=0.2, max=5.0)
+_sleep: Final = asyncio.sleep
 _AGAIN: Final = (httpx.ConnectError, httpx.NetworkError, httpx.TimeoutException, httpx.RemoteProtocolError)
 
 _REMEDIES: Final = {
@@ -116,6 +117,7 @@ class Api:
 
         retrying = AsyncRetrying(
             retry=retry_if_exception(again),
+            sleep=_sleep,
             wait=_wait_s,
             stop=stop_after_attempt(ATTEMPTS),
             before_sleep=self._tell,

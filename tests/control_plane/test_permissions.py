@@ -9,6 +9,8 @@ import nats.errors
 import pytest
 from nats.aio.client import Client, RawCredentials
 
+from control_plane.desired import EVERYTHING
+from control_plane.discovery import instances
 from service.customer.contract import BUCKET, STREAM
 from service.runtime.connection import roundtrip
 from tests.support.world import World, eventually, make_world
@@ -156,6 +158,78 @@ async def test_the_service_listens_in_its_queue_group_alone(world: World) -> Non
     for subject in ("_INBOX.>", "customer.balance.>", "$KV.config.>", ">"):
         async with watched(world, "service") as service:
             assert not await service.may_subscribe(subject)
+
+
+@pytest.mark.parametrize("subject", ["customer.balance", "$SRV.PING", "$SRV.STATS.customer"])
+async def test_the_gateway_may_request(world: World, subject: str) -> None:
+    async with watched(world, "gateway") as gateway:
+        assert await gateway.may_publish(subject)
+        assert await gateway.may_subscribe("_INBOX.own.*")
+
+
+@pytest.mark.parametrize(
+    "subject",
+    ["customer.balance", "customer.balance.>", "customer.balance.678", ">", "_INBOX_service.>", "$KV.config.>"],
+)
+async def test_the_gateway_may_hear_nothing_but_its_inbox(world: World, subject: str) -> None:
+    async with watched(world, "gateway") as gateway:
+        assert not await gateway.may_subscribe(subject)
+
+
+@pytest.mark.parametrize(
+    "subject",
+    ["customer.balance.678", "customer.other", "_INBOX.somebody", "$KV.config.seed", f"$JS.API.STREAM.INFO.{STREAM}"],
+)
+async def test_the_gateway_may_publish_nothing_else(world: World, subject: str) -> None:
+    async with watched(world, "gateway") as gateway:
+        assert not await gateway.may_publish(subject)
+
+
+async def test_the_viewer_reads_the_stream_the_bucket_and_who_is_there(world: World) -> None:
+    """What `nats stream view`, `nats kv get` and `nats sub` do."""
+    async with world.task(), watched(world, "viewer") as viewer, world.client() as client:
+        events = await viewer.client.subscribe("customer.balance.*")
+        await roundtrip(viewer.client)
+        await client.request("customer.balance", b'{"client_id":"1"}', timeout=3)
+        assert (await events.next_msg(timeout=3)).subject == "customer.balance.1"
+        jetstream = viewer.client.jetstream(timeout=3)
+
+        async def stored() -> bool:
+            return (await jetstream.stream_info(STREAM)).state.messages == 1
+
+        await eventually(stored)
+        pager = await jetstream.pull_subscribe("", durable="stream_pager_1", stream=STREAM)
+        (event,) = await pager.fetch(1, timeout=3)
+        await event.ack_sync()
+        assert event.subject == "customer.balance.1"
+        assert await jetstream.delete_consumer(STREAM, "stream_pager_1")
+        assert (await (await jetstream.key_value(BUCKET)).get("seed")).value == b"done"
+        assert len(await instances(viewer.client, "customer", "PING")) == 1
+        assert viewer.violations == []
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        "customer.balance",
+        "customer.balance.678",
+        "$KV.config.seed",
+        f"$JS.API.STREAM.PURGE.{STREAM}",
+        f"$JS.API.STREAM.UPDATE.{STREAM}",
+        f"$JS.API.STREAM.DELETE.{STREAM}",
+        f"$JS.API.STREAM.MSG.DELETE.{STREAM}",
+        f"$JS.API.STREAM.PURGE.KV_{BUCKET}",
+        *(
+            f"$JS.API.CONSUMER.{verb}.{consumer.stream}.{consumer.name}"
+            for consumer in EVERYTHING.consumers
+            for verb in ("CREATE", "DELETE", "MSG.NEXT")
+        ),
+        *(f"$JS.ACK.{consumer.stream}.{consumer.name}.1.1.1.1.0" for consumer in EVERYTHING.consumers),
+    ],
+)
+async def test_the_viewer_changes_nothing(world: World, subject: str) -> None:
+    async with watched(world, "viewer") as viewer:
+        assert not await viewer.may_publish(subject)
 
 
 async def test_users_of_another_account_are_not_heard(world: World) -> None:

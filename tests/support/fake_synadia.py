@@ -58,6 +58,8 @@ def _dispatch(
             return refused(401, "token is expired")
         if fake.answer_with:
             return fake.answer_with.pop(0)
+        if fake.intercept and (instead := fake.intercept(number)):
+            return instead
         failing = fake.fail_from is not None and number >= fake.fail_from
         if failing and fake.failure == "500":
             return refused(500, "out of order")

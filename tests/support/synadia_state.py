@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -64,6 +65,8 @@ class FakeSynadia:
     fail_from: int | None = None
     """The call from which on every one fails, counted from 0; None: none does."""
     failure: Failure = "500"
+    intercept: Callable[[int], web.Response | None] | None = None
+    """Given the number of the call, what is answered instead."""
     answer_with: list[web.Response] = field(default_factory=list)
     """Given instead of doing anything, one a call."""
     _ids: Any = field(default_factory=lambda: itertools.count(1))
