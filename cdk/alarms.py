@@ -70,8 +70,8 @@ def alarms(scope: Construct, settings: Settings, metrics: Metrics) -> None:
     )  # fmt: skip
     alarm(
         "ErrorRate", _error_rate(metrics), ABOVE, ERROR_RATE_PERCENT, 5,
-        "More than 1 % of the requests are answered with 500 or 503. By code in the metrics: OVERLOADED, raise "
-        "max_tasks; UNAVAILABLE, see the table's throttles and the DynamoDB status; INTERNAL_ERROR, see the log.",
+        "More than 1 % of the requests are answered with 500 or 503. By code in the metrics: UNAVAILABLE, "
+        "see the table's throttles and the DynamoDB status; INTERNAL_ERROR, see the log.",
     )  # fmt: skip
     alarm(
         "Latency", metrics.own("LatencyP99", "Maximum"), ABOVE, settings.latency_p99_ms, 5,

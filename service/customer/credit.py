@@ -32,6 +32,8 @@ from service.runtime.nats_client import NatsClient
 
 log: Final = structlog.get_logger("service.micro")
 
+RECENT_S: Final = 10.0
+
 Take = Callable[[Msg], Awaitable[None]]
 
 
@@ -60,6 +62,7 @@ class Credit:
         self._idle.set()
         self._without_s = 0.0
         self._empty_since_s: float | None = None
+        self._marks = (time.monotonic(), 0.0), (time.monotonic(), 0.0)
         nc.on_grants_ended = self._forget
         nc.on_reconnected = self._renew
 
@@ -104,6 +107,14 @@ class Credit:
         """Seconds, since the start, in which some subject had no grant: this task was full."""
         since = self._empty_since_s
         return self._without_s + (time.monotonic() - since if since is not None else 0.0)
+
+    def recent_share_without(self) -> float:
+        """The share of the last 10 to 20 seconds, or of the time since it was last asked for, in which it was full."""
+        now_s, without_s = time.monotonic(), self.without_s
+        if now_s - self._marks[1][0] > RECENT_S:
+            self._marks = self._marks[1], (now_s, without_s)
+        since_s, before_s = self._marks[0]
+        return (without_s - before_s) / max(now_s - since_s, 1e-9)
 
     def _renew(self) -> None:
         if not self._is_open or not self._nc.is_connected:

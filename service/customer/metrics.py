@@ -23,6 +23,7 @@ UNITS: Final = {
     "Requests": "Count",
     **{error.description: "Count" for error in ERRORS},
     "InFlight": "Count",
+    "TimeWithoutCredit": "Percent",
     "LatencyP50": "Milliseconds",
     "LatencyP99": "Milliseconds",
     "BatchSize": "Count",
@@ -45,6 +46,9 @@ def families(service: ConcurrentService, table: Table, events: Events, nc: NatsC
         {(name,): stats.latency_seconds for name, stats in requests.items()},
     )  # fmt: skip
     yield GaugeMetricFamily("balance_requests_in_flight", "Requests being worked on.", service.in_flight)
+    yield CounterMetricFamily(
+        "balance_without_credit_seconds", "Time in which this task had no room for requests.", service.credit.without_s
+    )
     lost = sum(stats.replies_lost for stats in requests.values())
     yield CounterMetricFamily("balance_replies_lost", "Replies the connection did not take.", lost)
     calls = table.stats
@@ -82,6 +86,7 @@ class _Reading:
     batches: int
     batch_keys: float
     dropped: int
+    without_s: float
 
 
 class Minute:
@@ -107,6 +112,7 @@ class Minute:
             **{error.description: outcomes[error.description] for error in ERRORS},
             # Little's law: the time spent on requests, in each second of the interval.
             "InFlight": (now.processing_ns - before.processing_ns) / 1e9 / elapsed_s,
+            "TimeWithoutCredit": min(100.0, 100 * (now.without_s - before.without_s) / elapsed_s),
             "BatchSize": (now.batch_keys - before.batch_keys) / batches if batches else 0,
             "EventsPending": self._events.pending,
             "EventsDropped": now.dropped - before.dropped,
@@ -130,4 +136,5 @@ class Minute:
             batches=sum(calls.batch_keys.counts),
             batch_keys=calls.batch_keys.total,
             dropped=self._events.stats.dropped,
+            without_s=self._service.credit.without_s,
         )

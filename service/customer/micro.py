@@ -133,7 +133,7 @@ class _Dispatch:
             last_error=stats.last_error,
             processing_time=stats.processing_ns,
             average_processing_time=stats.processing_ns // max(1, stats.finished),
-            data={"in_flight": stats.received - stats.finished},
+            data={"in_flight": stats.received - stats.finished, **self._service.facts()},
         )
 
 
@@ -151,10 +151,13 @@ class ConcurrentService(Service):
         *,
         max_in_flight: int,
         tracing: NoTracing | Tracing,
+        facts: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
+        """`facts` about the whole task are in the `data` of each endpoint's statistics."""
         super().__init__(nc, config)
         self.nc = nc
         self.tracing = tracing
+        self.facts = facts
         self.credit = Credit(nc, max_in_flight)
         self._dispatches = tuple(_Dispatch(self, endpoint) for endpoint in endpoints)
         for dispatch in self._dispatches:

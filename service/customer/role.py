@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 import nats.errors
 import structlog
@@ -46,6 +47,7 @@ class Customer:
     def __init__(self, settings: CustomerSettings, stop: Stop) -> None:
         self._settings = settings
         self._state = "starting"
+        self._made_s = time.monotonic()
         self._connection = Connection(
             settings, name="customer-balance", inbox_prefix=contract.INBOX_PREFIX, on_lost=stop.fail
         )
@@ -66,6 +68,7 @@ class Customer:
             ),
             max_in_flight=settings.max_in_flight,
             tracing=self._tracing,
+            facts=self._facts,
         )
         self._bucket: KeyValue
         self._batched = False
@@ -133,6 +136,16 @@ class Customer:
         self._table.close()
 
     async def problems(self) -> Mapping[str, str]:
+        found = dict(self._known_problems())
+        try:
+            self._table.open()
+            await self._table.check()
+        except ServiceError as error:
+            found["table"] = error.problem
+        return found
+
+    def _known_problems(self) -> Mapping[str, str]:
+        """What can be said without asking the table."""
         found = {}
         if self._state != "serving":
             found["service"] = self._state
@@ -142,12 +155,23 @@ class Customer:
             found["events"] = (
                 f"{self._events.stalled}; {self._events.pending} waiting, {self._events.stats.dropped} dropped"
             )
-        try:
-            self._table.open()
-            await self._table.check()
-        except ServiceError as error:
-            found["table"] = error.problem
+        if self._table.problem:
+            found["table"] = self._table.problem
         return found
+
+    def _facts(self) -> Mapping[str, Any]:
+        """About this task, for `$SRV.STATS`: what an operator can see from anywhere."""
+        problems = self._known_problems()
+        return {
+            "version": __version__,
+            "uptime_s": round(time.monotonic() - self._made_s, 1),
+            "ready": not problems,
+            "problems": problems,
+            "time_without_credit": round(self._service.credit.recent_share_without(), 4),
+            "events": self._events.mode,
+            "events_pending": self._events.pending,
+            "events_dropped": self._events.stats.dropped,
+        }
 
     def metrics(self) -> Iterator[Metric]:
         return metrics.families(self._service, self._table, self._events, self._nc)

@@ -59,6 +59,8 @@ class Table:
     def __init__(self, name: str, key: str) -> None:
         self.name = name
         self.stats = TableStats()
+        self.problem: str | None = None
+        """Why the last read failed; None when it did not."""
         self._key = key
         self._pool: Pool | None = None
         self._api: DynamoDB
@@ -106,13 +108,16 @@ class Table:
             outcomes: dict[str, Outcome] = dict(found)
             if len(found) + len(unprocessed) < len(unread):
                 outcomes.update((key, None) for key in unread if key not in found and key not in unprocessed)
+            self.problem = None
             if outcomes:
                 yield outcomes
             if not unprocessed:
                 return
             self.stats.errors["UnprocessedKeys"] += 1
             unread = list(unprocessed)
-        yield dict.fromkeys(unread, _classify(problem))
+        failure = _classify(problem)
+        self.problem = str(failure) or type(failure).__name__
+        yield dict.fromkeys(unread, failure)
 
     async def get(self, key: str, *, consistent: bool = False) -> Outcome:
         """The outcome of one key. Does not raise."""

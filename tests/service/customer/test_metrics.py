@@ -1,15 +1,22 @@
-"""The minute's figures are of that minute."""
+"""What operators see: figures of that minute, and a task's state in its statistics."""
 
 from __future__ import annotations
 
+import asyncio
+
 from nats.micro.service import ServiceConfig
 
+from service import __version__
 from service.customer.events import Events
 from service.customer.metrics import Minute
 from service.customer.micro import ConcurrentService
 from service.dynamodb.table import Table
 from service.runtime.nats_client import NatsClient
 from service.runtime.tracing import NoTracing
+from tests.support.faulty import FaultyDynamoDB, refusal, stall
+from tests.support.world import World, metric, statistics
+
+ONE = b'{"client_id":"1"}'
 
 
 async def test_what_was_counted_in_one_minute_is_not_counted_in_the_next() -> None:
@@ -26,3 +33,29 @@ async def test_what_was_counted_in_one_minute_is_not_counted_in_the_next() -> No
         figures = minute.figures(serving=True)
         seen.append((figures["EventsDropped"][0], figures["BatchSize"][0]))
     assert seen == [(3, 10), (0, 0), (2, 4)]
+
+
+async def test_operators_read_a_task_in_its_statistics(world: World, proxy: FaultyDynamoDB) -> None:
+    """From anywhere: nothing else reaches a task on Fargate."""
+    async with world.task(MAX_IN_FLIGHT="4", **proxy.env) as task, world.client() as client:
+        (stats,) = await statistics(client, 1)
+        data = stats["endpoints"][0]["data"]
+        assert data.pop("uptime_s") > 0
+        assert data == {
+            "in_flight": 0, "version": __version__, "ready": True, "problems": {}, "time_without_credit": 0.0,
+            "events": "by the batch", "events_pending": 0, "events_dropped": 0,
+        }  # fmt: skip
+        proxy.fault = stall(0.5)
+        asked = [asyncio.create_task(client.request("customer.balance", ONE, timeout=3)) for _ in range(4)]
+        await asyncio.gather(*asked)
+        proxy.fault = lambda *_: refusal("AccessDeniedException")
+        await client.request("customer.balance", ONE, timeout=3)
+        (stats,) = await statistics(client, 1)
+        data = stats["endpoints"][0]["data"]
+        assert 0 < data["time_without_credit"] < 1, "it was full for half a second"
+        assert (data["ready"], list(data["problems"])) == (False, ["table"])
+        assert 0.3 < await metric(task, "balance_without_credit_seconds_total") < 5
+        proxy.fault = None
+        await client.request("customer.balance", ONE, timeout=3)
+        (stats,) = await statistics(client, 1)
+        assert stats["endpoints"][0]["data"]["ready"]
