@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from service.archive import contract as archive
 from service.customer import contract
 
 TAG: Final = "customer-balance"
@@ -57,6 +58,8 @@ class Stream:
     duplicate_window_s: int
     allow_batched: bool = False
     """Takes fast-ingest batches (ADR-50): one acknowledgement for many messages. nats-server 2.14 and later."""
+    discard_new: bool = False
+    """When it is full it refuses what comes, in place of discarding what is there."""
     replicas: int = 3
 
 
@@ -86,7 +89,10 @@ class Part:
 
     user: User
     streams: tuple[Stream, ...] = ()
+    """Those that it adds, and those of the account that it wants otherwise."""
     consumers: tuple[Consumer, ...] = ()
+    disk_bytes: int = 0
+    """What its streams take beside the account's, on all replicas."""
 
     @property
     def name(self) -> str:
@@ -105,10 +111,13 @@ class Account:
         """The account, with parts."""
         account = self
         for part in parts:
+            names = {stream.name for stream in part.streams}
+            others = (stream for stream in account.streams if stream.name not in names)
             account = replace(
                 account,
+                limits=replace(account.limits, disk_bytes=account.limits.disk_bytes + part.disk_bytes),
                 users=(*account.users, part.user),
-                streams=(*account.streams, *part.streams),
+                streams=(*others, *part.streams),
                 consumers=(*account.consumers, *part.consumers),
             )
         return account
@@ -147,7 +156,41 @@ REGISTRAR: Final = User(
 )
 """Creating clients is a right of its own."""
 
-PARTS: Final[tuple[Part, ...]] = ()
+BALANCES: Final = Stream(
+    name=contract.STREAM,
+    subjects=contract.STREAM_SUBJECTS,
+    max_age_s=7 * DAY_S,
+    max_bytes=10 * MIB,
+    duplicate_window_s=120,
+    allow_batched=True,
+)
+
+ARCHIVE: Final = Part(
+    user=User(name=archive.USER, publish=archive.PUBLISH, subscribe=archive.SUBSCRIBE, responses=True),
+    streams=(
+        # It holds what no task has archived yet.
+        replace(BALANCES, max_bytes=archive.STREAM_BYTES),
+        Stream(
+            name=archive.DEAD_STREAM,
+            subjects=(f"{archive.DEAD_SUBJECT}.*",),
+            max_age_s=30 * DAY_S,
+            max_bytes=archive.DEAD_BYTES,
+            duplicate_window_s=120,
+            discard_new=True,
+        ),
+    ),
+    consumers=(
+        Consumer(
+            stream=contract.STREAM,
+            name=archive.CONSUMER,
+            ack_wait_s=archive.ACK_WAIT_S,
+            max_ack_pending=archive.MAX_ACK_PENDING,
+        ),
+    ),
+    disk_bytes=3 * (archive.STREAM_BYTES + archive.DEAD_BYTES),
+)
+
+PARTS: Final[tuple[Part, ...]] = (ARCHIVE,)
 """The parts of which `create --with NAME` makes some. A name is that of the part's user."""
 
 
@@ -180,6 +223,7 @@ def _reading(stream: str, consumers: Iterable[Consumer]) -> tuple[tuple[str, ...
 _DECLARED: Final = [consumer for part in PARTS for consumer in part.consumers]
 _STREAM_READ: Final = _reading(contract.STREAM, _DECLARED)
 _BUCKET_READ: Final = _reading(f"KV_{contract.BUCKET}", _DECLARED)
+_DEAD_READ: Final = _reading(archive.DEAD_STREAM, _DECLARED)
 
 VIEWER: Final = User(
     name="viewer",
@@ -190,25 +234,17 @@ VIEWER: Final = User(
         "$JS.API.STREAM.LIST",
         *_STREAM_READ[0],
         *_BUCKET_READ[0],
+        *_DEAD_READ[0],
     ),
     subscribe=("_INBOX.>", *contract.STREAM_SUBJECTS),
-    deny_publish=(*_STREAM_READ[1], *_BUCKET_READ[1]),
+    deny_publish=(*_STREAM_READ[1], *_BUCKET_READ[1], *_DEAD_READ[1]),
 )
 """A person who looks: into the stream and the bucket, at `$SRV`, and at events as they come. Changes nothing."""
 
 ACCOUNT: Final = Account(
     limits=Limits(),
     users=(SERVICE, CLIENT, REGISTRAR, GATEWAY, VIEWER),
-    streams=(
-        Stream(
-            name=contract.STREAM,
-            subjects=contract.STREAM_SUBJECTS,
-            max_age_s=7 * DAY_S,
-            max_bytes=10 * MIB,
-            duplicate_window_s=120,
-            allow_batched=True,
-        ),
-    ),
+    streams=(BALANCES,),
     buckets=(Bucket(name=contract.BUCKET, max_bytes=MIB),),
 )
 

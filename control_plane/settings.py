@@ -131,7 +131,7 @@ def stream_settings(stream: Stream) -> dict[str, Any]:
         "subjects": list(stream.subjects),
         "retention": "limits",
         "storage": "file",
-        "discard": "old",
+        "discard": "new" if stream.discard_new else "old",
         "max_age": stream.max_age_s * NANOSECONDS,
         "max_bytes": stream.max_bytes,
         "max_consumers": -1,

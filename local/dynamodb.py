@@ -7,7 +7,7 @@ import gzip
 import json
 import os
 import platform
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypedDict
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 FILE: Final = "dynamodb.sqlite"
 REGION: Final = "eu-west-1"
+KEYS: Final = (contract.KEY_ATTRIBUTE,)
 
 
 class _Definition(TypedDict):
@@ -99,9 +100,9 @@ async def imported(balances: Mapping[str, int], table: str, folder: Path) -> Non
             raise LocalError(f"the rows could not be imported: {child.last_words()}")
 
 
-async def create_table(name: str, env: Mapping[str, str]) -> bool:
-    """Make the table, unless it is there; returns whether it was made."""
-    return await asyncio.to_thread(_create_table, name, env)
+async def create_table(name: str, env: Mapping[str, str], keys: Sequence[str] = KEYS) -> bool:
+    """Make the table, unless it is there; returns whether it was made. Partition and sort key are strings."""
+    return await asyncio.to_thread(_create_table, name, env, keys)
 
 
 def rows(table: str, env: Mapping[str, str]) -> dict[str, int]:
@@ -135,20 +136,22 @@ def client(env: Mapping[str, str]) -> DynamoDBClient:
     )
 
 
-def _definition(table: str) -> _Definition:
+def _definition(table: str, keys: Sequence[str] = KEYS) -> _Definition:
     return {
         "TableName": table,
-        "AttributeDefinitions": [{"AttributeName": contract.KEY_ATTRIBUTE, "AttributeType": "S"}],
-        "KeySchema": [{"AttributeName": contract.KEY_ATTRIBUTE, "KeyType": "HASH"}],
+        "AttributeDefinitions": [{"AttributeName": key, "AttributeType": "S"} for key in keys],
+        "KeySchema": [
+            {"AttributeName": key, "KeyType": "RANGE" if number else "HASH"} for number, key in enumerate(keys)
+        ],
     }
 
 
-def _create_table(name: str, env: Mapping[str, str]) -> bool:
+def _create_table(name: str, env: Mapping[str, str], keys: Sequence[str]) -> bool:
     engine = client(env)
     made = True
     try:
         engine.create_table(
-            **_definition(name),
+            **_definition(name, keys),
             BillingMode="PAY_PER_REQUEST",
         )
     except ClientError as error:

@@ -19,6 +19,7 @@ from service.runtime.settings import Settings, load, variables
 DEFAULT: Final = "customer"
 ROLES: Final = {
     "customer": "service.customer.role:Customer",
+    "archive": "service.archive.role:Archive",
 }
 """Imported only when it is asked for: a role does not pay for another's libraries."""
 

@@ -24,6 +24,9 @@ SEED_DONE: Final = b"done"
 SEED_LEASE_KEY: Final = "seed-lease"
 """Held in `BUCKET` by the one task that is seeding; gone when the table is seeded."""
 
+ARCHIVE_CONSUMER: Final = "archive"
+"""The stream's consumer by which the role `archive` reads it, where that role is run."""
+
 USER: Final = "service"
 INBOX_PREFIX: Final = "_INBOX_service"
 """The role's own inboxes, so that no other user's permissions reach its acknowledgements."""
@@ -39,6 +42,7 @@ PUBLISH: Final = (
     f"$JS.API.STREAM.MSG.GET.{_KV}",
     f"$JS.API.STREAM.INFO.{_KV}",
     f"$JS.API.STREAM.INFO.{STREAM}",
+    f"$JS.API.CONSUMER.INFO.{STREAM}.{ARCHIVE_CONSUMER}",
     "$SYS.REQ.USER.INFO",  # its own permissions, for `python -m service --check`
 )
 """What the role's NATS user may publish to, beside one response to each request."""

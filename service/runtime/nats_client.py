@@ -27,6 +27,7 @@ from typing import Any, Final
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 from nats.protocol import command, parser
 
 # nats-py's own end a word at any white space, the server's at a blank: a form feed in a reply ended the connection.
@@ -40,6 +41,9 @@ SPENT_S: Final = 10.0
 
 Deliver = Callable[[Msg | None, bool], Awaitable[None]]
 """Given a message, or None for one that cannot be decoded, and whether the grant counts it. Must not wait."""
+
+RawCallback = Callable[[bytes, bytes, bytes, bytes], None]
+"""Given subject, reply, payload and header block, each as it came; no reply and no headers are empty."""
 
 
 def header_block(headers: Mapping[str, str]) -> bytes:
@@ -74,6 +78,11 @@ class NatsClient(Client):
         self.on_grants_ended: Callable[[], None] = lambda: None
         """Called when the connection is lost."""
         self.on_reconnected: Callable[[], None] = lambda: None
+        self._raw: dict[int, RawCallback] = {}
+
+    def deliver_raw(self, subscription: Subscription, callback: RawCallback) -> None:
+        """Give a subscription's messages to `callback` as they are on the wire: no queue, no coroutine, no decoding."""
+        self._raw[subscription._id] = callback
 
     def post(self, subject: str, payload: bytes, reply: str = "", headers: bytes = b"") -> None:
         """`publish` without a coroutine, its headers encoded already (`header_block`).
@@ -147,6 +156,11 @@ class NatsClient(Client):
             await self._process_granted(sid, grant, subject, reply, data, headers)
             return
         try:
+            if self._raw and (callback := self._raw.get(sid)):
+                self.stats["in_msgs"] += 1
+                self.stats["in_bytes"] += len(data)
+                callback(subject, reply, data, headers)
+                return
             await super()._process_msg(sid, subject, reply, data, headers)
         except Exception as error:  # whatever it was, the next message is another one
             self.undecodable += 1

@@ -26,11 +26,12 @@ CLOSE_S: Final = 1.0
 
 
 class Stop:
-    """Why the process is to stop: a signal, or an error. A second signal ends the process at once."""
+    """Why the process is to stop: a signal, an error, or finished work. A second signal ends the process at once."""
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
         self._stopped: asyncio.Future[None] = loop.create_future()
+        self._finished = False
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._signalled, number)
 
@@ -39,12 +40,18 @@ class Stop:
         if not self._stopped.done():
             self._stopped.set_exception(error)
 
+    def finish(self) -> None:
+        """Stop because the role's work is done: drain, close, exit code 0."""
+        if not self._stopped.done():
+            self._finished = True
+            self._stopped.set_result(None)
+
     @property
     def failed(self) -> bool:
         return self._stopped.done() and not self._stopped.cancelled() and self._stopped.exception() is not None
 
     async def wait(self) -> None:
-        """Return after a signal; raise the error of `fail`."""
+        """Return after a signal or `finish`; raise the error of `fail`."""
         await asyncio.shield(self._stopped)
 
     async def unless_first(self, starting: Coroutine[Any, Any, None]) -> bool:
@@ -59,10 +66,12 @@ class Stop:
         return True
 
     def _signalled(self, number: signal.Signals) -> None:
-        if self._stopped.done():
+        if self._stopped.done() and not self._finished:
             os._exit(128 + number)
         log.info("signal", name=signal.Signals(number).name)
-        self._stopped.set_result(None)
+        if not self._stopped.done():
+            self._stopped.set_result(None)
+        self._finished = False  # the next signal is a second one
 
 
 async def run(make: Callable[[AnySettings, Stop], Role], settings: AnySettings) -> None:

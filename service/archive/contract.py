@@ -1,0 +1,54 @@
+"""The names this role shares with whoever provisions NATS and the table for it, and with who reads the rows."""
+
+from typing import Final
+
+from service.customer import contract as customer
+
+SERVICE_NAME: Final = "archive"
+USER: Final = "archive"
+INBOX_PREFIX: Final = "_INBOX_archive"
+CONSUMER: Final = customer.ARCHIVE_CONSUMER
+
+STREAM: Final = customer.STREAM
+"""The stream that the control plane lets the archive read."""
+
+ACK_WAIT_S: Final = 30
+MAX_ACK_PENDING: Final = 20_000
+"""Of all tasks together: each holds at most 2,500."""
+STREAM_BYTES: Final = 1024**3
+"""The size of the stream with the archive on: what may wait while no task runs."""
+
+DEAD_STREAM: Final = "archive-dead"
+DEAD_SUBJECT: Final = "archive.dead"
+"""A dead letter's subject is this and the name of the source."""
+DEAD_BYTES: Final = 32 * 1024 * 1024
+
+PARTITION_KEY: Final = "client_id"
+SORT_KEY: Final = "event"
+TTL_ATTRIBUTE: Final = "expires_at"
+
+METRICS_NAMESPACE: Final = customer.METRICS_NAMESPACE
+METRICS_DIMENSION: Final = customer.METRICS_DIMENSION
+"""Its value is the name of the table of the events."""
+
+PUBLISH: Final = (
+    f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{CONSUMER}",
+    f"$JS.API.CONSUMER.INFO.{STREAM}.{CONSUMER}",
+    f"$JS.API.STREAM.INFO.{STREAM}",
+    f"$JS.API.STREAM.INFO.{DEAD_STREAM}",
+    f"$JS.ACK.{STREAM}.{CONSUMER}.>",
+    f"$JS.ACK.*.*.{STREAM}.{CONSUMER}.>",  # with domain and account, as ADR-15 has it
+    f"{DEAD_SUBJECT}.*",
+    "$SYS.REQ.USER.INFO",
+)
+"""What the role's NATS user may publish to, beside one response to each request."""
+
+SUBSCRIBE: Final = (
+    *(
+        f"$SRV.{verb}{suffix}"
+        for verb in ("PING", "INFO", "STATS")
+        for suffix in ("", f".{SERVICE_NAME}", f".{SERVICE_NAME}.*")
+    ),
+    f"{INBOX_PREFIX}.>",
+)
+"""What the role's NATS user may subscribe to."""

@@ -1,0 +1,104 @@
+"""A message to be archived, and the row that it becomes."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from base64 import b64encode
+from dataclasses import dataclass
+from decimal import Context, Decimal, InvalidOperation
+from functools import lru_cache
+from typing import Any, Final
+
+import orjson
+
+from service.archive.contract import PARTITION_KEY, SORT_KEY, TTL_ATTRIBUTE
+
+NS: Final = 1_000_000_000
+_BALANCE: Final = re.compile(rb'\{"balance":(-?(?:0|[1-9][0-9]{0,37}))\}')
+_DIGITS: Final = 38
+
+
+@dataclass(slots=True, eq=False)
+class Event:
+    """A message of a source. Two of them are the same event when their keys are the same."""
+
+    client_id: str
+    """The partition key."""
+    key: str
+    """The sort key."""
+    time: str
+    """When it came to be, RFC 3339."""
+    time_s: int
+    sequence: int | None
+    """The stream's; None for a queue's message."""
+    body: bytes
+    msg_id: str
+    handle: Any
+    """What the source needs to acknowledge it."""
+    size: int
+    """Bytes that it takes while it is held."""
+    unreadable: str = ""
+    """Why it can be no row, whatever the table says."""
+
+
+def encode(event: Event, host: str, archived_at: str, retention_s: int = 0) -> bytes:
+    """The row, in DynamoDB's JSON."""
+    row: dict[str, Any] = {
+        PARTITION_KEY: {"S": event.client_id},
+        SORT_KEY: {"S": event.key},
+        "event_time": {"S": event.time},
+        "archived_at": {"S": archived_at},
+        "host": {"S": host},
+        "body": _body(event.body),
+    }
+    if event.sequence is not None:
+        row["sequence"] = {"N": str(event.sequence)}
+    if b'"balance"' in event.body and (balance := balance_of(event.body)) is not None:
+        row["balance"] = {"N": balance}
+    if event.msg_id:
+        row["Nats-Msg-Id"] = {"S": event.msg_id}
+    if retention_s:
+        row[TTL_ATTRIBUTE] = {"N": str(event.time_s + retention_s)}
+    return orjson.dumps(row)
+
+
+def balance_of(body: bytes) -> str | None:
+    """The payload's balance as DynamoDB holds a number, or None: no such number, or more digits than it can hold."""
+    plain = _BALANCE.fullmatch(body)
+    if plain:
+        return plain[1].decode()
+    try:
+        payload = json.loads(body, parse_int=Decimal, parse_float=Decimal, parse_constant=lambda _: None)
+        balance = payload.get("balance") if type(payload) is dict else None
+    except (ValueError, RecursionError, InvalidOperation):
+        return None
+    if not isinstance(balance, Decimal) or not balance.is_finite():
+        return None
+    if balance == 0:
+        return "0"
+    digits = len(balance.as_tuple().digits)
+    if digits > _DIGITS:  # some may be zeros at its end
+        balance = balance.normalize(Context(prec=digits))
+    if len(balance.as_tuple().digits) > _DIGITS or not -130 <= balance.adjusted() <= 125:
+        return None
+    return str(balance)
+
+
+def rfc3339(time_ns: int) -> str:
+    """UTC, with nanoseconds."""
+    seconds, nanoseconds = divmod(time_ns, NS)
+    return f"{_second(seconds)}.{nanoseconds:09d}Z"
+
+
+@lru_cache(maxsize=64)
+def _second(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+
+
+def _body(body: bytes) -> dict[str, str]:
+    try:
+        return {"S": body.decode()}
+    except UnicodeDecodeError:
+        return {"B": b64encode(body).decode()}

@@ -1,0 +1,128 @@
+"""What operators see of this role: Prometheus families, figures for CloudWatch once a minute, and `$SRV` statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from nats.aio.msg import Msg
+from nats.micro.service import EndpointStats, Service, ServiceConfig, ServiceStats
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from service import __version__
+from service.archive import contract
+from service.archive.archiver import Archiver
+from service.archive.idle import Watch
+from service.archive.source import Source
+from service.dynamodb.writer import Writer
+from service.runtime.emf import Figure
+from service.runtime.metrics import counters
+from service.runtime.nats_client import NatsClient
+
+UNITS: Final = {
+    "ArchiveRows": "Count",
+    "ArchiveWriteErrors": "Count",
+    "ArchiveDeadLetters": "Count",
+    "ArchiveDeadLettersRefused": "Count",
+    "ArchiveDiscarded": "Count",
+    "ArchiveLag": "Seconds",
+}
+"""Every CloudWatch metric of this role, and its unit."""
+
+
+def families(archiver: Archiver, source: Source, writer: Writer, watch: Watch, nc: NatsClient) -> Iterator[Metric]:
+    """The Prometheus metrics."""
+    stats = archiver.stats
+    yield CounterMetricFamily("archive_rows", "Rows written.", stats.rows)
+    yield CounterMetricFamily("archive_dead_letters", "Messages that can be no row.", stats.dead)
+    yield CounterMetricFamily(
+        "archive_dead_letters_refused", "Times the dead-letter stream took none.", stats.dead_refused
+    )
+    yield CounterMetricFamily(
+        "archive_discarded", "Messages that the source discarded before they were archived.", source.discarded
+    )
+    errors = {(error,): count for error, count in writer.errors.items()}
+    yield counters("archive_write_errors", "BatchWriteItem calls that failed, by error.", ["error"], errors)
+    yield GaugeMetricFamily("archive_held", "Messages being worked on.", archiver.held)
+    yield GaugeMetricFamily("archive_held_bytes", "Bytes of the messages being worked on.", archiver.held_bytes)
+    yield GaugeMetricFamily("archive_lag_seconds", "Age of the oldest message being worked on.", archiver.oldest_s())
+    if watch.backlog:
+        yield GaugeMetricFamily("archive_backlog", "Messages not archived yet, of all tasks.", watch.backlog.messages)
+        yield GaugeMetricFamily(
+            "archive_unconfirmed",
+            "Messages that the source discarded before all before them were acknowledged.",
+            watch.backlog.unconfirmed,
+        )
+    yield CounterMetricFamily("archive_nats_reconnects", "Reconnections to NATS.", nc.stats["reconnects"])
+
+
+class Minute:
+    """What happened since the last call of `figures`."""
+
+    def __init__(self, archiver: Archiver, source: Source, writer: Writer) -> None:
+        self._archiver = archiver
+        self._source = source
+        self._writer = writer
+        self._last = self._totals()
+
+    def figures(self) -> Mapping[str, Figure]:
+        before, self._last = self._last, self._totals()
+        values = {name: total - before[name] for name, total in self._last.items()}
+        values["ArchiveLag"] = self._archiver.oldest_s()
+        return {name: (value, UNITS[name]) for name, value in values.items()}
+
+    def _totals(self) -> dict[str, float]:
+        stats = self._archiver.stats
+        return {
+            "ArchiveRows": stats.rows,
+            "ArchiveWriteErrors": self._writer.errors.total(),
+            "ArchiveDeadLetters": stats.dead,
+            "ArchiveDeadLettersRefused": stats.dead_refused,
+            "ArchiveDiscarded": self._source.discarded,
+        }
+
+
+class Statistics(Service):
+    """`$SRV` of a service that answers no requests: its one endpoint counts rows."""
+
+    def __init__(self, nc: NatsClient, archiver: Archiver, source: Source, writer: Writer) -> None:
+        config = ServiceConfig(name=contract.SERVICE_NAME, version=__version__, description="Events into DynamoDB.")
+        super().__init__(nc, config)
+        self._archiver = archiver
+        self._source = source
+        self._writer = writer
+
+    def stats(self) -> ServiceStats:
+        stats, archived = super().stats(), self._archiver.stats
+        stats.endpoints = [
+            EndpointStats(
+                name="rows",
+                subject=self._source.name,
+                queue_group="",
+                num_requests=archived.rows + archived.dead,
+                num_errors=archived.dead,
+                last_error=archived.last_error,
+                processing_time=archived.processing_ns,
+                average_processing_time=archived.processing_ns // max(1, archived.rows),
+                data={
+                    "held": self._archiver.held,
+                    "held_bytes": self._archiver.held_bytes,
+                    "discarded": self._source.discarded,
+                    "write_errors": self._writer.errors.total(),
+                    "host": self._archiver.host,
+                },
+            )
+        ]
+        return stats
+
+    async def _handle_ping_request(self, msg: Msg) -> None:
+        if msg.reply.startswith("_"):
+            await super()._handle_ping_request(msg)
+
+    async def _handle_info_request(self, msg: Msg) -> None:
+        if msg.reply.startswith("_"):
+            await super()._handle_info_request(msg)
+
+    async def _handle_stats_request(self, msg: Msg) -> None:
+        if msg.reply.startswith("_"):
+            await super()._handle_stats_request(msg)

@@ -1,0 +1,131 @@
+"""The role `archive`: its parts wired together, and the order in which they are opened, drained and closed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from typing import ClassVar, Final
+
+import structlog
+from prometheus_client.core import Metric
+
+from service import __version__
+from service.archive import contract, metrics
+from service.archive.archiver import Archiver
+from service.archive.dead_letters import DeadLetterStream
+from service.archive.host import host
+from service.archive.idle import Watch
+from service.archive.jetstream import JetStream
+from service.archive.settings import ArchiveSettings
+from service.archive.source import Source
+from service.dynamodb.writer import Writer
+from service.runtime.cancel import cancel
+from service.runtime.connection import Connection, confirm
+from service.runtime.emf import Emitter
+from service.runtime.logs import writes_json
+from service.runtime.process import Stop
+from service.runtime.role import Need
+
+log: Final = structlog.get_logger("service.archive")
+
+DAY_S: Final = 86_400
+
+
+class Archive:
+    """Moves a stream's events, or a queue's messages, into a DynamoDB table; ends by itself when none are left."""
+
+    SETTINGS: ClassVar = ArchiveSettings
+
+    def __init__(self, settings: ArchiveSettings, stop: Stop) -> None:
+        self._settings = settings
+        self._stop = stop
+        self._state = "starting"
+        self._connection = Connection(settings, name="archive", inbox_prefix=contract.INBOX_PREFIX, on_lost=stop.fail)
+        self._nc = self._connection.nc
+        self._source = _source(settings, self._connection)
+        self._writer = Writer(settings.archive_table, contract.PARTITION_KEY, contract.SORT_KEY)
+        self._dead_letters = DeadLetterStream(self._connection, self._source.name)
+        self._archiver = Archiver(
+            self._source, self._writer, self._dead_letters, retention_s=settings.retention_days * DAY_S
+        )
+        self._watch = Watch(
+            self._source, lambda: self._archiver.held, settings.idle_exit, finish=self._idle, fail=stop.fail
+        )
+        self._statistics = metrics.Statistics(self._nc, self._archiver, self._source, self._writer)
+        self._background: list[asyncio.Task[None]] = []
+
+    def needs(self) -> Sequence[Need]:
+        return (
+            Need(f"NATS at {self._settings.nats_shown}", self._connection.open),
+            *self._source.needs(),
+            Need(f"stream {contract.DEAD_STREAM}", self._look_at_dead_letters),
+            Need(f"table {self._writer.name}", self._look_at_table),
+        )
+
+    async def start(self) -> None:
+        self._archiver.host = await host()
+        await self._statistics.start()
+        await self._archiver.start()
+        await confirm(self._nc)
+        self._background.append(asyncio.create_task(self._watch.run(), name="backlog"))
+        self._state = "serving"
+        log.info("archiving", source=self._settings.archive_source, table=self._writer.name,
+                 id=self._statistics.id, host=self._archiver.host, version=__version__)  # fmt: skip
+        if writes_json(self._settings):
+            minute = metrics.Minute(self._archiver, self._source, self._writer)
+            dimension = (contract.METRICS_DIMENSION, self._writer.name)
+            emitter = Emitter(contract.METRICS_NAMESPACE, dimension, minute.figures)
+            self._background.append(asyncio.create_task(emitter.run(), name="emf"))
+
+    async def drain(self, timeout_s: float) -> None:
+        self._state = "draining"
+        log.info("draining", held=self._archiver.held)
+        given_back = 0
+        try:
+            async with asyncio.timeout(timeout_s):
+                given_back = await self._archiver.drain(timeout_s / 2)
+        except TimeoutError:
+            log.warning("the source does not answer; what is held is delivered again later", held=self._archiver.held)
+        stats = self._archiver.stats
+        log.info("drained", rows=stats.rows, given_back=given_back, dead_letters=stats.dead)
+
+    async def close(self) -> None:
+        for task in self._background:
+            await cancel(task)
+        await self._archiver.close()
+        await self._source.close()
+        await self._connection.close()
+        self._writer.close()
+
+    async def problems(self) -> Mapping[str, str]:
+        found = {}
+        if self._state != "serving":
+            found["service"] = self._state
+        if not self._nc.is_connected:
+            found["nats"] = "not connected"
+        if self._archiver.stalled:
+            found["table"] = f"{self._archiver.stalled}; {self._archiver.held} messages held"
+        return found
+
+    def metrics(self) -> Iterator[Metric]:
+        return metrics.families(self._archiver, self._source, self._writer, self._watch, self._nc)
+
+    def _idle(self) -> None:
+        log.info("nothing left", idle_s=self._settings.idle_exit)
+        self._stop.finish()
+
+    async def _look_at_dead_letters(self) -> None:
+        await self._dead_letters.look()
+
+    async def _look_at_table(self) -> None:
+        self._writer.open()
+        await self._writer.check()
+
+
+def _source(settings: ArchiveSettings, connection: Connection) -> Source:
+    kind, _, name = settings.archive_source.partition(":")
+    if kind == "sqs":
+        from service.archive.sqs import Sqs  # noqa: PLC0415  boto3 is for who reads a queue alone
+
+        return Sqs(name)
+    return JetStream(connection, name, settings.archive_consumer)

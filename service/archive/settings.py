@@ -1,0 +1,30 @@
+"""What the role `archive` is told by its environment."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, StringConstraints
+
+from service.archive import contract
+from service.runtime.settings import NatsSettings
+
+
+class ArchiveSettings(NatsSettings):
+    archive_source: Annotated[
+        str,
+        StringConstraints(pattern=r"^(jetstream:[^\s.*>/\\]+|sqs:\S+)$"),
+        Field(description="jetstream:STREAM, or sqs:QUEUE (a name or a URL)"),
+    ]
+    archive_table: Annotated[
+        str, StringConstraints(pattern=r"^[a-zA-Z0-9_.-]{3,255}$"), Field(description="table of the events")
+    ]
+    archive_consumer: Annotated[
+        str, StringConstraints(pattern=r"^[^\s.*>/\\]+$"), Field(description="durable pull consumer of the stream")
+    ] = contract.CONSUMER
+    idle_exit: Annotated[
+        float, Field(ge=0, le=86_400, description="seconds with backlog 0 after which it ends with 0; 0: never")
+    ] = 60.0
+    retention_days: Annotated[
+        int, Field(ge=0, le=36_500, description="days after which a row expires (attribute expires_at); 0: never")
+    ] = 0

@@ -1,0 +1,180 @@
+"""Rows written by BatchWriteItem: what was left is asked again, what is refused is found by halving.
+
+https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_BatchWriteItem.html
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import orjson
+from botocore.exceptions import BotoCoreError
+
+from service.dynamodb.client import DynamoDB
+from service.dynamodb.endpoint import endpoint
+from service.dynamodb.errors import (
+    CredentialsRefreshError,
+    DynamoDBError,
+    HttpError,
+    InvalidResponse,
+    NoCredentialsError,
+)
+from service.dynamodb.http import Pool
+from service.runtime.errors import ServiceError
+
+MAX_ITEMS: Final = 25
+MAX_BYTES: Final = 2 * 1024 * 1024
+"""Of the rows of one call: DynamoDB refuses a body of 16 MB, and what is in flight is held in memory."""
+CALL_TIMEOUT_S: Final = 5.0
+BUDGET_S: Final = 8.0
+"""From a batch's first call to the start of its last one."""
+BACKOFF_MIN_S: Final = 0.05
+BACKOFF_MAX_S: Final = 2.0
+
+Key = tuple[str, str]
+"""Partition and sort key, both strings."""
+
+
+@dataclass(slots=True, eq=False)
+class Item:
+    key: Key
+    encoded: bytes
+    """The row in DynamoDB's JSON."""
+
+
+@dataclass(slots=True)
+class Result:
+    """What became of a batch: each of its rows is in one of the three."""
+
+    written: list[Item] = field(default_factory=list)
+    refused: list[tuple[Item, str]] = field(default_factory=list)
+    """Rows that DynamoDB will never take, and why."""
+    unwritten: list[Item] = field(default_factory=list)
+    """Rows that the next call may write."""
+    problem: str = ""
+    """Why rows are unwritten."""
+
+
+class Writer:
+    """A table with a partition and a sort key, both strings. `open` first."""
+
+    def __init__(self, name: str, partition_key: str, sort_key: str) -> None:
+        self.name = name
+        self.errors: Counter[str] = Counter()
+        self._keys = partition_key, sort_key
+        self._pool: Pool | None = None
+        self._api: DynamoDB
+
+    def open(self) -> None:
+        """Read the AWS configuration. Raises `ServiceError` when it is not complete."""
+        if self._pool is None:
+            url, region = endpoint()
+            try:
+                self._pool = Pool(url, CALL_TIMEOUT_S)
+            except ValueError as error:
+                raise ServiceError(f"AWS_ENDPOINT_URL_DYNAMODB: {error}", "correct it or unset it") from None
+            self._api = DynamoDB(self._pool, region)
+
+    def close(self) -> None:
+        if self._pool:
+            self._pool.close()
+
+    async def check(self) -> None:
+        """Raise `ServiceError` unless the table is there and has the keys."""
+        try:
+            described = await self._api.call("DescribeTable", {"TableName": self.name})
+            table = described["Table"]
+            types = {entry["AttributeName"]: entry["AttributeType"] for entry in table["AttributeDefinitions"]}
+            found = [(entry["AttributeName"], types[entry["AttributeName"]]) for entry in table["KeySchema"]]
+        except (KeyError, TypeError) as error:
+            raise ServiceError(f"table {self.name}: a description without keys ({error})", "see the endpoint") from None
+        except Exception as error:
+            raise self._explain(error) from None
+        if found != [(name, "S") for name in self._keys]:
+            shown = ", ".join(f"{name} ({kind})" for name, kind in found)
+            raise ServiceError(
+                f"table {self.name} has the keys {shown}",
+                f"give a table with the keys {' (S), '.join(self._keys)} (S)",
+            )
+
+    async def write(self, items: Sequence[Item]) -> Result:
+        """Write up to `MAX_ITEMS` rows, each key once, within `BUDGET_S` and a call. Does not raise."""
+        result = Result()
+        deadline = asyncio.get_running_loop().time() + BUDGET_S
+        await self._write(list(items), deadline, result)
+        return result
+
+    async def _write(self, items: list[Item], deadline: float, result: Result) -> None:
+        attempt = 0
+        while items:
+            if attempt:
+                await asyncio.sleep(min(BACKOFF_MAX_S, BACKOFF_MIN_S * 2.0**attempt) * random.random())
+                if asyncio.get_running_loop().time() > deadline:
+                    result.unwritten += items
+                    return
+            attempt += 1
+            try:
+                left = await self._batch_write(items)
+            except Exception as error:
+                self.errors[error.code if isinstance(error, DynamoDBError) else type(error).__name__] += 1
+                if not _blames_the_rows(error):
+                    result.problem = str(error) or type(error).__name__
+                    continue
+                if len(items) == 1:
+                    result.refused.append((items[0], str(error)))
+                    return
+                half = len(items) // 2
+                await self._write(items[:half], deadline, result)
+                items, attempt = items[half:], 0
+                continue
+            result.written += [item for item in items if item.key not in left] if left else items
+            if left:
+                self.errors["UnprocessedItems"] += 1
+                result.problem = "DynamoDB is busy"
+                # Progress: the next call is a first one.
+                attempt = 1 if len(left) < len(items) else attempt
+            items = [item for item in items if item.key in left]
+
+    async def _batch_write(self, items: Sequence[Item]) -> set[Key]:
+        """The keys that were left."""
+        puts = [{"PutRequest": {"Item": orjson.Fragment(item.encoded)}} for item in items]
+        response = await self._api.call("BatchWriteItem", {"RequestItems": {self.name: puts}})
+        try:
+            left = response["UnprocessedItems"].get(self.name, ())
+            if not left:
+                return set()
+            partition, sort = self._keys
+            rows: list[dict[str, Any]] = [entry["PutRequest"]["Item"] for entry in left]
+            keys = {(row[partition]["S"], row[sort]["S"]) for row in rows}
+        except (AttributeError, KeyError, TypeError) as error:
+            raise InvalidResponse("a response without UnprocessedItems") from error
+        if not keys <= {item.key for item in items}:
+            raise InvalidResponse("unprocessed rows that were not sent")
+        return keys
+
+    def _explain(self, error: Exception) -> ServiceError:
+        if isinstance(error, DynamoDBError) and error.code == "ResourceNotFoundException":
+            return ServiceError(f"table {self.name} does not exist", "deploy the stack, or correct ARCHIVE_TABLE")
+        denied = isinstance(error, DynamoDBError) and error.access_denied
+        if denied or isinstance(error, NoCredentialsError | CredentialsRefreshError | BotoCoreError):
+            return ServiceError(
+                f"AWS refuses to let this task use table {self.name} ({str(error) or type(error).__name__})",
+                "give it credentials that may (aws sts get-caller-identity tells whose it has)",
+            )
+        if isinstance(error, HttpError | InvalidResponse | TimeoutError):
+            return ServiceError(
+                f"table {self.name}: {str(error) or 'no answer in time'}", "see that DynamoDB can be reached from here"
+            )
+        return ServiceError(f"table {self.name} cannot be used: {error}", "see the table in the AWS console")
+
+
+def _blames_the_rows(error: Exception) -> bool:
+    """A smaller batch, or one without some row, may be taken."""
+    if not isinstance(error, DynamoDBError):
+        return False
+    return error.code == "ValidationException" or error.status == 413 or error.code == "RequestEntityTooLarge"

@@ -1,0 +1,85 @@
+"""An event's row: what is in it, whatever the payload."""
+
+from __future__ import annotations
+
+import base64
+from decimal import Decimal
+
+import orjson
+import pytest
+from boto3.dynamodb.types import TypeSerializer
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.archive.event import balance_of, encode, rfc3339
+from service.archive.jetstream import make_event
+
+REPLY = b"$JS.ACK.customer-balances.archive.1.42.7.1764052345123456789.0"
+DOMAIN = b"$JS.ACK.hub.ACCHASH.customer-balances.archive.1.42.7.1764052345123456789.0.random"
+
+
+@pytest.mark.parametrize("reply", [REPLY, DOMAIN, DOMAIN.rpartition(b".")[0]])
+def test_the_key_is_the_time_and_the_sequence(reply: bytes) -> None:
+    event = make_event(b"customer.balance.678", reply, b'{"balance":7120}', b"")
+    assert (event.client_id, event.key) == ("678", "2025-11-25T06:32:25.123456789Z#42")
+    assert orjson.loads(encode(event, "here", "now", retention_s=86_400)) == {
+        "client_id": {"S": "678"},
+        "event": {"S": "2025-11-25T06:32:25.123456789Z#42"},
+        "event_time": {"S": "2025-11-25T06:32:25.123456789Z"},
+        "archived_at": {"S": "now"},
+        "host": {"S": "here"},
+        "sequence": {"N": "42"},
+        "body": {"S": '{"balance":7120}'},
+        "balance": {"N": "7120"},
+        "expires_at": {"N": str(1764052345 + 86_400)},
+    }
+
+
+def test_nanoseconds_are_padded() -> None:
+    assert rfc3339(1_764_052_345_000_000_001) == "2025-11-25T06:32:25.000000001Z"
+    assert rfc3339(0) == "1970-01-01T00:00:00.000000000Z"
+
+
+@pytest.mark.parametrize("name", [b"Nats-Msg-Id", b"nats-msg-id"])
+def test_the_message_id_is_kept(name: bytes) -> None:
+    headers = b"NATS/1.0\r\nStatus: 404\r\n" + name + b": abc.1\r\n\r\n"
+    event = make_event(b"customer.balance.678", REPLY, b"", headers)
+    assert orjson.loads(encode(event, "", ""))["Nats-Msg-Id"] == {"S": "abc.1"}
+
+
+@pytest.mark.parametrize(
+    ("body", "balance"),
+    [
+        (b'{"balance":-5}', "-5"),
+        (b'{ "balance" : 1.50, "x": [1] }', "1.50"),
+        (b'{"balance":' + b"9" * 38 + b"}", "9" * 38),
+        (b'{"balance":' + b"9" * 39 + b"}", None),
+        (b'{"balance":1' + b"0" * 100 + b"}", "1E+100"),
+        (b'{"balance":1' + b"0" * 126 + b"}", None),
+        (b'{"balance":1e999999999999999999999}', None),
+        (b'{"balance":1e-200}', None),
+        (b'{"balance":0e500}', "0"),
+        (b'{"balance":NaN}', None),
+        (b'{"balance":true}', None),
+        (b'{"balance":"7"}', None),
+        (b'["balance",7]', None),
+        (b'{"balance":' + b"[" * 100_000, None),
+        (b'\xff"balance"', None),
+        (b'{"balance":' + b"1" * 10_000 + b"}", None),
+    ],
+)
+def test_a_balance_is_one_that_dynamodb_holds(body: bytes, balance: str | None) -> None:
+    assert balance_of(body) == balance
+    if balance is not None:
+        TypeSerializer().serialize(Decimal(balance))
+
+
+@given(body=st.binary(max_size=200))
+def test_any_body_is_kept(body: bytes) -> None:
+    row = orjson.loads(encode(make_event(b"a.b", REPLY, body, b""), "", ""))
+    kept = row["body"]
+    assert (kept["S"].encode() if "S" in kept else base64.b64decode(kept["B"])) == body
+
+
+def test_a_subject_that_is_no_text_is_no_row() -> None:
+    assert make_event(b"customer.balance.\xff", REPLY, b"", b"").unreadable == "subject is not UTF-8"

@@ -1,0 +1,156 @@
+"""Rows in batches, against the real engine, and through a proxy that throttles, refuses and half-processes."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import orjson
+import pytest
+from aiohttp import web
+
+from local import dynamodb
+from service.dynamodb import writer as module
+from service.dynamodb.writer import Item, Writer
+from service.runtime.errors import ServiceError
+from tests.support.faulty import Call, FaultyDynamoDB, answer, refusal
+from tests.support.world import Servers
+
+pytestmark = pytest.mark.usefixtures("aws")
+
+ITEM_MAX = 400 * 1024
+
+
+@pytest.fixture
+async def table(servers: Servers) -> str:
+    name = f"rows-{uuid.uuid4().hex[:12]}"
+    await dynamodb.create_table(name, servers.dynamodb_env, ("p", "s"))
+    return name
+
+
+@asynccontextmanager
+async def opened(table: str, keys: tuple[str, str] = ("p", "s")) -> AsyncIterator[Writer]:
+    writer = Writer(table, *keys)
+    writer.open()
+    try:
+        yield writer
+    finally:
+        writer.close()
+
+
+@asynccontextmanager
+async def through(proxy: FaultyDynamoDB, table: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Writer]:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", proxy.env["AWS_ENDPOINT_URL_DYNAMODB"])
+    async with opened(table) as writer:
+        yield writer
+
+
+def items(count: int, body: str = "x") -> list[Item]:
+    return [
+        Item((str(n), "1"), orjson.dumps({"p": {"S": str(n)}, "s": {"S": "1"}, "b": {"S": body}})) for n in range(count)
+    ]
+
+
+def written(servers: Servers, table: str) -> set[str]:
+    return {row["p"]["S"] for row in dynamodb.client(servers.dynamodb_env).scan(TableName=table)["Items"]}
+
+
+def keys(found: Sequence[Item]) -> list[str]:
+    return sorted(item.key[0] for item in found)
+
+
+async def test_a_batch_is_written(servers: Servers, table: str) -> None:
+    async with opened(table) as writer:
+        batch = items(25)
+        result = await writer.write(batch)
+    assert result.written == batch
+    assert not result.refused
+    assert not result.unwritten
+    assert written(servers, table) == {str(n) for n in range(25)}
+
+
+async def test_rows_that_can_never_be_written_are_found_and_their_neighbours_written(
+    servers: Servers, table: str
+) -> None:
+    async with opened(table) as writer:
+        batch = items(9)
+        batch[3] = items(4, "x" * ITEM_MAX)[3]
+        long = "k" * 2049
+        batch[8] = Item((long, "1"), orjson.dumps({"p": {"S": long}, "s": {"S": "1"}}))
+        result = await writer.write(batch)
+    assert {item.key[0] for item, _ in result.refused} == {"3", long}
+    assert all("size" in reason.lower() for _, reason in result.refused)
+    assert keys(result.written) == ["0", "1", "2", "4", "5", "6", "7"]
+    assert written(servers, table) == {"0", "1", "2", "4", "5", "6", "7"}
+
+
+async def test_what_was_left_is_written_in_the_next_call(
+    servers: Servers, table: str, proxy: FaultyDynamoDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half(_: str, call: Call) -> web.Response | None:
+        puts = call["RequestItems"][table]
+        if len(puts) == 1:
+            return None
+        call["RequestItems"][table], left = puts[: len(puts) // 2], puts[len(puts) // 2 :]
+        dynamodb.client(servers.dynamodb_env).batch_write_item(RequestItems=call["RequestItems"])
+        return answer({"UnprocessedItems": {table: left}})
+
+    proxy.fault = half
+    async with through(proxy, table, monkeypatch) as writer:
+        result = await writer.write(items(8))
+    assert keys(result.written) == [str(n) for n in range(8)]
+    assert [len(call["RequestItems"][table]) for _, call in proxy.calls] == [4, 2, 1, 1]
+    assert written(servers, table) == {str(n) for n in range(8)}
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        lambda: refusal("ThrottlingException"),
+        lambda: refusal("ProvisionedThroughputExceededException"),
+        lambda: refusal("InternalServerError", 500),
+        lambda: refusal("AccessDeniedException"),
+        lambda: refusal("ResourceNotFoundException"),
+        lambda: answer({"nonsense": 1}),
+        lambda: answer({"UnprocessedItems": {"t": []}, "more": [1]}),
+        lambda: web.Response(status=502, text="bad gateway"),
+        lambda: web.Response(status=413, text="too large"),
+    ],
+    ids=["throttling", "throughput", "500", "access", "gone", "nonsense", "other-table", "502", "413"],
+)
+async def test_a_row_is_not_blamed_for_what_the_next_call_may_do(
+    fault: object, table: str, proxy: FaultyDynamoDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BUDGET_S", 0.2)
+    proxy.fault = lambda _action, _call: fault()  # type: ignore[operator]
+    async with through(proxy, table, monkeypatch) as writer:
+        result = await writer.write(items(2))
+        assert not result.refused
+        assert keys([*result.unwritten, *result.written]) == ["0", "1"]
+        proxy.fault = None
+        again = await writer.write(items(2))
+        assert keys(again.written) == ["0", "1"]
+
+
+async def test_unprocessed_rows_that_were_not_sent_are_no_answer(
+    table: str, proxy: FaultyDynamoDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BUDGET_S", 0.1)
+    other = {"PutRequest": {"Item": {"p": {"S": "other"}, "s": {"S": "1"}}}}
+    proxy.fault = lambda _action, _call: answer({"UnprocessedItems": {table: [other]}})
+    async with through(proxy, table, monkeypatch) as writer:
+        result = await writer.write(items(1))
+    assert keys(result.unwritten) == ["0"]
+    assert writer.errors["InvalidResponse"] >= 1
+
+
+async def test_says_what_is_wrong_with_the_table(servers: Servers, table: str) -> None:
+    async with opened(table) as writer:
+        await writer.check()
+    async with opened(f"{table}-other") as writer:
+        with pytest.raises(ServiceError, match="does not exist; deploy the stack, or correct ARCHIVE_TABLE"):
+            await writer.check()
+    async with opened(table, ("s", "p")) as writer:
+        with pytest.raises(ServiceError, match=r"has the keys p \(S\), s \(S\); give a table with the keys s"):
+            await writer.check()

@@ -1,0 +1,101 @@
+"""An archive's table, its tasks, and events to be archived."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import uuid
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from nats.js import JetStreamContext
+
+from local import dynamodb
+from local.process import claim_port
+from local.system import Task, ready, service_env, service_task
+from service.archive import contract
+from tests.support.world import World
+
+Rows = list[Mapping[str, Any]]
+
+
+@dataclass
+class ArchiveWorld:
+    world: World
+    table: str
+    admin: JetStreamContext
+    env: Mapping[str, str] = field(default_factory=dict)
+    """The AWS environment of its tasks; the engine's own unless a test gives a proxy's."""
+    _names: Any = field(default_factory=itertools.count)
+
+    def environment(self, **overrides: str) -> dict[str, str]:
+        servers = self.world.servers
+        env = service_env(
+            self.world.nats_url, self.world.creds(contract.USER), "unused", self.env or servers.dynamodb_env
+        )
+        del env["DDB_TABLE"]
+        own = {"ARCHIVE_SOURCE": f"jetstream:{contract.STREAM}", "ARCHIVE_TABLE": self.table, "IDLE_EXIT": "0"}
+        return {**env, **own, "LOG_FORMAT": "json", "SHUTDOWN_TIMEOUT": "10", **overrides}
+
+    @asynccontextmanager
+    async def launch(self, **overrides: str) -> AsyncIterator[Task]:
+        name = f"archive-{next(self._names)}"
+        log = self.world.folder / f"{name}.log"
+        env = self.environment(**overrides)
+        async with service_task(name, env, claim_port(0, ""), log, role="archive") as task:
+            yield task
+
+    @asynccontextmanager
+    async def task(self, **overrides: str) -> AsyncIterator[Task]:
+        async with self.launch(**overrides) as task:
+            await ready(task)
+            yield task
+
+    async def run_to_end(self, **overrides: str) -> tuple[int, str]:
+        async with self.launch(**overrides) as task, asyncio.timeout(40):
+            code = await task.child.wait()
+            return code, task.child.log.read_text()
+
+    async def publish(self, count: int, *, first: int = 0, body: bytes = b"") -> None:
+        """Events of clients `0`, `1`, ..., each with its `Nats-Msg-Id`."""
+        await self.publish_all(
+            (f"customer.balance.{number}", body or b'{"balance":%d}' % number, {"Nats-Msg-Id": f"m{number}"})
+            for number in range(first, first + count)
+        )
+
+    async def publish_all(self, events: Iterable[tuple[str, bytes, dict[str, str] | None]]) -> None:
+        for chunk in _chunks(events, 500):
+            sent = [self.admin.publish(subject, body, headers=headers, timeout=10) for subject, body, headers in chunk]
+            await asyncio.gather(*sent)
+
+    async def backlog(self) -> int:
+        info = await self.admin.consumer_info(contract.STREAM, contract.CONSUMER)
+        return (info.num_pending or 0) + (info.num_ack_pending or 0)
+
+    async def is_archived(self) -> bool:
+        return await self.backlog() == 0
+
+    def rows(self) -> Rows:
+        pages = dynamodb.client(self.world.servers.dynamodb_env).get_paginator("scan").paginate(TableName=self.table)
+        return [item for page in pages for item in page["Items"]]
+
+    def sequences(self) -> list[int]:
+        """Of the rows, sorted."""
+        return sorted(int(row["sequence"]["N"]) for row in self.rows())
+
+
+@asynccontextmanager
+async def make_archive(world: World) -> AsyncIterator[ArchiveWorld]:
+    table = f"events-{uuid.uuid4().hex[:12]}"
+    keys = (contract.PARTITION_KEY, contract.SORT_KEY)
+    await dynamodb.create_table(table, world.servers.dynamodb_env, keys)
+    async with world.administrator() as admin:
+        yield ArchiveWorld(world, table, admin)
+
+
+def _chunks(events: Iterable[Any], size: int) -> Iterable[Sequence[Any]]:
+    iterator = iter(events)
+    while chunk := list(itertools.islice(iterator, size)):
+        yield chunk
