@@ -17,7 +17,7 @@ _CONFIG = """\
 server_name: {name}
 listen: "127.0.0.1:{port}"
 max_payload: 1MB
-jetstream {{ store_dir: "{folder}/jetstream", max_file_store: 64GB, max_memory_store: 64MB }}
+jetstream {{ store_dir: "{folder}/jetstream", max_file_store: 100TB, max_memory_store: 64MB }}
 operator: {operator}
 system_account: {system}
 resolver {{ type: full, dir: "{folder}/accounts", allow_delete: true, interval: "2m" }}
