@@ -159,7 +159,7 @@ class NatsClient(Client):
             if self._raw and (callback := self._raw.get(sid)):
                 self.stats["in_msgs"] += 1
                 self.stats["in_bytes"] += len(data)
-                callback(subject, reply, data, headers)
+                callback(subject, reply or b"", data, headers or b"")
                 return
             await super()._process_msg(sid, subject, reply, data, headers)
         except Exception as error:  # whatever it was, the next message is another one

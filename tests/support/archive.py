@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
 import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -77,8 +78,21 @@ class ArchiveWorld:
     async def is_archived(self) -> bool:
         return await self.backlog() == 0
 
+    async def shorten_ack_wait(self) -> None:
+        """Deliver again soon what a dead task holds."""
+        config = (await self.admin.consumer_info(contract.STREAM, contract.CONSUMER)).config
+        await self.admin.add_consumer(contract.STREAM, dataclasses.replace(config, ack_wait=2))
+
+    async def limit(self, stream: str, max_bytes: int) -> None:
+        """Make a stream smaller."""
+        config = (await self.admin.stream_info(stream)).config
+        await self.admin.update_stream(dataclasses.replace(config, max_bytes=max_bytes))
+
+    def engine(self) -> Any:
+        return dynamodb.client(self.world.servers.dynamodb_env)
+
     def rows(self) -> Rows:
-        pages = dynamodb.client(self.world.servers.dynamodb_env).get_paginator("scan").paginate(TableName=self.table)
+        pages = self.engine().get_paginator("scan").paginate(TableName=self.table)
         return [item for page in pages for item in page["Items"]]
 
     def sequences(self) -> list[int]:

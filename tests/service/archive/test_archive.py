@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
+import signal
 import socket
+from collections.abc import Sequence
 
+import pytest
+from aiohttp import web
+
+from control_plane.desired import ADMINISTRATOR
+from service.archive import contract
+from service.archive.archiver import Archiver
+from service.archive.contract import STREAM
+from service.archive.event import Event
+from service.archive.jetstream import make_event
+from service.archive.source import Backlog, Room
+from service.dynamodb.writer import Item, Key, Result, Writer
+from service.runtime.connection import roundtrip
+from service.runtime.role import Need
 from tests.support.archive import ArchiveWorld
-from tests.support.world import log_lines
+from tests.support.command import finished
+from tests.support.faulty import Call, FaultyDynamoDB, answer, refusal, stall
+from tests.support.world import eventually, get, log_lines, metric, statistics
 
 
 async def test_events_become_rows_and_the_task_ends_by_itself(archive: ArchiveWorld) -> None:
@@ -28,3 +47,285 @@ async def test_events_become_rows_and_the_task_ends_by_itself(archive: ArchiveWo
     assert "expires_at" not in row
     assert await archive.is_archived()
     assert [line["event"] for line in log_lines(log)][-1] == "drained"
+
+
+async def test_a_task_that_is_killed_leaves_no_gap_and_no_double(archive: ArchiveWorld, proxy: FaultyDynamoDB) -> None:
+    """Killed between a write and its acknowledgements, twice; and a second task holds what the first one had."""
+    archive.env = proxy.env
+    await archive.shorten_ack_wait()
+    await archive.publish(600)
+    held = asyncio.Event()
+
+    async def after_writing(_: str, call: Call) -> web.Response | None:
+        """The rows are written; the task never learns it."""
+        if "RequestItems" in call:
+            await asyncio.to_thread(archive.engine().batch_write_item, RequestItems=call["RequestItems"])
+            held.set()
+            await asyncio.sleep(60)
+        return None
+
+    proxy.fault = after_writing
+    for _ in range(2):
+        async with archive.task() as task:
+            await asyncio.wait_for(held.wait(), 20)
+            task.child.signal(signal.SIGKILL)
+            await task.child.wait()
+        held.clear()
+    assert archive.rows(), "some were written"
+    proxy.fault = None
+    async with archive.task(), archive.task():
+        await eventually(archive.is_archived, within_s=40, what="an empty backlog")
+    assert archive.sequences() == list(range(1, 601))
+
+
+async def test_sigterm_gives_back_at_once_what_is_not_written(archive: ArchiveWorld, proxy: FaultyDynamoDB) -> None:
+    archive.env = proxy.env
+    await archive.publish(1500)
+    proxy.fault = stall(1.0)
+    async with archive.task() as task:
+        await eventually(lambda: len(proxy.calls) > 5, what="writes")
+        task.child.signal(signal.SIGTERM)
+        assert await task.child.wait() == 0
+        (drained,) = [line for line in log_lines(task.child.log.read_text()) if line["event"] == "drained"]
+    assert drained["given_back"] > 500
+    assert drained["rows"] > 0
+    proxy.fault = None
+    async with archive.task():
+        # Well before `ack_wait`, which is 30 seconds.
+        await eventually(archive.is_archived, within_s=15, what="an empty backlog")
+    assert archive.sequences() == list(range(1, 1501))
+
+
+async def test_throttled_half_processed_failing_after_the_write(archive: ArchiveWorld, proxy: FaultyDynamoDB) -> None:
+    archive.env = proxy.env
+    await archive.publish(2000)
+    dice = random.Random(15)
+
+    async def fault(_: str, call: Call) -> web.Response | None:
+        if "RequestItems" not in call:
+            return None
+        chance = dice.random()
+        if chance < 0.3:
+            return refusal("ThrottlingException")
+        if chance < 0.4:
+            await asyncio.to_thread(archive.engine().batch_write_item, RequestItems=call["RequestItems"])
+            return refusal("InternalServerError", 500)
+        if chance < 0.6:
+            puts = call["RequestItems"][archive.table]
+            half, left = puts[::2], puts[1::2]
+            await asyncio.to_thread(archive.engine().batch_write_item, RequestItems={archive.table: half})
+            return answer({"UnprocessedItems": {archive.table: left} if left else {}})
+        return None
+
+    proxy.fault = fault
+    code, log = await archive.run_to_end(IDLE_EXIT="0.5")
+    assert code == 0, log
+    assert archive.sequences() == list(range(1, 2001))
+
+
+async def test_what_can_never_be_a_row_is_a_dead_letter_and_its_neighbours_are_rows(archive: ArchiveWorld) -> None:
+    large = b"x" * (410 * 1024)
+    await archive.publish(20)
+    await archive.publish_all([("customer.balance.big", large, None), (f"customer.balance.{'k' * 2100}", b"{}", None)])
+    await archive.publish(20, first=20)
+    code, log = await archive.run_to_end(IDLE_EXIT="0.5")
+    assert code == 0, log
+    assert archive.sequences() == [*range(1, 21), *range(23, 43)]
+    assert (await archive.admin.stream_info(contract.DEAD_STREAM)).state.messages == 2
+    letter = await archive.admin.get_msg(contract.DEAD_STREAM, 1)
+    assert letter.data == large
+    assert letter.headers is not None
+    assert letter.headers["Archive-Client"] == "big"
+    assert letter.headers["Archive-Sequence"] == "21"
+    assert "size" in letter.headers["Archive-Reason"].lower()
+
+
+async def test_a_subject_that_is_no_text_is_a_dead_letter(archive: ArchiveWorld) -> None:
+    async with archive.world.client(ADMINISTRATOR.name) as client:
+        client._pending.append(b"PUB customer.balance.\xff\xfe 2\r\n{}\r\n")
+        client._pending_data_size += 40
+        await roundtrip(client)
+    await archive.publish(5)
+    code, log = await archive.run_to_end(IDLE_EXIT="0.5")
+    assert code == 0, log
+    assert archive.sequences() == [2, 3, 4, 5, 6]
+    letter = await archive.admin.get_msg(contract.DEAD_STREAM, 1)
+    assert letter.headers is not None
+    assert letter.headers["Archive-Reason"] == "subject is not UTF-8"
+
+
+async def test_a_full_dead_letter_stream_keeps_the_message_where_it_is(archive: ArchiveWorld) -> None:
+    await archive.limit(contract.DEAD_STREAM, 1024)
+    await archive.publish_all([("customer.balance.big", b"x" * (410 * 1024), None)])
+    await archive.publish(5)
+    async with archive.task() as task:
+        await eventually(lambda: len(archive.rows()) == 5, what="rows")
+
+        async def refused() -> bool:
+            return await metric(task, "archive_dead_letters_refused_total") == 1
+
+        await eventually(refused, what="a refused dead letter")
+    assert await archive.backlog() == 1
+
+
+async def test_an_event_with_a_status_header_is_an_event(archive: ArchiveWorld) -> None:
+    await archive.publish_all([("customer.balance.7", b"{}", {"Status": "404"}), ("customer.balance.8", b"", None)])
+    code, _ = await archive.run_to_end(IDLE_EXIT="0.5")
+    assert code == 0
+    assert archive.sequences() == [1, 2]
+
+
+async def test_a_stalled_dynamodb_is_not_idleness(archive: ArchiveWorld, proxy: FaultyDynamoDB) -> None:
+    archive.env = proxy.env
+    await archive.publish(10)
+    release = asyncio.Event()
+
+    async def hold(_: str, call: Call) -> None:
+        if "RequestItems" in call:
+            await release.wait()
+
+    proxy.fault = hold
+    async with archive.task(IDLE_EXIT="0.5") as task:
+        await asyncio.sleep(2)
+        assert task.child.process.returncode is None
+        release.set()
+        async with asyncio.timeout(20):
+            assert await task.child.wait() == 0
+    assert archive.sequences() == list(range(1, 11))
+
+
+async def test_what_a_dead_task_holds_is_backlog(archive: ArchiveWorld, proxy: FaultyDynamoDB) -> None:
+    archive.env = proxy.env
+    await archive.publish(10)
+
+    async def hold(_: str, call: Call) -> None:
+        if "RequestItems" in call:
+            await asyncio.sleep(60)
+
+    proxy.fault = hold
+    async with archive.task() as task:
+        await eventually(lambda: any("RequestItems" in call for _, call in proxy.calls), what="a write")
+        task.child.signal(signal.SIGKILL)
+        await task.child.wait()
+    proxy.fault = None
+    async with archive.task(IDLE_EXIT="0.5") as task:
+        await asyncio.sleep(1.5)
+        assert task.child.process.returncode is None, "ten messages are still held by a task that is dead"
+        assert await archive.backlog() == 10
+
+
+async def test_what_the_stream_discarded_before_it_was_archived_is_counted(archive: ArchiveWorld) -> None:
+    await archive.limit(STREAM, 20_000)
+    await archive.publish(500)
+    first = (await archive.admin.stream_info(STREAM)).state.first_seq
+    assert first > 100
+    async with archive.task() as task:
+        await eventually(archive.is_archived, what="an empty backlog")
+        assert await metric(task, "archive_discarded_total") == first - 1
+    assert archive.sequences() == list(range(first, 501))
+
+
+class Recording:
+    """A source that remembers what it was told."""
+
+    name = "recording"
+    extend_every_s = 10.0
+    discarded = 0
+
+    def __init__(self) -> None:
+        self.acknowledged: list[Event] = []
+
+    def needs(self) -> Sequence[Need]:
+        return ()
+
+    async def start(self, room: Room) -> None: ...
+
+    def more(self) -> None: ...
+
+    async def take_no_more(self) -> None: ...
+
+    async def backlog(self) -> Backlog | None:
+        return Backlog(0)
+
+    def acknowledge(self, events: Sequence[Event]) -> None:
+        self.acknowledged += events
+
+    def extend(self, events: Sequence[Event]) -> None: ...
+
+    def give_back(self, events: Sequence[Event], delay_s: float = 0.0) -> None: ...
+
+    async def settle(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+class Nowhere:
+    async def put(self, event: Event, reason: str) -> str:
+        raise AssertionError(f"a dead letter: {reason}")
+
+
+async def test_the_same_message_twice_in_a_batch_is_one_row() -> None:
+    written: list[list[Key]] = []
+
+    class Recorder(Writer):
+        async def write(self, items: Sequence[Item]) -> Result:
+            written.append([item.key for item in items])
+            return Result(written=list(items))
+
+    source = Recording()
+    archiver = Archiver(source, Recorder("t", "p", "s"), Nowhere())
+    reply = b"$JS.ACK.s.archive.1.1.1.1764052345123456789.0"
+    events = [make_event(b"a.b", reply, b"{}", b""), make_event(b"a.b", reply, b"{}", b"")]
+    for event in events:
+        archiver.take(event)
+    await eventually(lambda: archiver.held == 0)
+    assert [len(keys) for keys in written] == [1]
+    assert source.acknowledged == events
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"ARCHIVE_SOURCE": ""}, "ARCHIVE_SOURCE is not set"),
+        ({"ARCHIVE_SOURCE": "kafka:x"}, "ARCHIVE_SOURCE is not valid"),
+        ({"ARCHIVE_TABLE": ""}, "ARCHIVE_TABLE is not set"),
+        ({"ARCHIVE_TABLE": "not-there"}, "table not-there does not exist; deploy the stack, or correct ARCHIVE_TABLE"),
+        ({"ARCHIVE_CONSUMER": "other"}, "consumer other of customer-balances cannot be read"),
+        ({"ARCHIVE_SOURCE": "jetstream:other"}, "stream other cannot be read"),
+        ({"IDLE_EXIT": "-1"}, "IDLE_EXIT is not valid"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else "-".join(value),
+)
+async def test_says_in_one_line_what_is_missing(archive: ArchiveWorld, overrides: dict[str, str], message: str) -> None:
+    code, log = await archive.run_to_end(**overrides)
+    assert code == 1
+    errors = [line for line in log.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert "Traceback" not in log
+
+
+async def test_a_table_with_other_keys_and_a_consumer_that_is_gone(archive: ArchiveWorld) -> None:
+    code, log = await archive.run_to_end(ARCHIVE_TABLE=archive.world.table)
+    assert code == 1
+    assert f"error: table {archive.world.table} has the keys id (S); give a table with the keys client_id (S)" in log
+    async with archive.task() as task:
+        await archive.admin.delete_consumer(STREAM, contract.CONSUMER)
+        async with asyncio.timeout(20):
+            assert await task.child.wait() == 1
+        assert "consumer archive of stream customer-balances does not exist; make it with" in task.child.log.read_text()
+
+
+async def test_statistics_health_and_check(archive: ArchiveWorld) -> None:
+    await archive.publish(30)
+    async with archive.task() as task, archive.world.client() as client:
+        await eventually(archive.is_archived, what="an empty backlog")
+        (stats,) = await statistics(client, 1, name=contract.SERVICE_NAME)
+        (rows,) = stats["endpoints"]
+        assert (stats["name"], rows["name"], rows["num_requests"], rows["num_errors"]) == ("archive", "rows", 30, 0)
+        assert rows["data"]["host"] == archive.rows()[0]["host"]["S"]
+        assert await metric(task, "archive_rows_total") == 30
+        assert await metric(task, "archive_held_bytes") == 0
+        assert (await get(f"{task.health_url}/healthz"))[0] == 200
+    code, output = await finished("service", "archive", "--check", **archive.environment())
+    assert (code, output.count("ok ")) == (0, 6), output
