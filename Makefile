@@ -98,7 +98,7 @@ cp-revoke: setup ## old credentials void, after a rotation that kept them (ARGS=
 cp-delete: setup ## the account with all that is in it, after asking
 	@$(CP) delete $(ARGS)
 
-.PHONY: image bootstrap synth diff deploy destroy
+.PHONY: image bootstrap synth cost diff deploy destroy
 IMAGE ?= customer-balance:latest
 PYTHON_TAG ?= 3.11-slim-bookworm
 
@@ -115,11 +115,14 @@ synth: setup ## the CloudFormation template, checked by cdk-nag and cfn-lint
 	@$(PY) -m cdk synth
 	$(VENV)/bin/cfn-lint cdk/cdk.out/*.template.json
 
+cost: setup ## what a month costs, item by item: the proof of concept beside production
+	@$(PY) -m cdk cost
+
 diff: setup ## what a deployment would change
 	@$(PY) -m cdk diff
 
-deploy: setup ## check, push the secret, deploy, wait until the tasks answer
-	@$(PY) -m cdk deploy
+deploy: setup ## check, make the secret if there is none, deploy, wait until the tasks answer (ARGS=--replace-secret)
+	@$(PY) -m cdk deploy $(ARGS)
 
 destroy: setup ## ask, destroy the stack, delete the secret, clear the seed flag
 	@$(PY) -m cdk destroy $(ARGS)

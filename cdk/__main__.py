@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
-import boto3
 import nats.errors
 import typer
 from botocore.exceptions import BotoCoreError, ClientError
 from nats.js.errors import Error as JetStreamError
 from rich.console import Console
 
+from cdk import checks
 from cdk import settings as settings_module
-from cdk.settings import Settings
-from cdk.stack import SECRET_PARAMETER
+from cdk.settings import FIRST_PARAMETER, SECRET_PARAMETER, Settings
 from control_plane import aws, seed_flag, self_hosted
 from control_plane.desired import CLIENT, SERVICE
 from control_plane.discovery import instances
@@ -32,6 +30,7 @@ from service.customer import contract
 FOLDER: Final = Path(__file__).parent
 CLI: Final = FOLDER / "node_modules" / ".bin" / "cdk"
 ROLL_OUT_S: Final = 600.0
+SILENT: Final = {"JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION": "20"}
 POLL_S: Final = 1.0
 
 cli = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -42,13 +41,26 @@ Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 @cli.command()
 def bootstrap() -> None:
     """Prepare the account and region for the CDK, once."""
-    _run(lambda settings: _cdk(["bootstrap", f"aws://{_identity(settings)}/{settings.region}"], settings))
+    _run(lambda settings: _cdk(["bootstrap", f"aws://{checks.account(settings)}/{settings.region}"], settings))
 
 
 @cli.command()
 def synth() -> None:
-    """Make the template in cdk/cdk.out, checked by cdk-nag; without an AWS account, if region and initials are set."""
-    _run(lambda settings: _cdk(["synth", "--quiet"], settings))
+    """Make the template in cdk/cdk.out, checked by cdk-nag; needs no AWS account."""
+    _run_with(_load_for_synth, lambda settings: _cdk(["synth", "--quiet"], settings))
+
+
+@cli.command()
+def cost() -> None:
+    """Say what a month costs, item by item: the proof of concept beside production; needs no AWS account."""
+    os.environ.update(SILENT)
+    from cdk import cost_table  # noqa: PLC0415  it starts Node, which no other command needs in this process
+
+    try:
+        cost_table.show()
+    except ProvisioningError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
 
 
 @cli.command()
@@ -58,16 +70,27 @@ def diff() -> None:
 
 
 @cli.command()
-def deploy() -> None:
-    """Check, push the secret, deploy, and wait until as many tasks answer as were asked for."""
+def deploy(
+    *,
+    replace_secret: Annotated[
+        bool,
+        typer.Option("--replace-secret", help="Put the credentials of this machine into the secret that is there."),
+    ] = False,
+) -> None:
+    """Check, push the secret if there is none, deploy, and wait until as many tasks answer as ECS is to run."""
 
     def work(settings: Settings) -> None:
-        _check_docker()
-        console.print(f"[green]ok[/]  AWS account {_identity(settings)}, region {settings.region}")
-        arn = _push_secret(settings)
-        console.print(f"[green]ok[/]  secret {arn}")
-        parameter = f"{SECRET_PARAMETER}={arn}"
-        _cdk(["deploy", "--require-approval", "never", "--parameters", parameter], settings)
+        checks.docker(settings)
+        console.print("[green]ok[/]  Docker")
+        console.print(f"[green]ok[/]  AWS account {checks.account(settings)}, region {settings.region}")
+        first = checks.is_first(settings)
+        checks.table(settings, first=first)
+        arn = _secret(settings, replace=replace_secret)
+        _warn(settings)
+        _deploy(settings, arn, first=first)
+        if first and settings.environment == "production":
+            console.print("now that it stands: the table's deletion protection")
+            _deploy(settings, arn, first=False)
         _ask_tasks(settings)
 
     _run(work)
@@ -78,7 +101,7 @@ def destroy(*, yes: Yes = False) -> None:
     """Destroy the stack, delete the secret, clear the seed flag: the next deployment seeds again."""
 
     def work(settings: Settings) -> None:
-        kept = settings.environment == "production"
+        kept = settings.environment == "production" or bool(settings.existing_table)
         table = "is kept" if kept else "goes, with every balance in it"
         console.print(f"stack {settings.stack_name} and its secret go; table {settings.table_name} {table}")
         if not yes and input(f"type {settings.stack_name} to go on: ").strip() != settings.stack_name:
@@ -87,11 +110,11 @@ def destroy(*, yes: Yes = False) -> None:
         gone = aws.delete_secret(settings.initials)
         console.print(f"secret {aws.secret_name(settings.initials)}: {'deleted' if gone else 'was not there'}")
         creds = _files(settings).creds_anywhere(SERVICE.name)
-        if kept or creds is None:
-            console.print(
-                "seed flag: left as it is"
-                + ("" if kept else f", there are no credentials in {_files(settings).folder}")
-            )
+        if kept:
+            console.print("seed flag: left as it is")
+            console.print(f'to deploy with this table again: existing_table = "{settings.table_name}"', markup=False)
+        elif creds is None:
+            console.print(f"seed flag: left as it is, there are no credentials in {_files(settings).folder}")
         else:
             cleared = asyncio.run(seed_flag.clear(settings.nats_url, creds))
             console.print(f"seed flag: {'cleared' if cleared else 'was not set'}")
@@ -100,44 +123,69 @@ def destroy(*, yes: Yes = False) -> None:
 
 
 def _files(settings: Settings) -> Files:
-    """The credentials of the account that the control plane made for these initials."""
+    """The credentials of the account that the deployment's initials name."""
     return account_files(CONFIG, f"{PREFIX}{settings.initials}")
 
 
-def _check_docker() -> None:
-    docker = os.environ.get("CDK_DOCKER", "docker")
-    if shutil.which(docker) is None:
-        raise ProvisioningError("Docker is not installed; the image is built with it")
-    if subprocess.run([docker, "info"], capture_output=True, check=False).returncode:  # noqa: S603
-        raise ProvisioningError("Docker does not answer; start it, the image is built with it")
-    console.print("[green]ok[/]  Docker")
-
-
-def _identity(settings: Settings) -> str:
-    """The AWS account that the deployment goes to."""
-    try:
-        identity = boto3.Session(region_name=settings.region).client("sts").get_caller_identity()
-    except (BotoCoreError, ClientError) as error:
-        raise ProvisioningError(f"AWS does not know you ({error}); sign in, for example `aws sso login`") from None
-    return str(identity["Account"])
-
-
-def _push_secret(settings: Settings) -> str:
-    """The secret's complete ARN: pushed from the credentials here, or as it is there already."""
-    creds = _files(settings).creds_anywhere(SERVICE.name)
-    if creds is not None:
-        return aws.push_secret(settings.initials, creds)
+def _secret(settings: Settings, *, replace: bool) -> str:
+    """The complete ARN of the secret: as it is there, or made of the credentials here if these connect."""
     arn = aws.secret_arn(settings.initials)
-    if arn is None:
+    name = aws.secret_name(settings.initials)
+    if arn and not replace:
+        console.print(f"[green]ok[/]  secret {name} is there and left as it is (--replace-secret replaces it)")
+        return arn
+    creds = _files(settings).creds_anywhere(SERVICE.name)
+    if creds is None:
         path = _files(settings).creds_path(SERVICE.name)
         raise ProvisioningError(f"there is neither {path} nor a secret; run `make cp-create` first")
-    return arn
+    asyncio.run(_connect(settings, creds))
+    pushed = aws.push_secret(settings.initials, creds)
+    console.print(f"[green]ok[/]  secret {name} {'replaced' if arn else 'made'}; its credentials connect")
+    return pushed
+
+
+async def _connect(settings: Settings, creds: str) -> None:
+    try:
+        async with self_hosted.connected(settings.nats_servers, creds):
+            pass
+    except ProvisioningError as error:
+        raise ProvisioningError(
+            f"the credentials in {_files(settings).folder} do not connect and are not made a secret ({error}); run "
+            "`make cp-create`, or `python -m control_plane secret push` where only the tasks reach NATS"
+        ) from None
+
+
+def _deploy(settings: Settings, arn: str, *, first: bool) -> None:
+    parameters = {SECRET_PARAMETER: arn, FIRST_PARAMETER: "yes" if first else "no"}
+    given = [part for name, value in parameters.items() for part in ("--parameters", f"{name}={value}")]
+    _cdk(["deploy", "--require-approval", "never", *given], settings)
+
+
+def _load_for_synth() -> Settings:
+    settings, assumed = settings_module.load_or_assume()
+    for name in assumed:
+        console.print(
+            f"[yellow]note[/]  {name} is not set and AWS is not configured: {getattr(settings, name)} is assumed"
+        )
+    _warn(settings)
+    return settings
+
+
+def _warn(settings: Settings) -> None:
+    if not settings.alert_email:
+        console.print("[yellow]note[/]  alert_email is empty: nobody is told of an alarm")
 
 
 def _cdk(arguments: Sequence[str], settings: Settings) -> None:
     if not CLI.exists():
         raise ProvisioningError("the CDK CLI is not installed; run `make setup`")
-    env = {**os.environ, "AWS_REGION": settings.region, "JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION": "20"}
+    env = {
+        **os.environ,
+        "AWS_REGION": settings.region,
+        "AWS_DEFAULT_REGION": settings.region,
+        "INITIALS": settings.initials,
+        **SILENT,
+    }
     done = subprocess.run([str(CLI), *arguments], cwd=FOLDER, env=env, check=False)  # noqa: S603
     if done.returncode:
         raise ProvisioningError(f"cdk {arguments[0]} ended with {done.returncode}; what it says is above")
@@ -148,33 +196,47 @@ def _ask_tasks(settings: Settings) -> None:
     if creds is None:
         console.print(f"not asked whether the tasks answer: there is no {_files(settings).creds_path(CLIENT.name)}")
         return
-    with console.status(f"waiting for {settings.tasks} tasks to answer $SRV.PING"):
-        asyncio.run(tasks_answer(settings.nats_url, creds, settings.tasks))
-    console.print(f"[green]ok[/]  {settings.tasks} tasks answer")
+    with console.status("waiting for the tasks to answer $SRV.PING"):
+        wanted = asyncio.run(
+            tasks_answer(settings.nats_servers, creds, lambda: checks.desired_tasks(settings), within_s=ROLL_OUT_S)
+        )
+    console.print(f"[green]ok[/]  {wanted} tasks answer")
 
 
-async def tasks_answer(nats_url: str, creds: str, wanted: int, *, within_s: float = ROLL_OUT_S) -> None:
-    """Return when `wanted` tasks answer `$SRV.PING`; raises `ProvisioningError` when they do not `within_s` seconds."""
-    answering = 0
-    async with self_hosted.connected(nats_url, creds) as client:
+async def tasks_answer(nats_servers: Sequence[str], creds: str, wanted: Callable[[], int], *, within_s: float) -> int:
+    """Return when as many tasks answer `$SRV.PING` as are wanted then, which autoscaling may change meanwhile.
+
+    Raises `ProvisioningError` when they do not `within_s` seconds.
+    """
+    answering, asked_for = 0, wanted()
+    async with self_hosted.connected(nats_servers, creds) as client:
         try:
             async with asyncio.timeout(within_s):
-                while (answering := len(await instances(client, contract.SERVICE_NAME, "PING"))) < wanted:
+                while (answering := len(await instances(client, contract.SERVICE_NAME, "PING"))) < asked_for:
                     await asyncio.sleep(POLL_S)
+                    asked_for = await asyncio.to_thread(wanted)
         except TimeoutError:
             raise ProvisioningError(
-                f"{answering} of {wanted} tasks answer after {within_s:g} seconds; the service's log says why"
+                f"{answering} of {asked_for} tasks answer after {within_s:g} seconds; the service's log says why"
             ) from None
+    return asked_for
 
 
-def _run(work: Any) -> None:
+def _run(work: Callable[[Settings], None]) -> None:
+    _run_with(settings_module.load, work)
+
+
+def _run_with(load: Callable[[], Settings], work: Callable[[Settings], None]) -> None:
     try:
-        work(settings_module.load())
+        work(load())
     except ProvisioningError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
     except (nats.errors.Error, JetStreamError) as error:
         print(f"error: NATS says {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    except (BotoCoreError, ClientError) as error:
+        print(f"error: AWS says {error}", file=sys.stderr)
         raise typer.Exit(1) from None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 
 from aws_cdk import App, Environment
@@ -18,11 +19,26 @@ from service import __version__
 
 
 def image_of(settings: Settings) -> ecs.ContainerImage:
-    """Built from the project's folder, for the architecture that the tasks have."""
+    """Built from the project's folder, for the architecture that the tasks have, with OpenTelemetry if it is used."""
     platform = assets.Platform.LINUX_ARM64 if settings.architecture == "arm64" else assets.Platform.LINUX_AMD64
-    return ecs.ContainerImage.from_asset(
-        str(ROOT), platform=platform, build_args={"VERSION": __version__}, exclude=["cdk.out"]
-    )
+    arguments = {
+        "VERSION": __version__,
+        "REVISION": revision(),
+        "REQUIREMENTS": "service-otel" if settings.tracing_endpoint else "service",
+    }
+    return ecs.ContainerImage.from_asset(str(ROOT), platform=platform, build_args=arguments, exclude=["cdk.out"])
+
+
+def revision() -> str:
+    """The commit that the image is made of; `unknown` outside a git repository."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],  # noqa: S607
+            cwd=ROOT, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return described.stdout.strip()
 
 
 def main() -> None:

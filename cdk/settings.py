@@ -28,10 +28,17 @@ from control_plane.errors import ProvisioningError
 from service.customer.settings import CustomerSettings
 
 FILE: Final = Path(__file__).with_name("settings.toml")
+SECRET_PARAMETER: Final = "NatsSecretArn"  # noqa: S105  its name
+FIRST_PARAMETER: Final = "FirstDeployment"
+"""The template's parameters."""
 
-DEFAULT_REGION: Final = "us-east-1"
-DEFAULT_INITIALS: Final = "POC"
+ASSUMED: Final = {"region": "us-east-1", "initials": "POC"}
 """For a synthesis on a machine that knows no AWS account."""
+
+_MISSING: Final = {
+    "region": "your AWS profile has none; set it, or AWS_REGION",
+    "initials": "AWS does not say who you are; set it, or sign in",
+}
 
 _PRODUCTION: Final[Mapping[str, Any]] = {
     "cpu": 512, "memory": 1024, "network": "private", "zones": 3, "dashboard": True,
@@ -114,9 +121,13 @@ class Settings(BaseModel):
         return self.existing_table or f"customer-balances-{self.initials}"
 
     @property
+    def nats_servers(self) -> list[str]:
+        return [server.strip() for server in self.nats_url.split(",")]
+
+    @property
     def egress_ports(self) -> tuple[int, ...]:
         """Where the tasks connect to: NATS, AWS' APIs, and the collector of spans."""
-        urls = [urlsplit(server.strip()) for server in self.nats_url.split(",")]
+        urls = [urlsplit(server) for server in self.nats_servers]
         ports = {url.port or _PORTS[url.scheme] for url in urls} | {HTTPS_PORT}
         if self.tracing_endpoint:
             collector = urlsplit(self.tracing_endpoint)
@@ -124,24 +135,38 @@ class Settings(BaseModel):
         return tuple(sorted(ports))
 
 
-def load(path: Path = FILE, *, region: str = "", initials: str = "") -> Settings:
-    """The settings of this deployment; `region` and `initials` are for where neither the file nor AWS has them.
+def load(path: Path = FILE) -> Settings:
+    """The settings of this deployment.
 
     Raises `ProvisioningError` that names the first setting that will not do, and why.
     """
+    given = _read(path)
+    for name, remedy in _MISSING.items():
+        if not given[name]:
+            raise ProvisioningError(f"{path.name}: {name} is empty, and {remedy}")
+    return _checked(path, given)
+
+
+def load_or_assume(path: Path = FILE, **instead: Any) -> tuple[Settings, list[str]]:
+    """The same where no AWS account is known: also the names of what was assumed. `instead` is for a "what if"."""
+    given = {**_read(path), **instead}
+    assumed = [name for name in ASSUMED if not given[name]]
+    return _checked(path, {**given, **{name: ASSUMED[name] for name in assumed}}), assumed
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         given = tomllib.loads(path.read_text())
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise ProvisioningError(f"{path.name}: {error}") from None
-    given["region"] = given.get("region") or configured_region() or region
-    if not given["region"]:
-        raise ProvisioningError(f"{path.name}: region is empty, and your AWS profile has none; set it, or AWS_REGION")
-    given["initials"] = given.get("initials") or os.environ.get("INITIALS") or caller_initials() or initials
-    if not given["initials"]:
-        raise ProvisioningError(f"{path.name}: initials is empty, and AWS does not say who you are; set it, or sign in")
-    given["initials"] = check_initials(given["initials"])
+    given["region"] = given.get("region") or configured_region()
+    given["initials"] = given.get("initials") or os.environ.get("INITIALS") or caller_initials()
+    return given
+
+
+def _checked(path: Path, given: Mapping[str, Any]) -> Settings:
     try:
-        return Settings(**given)
+        return Settings(**{**given, "initials": check_initials(given["initials"])})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = ".".join(map(str, first["loc"])) + ": " if first["loc"] else ""

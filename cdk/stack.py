@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, cast
+from typing import Any, cast
 
 from aws_cdk import CfnCondition, CfnOutput, CfnParameter, Fn, RemovalPolicy, Stack, Tags
 from aws_cdk import aws_dynamodb as dynamodb
@@ -13,14 +13,11 @@ from constructs import Construct
 from cdk.network import Network
 from cdk.observability import Observability
 from cdk.scaling import scale
-from cdk.settings import Settings
+from cdk.settings import FIRST_PARAMETER, SECRET_PARAMETER, Settings
 from cdk.tasks import Surroundings, Tasks, customer
 from control_plane.aws import secret_name
 from service import __version__
 from service.customer import contract
-
-SECRET_PARAMETER: Final = "NatsSecretArn"  # noqa: S105  its name
-FIRST_PARAMETER: Final = "FirstDeployment"
 
 
 class BalanceStack(Stack):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import os
 import re
+import tomllib
+from pathlib import Path
 from typing import Any, Final
 
 import boto3
@@ -13,6 +15,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from control_plane.errors import ProvisioningError, UsageError
 
 SECRET: Final = "NATSCreds"  # noqa: S105  its name
+DEPLOYMENT: Final = Path(__file__).parent.parent / "cdk" / "settings.toml"
 _INITIALS: Final = re.compile(r"[A-Z][A-Z0-9]{0,7}")
 
 
@@ -32,7 +35,16 @@ def check_initials(initials: str) -> str:
 
 
 def configured_region() -> str | None:
-    return os.environ.get("AWS_REGION") or boto3.Session().region_name
+    """The region of the deployment's settings; where they leave it open, the environment's, then the profile's."""
+    return _deployment_region() or os.environ.get("AWS_REGION") or boto3.Session().region_name
+
+
+def _deployment_region() -> str | None:
+    try:
+        region = tomllib.loads(DEPLOYMENT.read_text()).get("region")
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ProvisioningError(f"{DEPLOYMENT.name}: {error}") from None
+    return region if isinstance(region, str) else None
 
 
 def caller_initials() -> str | None:
@@ -89,14 +101,15 @@ def secret_creds(initials: str) -> str | None:
 
 
 def secret_arn(initials: str) -> str | None:
-    """The complete ARN of the secret; None when there is none."""
+    """The complete ARN of the secret; None when there is none, or it is being deleted."""
     name = secret_name(initials)
     try:
-        return str(_client("secretsmanager").describe_secret(SecretId=name)["ARN"])
+        described = _client("secretsmanager").describe_secret(SecretId=name)
     except (BotoCoreError, ClientError) as error:
         if isinstance(error, ClientError) and error.response["Error"]["Code"] == "ResourceNotFoundException":
             return None
         raise _fault(f"secret {name}", error) from None
+    return None if "DeletedDate" in described else str(described["ARN"])
 
 
 def delete_secret(initials: str) -> bool:

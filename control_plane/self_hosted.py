@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import nats.errors
 from nats.aio.client import Client, RawCredentials
+from nkeys import NkeysError
 
 from control_plane import claims, jetstream, scopes
 from control_plane.claims import Key
@@ -52,7 +53,7 @@ async def connected(servers: str | Sequence[str], creds: str, **options: Any) ->
             error_cb=note,
             **options,
         )
-    except (nats.errors.Error, OSError, TimeoutError) as error:
+    except (nats.errors.Error, NkeysError, OSError, TimeoutError) as error:
         reason = str(problems[0] if problems else error).removeprefix("nats: ") or type(error).__name__
         await client.close()  # nats-py leaves the socket of a refused connection open
         raise ProvisioningError(f"no connection to {servers}: {reason}") from None

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import socket
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from cdk import __main__ as cdk_main
+from cdk import checks
 from cdk import settings as settings_module
 from cdk.settings import Settings
 from control_plane import aws
@@ -22,63 +28,229 @@ from tests.support.world import World
 run = CliRunner().invoke
 
 
+STACK = {
+    "Parameters": {"Tasks": {"Type": "Number"}},
+    "Resources": {
+        "Cluster": {"Type": "AWS::ECS::Cluster"},
+        "Definition": {
+            "Type": "AWS::ECS::TaskDefinition",
+            "Properties": {"Family": "dp", "ContainerDefinitions": [{"Name": "a", "Image": "a", "Memory": 128}]},
+        },
+        "Service": {
+            "Type": "AWS::ECS::Service",
+            "Properties": {
+                "Cluster": {"Ref": "Cluster"},
+                "ServiceName": "dp",
+                "TaskDefinition": {"Ref": "Definition"},
+                "DesiredCount": {"Ref": "Tasks"},
+            },
+        },
+    },
+    "Outputs": {
+        "ClusterName": {"Value": {"Ref": "Cluster"}},
+        "ServiceName": {"Value": {"Fn::GetAtt": ["Service", "Name"]}},
+    },
+}
+"""What `make deploy` looks at of a deployed stack."""
+
+TABLE: Any = {
+    "TableName": "customer-balances-DP",
+    "AttributeDefinitions": [{"AttributeName": "id", "AttributeType": "S"}],
+    "KeySchema": [{"AttributeName": "id", "KeyType": "HASH"}],
+    "BillingMode": "PAY_PER_REQUEST",
+}
+
+
+@dataclass
+class Deployment:
+    """A person's settings and credentials, with moto for AWS, and what the CDK CLI was asked to do."""
+
+    settings: Settings
+    folder: Path
+    asked: list[list[str]] = field(default_factory=list)
+
+    def cdk(self, arguments: Sequence[str], settings: Settings) -> None:
+        self.asked.append(list(arguments))
+        cloudformation = checks.client("cloudformation", settings)
+        if arguments[0] == "deploy" and checks.is_first(settings):
+            cloudformation.create_stack(
+                StackName=settings.stack_name,
+                TemplateBody=json.dumps(STACK),
+                Parameters=[{"ParameterKey": "Tasks", "ParameterValue": str(settings.tasks)}],
+            )
+        if arguments[0] == "destroy":
+            cloudformation.delete_stack(StackName=settings.stack_name)
+
+
 @pytest.fixture
-def deployment(world: World, moto: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """A person's settings and credentials, with moto for AWS; yields what the CDK CLI is asked to do."""
-    for name, value in {
-        "AWS_ENDPOINT_URL": moto,
-        "AWS_REGION": "eu-west-1",
-        "AWS_ACCESS_KEY_ID": "x",
-        "AWS_SECRET_ACCESS_KEY": "x",
-    }.items():
-        monkeypatch.setenv(name, value)
-    given = Settings(region="eu-west-1", initials="DP", nats_url=world.nats_url, tasks=2, min_tasks=1)
-    monkeypatch.setattr(settings_module, "load", lambda: given)
+def deployment(world: World, moto: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deployment]:
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"ENDPOINT_URL": moto, "ACCESS_KEY_ID": "x", "SECRET_ACCESS_KEY": "x"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    chosen = tmp_path / "settings.toml"
+    chosen.write_text('region = "eu-north-1"')
+    monkeypatch.setattr(aws, "DEPLOYMENT", chosen)
+    made = Deployment(
+        Settings(region="eu-north-1", initials="DP", nats_url=world.nats_url, tasks=2, min_tasks=1), tmp_path
+    )
+    monkeypatch.setattr(settings_module, "load", lambda: made.settings)
     monkeypatch.setattr(cdk_main, "CONFIG", tmp_path)
+    monkeypatch.setattr(cdk_main, "_cdk", made.cdk)
+    monkeypatch.setattr(cdk_main, "ROLL_OUT_S", 20.0)
+    monkeypatch.setattr(checks, "docker", lambda _: None)
     files = Files(tmp_path)
     for user in ("service", "client"):
         files.write_creds(user, world.creds(user))
-    asked: list[list[str]] = []
-    monkeypatch.setattr(cdk_main, "_cdk", lambda arguments, _: asked.append(list(arguments)))
-    monkeypatch.setattr(cdk_main, "_check_docker", lambda: None)
-    return asked
+    aws.delete_secret("DP")
+    yield made
+    checks.client("cloudformation", made.settings).delete_stack(StackName=made.settings.stack_name)
+    aws.delete_secret("DP")
 
 
-async def test_deploy_pushes_the_secret_first_and_waits_for_the_tasks(
-    world: World, deployment: list[list[str]]
-) -> None:
+def deploy(*arguments: str) -> Result:
+    return run(cdk_main.cli, ["deploy", *arguments])
+
+
+def asked(arn: str, *, first: str) -> list[str]:
+    parameters = ["--parameters", f"NatsSecretArn={arn}", "--parameters", f"FirstDeployment={first}"]
+    return ["deploy", "--require-approval", "never", *parameters]
+
+
+async def test_deploy_makes_the_secret_and_waits_for_the_tasks(world: World, deployment: Deployment) -> None:
     async with world.task(), world.task():
-        outcome = await asyncio.to_thread(run, cdk_main.cli, ["deploy"])
+        outcome = await asyncio.to_thread(deploy)
     assert outcome.exit_code == 0, outcome.output
     arn = aws.secret_arn("DP")
     assert arn
-    assert deployment == [["deploy", "--require-approval", "never", "--parameters", f"NatsSecretArn={arn}"]]
+    assert arn.startswith("arn:aws:secretsmanager:eu-north-1:"), "the region of settings.toml"
+    assert deployment.asked == [asked(arn, first="yes")]
     assert "2 tasks answer" in outcome.output
+    assert "alert_email is empty: nobody is told of an alarm" in outcome.output
     assert "SEED" not in outcome.output
+
+
+async def test_a_later_deployment_waits_for_what_autoscaling_has_made_of_it(
+    world: World, deployment: Deployment
+) -> None:
+    await asyncio.to_thread(deploy_without_tasks, deployment)
+    Files(deployment.folder).write_creds("client", world.creds("client"))
+    (stack,) = checks.client("cloudformation", deployment.settings).describe_stacks()["Stacks"]
+    (cluster,) = [found["OutputValue"] for found in stack["Outputs"] if found["OutputKey"] == "ClusterName"]
+    checks.client("ecs", deployment.settings).update_service(cluster=cluster, service="dp", desiredCount=1)
+    async with world.task():
+        outcome = await asyncio.to_thread(deploy)
+    assert outcome.exit_code == 0, outcome.output
+    assert "1 tasks answer" in outcome.output
+    assert "FirstDeployment=no" in deployment.asked[1]
+
+
+def test_production_protects_the_table_once_the_stack_stands(deployment: Deployment) -> None:
+    deployment.settings = deployment.settings.model_copy(update={"environment": "production"})
+    deploy_without_tasks(deployment)
+    assert [arguments[-1] for arguments in deployment.asked] == ["FirstDeployment=yes", "FirstDeployment=no"]
+
+
+def test_a_rotated_secret_is_not_overwritten_unless_asked(deployment: Deployment) -> None:
+    rotated = aws.push_secret("DP", "rotated elsewhere")
+
+    def stored() -> str:
+        found = checks.client("secretsmanager", deployment.settings).get_secret_value(SecretId=rotated)
+        return base64.b64decode(found["SecretString"]).decode()
+
+    assert "left as it is" in deploy_without_tasks(deployment)
+    assert stored() == "rotated elsewhere"
+    assert deploy("--replace-secret").exit_code == 0
+    assert stored() == Files(deployment.folder).creds("service")
+
+
+@pytest.mark.parametrize(
+    ("part", "instead"),
+    [
+        ("\n------END NATS USER JWT", "AAAA\n------END NATS USER JWT"),  # as good as another server's
+        ("-----BEGIN USER NKEY SEED-----\nSU", "-----BEGIN USER NKEY SEED-----\nSUB"),
+    ],
+)
+def test_credentials_that_do_not_connect_are_not_made_a_secret(
+    world: World, deployment: Deployment, part: str, instead: str
+) -> None:
+    spoilt = world.creds("service").replace(part, instead)
+    assert spoilt != world.creds("service")
+    Files(deployment.folder).write_creds("service", spoilt)
+    outcome = deploy()
+    assert outcome.exit_code == 1
+    assert "do not connect and are not made a secret" in outcome.output
+    assert outcome.output.strip().count("\n") <= 3
+    assert aws.secret_arn("DP") is None
+    assert deployment.asked == []
+
+
+def test_a_secret_that_is_being_deleted_is_none(deployment: Deployment) -> None:
+    aws.push_secret("DP", "old")
+    checks.client("secretsmanager", deployment.settings).delete_secret(SecretId="DP/NATSCreds", RecoveryWindowInDays=7)
+    assert aws.secret_arn("DP") is None
+    assert "made; its credentials connect" in deploy_without_tasks(deployment)
+
+
+def deploy_without_tasks(deployment: Deployment) -> str:
+    """Deploy where there are no client's credentials to ask the tasks with."""
+    (deployment.folder / "client.creds").unlink()
+    outcome = deploy()
+    assert outcome.exit_code == 0, outcome.output
+    return outcome.output
+
+
+def test_a_table_that_an_earlier_deployment_left_is_found_before_the_stack_fails(deployment: Deployment) -> None:
+    dynamodb = checks.client("dynamodb", deployment.settings)
+    dynamodb.create_table(**TABLE)
+    outcome = deploy()
+    assert outcome.exit_code == 1
+    assert 'set existing_table = "customer-balances-DP"' in " ".join(outcome.output.split())
+    assert deployment.asked == []
+    deployment.settings = deployment.settings.model_copy(update={"existing_table": "customer-balances-DP"})
+    deploy_without_tasks(deployment)
+    assert len(deployment.asked) == 1
+    dynamodb.delete_table(TableName="customer-balances-DP")
+    assert "there is no table customer-balances-DP" in deploy().output
 
 
 async def test_deploy_says_how_many_tasks_do_not_answer(world: World) -> None:
     async with world.task():
         with pytest.raises(ProvisioningError, match="1 of 3 tasks answer after 3 seconds"):
-            await cdk_main.tasks_answer(world.nats_url, world.creds("client"), 3, within_s=3)
+            await cdk_main.tasks_answer([world.nats_url], world.creds("client"), lambda: 3, within_s=3)
 
 
-def test_deploy_needs_credentials_or_the_secret(deployment: list[list[str]], tmp_path: Path) -> None:
-    aws.delete_secret("DP")
-    for path in tmp_path.glob("*.creds"):
+def test_deploy_needs_credentials_or_the_secret(deployment: Deployment) -> None:
+    for path in deployment.folder.glob("*.creds"):
         path.unlink()
-    outcome = run(cdk_main.cli, ["deploy"])
+    outcome = deploy()
     assert outcome.exit_code == 1
     assert "there is neither" in outcome.output
-    assert deployment == []
+    assert deployment.asked == []
     arn = aws.push_secret("DP", "from elsewhere")
-    assert run(cdk_main.cli, ["deploy"]).exit_code == 0
-    assert deployment[0][-1] == f"NatsSecretArn={arn}"
+    assert deploy().exit_code == 0
+    assert deployment.asked == [asked(arn, first="yes")]
 
 
-async def test_destroy_asks_and_leaves_the_next_deployment_to_seed_again(
-    world: World, deployment: list[list[str]]
-) -> None:
+def test_arm64_on_another_machine_is_found_before_the_build(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A Docker engine that says what one on x86-64 says, first without and then with emulation."""
+    engine = tmp_path / "docker"
+    engine.write_text("#!/bin/sh\n[ $1 = info ] && echo x86_64 || echo $PLATFORMS\n")
+    engine.chmod(0o700)
+    monkeypatch.setenv("CDK_DOCKER", str(engine))
+    monkeypatch.setattr(checks, "_BINFMT", tmp_path)
+    graviton = Settings(region="eu-west-1", initials="DP")
+    with pytest.raises(ProvisioningError, match=r"binfmt --install arm64`, or set architecture = \"x86-64\""):
+        checks.docker(graviton)
+    checks.docker(graviton.model_copy(update={"architecture": "x86-64"}))
+    monkeypatch.setenv("PLATFORMS", "Platforms: linux/amd64, linux/arm64")
+    checks.docker(graviton)
+    monkeypatch.delenv("PLATFORMS")
+    (tmp_path / "qemu-aarch64").touch()
+    checks.docker(graviton)
+
+
+async def test_destroy_asks_and_leaves_the_next_deployment_to_seed_again(world: World, deployment: Deployment) -> None:
     aws.push_secret("DP", "x")
     async with world.client("service") as client:
         bucket = await client.jetstream().key_value(BUCKET)
@@ -86,10 +258,10 @@ async def test_destroy_asks_and_leaves_the_next_deployment_to_seed_again(
         refused = await asyncio.to_thread(run, cdk_main.cli, ["destroy"], input="no\n")
         assert refused.exit_code == 1
         assert "nothing was destroyed" in refused.output
-        assert deployment == []
+        assert deployment.asked == []
         outcome = await asyncio.to_thread(run, cdk_main.cli, ["destroy"], input="CustomerBalance-DP\n")
         assert outcome.exit_code == 0, outcome.output
-        assert deployment == [["destroy", "--force"]]
+        assert deployment.asked == [["destroy", "--force"]]
         assert aws.secret_arn("DP") is None
         assert "seed flag: cleared" in outcome.output
     again = await asyncio.to_thread(run, cdk_main.cli, ["destroy", "--yes"])

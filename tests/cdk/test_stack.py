@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from aws_cdk.assertions import Match, Template
 from aws_cdk.aws_ecr_assets import DockerImageAsset
 
 from cdk import nag
+from cdk.app import image_of, revision
 from cdk.settings import Settings
 from cdk.stack import BalanceStack
 from local.process import ROOT
@@ -366,3 +368,23 @@ def test_tracing_sets_the_variable_and_opens_the_port() -> None:
     assert environment["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://collector.internal:4318"
     group = only(made, "AWS::EC2::SecurityGroup")
     assert [rule["FromPort"] for rule in group["SecurityGroupEgress"]] == [443, 4222, 4318]
+
+
+@pytest.mark.parametrize(
+    ("changes", "requirements"),
+    [({}, "service"), ({"tracing_endpoint": "http://collector.internal:4318"}, "service-otel")],
+)
+def test_the_image_carries_its_revision_and_tracing_only_when_used(
+    tmp_path: Path, changes: dict[str, Any], requirements: str
+) -> None:
+    app = App(outdir=str(tmp_path / "out"))
+    given = settings(**changes)
+    BalanceStack(app, given.stack_name, given, image=image_of(given))
+    app.synth()
+    (manifest,) = (tmp_path / "out").glob("*.assets.json")
+    (image,) = json.loads(manifest.read_text())["dockerImages"].values()
+    arguments = image["source"]["dockerBuildArgs"]
+    assert arguments["REQUIREMENTS"] == requirements
+    assert arguments["REVISION"] == revision()
+    assert re.fullmatch(r"[0-9a-f]{12,}(-dirty)?|unknown", revision())
+    assert image["source"]["platform"] == "linux/arm64"

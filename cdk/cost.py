@@ -1,0 +1,171 @@
+"""What a month of the synthesized template costs, item by item, at list prices (cdk/prices.toml)."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from control_plane.errors import ProvisioningError
+from service.customer.contract import METRICS_DIMENSION, METRICS_NAMESPACE
+from service.customer.metrics import UNITS
+from service.runtime.emf import Emitter
+
+FILE: Final = Path(__file__).with_name("prices.toml")
+GB: Final = 1e9
+MIB_PER_GB: Final = 1024
+DAYS_PER_MONTH: Final = 30
+ALARMS_PER_TRACKING_POLICY: Final = 2
+"""Application Auto Scaling makes two for each target tracking policy: out and in."""
+
+_PAID: Final = frozenset({
+    "AWS::CloudWatch::Alarm", "AWS::CloudWatch::Dashboard", "AWS::EC2::EIP", "AWS::EC2::FlowLog",
+    "AWS::EC2::NatGateway", "AWS::ApplicationAutoScaling::ScalingPolicy", "AWS::DynamoDB::Table", "AWS::ECS::Service",
+    "AWS::ECS::TaskDefinition", "AWS::Logs::LogGroup",
+})  # fmt: skip
+_FREE: Final = frozenset({
+    "AWS::ApplicationAutoScaling::ScalableTarget", "AWS::CDK::Metadata", "AWS::EC2::InternetGateway", "AWS::EC2::Route",
+    "AWS::EC2::RouteTable", "AWS::EC2::SecurityGroup", "AWS::EC2::Subnet", "AWS::EC2::SubnetRouteTableAssociation",
+    "AWS::EC2::VPC", "AWS::EC2::VPCGatewayAttachment", "AWS::ECS::Cluster",
+    "AWS::ECS::ClusterCapacityProviderAssociations", "AWS::IAM::Policy", "AWS::IAM::Role",
+    "AWS::EC2::VPCEndpoint",  # a gateway endpoint
+    "AWS::SNS::Subscription", "AWS::SNS::Topic", "AWS::SNS::TopicPolicy",  # 1,000 e-mails a month are free
+})  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Item:
+    """One line of the bill."""
+
+    name: str
+    quantity: str
+    dollars: float
+
+
+@dataclass(frozen=True)
+class Bill:
+    """A month of a template, without and with requests."""
+
+    items: tuple[Item, ...]
+    tasks: int
+    vcpus: float
+    dollars_per_million: float
+    """What each further million requests costs: reads, and bytes that leave AWS."""
+
+    capacity_per_month: float
+    """Requests that the tasks answer when they do nothing else."""
+
+    @property
+    def dollars(self) -> float:
+        return sum(item.dollars for item in self.items)
+
+    def per_million(self, utilisation: float) -> float:
+        """Dollars for a million requests, with its share of the month, at a share of the tasks' capacity."""
+        return self.dollars / (self.capacity_per_month * utilisation / 1e6) + self.dollars_per_million
+
+
+def load_prices(path: Path = FILE) -> Mapping[str, Any]:
+    return tomllib.loads(path.read_text())
+
+
+def bill(template: Mapping[str, Any], prices: Mapping[str, Any]) -> Bill:
+    """Raises `ProvisioningError` for a kind of resource that has no price here."""
+    found = _Resources(template["Resources"])
+    definition, service = found.only("AWS::ECS::TaskDefinition"), found.only("AWS::ECS::Service")
+    architecture = "arm64" if definition["RuntimePlatform"]["CpuArchitecture"] == "ARM64" else "x86-64"
+    vcpus, gb = int(definition["Cpu"]) / 1024, int(definition["Memory"]) / MIB_PER_GB
+    tasks = int(service["DesiredCount"]["Fn::If"][1])
+    hours, use = prices["hours_per_month"], prices["use"]
+    fargate, network, other = prices["fargate"][architecture], prices["network"], prices["other"]
+    public = service["NetworkConfiguration"]["AwsvpcConfiguration"]["AssignPublicIp"] == "ENABLED"
+    nats, addresses = found.count("AWS::EC2::NatGateway"), found.count("AWS::EC2::EIP") + tasks * public
+    items = (
+        Item(
+            f"Fargate tasks, {architecture}",
+            f"{tasks} x {vcpus:g} vCPU, {gb:g} GB",
+            tasks * (vcpus * fargate["vcpu_hour"] + gb * fargate["gb_hour"]) * hours,
+        ),
+        Item("public IPv4 addresses", str(addresses), addresses * network["public_ipv4_hour"] * hours),
+        Item("NAT gateways", str(nats), nats * network["nat_gateway_hour"] * hours),
+        *_cloudwatch(found, prices, tasks),
+        Item("secret", "1", other["secret_month"]),
+        Item("image in ECR", f"{use['image_gb']:g} GB", use["image_gb"] * other["image_gb_month"]),
+        Item("table, and its recovery", f"{use['table_gb']:g} GB", use["table_gb"] * other["table_gb_month"]),
+    )
+    return Bill(
+        items=items,
+        tasks=tasks,
+        vcpus=vcpus,
+        dollars_per_million=_per_million(prices, through_nat=nats > 0),
+        capacity_per_month=tasks * vcpus * use["requests_per_second_per_vcpu"] * hours * 3600,
+    )
+
+
+def _cloudwatch(found: _Resources, prices: Mapping[str, Any], tasks: int) -> Iterator[Item]:
+    price, use = prices["cloudwatch"], prices["use"]
+    watched = sum(_metrics_of(alarm) for alarm in found.all("AWS::CloudWatch::Alarm"))
+    tracked = ALARMS_PER_TRACKING_POLICY * found.count("AWS::ApplicationAutoScaling::ScalingPolicy")
+    dashboards = found.count("AWS::CloudWatch::Dashboard")
+    minutes = prices["hours_per_month"] * 60
+    own_gb = tasks * minutes * _line_bytes() / GB
+    rejected_gb = found.count("AWS::EC2::FlowLog") * tasks * minutes * use["rejected_packets_per_minute"]
+    rejected_gb *= use["bytes_per_flow_log_record"] / GB
+    days = max(group["RetentionInDays"] for group in found.all("AWS::Logs::LogGroup"))
+    stored = (own_gb + rejected_gb) * days / DAYS_PER_MONTH * price["log_storage_gb_month"]
+    yield Item("Container Insights", _container_insights(found), 0.0)
+    yield Item("metrics", str(len(UNITS)), len(UNITS) * price["metric_month"])
+    yield Item("alarms, by metric", str(watched), watched * price["alarm_metric_month"])
+    yield Item("alarms of autoscaling", str(tracked), tracked * price["alarm_metric_month"])
+    yield Item("dashboard", str(dashboards), dashboards * price["dashboard_month"])
+    yield Item("log, and its storage", f"{own_gb:.2f} GB", own_gb * price["log_gb"] + stored)
+    yield Item("log of rejected packets", f"{rejected_gb:.2f} GB", rejected_gb * price["log_gb"])
+
+
+def _container_insights(found: _Resources) -> str:
+    settings = found.only("AWS::ECS::Cluster")["ClusterSettings"]
+    if settings != [{"Name": "containerInsights", "Value": "disabled"}]:
+        raise ProvisioningError(f"Container Insights has no price in {FILE.name}; add it, and count its metrics")
+    return "off"
+
+
+def _metrics_of(alarm: Mapping[str, Any]) -> int:
+    """An alarm on an expression is paid for each metric in it."""
+    return sum("MetricStat" in query for query in alarm["Metrics"]) if "Metrics" in alarm else 1
+
+
+def _line_bytes() -> int:
+    """Of the line that a task logs each minute."""
+    figures = {name: (1234.5678, unit) for name, unit in UNITS.items()}
+    emitter = Emitter(METRICS_NAMESPACE, (METRICS_DIMENSION, "customer-balances-XX"), lambda: figures)
+    return len(emitter.line()) + 1
+
+
+def _per_million(prices: Mapping[str, Any], *, through_nat: bool) -> float:
+    use, network = prices["use"], prices["network"]
+    out_gb, in_gb = (use[f"bytes_{way}_per_request"] * 1e6 / GB for way in ("out", "in"))
+    nat = (out_gb + in_gb) * network["nat_gateway_gb"] if through_nat else 0.0
+    return float(prices["other"]["read_million"] / 2 + out_gb * network["internet_gb"] + nat)
+
+
+class _Resources:
+    """The properties of a template's resources, by kind."""
+
+    def __init__(self, resources: Mapping[str, Any]) -> None:
+        self._properties: dict[str, list[Mapping[str, Any]]] = {}
+        for resource in resources.values():
+            self._properties.setdefault(resource["Type"], []).append(resource.get("Properties", {}))
+        unknown = sorted(self._properties.keys() - _PAID - _FREE)
+        if unknown:
+            raise ProvisioningError(f"{', '.join(unknown)}: no price in {FILE.name}; add it to cdk/cost.py")
+
+    def all(self, kind: str) -> list[Mapping[str, Any]]:
+        return self._properties.get(kind, [])
+
+    def count(self, kind: str) -> int:
+        return len(self.all(kind))
+
+    def only(self, kind: str) -> Mapping[str, Any]:
+        (found,) = self.all(kind)
+        return found

@@ -1,0 +1,57 @@
+"""`make cost`: the bill of the proof of concept beside production's, for the settings as they are."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from aws_cdk import App
+from aws_cdk import aws_ecs as ecs
+from rich.console import Console
+from rich.table import Table
+
+from cdk import nag
+from cdk import settings as settings_module
+from cdk.cost import Bill, bill, load_prices
+from cdk.settings import Settings
+from cdk.stack import BalanceStack
+
+ENVIRONMENTS: Final = ("poc", "production")
+WIDTH: Final = 110
+UTILISATIONS: Final = (0.1, 0.8)
+
+
+def synthesized_bill(settings: Settings) -> Bill:
+    """The bill of the template that `make synth` would make, without building the image."""
+    app = App()
+    image = ecs.ContainerImage.from_registry("customer-balance")
+    nag.acknowledge(BalanceStack(app, settings.stack_name, settings, image=image))
+    return bill(app.synth().get_stack_by_name(settings.stack_name).template, load_prices())
+
+
+def show() -> None:
+    """Print both bills. What `settings.toml` sets holds for both; the rest is each environment's default."""
+    console = Console(width=WIDTH, highlight=False)
+    prices = load_prices()
+    bills = [synthesized_bill(settings_module.load_or_assume(environment=name)[0]) for name in ENVIRONMENTS]
+    console.print(
+        f"A month at list prices of {prices['region']}, {prices['as_of']}, in dollars; free tiers not counted"
+    )
+    table = Table("item", *(cell for name in ENVIRONMENTS for cell in (name, "$")), box=None, pad_edge=False)
+    for number, column in enumerate(table.columns):
+        column.no_wrap = True
+        column.justify = "right" if number in {2, 4} else "left"
+    for row in zip(*(found.items for found in bills), strict=True):
+        table.add_row(row[0].name, *(cell for item in row for cell in (item.quantity, f"{item.dollars:.2f}")))
+    table.add_section()
+    table.add_row("together", *(cell for found in bills for cell in ("", f"{found.dollars:.2f}")))
+    capacity = [found.capacity_per_month / prices["hours_per_month"] / 3600 for found in bills]
+    for share in UTILISATIONS:
+        cells = [
+            cell
+            for found, per_second in zip(bills, capacity, strict=True)
+            for cell in (f"{per_second * share:,.0f} requests/s", f"{found.per_million(share):.3f}")
+        ]
+        table.add_row(f"a million requests at {share:.0%}", *cells)
+    further = [cell for found in bills for cell in ("reads, bytes out", f"{found.dollars_per_million:.3f}")]
+    table.add_row("  of it, the request's own", *further)
+    console.print(table)

@@ -1,0 +1,105 @@
+"""`make cost` follows the template; the proof of concept stays under what was promised."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from copy import deepcopy
+from typing import Any
+
+import pytest
+
+from cdk.cost import Bill, bill, load_prices
+from control_plane.errors import ProvisioningError
+from local.process import ROOT
+from service.customer.metrics import UNITS
+from tests.cdk.test_stack import template
+
+PROMISED_DOLLARS = 40
+
+
+def bill_of(**changes: Any) -> Bill:
+    return bill(template(**changes).to_json(), load_prices())
+
+
+def dollars(found: Bill, name: str) -> float:
+    (item,) = [item for item in found.items if item.name.startswith(name)]
+    return item.dollars
+
+
+def test_three_tasks_of_a_proof_of_concept_cost_at_most_forty_dollars_with_everything_counted() -> None:
+    found = bill_of(alert_email="on-call@example.com")
+    assert found.tasks == 3
+    assert found.dollars <= PROMISED_DOLLARS
+    for name in (
+        "Fargate", "public IPv4", "NAT", "Container Insights", "metrics", "alarms, by", "alarms of", "dashboard",
+        "log,", "log of", "secret", "image", "table",
+    ):  # fmt: skip
+        assert dollars(found, name) >= 0
+
+
+def test_each_item_by_hand() -> None:
+    found = bill_of()
+    assert dollars(found, "Fargate") == pytest.approx(3 * (0.25 * 0.03238 + 0.5 * 0.00356) * 730)
+    assert dollars(found, "public IPv4") == pytest.approx(3 * 0.005 * 730)
+    assert dollars(found, "metrics") == pytest.approx(0.30 * len(UNITS))
+    assert dollars(found, "alarms, by") == pytest.approx(0.10 * 11), "eight alarms, one of them on four metrics"
+    assert dollars(found, "alarms of") == pytest.approx(0.10 * 6), "two for each of three policies"
+    assert dollars(found, "NAT") == dollars(found, "dashboard") == 0
+    assert dollars(found, "secret") == 0.40
+    assert 0.01 < dollars(found, "log,") < 1
+
+
+def test_production_has_its_nat_gateways_and_their_addresses() -> None:
+    found = bill_of(environment="production")
+    assert dollars(found, "NAT") == pytest.approx(3 * 0.045 * 730)
+    assert dollars(found, "public IPv4") == pytest.approx(3 * 0.005 * 730), "one for each gateway, none for a task"
+    assert dollars(found, "dashboard") == 3
+    assert dollars(found, "Fargate") == pytest.approx(3 * (0.5 * 0.03238 + 1 * 0.00356) * 730)
+    assert found.dollars > bill_of().dollars
+
+
+def test_it_follows_the_settings() -> None:
+    assert dollars(bill_of(architecture="x86-64"), "Fargate") > dollars(bill_of(), "Fargate")
+    assert dollars(bill_of(tasks=6), "Fargate") == pytest.approx(2 * dollars(bill_of(), "Fargate"))
+    assert dollars(bill_of(dashboard=True), "dashboard") == 3
+    assert dollars(bill_of(log_days=365), "log,") > dollars(bill_of(), "log,")
+
+
+def test_a_million_requests() -> None:
+    found = bill_of()
+    per_second = 3 * 0.25 * load_prices()["use"]["requests_per_second_per_vcpu"]
+    million = found.dollars / (per_second * 0.1 * 730 * 3600 / 1e6) + 0.0625 + 0.27 * 0.09
+    assert found.per_million(0.1) == pytest.approx(million)
+    assert found.per_million(0.8) < found.per_million(0.1)
+    assert found.dollars_per_million < bill_of(environment="production").dollars_per_million, "bytes through NAT"
+
+
+def test_what_has_no_price_is_not_counted_as_nothing() -> None:
+    made = deepcopy(template().to_json())
+    made["Resources"]["Balancer"] = {"Type": "AWS::ElasticLoadBalancingV2::LoadBalancer", "Properties": {}}
+    with pytest.raises(ProvisioningError, match="AWS::ElasticLoadBalancingV2::LoadBalancer: no price"):
+        bill(made, load_prices())
+    made = deepcopy(template().to_json())
+    for resource in made["Resources"].values():
+        if resource["Type"] == "AWS::ECS::Cluster":
+            resource["Properties"]["ClusterSettings"][0]["Value"] = "enhanced"
+    with pytest.raises(ProvisioningError, match="Container Insights has no price"):
+        bill(made, load_prices())
+
+
+def test_the_command_needs_no_aws_configuration() -> None:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    env |= {
+        "AWS_CONFIG_FILE": "/nowhere",
+        "AWS_SHARED_CREDENTIALS_FILE": "/nowhere",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    ran = subprocess.run(
+        [sys.executable, "-m", "cdk", "cost"], cwd=ROOT, env=env, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "…" not in ran.stdout
+    (together,) = [line.split() for line in ran.stdout.splitlines() if line.startswith("together")]
+    assert float(together[1]) <= PROMISED_DOLLARS < float(together[2])
