@@ -8,6 +8,7 @@ its own account, silent for good. Here
 | a message whose subject, reply or headers cannot be decoded | it is dropped and counted in `undecodable` |
 | a PONG that nobody waits for any more | it counts as a PONG |
 | the reading, writing or pinging task ends by itself | it is counted in `loops_ended`; the client reconnects at once |
+| a connection that was made anew falls silent before nats-py is done with it | it is closed, with all that was on it |
 | the reconnecting task fails for an unforeseen reason, or the client is closed by anyone | `on_closed`, once |
 | `tls://` or `wss://`, and no TLS | `NoTlsError` before a credential is sent |
 
@@ -206,13 +207,27 @@ class NatsClient(Client):
             self.loops_ended += 1
             await self._process_op_err(nats.errors.ProtocolError())
 
-    async def _attempt_reconnect(self) -> None:
+    async def _connect_to_server(self, s: Any) -> None:
+        if self.is_reconnecting:
+            # The attempt before may have come as far as CONNECTED: its grants, loops and socket are still there.
+            self._forget_grants()
+            for task in (self._reading_task, self._flusher_task, self._ping_interval_task):
+                if task is not None:
+                    task.cancel()
+            if self._transport:
+                self._transport.close()
+        await super()._connect_to_server(s)
+
+    def _forget_grants(self) -> None:
         self._grants.clear()
         self._spent.clear()
-        self.on_grants_ended()
         # A grant that was not sent yet must not reach the next server; nats-py subscribes anew what is its own.
         self._pending = [frame for frame in self._pending if not frame.startswith((b"SUB ", b"UNSUB "))]
         self._pending_data_size = sum(map(len, self._pending))
+        self.on_grants_ended()
+
+    async def _attempt_reconnect(self) -> None:
+        self._forget_grants()
         try:
             await super()._attempt_reconnect()
             if self.is_connected:
