@@ -30,6 +30,8 @@ BATCHED: Final = "by the batch"
 SINGLE: Final = "one by one"
 
 BATCH_MAX: Final = 100
+_FLOW: Final = 50
+"""The server says after so many events of a batch that it is alive: a slow stream takes long for a whole one."""
 _BEGIN, _APPEND, _COMMIT = range(3)
 
 
@@ -63,7 +65,7 @@ class Publisher:
             for event in events:
                 self._nc.post(event.subject, event.payload, reply, self._headers(event))
             return
-        reply = f"{reply}.{BATCH_MAX}.fail."
+        reply = f"{reply}.{_FLOW}.fail."
         last = len(events)
         for sequence, event in enumerate(events, 1):
             operation = _COMMIT if sequence == last else _APPEND if sequence > 1 else _BEGIN

@@ -37,9 +37,9 @@ async def sent(world: World, mode: Mode, count: int) -> list[tuple[str, dict[str
 @pytest.mark.parametrize(
     ("count", "ends"),
     [
-        (1, [".100.fail.1.2.$FI"]),
-        (2, [".100.fail.1.0.$FI", ".100.fail.2.2.$FI"]),
-        (4, [".100.fail.1.0.$FI", ".100.fail.2.1.$FI", ".100.fail.3.1.$FI", ".100.fail.4.2.$FI"]),
+        (1, [".50.fail.1.2.$FI"]),
+        (2, [".50.fail.1.0.$FI", ".50.fail.2.2.$FI"]),
+        (4, [".50.fail.1.0.$FI", ".50.fail.2.1.$FI", ".50.fail.3.1.$FI", ".50.fail.4.2.$FI"]),
     ],
 )
 async def test_the_last_of_a_batch_commits_what_the_first_began(world: World, count: int, ends: list[str]) -> None:
