@@ -6,44 +6,44 @@ The options below may stand before or after the command.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
-import sys
-from collections.abc import Coroutine, Sequence
-from typing import Annotated, Any, Final, TypeVar
+from collections.abc import Sequence
+from typing import Annotated, Final
 
-import nats.errors
 import typer
-from nats.js.errors import Error as JetStreamError
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from control_plane import aws, reconcile, report, rotation, seed_flag
-from control_plane.desired import ACCOUNT, EVERYTHING, PARTS, SERVICE, Part, User
+from control_plane import reconcile, report, rotation
+from control_plane.command import (
+    NATS_URL,
+    AsJson,
+    console,
+    files_of,
+    found_account,
+    initials_in,
+    parts_named,
+    run,
+    user_named,
+)
+from control_plane.deployment_commands import secret_cli, seed_cli
+from control_plane.desired import ACCOUNT, SERVICE
 from control_plane.errors import ProvisioningError, UsageError
 from control_plane.files import Files
 from control_plane.options import unfold
 from control_plane.plan import Plan
-from control_plane.provider import AccountSummary, Provider
+from control_plane.provider import Provider
 from control_plane.shared_options import SharedOptions
-from control_plane.target import Target, account_files, account_name, ask, open_provider, service_creds
+from control_plane.target import Target, account_files, account_name, ask, open_provider
 
-NATS_URL: Final = "tls://connect.ngs.global"
 DIFFERENT: Final = 3
 
 cli = typer.Typer(
     cls=SharedOptions, help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
 )
-secret_cli = typer.Typer(help="The service's credentials in AWS Secrets Manager.", no_args_is_help=True)
-seed_cli = typer.Typer(help="The flag that says the table was seeded.", no_args_is_help=True)
 cli.add_typer(secret_cli, name="secret")
 cli.add_typer(seed_cli, name="seed-flag")
-console = Console(highlight=False, soft_wrap=True, emoji=False)
-T = TypeVar("T")
-
-AsJson = Annotated[bool, typer.Option("--json", help="For a script to read.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 Secret = Annotated[bool, typer.Option("--secret", help="The deployment's secret (AWS) is to have them too.")]
 With = Annotated[
@@ -73,7 +73,7 @@ def list_accounts(ctx: typer.Context, *, as_json: AsJson = False) -> None:
             table.add_row(escape(account.name), account.id, kind)
         console.print(table)
 
-    _run(work(ctx.obj))
+    run(work(ctx.obj))
 
 
 @cli.command()
@@ -93,7 +93,7 @@ def create(
     """
 
     async def work(target: Target) -> None:
-        wanted = ACCOUNT.plus(_parts(with_ or ()))
+        wanted = ACCOUNT.plus(parts_named(with_ or ()))
         async with open_provider(target) as provider:
             planned = await _plan(provider, target, wanted_parts=with_ or (), secret=secret, adopt=adopt)
             for remark in planned.remarks:
@@ -109,7 +109,7 @@ def create(
                     console.print(f"[green]{done}[/]  {report.describe(step)}")
                 console.print(_next(target, planned.name))
 
-    _run(work(ctx.obj))
+    run(work(ctx.obj))
 
 
 @cli.command()
@@ -120,7 +120,7 @@ def status(ctx: typer.Context, *, with_: With = None, secret: Secret = False, as
         async with open_provider(target) as provider:
             return await _plan(provider, target, wanted_parts=with_ or (), secret=secret)
 
-    planned = _run(work(ctx.obj))
+    planned = run(work(ctx.obj))
     if as_json:
         print(json.dumps(report.as_json(planned), indent=2))
     else:
@@ -145,17 +145,17 @@ def rotate(
     """
 
     async def work(target: Target) -> None:
-        whose = _user(user)
+        whose = user_named(user)
         if secret and whose != SERVICE:
             raise UsageError(f"the secret is user {SERVICE.name}'s; leave --secret out for {user}")
         async with open_provider(target) as provider:
-            account, files = await _account(provider, target)
-            initials = _initials(account.name) if secret else None
+            account, files = await found_account(provider, target)
+            initials = initials_in(account.name) if secret else None
             work_on = rotation.issue if keep_old else rotation.rotate
             async for line in work_on(provider, account.id, whose, files, initials):
                 console.print(escape(line))
 
-    _run(work(ctx.obj))
+    run(work(ctx.obj))
 
 
 @cli.command()
@@ -170,11 +170,11 @@ def revoke(
         if not re.fullmatch(r"U[A-Z2-7]{55}", key):
             raise UsageError(f"{key} is not a user's public key; it begins with U and has 56 characters")
         async with open_provider(target) as provider:
-            account, _ = await _account(provider, target)
+            account, _ = await found_account(provider, target)
             await provider.revoke(account.id, key)
             console.print(f"[green]revoked[/]  {key}")
 
-    _run(work(ctx.obj))
+    run(work(ctx.obj))
 
 
 @cli.command()
@@ -186,7 +186,7 @@ def delete(ctx: typer.Context, *, yes: Yes = False) -> None:
         async with open_provider(target) as provider:
             account = await reconcile.find(provider, name)
             if account is None:
-                _delete_left_behind(_files(target), name)
+                _delete_left_behind(files_of(target), name)
                 return
             steps = await reconcile.deletions(provider, account, account_files(target.config, account.name))
             console.print("this goes, with everything in it:")
@@ -198,58 +198,7 @@ def delete(ctx: typer.Context, *, yes: Yes = False) -> None:
                 await step.do(account.id)
                 console.print(f"[green]removed[/]  {escape(step.resource)}")
 
-    _run(work(ctx.obj))
-
-
-@secret_cli.command("push")
-def secret_push(ctx: typer.Context, *, as_json: AsJson = False) -> None:
-    """Put the service's credentials, in base64, into <initials>/NATSCreds, made or replaced.
-
-    A rotation that stopped there goes on: its old credentials are void at the end.
-    """
-
-    async def work(target: Target) -> None:
-        name = account_name(target.initials)
-        initials, files = _initials(name), _files(target)
-        if files.rotation(SERVICE.name):
-            async with open_provider(target) as provider:
-                account, files = await _account(provider, target)
-                async for line in rotation.rotate(provider, account.id, SERVICE, files, initials):
-                    print(line, file=sys.stderr)
-            arn: str | None = await asyncio.to_thread(aws.secret_arn, initials)
-        else:
-            arn = await asyncio.to_thread(aws.push_secret, initials, service_creds(files))
-        print(json.dumps({"name": aws.secret_name(initials), "arn": arn}) if as_json else f"pushed {arn}")
-
-    _run(work(ctx.obj))
-
-
-@secret_cli.command("delete")
-def secret_delete(ctx: typer.Context) -> None:
-    """Delete <initials>/NATSCreds, at once."""
-
-    async def work(target: Target) -> None:
-        initials = _initials(account_name(target.initials))
-        name = aws.secret_name(initials)
-        there = await asyncio.to_thread(aws.delete_secret, initials)
-        console.print(f"deleted {name}" if there else f"nothing to do: there is no secret {name}")
-
-    _run(work(ctx.obj))
-
-
-@seed_cli.command("clear")
-def seed_flag_clear(
-    ctx: typer.Context,
-    *,
-    nats_url: Annotated[str, typer.Option(envvar="NATS_URL", help="Where the service's account is.")] = NATS_URL,
-) -> None:
-    """Remove the flag, so that the next task to start seeds again. Rows that are there are never overwritten."""
-
-    async def work(target: Target) -> None:
-        cleared = await seed_flag.clear(nats_url, service_creds(_files(target)))
-        console.print("cleared: the next task to start seeds" if cleared else "nothing to do: the flag is not set")
-
-    _run(work(ctx.obj))
+    run(work(ctx.obj))
 
 
 async def _plan(
@@ -259,26 +208,8 @@ async def _plan(
     account = await reconcile.find(provider, name, adopt=adopt)
     name = account.name if account else name.upper()
     files = account_files(target.config, name)
-    wanted = ACCOUNT.plus(_parts(wanted_parts))
-    return await reconcile.compare(provider, name, account, wanted, files, _initials(name) if secret else None)
-
-
-async def _account(provider: Provider, target: Target) -> tuple[AccountSummary, Files]:
-    name = account_name(target.initials)
-    account = await reconcile.find(provider, name)
-    if account is None:
-        raise ProvisioningError(f"there is no account {name}; run create")
-    return account, account_files(target.config, account.name)
-
-
-def _files(target: Target) -> Files:
-    """The account's, without asking whether there is one."""
-    name = account_name(target.initials)
-    return account_files(target.config, name if (target.config / name).is_dir() else name.upper())
-
-
-def _initials(account: str) -> str:
-    return aws.check_initials(account.partition("-")[2])
+    wanted = ACCOUNT.plus(parts_named(wanted_parts))
+    return await reconcile.compare(provider, name, account, wanted, files, initials_in(name) if secret else None)
 
 
 def _delete_left_behind(files: Files, name: str) -> None:
@@ -289,42 +220,12 @@ def _delete_left_behind(files: Files, name: str) -> None:
     console.print(f"[green]removed[/]  credentials in {escape(str(files.folder))}; account {name} was gone")
 
 
-def _user(name: str) -> User:
-    names = [user.name for user in EVERYTHING.users]
-    if name not in names:
-        raise UsageError(f"there is no user {name}; give one of {', '.join(names)}")
-    return EVERYTHING.user(name)
-
-
-def _parts(names: Sequence[str]) -> list[Part]:
-    there = {part.name: part for part in PARTS}
-    for name in names:
-        if name not in there:
-            known = ", ".join(there) or "none so far"
-            raise UsageError(f"there is no part {name}; --with takes one of: {known}")
-    return [there[name] for name in dict.fromkeys(names)]
-
-
 def _next(target: Target, account: str) -> str:
     creds = account_files(target.config, account).creds_path("client")
     return escape(
         f"\nconnect:  nats --server {target.server or NATS_URL} --creds {creds} "
         'req customer.balance \'{"client_id":"678"}\''
     )
-
-
-def _run(work: Coroutine[Any, Any, T]) -> T:
-    try:
-        return asyncio.run(work)
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(2) from None
-    except ProvisioningError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(1) from None
-    except (nats.errors.Error, JetStreamError) as error:
-        print(f"error: NATS says {error}; see the server's log, and run it again", file=sys.stderr)
-        raise typer.Exit(1) from None
 
 
 if __name__ == "__main__":

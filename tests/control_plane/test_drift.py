@@ -131,7 +131,7 @@ PART = Part(
 async def test_a_part_is_made_when_asked_for_and_looked_after_from_then_on(
     program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("control_plane.__main__.PARTS", (PART,))
+    monkeypatch.setattr("control_plane.command.PARTS", (PART,))
     monkeypatch.setattr(reconcile, "PARTS", (PART,))
     await program("create")
     assert (await program("status"))[0] == 0
@@ -241,7 +241,7 @@ async def test_an_account_in_lower_case_is_found(program: Program) -> None:
     assert [account.name for account in program.fake.accounts.values()] == ["SYS", "POC-do"]
     assert (program.config / "POC-do" / "client.creds").exists()
     await program("create", "--initials", "ab")
-    assert program.fake.account("POC-AB")
+    assert program.fake.account("POC-AB").settings["tags"] == ["customer-balance"]
 
 
 def test_what_a_server_fills_in_is_no_drift() -> None:
@@ -254,6 +254,7 @@ def test_what_a_server_fills_in_is_no_drift() -> None:
 
 def test_the_streams_fit_into_the_account() -> None:
 
-    stored = sum(each.max_bytes * each.replicas for each in (*EVERYTHING.streams, *EVERYTHING.buckets))
+    streams = sum(each.max_bytes * each.replicas for each in EVERYTHING.streams)
+    stored = streams + sum(each.max_bytes * each.replicas for each in EVERYTHING.buckets)
     assert stored <= EVERYTHING.limits.disk_bytes
     assert len(EVERYTHING.streams) + len(EVERYTHING.buckets) <= EVERYTHING.limits.streams

@@ -1,0 +1,75 @@
+"""What the commands have in common: how one runs, and what its arguments stand for."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Coroutine, Sequence
+from typing import Annotated, Any, Final, TypeVar
+
+import nats.errors
+import typer
+from nats.js.errors import Error as JetStreamError
+from rich.console import Console
+
+from control_plane import aws, reconcile
+from control_plane.desired import EVERYTHING, PARTS, Part, User
+from control_plane.errors import ProvisioningError, UsageError
+from control_plane.files import Files
+from control_plane.provider import AccountSummary, Provider
+from control_plane.target import Target, account_files, account_name
+
+NATS_URL: Final = "tls://connect.ngs.global"
+WRONG_ARGUMENT: Final = 2
+T = TypeVar("T")
+
+AsJson = Annotated[bool, typer.Option("--json", help="For a script to read.")]
+console = Console(highlight=False, soft_wrap=True, emoji=False)
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    try:
+        return asyncio.run(work)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(WRONG_ARGUMENT) from None
+    except ProvisioningError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    except (nats.errors.Error, JetStreamError) as error:
+        print(f"error: NATS says {error}; see the server's log, and run it again", file=sys.stderr)
+        raise typer.Exit(1) from None
+
+
+async def found_account(provider: Provider, target: Target) -> tuple[AccountSummary, Files]:
+    name = account_name(target.initials)
+    account = await reconcile.find(provider, name)
+    if account is None:
+        raise ProvisioningError(f"there is no account {name}; run create")
+    return account, account_files(target.config, account.name)
+
+
+def files_of(target: Target) -> Files:
+    """The account's, without asking whether there is one."""
+    name = account_name(target.initials)
+    return account_files(target.config, name if (target.config / name).is_dir() else name.upper())
+
+
+def initials_in(account: str) -> str:
+    return aws.check_initials(account.partition("-")[2])
+
+
+def user_named(name: str) -> User:
+    names = [user.name for user in EVERYTHING.users]
+    if name not in names:
+        raise UsageError(f"there is no user {name}; give one of {', '.join(names)}")
+    return EVERYTHING.user(name)
+
+
+def parts_named(names: Sequence[str]) -> list[Part]:
+    there = {part.name: part for part in PARTS}
+    for name in names:
+        if name not in there:
+            known = ", ".join(there) or "none so far"
+            raise UsageError(f"there is no part {name}; --with takes one of: {known}")
+    return [there[name] for name in dict.fromkeys(names)]

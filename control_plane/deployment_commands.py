@@ -1,0 +1,69 @@
+"""`secret push|delete` and `seed-flag clear`: what a deployment leaves outside NATS's account, or needs of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+from control_plane import aws, rotation, seed_flag
+from control_plane.command import NATS_URL, AsJson, console, files_of, found_account, initials_in, run
+from control_plane.desired import SERVICE
+from control_plane.target import Target, account_name, open_provider, service_creds
+
+secret_cli = typer.Typer(help="The service's credentials in AWS Secrets Manager.", no_args_is_help=True)
+seed_cli = typer.Typer(help="The flag that says the table was seeded.", no_args_is_help=True)
+
+
+@secret_cli.command("push")
+def secret_push(ctx: typer.Context, *, as_json: AsJson = False) -> None:
+    """Put the service's credentials, in base64, into <initials>/NATSCreds, made or replaced.
+
+    A rotation that stopped there goes on: its old credentials are void at the end.
+    """
+
+    async def work(target: Target) -> None:
+        name = account_name(target.initials)
+        initials, files = initials_in(name), files_of(target)
+        if files.rotation(SERVICE.name):
+            async with open_provider(target) as provider:
+                account, files = await found_account(provider, target)
+                async for line in rotation.rotate(provider, account.id, SERVICE, files, initials):
+                    print(line, file=sys.stderr)
+            arn: str | None = await asyncio.to_thread(aws.secret_arn, initials)
+        else:
+            arn = await asyncio.to_thread(aws.push_secret, initials, service_creds(files))
+        print(json.dumps({"name": aws.secret_name(initials), "arn": arn}) if as_json else f"pushed {arn}")
+
+    run(work(ctx.obj))
+
+
+@secret_cli.command("delete")
+def secret_delete(ctx: typer.Context) -> None:
+    """Delete <initials>/NATSCreds, at once."""
+
+    async def work(target: Target) -> None:
+        initials = initials_in(account_name(target.initials))
+        name = aws.secret_name(initials)
+        there = await asyncio.to_thread(aws.delete_secret, initials)
+        console.print(f"deleted {name}" if there else f"nothing to do: there is no secret {name}")
+
+    run(work(ctx.obj))
+
+
+@seed_cli.command("clear")
+def seed_flag_clear(
+    ctx: typer.Context,
+    *,
+    nats_url: Annotated[str, typer.Option(envvar="NATS_URL", help="Where the service's account is.")] = NATS_URL,
+) -> None:
+    """Remove the flag, so that the next task to start seeds again. Rows that are there are never overwritten."""
+
+    async def work(target: Target) -> None:
+        cleared = await seed_flag.clear(nats_url, service_creds(files_of(target)))
+        console.print("cleared: the next task to start seeds" if cleared else "nothing to do: the flag is not set")
+
+    run(work(ctx.obj))
