@@ -32,6 +32,7 @@ StateOption = Annotated[
 @cli.command()
 def up(
     tasks: Annotated[int, typer.Option(min=0, max=32, help="Service processes.")] = 1,
+    vcpu: Annotated[float | None, typer.Option(min=0.05, help="Bound each task's CPU, as Fargate does.")] = None,
     state: StateOption = DEFAULT,
     nats_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = Ports.nats,
     dynamodb_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = Ports.dynamodb,
@@ -43,7 +44,7 @@ def up(
 ) -> None:
     """Run the whole system until Ctrl-C. Its state survives, and is there at the next start."""
     ports = Ports(nats_port, dynamodb_port, gateway_port, health_port)
-    _run(_up(state, ports, tasks))
+    _run(_up(state, ports, tasks, vcpu))
 
 
 @cli.command()
@@ -66,11 +67,11 @@ def reset(state: StateOption = DEFAULT) -> None:
     console.print(f"deleted {state}" if not state.exists() else f"deleted this system's parts of {state}")
 
 
-async def _up(folder: Path, ports: Ports, tasks: int) -> None:
+async def _up(folder: Path, ports: Ports, tasks: int, vcpu: float | None) -> None:
     def say(line: str) -> None:
         console.print(f"[green]ready[/]  {line}")
 
-    async with local_system(folder, ports, tasks=tasks, say=say) as system:
+    async with local_system(folder, ports, tasks=tasks, vcpu=vcpu, say=say) as system:
         console.print(_next_steps(system))
         raise await first_to_end(system.children)
 

@@ -17,6 +17,8 @@ _CONFIG = """\
 server_name: {name}
 listen: "127.0.0.1:{port}"
 max_payload: 1MB
+lame_duck_duration: "30s"
+lame_duck_grace_period: "1s"
 jetstream {{ store_dir: "{folder}/jetstream", max_file_store: 100TB, max_memory_store: 64MB }}
 operator: {operator}
 system_account: {system}

@@ -7,7 +7,7 @@ import base64
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -19,6 +19,7 @@ from control_plane import reconcile, seed_flag, self_hosted
 from control_plane.desired import EVERYTHING
 from control_plane.files import Files
 from control_plane.self_hosted import SelfHosted
+from local.cpu import cpu_bound
 from local.dynamodb import create_table, dynamodb, environment
 from local.gateway import gateway
 from local.nats_server import nats_server
@@ -48,6 +49,8 @@ class Task:
 
     child: Child
     health_url: str
+    is_bounded: bool = False
+    """It has no more of the CPU than it was given."""
 
 
 @dataclass
@@ -79,8 +82,10 @@ class System:
 
 
 @asynccontextmanager
-async def local_system(folder: Path, ports: Ports, *, tasks: int, say: Say = lambda _: None) -> AsyncIterator[System]:
-    """Everything, running and provisioned, with `tasks` service processes that are ready.
+async def local_system(
+    folder: Path, ports: Ports, *, tasks: int, vcpu: float | None = None, say: Say = lambda _: None
+) -> AsyncIterator[System]:
+    """Everything, running and provisioned, with `tasks` service processes that are ready, each bounded to `vcpu`.
 
     Raises `LocalError` or `ProvisioningError` when a part does not come up; the others are then stopped.
     """
@@ -117,11 +122,13 @@ async def local_system(folder: Path, ports: Ports, *, tasks: int, say: Say = lam
         for number in range(1, tasks + 1):
             port = claim_port(ports.health + number - 1 if ports.health else 0, "--health-port")
             log = folder / "logs" / f"service-{number}.log"
-            task = await stack.enter_async_context(service_task(f"service-{number}", env, port, log))
+            task = await stack.enter_async_context(service_task(f"service-{number}", env, port, log, vcpu=vcpu))
             system.tasks.append(task)
         await asyncio.gather(*(ready(task) for task in system.tasks))
         if tasks:
             say(f"service: {tasks} task{'s' if tasks > 1 else ''} ready")
+        if vcpu and not all(task.is_bounded for task in system.tasks):
+            say(f"the tasks are not bounded to {vcpu:g} vCPU: that wants root and a cgroup that may be written")
         yield system
 
 
@@ -159,13 +166,25 @@ def service_env(nats_url: str, creds: str | None, table: str, dynamodb_env: Mapp
 
 @asynccontextmanager
 async def service_task(
-    name: str, env: Mapping[str, str], health_port: int, log: Path, module: str = "service", role: str | None = None
+    name: str,
+    env: Mapping[str, str],
+    health_port: int,
+    log: Path,
+    module: str = "service",
+    role: str | None = None,
+    vcpu: float | None = None,
 ) -> AsyncIterator[Task]:
-    """A process of a role of the service, started as its container would be; or another program in its place."""
+    """A process of a role of the service, started as its container would be; or another program in its place.
+
+    It has at most `vcpu` of the CPU, where this system can bound it.
+    """
     given = {"HEALTH_HOST": "127.0.0.1", **env, "HEALTH_PORT": str(health_port)}
     command = [sys.executable, "-m", module, *([role] if role else [])]
-    async with running(name, command, log, given) as child:
-        yield Task(child, f"http://127.0.0.1:{health_port}")
+    with cpu_bound(vcpu) if vcpu else nullcontext() as bound:
+        async with running(name, command, log, given) as child:
+            if bound:
+                bound(child.pid)
+            yield Task(child, f"http://127.0.0.1:{health_port}", is_bounded=bound is not None)
 
 
 async def ready(task: Task) -> None:

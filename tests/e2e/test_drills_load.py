@@ -29,7 +29,7 @@ AT_ONCE = 200
 
 @pytest.mark.drill(
     "overload: four times what a task can serve, for 60 s (DynamoDB takes 100 ms, MAX_IN_FLIGHT=200)",
-    "goodput above 80 % of the peak; the rest refused at once with 503 OVERLOADED; p99 bounded; memory flat",
+    "goodput above 80 % of the peak; the rest told `no responders` at once; p99 bounded; memory flat",
 )
 async def test_overload(world: World, proxy: FaultyDynamoDB, drill: Drill) -> None:
     async with tasks(world, 1, MAX_IN_FLIGHT=str(AT_ONCE), **proxy.env) as (task,), world.client() as client:
@@ -46,14 +46,14 @@ async def test_overload(world: World, proxy: FaultyDynamoDB, drill: Drill) -> No
         grown = memory_mib(task) - before
         measured = Measured.of(overloaded)
         await stop(task)
-    refused_s = probe.slowest_s.get("503 OVERLOADED", 0.0)
+    refused_s = probe.slowest_s.get(NO_RESPONDERS, 0.0)
     drill.found(
         f"peak {peak.throughput:,.0f}/s; {overloaded.sent:,} at {flood.rate:,.0f}/s: goodput "
         f"{measured.throughput:,.0f}/s ({measured.throughput / peak.throughput:.0%}), {words(overloaded.errors)}; "
         f"p99 of the accepted {measured.latency.p99_ms:.0f} ms, slowest refusal {refused_s * 1000:.0f} ms; "
         f"memory {grown:+.1f} MiB"
     )
-    assert overloaded.errors.keys() == {"503 OVERLOADED"}
+    assert overloaded.errors.keys() == {NO_RESPONDERS}
     assert measured.throughput > 0.8 * peak.throughput
     assert measured.latency.p99_ms < 1000 * 10 * SLOW_S
     assert refused_s < 1.0
@@ -131,7 +131,8 @@ async def test_no_leak(world: World, drill: Drill) -> None:
     assert totals.errors.keys() <= {TIMEOUT, NO_RESPONDERS}
     assert after["memory"] - before["memory"] < 10
     assert after["file descriptors"] <= before["file descriptors"] + 4
-    for same in ("threads", "tasks", "subscriptions"):
+    assert after["subscriptions"] <= before["subscriptions"] + 12, "grants that are used up in part"
+    for same in ("threads", "tasks"):
         assert after[same] == before[same], same
     assert answers >= warm.replies + totals.replies
     await stored(world, answers)

@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -66,10 +66,20 @@ class World:
     account: Key
     table: str
     folder: Path
+    vcpu: float | None = None
+    """What each task has of the CPU; None: all of it."""
 
     @property
     def nats_url(self) -> str:
         return self.servers.nats_url
+
+    def at(self, nats_url: str) -> World:
+        """The same, from one of its servers."""
+        return replace(self, servers=replace(self.servers, nats_url=nats_url))
+
+    def bounded(self, vcpu: float) -> World:
+        """The same, its tasks bounded as Fargate bounds them."""
+        return replace(self, vcpu=vcpu)
 
     def creds(self, user: str) -> str:
         wanted = ADMINISTRATOR if user == ADMINISTRATOR.name else EVERYTHING.user(user)
@@ -128,9 +138,8 @@ class World:
     async def launch(self, *, health_port: int = 0, **env: str) -> AsyncIterator[Task]:
         """A service process, running but not waited for; its health page is on a free port, unless one is given."""
         name = f"service-{uuid.uuid4().hex[:6]}"
-        async with service_task(
-            name, self.service_env(**env), health_port or claim_port(0, ""), self.folder / f"{name}.log"
-        ) as task:
+        port, log = health_port or claim_port(0, ""), self.folder / f"{name}.log"
+        async with service_task(name, self.service_env(**env), port, log, vcpu=self.vcpu) as task:
             yield task
 
     @asynccontextmanager
@@ -223,6 +232,10 @@ class OwnCluster:
         child, stack = self._running.pop(number)
         child.signal(signal.SIGKILL)
         await stack.aclose()
+
+    def ask_to_leave(self, number: int) -> None:
+        """Lame-duck mode: the server closes its clients' connections, one after another, and then ends."""
+        self._running[number][0].signal(signal.SIGUSR2)
 
     async def stop(self) -> None:
         await asyncio.gather(*(stack.aclose() for _, stack in self._running.values()))

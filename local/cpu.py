@@ -1,0 +1,60 @@
+"""A process bounded to a share of a vCPU as Fargate bounds it: by a quota of a cgroup, version 1 or 2. Wants root.
+
+https://docs.kernel.org/scheduler/sched-bwc.html, https://docs.kernel.org/admin-guide/cgroup-v2.html#cpu
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+PERIOD_US: Final = 100_000
+_ROOT: Final = Path("/sys/fs/cgroup")
+
+Bound = Callable[[int], None]
+"""Moves a process, by its id, under the bound."""
+
+
+@contextmanager
+def cpu_bound(vcpu: float) -> Iterator[Bound | None]:
+    """A bound for processes that end before the context does. None where this system lets nobody set one."""
+    try:
+        group = _make(vcpu)
+    except OSError:
+        yield None
+        return
+
+    def bound(pid: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            (group / "cgroup.procs").write_text(str(pid))
+
+    try:
+        yield bound
+    finally:
+        with contextlib.suppress(OSError):  # a process that is still ending
+            group.rmdir()
+
+
+def _make(vcpu: float) -> Path:
+    quota_us = round(vcpu * PERIOD_US)
+    name = f"customer-balance-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    if (_ROOT / "cgroup.controllers").exists():
+        (_ROOT / "cgroup.subtree_control").write_text("+cpu")
+        return _with(_ROOT / name, {"cpu.max": f"{quota_us} {PERIOD_US}"})
+    return _with(_ROOT / "cpu" / name, {"cpu.cfs_period_us": str(PERIOD_US), "cpu.cfs_quota_us": str(quota_us)})
+
+
+def _with(group: Path, values: dict[str, str]) -> Path:
+    group.mkdir()
+    try:
+        for name, value in values.items():
+            (group / name).write_text(value)
+    except OSError:
+        group.rmdir()
+        raise
+    return group
