@@ -371,3 +371,34 @@ async def test_a_stream_that_ceases_to_take_batches_gets_events_one_by_one(world
         assert published.mode == "one by one"
         assert published.stats.published == 500
     assert [subject for subject, _, _ in await stored(world)] == subjects(500)
+
+
+async def test_who_sees_where_acknowledgements_go_can_send_none(world: World, publishing: Publishing) -> None:
+    """User `viewer` may subscribe to events, and have JetStream's API answer to any subject."""
+    async with publishing() as published, world.client("viewer") as viewer:
+        answers = asyncio.Queue[Msg]()
+        heard = intercept(published, answers.put)
+        seen = await viewer.subscribe("customer.balance.*")
+        await roundtrip(viewer)
+        publish(published, 5)
+        genuine = 2 if published.mode == "by the batch" else 5
+        reply = (await seen.next_msg(timeout=3)).reply
+        await eventually(lambda: answers.qsize() == genuine)
+        acknowledgement = b'{"stream":"customer-balances","seq":5,"count":5}'
+        await viewer.publish(reply, acknowledgement)
+        await viewer.publish("$SRV.PING", b"", reply=reply)
+        await viewer.publish("$JS.API.STREAM.INFO.customer-balances", b"", reply=reply)
+        await viewer.publish("$JS.API.STREAM.MSG.GET.customer-balances", b'{"seq":1}', reply=reply)
+        await viewer.publish("$JS.API.STREAM.MSG.GET.customer-balances", b'{"seq":99}', reply=reply)
+        await viewer.publish("$JS.API.CONSUMER.INFO.customer-balances.none", b"", reply=reply)
+        await roundtrip(viewer)
+        await eventually(lambda: answers.qsize() >= genuine + 3, what="answers of JetStream's API")
+        told = [await answers.get() for _ in range(genuine)]
+        while not answers.empty():
+            forged = await answers.get()
+            assert forged.data != acknowledgement
+            await heard(forged)
+        assert (published.stats.published, published.pending, published.stalled) == (0, 5, None)
+        for msg in told:
+            await heard(msg)
+        assert (published.stats.published, published.pending, published.stalled) == (5, 0, None)
