@@ -37,11 +37,12 @@ SLOWER: Final = 4
 """Times as long as the tests take without a mutant: a mutant that takes longer hangs, and counts as killed."""
 LINKS: Final = (".venv", "local/node_modules", "cdk/node_modules", "benchmark/node_modules")
 
-REDUNDANT: Final = (
-    r"core/ReplaceBinaryOperator_BitOr_",  # a type: nothing evaluates it
-    # One replacement for each arithmetic operator, and the neighbours of each comparison.
+LEFT_OUT: Final = (
+    r"core/NumberReplacer",  # most numbers are choices; those that others set are literals in the tests
+    r"core/RemoveDecorator",
+    # One replacement for each arithmetic operator (| is a type, which nothing evaluates) and each comparison.
     r"core/ReplaceBinaryOperator_(?!Add_Sub|Sub_Add|Mul_Div|Div_Mul|Mod_Mul|Pow_Mul|FloorDiv_Mul)",
-    r"core/ReplaceComparisonOperator_(?!Eq_NotEq|NotEq_Eq|Lt_LtE|Lt_GtE|LtE_Lt|LtE_Gt|Gt_GtE|Gt_LtE|GtE_Gt|GtE_Lt|Is_IsNot|IsNot_Is)",
+    r"core/ReplaceComparisonOperator_(?!Eq_NotEq|NotEq_Eq|Lt_GtE|LtE_Gt|Gt_LtE|GtE_Lt|Is_IsNot|IsNot_Is|In_NotIn|NotIn_In)",
     r"core/ReplaceUnaryOperator_(?!Delete_)",
 )
 
@@ -97,7 +98,7 @@ def run(file: str, tests: Sequence[str]) -> None:
         config.write_text(
             f'[cosmic-ray]\nmodule-path = "{file}"\ntimeout = {10 + SLOWER * (time.monotonic() - started):.1f}\n'
             f'excluded-modules = []\ntest-command = "{command}"\n[cosmic-ray.distributor]\nname = "local"\n'
-            f"[cosmic-ray.filters.operators-filter]\nexclude-operators = {[*REDUNDANT]!r}\n"
+            f"[cosmic-ray.filters.operators-filter]\nexclude-operators = {[*LEFT_OUT]!r}\n"
         )
         _cosmic_ray("cosmic-ray", "init", config, session, cwd=tree)
         _cosmic_ray("cr-filter-operators", session, config, cwd=tree)
@@ -151,15 +152,21 @@ def mutants(file: str) -> Iterator[Mutant]:
 
 
 def _skip_tuning(db: WorkDB, file: str) -> None:
-    """Leave out the values of a module's constants: a test that must see 2.0 become 3.0 would say the same twice."""
+    """Leave out a module's constants (a test that must see 2.0 become 3.0 would say the same twice), and signatures."""
+    tree = ast.parse((ROOT / file).read_text())
+    signatures = [
+        range(min([node.lineno, *(each.lineno for each in node.decorator_list)]), node.body[0].lineno)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+    ]
     constants = [
         range(node.lineno, (node.end_lineno or node.lineno) + 1)
-        for node in ast.parse((ROOT / file).read_text()).body
+        for node in tree.body
         if isinstance(node, ast.Assign | ast.AnnAssign)
     ]
 
     def is_tuning(spec: MutationSpec) -> bool:
-        return any(spec.start_pos[0] in lines for lines in constants)
+        return any(spec.start_pos[0] in lines for lines in (*constants, *signatures))
 
     skipped = WorkResult(output="a constant", worker_outcome=WorkerOutcome.SKIPPED)
     db.set_multiple_results([item.job_id for item in db.pending_work_items if is_tuning(item.mutations[0])], skipped)

@@ -95,6 +95,55 @@ async def test_what_is_asked_in_one_turn_shares_a_call() -> None:
     assert reader.batches == [[str(number) for number in range(10)]]
 
 
+async def test_what_is_asked_in_one_turn_starts_one_call() -> None:
+    reader, _, lookup = make()
+    for waiter in range(50):
+        lookup.load(str(waiter), waiter)
+    assert len(lookup._calls) == 1
+    await lookup.drain()
+    assert len(reader.batches) == 1
+
+
+async def test_the_end_of_a_call_starts_the_next_one_at_once() -> None:
+    """And no sooner: four are in flight, the fifth waits for one of them, not for the timer."""
+    gates = [asyncio.Event() for _ in range(6)]
+    asked: list[list[str]] = []
+
+    async def gated(ids: Sequence[str]) -> AsyncIterator[Mapping[str, Outcome]]:
+        asked.append(list(ids))
+        await gates[len(asked) - 1].wait()
+        yield dict.fromkeys(ids)
+
+    delivered = Delivered()
+    lookup = BatchLoader[int](gated, delivered.deliver)
+    for number in range(6):
+        lookup.load(str(number), number)
+        await turn()
+    assert asked == [["0"], ["1"], ["2"], ["3"]]
+    gates[0].set()
+    await turn()
+    assert asked[4:] == [["4", "5"]]
+    for gate in gates:
+        gate.set()
+    await lookup.drain()
+    assert len(delivered.to) == 6
+
+
+async def test_a_delivery_that_fails_keeps_no_other_back() -> None:
+    reader, delivered, _ = make()
+
+    async def deliver(key: str, outcome: Outcome, waiters: Sequence[int]) -> None:
+        if key == "1":
+            raise ZeroDivisionError
+        await delivered.deliver(key, outcome, waiters)
+
+    lookup = BatchLoader[int](reader.read, deliver)
+    for number in range(3):
+        lookup.load(str(number), number)
+    await lookup.drain()
+    assert delivered.to.keys() == {0, 2}
+
+
 async def test_what_arrives_while_calls_are_out_forms_the_next_batch() -> None:
     reader, delivered, lookup = make()
     reader.open.clear()

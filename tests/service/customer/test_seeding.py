@@ -7,6 +7,7 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import nats.errors
 import pytest
 from nats.js.errors import KeyNotFoundError
 from nats.js.kv import KeyValue
@@ -50,6 +51,34 @@ async def test_rows_are_as_the_contract_says(world: World) -> None:
     assert all(100 <= balance < 10_000 for balance in rows.values())
     assert len(set(rows.values())) > 50
     assert await flag(world) == SEED_DONE
+
+
+async def test_a_bucket_that_does_not_answer_is_waited_for_and_then_said(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Silent:
+        """Answers only after some time-outs."""
+
+        def __init__(self, bucket: KeyValue, times: int) -> None:
+            self.left = times
+            self._bucket = bucket
+
+        async def get(self, key: str) -> KeyValue.Entry:
+            self.left -= 1
+            if self.left >= 0:
+                raise nats.errors.TimeoutError
+            return await self._bucket.get(key)
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._bucket, name)
+
+    monkeypatch.setattr("service.customer.seeding.BUCKET_PATIENCE_S", 1.0)
+    async with seeder(world) as (bucket, table):
+        with pytest.raises(ServiceError, match="bucket config"):
+            await seed(Silent(bucket, 1 << 30), table, 10, "me")  # type: ignore[arg-type]
+        assert world.rows() == {}
+        await seed(Silent(bucket, 2), table, 10, "me")  # type: ignore[arg-type]
+    assert len(world.rows()) == 10
 
 
 async def test_a_row_that_is_there_keeps_its_balance(world: World) -> None:
