@@ -1,5 +1,6 @@
 # The service and nothing else. Any official slim tag of Python 3.11 to 3.14 will do, on x86-64 and arm64.
-ARG PYTHON_TAG=3.11-slim-bookworm
+# The digest is the index of all architectures; a newer one: docker buildx imagetools inspect python:3.11-slim-bookworm
+ARG PYTHON_TAG=3.11-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b
 
 FROM python:${PYTHON_TAG} AS build
 # service-otel: with OpenTelemetry.

@@ -100,10 +100,9 @@ cp-delete: setup ## the account with all that is in it, after asking
 
 .PHONY: image bootstrap synth cost diff deploy destroy
 IMAGE ?= customer-balance:latest
-PYTHON_TAG ?= 3.11-slim-bookworm
 
 image: ## build the container image, and say how large it is (PYTHON_TAG, DOCKER_ARGS)
-	docker build $(DOCKER_ARGS) --build-arg PYTHON_TAG=$(PYTHON_TAG) \
+	docker build $(DOCKER_ARGS) $(if $(PYTHON_TAG),--build-arg PYTHON_TAG=$(PYTHON_TAG)) \
 	  --build-arg VERSION=$$($(PYTHON) -c 'import service; print(service.__version__)') \
 	  --build-arg REVISION=$$(git rev-parse --short HEAD) -t $(IMAGE) .
 	@docker image inspect $(IMAGE) --format '{{.Size}}' | awk '{printf "%s: %.0f MB\n", "$(IMAGE)", $$1 / 1e6}'

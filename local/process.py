@@ -14,6 +14,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
+import orjson
+
+from service.runtime.logs import ENDED
+
 ROOT: Final = Path(__file__).parent.parent
 FREE_PORTS: Final = range(20_000, 32_000)
 READY_S: Final = 30.0
@@ -43,7 +47,7 @@ class Child:
 
     def last_words(self) -> str:
         lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
-        return next((line for line in reversed(lines) if line.strip()), "it said nothing")
+        return _readable(next((line for line in reversed(lines) if line.strip()), "it said nothing"))
 
     def signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -147,3 +151,12 @@ def claim_port(port: int, option: str) -> int:
     raise LocalError(
         f"port {candidates[0]} cannot be used ({problem}); give another with {option}, or 0 for any free one"
     )
+
+
+def _readable(line: str) -> str:
+    """The service's last word out of its JSON; any other line as it is."""
+    try:
+        said = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return line
+    return f"error: {said['problem']}; {said['remedy']}" if said.get("event") == ENDED else line

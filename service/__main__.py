@@ -7,14 +7,17 @@ import pkgutil
 import sys
 from typing import Any, Final
 
+import structlog
 import uvloop
 
 from service import __version__
 from service.runtime.check import check
 from service.runtime.errors import ServiceError
-from service.runtime.logs import configure_logs
+from service.runtime.logs import configure_logs, last_line
 from service.runtime.process import Stop, run
 from service.runtime.settings import Settings, load, variables
+
+log: Final = structlog.get_logger("service")
 
 DEFAULT: Final = "customer"
 ROLES: Final = {
@@ -43,6 +46,7 @@ def main() -> int:
         parser.description, parser.epilog = role.__doc__, _environment(arguments.role, role.SETTINGS)
         parser.print_help()
         return 0
+    settings: Settings | None = None
     try:
         settings = load(role.SETTINGS)
         configure_logs(settings)
@@ -50,7 +54,10 @@ def main() -> int:
             return uvloop.run(_check(role, settings))
         uvloop.run(run(role, settings))
     except ServiceError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}" if arguments.check else last_line(error, settings), file=sys.stderr)
+        return 1
+    except Exception as error:
+        log.critical("crashed", exc_info=error)
         return 1
     except KeyboardInterrupt:  # before the process took the signal over
         return 130

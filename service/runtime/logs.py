@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import orjson
 import structlog
 
+from service.runtime.errors import ServiceError
 from service.runtime.settings import Settings
 
 REPEAT_S: Final = 60.0
 MAX_KINDS: Final = 100
+ENDED: Final = "ended"
+"""The event of the last line of a process that could not start or go on."""
 
 
 class Repeated:
@@ -44,7 +49,21 @@ class Repeated:
 
 
 def writes_json(settings: Settings) -> bool:
-    return settings.log_format == "json" or (settings.log_format is None and not sys.stderr.isatty())
+    return _is_json(settings.log_format)
+
+
+def last_line(error: ServiceError, settings: Settings | None) -> str:
+    """What a process says when it cannot start or go on; `settings` is None when it is they that are wrong."""
+    log_format = settings.log_format if settings else os.environ.get("LOG_FORMAT", "").lower() or None
+    if not _is_json(log_format):
+        return f"error: {error}"
+    now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    said = {"problem": error.problem, "remedy": error.remedy}
+    return _dump({**said, "event": ENDED, "level": "error", "timestamp": now})
+
+
+def _is_json(log_format: str | None) -> bool:
+    return log_format == "json" or (log_format != "console" and not sys.stderr.isatty())
 
 
 def configure_logs(settings: Settings) -> None:

@@ -17,7 +17,7 @@ from testcontainers.core.container import DockerContainer
 
 from local.load import ask_all
 from local.process import ROOT, claim_port
-from tests.support.world import World, eventually, get, log_lines
+from tests.support.world import World, complaint, eventually, get, log_lines
 
 os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")
 MEMORY = "256m"
@@ -128,7 +128,7 @@ async def test_docker_finds_it_healthy(world: World, image: str) -> None:
 def test_what_keeps_it_from_starting_is_one_line(image: str) -> None:
     ran = docker("run", "--rm", "--network", "host", "--read-only", image)
     assert ran.returncode == 1
-    assert ran.stderr == "error: DDB_TABLE is not set; set it, for example DDB_TABLE=balances\n"
+    assert complaint(ran.stderr) == "error: DDB_TABLE is not set; set it, for example DDB_TABLE=balances"
 
 
 def test_there_is_nothing_else_in_it(image: str) -> None:

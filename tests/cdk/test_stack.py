@@ -388,3 +388,16 @@ def test_the_image_carries_its_revision_and_tracing_only_when_used(
     assert arguments["REVISION"] == revision()
     assert re.fullmatch(r"[0-9a-f]{12,}(-dirty)?|unknown", revision())
     assert image["source"]["platform"] == "linux/arm64"
+
+
+def test_what_is_built_upon_is_pinned_by_digest() -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    assert re.search(r"^ARG PYTHON_TAG=\S+@sha256:[0-9a-f]{64}$", dockerfile, flags=re.MULTILINE)
+    assert set(re.findall(r"^FROM (\S+)", dockerfile, flags=re.MULTILINE)) == {"python:${PYTHON_TAG}"}
+    used = [
+        action
+        for path in (ROOT / ".github" / "workflows").glob("*.yml")
+        for action in re.findall(r"uses: (\S+)", path.read_text())
+    ]
+    assert used
+    assert [action for action in used if not re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", action)] == []

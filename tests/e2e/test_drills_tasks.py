@@ -26,7 +26,7 @@ from service.customer.contract import SEED_DONE, SEED_KEY
 from service.runtime.cancel import cancel
 from tests.support.drill import Drill, Probe, stored, traffic, words
 from tests.support.faulty import Call, FaultyDynamoDB
-from tests.support.world import World, eventually, log_lines, stop, tasks
+from tests.support.world import World, complaint, eventually, log_lines, stop, tasks
 
 pytestmark = pytest.mark.xdist_group("drills")
 
@@ -173,7 +173,7 @@ async def test_rotation(world: World, drill: Drill) -> None:
     drill.found(f"{totals.sent:,} requests, {totals.errors.total()} failed; the revoked task said: {said}")
     assert totals.errors == {}
     assert (code, code_of_next) == (1, 1)
-    for line in (said, next_said.splitlines()[-1]):
+    for line in (said, complaint(next_said)):
         assert line.startswith("error: NATS at ")
         assert "refuses the credentials" in line
         assert "put current ones into NATS_CREDENTIALS" in line

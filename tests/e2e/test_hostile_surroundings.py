@@ -19,18 +19,10 @@ from local import dynamodb
 from local.process import claim_port, running
 from service.customer import contract
 from tests.support.faulty import FaultyDynamoDB, refusal, stall
-from tests.support.world import World, eventually, get, metric, own_server
+from tests.support.world import World, complaint, eventually, get, metric, own_server
 
 REQUEST = b'{"client_id":"7"}'
 PASSWORD = "s3cr3t-pa55"
-
-
-def complaint(output: str) -> str:
-    assert "Traceback" not in output
-    lines = [line for line in output.splitlines() if not line.startswith("{")]
-    assert len(lines) == 1, output
-    assert lines[0].startswith("error: ")
-    return lines[0]
 
 
 # 5: an exception in a delivery

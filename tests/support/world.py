@@ -310,6 +310,17 @@ def log_lines(task_log: str) -> list[dict[str, Any]]:
     return [line for line in lines if "_aws" not in line]
 
 
+def complaint(output: str) -> str:
+    """The last line of a process that could not start or go on: a record, as all that it logs, and no traceback."""
+    assert "Traceback" not in output
+    assert "SEED" not in output
+    *_, last = output.splitlines()
+    record = orjson.loads(last)
+    assert (record["event"], record["level"]) == ("ended", "error")
+    assert [line for line in output.splitlines() if not line.startswith("{")] == []
+    return f"error: {record['problem']}; {record['remedy']}"
+
+
 @asynccontextmanager
 async def clients(world: World, count: int) -> AsyncIterator[list[Client]]:
     async with AsyncExitStack() as stack:

@@ -13,21 +13,11 @@ from control_plane import claims
 from control_plane.claims import Key
 from control_plane.desired import ACCOUNT
 from service.customer.contract import BUCKET, STREAM
-from tests.support.world import World, eventually, get, log_lines, own_server
+from tests.support.world import World, complaint, eventually, get, log_lines, own_server
 
 
 def encoded(creds: str) -> str:
     return base64.b64encode(creds.encode()).decode()
-
-
-def complaint(output: str) -> str:
-    """The last line, which must be all there is to read."""
-    assert "Traceback" not in output
-    assert "SEED" not in output
-    lines = [line for line in output.splitlines() if not line.startswith("{")]
-    assert len(lines) == 1, output
-    assert lines[0].startswith("error: ")
-    return lines[0]
 
 
 async def test_a_missing_stream(world: World) -> None:

@@ -15,7 +15,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from local.process import claim_port
-from tests.support.world import World, eventually, stop
+from tests.support.world import World, complaint, eventually, stop
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
@@ -115,7 +115,7 @@ async def test_without_opentelemetry(world: World, tmp_path: Path) -> None:
         await stop(task)
     code, output = await world.run_to_end(health_port=0, OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:4318", **env)
     assert code == 1
-    assert output.splitlines()[-1] == (
+    assert complaint(output) == (
         "error: OTEL_EXPORTER_OTLP_ENDPOINT is set and OpenTelemetry is not installed (not here); "
         "install requirements/service-otel.txt, or unset it"
     )
