@@ -71,7 +71,7 @@ async def every_kind(client_id: str, msg: Msg) -> None:
         case "3":
             await msg._client.publish(msg.reply, b'{"error":"x"}', headers=refused("403", "BAD_REQUEST"))
         case "4":
-            await msg._client.publish(msg.reply, b'{"error":"x"}', headers=refused("503", "OVERLOADED"))
+            await msg._client.publish(msg.reply, b'{"error":"x"}', headers=refused("503", "UNAVAILABLE"))
         case "5":
             await msg.respond(b'{"balance":"5"}')
         case "6":
@@ -88,7 +88,7 @@ async def every_kind(client_id: str, msg: Msg) -> None:
             await right(client_id, msg)
 
 
-EVERY_KIND = {"403 BAD_REQUEST": 1, "503 OVERLOADED": 1, "wrong shape": 1, "timeout": 2, "wrong balance": 1}
+EVERY_KIND = {"403 BAD_REQUEST": 1, "503 UNAVAILABLE": 1, "wrong shape": 1, "timeout": 2, "wrong balance": 1}
 BALANCES = {str(number): number for number in range(1, 10)}
 
 
