@@ -9,12 +9,12 @@ TASKS ?= 1
 LOCK := $(VENV)/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-annotate --no-emit-index-url --quiet
 
-.PHONY: help setup demo up test drill mutants bench lint format lock clean
+.PHONY: help setup demo up test drill mutants bench web lint format lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
 
-setup: $(VENV)/.current local/node_modules/.current cdk/node_modules/.current ## .venv and the npm parts, from the locks; nothing when current
+setup: $(VENV)/.current local/node_modules/.current cdk/node_modules/.current benchmark/node_modules/.current ## .venv and the npm parts, from the locks; nothing when current
 
 $(VENV)/.current: requirements/dev.txt
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not installed; install Python 3.11 or newer" >&2; exit 1; }
@@ -46,6 +46,9 @@ mutants: setup ## change a line at a time and see that a test fails; two hours, 
 bench: setup ## what one request costs here, beside an echo and the plain way; some minutes (ARGS="--quick")
 	@$(PY) -m benchmark cost --json .bench/cost.json --report .bench/cost.html $(ARGS)
 
+web: setup ## the live page: a load to be set and seen, on this machine (ARGS="--port 8090")
+	@$(PY) -m benchmark web $(ARGS)
+
 lint: setup ## ruff, mypy --strict, import-linter, lock files current
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -57,12 +60,13 @@ format: setup ## put the code's form right
 	$(VENV)/bin/ruff check --fix --quiet .
 	$(VENV)/bin/ruff format .
 
-lock: setup ## lock the dependencies of pyproject.toml and local/package.json anew
+lock: setup ## lock the dependencies of pyproject.toml and each package.json anew
 	$(LOCK) --upgrade -o requirements/service.txt
 	$(LOCK) --upgrade --all-extras -c requirements/service.txt -o requirements/dev.txt
 	$(LOCK) --extra otel -c requirements/service.txt -c requirements/dev.txt -o requirements/service-otel.txt
 	cd local && npm install --package-lock-only --silent
 	cd cdk && npm install --package-lock-only --silent
+	cd benchmark && npm install --package-lock-only --silent
 
 .PHONY: lock-check
 lock-check: setup
@@ -70,11 +74,11 @@ lock-check: setup
 	&& $(LOCK) -o "$$dir/service.txt" && $(LOCK) --all-extras -c "$$dir/service.txt" -o "$$dir/dev.txt" \
 	&& $(LOCK) --extra otel -c "$$dir/service.txt" -c "$$dir/dev.txt" -o "$$dir/service-otel.txt" \
 	&& diff -u requirements/service-otel.txt "$$dir/service-otel.txt" && diff -u requirements/service.txt "$$dir/service.txt" && diff -u requirements/dev.txt "$$dir/dev.txt" \
-	&& (cd local && npm ci --dry-run --silent >/dev/null) && (cd cdk && npm ci --dry-run --silent >/dev/null) \
+	&& (cd local && npm ci --dry-run --silent >/dev/null) && (cd cdk && npm ci --dry-run --silent >/dev/null) && (cd benchmark && npm ci --dry-run --silent >/dev/null) \
 	&& echo "lock files are current" || { echo "error: the lock files are not current; run make lock" >&2; exit 1; }
 
 clean: ## remove everything that is not in the repository
-	rm -rf $(VENV) local/node_modules cdk/node_modules cdk/cdk.out .local .bench .mutants .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) local/node_modules cdk/node_modules benchmark/node_modules cdk/cdk.out .local .bench .mutants .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 .PHONY: cp-list cp-create cp-status cp-rotate cp-revoke cp-delete
 CP := $(PY) -m control_plane

@@ -1,77 +1,76 @@
-"""`python -m benchmark`: run, sweep, cost."""
+"""`python -m benchmark`: run, sweep, cost, web."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
-import sys
-from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from benchmark import cost as costs
 from benchmark import result as results
 from benchmark import sweep as sweeps
+from benchmark import thresholds
+from benchmark.endpoints import parse_mix
 from benchmark.errors import BenchmarkError
-from benchmark.job import Closed, Loop, Open
-from benchmark.options import LoadOptions, OutputOptions
-from benchmark.plan import Plan, balances, one_load
-from benchmark.report import write_report
+from benchmark.job import ENDLESS, Closed, Loop, Open
+from benchmark.measure import fail, measure, progress_console
+from benchmark.options import FAIL_IF, LoadOptions, OutputOptions
+from benchmark.plan import one_load, plan_of
 from benchmark.result import Machine, Measured, Result, RunResult, SweepResult
-from benchmark.show import show, show_comparison
 from benchmark.summary_line import summary_line
-from benchmark.target import gateway_target, nats_target
-from benchmark.thresholds import Threshold, duration_s, parse
+from benchmark.thresholds import duration_s
+from benchmark.web import serving
 from control_plane.errors import ProvisioningError
 from control_plane.options import unfold
 from local.process import LocalError
 
 cli = typer.Typer(
-    help="Measure the service: run a load, sweep to its limit, or see what a request costs.",
+    help="Measure the service: run a load, sweep to its limit, see what a request costs, or watch it live.",
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
 )  # fmt: skip
-# Where there is no terminal to fit into, a table is as wide as it is.
-console = Console(highlight=False, soft_wrap=True, emoji=False, width=None if sys.stdout.isatty() else 200)
-progress_console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+REQUESTS = 1000
+CONCURRENCY = 1000
+DURATION = "10s"
 
 
 @cli.command()
 @unfold
 def run(
     *,
-    requests: Annotated[int, typer.Option(min=1, help="Closed loop: the number of requests.")] = 1000,
-    concurrency: Annotated[int, typer.Option(min=1, max=100_000, help="Closed loop: requests in flight.")] = 1000,
+    requests: Annotated[
+        int | None, typer.Option(min=1, help=f"Closed loop: how many. Default {REQUESTS}, or until --duration ends.")
+    ] = None,
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, max=100_000, help=f"Closed loop: requests in flight. Default {CONCURRENCY}.")
+    ] = None,
     rate: Annotated[
         float | None, typer.Option(min=0.01, help="Open loop: requests/s, however slow the replies.")
     ] = None,
-    duration: Annotated[str, typer.Option(help="Open loop: how long.")] = "10s",
+    duration: Annotated[str | None, typer.Option(help=f"How long. Default of an open loop: {DURATION}.")] = None,
     load: LoadOptions,
     output: OutputOptions,
+    fail_if: Annotated[list[str] | None, typer.Option(help=f"{FAIL_IF} {', '.join(thresholds.RUN)}.")] = None,
 ) -> None:
     """Run one load, and report its result.
 
-    Without --rate, a closed loop: --requests requests, at most --concurrency in flight, and the last line is that of
-    the program this one replaces. With --rate, an open one: latency counts from when a request was due.
+    Without --rate, a closed loop: --requests or --duration, whichever ends first, at most --concurrency in flight, and
+    the last line is that of the program this one replaces. With --rate, an open one: latency counts from when a request
+    was due.
     """
 
     async def work(stop: asyncio.Event) -> tuple[Result, str | None]:
-        plan = await _plan(load)
-        loop: Loop = Closed(requests=requests, concurrency=concurrency)
-        settings = plan.settings | {"requests": f"{requests:,}", "in flight": f"{concurrency:,}"}
-        if rate is not None:
-            loop = Open(rate=rate, duration_s=duration_s(duration, "--duration"), poisson=load.poisson)
-            pace = f"{rate:,g}/s{', Poisson' if load.poisson else ''}"
-            settings = plan.settings | {"rate": pace, "duration": duration}
+        loop, pace = _loop(requests, concurrency, rate, duration, poisson=load.poisson)
+        plan = await plan_of(load)
         started_at = results.now()
         totals, tasks = await one_load(plan, loop, progress_console, stop)
-        result = RunResult.of(totals, settings, tasks, started_at)
-        done = result.measured.requests
-        last = None if rate is not None else summary_line(done, concurrency, plan.timeout_s, totals.elapsed_s)
-        return result, last
+        result = RunResult.of(totals, plan.settings | pace, tasks, started_at)
+        if isinstance(loop, Open):
+            return result, None
+        return result, summary_line(totals.done, loop.concurrency, plan.timeout_s, totals.completed_s)
 
-    _run(work, output)
+    measure(work, output, fail_if, lambda: thresholds.run_figures(parse_mix(load.mix)))
 
 
 @cli.command()
@@ -88,6 +87,7 @@ def sweep(
     step: Annotated[str, typer.Option(help="How long each load lasts.")] = "5s",
     load: LoadOptions,
     output: OutputOptions,
+    fail_if: Annotated[list[str] | None, typer.Option(help=f"{FAIL_IF} {', '.join(thresholds.SWEEP)}.")] = None,
 ) -> None:
     """Raise the load in steps until the service saturates; find the highest rate whose p99 is kept."""
 
@@ -97,15 +97,15 @@ def sweep(
         over: sweeps.Over = "concurrency" if concurrencies else "rate"
         given = _numbers(rates or concurrencies or "auto", "--concurrencies" if concurrencies else "--rates")
         step_s, target_ms = duration_s(step, "--step"), duration_s(p99, "--p99") * 1000
-        plan = await _plan(load)
+        plan = await plan_of(load)
         started_at = results.now()
 
-        async def measure(loop: Loop) -> Measured:
+        async def measured(loop: Loop) -> Measured:
             label = f"{loop.rate:,.0f}/s" if isinstance(loop, Open) else f"{loop.concurrency:,} in flight"
             return Measured.of((await one_load(plan, loop, progress_console, stop, label))[0])
 
         steps, best = await sweeps.sweep(
-            measure, over, given, step_s=step_s, target_p99_ms=target_ms, poisson=load.poisson
+            measured, over, given, step_s=step_s, target_p99_ms=target_ms, poisson=load.poisson
         )
         found = SweepResult(
             started_at=started_at, machine=Machine.this(), settings=plan.settings | {"step": step}, over=over,
@@ -113,7 +113,7 @@ def sweep(
         )  # fmt: skip
         return found, None
 
-    _run(work, output)
+    measure(work, output, fail_if, lambda: thresholds.SWEEP)
 
 
 @cli.command()
@@ -122,6 +122,7 @@ def cost(
     *,
     quick: Annotated[bool, typer.Option("--quick", help="One short round: a look, not a measurement.")] = False,
     output: OutputOptions,
+    fail_if: Annotated[list[str] | None, typer.Option(help=f"{FAIL_IF} {', '.join(thresholds.COST)}.")] = None,
 ) -> None:
     """What one request costs on this machine: the service beside an echo and beside a simple baseline.
 
@@ -131,75 +132,60 @@ def cost(
     async def work(stop: asyncio.Event) -> tuple[Result, str | None]:
         return await costs.measure(costs.QUICK if quick else costs.FULL, progress_console, stop), None
 
-    result = _run(work, output)
+    result = measure(work, output, fail_if, lambda: thresholds.COST)
     if isinstance(result, results.CostResult) and not all(claim.holds for claim in result.claims) and not quick:
-        _fail("a figure is not what it must be")
+        fail("a figure is not what it must be")
 
 
-Work = Callable[[asyncio.Event], Awaitable[tuple[Result, str | None]]]
+@cli.command()
+@unfold
+def web(
+    *,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The page's, on loopback. 0: any free one.")] = 8090,
+    load: LoadOptions,
+) -> None:
+    """A page on this machine: set a rate and a mix, see what the service and each of its tasks do, until Ctrl-C.
 
+    Scripts: GET /status, /metrics; POST /start?rate=1000&mix=balance=80,get=20&poisson=true&processes=0, /stop.
+    """
 
-def _run(work: Work, output: OutputOptions) -> Result:
-    """Check what can be checked before, measure, show, write, compare, judge."""
+    async def serve() -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        async with serving(await plan_of(load), port) as address:
+            print(f"the live page is {address} (Ctrl-C ends it)", flush=True)
+            await stop.wait()
+
     try:
-        thresholds = [parse(text) for text in output.fail_if or ()]
-        old = results.read(output.compare) if output.compare else None
-        result, last = asyncio.run(_until_signal(work))
-        show(console, result)
-        if output.json:
-            results.write(result, output.json)
-        if output.report:
-            write_report(result, output.report)
-        if old and output.compare:
-            show_comparison(console, old, result, output.compare.name)
-        if last:
-            print(last)
-        _judge(thresholds, result)
+        asyncio.run(serve())
     except (BenchmarkError, LocalError, ProvisioningError) as error:
-        _fail(str(error))
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        _fail("interrupted before there was a result", code=130)
-    return result
+        fail(str(error))
 
 
-def _judge(thresholds: list[Threshold], result: Result) -> None:
-    figures = result.figures()
-    failed = [verdict for verdict in (each.verdict(figures) for each in thresholds) if verdict]
-    if failed:
-        raise BenchmarkError("; ".join(failed))
+def _loop(
+    requests: int | None, concurrency: int | None, rate: float | None, duration: str | None, *, poisson: bool
+) -> tuple[Loop, dict[str, str]]:
+    """The loop that the options mean, and its words for the result.
 
-
-async def _until_signal(work: Work) -> tuple[Result, str | None]:
-    """Ctrl-C or SIGTERM once: stop and report; twice: stop."""
-    stop = asyncio.Event()
-    task = asyncio.ensure_future(work(stop))
-
-    def signalled() -> None:
-        if stop.is_set():
-            task.cancel()
-        stop.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, signalled)
-    return await task
-
-
-async def _plan(load: LoadOptions) -> Plan:
-    timeout_s = duration_s(load.timeout, "--timeout")
-    nats = None
-    if load.gateway is None or load.server or load.creds or load.context:
-        nats = nats_target(load.server, load.creds, load.context)
-    target = gateway_target(load.gateway, load.token_file) if load.gateway else nats
-    assert target
-    where = load.gateway or load.context or ", ".join(nats.servers if nats else ())
-    settings = {
-        "target": where, "timeout": load.timeout,
-        "client ids": f"1 to {load.ids:,}{f', Zipf {load.zipf:g}' if load.zipf is not None else ''}",
-        "generators": str(load.processes), "balances checked": "yes" if load.verify else "no",
-    }  # fmt: skip
-    local = not (load.server or load.creds or load.context)
-    expected = await asyncio.to_thread(balances, local=local) if load.verify else None
-    return Plan(target, nats, timeout_s, load.ids, load.zipf, load.processes, expected, settings)
+    Raises `BenchmarkError` when they contradict each other.
+    """
+    if rate is not None:
+        if requests is not None or concurrency is not None:
+            given = "--requests" if requests is not None else "--concurrency"
+            raise BenchmarkError(f"{given} is for a closed loop and --rate for an open one; leave one out")
+        pace = f"{rate:,g}/s{', Poisson' if poisson else ''}"
+        duration = duration or DURATION
+        loop: Loop = Open(rate=rate, duration_s=duration_s(duration, "--duration"), poisson=poisson)
+        return loop, {"rate": pace, "duration": duration}
+    if poisson:
+        raise BenchmarkError("--poisson is for an open loop; give --rate")
+    seconds = duration_s(duration, "--duration") if duration else None
+    count = requests or (ENDLESS if seconds else REQUESTS)
+    loop = Closed(requests=count, concurrency=concurrency or CONCURRENCY, duration_s=seconds)
+    said = {"requests": f"{count:,}"} if count != ENDLESS else {}
+    said |= {"duration": duration} if duration else {}
+    return loop, said | {"in flight": f"{loop.concurrency:,}"}
 
 
 def _numbers(text: str, option: str) -> list[float]:
@@ -212,11 +198,6 @@ def _numbers(text: str, option: str) -> list[float]:
     if not numbers or min(numbers) <= 0:
         raise BenchmarkError(f"{option} {text!r} is not a list of numbers, for example 1000,2000,4000")
     return numbers
-
-
-def _fail(problem: str, code: int = 1) -> None:
-    print(f"error: {problem}", file=sys.stderr)
-    raise typer.Exit(code)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One generator process: a `Job` on its first line of input, ready, `Start`, ticks until it is done.
+"""One generator process: a `Job` on its first line of input, ready, `Start`, any `Change`s, ticks until it is done.
 
 The end of its input stops it, so that it never outlives whoever started it.
 """
@@ -9,30 +9,32 @@ import asyncio
 import contextlib
 import gc
 import sys
+import time
+from itertools import count
 
 import uvloop
 
 from benchmark.errors import BenchmarkError
-from benchmark.job import Job, Start, Tick
+from benchmark.job import TICK_S, Change, Job, Start, Tick
 from benchmark.load import Load
 from benchmark.transport import opened
-
-TICK_S = 0.25
 
 
 async def generate(job: Job) -> None:
     load = Load(job)
     try:
-        async with opened(job.target, job.subject, job.timeout_s, load.on_reply) as transport:
+        async with opened(job.target, job.timeout_s, load.on_reply, load.fail) as transport:
             tell(load.tick())
-            line = await asyncio.to_thread(sys.stdin.readline)
+            lines = await further_input()
+            line = await lines.readline()
             if not line:
                 return
             gc.freeze()
-            ticking = asyncio.create_task(tick_on(load))
-            listening = asyncio.create_task(stop_at_end_of_input(load))
+            start_at = Start.model_validate_json(line).at
+            ticking = asyncio.create_task(tick_on(load, start_at))
+            listening = asyncio.create_task(listen(load, lines))
             try:
-                await load.run(transport, Start.model_validate_json(line).at)
+                await load.run(transport, start_at)
             finally:
                 ticking.cancel()
                 listening.cancel()
@@ -42,16 +44,23 @@ async def generate(job: Job) -> None:
         tell(Tick(at=0.0, final=True, problem=str(error)))
 
 
-async def tick_on(load: Load) -> None:
-    while True:
-        await asyncio.sleep(TICK_S)
+async def tick_on(load: Load, start_at: float) -> None:
+    """Tick at each whole `TICK_S` since the start, so that every second has as many."""
+    for number in count(1):
+        await asyncio.sleep(max(0.0, start_at + number * TICK_S - time.monotonic()))
         tell(load.tick())
 
 
-async def stop_at_end_of_input(load: Load) -> None:
+async def further_input() -> asyncio.StreamReader:
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    await reader.read()
+    return reader
+
+
+async def listen(load: Load, lines: asyncio.StreamReader) -> None:
+    """Each further line of input is a `Change`; its end stops the load."""
+    while line := await lines.readline():
+        load.change(Change.model_validate_json(line))
     load.stop()
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+TICK_S: Final = 0.25
+ENDLESS: Final = 1 << 40
+"""More requests than a closed loop that ends by its duration can send."""
 
 
 class NatsTarget(BaseModel):
@@ -70,7 +74,8 @@ class Job(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     target: Target
-    subject: str
+    mix: dict[str, float] = {"balance": 1}
+    """Endpoint name -> weight."""
     loop: Loop
     timeout_s: float
     ids: int
@@ -81,6 +86,8 @@ class Job(BaseModel):
     first: int = 0
     stride: int = 1
     """This process sends the requests `first`, `first + stride`, ... of the whole load."""
+    nonce: str = "load"
+    """Clients that this load creates have ids that begin with it."""
     expected: dict[str, int] | None = None
     """The right balances, when they are to be checked."""
 
@@ -91,23 +98,42 @@ class Start(BaseModel):
     at: float
 
 
+class Change(Start):
+    """From `at` on, another open loop, another mix, another share of the whole load."""
+
+    loop: Open
+    mix: dict[str, float]
+    first: int
+    stride: int
+
+
+class Done(BaseModel):
+    """What came back from one endpoint."""
+
+    replies: int = 0
+    """Correct replies."""
+    errors: dict[str, int] = {}
+    histogram: str = ""
+    """HdrHistogram's own encoding, in microseconds; a time-out counts with the time it took."""
+
+
 class Tick(BaseModel):
     """What a generator did since its last tick."""
 
     at: float
     """Monotonic clock, seconds."""
     sent: int = 0
-    replies: int = 0
-    """Correct replies."""
-    errors: dict[str, int] = {}
+    done: dict[str, Done] = {}
+    """By endpoint."""
     in_flight: int = 0
-    histogram: str = ""
-    """HdrHistogram's own encoding, in microseconds; a time-out counts with the time it took."""
     late: int = 0
     """Requests of an open loop sent more than `LATE_S` after they were due."""
     cpu_share: float = 0.0
     """CPU, as a share of one core."""
+    last_active: float = 0.0
+    """When a request was last sent, or a reply last came."""
     last_done: float = 0.0
+    """When a request last ended, by its reply or by its time-out."""
     final: bool = False
     problem: str | None = None
     """Why this generator could not go on."""

@@ -7,23 +7,22 @@ due: a service that stalls is charged for every request that it kept waiting, se
 from __future__ import annotations
 
 import asyncio
-import random
-import threading
 import time
-from collections import Counter, deque
-from collections.abc import Iterator
+from collections import Counter
 from typing import Final
 
-import orjson
+from hdrh.histogram import HdrHistogram
 
+from benchmark.endpoints import CREATE, ENDPOINTS, draws
+from benchmark.errors import BenchmarkError
 from benchmark.ids import client_ids
-from benchmark.job import Closed, Job, Open, Tick
+from benchmark.job import Change, Closed, Done, Job, Open, Tick
 from benchmark.latency import MAX_US, encoded, new_histogram
+from benchmark.pacer import Pacer, moments
 from benchmark.transport import Transport
 
 LATE_S: Final = 0.005
 TIMEOUT: Final = "timeout"
-WRONG_BALANCE: Final = "wrong balance"
 _SWEEP_S: Final = 0.02
 
 
@@ -33,15 +32,18 @@ class Load:
     def __init__(self, job: Job) -> None:
         self._job = job
         self._ids = client_ids(job)
-        self._expected = job.expected
-        self._in_flight: dict[int, tuple[float, str]] = {}
-        """Request number -> (due time, client id), oldest first."""
+        self._names = draws(job.mix, job.seed + job.first)
+        self._in_flight: dict[int, tuple[float, str, str]] = {}
+        """Request number -> (due time, client id, endpoint), oldest first."""
         self._sent = 0
         self._to_send = job.loop.requests if isinstance(job.loop, Closed) else 0
         self._closed = isinstance(job.loop, Closed)
         self._stopped = False
+        self._problem: str | None = None
+        self._pacer: Pacer | None = None
+        self._restart_at: float | None = None
         self._changed = asyncio.Event()
-        self._last_done = 0.0
+        self._last_done = self._last_active = 0.0
         self._ticked = (time.monotonic(), time.process_time())
         self._reset()
 
@@ -49,9 +51,28 @@ class Load:
         """Send no more. What is in flight is still waited for, each until its time-out."""
         self._stopped = True
         self._changed.set()
+        if self._pacer:
+            self._pacer.stop()
+
+    def fail(self, problem: str) -> None:
+        """End at once: `run` raises a `BenchmarkError` that says why."""
+        self._problem = self._problem or problem
+        self.stop()
+
+    def change(self, change: Change) -> None:
+        """Go on with another open loop; what the former one had not yet sent is dropped."""
+        kept = {"loop": change.loop, "mix": change.mix, "first": change.first, "stride": change.stride}
+        self._job = self._job.model_copy(update=kept)
+        self._names = draws(change.mix, self._job.seed + change.first)
+        self._restart_at = change.at
+        if self._pacer:
+            self._pacer.stop()
 
     async def run(self, transport: Transport, start_at: float) -> None:
-        """Send everything and wait for what comes back, beginning at `start_at` on the monotonic clock."""
+        """Send everything and wait for what comes back, beginning at `start_at` on the monotonic clock.
+
+        Raises `BenchmarkError` when `fail` was called.
+        """
         self._send_request = transport.send
         await asyncio.sleep(max(0.0, start_at - time.monotonic()))
         giving_up = asyncio.create_task(self._give_up())
@@ -59,26 +80,30 @@ class Load:
             if isinstance(self._job.loop, Closed):
                 await self._run_closed(self._job.loop, start_at)
             else:
-                await self._run_open(self._job.loop, start_at)
-            while self._in_flight:
+                await self._run_open(start_at)
+            while self._in_flight and self._problem is None:
                 self._changed.clear()
                 await self._changed.wait()
         finally:
             giving_up.cancel()
+        if self._problem is not None:
+            raise BenchmarkError(self._problem)
 
-    async def on_reply(self, number: int, balance: int | None, problem: str | None) -> None:
+    async def on_reply(self, number: int, body: bytes, problem: str | None) -> None:
         """The transport's callback. What comes after its time-out has been counted already."""
         waiting = self._in_flight.pop(number, None)
         if waiting is None:
             return
-        now = time.monotonic()
-        if problem is None and self._expected is not None and self._expected.get(waiting[1]) != balance:
-            problem = WRONG_BALANCE
+        due, client_id, name = waiting
+        now = self._last_active = time.monotonic()
         if problem is None:
-            self._replies += 1
-            self._histogram.record_value(min(MAX_US, max(1, round((now - waiting[0]) * 1e6))))
+            expected = self._job.expected.get(client_id, -1) if self._job.expected is not None else None
+            problem = ENDPOINTS[name].problem(body, client_id, expected)
+        if problem is None:
+            self._replies[name] += 1
+            self._histogram_of(name).record_value(min(MAX_US, max(1, round((now - due) * 1e6))))
         else:
-            self._errors[problem] += 1
+            self._errors_of(name)[problem] += 1
         await self._one_done(now)
 
     def tick(self, *, final: bool = False) -> Tick:
@@ -89,12 +114,18 @@ class Load:
         tick = Tick(
             at=wall,
             sent=self._sent - self._sent_before,
-            replies=self._replies,
-            errors=dict(self._errors),
+            done={
+                name: Done(
+                    replies=self._replies[name],
+                    errors=dict(self._errors.get(name, {})),
+                    histogram=encoded(self._histograms[name]) if name in self._histograms else "",
+                )
+                for name in {**self._replies, **self._errors}
+            },
             in_flight=len(self._in_flight),
-            histogram=encoded(self._histogram) if self._histogram.get_total_count() else "",
             late=self._late,
             cpu_share=share,
+            last_active=self._last_active,
             last_done=self._last_done,
             final=final,
         )
@@ -102,11 +133,21 @@ class Load:
         return tick
 
     def _reset(self) -> None:
-        self._histogram = new_histogram()
-        self._errors: Counter[str] = Counter()
-        self._replies = 0
+        self._histograms: dict[str, HdrHistogram] = {}
+        self._errors: dict[str, Counter[str]] = {}
+        self._replies: Counter[str] = Counter()
         self._late = 0
         self._sent_before = self._sent
+
+    def _histogram_of(self, name: str) -> HdrHistogram:
+        if name not in self._histograms:
+            self._histograms[name] = new_histogram()
+        return self._histograms[name]
+
+    def _errors_of(self, name: str) -> Counter[str]:
+        if name not in self._errors:
+            self._errors[name] = Counter()
+        return self._errors[name]
 
     async def _run_closed(self, loop: Closed, start_at: float) -> None:
         ends = start_at + loop.duration_s if loop.duration_s else None
@@ -121,23 +162,28 @@ class Load:
             except TimeoutError:
                 self._to_send = self._sent
 
-    async def _run_open(self, loop: Open, start_at: float) -> None:
-        pacer = Pacer(moments(loop, self._job, start_at))
-        try:
-            async for due in pacer:
-                if self._stopped:
-                    return
-                if time.monotonic() - due > LATE_S:
-                    self._late += 1
-                await self._send(due)
-        finally:
-            pacer.stop()
+    async def _run_open(self, start_at: float) -> None:
+        begin_at: float | None = start_at
+        while begin_at is not None and not self._stopped:
+            assert isinstance(self._job.loop, Open)
+            self._restart_at = None
+            pacer = self._pacer = Pacer(moments(self._job.loop, self._job, begin_at))
+            try:
+                async for due in pacer:
+                    if time.monotonic() - due > LATE_S:
+                        self._late += 1
+                    await self._send(due)
+            finally:
+                pacer.close()
+            begin_at = self._restart_at
 
     async def _send(self, due: float) -> None:
-        number, client_id = self._sent, next(self._ids)
+        number, name = self._sent, next(self._names)
+        client_id = f"{self._job.nonce}-{self._job.first}-{number}" if name == CREATE else next(self._ids)
         self._sent += 1
-        self._in_flight[number] = (due, client_id)
-        await self._send_request(number, orjson.dumps({"client_id": client_id}))
+        self._in_flight[number] = (due, client_id, name)
+        self._last_active = time.monotonic()
+        await self._send_request(number, ENDPOINTS[name].subject, ENDPOINTS[name].request(client_id))
 
     async def _one_done(self, now: float) -> None:
         self._last_done = now
@@ -151,72 +197,10 @@ class Load:
             await asyncio.sleep(_SWEEP_S)
             now = time.monotonic()
             while self._in_flight:
-                number, (since, _) = next(iter(self._in_flight.items()))
+                number, (since, _, name) = next(iter(self._in_flight.items()))
                 if now - since < self._job.timeout_s:
                     break
                 del self._in_flight[number]
-                self._errors[TIMEOUT] += 1
-                self._histogram.record_value(min(MAX_US, round((now - since) * 1e6)))
+                self._errors_of(name)[TIMEOUT] += 1
+                self._histogram_of(name).record_value(min(MAX_US, round((now - since) * 1e6)))
                 await self._one_done(now)
-
-
-def moments(loop: Open, job: Job, start_at: float) -> Iterator[float]:
-    """When this process's requests are due: every `stride`th of a constant rate, or a Poisson process's share of it."""
-    if not loop.poisson:
-        for number in range(job.first, round(loop.rate * loop.duration_s), job.stride):
-            yield start_at + number / loop.rate
-        return
-    draw = random.Random(job.seed * 1000 + job.first)
-    due = start_at
-    while (due := due + draw.expovariate(loop.rate / job.stride)) < start_at + loop.duration_s:
-        yield due
-
-
-class Pacer:
-    """Moments, each given out when it has come, or at once when it has passed.
-
-    A thread of its own sleeps between them, because an event loop's timers are a millisecond coarse.
-    """
-
-    def __init__(self, due: Iterator[float]) -> None:
-        self._moments = due
-        self._due: deque[float | None] = deque()
-        self._woken = asyncio.Event()
-        self._waking = False
-        self._stopped = False
-        self._loop = asyncio.get_running_loop()
-        self._thread = threading.Thread(target=self._run, name="pacer", daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stopped = True
-        self._thread.join()
-
-    def __aiter__(self) -> Pacer:
-        return self
-
-    async def __anext__(self) -> float:
-        while not self._due:
-            self._woken.clear()
-            self._waking = False
-            if not self._due:
-                await self._woken.wait()
-        due = self._due.popleft()
-        if due is None:
-            raise StopAsyncIteration
-        return due
-
-    def _run(self) -> None:
-        for due in self._moments:
-            while (wait_s := due - time.monotonic()) > 0 and not self._stopped:
-                time.sleep(min(wait_s, 0.1))
-            if self._stopped:
-                break
-            self._give(due)
-        self._give(None)
-
-    def _give(self, due: float | None) -> None:
-        self._due.append(due)
-        if not self._waking:
-            self._waking = True
-            self._loop.call_soon_threadsafe(self._woken.set)

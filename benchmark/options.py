@@ -8,17 +8,25 @@ from typing import Annotated
 
 import typer
 
+FAIL_IF = "Exit with 1 if so: FIGURE>BOUND, or >=, <, <=; times with their unit (50ms). Repeatable. Figures:"
+
 
 @dataclass(frozen=True)
 class LoadOptions:
     """Whom to ask, for which clients, and how."""
 
+    mix: Annotated[
+        str, typer.Option(help="What is asked for, by weight: balance=80,get=15,create=5. `create` leaves new clients.")
+    ] = "balance"
     poisson: Annotated[bool, typer.Option("--poisson", help="An open loop's requests come at random moments.")] = False
     timeout: Annotated[str, typer.Option(help="A request without a reply for this long has failed.")] = "5s"
     server: Annotated[
         str | None, typer.Option(help="NATS server(s), comma separated. Default: the one of `make up`.")
     ] = None
-    creds: Annotated[Path | None, typer.Option(help="A .creds file. Default: user client of `make up`.")] = None
+    creds: Annotated[
+        Path | None,
+        typer.Option(help="A .creds file. Default: of `make up`, user client, or registrar when the mix creates."),
+    ] = None
     context: Annotated[
         str | None, typer.Option(help="A context of the nats CLI, by name, instead of server and creds.")
     ] = None
@@ -31,6 +39,7 @@ class LoadOptions:
         None
     )
     processes: Annotated[int, typer.Option(min=1, max=64, help="Generator processes.")] = 2
+    warm_up: Annotated[str, typer.Option(help="The same load before it is measured, for so long; 0s: none.")] = "1s"
     verify: Annotated[
         bool, typer.Option("--verify", help="Compare every balance with the table's (DDB_TABLE, AWS_*).")
     ] = False
@@ -40,12 +49,8 @@ class LoadOptions:
 class OutputOptions:
     """What becomes of the result."""
 
-    json: Annotated[Path | None, typer.Option("--json", help="Write the result here.")] = None
+    json: Annotated[Path | None, typer.Option("--json", help="Write the result here, `-` to print it.")] = None
     report: Annotated[
         Path | None, typer.Option(help="Write a page with charts here: one self-contained HTML file.")
     ] = None
     compare: Annotated[Path | None, typer.Option(help="An older --json file: show the ratios.")] = None
-    fail_if: Annotated[
-        list[str] | None,
-        typer.Option(help="Exit with 1 if so: 'p99>50ms', 'errors>0', 'throughput<1000'. Repeatable."),
-    ] = None

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import uuid
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import boto3
@@ -13,16 +15,20 @@ from botocore.exceptions import BotoCoreError, ClientError
 from rich.console import Console
 
 from benchmark import generators, instances
+from benchmark.endpoints import BALANCE, CREATE, mix_text, parse_mix
 from benchmark.errors import BenchmarkError
-from benchmark.generators import Totals
-from benchmark.job import Job, Loop, NatsTarget, Target
+from benchmark.job import ENDLESS, Closed, Job, Loop, NatsTarget, Target
+from benchmark.options import LoadOptions
 from benchmark.result import TaskShare
 from benchmark.show import Progress
+from benchmark.target import gateway_target, nats_target
+from benchmark.thresholds import duration_s
+from benchmark.totals import Totals
 from benchmark.transport import connected
 from control_plane.aws import configured_region
+from control_plane.desired import CLIENT, GATEWAY, REGISTRAR
 from local.dynamodb import environment, rows, scan
 from local.system import TABLE, Ports
-from service.customer import contract
 
 SEED: Final = 1
 """Seed of every random draw, so a load can be repeated."""
@@ -41,12 +47,19 @@ class Plan:
     processes: int
     expected: dict[str, int] | None
     settings: dict[str, str]
+    mix: Mapping[str, float] = field(default_factory=lambda: {BALANCE: 1.0})
+    warm_up_s: float = 0.0
 
     def job(self, loop: Loop) -> Job:
         return Job(
-            target=self.target, subject=contract.SUBJECT, loop=loop, timeout_s=self.timeout_s, ids=self.ids,
-            zipf=self.zipf, seed=SEED, expected=self.expected,
+            target=self.target, mix=dict(self.mix), loop=loop, timeout_s=self.timeout_s, ids=self.ids,
+            zipf=self.zipf, seed=SEED, expected=self.expected, nonce=f"load-{uuid.uuid4().hex[:12]}",
         )  # fmt: skip
+
+    def warm_up(self, loop: Loop) -> Loop:
+        """The same load, for `warm_up_s` seconds."""
+        endless = {"requests": ENDLESS} if isinstance(loop, Closed) else {}
+        return loop.model_copy(update={"duration_s": self.warm_up_s, **endless})
 
 
 async def one_load(
@@ -55,9 +68,11 @@ async def one_load(
     """Run one load. Returns its totals and each task's share."""
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(connected(plan.nats)) if plan.nats else None
-        before = await instances.statistics(client) if client else {}
-        if client and not before:
+        if client and not await instances.statistics(client):
             raise BenchmarkError("no task answers $SRV.STATS.customer; is the service running, with these credentials?")
+        if plan.warm_up_s:
+            await generators.run(plan.job(plan.warm_up(loop)), processes=plan.processes, stop=stop)
+        before = await instances.statistics(client) if client else {}
         progress = stack.enter_context(Progress(console, label))
         totals = await generators.run(
             plan.job(loop), processes=plan.processes, on_tick=lambda now: progress.update(now, loop), stop=stop
@@ -66,6 +81,33 @@ async def one_load(
     if not totals.done and not totals.interrupted:
         raise BenchmarkError("no request was sent; give more --requests, or a longer --duration")
     return totals, instances.split(before, after)
+
+
+async def plan_of(load: LoadOptions) -> Plan:
+    """What the options say.
+
+    Raises `BenchmarkError` when they contradict each other, or what they name is missing.
+    """
+    timeout_s, warm_up_s = duration_s(load.timeout, "--timeout"), duration_s(load.warm_up, "--warm-up", or_zero=True)
+    mix = parse_mix(load.mix)
+    nats = None
+    if load.gateway is None or load.server or load.creds or load.context:
+        user = REGISTRAR if CREATE in mix and not load.gateway else CLIENT
+        nats = nats_target(load.server, load.creds, load.context, user=user.name)
+    user = REGISTRAR if CREATE in mix else GATEWAY
+    target = gateway_target(load.gateway, load.token_file, user=user.name) if load.gateway else nats
+    assert target
+    where = load.gateway or load.context or ", ".join(nats.servers if nats else ())
+    settings = {
+        "target": where, "timeout": load.timeout, "mix": mix_text(mix), "warm-up": load.warm_up,
+        "client ids": f"1 to {load.ids:,}{f', Zipf {load.zipf:g}' if load.zipf is not None else ''}",
+        "generators": str(load.processes), "balances checked": "yes" if load.verify else "no",
+    }  # fmt: skip
+    local = not (load.server or load.creds or load.context)
+    expected = await asyncio.to_thread(balances, local=local) if load.verify else None
+    return Plan(
+        target, nats, timeout_s, load.ids, load.zipf, load.processes, expected, settings, mix=mix, warm_up_s=warm_up_s
+    )
 
 
 def balances(*, local: bool) -> dict[str, int]:

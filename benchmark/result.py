@@ -13,12 +13,13 @@ from hdrh.histogram import HdrHistogram
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from benchmark.errors import BenchmarkError
-from benchmark.generators import Totals
 from benchmark.latency import encoded
 from benchmark.load import TIMEOUT
+from benchmark.totals import Answers, Totals
 
-VERSION: Final = 1
+VERSION: Final = 2
 _CURVE: Final = (0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 98, 99, 99.5, 99.8, 99.9, 99.95, 99.99, 99.999, 100)
+STDOUT: Final = Path("-")
 BUSY: Final = 0.9
 """A generator that takes more of a core than this cannot keep up."""
 LATE_SHARE: Final = 0.01
@@ -34,6 +35,7 @@ class Latency(Model):
     mean_ms: float
     p50_ms: float
     p90_ms: float
+    p95_ms: float
     p99_ms: float
     p99_9_ms: float
     max_ms: float
@@ -41,10 +43,23 @@ class Latency(Model):
     @staticmethod
     def of(histogram: HdrHistogram) -> Latency:
         if not histogram.get_total_count():
-            return Latency(mean_ms=0, p50_ms=0, p90_ms=0, p99_ms=0, p99_9_ms=0, max_ms=0)
-        p50, p90, p99, p99_9 = (histogram.get_value_at_percentile(p) / 1000 for p in (50, 90, 99, 99.9))
+            return Latency(mean_ms=0, p50_ms=0, p90_ms=0, p95_ms=0, p99_ms=0, p99_9_ms=0, max_ms=0)
+        p50, p90, p95, p99, p99_9 = (histogram.get_value_at_percentile(p) / 1000 for p in (50, 90, 95, 99, 99.9))
         mean, largest = histogram.get_mean_value() / 1000, histogram.get_max_value() / 1000
-        return Latency(mean_ms=mean, p50_ms=p50, p90_ms=p90, p99_ms=p99, p99_9_ms=p99_9, max_ms=largest)
+        return Latency(
+            mean_ms=mean, p50_ms=p50, p90_ms=p90, p95_ms=p95, p99_ms=p99, p99_9_ms=p99_9, max_ms=largest
+        )  # fmt: skip
+
+    def figures(self) -> dict[str, float]:
+        return {
+            "mean": self.mean_ms,
+            "p50": self.p50_ms,
+            "p90": self.p90_ms,
+            "p95": self.p95_ms,
+            "p99": self.p99_ms,
+            "p99.9": self.p99_9_ms,
+            "max": self.max_ms,
+        }
 
 
 class Machine(Model):
@@ -102,6 +117,20 @@ class Generators(Model):
         return None
 
 
+class EndpointResult(Model):
+    """One endpoint's part of a load."""
+
+    name: str
+    replies: int
+    errors: dict[str, int]
+    latency: Latency
+
+    @staticmethod
+    def of(name: str, answers: Answers) -> EndpointResult:
+        latency = Latency.of(answers.histogram)
+        return EndpointResult(name=name, replies=answers.replies, errors=dict(answers.errors), latency=latency)
+
+
 class Measured(Model):
     """The result of one load: requests = replies + errors."""
 
@@ -112,6 +141,7 @@ class Measured(Model):
     latency: Latency
     generators: Generators
     interrupted: bool
+    endpoints: list[EndpointResult] = []
 
     @property
     def throughput(self) -> float:
@@ -123,15 +153,16 @@ class Measured(Model):
         return sum(self.errors.values())
 
     def figures(self) -> dict[str, float]:
-        latency = self.latency
+        """Each endpoint's too, when there are several: `get.p99`."""
+        each = {
+            f"{endpoint.name}.{name}": value
+            for endpoint in (self.endpoints if len(self.endpoints) > 1 else ())
+            for name, value in (*endpoint.latency.figures().items(), ("errors", float(sum(endpoint.errors.values()))))
+        }
         return {
             "throughput": self.throughput,
-            "mean": latency.mean_ms,
-            "p50": latency.p50_ms,
-            "p90": latency.p90_ms,
-            "p99": latency.p99_ms,
-            "p99.9": latency.p99_9_ms,
-            "max": latency.max_ms,
+            **self.latency.figures(),
+            **each,
             "errors": float(self.failed),
             "error_rate": self.failed / self.requests if self.requests else 0.0,
             "timeouts": float(self.errors.get(TIMEOUT, 0)),
@@ -149,11 +180,12 @@ class Measured(Model):
                 processes=len(totals.in_flight_of), cpu_share=totals.busiest_cpu_share, late=totals.late
             ),
             interrupted=totals.interrupted,
+            endpoints=[EndpointResult.of(name, answers) for name, answers in sorted(totals.endpoints.items())],
         )
 
 
 class Header(Model):
-    version: Literal[1] = VERSION
+    version: Literal[2] = VERSION
     started_at: str
     machine: Machine
     settings: dict[str, str]
@@ -183,7 +215,10 @@ class RunResult(Header):
             settings=settings,
             measured=Measured.of(totals),
             curve=[(p, totals.histogram.get_value_at_percentile(p) / 1000) for p in _CURVE] if totals.replies else [],
-            timeline=[Point(**vars(second)) for second in totals.timeline],
+            timeline=[
+                Point(at_s=each.at_s, replies=each.replies, errors=each.errors.total(), p99_ms=each.p99_ms)
+                for each in totals.timeline
+            ],
             tasks=tasks,
             histogram=encoded(totals.histogram),
         )
@@ -275,8 +310,27 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+def check_writable(path: Path) -> None:
+    """Raises `BenchmarkError` when `path` could not be written: said before a load, not after it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        there = path.exists()
+        with path.open("a"):
+            pass
+        if not there:
+            path.unlink()
+    except OSError as error:
+        raise BenchmarkError(f"{path} cannot be written ({error.strerror})") from None
+
+
 def write(result: Result, path: Path) -> None:
-    """Raises `BenchmarkError` when the file cannot be written."""
+    """`-` is the standard output.
+
+    Raises `BenchmarkError` when the file cannot be written.
+    """
+    if path == STDOUT:
+        print(result.model_dump_json(indent=1))
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(result.model_dump_json(indent=1) + "\n")

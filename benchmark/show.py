@@ -11,10 +11,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from benchmark.generators import Totals
 from benchmark.job import Closed, Loop
 from benchmark.result import Result
 from benchmark.tables import Grid, comparison, grids, remarks
+from benchmark.totals import Totals
 
 PLAIN_S: Final = 2.0
 """Seconds between two lines where there is no terminal."""

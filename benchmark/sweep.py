@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Final, Literal
 
-from benchmark.job import Closed, Loop, Open
+from benchmark.job import ENDLESS, Closed, Loop, Open
 from benchmark.result import Measured, Step
 
 Over = Literal["rate", "concurrency"]
@@ -16,7 +16,6 @@ KEPT: Final = 0.98
 FLAT: Final = 1.02
 """The service is saturated when twice the concurrency brings less than this factor in throughput."""
 REFINEMENTS: Final = 3
-_ENDLESS: Final = 1 << 40
 
 
 async def sweep(
@@ -37,22 +36,23 @@ async def sweep(
         if over == "rate":
             loop: Loop = Open(rate=load, duration_s=step_s, poisson=poisson)
         else:
-            loop = Closed(requests=_ENDLESS, concurrency=round(load), duration_s=step_s)
+            loop = Closed(requests=ENDLESS, concurrency=round(load), duration_s=step_s)
         steps.append(Step(load=load, measured=await measure(loop)))
         if steps[-1].measured.interrupted:
             break
-        if not given and _saturated(over, steps, target_p99_ms):
+        if not given and _saturated(over, steps, step_s, target_p99_ms):
             break
     if not given and over == "rate" and not steps[-1].measured.interrupted:
         await _refine(measure, steps, step_s=step_s, target_p99_ms=target_p99_ms, poisson=poisson)
     steps.sort(key=lambda step: step.load)
-    return steps, max((step.load for step in steps if carried(over, step, target_p99_ms)), default=None)
+    return steps, max((step.load for step in steps if carried(over, step, step_s, target_p99_ms)), default=None)
 
 
-def carried(over: Over, step: Step, target_p99_ms: float) -> bool:
+def carried(over: Over, step: Step, step_s: float, target_p99_ms: float) -> bool:
+    """Whether the service kept up: with the rate that was sent, which at random moments is not quite the one asked."""
     measured = step.measured
-    keeps = over == "concurrency" or measured.throughput >= KEPT * step.load
-    return keeps and not measured.failed and measured.latency.p99_ms <= target_p99_ms
+    keeps = over == "concurrency" or measured.throughput >= KEPT * measured.requests / step_s
+    return keeps and not measured.interrupted and not measured.failed and measured.latency.p99_ms <= target_p99_ms
 
 
 def _growing(over: Over) -> Iterator[float]:
@@ -62,8 +62,8 @@ def _growing(over: Over) -> Iterator[float]:
         load *= GROWTH[over]
 
 
-def _saturated(over: Over, steps: Sequence[Step], target_p99_ms: float) -> bool:
-    if not carried(over, steps[-1], target_p99_ms):
+def _saturated(over: Over, steps: Sequence[Step], step_s: float, target_p99_ms: float) -> bool:
+    if not carried(over, steps[-1], step_s, target_p99_ms):
         return True
     if over == "rate" or len(steps) < 2:
         return False
@@ -81,8 +81,8 @@ async def _refine(
 ) -> None:
     """Halve the distance between the highest rate carried and the lowest that was not."""
     for _ in range(REFINEMENTS):
-        good = max((step.load for step in steps if carried("rate", step, target_p99_ms)), default=0.0)
-        bad = min(step.load for step in steps if not carried("rate", step, target_p99_ms))
+        good = max((step.load for step in steps if carried("rate", step, step_s, target_p99_ms)), default=0.0)
+        bad = min(step.load for step in steps if not carried("rate", step, step_s, target_p99_ms))
         if good == 0.0 or good > bad:
             return
         rate = float(round((good + bad) / 2))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from benchmark.result import CostResult, Measured, Result, RunResult, SweepResult
+from benchmark.result import CostResult, Latency, Measured, Result, RunResult, SweepResult
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,11 @@ def remarks(result: Result) -> Iterator[str]:
         yield f"Memory of one task: {after} requests."
     if isinstance(result, RunResult):
         yield from _limits(result.measured)
+        if "in flight" in result.settings:
+            yield (
+                "Mean latency is what a request waited. The last line's average, as the original's, is the whole time "
+                "over the number of requests."
+            )
 
 
 def comparison(old: Result, new: Result, name: str) -> Grid:
@@ -55,20 +60,22 @@ def comparison(old: Result, new: Result, name: str) -> Grid:
 
 def _run(result: RunResult) -> Iterator[Grid]:
     measured, latency = result.measured, result.measured.latency
-    times = (latency.mean_ms, latency.p50_ms, latency.p90_ms, latency.p99_ms, latency.p99_9_ms, latency.max_ms)
-    yield Grid(
-        ("throughput", "mean", "p50", "p90", "p99", "p99.9", "max"),
-        [(f"{measured.throughput:,.0f}/s", *map(_ms, times))],
-    )
+    yield Grid(("throughput", *latency.figures()), [(f"{measured.throughput:,.0f}/s", *_times(latency))])
+    if len(measured.endpoints) > 1:
+        rows = [
+            (each.name, f"{each.replies:,}", f"{sum(each.errors.values()):,}", *_times(each.latency))
+            for each in measured.endpoints
+        ]
+        yield Grid(("endpoint", "replies", "errors", *latency.figures()), rows, left=1)
     wrong = sorted(measured.errors.items(), key=lambda pair: -pair[1])
     if wrong:
         yield Grid(("not answered rightly", "requests"), [(kind, f"{count:,}") for kind, count in wrong], left=1)
     if result.tasks:
-        rows = [
+        shares = [
             (task.id, f"{task.requests:,}", f"{task.errors:,}", _ms(task.processing_ms), _ms(latency.mean_ms))
             for task in result.tasks
         ]
-        yield Grid(("task", "requests", "errors", "processing, mean", "latency, mean"), rows, left=1)
+        yield Grid(("task", "requests", "errors", "processing, mean", "latency, mean"), shares, left=1)
 
 
 def _limits(measured: Measured) -> Iterator[str]:
@@ -86,11 +93,11 @@ def _sweep(result: SweepResult) -> Grid:
         measured, latency = step.measured, step.measured.latency
         rows.append(
             (
-                f"{step.load:,.0f}{unit}", f"{measured.throughput:,.0f}/s", _ms(latency.p50_ms), _ms(latency.p99_ms),
-                _ms(latency.max_ms), f"{measured.failed:,}", "; ".join(_limits(measured)),
+                f"{step.load:,.0f}{unit}", f"{measured.throughput:,.0f}/s", _ms(latency.p50_ms), _ms(latency.p95_ms),
+                _ms(latency.p99_ms), _ms(latency.max_ms), f"{measured.failed:,}", "; ".join(_limits(measured)),
             )
         )  # fmt: skip
-    return Grid(("rate" if unit else "in flight", "throughput", "p50", "p99", "max", "errors", ""), rows)
+    return Grid(("rate" if unit else "in flight", "throughput", "p50", "p95", "p99", "max", "errors", ""), rows)
 
 
 def _cost(result: CostResult) -> Iterator[Grid]:
@@ -123,6 +130,10 @@ def _cost(result: CostResult) -> Iterator[Grid]:
         for claim in result.claims
     ]
     yield Grid(("figure", "must be", "is", ""), claims, left=1)
+
+
+def _times(latency: Latency) -> Iterator[str]:
+    return map(_ms, latency.figures().values())
 
 
 def _ms(ms: float) -> str:

@@ -10,7 +10,9 @@ from typing import Any, Final
 
 from benchmark.errors import BenchmarkError
 from benchmark.job import GatewayTarget, NatsTarget
-from control_plane.desired import GATEWAY
+from control_plane import claims
+from control_plane.claims import Key
+from control_plane.desired import CLIENT, GATEWAY
 from control_plane.files import Files
 from local.state import DEFAULT
 from local.system import Ports
@@ -22,8 +24,8 @@ _SUPPORTED: Final = {"url", "creds", "nkey", "user", "password", "token", "inbox
 _HARMLESS: Final = {"description", "color_scheme", "jetstream_domain", "jetstream_api_prefix", "jetstream_event_prefix"}
 
 
-def nats_target(server: str | None, creds: Path | None, context: str | None) -> NatsTarget:
-    """What the options say; without any, the local system as user `client`.
+def nats_target(server: str | None, creds: Path | None, context: str | None, *, user: str = CLIENT.name) -> NatsTarget:
+    """What the options say; the local system, and its `user`, for what they leave out.
 
     Raises `BenchmarkError` when a file is missing or the options contradict each other.
     """
@@ -31,23 +33,21 @@ def nats_target(server: str | None, creds: Path | None, context: str | None) -> 
         if server or creds:
             raise BenchmarkError("a context has its own server and credentials; leave out --server and --creds")
         return from_context(context)
-    if server is None and creds is None:
-        text = LOCAL_FILES.creds("client")
-        if text is None:
-            raise BenchmarkError("there is no local system; start it with `make up`, or give --server, --creds")
-        return NatsTarget(servers=[LOCAL_SERVER], creds=text)
+    text = _creds(creds) if creds else LOCAL_FILES.creds(user)
+    if server is None and text is None:
+        raise BenchmarkError("there is no local system; start it with `make up`, or give --server, --creds")
     servers = [name.strip() for name in (server or LOCAL_SERVER).split(",")]
-    return NatsTarget(servers=servers, creds=_text(creds) if creds else None)
+    return NatsTarget(servers=servers, creds=text)
 
 
-def gateway_target(url: str, token_file: Path | None) -> GatewayTarget:
+def gateway_target(url: str, token_file: Path | None, *, user: str = GATEWAY.name) -> GatewayTarget:
     """Raises `BenchmarkError` when there is no token."""
     if not url.startswith(("http://", "https://")):
         raise BenchmarkError(f"--gateway {url} is no HTTP address")
     if token_file:
         token: str | None = _text(token_file).strip()
     else:
-        token = os.environ.get(TOKEN_VARIABLE) or LOCAL_FILES.token(GATEWAY.name)
+        token = os.environ.get(TOKEN_VARIABLE) or LOCAL_FILES.token(user)
     if not token:
         raise BenchmarkError(f"no gateway token; give --token-file, or set {TOKEN_VARIABLE}")
     return GatewayTarget(url=url, token=token)
@@ -80,7 +80,7 @@ def from_context(name: str) -> NatsTarget:
     creds, nkey = expanded("creds"), expanded("nkey")
     return NatsTarget(
         servers=[server.strip() for server in given.get("url", "nats://127.0.0.1:4222").split(",")],
-        creds=_text(creds) if creds else None,
+        creds=_creds(creds) if creds else None,
         nkey_seed=_text(nkey).strip() if nkey else None,
         user=given.get("user"),
         password=given.get("password"),
@@ -90,6 +90,16 @@ def from_context(name: str) -> NatsTarget:
         cert_file=_maybe(expanded("cert")),
         key_file=_maybe(expanded("key")),
     )
+
+
+def _creds(path: Path) -> str:
+    text = _text(path)
+    try:
+        claims.decode(claims.token_of(text))
+        Key.from_seed(claims.seed_of(text))
+    except ValueError as error:
+        raise BenchmarkError(f"{path} is not a whole .creds file ({error}); write it anew") from None
+    return text
 
 
 def _text(path: Path) -> str:

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import durationpy
 
+from benchmark.endpoints import ENDPOINTS, Mix
 from benchmark.errors import BenchmarkError
 
-_DURATIONS: Final = {"mean", "p50", "p90", "p99", "p99.9", "max"}
+DURATIONS: Final = ("mean", "p50", "p90", "p95", "p99", "p99.9", "max")
+RUN: Final = ("throughput", *DURATIONS, "errors", "error_rate", "timeouts")
+SWEEP: Final = ("best", "throughput")
+COST: Final = (
+    "of_ceiling", "over_plain", "cpu_over_ceiling", "both_cpu_over_ceiling", "p50_over_echo", "memory",
+    "memory_growth", "cpu_over_rows",
+)  # fmt: skip
 _OPERATORS: Final[Mapping[str, Callable[[float, float], bool]]] = {
     ">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le,
 }  # fmt: skip
@@ -29,17 +36,18 @@ class Threshold:
     bound: float
 
     def verdict(self, figures: Mapping[str, float]) -> str | None:
-        """Says what failed; None when the threshold is kept.
-
-        Raises `BenchmarkError` when the result has no such figure.
-        """
-        if self.figure not in figures:
-            raise BenchmarkError(f"--fail-if {self.text}: no figure {self.figure}; there are {', '.join(figures)}")
+        """Says what failed; None when the threshold is kept."""
         value = figures[self.figure]
         return f"{self.text}: it is {value:,.3f}" if self.fails(value, self.bound) else None
 
 
-def parse(text: str) -> Threshold:
+def run_figures(mix: Mix) -> Sequence[str]:
+    """The figures of a run; of each endpoint too, when there are several: `get.p99`."""
+    each = [f"{name}.{figure}" for name in mix for figure in (*DURATIONS, "errors")] if len(mix) > 1 else []
+    return [*RUN, *each]
+
+
+def parse(text: str, figures: Sequence[str]) -> Threshold:
     """`FIGURE>BOUND`, also `>=`, `<`, `<=`; a duration's bound has its unit (`50ms`), a share may be in `%`.
 
     Raises `BenchmarkError` for anything else.
@@ -48,25 +56,34 @@ def parse(text: str) -> Threshold:
     if found is None:
         raise BenchmarkError(f"--fail-if {text!r} is not FIGURE>BOUND, for example p99>50ms or errors>0")
     figure, comparison, number, unit = found.groups()
+    if figure not in figures:
+        raise BenchmarkError(f"--fail-if {text}: no figure {figure}; there are {', '.join(figures)}")
     try:
         bound = _bound(figure, number, unit)
     except (ValueError, durationpy.DurationError):
-        example = f"{figure}>50ms" if figure in _DURATIONS else f"{figure}>0"
+        example = f"{figure}>50ms" if _is_duration(figure) else f"{figure}>0"
         raise BenchmarkError(f"--fail-if {text!r}: {number}{unit} is not a bound for {figure}; try {example}") from None
     return Threshold(text.strip(), figure, _OPERATORS[comparison], bound)
 
 
 def _bound(figure: str, number: str, unit: str) -> float:
-    if figure in _DURATIONS:
+    if _is_duration(figure):
         return float(durationpy.from_str(number + (unit or "?")).total_seconds()) * 1000
     return float(number + unit.removesuffix("%")) / (100 if unit == "%" else 1)
 
 
-def duration_s(text: str, option: str) -> float:
+def _is_duration(figure: str) -> bool:
+    endpoint, _, name = figure.partition(".")
+    return (name if endpoint in ENDPOINTS else figure) in DURATIONS
+
+
+def duration_s(text: str, option: str, *, or_zero: bool = False) -> float:
     """`5s`, `250ms`, `1m30s` in seconds.
 
     Raises `BenchmarkError` that names the option.
     """
+    if or_zero and text in {"0", "0s"}:
+        return 0.0
     try:
         seconds: float = durationpy.from_str(text).total_seconds()
     except durationpy.DurationError:

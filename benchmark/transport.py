@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -11,11 +12,11 @@ from typing import Any, Final, Protocol
 
 import aiohttp
 import nats.errors
-import orjson
 from nats.aio.client import Client, RawCredentials
 from nats.aio.msg import Msg
 from nats.micro.request import ERROR_CODE_HEADER, ERROR_HEADER
 
+from benchmark.endpoints import WRONG_SHAPE
 from benchmark.errors import BenchmarkError
 from benchmark.job import GatewayTarget, NatsTarget, Target
 from service.runtime.connection import roundtrip
@@ -24,29 +25,31 @@ from service.runtime.nats_client import NatsClient
 GATEWAY_ERROR: Final = "x-nats-api-gateway-error"
 NO_RESPONDERS: Final = "no responders"
 NOT_SENT: Final = "not sent"
-WRONG_SHAPE: Final = "wrong shape"
 CONNECT_S: Final = 5
+_DENIED: Final = re.compile(r'permissions violation for publish to "([^"]+)"', re.IGNORECASE)
 
-OnReply = Callable[[int, int | None, str | None], Awaitable[None]]
-"""Called once for each request that is answered: its number, and its balance or the kind of its error."""
+OnReply = Callable[[int, bytes, str | None], Awaitable[None]]
+"""Called once for each request that is answered: its number, the reply, and the kind of its error."""
 
 
 class Transport(Protocol):
     """A connection over which requests are sent; replies come to the callback that it was opened with."""
 
-    async def send(self, number: int, payload: bytes) -> None:
+    async def send(self, number: int, subject: str, payload: bytes) -> None:
         """Send request `number`. What goes wrong with it comes to the callback too."""
 
 
 @asynccontextmanager
-async def opened(target: Target, subject: str, timeout_s: float, on_reply: OnReply) -> AsyncIterator[Transport]:
-    """A transport to `target`.
+async def opened(
+    target: Target, timeout_s: float, on_reply: OnReply, on_denied: Callable[[str], None]
+) -> AsyncIterator[Transport]:
+    """A transport to `target`. `on_denied` is told when these credentials may not ask for what is asked.
 
     Raises `BenchmarkError` when there is no connection.
     """
     if isinstance(target, NatsTarget):
-        async with connected(target) as client:
-            transport = OverNats(client, subject, on_reply)
+        async with connected(target, on_denied) as client:
+            transport = OverNats(client, on_reply)
             await client.subscribe(f"{transport.inbox}.*", cb=transport.on_message)
             await roundtrip(client)
             yield transport
@@ -57,7 +60,8 @@ async def opened(target: Target, subject: str, timeout_s: float, on_reply: OnRep
             timeout=aiohttp.ClientTimeout(total=timeout_s),
         )
         async with session as http:
-            overhttp = OverHttp(http, target, subject, timeout_s, on_reply)
+            await _reached(http, target)
+            overhttp = OverHttp(http, target, timeout_s, on_reply)
             try:
                 yield overhttp
             finally:
@@ -67,40 +71,33 @@ async def opened(target: Target, subject: str, timeout_s: float, on_reply: OnRep
 class OverNats:
     """Requests with an inbox of our own, so that neither a future nor a timer is spent on each."""
 
-    def __init__(self, client: Client, subject: str, on_reply: OnReply) -> None:
+    def __init__(self, client: Client, on_reply: OnReply) -> None:
         self.inbox = client.new_inbox()
         self._client = client
-        self._subject = subject
         self._on_reply = on_reply
 
-    async def send(self, number: int, payload: bytes) -> None:
+    async def send(self, number: int, subject: str, payload: bytes) -> None:
         # While the server is away, what its client cannot hold for it stays in flight here, until its time-out.
         with contextlib.suppress(nats.errors.OutboundBufferLimitError):
-            await self._client.publish(self._subject, payload, reply=f"{self.inbox}.{number}")
+            await self._client.publish(subject, payload, reply=f"{self.inbox}.{number}")
 
     async def on_message(self, msg: Msg) -> None:
         number = int(msg.subject.rpartition(".")[2])
-        headers = msg.headers
-        if headers is None:
-            balance = balance_in(msg.data)
-            await self._on_reply(number, balance, None if balance is not None else WRONG_SHAPE)
-        else:
-            await self._on_reply(number, None, _kind(headers, msg.data))
+        await self._on_reply(number, msg.data, None if msg.headers is None else _kind(msg.headers, msg.data))
 
 
 class OverHttp:
     """Requests through the gateway, each on a kept-alive connection of its own."""
 
-    def __init__(
-        self, http: aiohttp.ClientSession, target: GatewayTarget, subject: str, timeout_s: float, on_reply: OnReply
-    ) -> None:
+    def __init__(self, http: aiohttp.ClientSession, target: GatewayTarget, timeout_s: float, on_reply: OnReply) -> None:
         self._http = http
-        self._url = f"{target.url.rstrip('/')}/v1/nats/subjects/{subject}?timeout={round(timeout_s * 1000)}"
+        self._subjects = f"{target.url.rstrip('/')}/v1/nats/subjects/"
+        self._query = f"?timeout={round(timeout_s * 1000)}"
         self._on_reply = on_reply
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def send(self, number: int, payload: bytes) -> None:
-        task = asyncio.create_task(self._ask(number, payload))
+    async def send(self, number: int, subject: str, payload: bytes) -> None:
+        task = asyncio.create_task(self._ask(number, self._subjects + subject + self._query, payload))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -109,38 +106,35 @@ class OverHttp:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _ask(self, number: int, payload: bytes) -> None:
+    async def _ask(self, number: int, url: str, payload: bytes) -> None:
         try:
-            async with self._http.post(self._url, data=payload) as response:
+            async with self._http.post(url, data=payload) as response:
                 body = await response.read()
         except TimeoutError:
             return  # it stays in flight, and the load's own clock gives it up
         except aiohttp.ClientError:
-            await self._on_reply(number, None, NOT_SENT)
+            await self._on_reply(number, b"", NOT_SENT)
             return
         headers = response.headers
         if response.status != 200:
             reason = headers.get(GATEWAY_ERROR, response.reason or "")
             kind = NO_RESPONDERS if "no responders" in reason else f"HTTP {response.status} {reason}"
-            await self._on_reply(number, None, kind)
+            await self._on_reply(number, b"", kind)
         elif f"NatsH-{ERROR_CODE_HEADER}" in headers:
             code, text = headers[f"NatsH-{ERROR_CODE_HEADER}"], headers.get(f"NatsH-{ERROR_HEADER}", "")
-            await self._on_reply(number, None, f"{code} {text}")
+            await self._on_reply(number, b"", f"{code} {text}")
         else:
-            balance = balance_in(body)
-            await self._on_reply(number, balance, None if balance is not None else WRONG_SHAPE)
+            await self._on_reply(number, body, None)
 
 
-def balance_in(reply: bytes) -> int | None:
-    """The balance in a reply of the right shape, which is an integer under `balance` and nothing else; else None."""
+async def _reached(http: aiohttp.ClientSession, target: GatewayTarget) -> None:
+    """Raises `BenchmarkError` when nothing that speaks HTTP is there."""
     try:
-        body = orjson.loads(reply)
-    except orjson.JSONDecodeError:
-        return None
-    if type(body) is dict and len(body) == 1 and type(body.get("balance")) is int:
-        balance: int = body["balance"]
-        return balance
-    return None
+        async with http.get(target.url, timeout=aiohttp.ClientTimeout(total=CONNECT_S)):
+            pass
+    except (aiohttp.ClientError, TimeoutError) as error:
+        reason = str(error) or "no answer"
+        raise BenchmarkError(f"no connection to {target.url} ({reason}); is the gateway running?") from None
 
 
 def _kind(headers: Mapping[str, str], data: bytes) -> str:
@@ -152,8 +146,8 @@ def _kind(headers: Mapping[str, str], data: bytes) -> str:
 
 
 @asynccontextmanager
-async def connected(target: NatsTarget) -> AsyncIterator[Client]:
-    """A connection that reconnects by itself once it was there.
+async def connected(target: NatsTarget, on_denied: Callable[[str], None] = lambda _: None) -> AsyncIterator[Client]:
+    """A connection that reconnects by itself once it was there. `on_denied` hears of what its user may not do.
 
     Raises `BenchmarkError` with the server's reason when it cannot connect.
     """
@@ -161,6 +155,8 @@ async def connected(target: NatsTarget) -> AsyncIterator[Client]:
 
     async def note(error: Exception) -> None:
         problems.append(error)
+        if denied := _DENIED.search(str(error)):
+            on_denied(f"these credentials may not ask {denied[1]}; give a user's who may, or another --mix")
 
     client = NatsClient(lambda _: None, lambda: None)
     connecting = asyncio.create_task(client.connect(target.servers, error_cb=note, **_options(target)))
@@ -169,11 +165,18 @@ async def connected(target: NatsTarget) -> AsyncIterator[Client]:
     outcome = (await asyncio.gather(connecting, return_exceptions=True))[0]
     try:
         if isinstance(outcome, BaseException):
-            reason = str(problems[-1] if problems else outcome).removeprefix("nats: ").strip("'") or "no answer"
-            raise BenchmarkError(f"no connection to {', '.join(target.servers)} ({reason}); is it running?")
+            raise BenchmarkError(_why_not(target, problems[-1] if problems else outcome))
         yield client
     finally:
         await client.close()
+
+
+def _why_not(target: NatsTarget, error: BaseException) -> str:
+    servers = ", ".join(target.servers)
+    reason = str(error).removeprefix("nats: ").strip("'") or "no answer"
+    if "authorization" in reason.lower() or "authentication" in reason.lower():
+        return f"{servers} refuses these credentials ({reason}); give its own with --creds or --context"
+    return f"no connection to {servers} ({reason}); is it running?"
 
 
 def _options(target: NatsTarget) -> dict[str, Any]:

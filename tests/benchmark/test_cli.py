@@ -6,6 +6,8 @@ import asyncio
 import json
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,11 @@ from rich.console import Console
 
 from benchmark.cost import Profile, measure
 from benchmark.cost_figures import BUSY
+from control_plane import claims
+from control_plane.claims import Key
+from control_plane.desired import CLIENT
+from local.gateway import gateway
+from local.process import claim_port
 from tests.support.command import command, finished
 from tests.support.world import World, eventually
 
@@ -24,7 +31,7 @@ def options(world: World, tmp_path: Path) -> list[str]:
     creds = tmp_path / "client.creds"
     creds.touch(0o600)
     creds.write_text(world.creds("client"))
-    return ["--server", world.nats_url, "--creds", str(creds)]
+    return ["--server", world.nats_url, "--creds", str(creds), "--warm-up", "0s"]
 
 
 async def test_a_closed_loop_as_the_original(world: World, options: list[str], tmp_path: Path) -> None:
@@ -41,6 +48,7 @@ async def test_a_closed_loop_as_the_original(world: World, options: list[str], t
             r"Average call took [0-9]+\.[0-9]{2} milliseconds",
             last,
         )
+        assert "Mean latency is what a request waited. The last line's average" in output
         body = json.loads(new.read_text())
         assert (body["measured"]["requests"], body["measured"]["replies"], body["measured"]["errors"]) == (
             1000, 1000, {},
@@ -101,6 +109,15 @@ MISTAKES = [
     (["run", "--fail-if", "p99"], "--fail-if 'p99' is not FIGURE>BOUND"),
     (["run", "--compare", "/nowhere.json"], "/nowhere.json cannot be read"),
     (["run", "--gateway", "ftp://x"], "--gateway ftp://x is no HTTP address"),
+    (["run", "--fail-if", "speed>1"], "no figure speed; there are throughput, mean, p50, p90, p95, p99"),
+    (["sweep", "--fail-if", "p99>1ms"], "no figure p99; there are best, throughput"),
+    (["cost", "--fail-if", "p99>1ms"], "no figure p99; there are of_ceiling"),
+    (["run", "--json", "/dev/null/x.json"], "/dev/null/x.json cannot be written"),
+    (["run", "--report", "/dev/null/x.html"], "/dev/null/x.html cannot be written"),
+    (["run", "--rate", "5", "--requests", "5"], "--requests is for a closed loop and --rate for an open one"),
+    (["run", "--rate", "5", "--concurrency", "5"], "--concurrency is for a closed loop"),
+    (["run", "--poisson"], "--poisson is for an open loop"),
+    (["run", "--mix", "balance=80,set=20"], "names: balance, get, create"),
     (["sweep", "--rates", "1", "--concurrencies", "1"], "not both"),
     (["sweep", "--rates", "fast"], "--rates 'fast' is not a list of numbers"),
 ]
@@ -113,6 +130,79 @@ async def test_a_mistake_is_one_line(arguments: list[str], problem: str) -> None
     assert len(output.splitlines()) == 1
     assert output.startswith("error: ")
     assert problem in output
+
+
+async def test_a_closed_loop_of_a_duration_as_json(world: World, options: list[str]) -> None:
+    async with world.task():
+        command_line = [sys.executable, "-m", BENCHMARK, "run", *options, "--duration", "600ms", "--concurrency", "3"]
+        done = await asyncio.to_thread(
+            subprocess.run, [*command_line, "--json", "-"], capture_output=True, text=True, timeout=60, check=True
+        )
+    body = json.loads(done.stdout)
+    assert body["settings"]["duration"] == "600ms"
+    assert 0.5 < body["measured"]["elapsed_s"] < 3
+    assert body["measured"]["replies"] > 3
+    assert not Path("-").exists()
+
+
+async def test_a_mixed_load_creates_and_reads(world: World, options: list[str], tmp_path: Path) -> None:
+    mix = ["--mix", "balance=50,get=40,create=10", "--requests", "300", "--concurrency", "10"]
+    new, creds = tmp_path / "new.json", tmp_path / "registrar.creds"
+    creds.touch(0o600)
+    creds.write_text(world.creds("registrar"))
+    async with world.task():
+        before = len(world.rows())
+        as_registrar = ["--server", world.nats_url, "--creds", str(creds), "--warm-up", "200ms"]
+        code, output = await finished(
+            BENCHMARK, "run", *as_registrar, *mix, "--json", str(new), "--fail-if", "create.errors>0"
+        )
+        assert code == 0, output
+        endpoints = {each["name"]: each for each in json.loads(new.read_text())["measured"]["endpoints"]}
+        assert sum(each["replies"] for each in endpoints.values()) == 300
+        assert all(each["latency"]["p99_ms"] > 0 for each in endpoints.values())
+        assert len(world.rows()) - before >= endpoints["create"]["replies"] > 10
+        assert re.search(r"^create +[0-9]+ +0 +[0-9.]+ ms", output, re.MULTILINE)
+        code, output = await finished(BENCHMARK, "run", *options, *mix)
+    assert (code, output) == (
+        1, "error: these credentials may not ask customer.create; give a user's who may, or another --mix\n",
+    )  # fmt: skip
+
+
+async def test_a_gateway_that_is_not_there_and_one_that_refuses(world: World, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("nhg_wrong")
+    gateway_options = ["--token-file", str(token), "--warm-up", "0s", "--requests", "5"]
+    away = f"http://127.0.0.1:{claim_port(0, '')}"
+    code, output = await finished(BENCHMARK, "run", "--gateway", away, *gateway_options)
+    assert code == 1
+    assert re.fullmatch(r"error: no connection to http://[^;]*; is the gateway running\?\n", output)
+    async with gateway(0, world.nats_url, {"nhg_right": world.creds("client")}) as port:
+        code, output = await finished(BENCHMARK, "run", "--gateway", f"http://127.0.0.1:{port}", *gateway_options)
+    assert code == 1
+    assert re.search(r"^HTTP 401 .* 5$", output, re.MULTILINE)
+    assert output.endswith("error: no request was answered rightly; the table says what came instead\n")
+
+
+async def test_credentials_of_somewhere_else(world: World, tmp_path: Path) -> None:
+    account, creds = Key.account(), tmp_path / "other.creds"
+    creds.touch(0o600)
+    creds.write_text(claims.mint_creds(CLIENT, account, account=account.public))
+    code, output = await finished(BENCHMARK, "run", "--server", world.nats_url, "--creds", str(creds))
+    assert code == 1
+    assert re.fullmatch(r"error: nats://[^ ]+ refuses these credentials \(.*\); give its own with .*\n", output)
+
+
+async def test_help_names_the_figures_that_there_are() -> None:
+    for verb, there, not_there in (
+        ("run", "p95", "of_ceiling"),
+        ("sweep", "best", "p95"),
+        ("cost", "of_ceiling", "p95"),
+    ):
+        code, output = await finished(BENCHMARK, verb, "--help", COLUMNS="300")
+        assert code == 0
+        figures = output.partition("Figures:")[2].partition("╰")[0]
+        assert there in figures
+        assert not_there not in figures
 
 
 async def test_nobody_serves(options: list[str]) -> None:

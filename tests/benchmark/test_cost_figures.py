@@ -6,10 +6,11 @@ import pytest
 
 from benchmark.cost_figures import BASELINE, BUSY, ECHO, PROGRAMS, SERVICE, Round, Sample, requirements
 from benchmark.result import Latency, Measured, ScaleRow
+from benchmark.thresholds import COST
 
 
 def sample(*, throughput: float = 1000.0, cpu: float = 20.0, nats: float = 10.0, p50: float = 1.0) -> Sample:
-    latency = Latency(mean_ms=p50, p50_ms=p50, p90_ms=p50, p99_ms=p50, p99_9_ms=p50, max_ms=p50)
+    latency = Latency(mean_ms=p50, p50_ms=p50, p90_ms=p50, p95_ms=p50, p99_ms=p50, p99_9_ms=p50, max_ms=p50)
     measured = Measured.model_construct(replies=round(throughput), elapsed_s=1.0, latency=latency)
     return Sample(measured, cpu, nats)
 
@@ -63,3 +64,7 @@ def test_programs_are_compared_with_the_right_one() -> None:
     assert found["of_ceiling"] == (0.8, True)
     assert found["memory_growth"] == (1.0, True)
     assert found["cpu_over_rows"][0] == pytest.approx(1.1)
+
+
+def test_every_figure_can_be_a_threshold() -> None:
+    assert tuple(figures(one_round())) == COST

@@ -15,9 +15,9 @@ from nats.micro.request import ERROR_CODE_HEADER, ERROR_HEADER
 
 from benchmark import generators
 from benchmark.errors import BenchmarkError
-from benchmark.generators import Totals
 from benchmark.job import Closed, GatewayTarget, Job, Loop, NatsTarget, Open, Target
 from benchmark.result import Latency
+from benchmark.totals import Totals
 from local.gateway import gateway
 from local.process import claim_port
 from service.customer import contract
@@ -53,7 +53,7 @@ def over_nats(world: World) -> NatsTarget:
 async def put_on(target: Target, loop: Loop, *, ids: int = 1000, processes: int = 2, timeout_s: float = 5.0,
                  expected: dict[str, int] | None = None, stop: asyncio.Event | None = None,
                  on_tick: Callable[[Totals], None] = lambda _: None) -> Totals:  # fmt: skip
-    job = Job(target=target, subject=contract.SUBJECT, loop=loop, timeout_s=timeout_s, ids=ids, expected=expected)
+    job = Job(target=target, loop=loop, timeout_s=timeout_s, ids=ids, expected=expected)
     return await generators.run(job, processes=processes, stop=stop, on_tick=on_tick)
 
 
@@ -123,7 +123,8 @@ async def test_nobody_there(world: World) -> None:
     totals = await put_on(over_nats(world), Closed(requests=20, concurrency=5))
     assert (totals.errors, totals.replies) == ({"no responders": 20}, 0)
     away = GatewayTarget(url=f"http://127.0.0.1:{claim_port(0, '')}", token=TOKEN)
-    assert (await put_on(away, Closed(requests=4, concurrency=2))).errors == {"not sent": 4}
+    with pytest.raises(BenchmarkError, match=r"no connection to http://.*; is the gateway running\?"):
+        await put_on(away, Closed(requests=4, concurrency=2))
     with pytest.raises(BenchmarkError, match=r"no connection to .*; is it running\?"):
         await put_on(NatsTarget(servers=[f"nats://127.0.0.1:{claim_port(0, '')}"]), Closed(requests=1, concurrency=1))
 

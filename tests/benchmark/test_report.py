@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from benchmark.errors import BenchmarkError
-from benchmark.generators import Totals
-from benchmark.job import Tick
+from benchmark.job import Done, Tick
 from benchmark.latency import encoded, new_histogram
 from benchmark.report import write_report
 from benchmark.result import (
@@ -29,6 +28,7 @@ from benchmark.result import (
     SweepResult,
     TaskShare,
 )
+from benchmark.totals import Totals
 
 STARTED = "2026-01-01T00:00:00+00:00"
 HOSTILE = "<script>document.title='owned'</script>"
@@ -44,8 +44,8 @@ def run_result() -> RunResult:
         totals.add(
             0,
             Tick(
-                at=second + 0.5, sent=count + 1, replies=count, errors={HOSTILE: 1}, histogram=encoded(histogram),
-                last_done=second + 1.0,
+                at=second + 0.5, sent=count + 1, last_active=second + 1.0, last_done=second + 1.0,
+                done={"balance": Done(replies=count, errors={HOSTILE: 1}, histogram=encoded(histogram))},
             ),
         )  # fmt: skip
     totals.finish()

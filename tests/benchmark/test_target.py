@@ -9,10 +9,17 @@ from typing import Any
 
 import pytest
 
+from benchmark import target as targets
 from benchmark.errors import BenchmarkError
 from benchmark.target import gateway_target, nats_target
+from control_plane import claims
+from control_plane.claims import Key
+from control_plane.desired import CLIENT
+from control_plane.files import Files
 
 Context = Callable[..., None]
+KEY = Key.account()
+CREDS = claims.mint_creds(CLIENT, KEY, account=KEY.public)
 
 
 @pytest.fixture
@@ -28,12 +35,12 @@ def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Context:
 
 
 def test_a_context_by_name(context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "a.creds").write_text("the creds")
+    (tmp_path / "a.creds").write_text(CREDS)
     monkeypatch.setenv("CREDS_FOLDER", str(tmp_path))
     context("prod", url="tls://a:4222, tls://b:4222", creds="$CREDS_FOLDER/a.creds", description="x", token="")
     target = nats_target(None, None, "prod")
-    assert (target.servers, target.creds, target.token) == (["tls://a:4222", "tls://b:4222"], "the creds", None)
-    assert "the creds" not in repr(target)
+    assert (target.servers, target.creds, target.token) == (["tls://a:4222", "tls://b:4222"], CREDS, None)
+    assert claims.seed_of(CREDS) not in repr(target)
 
 
 def test_what_else_a_context_may_say(context: Context, tmp_path: Path) -> None:
@@ -70,3 +77,19 @@ def test_a_gateway_needs_an_address_and_a_token(tmp_path: Path, monkeypatch: pyt
     target = gateway_target("http://a", tmp_path / "token")
     assert target.token == "nhg_file"
     assert "nhg_file" not in repr(target)
+
+
+@pytest.mark.parametrize("part", [0.0, 0.1, 0.5, 0.8, 0.99])
+def test_credentials_that_were_cut_off(part: float, tmp_path: Path) -> None:
+    path = tmp_path / "cut.creds"
+    path.write_text(CREDS[: round(part * (CREDS.index("BEGIN USER NKEY SEED") + 60))])
+    with pytest.raises(BenchmarkError, match=r"cut\.creds is not a whole \.creds file"):
+        nats_target("nats://a", path, None)
+
+
+def test_a_server_alone_is_asked_with_the_default_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = Files(tmp_path)
+    monkeypatch.setattr(targets, "LOCAL_FILES", files)
+    assert nats_target("nats://a", None, None).creds is None
+    files.write_creds("client", CREDS)
+    assert nats_target("nats://a", None, None).creds == CREDS

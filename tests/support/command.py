@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import contextlib
 import os
 import signal
@@ -22,8 +23,9 @@ class Run:
 
     async def read(self) -> None:
         assert self.process.stdout
+        decoder = codecs.getincrementaldecoder("utf-8")()
         while chunk := await self.process.stdout.read(4096):
-            self.output += chunk.decode()
+            self.output += decoder.decode(chunk)
 
 
 @asynccontextmanager

@@ -21,9 +21,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmark import generators
-from benchmark.generators import Totals
 from benchmark.job import Closed, Job, Loop, NatsTarget, Open
 from benchmark.load import TIMEOUT
+from benchmark.totals import Totals
 from benchmark.transport import NO_RESPONDERS
 from local.load import request_for
 from local.system import Task
@@ -60,7 +60,7 @@ class Traffic:
         self._stop = asyncio.Event()
         target = NatsTarget(servers=world.nats_url.split(","), creds=world.creds("client"))
         job = Job(
-            target=target, subject=contract.SUBJECT, loop=loop, timeout_s=timeout_s, ids=1000,
+            target=target, loop=loop, timeout_s=timeout_s, ids=1000,
             expected=dict(expected) if expected else None,
         )  # fmt: skip
         self._running = asyncio.create_task(generators.run(job, processes=1, on_tick=self._see, stop=self._stop))

@@ -1,0 +1,159 @@
+"""A load whose rate and mix may change while it runs, by as many generator processes as it takes."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Final
+
+import psutil
+
+from benchmark.endpoints import BALANCE, Mix
+from benchmark.errors import BenchmarkError
+from benchmark.generators import HEAD_START_S, end, give_job, input_of, next_tick, spawn
+from benchmark.job import TICK_S, Change, Job, Open, Start
+from benchmark.plan import Plan
+from benchmark.totals import Second, Totals
+
+ENDLESS_S: Final = 1e9
+SHORT: Final = 0.95
+"""Generators that send less than this share of the rate cannot give it."""
+PATIENCE: Final = 2
+"""Seconds in a row that they must fall short before a process is added."""
+FULL: Final = 0.95
+"""Share of all cores in use beyond which a further process would only take from the others."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the page's controls say."""
+
+    rate: float = 0.0
+    mix: Mix = field(default_factory=lambda: {BALANCE: 1.0})
+    poisson: bool = False
+    processes: int = 0
+    """0: as many as it takes."""
+
+
+class Live:
+    """One load at a time; `second` is what the last whole second saw."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._job: Job = plan.job(Open(rate=1, duration_s=ENDLESS_S))
+        self._generators: list[asyncio.subprocess.Process] = []
+        self._following: list[asyncio.Task[None]] = []
+        self._changing = asyncio.Lock()
+        self._short = 0
+        self._seen = 0
+        self.wish = Wish()
+        self.running = False
+        self.note = ""
+        self.totals = Totals()
+        self.errors: Counter[str] = Counter()
+
+    @property
+    def processes(self) -> int:
+        return len(self._generators)
+
+    async def start(self, wish: Wish) -> None:
+        """Begin, or go on with what is wished for now.
+
+        Raises `BenchmarkError` when a generator cannot connect.
+        """
+        async with self._changing:
+            if not self.running:
+                self.totals, self.errors, self._seen = Totals(), Counter(), 0
+            self.wish, self.running, self.note, self._short = wish, True, "", 0
+            await self._share_among(wish.processes or max(1, self.processes))
+
+    async def stop(self) -> None:
+        async with self._changing:
+            await self._end()
+
+    def seconds(self) -> list[Second]:
+        """The whole seconds since the last call."""
+        new = self.totals.timeline[self._seen :]
+        self._seen += len(new)
+        for second in new:
+            self.errors.update(second.errors)
+        return new
+
+    async def judge(self, second: Second) -> None:
+        """Add a process when the rate is not given, or say why not."""
+        short = second.sent < SHORT * self.wish.rate - 1
+        self._short = self._short + 1 if short and self.running else 0
+        if self._short == 0:
+            self.note = "" if not short else self.note
+        if self._short < PATIENCE:
+            return
+        cores = os.cpu_count() or 1
+        busy = psutil.cpu_percent() / 100
+        if self.wish.processes:
+            self.note = f"{self.processes} processes cannot give this rate; let their number be automatic, or give more"
+        elif busy > FULL or self.processes >= cores:
+            self.note = f"the machine is the limit: {busy:.0%} of {cores} cores are in use"
+        else:
+            async with self._changing:
+                if self.running:
+                    await self._share_among(self.processes + 1)
+            self._short = 0
+
+    async def _share_among(self, processes: int) -> None:
+        """Make it `processes` generators, and tell each its share of the load from one moment on."""
+        try:
+            loop = Open(rate=self.wish.rate, duration_s=ENDLESS_S, poisson=self.wish.poisson)
+            leaving, self._generators = self._generators[processes:], self._generators[:processes]
+            for generator in leaving:
+                input_of(generator).close()
+            old = len(self._generators)
+            changes = {"loop": loop, "mix": dict(self.wish.mix), "stride": processes}
+            for number in range(old, processes):
+                generator = await spawn()
+                self._generators.append(generator)
+                await give_job(generator, self._job.model_copy(update={**changes, "first": number}))
+            at = self._next_moment()
+            for number, generator in enumerate(self._generators):
+                change = Change(at=at, first=number, loop=loop, mix=dict(self.wish.mix), stride=processes)
+                message = change if number < old else Start(at=at)
+                input_of(generator).write(message.model_dump_json().encode() + b"\n")
+            for number in range(old, processes):
+                self._following.append(asyncio.create_task(self._follow(self._generators[number])))
+        except BenchmarkError:
+            await self._end()
+            raise
+
+    def _next_moment(self) -> float:
+        """A whole number of ticks since the load began, so that each second holds as many ticks of each generator."""
+        soon = time.monotonic() + HEAD_START_S
+        if not self.totals.started_at:
+            self.totals.started_at = soon
+        return self.totals.started_at + math.ceil((soon - self.totals.started_at) / TICK_S) * TICK_S
+
+    async def _follow(self, generator: asyncio.subprocess.Process) -> None:
+        totals, key = self.totals, generator.pid
+        try:
+            while True:
+                tick = await next_tick(generator)
+                totals.add(key, tick)
+                if tick.final:
+                    return
+        except BenchmarkError as error:
+            if generator in self._generators:
+                self.note = str(error)
+                self._generators.remove(generator)
+                self.running = bool(self._generators)
+        finally:
+            totals.in_flight_of.pop(key, None)
+            totals.cpu_shares.pop(key, None)
+
+    async def _end(self) -> None:
+        self.running = False
+        generators, self._generators = self._generators, []
+        await end(generators)
+        following, self._following = self._following, []
+        await asyncio.gather(*following)
