@@ -100,8 +100,14 @@ class Live:
         else:
             async with self._changing:
                 if self.running:
-                    await self._share_among(self.processes + 1)
+                    await self._add_one()
             self._short = 0
+
+    async def _add_one(self) -> None:
+        try:
+            await self._share_among(self.processes + 1)
+        except BenchmarkError as error:  # said on the page; the load has ended
+            self.note = str(error)
 
     async def _share_among(self, processes: int) -> None:
         """Make it `processes` generators, and tell each its share of the load from one moment on."""
