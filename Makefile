@@ -9,7 +9,7 @@ TASKS ?= 1
 LOCK := $(VENV)/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-annotate --no-emit-index-url --quiet
 
-.PHONY: help setup demo up test drill mutants bench web lint format lock clean
+.PHONY: help setup demo demo-archive up test drill mutants bench web lint format lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -30,6 +30,9 @@ $(VENV)/.current: requirements/dev.txt
 
 demo: setup ## the main job on real servers, shown and checked
 	@$(PY) -m local demo
+
+demo-archive: setup ## events pile up, tasks start from zero and end, a row for each event (JetStream, then SQS)
+	@$(PY) -m local demo-archive
 
 up: setup ## the whole system on this machine until Ctrl-C (TASKS=3 for three tasks)
 	@$(PY) -m local up --tasks $(TASKS) --state $(STATE)

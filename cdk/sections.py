@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Self
+from itertools import pairwise
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cdk.fargate import check_size
 
@@ -28,5 +29,35 @@ class QueueSection(Section):
     """[queue]"""
 
 
+class Step(BaseModel):
+    """So many tasks, from a backlog of so many messages on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    backlog: Annotated[int, Field(ge=1)]
+    tasks: Annotated[int, Field(ge=1, le=100)]
+
+
 class ArchiveSection(Section):
     """[archive]"""
+
+    idle_exit: Annotated[int, Field(ge=0)] = 60
+    retention_days: Annotated[int, Field(ge=0)] = 0
+    steps: tuple[Step, ...] = (
+        Step(backlog=1, tasks=1),
+        Step(backlog=100_000, tasks=2),
+        Step(backlog=1_000_000, tasks=4),
+    )
+
+    @model_validator(mode="after")
+    def _rises(self) -> Self:
+        for lower, upper in pairwise(self.steps):
+            if upper.backlog <= lower.backlog or upper.tasks <= lower.tasks:
+                raise ValueError("steps: each has more backlog and more tasks than the one before")
+        if not self.steps:
+            raise ValueError("steps: at least one")
+        return self
+
+    def tasks(self, backlog: int) -> int:
+        """How many tasks a backlog asks for."""
+        return max((step.tasks for step in self.steps if backlog >= step.backlog), default=0)

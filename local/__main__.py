@@ -15,6 +15,7 @@ from rich.console import Console
 
 from control_plane.desired import GATEWAY, REGISTRAR
 from control_plane.errors import ProvisioningError
+from local import archive_demo
 from local import demo as demonstration
 from local.process import LocalError, kill_children
 from local.state import DEFAULT, State
@@ -51,6 +52,12 @@ def up(
 def demo() -> None:
     """Run the main job on real servers with three tasks, show it working, check it, clean up."""
     _run(demonstration.run(console))
+
+
+@cli.command("demo-archive")
+def demo_archive() -> None:
+    """Let events pile up, archive them from zero tasks and back to zero, from JetStream and from SQS; check it."""
+    _run(archive_demo.run(console))
 
 
 @cli.command()

@@ -16,6 +16,7 @@ from prometheus_client.core import Metric
 
 from service import __version__
 from service.customer import contract, metrics
+from service.customer.backlog import Backlog
 from service.customer.balance import Balance
 from service.customer.clients import Clients
 from service.customer.create import Create
@@ -74,6 +75,7 @@ class Customer:
         self._batched = False
         """The stream takes batches."""
         self._emitting: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
 
     def needs(self) -> Sequence[Need]:
         return (
@@ -100,8 +102,14 @@ class Customer:
         if writes_json(self._settings):
             minute = metrics.Minute(self._service, self._table, self._events)
             dimension = (contract.METRICS_DIMENSION, self._table.name)
-            emitter = Emitter(contract.METRICS_NAMESPACE, dimension, lambda: minute.figures(serving=self._is_serving()))
+            backlog = Backlog(self._nc)
+            emitter = Emitter(
+                contract.METRICS_NAMESPACE,
+                dimension,
+                lambda: {**minute.figures(serving=self._is_serving()), **backlog.figures()},
+            )
             self._emitting = asyncio.create_task(emitter.run(), name="emf")
+            self._watching = asyncio.create_task(backlog.run(), name="backlog")
 
     async def drain(self, timeout_s: float) -> None:
         """Take no more requests, answer those in flight, flush their events."""
@@ -128,8 +136,9 @@ class Customer:
         log.info("drained", requests=finished, events=self._events.stats.published)
 
     async def close(self) -> None:
-        if self._emitting:
-            await cancel(self._emitting)
+        for task in (self._emitting, self._watching):
+            if task:
+                await cancel(task)
         await self._events.close()
         await self._tracing.close(CLOSE_S / 2)
         await self._connection.close()

@@ -1,0 +1,158 @@
+"""The archive from zero by backlog, and back to zero: from a JetStream stream, and from an SQS queue."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any, Final
+
+import boto3
+from nats.aio.client import Client
+from rich.console import Console
+
+from cdk.sections import ArchiveSection, Step
+from local.demo import ANY_PORT
+from local.dynamodb import client, create_table
+from local.process import LocalError, accepts, claim_port, running
+from local.supervisor import KEYS, TABLE, Supervisor, stream_backlog
+from local.system import System, local_system, service_env
+from service.archive import contract
+from service.customer.contract import EVENT_PREFIX
+from service.runtime.connection import roundtrip
+
+EVENTS: Final = 30_000
+NUMBERS: Final = 1_100
+QUEUE: Final = "numbers"
+STEPS: Final = ArchiveSection(
+    idle_exit=2, steps=(Step(backlog=1, tasks=1), Step(backlog=10_000, tasks=2), Step(backlog=25_000, tasks=3))
+)
+
+
+async def run(console: Console) -> None:
+    """Raises `LocalError` when a check failed."""
+    checks: list[tuple[bool, str]] = []
+    with tempfile.TemporaryDirectory(prefix="archive-demo-") as folder:
+        console.print("[bold]Starting nats-server, a DynamoDB engine and the HTTP gateway[/]")
+        async with local_system(Path(folder), ANY_PORT, tasks=0, say=lambda line: console.print(f"  {line}")) as system:
+            await create_table(TABLE, system.dynamodb_env, KEYS)
+            await _from_the_stream(console, checks, system, Path(folder))
+            await create_table(QUEUE, system.dynamodb_env, KEYS)
+            await _from_the_queue(console, checks, system, Path(folder))
+    console.print("\n[bold]What was checked[/]")
+    for passed, what in checks:
+        console.print(f"  [green]ok[/]      {what}" if passed else f"  [red]FAILED[/]  {what}")
+    if not all(passed for passed, _ in checks):
+        raise LocalError(f"{sum(not passed for passed, _ in checks)} of {len(checks)} checks failed")
+    console.print(f"[bold green]all {len(checks)} checks passed[/]")
+
+
+def _env(system: System, source: str, table: str) -> dict[str, str]:
+    env = service_env(system.nats_url, system.creds[contract.USER], table, system.dynamodb_env)
+    del env["DDB_TABLE"]
+    return {**env, "ARCHIVE_SOURCE": source, "ARCHIVE_TABLE": table, "LOG_FORMAT": "json"}
+
+
+async def _from_the_stream(console: Console, checks: list[tuple[bool, str]], system: System, folder: Path) -> None:
+    console.print(f"\n[bold]{EVENTS:,} events pile up in the stream; no task is running[/]")
+    async with system.administrator() as admin:
+        await _publish(admin)
+        jetstream = admin.jetstream()
+        async with asyncio.timeout(30):  # published without acknowledgements: the stream may be behind
+            while await stream_backlog(jetstream) < EVENTS:
+                await asyncio.sleep(0.1)
+        backlog = await stream_backlog(jetstream)
+        console.print(f"  backlog {backlog:,}, rows {len(_rows(system, TABLE)):,}")
+        checks.append((backlog == EVENTS, f"a backlog of {EVENTS:,}, and no task"))
+        console.print("\n[bold]The backlog starts tasks, and they end when it is gone[/]")
+        supervisor = Supervisor(
+            lambda: stream_backlog(jetstream), _env(system, f"jetstream:{contract.STREAM}", TABLE), folder / "logs",
+            STEPS, lambda line: console.print(f"  {line}"),
+        )  # fmt: skip
+        await _until_zero(supervisor)
+        checks.append((await stream_backlog(jetstream) == 0, "the backlog is empty"))
+    _ended(checks, supervisor)
+    rows = _rows(system, TABLE)
+    hosts = Counter(row["host"]["S"] for row in rows)
+    for host, count in sorted(hosts.items()):
+        console.print(f"  {count:,} rows by {host}")
+    sequences = {int(row["sequence"]["N"]) for row in rows}
+    exact = len(rows) == EVENTS and sequences == set(range(1, EVENTS + 1))
+    checks.append((exact, f"exactly one row for each of the {EVENTS:,} events"))
+    checks.append((len(hosts) >= 2, "rows from two tasks or more"))
+
+
+async def _from_the_queue(console: Console, checks: list[tuple[bool, str]], system: System, folder: Path) -> None:
+    port = claim_port(0, "")
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    async with running("moto", command, folder / "logs" / "moto.log") as moto:
+        await moto.until(lambda: accepts(port))
+        url = f"http://127.0.0.1:{port}"
+        region = system.dynamodb_env["AWS_REGION"]
+        sqs: Any = boto3.client(
+            "sqs", endpoint_url=url, region_name=region, aws_access_key_id="local", aws_secret_access_key="local",  # noqa: S106
+        )  # fmt: skip
+        queue = (await asyncio.to_thread(sqs.create_queue, QueueName=QUEUE))["QueueUrl"]
+        numbers = [random.randrange(1_000_000) for _ in range(NUMBERS)]
+        await asyncio.to_thread(_send, sqs, queue, numbers)
+        console.print(f"\n[bold]The same from SQS: {NUMBERS:,} random numbers in the queue {QUEUE}[/]")
+
+        async def backlog() -> int:
+            names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+            answer = await asyncio.to_thread(sqs.get_queue_attributes, QueueUrl=queue, AttributeNames=names)
+            return sum(int(answer["Attributes"][name]) for name in names)
+
+        checks.append((await backlog() == NUMBERS, f"a backlog of {NUMBERS:,} numbers, and no task"))
+        supervisor = Supervisor(
+            backlog, {**_env(system, f"sqs:{QUEUE}", QUEUE), "AWS_ENDPOINT_URL_SQS": url}, folder / "logs" / "sqs",
+            STEPS, lambda line: console.print(f"  {line}"),
+        )  # fmt: skip
+        await _until_zero(supervisor)
+        checks.append((await backlog() == 0, "the queue is empty"))
+    _ended(checks, supervisor)
+    bodies = Counter(row["body"]["S"] for row in _rows(system, QUEUE))
+    checks.append((bodies == Counter(map(str, numbers)), f"exactly one row for each of the {NUMBERS:,} numbers"))
+
+
+async def _until_zero(supervisor: Supervisor) -> None:
+    """Run it until the tasks that it started have ended."""
+    supervising = asyncio.create_task(supervisor.run())
+    try:
+        async with asyncio.timeout(300):
+            while not supervisor.children or supervisor.running:
+                if supervising.done():
+                    await supervising
+                await asyncio.sleep(0.2)
+    except TimeoutError:
+        raise LocalError("the archive's tasks did not end") from None
+    finally:
+        supervising.cancel()
+        await asyncio.gather(supervising, return_exceptions=True)
+
+
+def _ended(checks: list[tuple[bool, str]], supervisor: Supervisor) -> None:
+    codes = [child.process.returncode for child in supervisor.children]
+    checks.append((set(codes) == {0}, f"{len(codes)} task{'s' if len(codes) > 1 else ''} ended by themselves, with 0"))
+
+
+async def _publish(admin: Client) -> None:
+    for number in range(EVENTS):
+        headers = {"Nats-Msg-Id": f"demo.{number}"}
+        await admin.publish(f"{EVENT_PREFIX}{number % 1000}", b'{"balance":%d}' % number, headers=headers)
+        if number % 2_000 == 0:
+            await roundtrip(admin)
+    await roundtrip(admin)
+
+
+def _send(sqs: Any, queue: str, numbers: list[int]) -> None:
+    for start in range(0, len(numbers), 10):
+        entries = [{"Id": str(i), "MessageBody": str(number)} for i, number in enumerate(numbers[start : start + 10])]
+        sqs.send_message_batch(QueueUrl=queue, Entries=entries)
+
+
+def _rows(system: System, table: str) -> list[Any]:
+    pages = client(system.dynamodb_env).get_paginator("scan").paginate(TableName=table)
+    return [item for page in pages for item in page["Items"]]
