@@ -24,11 +24,11 @@ from service.archive import contract
 from service.customer.contract import EVENT_PREFIX
 from service.runtime.connection import roundtrip
 
-EVENTS: Final = 30_000
+EVENTS: Final = 12_000
 NUMBERS: Final = 1_100
 QUEUE: Final = "numbers"
 STEPS: Final = ArchiveSection(
-    idle_exit=2, steps=(Step(backlog=1, tasks=1), Step(backlog=10_000, tasks=2), Step(backlog=25_000, tasks=3))
+    idle_exit=2, steps=(Step(backlog=1, tasks=1), Step(backlog=2_000, tasks=2), Step(backlog=10_000, tasks=3))
 )
 
 

@@ -29,7 +29,10 @@ _dead: Final = Repeated(log, "a message became a dead letter")
 _kept: Final = Repeated(log, "the dead-letter stream does not take a message")
 
 BATCHES: Final = 16
-"""In flight: with a DynamoDB that takes 8 ms a call they carry 30,000 rows/s."""
+"""In flight at most: with a DynamoDB that takes 8 ms a call they carry 30,000 rows/s."""
+BATCHES_AT_START: Final = 4
+GROW: Final = 0.25
+SHRINK_EVERY_S: Final = 1.0
 MAX_HELD: Final = 2_500
 MAX_HELD_BYTES: Final = 12 * 1024 * 1024
 DEAD_RETRY_S: Final = 60.0
@@ -66,6 +69,10 @@ class Archiver:
         """Each event that is held, and when it was last delivered or extended."""
         self._waiting: deque[Event] = deque()
         self._batches: set[asyncio.Task[None]] = set()
+        self._limit = float(BATCHES_AT_START)
+        """Batches in flight: more while calls succeed, half when one fails. A call that timed out was work for nothing,
+        and asking a busy DynamoDB for more of it makes it busier."""
+        self._shrunk_s = 0.0
         self._forming = False
         self._draining = False
         self._extending: asyncio.Task[None] | None = None
@@ -127,7 +134,7 @@ class Archiver:
 
     def _form(self) -> None:
         self._forming = False
-        while self._waiting and len(self._batches) < BATCHES and not self._draining:
+        while self._waiting and len(self._batches) < int(self._limit) and not self._draining:
             batch = asyncio.create_task(self._work(self._next_batch()))
             self._batches.add(batch)
             batch.add_done_callback(self._done)
@@ -175,6 +182,7 @@ class Archiver:
         left: Sequence[Item] = list(batch)
         while left:
             result = await self._writer.write(left)
+            self._adapt(failed=bool(result.problem))
             self.stats.rows += len(result.written)
             for item in result.written:
                 self._finish(batch[item])
@@ -185,6 +193,13 @@ class Archiver:
             if left:
                 self.stats.last_error = result.problem
                 _unwritten.warning(result.problem, rows=len(left))
+
+    def _adapt(self, *, failed: bool) -> None:
+        now = self._loop.time()
+        if not failed:
+            self._limit = min(float(BATCHES), self._limit + GROW)
+        elif now - self._shrunk_s > SHRINK_EVERY_S:
+            self._limit, self._shrunk_s = max(1.0, self._limit / 2), now
 
     async def _bury(self, events: list[Event], reason: str) -> None:
         """A message that can never be a row goes to the dead-letter stream, or stays where it is."""

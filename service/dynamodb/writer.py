@@ -30,8 +30,8 @@ from service.runtime.errors import ServiceError
 MAX_ITEMS: Final = 25
 MAX_BYTES: Final = 2 * 1024 * 1024
 """Of the rows of one call: DynamoDB refuses a body of 16 MB, and what is in flight is held in memory."""
-CALL_TIMEOUT_S: Final = 5.0
-BUDGET_S: Final = 8.0
+CALL_TIMEOUT_S: Final = 10.0
+BUDGET_S: Final = 15.0
 """From a batch's first call to the start of its last one."""
 BACKOFF_MIN_S: Final = 0.05
 BACKOFF_MAX_S: Final = 2.0
@@ -57,7 +57,7 @@ class Result:
     unwritten: list[Item] = field(default_factory=list)
     """Rows that the next call may write."""
     problem: str = ""
-    """Why rows are unwritten."""
+    """Why a call failed or left rows, also where a later one wrote them."""
 
 
 class Writer:
