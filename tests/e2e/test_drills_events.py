@@ -73,7 +73,7 @@ async def throttled(world: World, rate: float) -> AsyncIterator[Throttle]:
     "every request answered; at least 95 % of what the stream took are distinct events; all of them stored in the end",
 )
 async def test_slow_stream(world: World, drill: Drill) -> None:
-    demand_s = drill.pick(6.0, 60.0)
+    demand_s = drill.pick(5.0, 60.0)
     async with tasks(world, 1, SHUTDOWN_TIMEOUT="60") as (task,), throttled(world, STREAM_RATE) as throttle:
         async with put_on(world, Open(rate=DEMAND, duration_s=demand_s), expected=world.rows()) as load:
             await load.more(1)

@@ -186,8 +186,8 @@ async def test_a_full_stream_that_discards_new_is_waited_for(world: World, publi
     assert await world.last_sequence() == 25
 
 
-async def test_a_stalled_stream_gets_a_probe_now_and_then_and_no_storm(world: World, publishing: Publishing) -> None:
-    async with publishing() as published, world.administrator() as admin:
+async def test_a_stalled_stream_gets_a_probe_now_and_then_and_no_storm(world: World) -> None:
+    async with publisher(world) as published, world.administrator() as admin:
         await delete_stream(world)
         listening = await admin._nc.subscribe("customer.balance.*")
         publish(published, 1000)
