@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +21,8 @@ _STYLE: Final = Style(
     colors=("#2563eb", "#dc2626", "#059669", "#d97706"), label_font_size=13, major_label_font_size=13,
     title_font_size=16, legend_font_size=13, stroke_width=2.5,
 )  # fmt: skip
+WIDE: Final = {"width": 1000, "height": 420}
+NARROW: Final = {"width": 400, "height": 360, "x_label_rotation": 30}
 _TAIL: Final = (0.0, 50.0, 90.0, 99.0, 99.9, 99.99, 99.999)
 
 
@@ -34,13 +36,20 @@ def write_report(result: Result, path: Path) -> None:
         result=result,
         grids=grids(result),
         remarks=list(remarks(result)),
-        charts=[chart.render(is_unicode=True, disable_xml_declaration=True) for chart in _charts(result)],
+        charts=list(zip(_drawn(result, WIDE), _drawn(result, NARROW), strict=True)),
     )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(page)
     except OSError as error:
         raise BenchmarkError(f"{path} cannot be written ({error.strerror})") from None
+
+
+def _drawn(result: Result, size: Mapping[str, int]) -> Iterator[str]:
+    """Each chart at one size, so that its text is readable without scaling."""
+    for chart in _charts(result):
+        chart.config(**size)
+        yield chart.render(is_unicode=True, disable_xml_declaration=True)
 
 
 def _charts(result: Result) -> Iterator[pygal.Graph]:
@@ -89,7 +98,7 @@ def _curves(
 
 def _xy(title: str, x_title: str, y_title: str) -> pygal.Graph:
     return pygal.XY(
-        style=_STYLE, js=(), title=title, x_title=x_title, y_title=y_title, height=420, width=1000,
+        style=_STYLE, js=(), title=title, x_title=x_title, y_title=y_title,
         legend_at_bottom=True, include_x_axis=True, dots_size=2.5, truncate_legend=-1,
         value_formatter=lambda value: f"{value:,.6g}", x_value_formatter=lambda value: f"{value:,.6g}",
     )  # fmt: skip
@@ -103,7 +112,7 @@ def _bars(result: CostResult) -> Iterator[pygal.Graph]:
         ("CPU of a request, of the server program", "µs", "server_cpu_us"),
     ):
         chart = pygal.Bar(
-            style=_STYLE, js=(), title=title, x_title="requests in flight", y_title=unit, height=420, width=1000,
+            style=_STYLE, js=(), title=title, x_title="requests in flight", y_title=unit,
             legend_at_bottom=True, value_formatter=lambda value: f"{value:,.0f}",
         )  # fmt: skip
         chart.x_labels = [f"{concurrency:,}" for concurrency in concurrencies]

@@ -29,6 +29,7 @@ from benchmark.result import (
     TaskShare,
 )
 from benchmark.totals import Totals
+from tests.support.browser import browser
 
 STARTED = "2026-01-01T00:00:00+00:00"
 HOSTILE = "<script>document.title='owned'</script>"
@@ -106,11 +107,28 @@ async def test_a_browser_shows_it(make: Callable[[], Result], charts: int, words
 
     shown = await asyncio.to_thread(browse, "--dump-dom")
     assert "<title>owned</title>" not in shown
-    assert shown.count("<svg") == charts
+    assert shown.count("<svg") == 2 * charts, "one for a wide window, one for a narrow one"
     assert all(word in re.sub(r"<[^>]+>", "", shown) for word in words)
     await asyncio.to_thread(browse, f"--screenshot={picture}")
     assert struct.unpack(">II", picture.read_bytes()[16:24]) == (1100, 1900)
     assert picture.stat().st_size > 30_000, "an empty page is a few kilobytes"
+
+
+SMALLEST_TEXT = """Math.min(...[...document.querySelectorAll('figure text')]
+    .filter(text => text.textContent.trim() && text.getClientRects().length && getComputedStyle(text).opacity > 0)
+    .map(text => parseFloat(getComputedStyle(text).fontSize) * text.ownerSVGElement.getScreenCTM().a))"""
+
+
+async def test_it_is_readable_on_a_phone(tmp_path: Path) -> None:
+    makers: list[Callable[[], Result]] = [run_result, sweep_result, cost_result]
+    async with browser() as tab:
+        for number, make in enumerate(makers):
+            page = tmp_path / f"{number}.html"
+            write_report(make(), page)
+            for width in (400, 1100):
+                await tab.open(page.as_uri(), width=width)
+                assert await tab.run("document.documentElement.scrollWidth") == width, "it scrolls sideways"
+                assert await tab.run(SMALLEST_TEXT) > 9
 
 
 @pytest.mark.parametrize(("make", "charts", "words"), RESULTS)
