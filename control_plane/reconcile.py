@@ -50,6 +50,7 @@ async def compare(
         remarks = (*remarks, *_not_compared(wanted, actual))
     steps += _resource_steps(provider, wanted, actual)
     steps += await credential_steps(provider, account, actual, wanted, files, secret)
+    remarks = (*remarks, *_still_out(steps, actual))
     return Plan(account.name if account else name, account.id if account else None, steps, remarks)
 
 
@@ -160,6 +161,17 @@ def _not_compared(wanted: Account, actual: Actual) -> tuple[str, ...]:
     limits = settings.other_limits(settings.limits_settings(wanted.limits), actual.limits)
     strange += [f"limit {name} = {value}" for name, value in limits.items()]
     return (f"not declared, not compared and left alone: {', '.join(strange)}",) if strange else ()
+
+
+def _still_out(steps: Sequence[Step], actual: Actual | None) -> tuple[str, ...]:
+    """Where a JWT carries its permissions, a copy of it keeps them."""
+    carried = {name for name, identity in actual.identities.items() if not identity.issuer} if actual else set()
+    changed = [step.resource.removeprefix("user ") for step in steps if step.action == "change"]
+    return tuple(
+        f"copies of {name}.creds that are elsewhere keep their former permissions until `rotate --user {name}`"
+        for name in changed
+        if name in carried
+    )
 
 
 async def _as_allowed(provider: Provider, wanted: Account) -> tuple[Account, tuple[str, ...]]:

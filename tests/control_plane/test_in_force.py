@@ -68,13 +68,14 @@ async def test_a_changed_permission_reaches_the_file(
     code, output, _ = await program("status")
     assert code == 3
     assert "credentials" in output
+    assert "that are elsewhere keep their former permissions until `rotate --user client`" in output
     async with on_the_server(program.fake, servers):
         before = program.files.creds("client") or ""
         assert await refused(servers, before, "customer.balance", "customer.added") == ["customer.added"]
         _, planned, _ = await program("create", "--dry-run")
         _, output, _ = await program("create")
         assert [line.split()[1:] for line in output.splitlines() if line.startswith("changed")] == [
-            line.split()[2:] for line in planned.splitlines()
+            line.split()[2:] for line in planned.splitlines() if line.startswith("would")
         ]
         after = program.files.creds("client") or ""
         assert await refused(servers, after, "customer.balance", "customer.added") == ["customer.balance"]
