@@ -6,7 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -18,13 +18,14 @@ from rich.console import Console
 
 from cdk import checks
 from cdk import settings as settings_module
-from cdk.settings import FIRST_PARAMETER, SECRET_PARAMETER, Settings
+from cdk.settings import ARCHIVE_SECRET_PARAMETER, FIRST_PARAMETER, SECRET_PARAMETER, Settings
 from control_plane import aws, seed_flag, self_hosted
 from control_plane.desired import CLIENT, SERVICE
 from control_plane.discovery import instances
 from control_plane.errors import ProvisioningError
 from control_plane.files import Files
 from control_plane.target import CONFIG, PREFIX, account_files
+from service.archive.contract import USER as ARCHIVE_USER
 from service.customer import contract
 
 FOLDER: Final = Path(__file__).parent
@@ -85,12 +86,14 @@ def deploy(
         console.print(f"[green]ok[/]  AWS account {checks.account(settings)}, region {settings.region}")
         first = checks.is_first(settings)
         checks.table(settings, first=first)
-        arn = _secret(settings, replace=replace_secret)
+        arns = {SECRET_PARAMETER: _secret(settings, replace=replace_secret)}
+        if settings.archive.enabled:
+            arns[ARCHIVE_SECRET_PARAMETER] = _secret(settings, replace=replace_secret, user=ARCHIVE_USER)
         _warn(settings)
-        _deploy(settings, arn, first=first)
+        _deploy(settings, arns, first=first)
         if first and settings.environment == "production":
             console.print("now that it stands: the table's deletion protection")
-            _deploy(settings, arn, first=False)
+            _deploy(settings, arns, first=False)
         _ask_tasks(settings)
 
     _run(work)
@@ -109,6 +112,8 @@ def destroy(*, yes: Yes = False) -> None:
         _cdk(["destroy", "--force"], settings)
         gone = aws.delete_secret(settings.initials)
         console.print(f"secret {aws.secret_name(settings.initials)}: {'deleted' if gone else 'was not there'}")
+        if aws.delete_secret(settings.initials, ARCHIVE_USER):
+            console.print(f"secret {aws.secret_name(settings.initials, ARCHIVE_USER)}: deleted")
         creds = _files(settings).creds_anywhere(SERVICE.name)
         if kept:
             console.print("seed flag: left as it is")
@@ -127,19 +132,23 @@ def _files(settings: Settings) -> Files:
     return account_files(CONFIG, f"{PREFIX}{settings.initials}")
 
 
-def _secret(settings: Settings, *, replace: bool) -> str:
-    """The complete ARN of the secret: as it is there, or made of the credentials here if these connect."""
-    arn = aws.secret_arn(settings.initials)
-    name = aws.secret_name(settings.initials)
+def _secret(settings: Settings, *, replace: bool, user: str = "") -> str:
+    """The complete ARN of the secret: as it is there, or made of the credentials here if these connect.
+
+    `user`: a further role's; the service's own without one.
+    """
+    arn = aws.secret_arn(settings.initials, user)
+    name = aws.secret_name(settings.initials, user)
     if arn and not replace:
         console.print(f"[green]ok[/]  secret {name} is there and left as it is (--replace-secret replaces it)")
         return arn
-    creds = _files(settings).creds_anywhere(SERVICE.name)
+    creds = _files(settings).creds_anywhere(user or SERVICE.name)
     if creds is None:
-        path = _files(settings).creds_path(SERVICE.name)
-        raise ProvisioningError(f"there is neither {path} nor a secret; run `make cp-create` first")
+        path = _files(settings).creds_path(user or SERVICE.name)
+        command = f'make cp-create ARGS="--with {user}"' if user else "make cp-create"
+        raise ProvisioningError(f"there is neither {path} nor a secret; run `{command}` first")
     asyncio.run(_connect(settings, creds))
-    pushed = aws.push_secret(settings.initials, creds)
+    pushed = aws.push_secret(settings.initials, creds, user)
     console.print(f"[green]ok[/]  secret {name} {'replaced' if arn else 'made'}; its credentials connect")
     return pushed
 
@@ -155,8 +164,8 @@ async def _connect(settings: Settings, creds: str) -> None:
         ) from None
 
 
-def _deploy(settings: Settings, arn: str, *, first: bool) -> None:
-    parameters = {SECRET_PARAMETER: arn, FIRST_PARAMETER: "yes" if first else "no"}
+def _deploy(settings: Settings, arns: Mapping[str, str], *, first: bool) -> None:
+    parameters = {**arns, FIRST_PARAMETER: "yes" if first else "no"}
     given = [part for name, value in parameters.items() for part in ("--parameters", f"{name}={value}")]
     _cdk(["deploy", "--require-approval", "never", *given], settings)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, cast
 
 from aws_cdk import CfnCondition, CfnOutput, CfnParameter, Fn, RemovalPolicy, Stack, Tags
@@ -10,13 +11,15 @@ from aws_cdk import aws_ecs as ecs
 from aws_cdk import aws_secretsmanager as secretsmanager
 from constructs import Construct
 
+from cdk.archive import Archive
 from cdk.network import Network
 from cdk.observability import Observability
 from cdk.scaling import scale
-from cdk.settings import FIRST_PARAMETER, SECRET_PARAMETER, Settings
+from cdk.settings import ARCHIVE_SECRET_PARAMETER, FIRST_PARAMETER, SECRET_PARAMETER, Settings
 from cdk.tasks import Surroundings, Tasks, customer
 from control_plane.aws import secret_name
 from service import __version__
+from service.archive import contract as archive_contract
 from service.customer import contract
 
 
@@ -46,6 +49,9 @@ class BalanceStack(Stack):
         tasks = Tasks(self, "Tasks", around, customer(settings, table))
         seen = Observability(self, "Observability", settings, service=tasks.service, table=table)
         scale(tasks.service, settings, seen)
+        if settings.archive.enabled:
+            its_own = self._secret(settings, ARCHIVE_SECRET_PARAMETER, archive_contract.USER)
+            Archive(self, "Archive", replace(around, secret=its_own))
         for name, value in tags(settings).items():
             Tags.of(self).add(name, value)
         CfnOutput(self, "TableName", value=table.table_name)
@@ -63,14 +69,14 @@ class BalanceStack(Stack):
         )
         return CfnCondition(self, "First", expression=Fn.condition_equals(parameter.value_as_string, "yes"))
 
-    def _secret(self, settings: Settings) -> secretsmanager.ISecret:
+    def _secret(self, settings: Settings, parameter: str = SECRET_PARAMETER, user: str = "") -> secretsmanager.ISecret:
         arn = CfnParameter(
             self,
-            SECRET_PARAMETER,
-            description=f"Complete ARN of the secret {secret_name(settings.initials)}; `make deploy` gives it",
+            parameter,
+            description=f"Complete ARN of the secret {secret_name(settings.initials, user)}; `make deploy` gives it",
             allowed_pattern=r"arn:aws[a-z-]*:secretsmanager:[a-z0-9-]+:\d{12}:secret:.+-[A-Za-z0-9]{6}",
         )
-        return secretsmanager.Secret.from_secret_complete_arn(self, "NatsCreds", arn.value_as_string)
+        return secretsmanager.Secret.from_secret_complete_arn(self, f"{user.title()}NatsCreds", arn.value_as_string)
 
     def _table(self, settings: Settings, removal: RemovalPolicy, first: CfnCondition) -> dynamodb.ITable:
         if settings.existing_table:

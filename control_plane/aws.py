@@ -23,8 +23,9 @@ _GONE: Final = frozenset({"ResourceNotFoundException", "InvalidRequestException"
 """There is none, or it is being deleted."""
 
 
-def secret_name(initials: str) -> str:
-    return f"{initials}/{SECRET}"
+def secret_name(initials: str, user: str = "") -> str:
+    """Of a further role's user; the service's own without one."""
+    return f"{initials}/{SECRET}-{user}" if user else f"{initials}/{SECRET}"
 
 
 def check_initials(initials: str) -> str:
@@ -64,13 +65,13 @@ def initials_of(arn: str) -> str | None:
     return initials or None
 
 
-def push_secret(initials: str, creds: str) -> str:
+def push_secret(initials: str, creds: str, user: str = "") -> str:
     """Put a `.creds` text, in base64, where the deployment reads it; the secret's ARN.
 
     Raises `ProvisioningError` with AWS's reason.
     """
     client = _client("secretsmanager")
-    name, value = secret_name(initials), base64.b64encode(creds.encode()).decode()
+    name, value = secret_name(initials, user), base64.b64encode(creds.encode()).decode()
     try:
         try:
             arn: str = client.create_secret(Name=name, SecretString=value)["ARN"]
@@ -100,9 +101,9 @@ def secret_creds(initials: str) -> str | None:
         return None
 
 
-def secret_arn(initials: str) -> str | None:
+def secret_arn(initials: str, user: str = "") -> str | None:
     """The complete ARN of the secret; None when there is none, or it is being deleted."""
-    name = secret_name(initials)
+    name = secret_name(initials, user)
     try:
         described = _client("secretsmanager").describe_secret(SecretId=name)
     except (BotoCoreError, ClientError) as error:
@@ -112,10 +113,10 @@ def secret_arn(initials: str) -> str | None:
     return None if "DeletedDate" in described else str(described["ARN"])
 
 
-def delete_secret(initials: str) -> bool:
+def delete_secret(initials: str, user: str = "") -> bool:
     """Delete the secret, at once; whether there was one."""
     client = _client("secretsmanager")
-    name = secret_name(initials)
+    name = secret_name(initials, user)
     try:
         client.describe_secret(SecretId=name)
         client.delete_secret(SecretId=name, ForceDeleteWithoutRecovery=True)

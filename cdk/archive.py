@@ -1,0 +1,148 @@
+"""The archive: a table of events, and tasks from zero by backlog, and back to zero (docs/adr/0012-archive.md)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from aws_cdk import Duration
+from aws_cdk import aws_applicationautoscaling as autoscaling
+from aws_cdk import aws_cloudwatch as cloudwatch
+from aws_cdk import aws_dynamodb as dynamodb
+from aws_cdk import aws_iam as iam
+from constructs import Construct
+
+from cdk.sections import ArchiveSection
+from cdk.settings import Settings
+from cdk.tasks import Role, Surroundings, Tasks
+from service.archive import contract
+from service.customer.contract import METRICS_DIMENSION, METRICS_NAMESPACE
+
+STUCK_MINUTES: Final = 30
+MINUTE: Final = Duration.minutes(1)
+
+
+def archive(settings: Settings, table: dynamodb.ITable) -> Role:
+    section = settings.archive
+    return Role(
+        "archive",
+        cpu=section.cpu,
+        memory=section.memory,
+        tasks=0,
+        always=0,
+        environment={
+            "ARCHIVE_SOURCE": f"jetstream:{contract.STREAM}",
+            "ARCHIVE_TABLE": table.table_name,
+            "IDLE_EXIT": str(section.idle_exit),
+            "RETENTION_DAYS": str(section.retention_days),
+        },
+        statements=(
+            iam.PolicyStatement(
+                actions=["dynamodb:BatchWriteItem", "dynamodb:DescribeTable"], resources=[table.table_arn]
+            ),
+        ),
+    )
+
+
+class Archive(Construct):
+    """Its tasks are counted by the backlog alone, which the role `customer` writes once a minute."""
+
+    def __init__(self, scope: Construct, id_: str, around: Surroundings) -> None:
+        super().__init__(scope, id_)
+        settings = around.settings
+        self.table = dynamodb.Table(
+            self,
+            "Events",
+            table_name=f"customer-events-{settings.initials}",
+            partition_key=dynamodb.Attribute(name=contract.PARTITION_KEY, type=dynamodb.AttributeType.STRING),
+            sort_key=dynamodb.Attribute(name=contract.SORT_KEY, type=dynamodb.AttributeType.STRING),
+            billing_mode=dynamodb.BillingMode.PAY_PER_REQUEST,
+            point_in_time_recovery_specification=dynamodb.PointInTimeRecoverySpecification(
+                point_in_time_recovery_enabled=True
+            ),
+            time_to_live_attribute=contract.TTL_ATTRIBUTE if settings.archive.retention_days else None,
+            removal_policy=around.removal,
+        )
+        self.tasks = Tasks(self, "Tasks", around, archive(settings, self.table))
+        self._scale(settings.archive, settings.table_name)
+        self._alarms(settings)
+
+    def _scale(self, section: ArchiveSection, table_name: str) -> None:
+        """An alarm that stays in ALARM goes on scaling, so a task that dies is replaced while there is a backlog."""
+        scaling = self.tasks.service.auto_scale_task_count(min_capacity=0, max_capacity=section.steps[-1].tasks)
+        intervals = [autoscaling.ScalingInterval(change=0, upper=section.steps[0].backlog)]
+        for step, after in zip(section.steps, (*section.steps[1:], None), strict=True):
+            upper = after.backlog if after else None
+            intervals.append(autoscaling.ScalingInterval(change=step.tasks, lower=step.backlog, upper=upper))
+        scaling.scale_on_metric(
+            "Backlog",
+            metric=metric("ArchiveBacklog", table_name, "Maximum"),
+            scaling_steps=intervals,
+            adjustment_type=autoscaling.AdjustmentType.EXACT_CAPACITY,
+            cooldown=MINUTE,
+            evaluation_periods=1,
+        )
+
+    def _alarms(self, settings: Settings) -> None:
+        backlog = metric("ArchiveBacklog", settings.table_name, "Maximum")
+        self._alarm(
+            settings,
+            "ArchiveStuck",
+            backlog,
+            settings.archive.steps[0].backlog,
+            STUCK_MINUTES,
+            f"The archive's backlog has not been empty for {STUCK_MINUTES} minutes. See that tasks of the service "
+            "`archive` run, their last log lines, and the events table's write throttles.",
+        )
+        self._alarm(
+            settings,
+            "ArchiveDiscarded",
+            metric("ArchiveDiscarded", self.table.table_name, "Maximum"),
+            1,
+            1,
+            "The stream discarded events before they were archived: their rows are missing for good. Make the stream "
+            "larger (service/archive/contract.py, STREAM_BYTES, then `make cp-create`), and see why tasks are late.",
+        )
+        self._alarm(
+            settings,
+            "ArchiveUnconfirmed",
+            metric("ArchiveUnconfirmed", settings.table_name, "Maximum"),
+            1,
+            1,
+            "The stream discards events that the archive has not acknowledged in turn; some may be lost to it. Make "
+            "the stream larger, and see why the archive's tasks are late.",
+        )
+        self._alarm(
+            settings,
+            "ArchiveDeadLetters",
+            metric("ArchiveDeadLetters", self.table.table_name, "Maximum"),
+            1,
+            1,
+            f"A message can be no row, and is in the stream {contract.DEAD_STREAM} with the reason in its headers.",
+        )
+
+    def _alarm(
+        self, settings: Settings, name: str, watched: cloudwatch.IMetric, threshold: int, minutes: int, text: str
+    ) -> None:
+        cloudwatch.Alarm(
+            self,
+            name,
+            alarm_name=f"{settings.stack_name}-{name}",
+            alarm_description=text,
+            metric=watched,
+            threshold=threshold,
+            evaluation_periods=minutes,
+            datapoints_to_alarm=minutes,
+            comparison_operator=cloudwatch.ComparisonOperator.GREATER_THAN_OR_EQUAL_TO_THRESHOLD,
+            treat_missing_data=cloudwatch.TreatMissingData.NOT_BREACHING,
+        )
+
+
+def metric(name: str, table: str, statistic: str) -> cloudwatch.Metric:
+    """Each task writes it: Maximum is the figure, and a sum would be a multiple of it."""
+    return cloudwatch.Metric(
+        namespace=METRICS_NAMESPACE,
+        metric_name=name,
+        dimensions_map={METRICS_DIMENSION: table},
+        statistic=statistic,
+        period=MINUTE,
+    )
