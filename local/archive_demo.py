@@ -113,6 +113,9 @@ async def _from_the_queue(console: Console, checks: list[tuple[bool, str]], syst
         await _until_zero(supervisor)
         checks.append((await backlog() == 0, "the queue is empty"))
     _ended(checks, supervisor)
+    for child in supervisor.children:
+        if child.process.returncode:
+            console.print(f"  {child.name}: {child.last_words()}")
     bodies = Counter(row["body"]["S"] for row in _rows(system, QUEUE))
     checks.append((bodies == Counter(map(str, numbers)), f"exactly one row for each of the {NUMBERS:,} numbers"))
 
