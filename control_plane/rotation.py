@@ -46,7 +46,10 @@ async def issue(
 ) -> AsyncIterator[str]:
     """New credentials beside the old ones, which stay valid; yields what was done, and what makes them void."""
     old = (await provider.identity(account, user.name)).key or _held_key(files, user.name)
-    creds = await provider.issue(account, user.name)
+    try:
+        creds = await provider.issue(account, user.name)
+    except ProvisioningError as error:
+        raise ProvisioningError(f"{error}; the old ones are valid until `revoke --key {old}`") from None
     files.write_creds(user.name, creds)
     yield f"rotated  {files.creds_path(user.name)}"
     if user.gateway and provider.has_gateway:

@@ -16,7 +16,7 @@ from control_plane.errors import ProvisioningError
 from control_plane.files import Files
 from control_plane.self_hosted import SelfHosted
 from tests.control_plane.conftest import Program
-from tests.support.fake_synadia import Failure
+from tests.support.fake_synadia import Failure, refused
 from tests.support.world import Servers
 
 
@@ -91,6 +91,19 @@ async def test_the_old_key_is_the_one_that_the_api_tells(program: Program) -> No
     assert output.endswith(f"when nothing uses the old ones any more: revoke --key {old}\n")
     assert program.fake.revoked == {}
     assert (await program("status"))[0] == 0
+
+
+async def test_the_old_key_is_told_when_it_stops_too(program: Program) -> None:
+    await program("create")
+    old = program.fake.user("service").key.public
+    program.fake.calls.clear()
+    program.fake.intercept = lambda call: refused(500, "gone") if program.fake.calls[-1][1].endswith("/creds") else None
+    code, _, error = await program("rotate", "--user", "service", "--keep-old")
+    program.fake.intercept = None
+    assert (code, f"valid until `revoke --key {old}`" in error) == (1, True)
+    assert (await program("status"))[0] == 3
+    assert (await program("create"))[0] == 0
+    assert held(program) == program.fake.user("service").key.public != old
 
 
 @pytest.fixture
