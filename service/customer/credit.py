@@ -120,6 +120,9 @@ class Credit:
         if not self._is_open or not self._nc.is_connected:
             return
         room = self._max_in_flight - self.in_flight
+        if room < self._quarter:
+            self._start_clock()  # a new connection, and as many in flight as there may be
+            return
         granted = False
         for window in self._windows:
             while room - window.outstanding >= self._quarter:
@@ -133,8 +136,8 @@ class Credit:
         async def deliver(msg: Msg | None, counted: bool) -> None:
             if counted:
                 window.outstanding -= 1
-                if window.outstanding == 0 and self._empty_since_s is None and self._is_open:
-                    self._empty_since_s = time.monotonic()
+                if window.outstanding == 0 and self._is_open:
+                    self._start_clock()
             if msg is not None:
                 await window.take(msg)
             elif window.outstanding == 0:
@@ -146,6 +149,10 @@ class Credit:
         for window in self._windows:
             window.outstanding = 0
         self._stop_clock()
+
+    def _start_clock(self) -> None:
+        if self._empty_since_s is None:
+            self._empty_since_s = time.monotonic()
 
     def _stop_clock(self) -> None:
         if self._empty_since_s is not None:

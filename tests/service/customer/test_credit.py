@@ -147,6 +147,21 @@ async def test_nothing_is_granted_on_a_lost_connection(world: World) -> None:
             task.cancel()
 
 
+async def test_a_full_task_is_known_as_full_on_a_new_connection(world: World) -> None:
+    async with crediting(world, 4) as (nc, credit, held), world.client() as client:
+        asking = [asyncio.create_task(ask(client)) for _ in range(4)]
+        await eventually(lambda: len(held.messages) == 4)
+        await nc.force_reconnect()
+        await eventually(lambda: nc.stats["reconnects"] == 1 and nc.is_connected)
+        await roundtrip(nc)
+        before_s = credit.without_s
+        await eventually(lambda: credit.without_s > before_s)
+        await held.answer(4)
+        assert await asyncio.gather(*asking) == ["ok"] * 4
+        given_s = credit.without_s
+        assert await asyncio.to_thread(lambda: credit.without_s) == given_s
+
+
 async def test_a_closed_credit_takes_nothing_on_no_connection(world: World) -> None:
     async with crediting(world, 8) as (nc, credit, held), world.client() as client:
         asking = asyncio.create_task(ask(client))
