@@ -132,3 +132,7 @@ deploy: setup ## check, make the secret if there is none, deploy, wait until the
 
 destroy: setup ## ask, destroy the stack, delete the secret, clear the seed flag
 	@$(PY) -m cdk destroy $(ARGS)
+
+.PHONY: proto
+proto: setup ## generate the code of service/queue/sqs.proto anew
+	$(PY) -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. service/queue/sqs.proto

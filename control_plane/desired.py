@@ -14,6 +14,7 @@ from typing import Final
 
 from service.archive import contract as archive
 from service.customer import contract
+from service.queue import contract as queue
 
 TAG: Final = "customer-balance"
 """Marks the accounts that this program made, and may therefore change and delete."""
@@ -190,7 +191,30 @@ ARCHIVE: Final = Part(
     disk_bytes=3 * (archive.STREAM_BYTES + archive.DEAD_BYTES),
 )
 
-PARTS: Final[tuple[Part, ...]] = (ARCHIVE,)
+QUEUE: Final = Part(
+    user=User(name=queue.USER, publish=queue.PUBLISH, subscribe=queue.SUBSCRIBE),
+    streams=(
+        Stream(
+            name=queue.DEAD_STREAM,
+            subjects=(f"{queue.DEAD_SUBJECT}.*",),
+            max_age_s=30 * DAY_S,
+            max_bytes=queue.DEAD_BYTES,
+            duplicate_window_s=120,
+            discard_new=True,
+        ),
+    ),
+    consumers=(
+        Consumer(
+            stream=queue.STREAM,
+            name=queue.CONSUMER,
+            ack_wait_s=queue.ACK_WAIT_S,
+            max_ack_pending=queue.MAX_ACK_PENDING,
+        ),
+    ),
+    disk_bytes=3 * queue.DEAD_BYTES,
+)
+
+PARTS: Final[tuple[Part, ...]] = (ARCHIVE, QUEUE)
 """The parts of which `create --with NAME` makes some. A name is that of the part's user."""
 
 
@@ -224,6 +248,7 @@ _DECLARED: Final = [consumer for part in PARTS for consumer in part.consumers]
 _STREAM_READ: Final = _reading(contract.STREAM, _DECLARED)
 _BUCKET_READ: Final = _reading(f"KV_{contract.BUCKET}", _DECLARED)
 _DEAD_READ: Final = _reading(archive.DEAD_STREAM, _DECLARED)
+_QUEUE_DEAD_READ: Final = _reading(queue.DEAD_STREAM, _DECLARED)
 
 VIEWER: Final = User(
     name="viewer",
@@ -235,9 +260,10 @@ VIEWER: Final = User(
         *_STREAM_READ[0],
         *_BUCKET_READ[0],
         *_DEAD_READ[0],
+        *_QUEUE_DEAD_READ[0],
     ),
     subscribe=("_INBOX.>", *contract.STREAM_SUBJECTS),
-    deny_publish=(*_STREAM_READ[1], *_BUCKET_READ[1], *_DEAD_READ[1]),
+    deny_publish=(*_STREAM_READ[1], *_BUCKET_READ[1], *_DEAD_READ[1], *_QUEUE_DEAD_READ[1]),
 )
 """A person who looks: into the stream and the bucket, at `$SRV`, and at events as they come. Changes nothing."""
 

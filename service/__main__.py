@@ -23,6 +23,7 @@ DEFAULT: Final = "customer"
 ROLES: Final = {
     "customer": "service.customer.role:Customer",
     "archive": "service.archive.role:Archive",
+    "queue": "service.queue.role:Queue",
 }
 """Imported only when it is asked for: a role does not pay for another's libraries."""
 

@@ -85,6 +85,10 @@ class NatsClient(Client):
         """Give a subscription's messages to `callback` as they are on the wire: no queue, no coroutine, no decoding."""
         self._raw[subscription._id] = callback
 
+    def end_raw(self, subscription: Subscription) -> None:
+        """Forget the callback of a subscription that has ended: until then it is given what was on its way."""
+        self._raw.pop(subscription._id, None)
+
     def post(self, subject: str, payload: bytes, reply: str = "", headers: bytes = b"") -> None:
         """`publish` without a coroutine, its headers encoded already (`header_block`).
 

@@ -1,0 +1,40 @@
+"""The names this role shares with whoever provisions NATS for it, and with its clients."""
+
+from typing import Final
+
+from service.customer import contract as customer
+
+USER: Final = "queue"
+INBOX_PREFIX: Final = "_INBOX_queue"
+STREAM: Final = customer.STREAM
+CONSUMER: Final = "queue"
+ACK_WAIT_S: Final = 30
+MAX_ACK_PENDING: Final = 20_000
+"""Messages that all clients of all sidecars may hold together."""
+
+DEAD_STREAM: Final = "queue-dead"
+DEAD_SUBJECT: Final = "queue.dead"
+"""A dead letter's subject is this and the name of its stream."""
+DEAD_BYTES: Final = 1024 * 1024
+
+LISTEN: Final = "127.0.0.1:50051"
+GRPC_SERVICE: Final = "sqs.SQSService"
+
+
+def publish(stream: str, consumer: str) -> tuple[str, ...]:
+    """What the role's NATS user may publish to: its consumer, its acknowledgements, its dead letters."""
+    return (
+        f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}",
+        f"$JS.API.CONSUMER.INFO.{stream}.{consumer}",
+        f"$JS.API.STREAM.INFO.{stream}",
+        f"$JS.API.STREAM.INFO.{DEAD_STREAM}",
+        f"$JS.ACK.{stream}.{consumer}.>",
+        f"$JS.ACK.*.*.{stream}.{consumer}.>",  # with domain and account, as ADR-15 has it
+        f"{DEAD_SUBJECT}.*",
+        "$SYS.REQ.USER.INFO",
+    )
+
+
+PUBLISH: Final = publish(STREAM, CONSUMER)
+SUBSCRIBE: Final = (f"{INBOX_PREFIX}.>",)
+"""What the role's NATS user may subscribe to."""

@@ -1,0 +1,53 @@
+"""Where the gRPC server listens: plain on loopback or a Unix socket, elsewhere with TLS alone."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Final
+
+import grpc
+
+from service.queue.settings import QueueSettings
+from service.runtime.errors import ServiceError
+
+OPTIONS: Final = (
+    ("grpc.so_reuseport", 0),  # a second sidecar on the port is told so
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
+
+
+async def bind(server: grpc.aio.Server, settings: QueueSettings) -> int:
+    """The port (0 for a Unix socket). Raises `ServiceError` that says why it cannot listen there."""
+    listen = settings.queue_listen
+    try:
+        if settings.queue_certificate:
+            return server.add_secure_port(listen, await asyncio.to_thread(_credentials, settings))
+        if settings.queue_client_ca or settings.queue_key:
+            raise ServiceError("QUEUE_CERTIFICATE is not set", "give certificate and key together, or neither")
+        if not settings.is_local:
+            raise ServiceError(
+                f"QUEUE_LISTEN {listen} is reachable from other machines",
+                "listen on 127.0.0.1 or unix:PATH, or give QUEUE_CERTIFICATE and QUEUE_KEY",
+            )
+        return server.add_insecure_port(listen)
+    except (RuntimeError, ValueError):
+        raise ServiceError(
+            f"QUEUE_LISTEN {listen} cannot be used (taken by another program, or no such address)", "set another"
+        ) from None
+
+
+def _credentials(settings: QueueSettings) -> grpc.ServerCredentials:
+    chain = _read("QUEUE_CERTIFICATE", settings.queue_certificate)
+    key = _read("QUEUE_KEY", settings.queue_key)
+    ca = _read("QUEUE_CLIENT_CA", settings.queue_client_ca) if settings.queue_client_ca else None
+    return grpc.ssl_server_credentials([(key, chain)], root_certificates=ca, require_client_auth=ca is not None)
+
+
+def _read(variable: str, path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ServiceError(f"{variable} {path!r} cannot be read ({error.strerror})", f"correct {variable}") from None

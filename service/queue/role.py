@@ -1,0 +1,115 @@
+"""The role `queue`: its parts wired together, and the order in which they are opened, drained and closed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import ClassVar, Final
+
+import grpc
+import structlog
+from grpc_health.v1 import _async, health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from service import __version__
+from service.queue import contract, sqs_pb2_grpc
+from service.queue.endpoint import OPTIONS, bind
+from service.queue.server import SQSService
+from service.queue.settings import QueueSettings
+from service.runtime.connection import Connection
+from service.runtime.process import Stop
+from service.runtime.role import Need
+from service.sources.source import Source
+
+log: Final = structlog.get_logger("service.queue")
+
+
+class Queue:
+    """A sidecar: hands out a stream's or an SQS queue's messages over gRPC, and deletes them when it is told."""
+
+    SETTINGS: ClassVar = QueueSettings
+
+    def __init__(self, settings: QueueSettings, stop: Stop) -> None:
+        self._settings = settings
+        self._state = "starting"
+        kind, _, name = settings.queue.partition(":")
+        self._connection: Connection | None = None
+        if kind == "jetstream":
+            self._connection = Connection(settings, name="queue", inbox_prefix=contract.INBOX_PREFIX, on_lost=stop.fail)
+        self._source = _source(settings, name, self._connection)
+        self._service = SQSService(self._source)
+        self._health = _async.HealthServicer()
+        self._server: grpc.aio.Server | None = None
+
+    def needs(self) -> Sequence[Need]:
+        own = (Need(f"NATS at {self._settings.nats_shown}", self._connection.open),) if self._connection else ()
+        return (*own, *self._source.needs())
+
+    async def start(self) -> None:
+        await self._source.start()
+        self._server = grpc.aio.server(options=OPTIONS)
+        sqs_pb2_grpc.add_SQSServiceServicer_to_server(self._service, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = (contract.GRPC_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server)
+        port = await bind(self._server, self._settings)
+        await self._server.start()
+        for name in ("", contract.GRPC_SERVICE):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        self._state = "serving"
+        log.info("handing out messages", queue=self._settings.queue, listen=self._settings.queue_listen, port=port,
+                 version=__version__)  # fmt: skip
+
+    async def drain(self, timeout_s: float) -> None:
+        self._state = "draining"
+        await self._health.enter_graceful_shutdown()
+        await self._service.stop()
+        if self._server:
+            await self._server.stop(timeout_s)
+        counts = self._service.counts
+        log.info("drained", received=counts.received, deleted=counts.deleted)
+
+    async def close(self) -> None:
+        if self._server:
+            await self._server.stop(None)
+        await self._source.close()
+        if self._connection:
+            await self._connection.close()
+
+    async def problems(self) -> Mapping[str, str]:
+        found = {}
+        if self._state != "serving":
+            found["service"] = self._state
+        if problem := self._source.problem():
+            found["queue"] = problem
+        return found
+
+    def metrics(self) -> Iterator[Metric]:
+        counts = self._service.counts
+        for name, value, what in (
+            ("queue_messages_received", counts.received, "Messages handed out."),
+            ("queue_messages_deleted", counts.deleted, "Messages deleted, confirmed by the queue."),
+            ("queue_errors", counts.refused, "Calls and receipts answered with an error."),
+            ("queue_dead_letters", self._source.dead_letters, "Messages set aside by this sidecar."),
+        ):
+            yield CounterMetricFamily(name, what, value)
+        yield GaugeMetricFamily("queue_reachable", "1 when the queue can be reached.", not self._source.problem())
+
+
+def _source(settings: QueueSettings, name: str, connection: Connection | None) -> Source:
+    if connection is None:
+        from service.sources.sqs import Sqs  # noqa: PLC0415  boto3 is for who reads a queue alone
+
+        return Sqs(name)
+    from service.sources.jetstream import JetStream, Names  # noqa: PLC0415
+
+    names = Names(
+        user=contract.USER,
+        stream=name,
+        consumer=settings.queue_consumer,
+        dead_stream=contract.DEAD_STREAM,
+        dead_subject=contract.DEAD_SUBJECT,
+        publish=contract.publish(name, settings.queue_consumer),
+        subscribe=contract.SUBSCRIBE,
+    )
+    return JetStream(connection, names, settings.queue_max_deliver)

@@ -1,0 +1,1 @@
+"""Messages to be worked on and acknowledged: a JetStream stream's, or an SQS queue's."""
