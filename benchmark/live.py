@@ -85,6 +85,7 @@ class Live:
 
     async def judge(self, second: Second) -> None:
         """Add a process when the rate is not given, or say why not."""
+        busy = psutil.cpu_percent() / 100  # since the last second
         short = second.sent < SHORT * self.wish.rate - 1
         self._short = self._short + 1 if short and self.running else 0
         if self._short == 0:
@@ -92,9 +93,10 @@ class Live:
         if self._short < PATIENCE:
             return
         cores = os.cpu_count() or 1
-        busy = psutil.cpu_percent() / 100
         if self.wish.processes:
-            self.note = f"{self.processes} processes cannot give this rate; let their number be automatic, or give more"
+            self.note = (
+                f"{self.wish.processes} processes cannot give this rate; give more, or 0 for as many as it takes"
+            )
         elif busy > FULL or self.processes >= cores:
             self.note = f"the machine is the limit: {busy:.0%} of {cores} cores are in use"
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -73,6 +74,7 @@ async def test_a_person_sets_a_rate_sees_it_and_stops(world: World) -> None:
         await tab.until(
             "[...document.querySelectorAll('#tasks tr')].reduce((sum, row) => sum + +row.cells[1].innerText, 0) > 100"
         )
+        assert re.fullmatch(r"[0-9.]+ %", await tab.run("document.querySelector('#tasks tr').cells[3].innerText"))
         drawn = await tab.run(INK.format("rates"))
         assert drawn != empty
         await tab.until(f"{INK.format('latencies')} !== {await tab.run(INK.format('latencies'))!r}")
