@@ -15,6 +15,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from service.archive.event import Event, rfc3339
 from service.archive.source import Backlog, Room
+from service.dynamodb.endpoint import endpoint
 from service.runtime.cancel import cancel
 from service.runtime.errors import ServiceError
 from service.runtime.logs import Repeated
@@ -167,7 +168,7 @@ class Sqs:
     def _open(self) -> None:
         if self._client is None:
             config = Config(max_pool_connections=POLLS + 4, read_timeout=WAIT_S + 10, retries={"mode": "standard"})
-            self._client = boto3.client("sqs", config=config)
+            self._client = boto3.client("sqs", region_name=endpoint()[1], config=config)
         if not self._url:
             self._url = self._client.get_queue_url(QueueName=self._queue)["QueueUrl"]
 

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
 from nats.js import JetStreamContext
 
 from local import dynamodb
@@ -107,6 +108,15 @@ async def make_archive(world: World) -> AsyncIterator[ArchiveWorld]:
     await dynamodb.create_table(table, world.servers.dynamodb_env, keys)
     async with world.administrator() as admin:
         yield ArchiveWorld(world, table, admin)
+
+
+def ended(log: str) -> str:
+    """Why a task ended: its last line, a record or, before it had settings, plain."""
+    (line,) = [line for line in log.splitlines() if line.startswith("error: ") or '"event":"ended"' in line]
+    if line.startswith("error: "):
+        return line.removeprefix("error: ")
+    record = orjson.loads(line)
+    return f"{record['problem']}; {record['remedy']}"
 
 
 def _chunks(events: Iterable[Any], size: int) -> Iterable[Sequence[Any]]:
