@@ -31,7 +31,6 @@ UNITS: Final = {
     "EventsDropped": "Count",
     "Serving": "Count",
     "EventsFlowing": "Count",
-    "Ready": "Count",
 }
 """Every CloudWatch metric of this role, and its unit."""
 
@@ -118,7 +117,6 @@ class Minute:
             "EventsDropped": now.dropped - before.dropped,
             "Serving": int(serving),
             "EventsFlowing": int(flowing),
-            "Ready": int(serving and flowing),
         }
         if any(latencies):
             values["LatencyP50"] = quantile(LATENCY_BUCKETS, latencies, 0.5) * 1000

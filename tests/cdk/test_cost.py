@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cdk.alarms import SERVER_ERRORS
 from cdk.cost import Bill, bill, load_prices
 from control_plane.errors import ProvisioningError
 from local.process import ROOT
@@ -44,7 +47,7 @@ def test_each_item_by_hand() -> None:
     assert dollars(found, "Fargate") == pytest.approx(3 * (0.25 * 0.03238 + 0.5 * 0.00356) * 730)
     assert dollars(found, "public IPv4") == pytest.approx(3 * 0.005 * 730)
     assert dollars(found, "metrics") == pytest.approx(0.30 * len(UNITS))
-    assert dollars(found, "alarms, by") == pytest.approx(0.10 * 11), "eight alarms, one of them on four metrics"
+    assert dollars(found, "alarms, by") == pytest.approx(0.10 * (7 + len(SERVER_ERRORS) + 1)), "ErrorRate is on several"
     assert dollars(found, "alarms of") == pytest.approx(0.10 * 6), "two for each of three policies"
     assert dollars(found, "NAT") == dollars(found, "dashboard") == 0
     assert dollars(found, "secret") == 0.40
@@ -89,17 +92,35 @@ def test_what_has_no_price_is_not_counted_as_nothing() -> None:
         bill(made, load_prices())
 
 
+def without_aws() -> dict[str, str]:
+    """The environment of a machine that knows no AWS account."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("AWS_") and name != "INITIALS"}
+    files = ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE")
+    return {**env, **dict.fromkeys(files, "/nowhere"), "AWS_EC2_METADATA_DISABLED": "true"}
+
+
+def command(name: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "cdk", name], cwd=ROOT, env={**without_aws(), **env}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+
+
 def test_the_command_needs_no_aws_configuration() -> None:
-    env = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-    env |= {
-        "AWS_CONFIG_FILE": "/nowhere",
-        "AWS_SHARED_CREDENTIALS_FILE": "/nowhere",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
-    ran = subprocess.run(
-        [sys.executable, "-m", "cdk", "cost"], cwd=ROOT, env=env, capture_output=True, text=True, check=False
-    )
+    ran = command("cost")
     assert ran.returncode == 0, ran.stderr
     assert "…" not in ran.stdout
     (together,) = [line.split() for line in ran.stdout.splitlines() if line.startswith("together")]
     assert float(together[1]) <= PROMISED_DOLLARS < float(together[2])
+
+
+def test_synth_assumes_what_it_does_not_know_and_says_so(tmp_path: Path) -> None:
+    ran = command("synth", CDK_OUTPUT=str(tmp_path))
+    assert ran.returncode == 0, ran.stderr
+    for note in (
+        "region is not set and AWS is not configured: us-east-1 is assumed",
+        "initials is not set and AWS is not configured: POC is assumed",
+        "alert_email is empty: nobody is told of an alarm",
+    ):
+        assert note in ran.stdout
+    assert json.loads((tmp_path / "CustomerBalance-POC.template.json").read_text())["Resources"]

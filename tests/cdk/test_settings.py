@@ -120,3 +120,11 @@ def test_a_file_that_is_none(tmp_path: Path) -> None:
         settings.load(tmp_path / "settings.toml")
     with pytest.raises(ProvisioningError, match="No such file"):
         settings.load(tmp_path / "other.toml")
+
+
+@pytest.mark.usefixtures("bare")
+def test_a_synthesis_assumes_what_nobody_said(tmp_path: Path) -> None:
+    loaded, assumed = settings.load_or_assume(changed(tmp_path, region="", initials=""))
+    assert (loaded.region, loaded.initials, assumed) == ("us-east-1", "POC", ["region", "initials"])
+    loaded, assumed = settings.load_or_assume(changed(tmp_path))
+    assert (loaded.region, assumed) == ("eu-west-1", [])
