@@ -34,8 +34,8 @@ demo: setup ## the main job on real servers, shown and checked
 demo-archive: setup ## events pile up, tasks start from zero and end, a row for each event (JetStream, then SQS)
 	@$(PY) -m local demo-archive
 
-up: setup ## the whole system on this machine until Ctrl-C (TASKS=3 for three tasks)
-	@$(PY) -m local up --tasks $(TASKS) --state $(STATE)
+up: setup ## the whole system on this machine until Ctrl-C (TASKS=3 for three tasks, ARCHIVE=1 for the archive)
+	@$(PY) -m local up --tasks $(TASKS) --state $(STATE) $(if $(ARCHIVE),--archive)
 
 test: setup ## every test, on real servers that the tests start
 	@$(PY) -m pytest -n 2 --dist loadgroup

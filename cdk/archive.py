@@ -1,4 +1,4 @@
-"""The archive: a table of events, and tasks from zero by backlog, and back to zero (docs/adr/0012-archive.md)."""
+"""The archive: a table of events, and tasks from zero by backlog, and back to zero (docs/adr/0013-archive.md)."""
 
 from __future__ import annotations
 

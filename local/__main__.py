@@ -42,10 +42,11 @@ def up(
         int,
         typer.Option(min=0, max=65535, help="Of the first task; the next take the ports after it. 0: any free ones."),
     ] = Ports.health,
+    archive: Annotated[bool, typer.Option("--archive", help="Start archive tasks by the backlog, from zero.")] = False,
 ) -> None:
     """Run the whole system until Ctrl-C. Its state survives, and is there at the next start."""
     ports = Ports(nats_port, dynamodb_port, gateway_port, health_port)
-    _run(_up(state, ports, tasks, vcpu))
+    _run(_up(state, ports, tasks, vcpu, archive=archive))
 
 
 @cli.command()
@@ -74,13 +75,16 @@ def reset(state: StateOption = DEFAULT) -> None:
     console.print(f"deleted {state}" if not state.exists() else f"deleted this system's parts of {state}")
 
 
-async def _up(folder: Path, ports: Ports, tasks: int, vcpu: float | None) -> None:
+async def _up(folder: Path, ports: Ports, tasks: int, vcpu: float | None, *, archive: bool) -> None:
     def say(line: str) -> None:
         console.print(f"[green]ready[/]  {line}")
 
     async with local_system(folder, ports, tasks=tasks, vcpu=vcpu, say=say) as system:
         console.print(_next_steps(system))
-        raise await first_to_end(system.children)
+        if not archive:
+            raise await first_to_end(system.children)
+        async with archive_demo.supervised(system, folder / "logs", say):
+            raise await first_to_end(system.children)
 
 
 def _next_steps(system: System) -> str:

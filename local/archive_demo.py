@@ -7,6 +7,8 @@ import random
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,8 +20,8 @@ from cdk.sections import ArchiveSection, Step
 from local.demo import ANY_PORT
 from local.dynamodb import client, create_table
 from local.process import LocalError, accepts, claim_port, running
-from local.supervisor import KEYS, TABLE, Supervisor, stream_backlog
-from local.system import System, local_system, service_env
+from local.supervisor import KEYS, TABLE, Supervisor, section, stream_backlog
+from local.system import Say, System, local_system, service_env
 from service.archive import contract
 from service.customer.contract import EVENT_PREFIX
 from service.runtime.connection import roundtrip
@@ -30,6 +32,24 @@ QUEUE: Final = "numbers"
 STEPS: Final = ArchiveSection(
     idle_exit=2, steps=(Step(backlog=1, tasks=1), Step(backlog=2_000, tasks=2), Step(backlog=10_000, tasks=3))
 )
+
+
+@asynccontextmanager
+async def supervised(system: System, logs: Path, say: Say) -> AsyncIterator[Supervisor]:
+    """Archive tasks by the backlog of the system's stream, and the steps of `cdk/settings.toml`."""
+    await create_table(TABLE, system.dynamodb_env, KEYS)
+    async with system.administrator() as admin:
+        jetstream = admin.jetstream()
+        supervisor = Supervisor(
+            lambda: stream_backlog(jetstream), _env(system, f"jetstream:{contract.STREAM}", TABLE), logs, section(), say
+        )
+        say(f"archive: no task; the backlog starts them, rows go to table {TABLE}")
+        supervising = asyncio.create_task(supervisor.run())
+        try:
+            yield supervisor
+        finally:
+            supervising.cancel()
+            await asyncio.gather(supervising, return_exceptions=True)
 
 
 async def run(console: Console) -> None:

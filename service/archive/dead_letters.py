@@ -1,4 +1,4 @@
-"""The stream of messages that can never become a row (docs/adr/0013-archive-dead-letters.md)."""
+"""The stream of messages that can never become a row (docs/adr/0014-archive-dead-letters.md)."""
 
 from __future__ import annotations
 
