@@ -16,7 +16,7 @@ from benchmark.endpoints import parse_mix
 from benchmark.errors import BenchmarkError
 from benchmark.job import ENDLESS, Closed, Loop, Open
 from benchmark.measure import fail, measure, progress_console
-from benchmark.options import FAIL_IF, LoadOptions, OutputOptions
+from benchmark.options import FAIL_IF, LoadOptions, OutputOptions, Questions
 from benchmark.plan import one_load, plan_of
 from benchmark.result import Machine, Measured, Result, RunResult, SweepResult
 from benchmark.summary_line import summary_line
@@ -142,7 +142,7 @@ def cost(
 def web(
     *,
     port: Annotated[int, typer.Option(min=0, max=65535, help="The page's, on loopback. 0: any free one.")] = 8090,
-    load: LoadOptions,
+    questions: Questions,
 ) -> None:
     """A page on this machine: set a rate and a mix, see what the service and each of its tasks do, until Ctrl-C.
 
@@ -153,7 +153,7 @@ def web(
         stop = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        async with serving(await plan_of(load), port) as address:
+        async with serving(await plan_of(LoadOptions(**vars(questions))), port) as address:
             print(f"the live page is {address} (Ctrl-C ends it)", flush=True)
             await stop.wait()
 

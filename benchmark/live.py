@@ -50,7 +50,7 @@ class Live:
         self._changing = asyncio.Lock()
         self._short = 0
         self._seen = 0
-        self.wish = Wish()
+        self.wish = Wish(mix=plan.mix)
         self.running = False
         self.note = ""
         self.totals = Totals()

@@ -12,13 +12,12 @@ FAIL_IF = "Exit with 1 if so: FIGURE>BOUND, or >=, <, <=; times with their unit 
 
 
 @dataclass(frozen=True)
-class LoadOptions:
-    """Whom to ask, for which clients, and how."""
+class Questions:
+    """Whom to ask, for what and for which clients."""
 
     mix: Annotated[
         str, typer.Option(help="What is asked for, by weight: balance=80,get=15,create=5. `create` leaves new clients.")
     ] = "balance"
-    poisson: Annotated[bool, typer.Option("--poisson", help="An open loop's requests come at random moments.")] = False
     timeout: Annotated[str, typer.Option(help="A request without a reply for this long has failed.")] = "5s"
     server: Annotated[
         str | None, typer.Option(help="NATS server(s), comma separated. Default: the one of `make up`.")
@@ -38,11 +37,18 @@ class LoadOptions:
     zipf: Annotated[float | None, typer.Option(min=0.0, help="Draw the ids at random, id k with weight 1/k**ZIPF.")] = (
         None
     )
-    processes: Annotated[int, typer.Option(min=1, max=64, help="Generator processes.")] = 2
-    warm_up: Annotated[str, typer.Option(help="The same load before it is measured, for so long; 0s: none.")] = "1s"
     verify: Annotated[
         bool, typer.Option("--verify", help="Compare every balance with the table's (DDB_TABLE, AWS_*).")
     ] = False
+
+
+@dataclass(frozen=True)
+class LoadOptions(Questions):
+    """How to ask."""
+
+    poisson: Annotated[bool, typer.Option("--poisson", help="An open loop's requests come at random moments.")] = False
+    processes: Annotated[int, typer.Option(min=1, max=64, help="Generator processes.")] = 2
+    warm_up: Annotated[str, typer.Option(help="The same load before it is measured, for so long; 0s: none.")] = "1s"
 
 
 @dataclass(frozen=True)

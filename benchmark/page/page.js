@@ -91,7 +91,8 @@ const source = new EventSource("/events");
 let first = true;
 source.onmessage = (message) => {
   const status = JSON.parse(message.data);
-  if (first && status.running) for (const id of ["rate", "mix", "poisson"]) byId(id).value = String(status[id]);
+  if (first) for (const id of status.running ? ["rate", "mix", "poisson"] : ["mix"]) byId(id).value = String(status[id]);
+  if (first) byId("slider").value = positionOf(Number(byId("rate").value));
   first = false;
   show(status);
 };
