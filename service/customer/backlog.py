@@ -19,6 +19,9 @@ log: Final = structlog.get_logger("service.backlog")
 POLL_S: Final = 15.0
 TIMEOUT_S: Final = 5.0
 
+UNITS: Final = {"ArchiveBacklog": "Count", "ArchiveUnconfirmed": "Count"}
+"""The CloudWatch metrics of a deployment with an archive, and their units."""
+
 
 class Backlog:
     """Reads the archive's consumer, where there is one. What cannot be read is no figure: an alarm sees it missing."""
@@ -52,6 +55,6 @@ class Backlog:
             return {}
         confirmed = info.ack_floor.stream_seq if info.ack_floor else 0
         return {
-            "ArchiveBacklog": ((info.num_pending or 0) + (info.num_ack_pending or 0), "Count"),
-            "ArchiveUnconfirmed": (max(0, state.first_seq - 1 - confirmed), "Count"),
+            "ArchiveBacklog": ((info.num_pending or 0) + (info.num_ack_pending or 0), UNITS["ArchiveBacklog"]),
+            "ArchiveUnconfirmed": (max(0, state.first_seq - 1 - confirmed), UNITS["ArchiveUnconfirmed"]),
         }

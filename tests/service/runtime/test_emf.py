@@ -9,6 +9,7 @@ import time
 import orjson
 import pytest
 
+from service.customer import backlog
 from service.customer.metrics import UNITS
 from service.customer.micro import LATENCY_BUCKETS
 from service.runtime import emf
@@ -28,7 +29,7 @@ async def test_a_tasks_lines(world: World) -> None:
     (directive,) = line["_aws"]["CloudWatchMetrics"]
     assert directive["Namespace"] == "CustomerBalance"
     assert directive["Dimensions"] == [["Table"]]
-    assert {metric["Name"]: metric["Unit"] for metric in directive["Metrics"]} == UNITS
+    assert {metric["Name"]: metric["Unit"] for metric in directive["Metrics"]} == UNITS | backlog.UNITS
     assert all(isinstance(line[name], int | float) for name in UNITS)
     assert abs(line["_aws"]["Timestamp"] / 1000 - time.time()) < 60
     assert (line["Table"], line["Requests"], line["BAD_REQUEST"], line["NOT_FOUND"]) == (world.table, 7, 1, 1)
