@@ -56,7 +56,11 @@ async def test_overload_of_the_cpu(world: World, drill: Drill) -> None:
             late += await answered(task) - before - totals.replies
             goodputs.append(totals.replies / duration_s / top.throughput)
             p99_ms = measured.latency.p99_ms
-            found.append(f"{factor} x: {goodputs[-1]:.0%}, p99 {p99_ms:.0f} ms, {words(totals.errors)}")
+            sender = measured.generators
+            found.append(
+                f"{factor} x: {goodputs[-1]:.0%}, p99 {p99_ms:.0f} ms, {words(totals.errors)} (sent late: "
+                f"{sender.late / totals.sent:.0%}, CPU of the sender {sender.cpu_share:.0%})"
+            )
             assert totals.errors.keys() <= {NO_RESPONDERS, TIMEOUT}
         drill.found("; ".join([*found, f"{late} answered too late"]) + bounds(task))
         await stop(task)
