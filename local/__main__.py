@@ -15,7 +15,7 @@ from rich.console import Console
 
 from control_plane.desired import GATEWAY, REGISTRAR
 from control_plane.errors import ProvisioningError
-from local import archive_demo
+from local import archive_demo, queue_demo
 from local import demo as demonstration
 from local.process import LocalError, kill_children
 from local.state import DEFAULT, State
@@ -59,6 +59,12 @@ def demo() -> None:
 def demo_archive() -> None:
     """Let events pile up, archive them from zero tasks and back to zero, from JetStream and from SQS; check it."""
     _run(archive_demo.run(console))
+
+
+@cli.command("demo-queue")
+def demo_queue() -> None:
+    """Show two queue sidecars and an example client, on a stream and on an SQS queue."""
+    _run(queue_demo.run(console))
 
 
 @cli.command()

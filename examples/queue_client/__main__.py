@@ -56,7 +56,7 @@ def main() -> int:
                 errors = 0
             except grpc.RpcError as error:
                 errors += 1
-                say("Error", error=str(error.details()), code=error.code().name)  # type: ignore[attr-defined]
+                say("Error", error=str(error.details()), code=error.code().name)
             time.sleep(POLLING_INTERVAL_S)
     return 1
 

@@ -18,10 +18,12 @@ USER_INFO: Final = "$SYS.REQ.USER.INFO"
 USER_INFO_S: Final = 2.0
 
 
-async def look(nc: Client, user: str, publish: Sequence[str], subscribe: Sequence[str]) -> None:
+async def look(
+    nc: Client, user: str, publish: Sequence[str], subscribe: Sequence[str], *, answers: bool = True
+) -> None:
     """Raise `ServiceError` that names each subject which `nc` may not use, or `Skipped` when the server does not tell.
 
-    A subject may be `SUBJECT QUEUE`.
+    A subject may be `SUBJECT QUEUE`. `answers`: it answers requests.
     """
     try:
         reply = await nc.request(USER_INFO, timeout=USER_INFO_S)
@@ -30,7 +32,7 @@ async def look(nc: Client, user: str, publish: Sequence[str], subscribe: Sequenc
         raise Skipped(f"the server does not tell ({USER_INFO}); what follows shows some of them") from None
     denied = [f"publish to {subject}" for subject in publish if not allows(given.get("publish"), subject)]
     denied += [f"subscribe to {subject}" for subject in subscribe if not allows(given.get("subscribe"), subject)]
-    if not given.get("responses") and not allows(given.get("publish"), "_INBOX.any"):
+    if answers and not given.get("responses") and not allows(given.get("publish"), "_INBOX.any"):
         denied.append("reply to _INBOX.>")
     if denied:
         raise ServiceError(f"no permission to {', '.join(denied)}", f"use the credentials of user `{user}`")

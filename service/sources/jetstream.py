@@ -254,7 +254,7 @@ class JetStream:
 
     async def _look_at_permissions(self) -> None:
         self._connection.jetstream  # noqa: B018  raises Skipped without a connection
-        await permissions.look(self._nc, self._names.user, self._names.publish, self._names.subscribe)
+        await permissions.look(self._nc, self._names.user, self._names.publish, self._names.subscribe, answers=False)
 
     async def _look_at_stream(self, stream: str) -> None:
         await jetstream.check_stream(self._connection.jetstream, stream, ())

@@ -34,11 +34,11 @@ def _original() -> dict[str, Any]:
     for name, members in fields.items():
         message = file.message_type.add(name=name)
         for number, (member, kind) in enumerate(members, 1):
-            message.field.add(name=member, number=number, type=kind, label=1)  # type: ignore[arg-type]
+            message.field.add(name=member, number=number, type=kind, label=1)
     response = file.message_type.add(name="SQSReceiveMessageResponse")
     response.field.add(name="messages", number=1, type=11, label=3, type_name=".sqs.SQSResponseMessage")
     pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)  # type: ignore[no-untyped-call]
+    pool.Add(file)
     names = (*fields, "SQSReceiveMessageResponse")
     return {name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"sqs.{name}")) for name in names}
 
@@ -71,16 +71,18 @@ class OriginalClient:
         await self._delete(ORIGINAL["SQSDeleteMessageRequest"](messageID=receipt), timeout=30)
 
 
-@asynccontextmanager
-async def sidecar(world: World, **overrides: str) -> AsyncIterator[tuple[Task, grpc.aio.Channel]]:
-    """A sidecar of the world's stream that serves, and a channel to it."""
-    env = {
+def sidecar_env(world: World) -> dict[str, str]:
+    return {
         "NATS_URL": world.nats_url,
         "NATS_CREDENTIALS": base64.b64encode(world.creds("queue").encode()).decode(),
         "QUEUE": f"jetstream:{contract.STREAM}",
-        **overrides,
     }
-    async with started(world, env) as (task, channel):
+
+
+@asynccontextmanager
+async def sidecar(world: World, **overrides: str) -> AsyncIterator[tuple[Task, grpc.aio.Channel]]:
+    """A sidecar of the world's stream that serves, and a channel to it."""
+    async with started(world, {**sidecar_env(world), **overrides}) as (task, channel):
         yield task, channel
 
 

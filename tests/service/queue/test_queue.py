@@ -16,7 +16,7 @@ from service.customer import contract as customer
 from service.queue import contract
 from service.queue import sqs_pb2 as pb
 from service.queue.sqs_pb2_grpc import SQSServiceStub
-from tests.support.sidecar import OriginalClient, sidecar, store
+from tests.support.sidecar import OriginalClient, sidecar, sidecar_env, store
 from tests.support.world import World, eventually, stop
 
 
@@ -36,7 +36,7 @@ async def test_the_original_client_receives_and_deletes(world: World) -> None:
     await store(world, *(f"body {number}".encode() for number in range(12)))
     async with sidecar(world) as (task, channel):
         client = OriginalClient(channel)
-        bodies = set()
+        bodies: set[str] = set()
         while len(bodies) < 12:
             for message in await client.receive():
                 bodies.add(message.messageBody)
@@ -150,6 +150,17 @@ async def test_what_is_out_of_bounds_is_told(world: World) -> None:
             with pytest.raises(grpc.aio.AioRpcError, match=said) as caught:
                 await SQSServiceStub(channel).ReceiveMessage(request)
             assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_check_says_that_nothing_is_missing_and_which_consumer_is(world: World) -> None:
+    env = {**sidecar_env(world), "HEALTH_PORT": "0"}
+    command = [sys.executable, "-m", "service", "queue", "--check"]
+    found = await asyncio.to_thread(subprocess.run, command, env=env, capture_output=True, text=True, check=False)
+    assert (found.returncode, "missing" in found.stdout) == (0, False), found.stdout
+    env["QUEUE_CONSUMER"] = "nobody"
+    found = await asyncio.to_thread(subprocess.run, command, env=env, capture_output=True, text=True, check=False)
+    assert found.returncode == 1
+    assert "nobody" in found.stdout
 
 
 async def test_a_sigterm_ends_a_waiting_receive_at_once(world: World) -> None:
