@@ -1,4 +1,7 @@
-"""A DynamoDB engine from npm: native, SQLite-backed, checked against AWS. And the table in it."""
+"""A DynamoDB engine from npm: native, SQLite-backed, checked against AWS. And the table in it.
+
+Where npm has no engine for the platform, moto's server stands in: its rows are in memory, its figures mean nothing.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import gzip
 import json
 import os
 import platform
+import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -64,13 +68,25 @@ def environment(port: int) -> dict[str, str]:
     }
 
 
+def has_engine() -> bool:
+    """Whether npm has installed an engine for this platform."""
+    try:
+        binary()
+    except LocalError:
+        return False
+    return True
+
+
 @asynccontextmanager
 async def dynamodb(folder: Path, port: int) -> AsyncIterator[Child]:
-    """Run the engine on `port`; its file lives in `folder`, and survives it.
+    """Run the engine on `port`; its file lives in `folder`, and survives it. Where there is none, run moto's server.
 
-    It has one worker thread: more would spin for the database's lock, at nearly twice the CPU for each key.
+    The engine has one worker thread: more would spin for the database's lock, at nearly twice the CPU for each key.
     """
-    command = [str(binary()), "serve", "--port", str(port), "--db-path", str(folder / FILE)]
+    if has_engine():
+        command = [str(binary()), "serve", "--port", str(port), "--db-path", str(folder / FILE)]
+    else:
+        command = [sys.executable, "-m", "local.moto_server", str(port)]
     env = {**os.environ, "TOKIO_WORKER_THREADS": "1"}
     async with running("dynamodb", command, folder / "dynamodb.log", env) as child:
         await child.until(lambda: accepts(port))

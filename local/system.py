@@ -20,7 +20,7 @@ from control_plane.desired import EVERYTHING
 from control_plane.files import Files
 from control_plane.self_hosted import SelfHosted
 from local.cpu import cpu_bound
-from local.dynamodb import create_table, dynamodb, environment
+from local.dynamodb import create_table, dynamodb, environment, has_engine
 from local.gateway import gateway
 from local.nats_server import nats_server
 from local.process import Child, LocalError, claim_port, running
@@ -107,6 +107,8 @@ async def local_system(
         dynamodb_env = environment(dynamodb_port)
         made = await create_table(TABLE, dynamodb_env)
         say(f"DynamoDB engine on {dynamodb_env['AWS_ENDPOINT_URL_DYNAMODB']}, table {TABLE}")
+        if not has_engine():
+            say("npm has no engine for this platform: it is moto's server; rates and latencies then mean nothing")
         account = await provision(nats_url, state, state.files)
         creds = {user.name: state.files.creds(user.name) or "" for user in EVERYTHING.users}
         if made and await seed_flag.clear(nats_url, creds["service"]):
@@ -124,6 +126,8 @@ async def local_system(
             log = folder / "logs" / f"service-{number}.log"
             task = await stack.enter_async_context(service_task(f"service-{number}", env, port, log, vcpu=vcpu))
             system.tasks.append(task)
+            if not has_engine():
+                await ready(task)  # moto is too slow for one that seeds and others that start
         await asyncio.gather(*(ready(task) for task in system.tasks))
         if tasks:
             say(f"service: {tasks} task{'s' if tasks > 1 else ''} ready")
