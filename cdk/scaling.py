@@ -8,11 +8,11 @@ from aws_cdk import Duration
 from aws_cdk import aws_ecs as ecs
 
 from cdk.observability import Observability
+from cdk.scaling_rules import SCALE_IN_COOLDOWN_S, SCALE_OUT_COOLDOWN_S, TARGET_WITHOUT_CREDIT_PERCENT
 from cdk.settings import Settings
 
-SCALE_IN_COOLDOWN: Final = Duration.minutes(5)
-SCALE_OUT_COOLDOWN: Final = Duration.minutes(1)
-TARGET_WITHOUT_CREDIT_PERCENT: Final = 5
+SCALE_IN_COOLDOWN: Final = Duration.seconds(SCALE_IN_COOLDOWN_S)
+SCALE_OUT_COOLDOWN: Final = Duration.seconds(SCALE_OUT_COOLDOWN_S)
 
 
 def scale(service: ecs.FargateService, settings: Settings, seen: Observability) -> None:

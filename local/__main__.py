@@ -7,6 +7,8 @@ import contextlib
 import signal
 import sys
 from collections.abc import Coroutine
+from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,10 +19,13 @@ from control_plane.desired import GATEWAY, REGISTRAR
 from control_plane.errors import ProvisioningError
 from local import archive_demo, queue_demo
 from local import demo as demonstration
+from local.autoscale import Autoscaler
 from local.process import LocalError, kill_children
 from local.state import DEFAULT, State
-from local.system import Ports, System, first_to_end, local_system
+from local.system import TABLE, Ports, System, first_to_end, local_system, service_env
+from local.target_tracking import Rules
 from service.customer import contract
+from service.runtime.cancel import cancel
 
 cli = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console(highlight=False, soft_wrap=True, emoji=False)
@@ -34,6 +39,10 @@ StateOption = Annotated[
 def up(
     tasks: Annotated[int, typer.Option(min=0, max=32, help="Service processes.")] = 1,
     vcpu: Annotated[float | None, typer.Option(min=0.05, help="Bound each task's CPU, as Fargate does.")] = None,
+    autoscale: Annotated[
+        bool, typer.Option("--autoscale", help="As many tasks as the rules of cdk/settings.toml ask for.")
+    ] = False,
+    speed: Annotated[float, typer.Option(min=1, max=100, help="With --autoscale: so much faster than on AWS.")] = 1,
     state: StateOption = DEFAULT,
     nats_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = Ports.nats,
     dynamodb_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = Ports.dynamodb,
@@ -46,7 +55,10 @@ def up(
 ) -> None:
     """Run the whole system until Ctrl-C. Its state survives, and is there at the next start."""
     ports = Ports(nats_port, dynamodb_port, gateway_port, health_port)
-    _run(_up(state, ports, tasks, vcpu, archive=archive))
+    if autoscale:
+        _run(_up_autoscaled(state, ports, vcpu, speed, archive=archive))
+    else:
+        _run(_up(state, ports, tasks, vcpu, archive=archive))
 
 
 @cli.command()
@@ -91,6 +103,33 @@ async def _up(folder: Path, ports: Ports, tasks: int, vcpu: float | None, *, arc
             raise await first_to_end(system.children)
         async with archive_demo.supervised(system, folder / "logs", say):
             raise await first_to_end(system.children)
+
+
+async def _up_autoscaled(folder: Path, ports: Ports, vcpu: float | None, speed: float, *, archive: bool) -> None:
+    def say(line: str) -> None:
+        console.print(f"[green]ready[/]  {line}")
+
+    rules = Rules.deployed()
+    if vcpu:
+        rules = replace(rules, vcpu=vcpu)
+    async with AsyncExitStack() as stack:
+        system = await stack.enter_async_context(local_system(folder, ports, tasks=0, say=say))
+        console.print(_next_steps(system))
+        if archive:
+            await stack.enter_async_context(archive_demo.supervised(system, folder / "logs", say))
+        env = service_env(system.nats_url, system.creds["service"], TABLE, system.dynamodb_env)
+        scaler = Autoscaler(rules, env, folder / "logs", speed=speed, say=console.print)
+        scaling = asyncio.create_task(scaler.run())
+        ending = asyncio.create_task(first_to_end(system.children))
+        try:
+            await asyncio.wait({scaling, ending}, return_when=asyncio.FIRST_COMPLETED)
+            if scaling.done():
+                await scaling
+            raise await ending
+        finally:
+            scaling.cancel()  # once: it stops its tasks then
+            await asyncio.wait({scaling})
+            await cancel(ending)
 
 
 def _next_steps(system: System) -> str:

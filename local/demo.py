@@ -22,7 +22,7 @@ from rich.table import Table
 from control_plane import self_hosted
 from control_plane.desired import GATEWAY, REGISTRAR
 from control_plane.discovery import instances
-from local.dynamodb import rows
+from local.dynamodb import has_engine, rows
 from local.load import ask_all, request_for
 from local.process import LocalError
 from local.system import TABLE, Ports, System, local_system
@@ -140,9 +140,10 @@ class _Demo:
         self._check(state.messages == 3, "one event for each balance, none for an error")
 
     async def statistics(self, client: Client, balances: dict[str, int]) -> None:
-        self._title("3,000 requests at concurrency 300, and the tasks' own statistics")
+        concurrency = 300 if has_engine() else 30
+        self._title(f"3,000 requests at concurrency {concurrency}, and the tasks' own statistics")
         ids = itertools.islice(itertools.cycle(balances), 3000)
-        tally = await ask_all([client], ids, concurrency=300, expected=balances)
+        tally = await ask_all([client], ids, concurrency=concurrency, expected=balances)
         stats = await instances(client, contract.SERVICE_NAME)
         lines = []
         for answer in sorted(stats, key=lambda answer: str(answer["id"])):
@@ -179,7 +180,11 @@ class _Demo:
 
         stopping = asyncio.create_task(stop())
         tally = await ask_all(
-            [client], itertools.cycle(balances), concurrency=100, expected=balances, until=stopped.is_set
+            [client],
+            itertools.cycle(balances),
+            concurrency=100 if has_engine() else 30,
+            expected=balances,
+            until=stopped.is_set,
         )
         code = await stopping
         stored = await _settled(jetstream, before + tally.balances) - before
