@@ -79,8 +79,10 @@ class _Demo:
         flag = await (await jetstream.key_value(contract.BUCKET)).get(contract.SEED_KEY)
         self.note(f"bucket {contract.BUCKET}: {contract.SEED_KEY} = {(flag.value or b'').decode()}")
         there = await asyncio.to_thread(rows, TABLE, system.dynamodb_env)
+        # Of moto a response may come too late: the row is there, and is found when the insert is tried again.
+        lost = 0 if has_engine() else sum(event["already_there"] for event in seeded)
         self._check(
-            len(seeded) == 1 and seeded[0]["written"] == 1000,
+            len(seeded) == 1 and seeded[0]["written"] + lost == 1000,
             "one task of three seeded, 1,000 rows, none written twice",
         )
         self._check(

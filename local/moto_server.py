@@ -1,14 +1,36 @@
 """`python -m local.moto_server PORT`: moto's DynamoDB, one request at a time.
 
-moto's own command gives each connection a thread. Sixty of them, as seeding makes, wait for each other for seconds.
+moto's own command works on as many requests as there are. Sixty of them, as seeding sends, then wait for each other for
+seconds; in turns each waits a fraction of one.
 """
 
 from __future__ import annotations
 
+import logging
 import sys
+from collections.abc import Iterable
+from threading import Lock
+from typing import TYPE_CHECKING
 
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import run_simple
 
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+
+def serve(port: int) -> None:
+    moto = DomainDispatcherApplication(create_backend_app)
+    turn = Lock()
+
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        with turn:
+            response: Iterable[bytes] = moto(environ, start_response)
+            return response
+
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
+    run_simple("127.0.0.1", port, application, threaded=True)
+
+
 if __name__ == "__main__":
-    run_simple("127.0.0.1", int(sys.argv[1]), DomainDispatcherApplication(create_backend_app))
+    serve(int(sys.argv[1]))
