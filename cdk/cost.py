@@ -14,6 +14,7 @@ from service.customer.metrics import UNITS
 from service.runtime.emf import Emitter
 
 FILE: Final = Path(__file__).with_name("prices.toml")
+CUSTOMER: Final = "customer"
 GB: Final = 1e9
 MIB_PER_GB: Final = 1024
 DAYS_PER_MONTH: Final = 30
@@ -50,7 +51,6 @@ class Bill:
 
     items: tuple[Item, ...]
     tasks: int
-    vcpus: float
     dollars_per_million: float
     """What each further million requests costs: reads, and bytes that leave AWS."""
 
@@ -66,6 +66,38 @@ class Bill:
         return self.dollars / (self.capacity_per_month * utilisation / 1e6) + self.dollars_per_million
 
 
+@dataclass(frozen=True)
+class _Service:
+    """An ECS service with its task definition. One that is scaled from zero costs nothing at rest."""
+
+    role: str
+    tasks: int
+    vcpus: float
+    gb: float
+    architecture: str
+    is_public: bool
+
+    @classmethod
+    def of(cls, service: Mapping[str, Any], resources: Mapping[str, Any]) -> _Service:
+        definition = resources[service["TaskDefinition"]["Ref"]]["Properties"]
+        commands = [container.get("Command", [""])[0] for container in definition["ContainerDefinitions"]]
+        count = service["DesiredCount"]
+        return cls(
+            role=commands[0],
+            tasks=int(count["Fn::If"][1] if isinstance(count, dict) else count),
+            vcpus=int(definition["Cpu"]) / 1024,
+            gb=int(definition["Memory"]) / MIB_PER_GB,
+            architecture="arm64" if definition["RuntimePlatform"]["CpuArchitecture"] == "ARM64" else "x86-64",
+            is_public=service["NetworkConfiguration"]["AwsvpcConfiguration"]["AssignPublicIp"] == "ENABLED",
+        )
+
+    def item(self, prices: Mapping[str, Any]) -> Item:
+        price = prices["fargate"][self.architecture]
+        hourly = self.tasks * (self.vcpus * price["vcpu_hour"] + self.gb * price["gb_hour"])
+        quantity = f"{self.tasks} x {self.vcpus:g} vCPU, {self.gb:g} GB"
+        return Item(f"tasks of {self.role}, {self.architecture}", quantity, hourly * prices["hours_per_month"])
+
+
 def load_prices(path: Path = FILE) -> Mapping[str, Any]:
     return tomllib.loads(path.read_text())
 
@@ -73,20 +105,15 @@ def load_prices(path: Path = FILE) -> Mapping[str, Any]:
 def bill(template: Mapping[str, Any], prices: Mapping[str, Any]) -> Bill:
     """Raises `ProvisioningError` for a kind of resource that has no price here."""
     found = _Resources(template["Resources"])
-    definition, service = found.only("AWS::ECS::TaskDefinition"), found.only("AWS::ECS::Service")
-    architecture = "arm64" if definition["RuntimePlatform"]["CpuArchitecture"] == "ARM64" else "x86-64"
-    vcpus, gb = int(definition["Cpu"]) / 1024, int(definition["Memory"]) / MIB_PER_GB
-    tasks = int(service["DesiredCount"]["Fn::If"][1])
+    services = [_Service.of(service, template["Resources"]) for service in found.all("AWS::ECS::Service")]
+    customer = next(service for service in services if service.role == CUSTOMER)
+    tasks = sum(service.tasks for service in services)
     hours, use = prices["hours_per_month"], prices["use"]
-    fargate, network, other = prices["fargate"][architecture], prices["network"], prices["other"]
-    public = service["NetworkConfiguration"]["AwsvpcConfiguration"]["AssignPublicIp"] == "ENABLED"
-    nats, addresses = found.count("AWS::EC2::NatGateway"), found.count("AWS::EC2::EIP") + tasks * public
+    network, other = prices["network"], prices["other"]
+    nats = found.count("AWS::EC2::NatGateway")
+    addresses = found.count("AWS::EC2::EIP") + sum(service.tasks for service in services if service.is_public)
     items = (
-        Item(
-            f"Fargate tasks, {architecture}",
-            f"{tasks} x {vcpus:g} vCPU, {gb:g} GB",
-            tasks * (vcpus * fargate["vcpu_hour"] + gb * fargate["gb_hour"]) * hours,
-        ),
+        *(service.item(prices) for service in services),
         Item("public IPv4 addresses", str(addresses), addresses * network["public_ipv4_hour"] * hours),
         Item("NAT gateways", str(nats), nats * network["nat_gateway_hour"] * hours),
         *_cloudwatch(found, prices, tasks),
@@ -97,16 +124,16 @@ def bill(template: Mapping[str, Any], prices: Mapping[str, Any]) -> Bill:
     return Bill(
         items=items,
         tasks=tasks,
-        vcpus=vcpus,
         dollars_per_million=_per_million(prices, through_nat=nats > 0),
-        capacity_per_month=tasks * vcpus * use["requests_per_second_per_vcpu"] * hours * 3600,
+        capacity_per_month=customer.tasks * customer.vcpus * use["requests_per_second_per_vcpu"] * hours * 3600,
     )
 
 
 def _cloudwatch(found: _Resources, prices: Mapping[str, Any], tasks: int) -> Iterator[Item]:
     price, use = prices["cloudwatch"], prices["use"]
     watched = sum(_metrics_of(alarm) for alarm in found.all("AWS::CloudWatch::Alarm"))
-    tracked = ALARMS_PER_TRACKING_POLICY * found.count("AWS::ApplicationAutoScaling::ScalingPolicy")
+    policies = found.all("AWS::ApplicationAutoScaling::ScalingPolicy")
+    tracked = ALARMS_PER_TRACKING_POLICY * sum(policy["PolicyType"] == "TargetTrackingScaling" for policy in policies)
     dashboards = found.count("AWS::CloudWatch::Dashboard")
     minutes = prices["hours_per_month"] * 60
     own_gb = tasks * minutes * _line_bytes() / GB

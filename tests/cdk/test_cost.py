@@ -36,15 +36,15 @@ def test_three_tasks_of_a_proof_of_concept_cost_at_most_forty_dollars_with_every
     assert found.tasks == 3
     assert found.dollars <= PROMISED_DOLLARS
     for name in (
-        "Fargate", "public IPv4", "NAT", "Container Insights", "metrics", "alarms, by", "alarms of", "dashboard",
-        "log,", "log of", "secret", "image", "table",
+        "tasks of customer", "public IPv4", "NAT", "Container Insights", "metrics", "alarms, by", "alarms of",
+        "dashboard", "log,", "log of", "secret", "image", "table",
     ):  # fmt: skip
         assert dollars(found, name) >= 0
 
 
 def test_each_item_by_hand() -> None:
     found = bill_of()
-    assert dollars(found, "Fargate") == pytest.approx(3 * (0.25 * 0.03238 + 0.5 * 0.00356) * 730)
+    assert dollars(found, "tasks of customer") == pytest.approx(3 * (0.25 * 0.03238 + 0.5 * 0.00356) * 730)
     assert dollars(found, "public IPv4") == pytest.approx(3 * 0.005 * 730)
     assert dollars(found, "metrics") == pytest.approx(0.30 * len(UNITS))
     assert dollars(found, "alarms, by") == pytest.approx(0.10 * (7 + len(SERVER_ERRORS) + 1)), "ErrorRate is on several"
@@ -59,15 +59,23 @@ def test_production_has_its_nat_gateways_and_their_addresses() -> None:
     assert dollars(found, "NAT") == pytest.approx(3 * 0.045 * 730)
     assert dollars(found, "public IPv4") == pytest.approx(3 * 0.005 * 730), "one for each gateway, none for a task"
     assert dollars(found, "dashboard") == 3
-    assert dollars(found, "Fargate") == pytest.approx(3 * (0.5 * 0.03238 + 1 * 0.00356) * 730)
+    assert dollars(found, "tasks of customer") == pytest.approx(3 * (0.5 * 0.03238 + 1 * 0.00356) * 730)
     assert found.dollars > bill_of().dollars
 
 
 def test_it_follows_the_settings() -> None:
-    assert dollars(bill_of(architecture="x86-64"), "Fargate") > dollars(bill_of(), "Fargate")
-    assert dollars(bill_of(tasks=6), "Fargate") == pytest.approx(2 * dollars(bill_of(), "Fargate"))
+    assert dollars(bill_of(architecture="x86-64"), "tasks of customer") > dollars(bill_of(), "tasks of customer")
+    assert dollars(bill_of(tasks=6), "tasks of customer") == pytest.approx(2 * dollars(bill_of(), "tasks of customer"))
     assert dollars(bill_of(dashboard=True), "dashboard") == 3
     assert dollars(bill_of(log_days=365), "log,") > dollars(bill_of(), "log,")
+
+
+def test_a_role_that_is_scaled_from_zero_is_counted_with_what_it_has_at_rest() -> None:
+    found = bill_of(archive={"enabled": True})
+    assert dollars(found, "tasks of archive") == 0
+    assert found.tasks == 3
+    assert found.dollars > bill_of().dollars, "its alarms"
+    assert found.per_million(0.1) > bill_of().per_million(0.1)
 
 
 def test_a_million_requests() -> None:
