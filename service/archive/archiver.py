@@ -184,8 +184,7 @@ class Archiver:
             result = await self._writer.write(left)
             self._adapt(failed=bool(result.problem))
             self.stats.rows += len(result.written)
-            for item in result.written:
-                self._finish(batch[item])
+            self._finish([event for item in result.written for event in batch[item]])
             for item, reason in result.refused:
                 await self._bury(batch[item], reason)
             left = result.unwritten
