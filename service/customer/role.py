@@ -154,16 +154,12 @@ class Customer:
         return found
 
     def _known_problems(self) -> Mapping[str, str]:
-        """What can be said without asking the table."""
+        """What keeps requests from being answered, without asking the table. Events that wait do not."""
         found = {}
         if self._state != "serving":
             found["service"] = self._state
         if not self._nc.is_connected:
             found["nats"] = "not connected"
-        if self._events.stalled:
-            found["events"] = (
-                f"{self._events.stalled}; {self._events.pending} waiting, {self._events.stats.dropped} dropped"
-            )
         if self._table.problem:
             found["table"] = self._table.problem
         return found
@@ -178,6 +174,7 @@ class Customer:
             "problems": problems,
             "time_without_credit": round(self._service.credit.recent_share_without(), 4),
             "events": self._events.mode,
+            "events_stalled": self._events.stalled,
             "events_pending": self._events.pending,
             "events_dropped": self._events.stats.dropped,
         }
