@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
@@ -49,6 +49,8 @@ class Autoscaler:
                 await asyncio.sleep(PERIOD_S / self._speed)
                 await self._replace_ended()
                 readings = await self._readings()
+                if readings is None:
+                    continue
                 now_s = asyncio.get_running_loop().time() * self._speed
                 wanted = self._tracking.decide(now_s, len(self.tasks), readings)
                 if wanted != len(self.tasks):
@@ -92,15 +94,10 @@ class Autoscaler:
             self._seen.pop(task, None)
         await asyncio.gather(*(self._start() for _ in ended))
 
-    async def _readings(self) -> dict[str, float]:
+    async def _readings(self) -> dict[str, float] | None:
         """Each metric's average over the tasks since the last reading; a new task counts from its second."""
         growths = [growth for growth in await asyncio.gather(*map(self._growth, list(self.tasks))) if growth]
-        averages = {name: sum(each[name] for each in growths) / max(1, len(growths)) for name in _COUNTERS}
-        return {
-            "Cpu": 100 * averages["Cpu"] / self._rules.vcpu,
-            "InFlight": averages["InFlight"],
-            "TimeWithoutCredit": min(100.0, 100 * averages["TimeWithoutCredit"]),
-        }
+        return averaged(growths, self._rules.vcpu)
 
     async def _growth(self, task: Task) -> dict[str, float] | None:
         """Of each counter in a second; None for a task that does not answer, or for the first time."""
@@ -123,3 +120,15 @@ class Autoscaler:
         if before is None:
             return None
         return {name: (totals[name] - before[1][name]) / (now_s - before[0]) for name in totals}
+
+
+def averaged(growths: Sequence[Mapping[str, float]], vcpu: float) -> dict[str, float] | None:
+    """The readings of tasks whose counters grew so much in a second. None of no task: that is no sign of a low load."""
+    if not growths:
+        return None
+    averages = {name: sum(each[name] for each in growths) / len(growths) for name in _COUNTERS}
+    return {
+        "Cpu": 100 * averages["Cpu"] / vcpu,
+        "InFlight": averages["InFlight"],
+        "TimeWithoutCredit": min(100.0, 100 * averages["TimeWithoutCredit"]),
+    }

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Mapping
 
 from cdk.scaling_rules import SCALE_IN_COOLDOWN_S, SCALE_OUT_COOLDOWN_S
-from local.autoscale import Autoscaler
+from local.autoscale import Autoscaler, averaged
 from local.target_tracking import HIGH_READINGS, LOW_READINGS, PERIOD_S, Rules, TargetTracking
 from tests.support.world import World, eventually
 
@@ -69,6 +69,13 @@ def test_a_scale_in_waits_for_whatever_was_scaled_before() -> None:
     after = [tracking.decide(10.0 + second, 3, IDLE) for second in range(LOW_READINGS)]
     assert after == [3] * LOW_READINGS
     assert tracking.decide(2.0 + SCALE_IN_COOLDOWN_S, 3, IDLE) == 2
+
+
+def test_tasks_that_do_not_answer_are_no_sign_of_a_low_load() -> None:
+    busy = {"Cpu": 0.05, "InFlight": 30.0, "TimeWithoutCredit": 0.2}
+    idle = {"Cpu": 0.0, "InFlight": 0.0, "TimeWithoutCredit": 0.0}
+    assert averaged([busy, idle], 0.1) == {"Cpu": 25.0, "InFlight": 15.0, "TimeWithoutCredit": 10.0}
+    assert averaged([], 0.1) is None
 
 
 async def test_real_tasks_are_kept_at_the_minimum_replaced_and_stopped(world: World) -> None:
