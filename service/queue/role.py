@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar, Final
 
@@ -22,6 +23,9 @@ from service.runtime.role import Need
 from service.sources.source import Source
 
 log: Final = structlog.get_logger("service.queue")
+
+WATCH_S: Final = 0.2
+"""For so long a watch of the health is left to hear that the sidecar stops."""
 
 
 class Queue:
@@ -65,9 +69,17 @@ class Queue:
         await self._health.enter_graceful_shutdown()
         await self._service.stop()
         if self._server:
-            await self._server.stop(timeout_s)
+            await self._end_calls(self._server, timeout_s)
         counts = self._service.counts
         log.info("drained", received=counts.received, deleted=counts.deleted)
+
+    async def _end_calls(self, server: grpc.aio.Server, timeout_s: float) -> None:
+        """A watch of the health would stay open for all of the time."""
+        stopping = asyncio.ensure_future(server.stop(timeout_s))
+        idle = asyncio.ensure_future(self._service.idle())
+        await asyncio.wait((stopping, idle), return_when=asyncio.FIRST_COMPLETED)
+        await server.stop(WATCH_S)
+        await asyncio.gather(stopping, idle)
 
     async def close(self) -> None:
         if self._server:

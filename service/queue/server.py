@@ -50,6 +50,7 @@ class SQSService:
     def __init__(self, source: Source) -> None:
         self._source = source
         self._streams: set[_Stream] = set()
+        self._calls: set[asyncio.Task[Any]] = set()
         self._stopping = asyncio.Event()
         self.counts = Counts()
 
@@ -60,9 +61,15 @@ class SQSService:
             stream.freed.set()
         await self._source.take_no_more()
 
+    async def idle(self) -> None:
+        """Return when no call is in flight and its answer is sent."""
+        while self._calls:
+            await asyncio.wait(self._calls)
+
     async def ReceiveMessage(  # noqa: N802
         self, request: pb.SQSReceiveMessageRequest, context: Context
     ) -> pb.SQSReceiveMessageResponse:
+        self._track()
         await self._within(context, "visibility_timeout", request.visibility_timeout, 0, VISIBILITY_MAX_S)
         await self._within(context, "wait_time", request.wait_time, 0, WAIT_MAX_S)
         limit = request.maximum_number_of_messages
@@ -75,6 +82,7 @@ class SQSService:
         return pb.SQSReceiveMessageResponse(messages=map(_message, messages))
 
     async def DeleteMessage(self, request: pb.SQSDeleteMessageRequest, context: Context) -> empty_pb2.Empty:  # noqa: N802
+        self._track()
         (result,) = await self._delete([request.messageID])
         if not isinstance(result, Done):
             await self._abort(context, _status(result), str(result))
@@ -83,12 +91,14 @@ class SQSService:
     async def DeleteMessages(  # noqa: N802
         self, request: pb.SQSDeleteMessagesRequest, context: Context
     ) -> pb.SQSResultsResponse:
+        self._track()
         await self._within(context, "the number of messageIDs", len(request.messageIDs), 1, MESSAGES_MAX)
         return self._results(request.messageIDs, await self._delete(list(request.messageIDs)))
 
     async def ChangeVisibility(  # noqa: N802
         self, request: pb.SQSChangeVisibilityRequest, context: Context
     ) -> pb.SQSResultsResponse:
+        self._track()
         await self._within(context, "the number of messageIDs", len(request.messageIDs), 1, MESSAGES_MAX)
         await self._within(context, "visibility_timeout", request.visibility_timeout, 0, VISIBILITY_MAX_S)
         results = await self._source.change_visibility(list(request.messageIDs), request.visibility_timeout)
@@ -101,6 +111,7 @@ class SQSService:
     async def StreamMessages(  # noqa: N802
         self, request: pb.SQSStreamMessagesRequest, context: Context
     ) -> AsyncIterator[pb.SQSReceiveMessageResponse]:
+        self._track()
         visibility_s = request.visibility_timeout
         await self._within(context, "visibility_timeout", visibility_s, 1, VISIBILITY_MAX_S)
         limit = request.maximum_number_of_messages
@@ -124,6 +135,12 @@ class SQSService:
                     yield pb.SQSReceiveMessageResponse(messages=map(_message, messages))
         finally:
             self._streams.discard(stream)
+
+    def _track(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101  gRPC runs each call, with the sending of its answer, in a task of its own
+        self._calls.add(task)
+        task.add_done_callback(self._calls.discard)
 
     async def _delete(self, receipts: Sequence[str]) -> list[Result]:
         results = await self._source.delete(receipts)

@@ -112,7 +112,7 @@ class JetStream:
         until_ms = int(time.time() * MS) + visibility_s * MS
         payload = self._visibility(visibility_s) or b"+WPI"
         if payload.startswith(b"-NAK {"):
-            await _outside_gap()
+            await outside_gap()
         return await self._answer(given, lambda receipt: (payload, receipt.until(until_ms)))
 
     def key(self, receipt: str) -> str:
@@ -183,7 +183,7 @@ class JetStream:
                 naks.append(delivery[1].decode())
         if visibility is not None and naks:
             if visibility != NAK:
-                await _outside_gap()
+                await outside_gap()
             for subject in naks:
                 self._nc.post(subject, visibility)
         if dead:
@@ -290,7 +290,9 @@ def _message(delivery: Delivery, receipt: Receipt) -> Message:
     )
 
 
-async def _outside_gap() -> None:
-    into_ms = time.time() * MS % GAP_PERIOD_MS
-    if into_ms < GAP_MS:
+async def outside_gap() -> None:
+    """Return when a delayed NAK may be sent. A sleep may end early by the wall clock, or so late that it is in the next
+    gap.
+    """
+    while (into_ms := time.time() * MS % GAP_PERIOD_MS) < GAP_MS:
         await asyncio.sleep((GAP_MS - into_ms) / MS)
