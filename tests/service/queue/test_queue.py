@@ -11,11 +11,13 @@ from typing import Any
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from service.customer import contract as customer
 from service.queue import contract
 from service.queue import sqs_pb2 as pb
 from service.queue.sqs_pb2_grpc import SQSServiceStub
+from tests.service.queue.conftest import Shared
 from tests.support.sidecar import OriginalClient, sidecar, sidecar_env, store
 from tests.support.world import World, eventually, stop
 
@@ -32,71 +34,70 @@ async def backlog(world: World) -> int:
         return (info.num_pending or 0) + (info.num_ack_pending or 0)
 
 
-async def test_the_original_client_receives_and_deletes(world: World) -> None:
+async def test_the_original_client_receives_and_deletes(shared: Shared) -> None:
+    world, channel = shared
     await store(world, *(f"body {number}".encode() for number in range(12)))
-    async with sidecar(world) as (task, channel):
-        client = OriginalClient(channel)
-        bodies: set[str] = set()
-        while len(bodies) < 12:
-            for message in await client.receive():
-                bodies.add(message.messageBody)
-                await client.delete(message.messageID)
-        assert bodies == {f"body {number}" for number in range(12)}
-        assert await backlog(world) == 0
-        began = time.monotonic()
-        assert await client.receive(wait_s=1) == []
-        assert 0.9 < time.monotonic() - began < 3
-        await stop(task)
+    client = OriginalClient(channel)
+    bodies: set[str] = set()
+    while len(bodies) < 12:
+        for message in await client.receive():
+            bodies.add(message.messageBody)
+            await client.delete(message.messageID)
+    assert bodies == {f"body {number}" for number in range(12)}
+    assert await backlog(world) == 0
+    began = time.monotonic()
+    assert await client.receive(wait_s=1) == []
+    assert 0.9 < time.monotonic() - began < 3
 
 
-async def test_a_message_says_what_it_is_and_many_are_deleted_in_one_call(world: World) -> None:
+async def test_a_message_says_what_it_is_and_many_are_deleted_in_one_call(shared: Shared) -> None:
+    world, channel = shared
     await store(world, b"\xff\x00", b"{}", headers={"Status": "gold"})
-    async with sidecar(world) as (_, channel):
-        stub = SQSServiceStub(channel)
-        messages: list[Any] = []
-        while len(messages) < 2:
-            messages += (await stub.ReceiveMessage(receive())).messages
-        first, second = messages
-        assert (first.data, first.messageBody, second.data, second.messageBody) == (b"\xff\x00", "", b"", "{}")
-        assert first.subject == f"{customer.SUBJECT}.0"
-        assert [(header.name, header.value) for header in first.headers] == [("Status", "gold")]
-        assert first.times_received == 1
-        assert abs(first.time_sent_ms / 1000 - time.time()) < 60
-        receipts = [first.messageID, "forged", second.messageID, first.messageID.replace("-", "-9", 1)]
-        results = (await stub.DeleteMessages(pb.SQSDeleteMessagesRequest(messageIDs=receipts))).results
-        assert [result.code for result in results[:3]] == [0, 5, 0]
-        assert await backlog(world) == 0
-        again = await stub.DeleteMessages(pb.SQSDeleteMessagesRequest(messageIDs=receipts[:1]))
-        assert again.results[0].code == 0, "deleting twice is no error"
+    stub = SQSServiceStub(channel)
+    messages: list[Any] = []
+    while len(messages) < 2:
+        messages += (await stub.ReceiveMessage(receive())).messages
+    first, second = messages
+    assert (first.data, first.messageBody, second.data, second.messageBody) == (b"\xff\x00", "", b"", "{}")
+    assert first.subject == f"{customer.SUBJECT}.0"
+    assert [(header.name, header.value) for header in first.headers] == [("Status", "gold")]
+    assert first.times_received == 1
+    assert abs(first.time_sent_ms / 1000 - time.time()) < 60
+    receipts = [first.messageID, "forged", second.messageID, first.messageID.replace("-", "-9", 1)]
+    results = (await stub.DeleteMessages(pb.SQSDeleteMessagesRequest(messageIDs=receipts))).results
+    assert [result.code for result in results[:3]] == [0, 5, 0]
+    assert await backlog(world) == 0
+    again = await stub.DeleteMessages(pb.SQSDeleteMessagesRequest(messageIDs=receipts[:1]))
+    assert again.results[0].code == 0, "deleting twice is no error"
 
 
 @pytest.mark.parametrize("visibility_s", [0, 1])
-async def test_what_is_not_deleted_comes_again_after_its_visibility(world: World, visibility_s: int) -> None:
+async def test_what_is_not_deleted_comes_again_after_its_visibility(shared: Shared, visibility_s: int) -> None:
+    world, channel = shared
     await store(world, b"one")
-    async with sidecar(world) as (_, channel):
-        stub = SQSServiceStub(channel)
-        (first,) = (await stub.ReceiveMessage(receive(visibility_s))).messages
-        began = time.monotonic()
-        (second,) = (await stub.ReceiveMessage(receive(30, wait_s=10))).messages
-        assert visibility_s - 0.1 <= time.monotonic() - began < visibility_s + 2
-        assert (second.id, second.times_received) == (first.id, 2)
-        await stub.DeleteMessage(pb.SQSDeleteMessageRequest(messageID=first.messageID))
-        assert await backlog(world) == 0, "a late delete is accepted"
+    stub = SQSServiceStub(channel)
+    (first,) = (await stub.ReceiveMessage(receive(visibility_s))).messages
+    began = time.monotonic()
+    (second,) = (await stub.ReceiveMessage(receive(30, wait_s=10))).messages
+    assert visibility_s - 0.1 <= time.monotonic() - began < visibility_s + 2
+    assert (second.id, second.times_received) == (first.id, 2)
+    await stub.DeleteMessage(pb.SQSDeleteMessageRequest(messageID=first.messageID))
+    assert await backlog(world) == 0, "a late delete is accepted"
 
 
-async def test_a_visibility_is_changed(world: World) -> None:
+async def test_a_visibility_is_changed(shared: Shared) -> None:
+    world, channel = shared
     await store(world, b"one", b"two")
-    async with sidecar(world) as (_, channel):
-        stub = SQSServiceStub(channel)
-        messages: list[Any] = []
-        while len(messages) < 2:
-            messages += (await stub.ReceiveMessage(receive(30, limit=2))).messages
-        change = pb.SQSChangeVisibilityRequest(messageIDs=[messages[0].messageID], visibility_timeout=0)
-        (result,) = (await stub.ChangeVisibility(change)).results
-        assert (result.code, result.messageID != messages[0].messageID) == (0, True)
-        (again,) = (await stub.ReceiveMessage(receive(30))).messages
-        assert again.id == messages[0].id
-        await stub.DeleteMessage(pb.SQSDeleteMessageRequest(messageID=result.messageID))
+    stub = SQSServiceStub(channel)
+    messages: list[Any] = []
+    while len(messages) < 2:
+        messages += (await stub.ReceiveMessage(receive(30, limit=2))).messages
+    change = pb.SQSChangeVisibilityRequest(messageIDs=[messages[0].messageID], visibility_timeout=0)
+    (result,) = (await stub.ChangeVisibility(change)).results
+    assert (result.code, result.messageID != messages[0].messageID) == (0, True)
+    (again,) = (await stub.ReceiveMessage(receive(30))).messages
+    assert again.id == messages[0].id
+    await stub.DeleteMessage(pb.SQSDeleteMessageRequest(messageID=result.messageID))
 
 
 async def test_a_poison_message_becomes_a_dead_letter_and_blocks_nothing(world: World) -> None:
@@ -138,29 +139,30 @@ async def test_a_stream_hands_out_what_is_not_deleted_up_to_its_bound(world: Wor
         await stop(task)
 
 
-async def test_what_is_out_of_bounds_is_told(world: World) -> None:
+async def test_what_is_out_of_bounds_is_told(shared: Shared) -> None:
+    _, channel = shared
     wrong = {
         "visibility_timeout": receive(43_201),
         "wait_time": receive(wait_s=21),
         "maximum_number_of_messages is 0": receive(limit=0),
         "maximum_number_of_messages is 1001": receive(limit=1001),
     }
-    async with sidecar(world) as (_, channel):
-        for said, request in wrong.items():
-            with pytest.raises(grpc.aio.AioRpcError, match=said) as caught:
-                await SQSServiceStub(channel).ReceiveMessage(request)
-            assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    for said, request in wrong.items():
+        with pytest.raises(grpc.aio.AioRpcError, match=said) as caught:
+            await SQSServiceStub(channel).ReceiveMessage(request)
+        assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def test_check_says_that_nothing_is_missing_and_which_consumer_is(world: World) -> None:
-    env = {**sidecar_env(world), "HEALTH_PORT": "0"}
-    command = [sys.executable, "-m", "service", "queue", "--check"]
-    found = await asyncio.to_thread(subprocess.run, command, env=env, capture_output=True, text=True, check=False)
-    assert (found.returncode, "missing" in found.stdout) == (0, False), found.stdout
-    env["QUEUE_CONSUMER"] = "nobody"
-    found = await asyncio.to_thread(subprocess.run, command, env=env, capture_output=True, text=True, check=False)
-    assert found.returncode == 1
-    assert "nobody" in found.stdout
+    async def check(**changed: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "service", "queue", "--check"]
+        env = {**sidecar_env(world), "HEALTH_PORT": "0", **changed}
+        return await asyncio.to_thread(subprocess.run, command, env=env, capture_output=True, text=True, check=False)
+
+    good, bad = await asyncio.gather(check(), check(QUEUE_CONSUMER="nobody"))
+    assert (good.returncode, "missing" in good.stdout) == (0, False), good.stdout
+    assert bad.returncode == 1
+    assert "nobody" in bad.stdout
 
 
 async def test_a_sigterm_ends_a_waiting_receive_at_once(world: World) -> None:
@@ -172,10 +174,13 @@ async def test_a_sigterm_ends_a_waiting_receive_at_once(world: World) -> None:
                 return bool((await admin.consumer_info(customer.STREAM, contract.CONSUMER)).num_waiting)
 
         await eventually(waits, what="a pull that waits")
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
         began = time.monotonic()
         await stop(task)
         assert list((await waiting).messages) == []
         assert time.monotonic() - began < 5
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 async def test_the_generated_code_is_current(tmp_path: Path) -> None:
