@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Final, Literal
 
+from benchmark.create_cost import CONCURRENCY
 from benchmark.result import CostRow, Measured, Requirement, ScaleRow
 
 ECHO: Final = "echo"
@@ -56,9 +57,12 @@ def scale_row(of: Literal["tasks", "rows"], size: int, *samples: Sample) -> Scal
 
 
 def requirements(
-    rounds: Sequence[Round], scale: Sequence[ScaleRow], memory: Sequence[tuple[int, float]]
+    rounds: Sequence[Round], scale: Sequence[ScaleRow], memory: Sequence[tuple[int, float]], creates: float
 ) -> list[Requirement]:
-    """What the service must reach, over the medians of each round's ratios."""
+    """What the service must reach, over the medians of each round's ratios.
+
+    `creates` is such a median: the rate of creates, of that of bare inserts.
+    """
 
     def ratio(figure: Callable[[Sample], float], over: str, concurrency: int = BUSY) -> float:
         return median(figure(now[SERVICE, concurrency]) / figure(now[over, concurrency]) for now in rounds)
@@ -84,6 +88,7 @@ def requirements(
         at_most("memory", f"memory of one task after {requests:,} requests", resident, 120, " MiB"),
         at_most("memory_growth", f"growth since {half[0]:,} requests", resident - half[1], 2, " MiB"),
         at_most("cpu_over_rows", f"CPU of a request, {_sizes(scale)}", rows[-1] / rows[0], 1.15),
+        at_least("create_of_insert", f"creates/s at {CONCURRENCY} in flight, of a bare PutItem's", creates, 0.6),
     ]
 
 

@@ -21,11 +21,11 @@ def one_round(**of_the_service: float) -> Round:
     return now
 
 
-def figures(*rounds: Round) -> dict[str, tuple[float, bool]]:
+def figures(*rounds: Round, creates: float = 1.0) -> dict[str, tuple[float, bool]]:
     rows = [
         ScaleRow(of="rows", size=size, throughput=1, p99_ms=1, server_cpu_us=cpu) for size, cpu in ((10, 20), (99, 22))
     ]
-    found = requirements(rounds, rows, [(1, 70.0), (2, 71.0)])
+    found = requirements(rounds, rows, [(1, 70.0), (2, 71.0)], creates)
     return {requirement.name: (requirement.figure, requirement.holds) for requirement in found}
 
 
@@ -64,6 +64,11 @@ def test_programs_are_compared_with_the_right_one() -> None:
     assert found["of_ceiling"] == (0.8, True)
     assert found["memory_growth"] == (1.0, True)
     assert found["cpu_over_rows"][0] == pytest.approx(1.1)
+
+
+def test_creates_reach_six_tenths_of_the_rate_of_bare_writes() -> None:
+    assert figures(one_round(), creates=0.6)["create_of_insert"] == (0.6, True)
+    assert figures(one_round(), creates=0.59)["create_of_insert"] == (0.59, False)
 
 
 def test_every_figure_can_be_a_threshold() -> None:

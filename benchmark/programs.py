@@ -1,0 +1,133 @@
+"""The programs that `cost` measures, each on real servers: a nats-server that all share, and a DynamoDB engine."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import psutil
+from rich.console import Console
+
+from benchmark.cost_figures import BASELINE, ECHO, SERVICE, Sample
+from benchmark.endpoints import BALANCE
+from benchmark.errors import BenchmarkError
+from benchmark.instances import statistics
+from benchmark.job import Loop, NatsTarget
+from benchmark.plan import Plan, one_load
+from benchmark.result import Measured
+from benchmark.transport import connected
+from control_plane.desired import CLIENT
+from control_plane.files import Files
+from local.dynamodb import dynamodb, environment, imported
+from local.nats_server import nats_server
+from local.process import Child, claim_port
+from local.state import State
+from local.system import provision, service_env, service_task
+
+PROGRAMS: Final = {ECHO: "benchmark.echo", SERVICE: "service", BASELINE: "benchmark.baseline"}
+TABLE: Final = "balances"
+
+
+@dataclass(frozen=True)
+class Program:
+    children: Sequence[Child]
+    target: NatsTarget
+
+
+class Bench:
+    """One nats-server, and programs on it."""
+
+    def __init__(self, folder: Path, console: Console, stop: asyncio.Event) -> None:
+        self._folder = folder
+        self._state = State(folder)
+        self._console = console
+        self._stop = stop
+        self._nats: Child
+        self._url = ""
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        port = claim_port(0, "")
+        self._url = f"nats://127.0.0.1:{port}"
+        server = nats_server(self._folder / "nats", port, operator=self._state.operator(), system=self._state.system())
+        async with server as self._nats:
+            yield
+
+    @asynccontextmanager
+    async def engine(self, rows: int) -> AsyncIterator[dict[str, str]]:
+        """Run a DynamoDB engine with a table of `rows` rows; yields the environment that an SDK needs to reach it."""
+        self.say(f"a table of {rows:,} rows")
+        folder, port = Path(tempfile.mkdtemp(dir=self._folder)), claim_port(0, "")
+        balances = {str(number): 100 + number % 9900 for number in range(1, rows + 1)}
+        await imported(balances, TABLE, folder)
+        async with dynamodb(folder, port):
+            yield environment(port)
+
+    @asynccontextmanager
+    async def program(
+        self,
+        name: str,
+        dynamodb_env: dict[str, str],
+        tasks: int = 1,
+        account: str | None = None,
+        user: str = CLIENT.name,
+    ) -> AsyncIterator[Program]:
+        """Run `tasks` processes of a program in their own account, asked by `user`; ready when they answer `$SRV`."""
+        account = account or name
+        files = Files(self._folder / "creds" / account)
+        await provision(self._url, self._state, files, account)
+        env = service_env(self._url, files.creds("service"), TABLE, dynamodb_env) | {"SEED_ROWS": "0"}
+        target = NatsTarget(servers=[self._url], creds=files.creds(user))
+        async with AsyncExitStack() as stack:
+            children = []
+            for number in range(1, tasks + 1):
+                log = self._folder / "logs" / f"{account}-{number}.log"
+                task = service_task(name, env, claim_port(0, ""), log, PROGRAMS[name])
+                children.append((await stack.enter_async_context(task)).child)
+            await self._answering(children, target)
+            yield Program(children, target)
+
+    async def measure(
+        self, program: Program, loop: Loop, label: str, ids: int = 1000, endpoint: str = BALANCE
+    ) -> Sample:
+        """Run one load against a program; returns what it cost.
+
+        Raises `BenchmarkError` when a request failed: a failed request does not cost what a reply costs.
+        """
+        plan = Plan(program.target, None, 5.0, ids, None, 1, None, {}, {endpoint: 1.0})
+        before = _cpu_s(program.children), _cpu_s([self._nats])
+        totals, _ = await one_load(plan, loop, self._console, self._stop, label)
+        after = _cpu_s(program.children), _cpu_s([self._nats])
+        measured = Measured.of(totals)
+        if measured.interrupted:
+            raise BenchmarkError("interrupted")
+        if measured.failed:
+            raise BenchmarkError(f"{label}: {measured.errors}; see that the machine is not overloaded")
+        each = 1e6 / measured.replies
+        return Sample(measured, (after[0] - before[0]) * each, (after[1] - before[1]) * each)
+
+    def say(self, line: str) -> None:
+        self._console.print(line)
+
+    async def _answering(self, children: Sequence[Child], target: NatsTarget) -> None:
+        async with connected(target) as client:
+
+            async def all_answer() -> bool:
+                return len(await statistics(client)) == len(children)
+
+            for child in children:
+                await child.until(all_answer)
+
+
+def _cpu_s(children: Sequence[Child]) -> float:
+    times = [psutil.Process(child.pid).cpu_times() for child in children]
+    return float(sum(time.user + time.system for time in times))
+
+
+def memory_mib(child: Child) -> float:
+    return float(psutil.Process(child.pid).memory_info().rss) / 2**20
