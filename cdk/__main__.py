@@ -18,7 +18,13 @@ from rich.console import Console
 
 from cdk import checks
 from cdk import settings as settings_module
-from cdk.settings import ARCHIVE_SECRET_PARAMETER, FIRST_PARAMETER, SECRET_PARAMETER, Settings
+from cdk.settings import (
+    ARCHIVE_SECRET_PARAMETER,
+    FIRST_PARAMETER,
+    QUEUE_SECRET_PARAMETER,
+    SECRET_PARAMETER,
+    Settings,
+)
 from control_plane import aws, seed_flag, self_hosted
 from control_plane.desired import CLIENT, SERVICE
 from control_plane.discovery import instances
@@ -27,6 +33,7 @@ from control_plane.files import Files
 from control_plane.target import CONFIG, PREFIX, account_files
 from service.archive.contract import USER as ARCHIVE_USER
 from service.customer import contract
+from service.queue.contract import USER as QUEUE_USER
 
 FOLDER: Final = Path(__file__).parent
 CLI: Final = FOLDER / "node_modules" / ".bin" / "cdk"
@@ -89,6 +96,8 @@ def deploy(
         arns = {SECRET_PARAMETER: _secret(settings, replace=replace_secret)}
         if settings.archive.enabled:
             arns[ARCHIVE_SECRET_PARAMETER] = _secret(settings, replace=replace_secret, user=ARCHIVE_USER)
+        if settings.queue.enabled and settings.queue.source == "jetstream":
+            arns[QUEUE_SECRET_PARAMETER] = _secret(settings, replace=replace_secret, user=QUEUE_USER)
         _warn(settings)
         _deploy(settings, arns, first=first)
         if first and settings.environment == "production":
@@ -112,8 +121,9 @@ def destroy(*, yes: Yes = False) -> None:
         _cdk(["destroy", "--force"], settings)
         gone = aws.delete_secret(settings.initials)
         console.print(f"secret {aws.secret_name(settings.initials)}: {'deleted' if gone else 'was not there'}")
-        if aws.delete_secret(settings.initials, ARCHIVE_USER):
-            console.print(f"secret {aws.secret_name(settings.initials, ARCHIVE_USER)}: deleted")
+        for user in (ARCHIVE_USER, QUEUE_USER):
+            if aws.delete_secret(settings.initials, user):
+                console.print(f"secret {aws.secret_name(settings.initials, user)}: deleted")
         creds = _files(settings).creds_anywhere(SERVICE.name)
         if kept:
             console.print("seed flag: left as it is")

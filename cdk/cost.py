@@ -32,6 +32,7 @@ _FREE: Final = frozenset({
     "AWS::EC2::VPC", "AWS::EC2::VPCGatewayAttachment", "AWS::ECS::Cluster",
     "AWS::ECS::ClusterCapacityProviderAssociations", "AWS::IAM::Policy", "AWS::IAM::Role",
     "AWS::EC2::VPCEndpoint",  # a gateway endpoint
+    "AWS::SQS::Queue", "AWS::SQS::QueuePolicy",  # its requests are paid for: as many as there are messages
     "AWS::SNS::Subscription", "AWS::SNS::Topic", "AWS::SNS::TopicPolicy",  # 1,000 e-mails a month are free
 })  # fmt: skip
 

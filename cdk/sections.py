@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from cdk.fargate import check_size
+from cdk.fargate import STOP_TIMEOUT_MAX_S, check_size
 
 
 class Section(BaseModel):
@@ -27,6 +27,18 @@ class Section(BaseModel):
 
 class QueueSection(Section):
     """[queue]"""
+
+    source: Literal["jetstream", "sqs"] = "jetstream"
+    image: str = ""
+    tasks: Annotated[int, Field(ge=1, le=100)] = 1
+    max_deliver: Annotated[int, Field(ge=1, le=1000)] = 10
+    stop_timeout: Annotated[int, Field(ge=2, le=STOP_TIMEOUT_MAX_S)] = 30
+
+    @model_validator(mode="after")
+    def _has_a_business(self) -> Self:
+        if self.enabled and not self.image:
+            raise ValueError("image: name the business container's image")
+        return self
 
 
 class Step(BaseModel):

@@ -30,6 +30,7 @@ from service.customer.settings import CustomerSettings
 FILE: Final = Path(__file__).with_name("settings.toml")
 SECRET_PARAMETER: Final = "NatsSecretArn"  # noqa: S105  its name
 ARCHIVE_SECRET_PARAMETER: Final = "ArchiveNatsSecretArn"  # noqa: S105  its name
+QUEUE_SECRET_PARAMETER: Final = "QueueNatsSecretArn"  # noqa: S105  its name
 FIRST_PARAMETER: Final = "FirstDeployment"
 """The template's parameters."""
 

@@ -14,13 +14,21 @@ from constructs import Construct
 from cdk.archive import Archive
 from cdk.network import Network
 from cdk.observability import Observability
+from cdk.queue import Queue
 from cdk.scaling import scale
-from cdk.settings import ARCHIVE_SECRET_PARAMETER, FIRST_PARAMETER, SECRET_PARAMETER, Settings
+from cdk.settings import (
+    ARCHIVE_SECRET_PARAMETER,
+    FIRST_PARAMETER,
+    QUEUE_SECRET_PARAMETER,
+    SECRET_PARAMETER,
+    Settings,
+)
 from cdk.tasks import Surroundings, Tasks, customer
 from control_plane.aws import secret_name
 from service import __version__
 from service.archive import contract as archive_contract
 from service.customer import contract
+from service.queue import contract as queue_contract
 
 
 class BalanceStack(Stack):
@@ -52,6 +60,10 @@ class BalanceStack(Stack):
         if settings.archive.enabled:
             its_own = self._secret(settings, ARCHIVE_SECRET_PARAMETER, archive_contract.USER)
             Archive(self, "Archive", replace(around, secret=its_own))
+        if settings.queue.enabled:
+            if settings.queue.source == "jetstream":
+                around = replace(around, secret=self._secret(settings, QUEUE_SECRET_PARAMETER, queue_contract.USER))
+            Queue(self, "Queue", around)
         for name, value in tags(settings).items():
             Tags.of(self).add(name, value)
         CfnOutput(self, "TableName", value=table.table_name)

@@ -57,6 +57,9 @@ class Role:
     statements: Sequence[iam.PolicyStatement] = field(default_factory=tuple)
     """What the role calls in AWS, and nothing else."""
 
+    reads_nats: bool = True
+    """Whether it has credentials of NATS."""
+
 
 def customer(settings: Settings, table: dynamodb.ITable) -> Role:
     actions = ["dynamodb:BatchGetItem", "dynamodb:PutItem"]
@@ -100,7 +103,7 @@ class Tasks(Construct):
             image=around.image,
             command=[role.name],
             environment={**_environment(settings, around.cluster.env.region), **role.environment},
-            secrets={"NATS_CREDENTIALS": ecs.Secret.from_secrets_manager(around.secret)},
+            secrets={"NATS_CREDENTIALS": ecs.Secret.from_secrets_manager(around.secret)} if role.reads_nats else {},
             logging=ecs.LogDrivers.aws_logs(log_group=self.log_group, stream_prefix="service"),
             readonly_root_filesystem=not settings.exec,
             user=USER,

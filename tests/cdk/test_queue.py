@@ -1,0 +1,130 @@
+"""The queue sidecar in the template: off unless asked for, ordered with the business container."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import cfnlint
+import pytest
+from pydantic import ValidationError
+
+from cdk.queue import SIDECAR_CALLS
+from cdk.sections import QueueSection
+from tests.cdk.test_cost import bill_of, dollars
+from tests.cdk.test_stack import resources, template
+
+IMAGE = "registry.example/handler:1"
+ON = {"queue": {"enabled": True, "image": IMAGE, "max_deliver": 4, "stop_timeout": 40}}
+ON_SQS = {"queue": {**ON["queue"], "source": "sqs"}}
+
+
+def containers(**changes: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The sidecar and the business container of the one task that has both."""
+    (found,) = [
+        definition["Properties"]["ContainerDefinitions"]
+        for definition in resources(template(**changes), "AWS::ECS::TaskDefinition")
+        if len(definition["Properties"]["ContainerDefinitions"]) == 2
+    ]
+    sidecar, business = found
+    return sidecar, business
+
+
+def environment(container: dict[str, Any]) -> dict[str, Any]:
+    return {entry["Name"]: entry["Value"] for entry in container["Environment"]}
+
+
+def sqs_statements(**changes: Any) -> list[dict[str, Any]]:
+    return [
+        statement
+        for policy in resources(template(**changes), "AWS::IAM::Policy")
+        for statement in policy["Properties"]["PolicyDocument"]["Statement"]
+        if "sqs:" in json.dumps(statement["Action"])
+    ]
+
+
+def queues() -> dict[str, dict[str, Any]]:
+    return {
+        found["Properties"]["QueueName"]: found["Properties"]
+        for found in resources(template(**ON_SQS), "AWS::SQS::Queue")
+    }
+
+
+def test_it_is_off_unless_asked_for() -> None:
+    assert len(resources(template(), "AWS::ECS::Service")) == 1
+    assert resources(template(), "AWS::SQS::Queue") == []
+
+
+def test_the_business_container_starts_after_the_sidecar_and_stops_before_it() -> None:
+    sidecar, business = containers(**ON)
+    assert (sidecar["Command"], sidecar["Essential"], business["Essential"]) == (["queue"], True, True)
+    assert business["DependsOn"] == [{"Condition": "HEALTHY", "ContainerName": sidecar["Name"]}]
+    assert sidecar["HealthCheck"]["Command"] == ["CMD", "python", "-m", "service.healthcheck"]
+    assert (business["Image"], business["StopTimeout"]) == (IMAGE, 40)
+    assert environment(business) == {"SIDECAR": environment(sidecar)["QUEUE_LISTEN"]}
+    assert "Secrets" not in business
+    assert business["ReadonlyRootFilesystem"] is True
+
+
+def test_on_the_stream_it_has_its_own_credentials_and_calls_nothing_in_aws() -> None:
+    sidecar, _ = containers(**ON)
+    assert sidecar["Secrets"] == [{"Name": "NATS_CREDENTIALS", "ValueFrom": {"Ref": "QueueNatsSecretArn"}}]
+    assert environment(sidecar)["QUEUE"] == "jetstream:customer-balances"
+    assert environment(sidecar)["QUEUE_MAX_DELIVER"] == "4"
+    assert sqs_statements(**ON) == []
+
+
+def test_on_sqs_it_may_use_that_one_queue_and_has_no_nats_credentials() -> None:
+    sidecar, _ = containers(**ON_SQS)
+    assert "Secrets" not in sidecar
+    assert "QueueNatsSecretArn" not in template(**ON_SQS).to_json()["Parameters"]
+    (statement,) = sqs_statements(**ON_SQS)
+    assert statement["Action"] == list(SIDECAR_CALLS)
+    (queue,) = [
+        id_
+        for id_, found in template(**ON_SQS).find_resources("AWS::SQS::Queue").items()
+        if "RedrivePolicy" in found["Properties"]
+    ]
+    assert statement["Resource"] == {"Fn::GetAtt": [queue, "Arn"]}
+    assert environment(sidecar)["QUEUE"] == {"Fn::Join": ["", ["sqs:", {"Ref": queue}]]}
+
+
+def test_sqs_sets_a_message_aside_that_is_received_too_often_and_tells() -> None:
+    made = queues()
+    assert made.keys() == {"customer-queue-TT", "customer-queue-dead-TT"}
+    assert made["customer-queue-TT"]["RedrivePolicy"]["maxReceiveCount"] == 4
+    assert "RedrivePolicy" not in made["customer-queue-dead-TT"]
+    kept_s = [made[name]["MessageRetentionPeriod"] for name in ("customer-queue-TT", "customer-queue-dead-TT")]
+    assert kept_s == sorted(set(kept_s)), "a dead letter is kept longer: its time counts from its first sending"
+    assert all(queue["SqsManagedSseEnabled"] for queue in made.values())
+    names = {alarm["Properties"].get("AlarmName") for alarm in resources(template(**ON_SQS), "AWS::CloudWatch::Alarm")}
+    assert "CustomerBalance-TT-QueueDeadLetters" in names
+
+
+def test_an_image_of_ecr_may_be_pulled_and_no_other() -> None:
+    image = "123456789012.dkr.ecr.eu-west-1.amazonaws.com/team/handler:7"
+    changes = {"queue": {**ON["queue"], "image": image}}
+    pulled = [
+        json.dumps(statement["Resource"])
+        for policy in resources(template(**changes), "AWS::IAM::Policy")
+        for statement in policy["Properties"]["PolicyDocument"]["Statement"]
+        if "ecr:BatchGetImage" in statement["Action"]
+    ]
+    assert ["repository/team/handler" in resource for resource in pulled] == [True]
+    assert "team/handler:7" in json.dumps(containers(**changes)[1]["Image"])
+
+
+@pytest.mark.parametrize("changes", [ON, ON_SQS])
+def test_cfn_lint_finds_nothing(changes: dict[str, Any]) -> None:
+    found = cfnlint.lint(json.dumps(template(**changes).to_json()), regions=["eu-west-1"])
+    assert [str(match) for match in found] == []
+
+
+def test_its_tasks_are_on_the_bill() -> None:
+    assert dollars(bill_of(**ON_SQS), "tasks of queue") > 0
+
+
+@pytest.mark.parametrize("wrong", [{"enabled": True}, {"source": "kafka"}, {"stop_timeout": 121}, {"cpu": 300}])
+def test_what_would_fail_late_is_told_at_once(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        QueueSection.model_validate(wrong)
