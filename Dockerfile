@@ -9,9 +9,9 @@ COPY requirements/${REQUIREMENTS}.txt /build/requirements.txt
 RUN python3 -m venv --without-pip /opt/service \
  && python3 -m pip --python /opt/service/bin/python install --quiet --no-cache-dir --disable-pip-version-check \
       --only-binary :all: --no-binary nkeys --require-hashes --no-deps --no-compile -r /build/requirements.txt
-# Of botocore the service uses the credential chain and SQS: the other 400 services' models are most of its size.
+# Of botocore the service uses the credential chain and two services: the models of the other 400 are most of its size.
 RUN cd /opt/service/lib/python3*/site-packages/botocore/data \
- && find . -mindepth 1 -maxdepth 1 -type d ! -name sts ! -name sso ! -name sso-oidc ! -name signin ! -name sqs -exec rm -rf {} + \
+ && find . -mindepth 1 -maxdepth 1 -type d ! -name dynamodb ! -name sqs ! -name sts ! -name sso ! -name sso-oidc ! -name signin -exec rm -rf {} + \
  && find /opt/service -type f \( -name '*.pyx' -o -name '*.pxd' -o -name '*.c' -o -name '*.h' -o -name '*.pyi' \) -delete
 COPY service /opt/service/app/service
 RUN /opt/service/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/service

@@ -135,7 +135,7 @@ def test_there_is_nothing_else_in_it(image: str) -> None:
     def run(*command: str) -> subprocess.CompletedProcess[str]:
         return docker("run", "--rm", "--network", "host", "--entrypoint", command[0], image, *command[1:])
 
-    for module in ("pip", "pytest", "boto3", "aws_cdk", "control_plane", "local", "tests"):
+    for module in ("pip", "pytest", "moto", "aws_cdk", "control_plane", "local", "tests"):
         assert run("python", "-c", f"import {module}").returncode == 1, module
     assert run("python3", "-c", "import pip").returncode == 1
     assert run("sh", "-c", "command -v gcc cc pip pip3").stdout == ""
