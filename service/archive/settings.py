@@ -14,10 +14,12 @@ class ArchiveSettings(NatsSettings):
     archive_source: Annotated[
         str,
         StringConstraints(pattern=r"^(jetstream:[^\s.*>/\\]+|sqs:\S+)$"),
-        Field(description="jetstream:STREAM, or sqs:QUEUE (a name or a URL)"),
+        Field(description="jetstream:STREAM, or sqs:QUEUE (a name or a URL)", examples=["jetstream:customer-balances"]),
     ]
     archive_table: Annotated[
-        str, StringConstraints(pattern=r"^[a-zA-Z0-9_.-]{3,255}$"), Field(description="table of the events")
+        str,
+        StringConstraints(pattern=r"^[a-zA-Z0-9_.-]{3,255}$"),
+        Field(description="table of the events", examples=["events"]),
     ]
     archive_consumer: Annotated[
         str, StringConstraints(pattern=r"^[^\s.*>/\\]+$"), Field(description="durable pull consumer of the stream")

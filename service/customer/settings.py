@@ -11,7 +11,9 @@ from service.runtime.settings import NatsSettings
 
 class CustomerSettings(NatsSettings):
     ddb_table: Annotated[
-        str, StringConstraints(pattern=r"^[a-zA-Z0-9_.-]{3,255}$"), Field(description="table of the balances")
+        str,
+        StringConstraints(pattern=r"^[a-zA-Z0-9_.-]{3,255}$"),
+        Field(description="table of the balances", examples=["balances"]),
     ]
     seed_rows: Annotated[int, Field(ge=0, le=1_000_000, description="rows to seed, once; 0: none")] = 1000
     max_in_flight: Annotated[

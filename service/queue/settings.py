@@ -15,7 +15,7 @@ class QueueSettings(NatsSettings):
     queue: Annotated[
         str,
         StringConstraints(pattern=r"^(jetstream:[^\s.*>/\\]+|sqs:\S+)$"),
-        Field(description="jetstream:STREAM, or sqs:QUEUE (a name or a URL)"),
+        Field(description="jetstream:STREAM, or sqs:QUEUE (a name or a URL)", examples=["jetstream:customer-balances"]),
     ]
     queue_consumer: Annotated[
         str, StringConstraints(pattern=r"^[^\s.*>/\\]+$"), Field(description="durable pull consumer of the stream")

@@ -108,7 +108,8 @@ def load(settings: type[AnySettings]) -> AnySettings:
         first = error.errors(include_url=False, include_input=False)[0]
         name = str(first["loc"][0]).upper()
         if first["type"] == "missing":
-            raise ServiceError(f"{name} is not set", f"set it, for example {name}=balances") from None
+            (example,) = settings.model_fields[name.lower()].examples or ["..."]
+            raise ServiceError(f"{name} is not set", f"set it, for example {name}={example}") from None
         rule = first["msg"].removeprefix("Value error, ")
         raise ServiceError(f"{name} is not valid: {rule}", f"correct {name} or unset it") from None
 

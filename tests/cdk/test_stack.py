@@ -275,7 +275,7 @@ def test_the_error_rate_does_not_mix_a_series_with_a_number() -> None:
         for query in found["Properties"].get("Metrics", ())
         if "Expression" in query
     ]
-    assert rate == "IF(requests > 0, 100 * (e0 + e1 + e2) / requests, 0)"
+    assert rate == "IF(requests > 0, 100 * (e0 + e1) / requests, 0)"
 
 
 def test_the_dashboard_shows_what_operators_ask_for() -> None:
