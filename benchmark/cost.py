@@ -16,7 +16,7 @@ from typing import Final
 
 from rich.console import Console
 
-from benchmark import create_cost
+from benchmark import create_cost, queue_cost
 from benchmark import result as results
 from benchmark.cost_figures import BUSY, SERVICE, Round, Sample, cost_rows, requirements, scale_row
 from benchmark.endpoints import CREATE
@@ -63,6 +63,8 @@ async def measure(profile: Profile, console: Console, stop: asyncio.Event) -> Co
                 memory = await _memory(bench, dynamodb_env, profile)
             scale += await _over_rows(bench, profile)
             creates = await _creates(bench, profile)
+            async with bench.sidecar() as sidecar:
+                queue = await queue_cost.shares(sidecar, rounds=profile.rounds, step_s=profile.step_s, say=bench.say)
     return CostResult(
         started_at=started_at,
         machine=Machine.this(),
@@ -70,7 +72,7 @@ async def measure(profile: Profile, console: Console, stop: asyncio.Event) -> Co
         rows=cost_rows(rounds, resident),
         scale=scale,
         memory=memory,
-        claims=requirements(rounds, scale, memory, creates),
+        claims=requirements(rounds, scale, memory, creates, queue),
     )
 
 

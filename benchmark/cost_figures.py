@@ -8,6 +8,7 @@ from statistics import median
 from typing import Final, Literal
 
 from benchmark.create_cost import CONCURRENCY
+from benchmark.queue_cost import Shares
 from benchmark.result import CostRow, Measured, Requirement, ScaleRow
 
 ECHO: Final = "echo"
@@ -57,7 +58,11 @@ def scale_row(of: Literal["tasks", "rows"], size: int, *samples: Sample) -> Scal
 
 
 def requirements(
-    rounds: Sequence[Round], scale: Sequence[ScaleRow], memory: Sequence[tuple[int, float]], creates: float
+    rounds: Sequence[Round],
+    scale: Sequence[ScaleRow],
+    memory: Sequence[tuple[int, float]],
+    creates: float,
+    queue: Shares,
 ) -> list[Requirement]:
     """What the service must reach, over the medians of each round's ratios.
 
@@ -89,6 +94,8 @@ def requirements(
         at_most("memory_growth", f"growth since {half[0]:,} requests", resident - half[1], 2, " MiB"),
         at_most("cpu_over_rows", f"CPU of a request, {_sizes(scale)}", rows[-1] / rows[0], 1.15),
         at_least("create_of_insert", f"creates/s at {CONCURRENCY} in flight, of a bare PutItem's", creates, 0.6),
+        at_least("queue_of_pull", "messages/s through the sidecar, of a plain pull consumer's", queue.same, 0.8),
+        at_least("queue_short_of_pull", "the same, with a shorter visibility", queue.shorter, 0.6),
     ]
 
 

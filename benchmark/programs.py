@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -19,15 +20,18 @@ from benchmark.errors import BenchmarkError
 from benchmark.instances import statistics
 from benchmark.job import Loop, NatsTarget
 from benchmark.plan import Plan, one_load
+from benchmark.queue_cost import Sidecar
 from benchmark.result import Measured
 from benchmark.transport import connected
 from control_plane.desired import CLIENT
+from control_plane.desired import SERVICE as SERVICE_USER
 from control_plane.files import Files
 from local.dynamodb import dynamodb, environment, imported
 from local.nats_server import nats_server
 from local.process import Child, claim_port
 from local.state import State
-from local.system import provision, service_env, service_task
+from local.system import provision, ready, service_env, service_task
+from service.queue import contract as queue
 
 PROGRAMS: Final = {ECHO: "benchmark.echo", SERVICE: "service", BASELINE: "benchmark.baseline"}
 TABLE: Final = "balances"
@@ -91,6 +95,26 @@ class Bench:
                 children.append((await stack.enter_async_context(task)).child)
             await self._answering(children, target)
             yield Program(children, target)
+
+    @asynccontextmanager
+    async def sidecar(self) -> AsyncIterator[Sidecar]:
+        """Run a queue sidecar on a stream in an account of its own."""
+        account, listen = "queue", f"127.0.0.1:{claim_port(0, '')}"
+        files = Files(self._folder / "creds" / account)
+        await provision(self._url, self._state, files, account)
+        writer_creds, reader_creds = files.creds(SERVICE_USER.name), files.creds(queue.USER)
+        assert writer_creds
+        assert reader_creds
+        env = {
+            "NATS_URL": self._url,
+            "NATS_CREDENTIALS": base64.b64encode(reader_creds.encode()).decode(),
+            "QUEUE": f"jetstream:{queue.STREAM}",
+            "QUEUE_LISTEN": listen,
+        }
+        log = self._folder / "logs" / "sidecar.log"
+        async with service_task("sidecar", env, claim_port(0, ""), log, role="queue") as task:
+            await ready(task)
+            yield Sidecar(self._url, listen, writer_creds, reader_creds)
 
     async def measure(
         self, program: Program, loop: Loop, label: str, ids: int = 1000, endpoint: str = BALANCE

@@ -18,7 +18,8 @@ RUN: Final = ("throughput", *DURATIONS, "errors", "error_rate", "timeouts")
 SWEEP: Final = ("best", "throughput")
 COST: Final = (
     "of_ceiling", "over_plain", "cpu_over_ceiling", "both_cpu_over_ceiling", "p50_over_echo", "memory",
-    "memory_growth", "cpu_over_rows", "create_of_insert",
+    "memory_growth", "cpu_over_rows", "create_of_insert", "queue_of_pull",
+    "queue_short_of_pull",
 )  # fmt: skip
 _OPERATORS: Final[Mapping[str, Callable[[float, float], bool]]] = {
     ">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le,

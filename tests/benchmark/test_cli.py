@@ -225,3 +225,4 @@ async def test_what_a_request_costs_is_measured_for_each_program() -> None:
     assert [(row.of, row.size) for row in found.scale] == [("tasks", 1), ("rows", 1000), ("rows", 2000)]
     assert tuple(claim.name for claim in found.claims) == COST
     assert found.figures()["over_plain"] > 2
+    assert found.figures()["queue_of_pull"] > 0.1

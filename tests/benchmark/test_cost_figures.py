@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 
 from benchmark.cost_figures import BASELINE, BUSY, ECHO, PROGRAMS, SERVICE, Round, Sample, requirements
+from benchmark.queue_cost import Shares
 from benchmark.result import Latency, Measured, ScaleRow
 from benchmark.thresholds import COST
+
+GOOD = Shares(same=1.0, shorter=1.0)
 
 
 def sample(*, throughput: float = 1000.0, cpu: float = 20.0, nats: float = 10.0, p50: float = 1.0) -> Sample:
@@ -21,11 +24,11 @@ def one_round(**of_the_service: float) -> Round:
     return now
 
 
-def figures(*rounds: Round, creates: float = 1.0) -> dict[str, tuple[float, bool]]:
+def figures(*rounds: Round, creates: float = 1.0, queue: Shares = GOOD) -> dict[str, tuple[float, bool]]:
     rows = [
         ScaleRow(of="rows", size=size, throughput=1, p99_ms=1, server_cpu_us=cpu) for size, cpu in ((10, 20), (99, 22))
     ]
-    found = requirements(rounds, rows, [(1, 70.0), (2, 71.0)], creates)
+    found = requirements(rounds, rows, [(1, 70.0), (2, 71.0)], creates, queue)
     return {requirement.name: (requirement.figure, requirement.holds) for requirement in found}
 
 
@@ -69,6 +72,13 @@ def test_programs_are_compared_with_the_right_one() -> None:
 def test_creates_reach_six_tenths_of_the_rate_of_bare_writes() -> None:
     assert figures(one_round(), creates=0.6)["create_of_insert"] == (0.6, True)
     assert figures(one_round(), creates=0.59)["create_of_insert"] == (0.59, False)
+
+
+def test_the_sidecar_reaches_its_shares_of_a_plain_consumer() -> None:
+    found = figures(one_round(), queue=Shares(same=0.8, shorter=0.6))
+    assert (found["queue_of_pull"], found["queue_short_of_pull"]) == ((0.8, True), (0.6, True))
+    found = figures(one_round(), queue=Shares(same=0.79, shorter=0.59))
+    assert (found["queue_of_pull"], found["queue_short_of_pull"]) == ((0.79, False), (0.59, False))
 
 
 def test_every_figure_can_be_a_threshold() -> None:
