@@ -9,6 +9,8 @@ import nats.errors
 import pytest
 from nats.aio.client import Client, RawCredentials
 
+from control_plane import claims
+from control_plane.claims import Key
 from control_plane.desired import EVERYTHING
 from control_plane.discovery import instances
 from service.customer.contract import BUCKET, STREAM
@@ -237,3 +239,10 @@ async def test_users_of_another_account_are_not_heard(world: World) -> None:
     async with world.task(), make_world(world.servers, world.folder) as other, other.client() as stranger:
         with pytest.raises(nats.errors.NoRespondersError):
             await stranger.request("customer.balance", b'{"client_id":"1"}', timeout=2)
+
+
+def test_every_users_credentials_fit_into_the_line_that_connects() -> None:
+    """nats-server ends a connection whose CONNECT, JWT and all, is longer than `max_control_line`: 4,096 bytes."""
+    account = Key.account()
+    for user in EVERYTHING.users:
+        assert len(claims.mint_creds(user, account, account=account.public)) < 3_500, user.name
