@@ -42,10 +42,12 @@ def bounds(*tasks: Task) -> str:
     "requester gave up (1 s), the rest told `no responders`",
 )
 async def test_overload_of_the_cpu(world: World, drill: Drill) -> None:
-    times, duration_s, least = drill.pick(((4,), 2.0, 0.5), ((1, 2, 4), 20.0, 0.9))
+    if not drill.full:
+        pytest.skip("it measures the machine, which other tests share: make drill")
+    times, duration_s, least = (1, 2, 4), 20.0, 0.9
     async with world.bounded(VCPU).task() as task:
         rows = world.rows()
-        top = await peak(world, drill.pick(4_000, 40_000), 200)
+        top = await peak(world, 40_000, 200)
         found, late, goodputs, p99_ms = [f"peak {top.throughput:,.0f}/s"], 0, [], 0.0
         for factor in times:
             before = await answered(task)
@@ -74,8 +76,10 @@ async def test_overload_of_the_cpu(world: World, drill: Drill) -> None:
     "at least 99 % answered in time (1 s)",
 )
 async def test_an_unequal_pair(world: World, drill: Drill) -> None:
-    small, large = drill.pick((0.2, 0.5), (0.06, 0.3))
-    requests, duration_s = drill.pick((2_000, 2.0), (20_000, 20.0))
+    if not drill.full:
+        pytest.skip("it measures the machine, which other tests share: make drill")
+    small, large = 0.06, 0.3
+    requests, duration_s = 20_000, 20.0
     together = 0.0
     for vcpu in (small, large):
         async with world.bounded(vcpu).task() as alone:
@@ -93,7 +97,7 @@ async def test_an_unequal_pair(world: World, drill: Drill) -> None:
             f"{shares[0]:,} by the weak one, {shares[1]:,} by the strong one{bounds(weak, strong)}"
         )
         await stop(weak, strong)
-    assert in_time >= drill.pick(0.9, 0.99)
+    assert in_time >= 0.99
 
 
 @pytest.mark.drill(
@@ -103,13 +107,15 @@ async def test_an_unequal_pair(world: World, drill: Drill) -> None:
     "`no responders`",
 )
 async def test_overload_in_a_cluster(world: World, drill: Drill, tmp_path: Path) -> None:
-    times, duration_s = drill.pick(((2.0,), 2.0), ((0.9, 2.0, 4.0), 15.0))
+    if not drill.full:
+        pytest.skip("it measures the machine, which other tests share: make drill")
+    times, duration_s = (0.9, 2.0, 4.0), 15.0
     async with own_cluster(world, tmp_path / "cluster") as (own, _):
         nodes = own.nats_url.split(",")
         async with own.at(nodes[0]).bounded(0.1).task() as task:
             asking = own.at(nodes[1])
             rows = own.rows()
-            top = await peak(asking, drill.pick(4_000, 40_000), 200)
+            top = await peak(asking, 40_000, 200)
             found, unanswered = [f"peak {top.throughput:,.0f}/s"], {}
             for factor in times:
                 flood = Open(rate=factor * top.throughput, duration_s=duration_s)
@@ -119,7 +125,7 @@ async def test_overload_in_a_cluster(world: World, drill: Drill, tmp_path: Path)
                 found.append(f"{factor:g} x: {totals.replies:,} of {totals.sent:,} answered, {words(totals.errors)}")
             drill.found("; ".join(found) + bounds(task))
             await stop(task)
-    assert max(unanswered.values()) <= drill.pick(0.2, 0.05)
+    assert max(unanswered.values()) <= 0.05
     assert unanswered.get(0.9, 0.0) <= 0.001
 
 

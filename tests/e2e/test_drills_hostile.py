@@ -119,8 +119,8 @@ async def test_hostile(world: World, drill: Drill) -> None:
                     attack = chance.choice([attack, valid])
                     astray += 1
                 await client.publish(contract.SUBJECT, attack(chance), reply=reply, headers=chance.choice(HEADERS))
-                if number % 500 == 0:
-                    await eventually(lambda at=number - astray: outcomes.total() >= at - 1000)
+                if number % 100 == 0:  # fewer in flight than a task takes: else there is no responder
+                    await eventually(lambda at=number - astray: outcomes.total() >= at - 300)
             await roundtrip(client)
             await eventually(lambda: outcomes.total() == count - astray, what="a reply to each")
         assert await metric(task, "balance_requests_in_flight") == 0
