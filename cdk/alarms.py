@@ -27,8 +27,7 @@ BELOW: Final = cloudwatch.ComparisonOperator.LESS_THAN_THRESHOLD
 
 
 def alarms(scope: Construct, settings: Settings, metrics: Metrics) -> None:
-    """Make them; with `alert_email`, that address hears of each alarm and of its end."""
-    tell = [actions.SnsAction(_topic(scope, settings))] if settings.alert_email else []
+    """Those of the role `customer`."""
 
     def alarm(
         name: str,
@@ -40,7 +39,7 @@ def alarms(scope: Construct, settings: Settings, metrics: Metrics) -> None:
         missing: cloudwatch.TreatMissingData = cloudwatch.TreatMissingData.NOT_BREACHING,
     ) -> None:
         """It fires after so many minutes, each beyond the threshold."""
-        made = cloudwatch.Alarm(
+        cloudwatch.Alarm(
             scope,
             name,
             alarm_name=f"{settings.stack_name}-{name}",
@@ -52,9 +51,6 @@ def alarms(scope: Construct, settings: Settings, metrics: Metrics) -> None:
             comparison_operator=operator,
             treat_missing_data=missing,
         )
-        if tell:
-            made.add_alarm_action(*tell)
-            made.add_ok_action(*tell)
 
     alarm(
         "NoTaskServing", metrics.own("Serving", "Sum"), BELOW, 1, 3,
@@ -110,6 +106,16 @@ def _error_rate(metrics: Metrics) -> cloudwatch.MathExpression:
         period=requests.period,
         label="server errors, percent",
     )
+
+
+def tell(stack: Stack, settings: Settings) -> None:
+    """With `alert_email`, let that address hear of every alarm of the stack, and of its end."""
+    if settings.alert_email:
+        action = actions.SnsAction(_topic(stack, settings))
+        for made in stack.node.find_all():
+            if isinstance(made, cloudwatch.Alarm):
+                made.add_alarm_action(action)
+                made.add_ok_action(action)
 
 
 def _topic(scope: Construct, settings: Settings) -> sns.Topic:

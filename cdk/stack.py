@@ -11,6 +11,7 @@ from aws_cdk import aws_ecs as ecs
 from aws_cdk import aws_secretsmanager as secretsmanager
 from constructs import Construct
 
+from cdk.alarms import tell
 from cdk.archive import Archive
 from cdk.network import Network
 from cdk.observability import Observability
@@ -64,6 +65,7 @@ class BalanceStack(Stack):
             if settings.queue.source == "jetstream":
                 around = replace(around, secret=self._secret(settings, QUEUE_SECRET_PARAMETER, queue_contract.USER))
             Queue(self, "Queue", around)
+        tell(self, settings)
         for name, value in tags(settings).items():
             Tags.of(self).add(name, value)
         CfnOutput(self, "TableName", value=table.table_name)

@@ -17,7 +17,7 @@ from tests.cdk.test_stack import resources, template
 VARIANTS: Final[Sequence[dict[str, Any]]] = (
     {},
     {"environment": "production", "alert_email": "on-call@example.com"},
-    {"queue": {"enabled": True}, "archive": {"enabled": True}, "dashboard": True},
+    {"queue": {"enabled": True, "image": "example/handler:1"}, "archive": {"enabled": True}, "dashboard": True},
 )
 
 

@@ -327,6 +327,9 @@ def test_the_builder_is_given_the_service_and_no_credential(tmp_path: Path) -> N
     staged = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert len([path for path in staged if path.suffix == ".py"]) > 10
     assert [path for path in staged if b"CANARY" in path.read_bytes()] == []
+    (made_of,) = (tmp_path / "out").glob("asset.*/service")
+    code = {path.relative_to(ROOT / "service") for path in (ROOT / "service").rglob("*.py")}
+    assert {path.relative_to(made_of) for path in made_of.rglob("*.py")} == code, ".dockerignore names every room"
     (asset,) = (tmp_path / "out").glob("asset.*")
     kinds = {path.relative_to(asset).parts[0] for path in asset.rglob("*") if path.is_file()}
     assert kinds == {"service", "requirements", "Dockerfile", ".dockerignore"}
