@@ -17,6 +17,7 @@ from tests.support.world import Servers, World, make_world, start_servers
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--drill-full", action="store_true", help="drills in full, as `make drill` runs them")
+    parser.addoption("--scaling-chart", type=Path, help="where the drill on scaling draws what it saw, as SVG")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
