@@ -78,6 +78,8 @@ async def test_ctrl_c_ends_a_wait() -> None:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "control_plane", "--api", fake.url, "list", cwd=ROOT,
             env={**os.environ, "SYNADIA_TOKEN": TOKEN}, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            # A shell's background job ignores it, and so would what it starts.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
         assert process.stderr
         assert await process.stderr.readline() == b"waiting 50 s for 127.0.0.1: it says 429\n"
