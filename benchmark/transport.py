@@ -26,6 +26,7 @@ GATEWAY_ERROR: Final = "x-nats-api-gateway-error"
 NO_RESPONDERS: Final = "no responders"
 NOT_SENT: Final = "not sent"
 CONNECT_S: Final = 5
+RESETS: Final = 3
 _DENIED: Final = re.compile(r'permissions violation for publish to "([^"]+)"', re.IGNORECASE)
 
 OnReply = Callable[[int, bytes, str | None], Awaitable[None]]
@@ -158,17 +159,31 @@ async def connected(target: NatsTarget, on_denied: Callable[[str], None] = lambd
         if denied := _DENIED.search(str(error)):
             on_denied(f"these credentials may not ask {denied[1]}; give a user's who may, or another --mix")
 
-    client = NatsClient(lambda _: None, lambda: None)
-    connecting = asyncio.create_task(client.connect(target.servers, error_cb=note, **_options(target)))
-    await asyncio.wait({connecting}, timeout=CONNECT_S)
-    connecting.cancel()
-    outcome = (await asyncio.gather(connecting, return_exceptions=True))[0]
+    client, outcome = await _connect(target, note)
+    for _ in range(RESETS):
+        # The server ends a connection that it refuses, and the reset may overtake its reason.
+        if not isinstance(problems[-1] if problems else outcome, ConnectionResetError):
+            break
+        await client.close()
+        problems.clear()
+        client, outcome = await _connect(target, note)
     try:
         if isinstance(outcome, BaseException):
             raise BenchmarkError(_why_not(target, problems[-1] if problems else outcome))
         yield client
     finally:
         await client.close()
+
+
+async def _connect(
+    target: NatsTarget, note: Callable[[Exception], Awaitable[None]]
+) -> tuple[NatsClient, BaseException | None]:
+    """A client, and why it is not connected."""
+    client = NatsClient(lambda _: None, lambda: None)
+    connecting = asyncio.create_task(client.connect(target.servers, error_cb=note, **_options(target)))
+    await asyncio.wait({connecting}, timeout=CONNECT_S)
+    connecting.cancel()
+    return client, (await asyncio.gather(connecting, return_exceptions=True))[0]
 
 
 def _why_not(target: NatsTarget, error: BaseException) -> str:
