@@ -37,7 +37,7 @@ def options(world: World, tmp_path: Path) -> list[str]:
 
 async def test_a_closed_loop_as_the_original(world: World, options: list[str], tmp_path: Path) -> None:
     new = tmp_path / "new.json"
-    async with world.task(), world.task():
+    async with world.task(MAX_IN_FLIGHT="4096"), world.task():
         code, output = await finished(
             BENCHMARK, "run", *options, "--verify", "--json", str(new), "--report", str(tmp_path / "new.html"),
             "--fail-if", "errors>0", DDB_TABLE=world.table, **world.servers.dynamodb_env,
@@ -69,7 +69,9 @@ async def test_a_closed_loop_as_the_original(world: World, options: list[str], t
 
 async def test_errors_are_shown_by_kind(world: World, options: list[str]) -> None:
     async with world.task():
-        code, output = await finished(BENCHMARK, "run", *options, "--ids", "1100", "--requests", "1100")
+        code, output = await finished(
+            BENCHMARK, "run", *options, "--ids", "1100", "--requests", "1100", "--concurrency", "300"
+        )
     assert code == 0, output
     assert re.search(r"^404 NOT_FOUND +100$", output, re.MULTILINE)
 
