@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 from collections.abc import Callable, Coroutine
@@ -118,3 +119,5 @@ async def _begin(role: Role) -> None:
             except Skipped as skipped:
                 log.debug("not looked at", need=need.name, reason=str(skipped))
     await role.start()
+    gc.collect()
+    gc.freeze()  # or each full collection walks the libraries too: 20 ms of CPU, a third of a second at 0.06 vCPU
