@@ -16,8 +16,8 @@ from tests.support.world import World, stop
 
 pytestmark = [pytest.mark.xdist_group("drills"), pytest.mark.timeout(600)]
 
-ROUNDS = 3
-REQUESTS = 30_000
+ROUNDS = 5
+REQUESTS = 20_000
 IN_FLIGHT = 500
 NOISE = 0.05
 TOO_BUSY = 1.25
