@@ -15,12 +15,16 @@ in a socket until its requester has given up (docs/adr/0011-credit.md).
 Every subject has the whole window: one that nobody asks for holds its grants back from no other. The requests in flight
 are the service's: a grant is made only while all of them leave room. Where several subjects were idle and are asked at
 the same moment, more than `max_in_flight` may be in flight until these grants are used up.
+
+Time without credit is the operator's sign that a task is full. A task that sleeps, because its CPU is used up, does not
+see that its grants are used up too: when they turn out to have been, all the time since they were made counts.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -33,12 +37,28 @@ from service.runtime.nats_client import NatsClient
 log: Final = structlog.get_logger("service.micro")
 
 RECENT_S: Final = 10.0
+SLEEP_S: Final = 0.1
+"""A CPU quota's period, the longest sleep: https://docs.kernel.org/scheduler/sched-bwc.html"""
+TELLING: Final = 16
+"""Requests. Of grants for fewer, the first may stay untouched while others are used: that says nothing."""
 
 Take = Callable[[Msg], Awaitable[None]]
 
 
+class _Grants:
+    """What was granted at one moment."""
+
+    __slots__ = ("left", "unseen_s", "untouched")
+
+    def __init__(self, limit: int, unseen_s: float) -> None:
+        self.left = limit
+        self.untouched = True
+        self.unseen_s = unseen_s
+        """How long the server may have had none, if those before turn out to have been used up."""
+
+
 class _Window:
-    """One subject's grants."""
+    """One subject's grants, oldest first."""
 
     def __init__(self, subject: str, queue: str, take: Take) -> None:
         self.subject = subject
@@ -46,6 +66,34 @@ class _Window:
         self.take = take
         self.outstanding = 0
         """Requests that the server may still deliver."""
+        self.granted_s: float | None = None
+        """When grants were last made on this connection."""
+        self._grants: deque[_Grants] = deque()
+
+    def add(self, limit: int, empty_s: float) -> _Grants:
+        """Note further grants, made now; the subject was seen without any for the last `empty_s`."""
+        now_s = time.monotonic()
+        since_s = now_s - self.granted_s if self.granted_s is not None else 0.0
+        self.granted_s = now_s
+        grants = _Grants(limit, max(0.0, min(since_s, SLEEP_S) - empty_s) if limit >= TELLING else 0.0)
+        self._grants.append(grants)
+        self.outstanding += limit
+        return grants
+
+    def use(self, grants: _Grants) -> float:
+        """Note a delivery. Returns for how many seconds, unseen until now, the server had no credit."""
+        unseen_s = grants.unseen_s if grants.untouched and self._grants[0] is grants else 0.0
+        grants.untouched = False
+        grants.left -= 1
+        self.outstanding -= 1
+        while self._grants and self._grants[0].left == 0:
+            self._grants.popleft()
+        return unseen_s
+
+    def forget(self) -> None:
+        self._grants.clear()
+        self.outstanding = 0
+        self.granted_s = None
 
 
 class Credit:
@@ -105,8 +153,11 @@ class Credit:
     @property
     def without_s(self) -> float:
         """Seconds, since the start, in which some subject had no grant: this task was full."""
-        since = self._empty_since_s
-        return self._without_s + (time.monotonic() - since if since is not None else 0.0)
+        return self._without_s + self._empty_s
+
+    @property
+    def _empty_s(self) -> float:
+        return time.monotonic() - self._empty_since_s if self._empty_since_s is not None else 0.0
 
     def recent_share_without(self) -> float:
         """The share of the last 10 to 20 seconds, or of the time since it was last asked for, in which it was full."""
@@ -125,17 +176,19 @@ class Credit:
             return
         granted = False
         for window in self._windows:
-            while room - window.outstanding >= self._quarter:
-                window.outstanding += self._quarter
-                self._nc.grant(window.subject, window.queue, self._quarter, self._deliver(window))
+            quarters = (room - window.outstanding) // self._quarter
+            if quarters > 0:
+                deliver = self._deliver(window, window.add(quarters * self._quarter, self._empty_s))
+                for _ in range(quarters):
+                    self._nc.grant(window.subject, window.queue, self._quarter, deliver)
                 granted = True
         if granted and all(window.outstanding for window in self._windows):
             self._stop_clock()
 
-    def _deliver(self, window: _Window) -> Callable[[Msg | None, bool], Awaitable[None]]:
+    def _deliver(self, window: _Window, grants: _Grants) -> Callable[[Msg | None, bool], Awaitable[None]]:
         async def deliver(msg: Msg | None, counted: bool) -> None:
             if counted:
-                window.outstanding -= 1
+                self._without_s += window.use(grants)
                 if window.outstanding == 0 and self._is_open:
                     self._start_clock()
             if msg is not None:
@@ -147,7 +200,7 @@ class Credit:
 
     def _forget(self) -> None:
         for window in self._windows:
-            window.outstanding = 0
+            window.forget()
         self._stop_clock()
 
     def _start_clock(self) -> None:
@@ -156,5 +209,5 @@ class Credit:
 
     def _stop_clock(self) -> None:
         if self._empty_since_s is not None:
-            self._without_s += time.monotonic() - self._empty_since_s
+            self._without_s += self._empty_s
             self._empty_since_s = None

@@ -241,7 +241,7 @@ def test_scaling_is_on_cpu_requests_in_flight_and_time_without_credit() -> None:
         found["Properties"]["TargetTrackingScalingPolicyConfiguration"]
         for found in resources(made, "AWS::ApplicationAutoScaling::ScalingPolicy")
     ]
-    assert sorted(policy["TargetValue"] for policy in policies) == [5, 55, 70]
+    assert sorted(policy["TargetValue"] for policy in policies) == [20, 55, 70]
     (custom,) = [policy["CustomizedMetricSpecification"] for policy in policies if policy["TargetValue"] == 70]
     assert (custom["Namespace"], custom["MetricName"], custom["Statistic"]) == (
         METRICS_NAMESPACE,

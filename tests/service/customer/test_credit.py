@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -160,6 +161,42 @@ async def test_a_full_task_is_known_as_full_on_a_new_connection(world: World) ->
         assert await asyncio.gather(*asking) == ["ok"] * 4
         given_s = credit.without_s
         assert await asyncio.to_thread(lambda: credit.without_s) == given_s
+
+
+def burst(world: World, requests: int) -> None:
+    """The server deals with requests while this event loop stands still, as that of a task without CPU does."""
+
+    async def send() -> None:
+        async with world.client() as client:
+            for _ in range(requests):
+                await client.publish("customer.balance", b"x", reply=client.new_inbox())
+            await client.flush()
+
+    sending = threading.Thread(target=lambda: asyncio.run(send()))
+    sending.start()
+    sending.join()
+
+
+@pytest.mark.parametrize(("requests", "was_without"), [(100, True), (40, False)])
+async def test_credit_that_was_used_up_while_the_task_slept_counts(
+    world: World, requests: int, was_without: bool
+) -> None:
+    async with crediting(world, 64) as (_, credit, held):
+        taken = 0
+
+        async def take_and_answer(msg: Msg) -> None:
+            nonlocal taken
+            taken += 1
+            await Held.take(held, msg)
+            await held.answer(1)
+
+        credit._windows[0].take = take_and_answer
+        burst(world, requests)
+        await eventually(lambda: taken == min(requests, 64))
+        burst(world, 20)
+        await eventually(lambda: taken == min(requests, 64) + 20)
+        assert (credit.without_s > 0) == was_without
+        assert credit.without_s <= 0.1
 
 
 async def test_a_closed_credit_takes_nothing_on_no_connection(world: World) -> None:
