@@ -103,6 +103,7 @@ class Queue:
             ("queue_messages_deleted", counts.deleted, "Messages deleted, confirmed by the queue."),
             ("queue_errors", counts.refused, "Calls and receipts answered with an error."),
             ("queue_dead_letters", self._source.dead_letters, "Messages set aside by this sidecar."),
+            ("queue_dead_letters_refused", self._source.dead_letters_refused, "Times that one could not be set aside."),
         ):
             yield CounterMetricFamily(name, what, value)
         yield GaugeMetricFamily("queue_reachable", "1 when the queue can be reached.", not self._source.problem())

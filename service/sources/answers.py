@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Final
 
@@ -12,6 +13,7 @@ from service.runtime.nats_client import NatsClient
 
 CONFIRM_S: Final = 2.0
 ATTEMPTS: Final = 2
+POLL_S: Final = 0.05
 
 
 class Answers:
@@ -29,14 +31,24 @@ class Answers:
         self._nc.deliver_raw(subscription, self._on_reply)
 
     async def send(self, answers: Sequence[tuple[str, bytes]]) -> list[bool]:
-        """Whether the server confirmed each (subject, payload). What it did not is sent once more."""
+        """Whether the server confirmed each (subject, payload). What it did not is sent once more.
+
+        None waits for a lost connection: what makes a message visible could arrive when another client has it.
+        """
         confirmed = [False] * len(answers)
         for _ in range(ATTEMPTS):
             left = [number for number, done in enumerate(confirmed) if not done]
             if not left:
                 break
-            await self._attempt(answers, left, confirmed)
+            if await self._connected():
+                await self._attempt(answers, left, confirmed)
         return confirmed
+
+    async def _connected(self) -> bool:
+        until = time.monotonic() + CONFIRM_S
+        while not self._nc.is_connected and time.monotonic() < until:
+            await asyncio.sleep(POLL_S)
+        return self._nc.is_connected
 
     async def _attempt(self, answers: Sequence[tuple[str, bytes]], left: Sequence[int], confirmed: list[bool]) -> None:
         loop = asyncio.get_running_loop()

@@ -9,7 +9,7 @@ Pulls: https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
@@ -20,31 +20,51 @@ from nats.aio.subscription import Subscription
 
 from service.runtime.connection import roundtrip
 from service.runtime.nats_client import NatsClient
+from service.sources.visibility import NAK, NS
 
-NS: Final = 1_000_000_000
 PULL_BYTES: Final = 3_500_000
 """A client fails at gRPC's 4 MiB, and the messages would stay invisible."""
 SHORT_S: Final = 0.5
 """For so long a pull that does not wait may stay open: at the consumer's max_ack_pending `no_wait` alone hangs."""
-NAK: Final = b"-NAK"
 
 Delivery = tuple[bytes, bytes, bytes, bytes]
 """Subject, acknowledgement subject, payload and header block."""
 
 
-@dataclass
+def size(delivery: Delivery) -> int:
+    """As the server counts it for `max_bytes`."""
+    return sum(map(len, delivery))
+
+
+@dataclass(eq=False)
 class Pull:
     """What one pull brought, and how it ended."""
 
     inbox: bytes
     limit: int
+    done: asyncio.Future[None]
+    """Nothing more is waited for: the server has ended the pull, or the sidecar gives it up."""
     deliveries: list[Delivery] = field(default_factory=list)
     status: bytes = b""
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def ended(self) -> bool:
+        """The server has ended it."""
         return bool(self.status) or len(self.deliveries) >= self.limit
+
+    @property
+    def is_refused(self) -> bool:
+        """There is no such consumer, or it does not take what is asked for."""
+        return self.status.startswith((b"503", b"409 Consumer", b"409 Exceeded MaxRequest"))
+
+    @property
+    def met_a_giant(self) -> bool:
+        """The next message is larger than what was asked for, and stands in the way of all that ask for so much."""
+        return self.status.startswith(b"409 Message Size Exceeds MaxBytes")
+
+    def give_up(self) -> None:
+        if not self.done.done():
+            self.done.set_result(None)
 
 
 class _Slot:
@@ -63,12 +83,12 @@ class _Slot:
 
     def begin(self, limit: int) -> Pull:
         self._number += 1
-        self.pull = Pull(f"{self._base}.{self._number}".encode(), limit)
+        done = asyncio.get_running_loop().create_future()
+        self.pull = Pull(f"{self._base}.{self._number}".encode(), limit, done)
         return self.pull
 
     async def abandon(self) -> None:
         """The server drops a pull nobody listens to; what was on its way is given back as it comes."""
-        self.pull = None
         if self.subscription is None:
             return
         try:
@@ -85,13 +105,14 @@ class _Slot:
             status = (headers or b"").partition(b"\r\n")[0].removeprefix(b"NATS/1.0").strip()
             if pull is not None and subject == pull.inbox and not status.startswith(b"100"):
                 pull.status = status
-                pull.changed.set()
+                pull.give_up()
             return
         if pull is None:
             self._nc.post(reply.decode(), NAK)
             return
         pull.deliveries.append((subject, reply, data, headers or b""))
-        pull.changed.set()
+        if pull.ended:
+            pull.give_up()
 
 
 class Pulls:
@@ -101,6 +122,7 @@ class Pulls:
         self._nc = nc
         self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
         self._free: list[_Slot] = []
+        self._pulls: set[Pull] = set()
         self._abandoning: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
@@ -111,23 +133,36 @@ class Pulls:
         """
         slot = self._free.pop() if self._free else await self._open()
         pull = slot.begin(limit)
-        expires_ns = int(max(expires_s, SHORT_S) * NS)
-        asked = {"batch": limit, "max_bytes": PULL_BYTES, "expires": expires_ns, "no_wait": True}
+        asked: dict[str, object] = {"batch": limit, "expires": int(max(expires_s, SHORT_S) * NS), "no_wait": True}
+        if limit > 1:  # a bound in bytes costs a status message for each pull
+            asked["max_bytes"] = PULL_BYTES
+        self._pulls.add(pull)
         try:
             self._nc.post(self._subject, orjson.dumps(asked), reply=pull.inbox.decode())
             yield pull
         except BaseException:
-            for _, reply, _, _ in pull.deliveries:
-                self._nc.post(reply.decode(), NAK)
+            self.give_back(pull.deliveries)
             raise
         finally:
+            self._pulls.discard(pull)
+            slot.pull = None
             if pull.ended:
-                slot.pull = None
                 self._free.append(slot)
             else:
                 task = asyncio.create_task(slot.abandon(), name="abandon")
                 self._abandoning.add(task)
                 task.add_done_callback(self._abandoning.discard)
+
+    def give_up(self) -> None:
+        """No open pull waits any longer."""
+        for pull in self._pulls:
+            pull.give_up()
+
+    def give_back(self, deliveries: Sequence[Delivery]) -> None:
+        """Make them visible again at once. A lost connection is not waited for: they come again by themselves."""
+        if self._nc.is_connected:
+            for _, reply, _, _ in deliveries:
+                self._nc.post(reply.decode(), NAK)
 
     async def _open(self) -> _Slot:
         slot = _Slot(self._nc)

@@ -1,30 +1,26 @@
-"""A receipt of a JetStream delivery: numbers alone, so that it can name its own consumer's messages only."""
+"""A receipt of a JetStream delivery: numbers alone, and the last one says that a sidecar of this queue made it."""
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
+from typing import Final
 
 from service.sources.source import UnknownReceipt
 
-FIELDS = 6
-LARGEST = 2**63 - 1
+FIELDS: Final = 6
+LONGEST: Final = 6 * 20
+TAG_BYTES: Final = 7
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    consumer_id: int
-    """When the consumer was made, in microseconds: one that is made anew has another."""
     delivered: int
     sequence: int
     consumer_sequence: int
     time_ns: int
     deadline_ms: int
-
-    def __str__(self) -> str:
-        return (
-            f"{self.consumer_id}-{self.delivered}-{self.sequence}-{self.consumer_sequence}"
-            f"-{self.time_ns}-{self.deadline_ms}"
-        )
+    """Until when it is invisible to others: what changes its visibility later could touch another's message."""
 
     def until(self, deadline_ms: int) -> Receipt:
         return replace(self, deadline_ms=deadline_ms)
@@ -34,14 +30,34 @@ class Receipt:
         return f"{prefix}.{self.delivered}.{self.sequence}.{self.consumer_sequence}.{self.time_ns}.0"
 
 
-def parse(text: str, consumer_id: int) -> Receipt:
-    """Raises `UnknownReceipt` for anything but a receipt of this consumer."""
-    parts = text.split("-")
-    if len(parts) != FIELDS or not all(part.isascii() and part.isdigit() and len(part) < 20 for part in parts):
-        raise UnknownReceipt("this is no receipt; give the messageID as it was received")
-    receipt = Receipt(*map(int, parts))
-    if receipt.consumer_id != consumer_id:
-        raise UnknownReceipt("the receipt is another queue's; give it to a sidecar of the queue it came from")
-    if not 0 < receipt.delivered <= LARGEST or not 0 < receipt.sequence <= LARGEST:
-        raise UnknownReceipt("this is no receipt; give the messageID as it was received")
-    return receipt
+class Receipts:
+    """The receipts of one consumer.
+
+    The key is what every sidecar of the queue knows and a client does not: when exactly the consumer was made. So a
+    receipt that is damaged, made up or another consumer's is refused. It is no defence against a client that is bent on
+    it: that one may receive and delete all of its queue anyway.
+    """
+
+    def __init__(self, consumer: str, created_us: int) -> None:
+        self._tags = hashlib.blake2b(key=f"{created_us} {consumer}".encode()[:64], digest_size=TAG_BYTES)
+
+    def text(self, receipt: Receipt) -> str:
+        numbers = (
+            f"{receipt.delivered}-{receipt.sequence}-{receipt.consumer_sequence}"
+            f"-{receipt.time_ns}-{receipt.deadline_ms}"
+        )
+        return f"{numbers}-{self._tag(numbers)}"
+
+    def parse(self, text: str) -> Receipt:
+        """Raises `UnknownReceipt` for anything but a receipt of this consumer."""
+        numbers, _, tag = text.rpartition("-")
+        if len(text) > LONGEST or not text.isascii() or tag != self._tag(numbers):
+            raise UnknownReceipt(
+                "the receipt is none of this queue's; give the messageID as it was received, to a sidecar of its queue"
+            )
+        return Receipt(*map(int, numbers.split("-")))
+
+    def _tag(self, numbers: str) -> str:
+        tag = self._tags.copy()
+        tag.update(numbers.encode())
+        return str(int.from_bytes(tag.digest(), "big"))

@@ -44,8 +44,16 @@ class Source(Protocol):
     """Messages that stay invisible to others for a while once they are received, and are gone once they are deleted."""
 
     name: str
-    dead_letters: int
-    """Messages that were received too often, and set aside by this process."""
+
+    @property
+    def dead_letters(self) -> int:
+        """Messages that were received too often, and set aside by this process."""
+        ...
+
+    @property
+    def dead_letters_refused(self) -> int:
+        """How often one could not be set aside. It is handed to nobody, and tried again when it comes again."""
+        ...
 
     def needs(self) -> Sequence[Need]: ...
 

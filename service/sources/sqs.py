@@ -39,6 +39,7 @@ class Sqs:
     """The queue of this name or URL, in the AWS SDK's region."""
 
     dead_letters = 0
+    dead_letters_refused = 0
 
     def __init__(self, queue: str) -> None:
         self.name = queue.rstrip("/").rpartition("/")[2]

@@ -100,24 +100,6 @@ async def test_a_visibility_is_changed(shared: Shared) -> None:
     await stub.DeleteMessage(pb.SQSDeleteMessageRequest(messageID=result.messageID))
 
 
-async def test_a_poison_message_becomes_a_dead_letter_and_blocks_nothing(world: World) -> None:
-    await store(world, b"poison")
-    async with sidecar(world, QUEUE_MAX_DELIVER="2") as (_, channel):
-        stub = SQSServiceStub(channel)
-        for _ in range(2):
-            assert len((await stub.ReceiveMessage(receive(0))).messages) == 1
-        await store(world, b"good")
-        messages: list[Any] = []
-        while not messages:
-            messages += (await stub.ReceiveMessage(receive(30))).messages
-        assert [message.messageBody for message in messages] == ["good"]
-        async with world.administrator() as admin:
-            dead = await admin.get_msg(contract.DEAD_STREAM, 1)
-        assert dead.data == b"poison"
-        assert dead.headers is not None
-        assert dead.headers["Queue-Reason"] == "received 2 times and not deleted"
-
-
 async def test_a_stream_hands_out_what_is_not_deleted_up_to_its_bound(world: World) -> None:
     await store(world, *(b"%d" % number for number in range(6)))
     async with sidecar(world) as (task, channel):

@@ -1,0 +1,76 @@
+"""What is received too often, and the stream that keeps it: also when that is full."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+
+from service.customer import contract as customer
+from service.queue import contract
+from service.queue import sqs_pb2 as pb
+from service.queue.sqs_pb2_grpc import SQSServiceStub
+from tests.support.sidecar import sidecar, store
+from tests.support.world import World, eventually, metric
+
+
+async def received(channel: grpc.aio.Channel, visibility_s: int = 0, wait_s: int = 5) -> list[Any]:
+    request = pb.SQSReceiveMessageRequest(
+        visibility_timeout=visibility_s, wait_time=wait_s, maximum_number_of_messages=10
+    )
+    return list((await SQSServiceStub(channel).ReceiveMessage(request)).messages)
+
+
+async def test_a_poison_message_becomes_a_dead_letter_and_blocks_nothing(world: World) -> None:
+    await store(world, b"poison", headers={"Tier": "gold"})
+    async with sidecar(world, QUEUE_MAX_DELIVER="2") as (task, channel):
+        for _ in range(2):
+            assert len(await received(channel)) == 1
+        await store(world, b"good")
+        messages: list[Any] = []
+        while not messages:
+            messages += await received(channel, visibility_s=30)
+        assert [message.messageBody for message in messages] == ["good"]
+
+        async def kept() -> bool:
+            return await metric(task, "queue_dead_letters_total") == 1
+
+        await eventually(kept, what="a dead letter")
+        async with world.administrator() as admin:
+            dead = await admin.get_msg(contract.DEAD_STREAM, 1)
+        assert dead.data == b"poison"
+        assert dead.headers is not None
+        assert dead.headers["Queue-Reason"] == "received 2 times and not deleted"
+        assert dead.headers["Queue-Subject"] == f"{customer.SUBJECT}.0"
+        assert dead.headers["Tier"] == "gold"
+
+
+async def test_while_the_stream_of_dead_letters_is_full_they_stay_in_their_own_and_others_are_handed_out(
+    world: World,
+) -> None:
+    async with world.administrator() as admin:
+        consumer = (await admin.consumer_info(customer.STREAM, contract.CONSUMER)).config
+        consumer.ack_wait = 1
+        await admin.add_consumer(customer.STREAM, consumer)
+        full = (await admin.stream_info(contract.DEAD_STREAM)).config
+        room = full.max_bytes
+        full.max_bytes = 100
+        await admin.update_stream(full)
+    await store(world, b"p" * 200)
+    async with sidecar(world, QUEUE_MAX_DELIVER="1") as (task, channel):
+        assert len(await received(channel)) == 1
+        assert await received(channel, wait_s=0) == [], "it is handed to nobody any more"
+        await store(world, b"good")
+        (good,) = await received(channel)
+        assert good.messageBody == "good"
+        await SQSServiceStub(channel).DeleteMessage(pb.SQSDeleteMessageRequest(messageID=good.messageID))
+        assert await metric(task, "queue_dead_letters_refused_total") >= 1
+        assert await metric(task, "queue_dead_letters_total") == 0
+        async with world.administrator() as admin:
+            assert (await admin.stream_info(contract.DEAD_STREAM)).state.messages == 0
+            full.max_bytes = room
+            await admin.update_stream(full)
+            assert await received(channel, wait_s=3) == []
+            assert (await admin.get_msg(contract.DEAD_STREAM, 1)).data == b"p" * 200
+            info = await admin.consumer_info(customer.STREAM, contract.CONSUMER)
+        assert (info.num_pending, info.num_ack_pending) == (0, 0)
