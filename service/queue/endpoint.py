@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import fcntl
+import os
+import socket
 from pathlib import Path
 from typing import Final
 
@@ -19,10 +23,41 @@ OPTIONS: Final = (
 )
 
 
+def claim(listen: str) -> None:
+    """Raises `ServiceError` when another program serves this Unix socket: gRPC would take it over without a word.
+    Raises `OSError` when the path cannot be used.
+
+    The lock is the kernel's and ends with the process, however that ends: a socket that a killed sidecar left is in
+    nobody's way. It is not given back before, because gRPC deletes the socket late.
+    """
+    if not listen.startswith("unix:"):
+        return
+    path = listen.removeprefix("unix:").removeprefix("//")
+    lock = os.open(f"{path}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    if not _locked(lock) or _served(path):
+        os.close(lock)
+        raise ServiceError(f"QUEUE_LISTEN {listen} is served by another program", "stop that, or set another path")
+
+
+def _locked(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _served(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        return probe.connect_ex(path) not in {errno.ENOENT, errno.ECONNREFUSED}
+
+
 async def bind(server: grpc.aio.Server, settings: QueueSettings) -> int:
     """The port (0 for a Unix socket). Raises `ServiceError` that says why it cannot listen there."""
     listen = settings.queue_listen
     try:
+        claim(listen)
         if settings.queue_certificate:
             return server.add_secure_port(listen, await asyncio.to_thread(_credentials, settings))
         if settings.queue_client_ca or settings.queue_key:
@@ -33,7 +68,7 @@ async def bind(server: grpc.aio.Server, settings: QueueSettings) -> int:
                 "listen on 127.0.0.1 or unix:PATH, or give QUEUE_CERTIFICATE and QUEUE_KEY",
             )
         return server.add_insecure_port(listen)
-    except (RuntimeError, ValueError):
+    except (RuntimeError, ValueError, OSError):
         raise ServiceError(
             f"QUEUE_LISTEN {listen} cannot be used (taken by another program, or no such address)", "set another"
         ) from None

@@ -118,6 +118,18 @@ async def test_a_unix_socket_serves_and_one_left_by_a_killed_sidecar_is_in_nobod
         assert (world.folder / "q.sock").exists()
 
 
+async def test_a_second_sidecar_on_a_unix_socket_ends_with_one_line_and_the_first_serves_on(world: World) -> None:
+    listen = f"unix:{world.folder / 'q.sock'}"
+    async with sidecar(world, QUEUE_LISTEN=listen) as (_, channel):
+        env, log = {**sidecar_env(world), "QUEUE_LISTEN": listen, "LOG_FORMAT": "json"}, world.folder / "second.log"
+        async with service_task("queue", env, claim_port(0, ""), log, role="queue") as second, asyncio.timeout(30):
+            assert await second.child.wait() == 1
+        assert f"QUEUE_LISTEN {listen} is served by another program; stop that" in complaint(log.read_text())
+        assert await health(channel) == SERVING
+        async with grpc.aio.insecure_channel(listen) as fresh:
+            assert await health(fresh) == SERVING
+
+
 async def test_health_is_told_for_the_server_and_for_its_service(shared: Shared) -> None:
     _, channel = shared
     assert await health(channel) == SERVING

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import grpc
 import pytest
@@ -45,6 +46,19 @@ async def test_a_port_that_is_taken_is_told(taken: int) -> None:
 @pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0", "example.org:50051"])
 async def test_it_is_not_on_every_interface_without_certificates(listen: str) -> None:
     assert "reachable from other machines" in await tried(settings(queue_listen=listen))
+
+
+async def test_a_unix_socket_that_another_program_serves_is_told(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(tmp_path / "q.sock"))
+        other.listen()
+        for listen in (f"unix:{tmp_path}/q.sock", f"unix://{tmp_path}/q.sock"):
+            assert "is served by another program" in await tried(settings(queue_listen=listen))
+
+
+@pytest.mark.parametrize("name", ["nowhere/q.sock", "q" * 120])
+async def test_a_unix_socket_that_cannot_be_made_is_told(tmp_path: Path, name: str) -> None:
+    assert "cannot be used" in await tried(settings(queue_listen=f"unix:{tmp_path}/{name}"))
 
 
 async def test_a_certificate_that_cannot_be_read_is_told() -> None:
