@@ -9,7 +9,7 @@ TASKS ?= 1
 LOCK := $(VENV)/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-annotate --no-emit-index-url --quiet
 
-.PHONY: help setup demo demo-archive demo-queue queue up test drill mutants bench web lint format lock clean
+.PHONY: help setup demo demo-archive demo-queue up test drill mutants bench web lint format lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -34,18 +34,11 @@ demo: setup ## the main job on real servers, shown and checked
 demo-archive: setup ## events pile up, tasks start from zero and end, a row for each event (JetStream, then SQS)
 	@$(PY) -m local demo-archive
 
-up: setup ## the whole system on this machine until Ctrl-C (TASKS=3 for three tasks, ARCHIVE=1 for the archive)
-	@$(PY) -m local up --tasks $(TASKS) --state $(STATE) $(if $(ARCHIVE),--archive)
+up: setup ## the whole system on this machine until Ctrl-C (TASKS=3 for three tasks, ARCHIVE=1, QUEUE=1)
+	@$(PY) -m local up --tasks $(TASKS) --state $(STATE) $(if $(ARCHIVE),--archive) $(if $(QUEUE),--queue)
 
 demo-queue: setup ## two queue sidecars and an example client: visibility, dead letters, a kill (JetStream, then SQS)
 	@$(PY) -m local demo-queue
-
-NATS ?= nats://127.0.0.1:4222
-QUEUE ?= jetstream:customer-balances
-
-queue: setup ## a queue sidecar of the system that `make up` runs, until Ctrl-C
-	@QUEUE=$(QUEUE) NATS_URL=$(NATS) HEALTH_HOST=127.0.0.1 HEALTH_PORT=0 \
-	  NATS_CREDENTIALS="$$(base64 < $(STATE)/creds/queue.creds | tr -d '\n')" $(PY) -m service queue
 
 test: setup ## every test, on real servers that the tests start
 	@$(PY) -m pytest -n 2 --dist loadgroup

@@ -6,28 +6,30 @@ import asyncio
 import contextlib
 import signal
 import sys
-from collections.abc import Coroutine
-from contextlib import AsyncExitStack
-from dataclasses import replace
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
 
-from control_plane.desired import GATEWAY, REGISTRAR
 from control_plane.errors import ProvisioningError
 from local import archive_demo, queue_demo
 from local import demo as demonstration
 from local.autoscale import Autoscaler
+from local.next_steps import next_steps
 from local.process import LocalError, kill_children
+from local.sidecar import sidecar, stream_env
 from local.state import DEFAULT, State
 from local.system import TABLE, Ports, System, first_to_end, local_system, service_env
 from local.target_tracking import Rules
-from service.customer import contract
+from service.queue import contract as queue_contract
 from service.runtime.cancel import cancel
 
 cli = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+QUEUE_PORT: Final = int(queue_contract.LISTEN.rpartition(":")[2])
 console = Console(highlight=False, soft_wrap=True, emoji=False)
 
 StateOption = Annotated[
@@ -52,13 +54,18 @@ def up(
         typer.Option(min=0, max=65535, help="Of the first task; the next take the ports after it. 0: any free ones."),
     ] = Ports.health,
     archive: Annotated[bool, typer.Option("--archive", help="Start archive tasks by the backlog, from zero.")] = False,
+    queue: Annotated[bool, typer.Option("--queue", help="Start a queue sidecar of the stream.")] = False,
+    queue_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="With --queue: where it listens. 0: any free one.")
+    ] = QUEUE_PORT,
 ) -> None:
     """Run the whole system until Ctrl-C. Its state survives, and is there at the next start."""
     ports = Ports(nats_port, dynamodb_port, gateway_port, health_port)
+    extras = Extras(archive=archive, queue_port=queue_port if queue else None)
     if autoscale:
-        _run(_up_autoscaled(state, ports, vcpu, speed, archive=archive))
+        _run(_up_autoscaled(state, ports, vcpu, speed, extras))
     else:
-        _run(_up(state, ports, tasks, vcpu, archive=archive))
+        _run(_up(state, ports, tasks, vcpu, extras))
 
 
 @cli.command()
@@ -93,30 +100,47 @@ def reset(state: StateOption = DEFAULT) -> None:
     console.print(f"deleted {state}" if not state.exists() else f"deleted this system's parts of {state}")
 
 
-async def _up(folder: Path, ports: Ports, tasks: int, vcpu: float | None, *, archive: bool) -> None:
-    def say(line: str) -> None:
-        console.print(f"[green]ready[/]  {line}")
+@dataclass(frozen=True)
+class Extras:
+    """The further roles that `up` starts."""
 
-    async with local_system(folder, ports, tasks=tasks, vcpu=vcpu, say=say) as system:
-        console.print(_next_steps(system))
-        if not archive:
-            raise await first_to_end(system.children)
-        async with archive_demo.supervised(system, folder / "logs", say):
-            raise await first_to_end(system.children)
+    archive: bool
+    queue_port: int | None
+    """Where the queue sidecar listens; None: there is none."""
+
+    @asynccontextmanager
+    async def running(self, system: System, logs: Path) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            if self.queue_port is not None:
+                running = sidecar(stream_env(system), logs, self.queue_port)
+                task, system.queue_listen = await stack.enter_async_context(running)
+                system.tasks.append(task)
+                _say(f"queue sidecar on {system.queue_listen}")
+            console.print(next_steps(system))
+            if self.archive:
+                await stack.enter_async_context(archive_demo.supervised(system, logs, _say))
+            yield
 
 
-async def _up_autoscaled(folder: Path, ports: Ports, vcpu: float | None, speed: float, *, archive: bool) -> None:
-    def say(line: str) -> None:
-        console.print(f"[green]ready[/]  {line}")
+def _say(line: str) -> None:
+    console.print(f"[green]ready[/]  {line}")
 
+
+async def _up(folder: Path, ports: Ports, tasks: int, vcpu: float | None, extras: Extras) -> None:
+    async with (
+        local_system(folder, ports, tasks=tasks, vcpu=vcpu, say=_say) as system,
+        extras.running(system, folder / "logs"),
+    ):
+        raise await first_to_end(system.children)
+
+
+async def _up_autoscaled(folder: Path, ports: Ports, vcpu: float | None, speed: float, extras: Extras) -> None:
     rules = Rules.deployed()
     if vcpu:
         rules = replace(rules, vcpu=vcpu)
     async with AsyncExitStack() as stack:
-        system = await stack.enter_async_context(local_system(folder, ports, tasks=0, say=say))
-        console.print(_next_steps(system))
-        if archive:
-            await stack.enter_async_context(archive_demo.supervised(system, folder / "logs", say))
+        system = await stack.enter_async_context(local_system(folder, ports, tasks=0, say=_say))
+        await stack.enter_async_context(extras.running(system, folder / "logs"))
         env = service_env(system.nats_url, system.creds["service"], TABLE, system.dynamodb_env)
         scaler = Autoscaler(rules, env, folder / "logs", speed=speed, say=console.print)
         scaling = asyncio.create_task(scaler.run())
@@ -130,51 +154,6 @@ async def _up_autoscaled(folder: Path, ports: Ports, vcpu: float | None, speed: 
             scaling.cancel()  # once: it stops its tasks then
             await asyncio.wait({scaling})
             await cancel(ending)
-
-
-def _next_steps(system: System) -> str:
-    state: State = system.state
-    client, service, viewer = (state.files.creds_path(user) for user in ("client", "service", "viewer"))
-    env = " \\\n    ".join(f"{name}={value}" for name, value in system.dynamodb_env.items())
-    metrics = "\n".join(f"  curl {task.health_url}/metrics" for task in system.tasks) or "  (no tasks)"
-    return f"""
-[bold]A balance over NATS[/]
-  nats --server {system.nats_url} --creds {client} req customer.balance '{{"client_id":"678"}}'
-
-[bold]The same over HTTP[/]
-  curl -X POST "{system.gateway_url}/v1/nats/subjects/customer.balance" \\
-    -H "accept: text/plain" -H "authorization: {system.gateway_tokens[GATEWAY.name]}" \\
-    -H "content-type: application/json" -d '{{"client_id":"678"}}'
-
-[bold]A client made, and read[/]
-  curl -X POST "{system.gateway_url}/v1/nats/subjects/{contract.CREATE_SUBJECT}" \\
-    -H "authorization: {system.gateway_tokens[REGISTRAR.name]}" \\
-    -d '{{"client_id":"john","name":"John Doe","created_at":"2024-01-23"}}'
-  nats --server {system.nats_url} --creds {client} req {contract.GET_SUBJECT} '{{"client_id":"john"}}'
-
-[bold]The events as they come, the stream and the bucket, as user viewer[/]
-  nats --server {system.nats_url} --creds {viewer} sub 'customer.balance.*'
-  nats --server {system.nats_url} --creds {viewer} stream view {contract.STREAM}
-  nats --server {system.nats_url} --creds {viewer} kv get {contract.BUCKET} {contract.SEED_KEY}
-
-[bold]Statistics of every task[/]
-  nats --server {system.nats_url} --creds {client} req '$SRV.STATS.customer' '' --replies=0
-
-[bold]A service of your own[/]
-  env NATS_URL={system.nats_url} NATS_CREDENTIALS="$(base64 < {service} | tr -d '\\n')" \\
-    DDB_TABLE=balances HEALTH_PORT=0 \\
-    {env} \\
-    {sys.executable} -m service
-
-[bold]Metrics[/]
-{metrics}
-
-[bold]The control plane on this server[/]
-  {sys.executable} -m control_plane list --server {system.nats_url} \\
-    --operator {state.operator_path} --system-creds {state.system_creds_path}
-
-Ctrl-C stops everything; the state stays in {state.folder} (`python -m local reset --state {state.folder}` empties it).
-"""
 
 
 def _run(work: Coroutine[Any, Any, None]) -> None:

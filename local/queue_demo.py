@@ -7,8 +7,6 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,8 +15,9 @@ import grpc
 from rich.console import Console
 
 from local.demo import ANY_PORT
-from local.process import Child, LocalError, accepts, claim_port, running
-from local.system import System, local_system, ready, service_env, service_task
+from local.process import LocalError, accepts, claim_port, running
+from local.sidecar import sidecar, stream_env
+from local.system import System, local_system
 from service.customer.contract import EVENT_PREFIX, STREAM
 from service.queue import contract
 from service.queue import sqs_pb2 as pb
@@ -46,18 +45,6 @@ async def run(console: Console) -> None:
     console.print(f"[bold green]all {len(checks)} checks passed[/]")
 
 
-@asynccontextmanager
-async def _sidecar(env: Mapping[str, str], folder: Path) -> AsyncIterator[tuple[Child, str]]:
-    """A sidecar that serves, and where it listens."""
-    port = claim_port(0, "")
-    listen = f"127.0.0.1:{port}"
-    log = folder / "logs" / f"queue-{port}.log"
-    given = {"QUEUE_MAX_DELIVER": "3", **env, "QUEUE_LISTEN": listen}
-    async with service_task("queue", given, claim_port(0, ""), log, role="queue") as task:
-        await ready(task)
-        yield task.child, listen
-
-
 async def _receive(stub: Any, visibility_s: int = 30, limit: int = 100, wait_s: int = 5) -> list[Any]:
     request = pb.SQSReceiveMessageRequest(
         visibility_timeout=visibility_s, wait_time=wait_s, maximum_number_of_messages=limit
@@ -66,10 +53,8 @@ async def _receive(stub: Any, visibility_s: int = 30, limit: int = 100, wait_s: 
 
 
 async def _from_the_stream(console: Console, checks: Checks, system: System, folder: Path) -> None:
-    env = service_env(system.nats_url, system.creds[contract.USER], "", {})
-    del env["DDB_TABLE"]
-    env["QUEUE"] = f"jetstream:{STREAM}"
-    async with system.administrator() as admin, _sidecar(env, folder) as first, _sidecar(env, folder) as second:
+    env, logs = {**stream_env(system), "QUEUE_MAX_DELIVER": "3"}, folder / "logs"
+    async with system.administrator() as admin, sidecar(env, logs) as first, sidecar(env, logs) as second:
         jetstream = admin.jetstream()
         await jetstream.publish(f"{EVENT_PREFIX}poison", b"poison")
         async with grpc.aio.insecure_channel(first[1]) as channel:
@@ -88,7 +73,7 @@ async def _from_the_stream(console: Console, checks: Checks, system: System, fol
             await jetstream.publish(f"{EVENT_PREFIX}{number}", b'{"balance":%d}' % number)
         async with grpc.aio.insecure_channel(first[1]) as channel:
             held = await _receive(SQSServiceStub(channel), visibility_s=2, limit=50)
-        first[0].signal(signal.SIGKILL)
+        first[0].child.signal(signal.SIGKILL)
         console.print(f"\n[bold]{MESSAGES} events; one sidecar is killed while its client holds {len(held)}[/]")
         handled = await _client(console, second[1], MESSAGES, folder)
         checks.append((len(set(handled)) == MESSAGES, f"all {MESSAGES} handled by the example client, none lost"))
@@ -115,7 +100,7 @@ async def _from_sqs(console: Console, checks: Checks, folder: Path) -> None:
             await asyncio.to_thread(sqs.send_message, QueueUrl=queue, MessageBody=f"order {number}")
         console.print(f"\n[bold]The same client on the SQS queue {QUEUE}[/]")
         given = {"PATH": os.environ.get("PATH", ""), **env, "QUEUE": f"sqs:{QUEUE}"}
-        async with _sidecar(given, folder) as (_, listen):
+        async with sidecar(given, folder / "logs") as (_, listen):
             handled = await _client(console, listen, 20, folder)
         checks.append((len(set(handled)) == 20, "the same client, unchanged, handled 20 messages of an SQS queue"))
 

@@ -68,6 +68,8 @@ class System:
     nats: Child
     dynamodb: Child
     tasks: list[Task] = field(default_factory=list)
+    queue_listen: str = ""
+    """Where its queue sidecar listens, if it has one."""
 
     @asynccontextmanager
     async def administrator(self) -> AsyncIterator[Client]:

@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from control_plane import self_hosted
 from local import demo
+from service.customer import contract
 from tests.support.command import command, finished
 from tests.support.world import eventually
 
@@ -58,6 +60,21 @@ async def test_up_prints_what_to_do_next_and_stops_on_ctrl_c(tmp_path: Path) -> 
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+async def test_up_hands_the_events_to_a_container_of_ones_own(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    async with command("local", "up", "--queue", "--queue-port", "0", "--state", str(state), *ANY_PORTS) as run:
+        await eventually(lambda: "Ctrl-C stops everything" in run.output, within_s=30)
+        nats_url, listen = (re.search(at, run.output) for at in (r"nats --server (\S+)", r"SIDECAR=(\S+)"))
+        assert nats_url
+        assert listen
+        creds = (state / "creds" / "client.creds").read_text()
+        async with self_hosted.connected(nats_url[1], creds, inbox_prefix="_INBOX") as client:
+            await client.request(contract.SUBJECT, b'{"client_id":"678"}')
+        async with command("examples.queue_client", SIDECAR=listen[1], POLLINGINTERVAL="0") as handler:
+            await eventually(lambda: "Message deleted successfully" in handler.output, within_s=20)
+        assert f"{contract.SUBJECT}.678" in handler.output
+
+
 def children_of(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
@@ -94,13 +111,16 @@ async def test_reset_deletes_nothing_that_is_not_its_own(tmp_path: Path) -> None
     assert {path.name for path in tmp_path.iterdir()} == {"precious", "keys"}
 
 
-@pytest.mark.parametrize("option", ["--nats-port", "--dynamodb-port", "--gateway-port", "--health-port"])
+@pytest.mark.parametrize(
+    "option", ["--nats-port", "--dynamodb-port", "--gateway-port", "--health-port", "--queue-port"]
+)
 async def test_a_port_that_is_taken_is_said_in_one_line(tmp_path: Path, option: str) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        ports = [port if given == option else value for given, value in zip(("", *ANY_PORTS), ANY_PORTS, strict=False)]
+        given = (*ANY_PORTS, "--queue-port", "0", "--queue")
+        ports = [port if before == option else value for before, value in zip(("", *given), given, strict=False)]
         code, output = await finished("local", "up", "--state", str(tmp_path / "state"), *ports)
     assert code == 1
     complaint = output.strip().splitlines()[-1]

@@ -1,0 +1,68 @@
+"""What `up` prints when everything runs: commands ready to paste."""
+
+from __future__ import annotations
+
+import sys
+
+from control_plane.desired import GATEWAY, REGISTRAR
+from local.state import State
+from local.system import System
+from service.customer import contract
+from service.queue import contract as queue
+
+
+def next_steps(system: System) -> str:
+    state: State = system.state
+    client, service, viewer = (state.files.creds_path(user) for user in ("client", "service", "viewer"))
+    env = " \\\n    ".join(f"{name}={value}" for name, value in system.dynamodb_env.items())
+    metrics = "\n".join(f"  curl {task.health_url}/metrics" for task in system.tasks) or "  (no tasks)"
+    return f"""
+[bold]A balance over NATS[/]
+  nats --server {system.nats_url} --creds {client} req customer.balance '{{"client_id":"678"}}'
+
+[bold]The same over HTTP[/]
+  curl -X POST "{system.gateway_url}/v1/nats/subjects/customer.balance" \\
+    -H "accept: text/plain" -H "authorization: {system.gateway_tokens[GATEWAY.name]}" \\
+    -H "content-type: application/json" -d '{{"client_id":"678"}}'
+
+[bold]A client made, and read[/]
+  curl -X POST "{system.gateway_url}/v1/nats/subjects/{contract.CREATE_SUBJECT}" \\
+    -H "authorization: {system.gateway_tokens[REGISTRAR.name]}" \\
+    -d '{{"client_id":"john","name":"John Doe","created_at":"2024-01-23"}}'
+  nats --server {system.nats_url} --creds {client} req {contract.GET_SUBJECT} '{{"client_id":"john"}}'
+
+[bold]The events as they come, the stream and the bucket, as user viewer[/]
+  nats --server {system.nats_url} --creds {viewer} sub 'customer.balance.*'
+  nats --server {system.nats_url} --creds {viewer} stream view {contract.STREAM}
+  nats --server {system.nats_url} --creds {viewer} kv get {contract.BUCKET} {contract.SEED_KEY}
+{_queue_steps(system.queue_listen)}
+[bold]Statistics of every task[/]
+  nats --server {system.nats_url} --creds {client} req '$SRV.STATS.customer' '' --replies=0
+
+[bold]A service of your own[/]
+  env NATS_URL={system.nats_url} NATS_CREDENTIALS="$(base64 < {service} | tr -d '\\n')" \\
+    DDB_TABLE=balances HEALTH_PORT=0 \\
+    {env} \\
+    {sys.executable} -m service
+
+[bold]Metrics[/]
+{metrics}
+
+[bold]The control plane on this server[/]
+  {sys.executable} -m control_plane list --server {system.nats_url} \\
+    --operator {state.operator_path} --system-creds {state.system_creds_path}
+
+Ctrl-C stops everything; the state stays in {state.folder} (`python -m local reset --state {state.folder}` empties it).
+"""
+
+
+def _queue_steps(listen: str) -> str:
+    if not listen:
+        return ""
+    return f"""
+[bold]The events as messages, for a container of your own[/]
+  SIDECAR={listen} {sys.executable} -m examples.queue_client
+  docker run --rm --network host -e SIDECAR={listen} YOUR-IMAGE
+  grpcurl -plaintext -d '{{"visibility_timeout":30,"wait_time":5,"maximum_number_of_messages":10}}' \\
+    {listen} {queue.GRPC_SERVICE}/ReceiveMessage
+"""
