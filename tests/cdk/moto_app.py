@@ -5,16 +5,19 @@ from __future__ import annotations
 from aws_cdk import App, Environment, LegacyStackSynthesizer
 from aws_cdk import aws_ecs as ecs
 
+from cdk.sections import QueueSection
 from cdk.settings import Settings
 from cdk.stack import BalanceStack
 
 IMAGE = "customer-balance:test"
+HANDLER = "handler:test"
 REGION = "eu-west-1"
 
 
 def main() -> None:
     app = App()
-    settings = Settings(region=REGION, initials="MT", dashboard=True)
+    queue = QueueSection(enabled=True, image=HANDLER, source="sqs", tasks=2, max_deliver=4)
+    settings = Settings(region=REGION, initials="MT", dashboard=True, queue=queue)
     image = ecs.ContainerImage.from_registry(IMAGE)
     environment = Environment(region=REGION, account="123456789012")
     BalanceStack(app, settings.stack_name, settings, image=image, synthesizer=LegacyStackSynthesizer(), env=environment)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import pytest
 
 from control_plane import aws
 from local.process import ROOT
-from tests.cdk.moto_app import IMAGE, REGION
+from tests.cdk.moto_app import HANDLER, IMAGE, REGION
 
 CLI = ROOT / "cdk" / "node_modules" / ".bin" / "cdk"
 STACK = "CustomerBalance-MT"
@@ -69,27 +70,35 @@ async def deployed(moto: str, tmp_path_factory: pytest.TempPathFactory) -> Deplo
     return deployed
 
 
-def task_definition(deployed: Deployed) -> dict[str, Any]:
+def containers(deployed: Deployed, role: str) -> list[dict[str, Any]]:
+    """Of the task of a role, its own first."""
     ecs = deployed.client("ecs")
-    (arn,) = ecs.list_task_definitions()["taskDefinitionArns"]
-    found: dict[str, Any] = ecs.describe_task_definition(taskDefinition=arn)["taskDefinition"]
-    return found
+    (found,) = [
+        definition["containerDefinitions"]
+        for arn in ecs.list_task_definitions()["taskDefinitionArns"]
+        for definition in [ecs.describe_task_definition(taskDefinition=arn)["taskDefinition"]]
+        if definition["containerDefinitions"][0]["command"] == [role]
+    ]
+    return list(found)
+
+
+def environment(container: dict[str, Any]) -> dict[str, str]:
+    return {pair["name"]: pair["value"] for pair in container["environment"]}
 
 
 async def test_the_task_definition_arrived(deployed: Deployed) -> None:
-    (container,) = task_definition(deployed)["containerDefinitions"]
+    (container,) = containers(deployed, "customer")
     assert container["image"] == IMAGE
     assert container["secrets"] == [{"name": "NATS_CREDENTIALS", "valueFrom": deployed.secret_arn}]
-    environment = {pair["name"]: pair["value"] for pair in container["environment"]}
-    assert environment["DDB_TABLE"] == "customer-balances-MT"
-    assert environment["AWS_REGION"] == REGION
+    assert environment(container)["DDB_TABLE"] == "customer-balances-MT"
+    assert environment(container)["AWS_REGION"] == REGION
     assert container["healthCheck"]["command"] == ["CMD", "python", "-m", "service.healthcheck"]
     assert container["readonlyRootFilesystem"] is True
     assert container["user"] == "10001:10001"
 
 
 async def test_the_secret_resolves_to_the_credentials(deployed: Deployed) -> None:
-    (container,) = task_definition(deployed)["containerDefinitions"]
+    (container,) = containers(deployed, "customer")
     arn = container["secrets"][0]["valueFrom"]
     value = deployed.client("secretsmanager").get_secret_value(SecretId=arn)["SecretString"]
     assert value == "dGhlIGNyZWRz", "base64, as NATS_CREDENTIALS is"
@@ -98,12 +107,25 @@ async def test_the_secret_resolves_to_the_credentials(deployed: Deployed) -> Non
 async def test_the_service_and_the_table_arrived(deployed: Deployed) -> None:
     ecs = deployed.client("ecs")
     clusters = ecs.list_clusters()["clusterArns"]
-    (service,) = [arn for cluster in clusters for arn in ecs.list_services(cluster=cluster)["serviceArns"]]
-    (found,) = ecs.describe_services(cluster=clusters[0], services=[service])["services"]
-    assert found["desiredCount"] == 3
+    services = [arn for cluster in clusters for arn in ecs.list_services(cluster=cluster)["serviceArns"]]
+    found = ecs.describe_services(cluster=clusters[0], services=services)["services"]
+    assert sorted(service["desiredCount"] for service in found) == [2, 3], "of the queue, and of the customer"
     table = deployed.client("dynamodb").describe_table(TableName="customer-balances-MT")["Table"]
     assert table["BillingModeSummary"]["BillingMode"] == "PAY_PER_REQUEST"
     assert table["KeySchema"] == [{"AttributeName": "id", "KeyType": "HASH"}]
+
+
+async def test_the_queue_its_dead_letter_queue_and_the_sidecar_beside_the_handler_arrived(deployed: Deployed) -> None:
+    sidecar, handler = containers(deployed, "queue")
+    sqs = deployed.client("sqs")
+    url = sqs.get_queue_url(QueueName="customer-queue-MT")["QueueUrl"]
+    assert environment(sidecar)["QUEUE"] == f"sqs:https://sqs.{REGION}.amazonaws.com/123456789012/customer-queue-MT"
+    policy = json.loads(sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]["RedrivePolicy"])
+    assert policy["deadLetterTargetArn"].endswith(":customer-queue-dead-MT")
+    assert int(policy["maxReceiveCount"]) == 4
+    assert (sidecar["image"], handler["image"], sidecar.get("secrets", [])) == (IMAGE, HANDLER, [])
+    assert environment(handler) == {"SIDECAR": environment(sidecar)["QUEUE_LISTEN"]}
+    assert handler["dependsOn"] == [{"containerName": sidecar["name"], "condition": "HEALTHY"}]
 
 
 async def test_alarms_and_dashboard_arrived(deployed: Deployed) -> None:
@@ -111,7 +133,7 @@ async def test_alarms_and_dashboard_arrived(deployed: Deployed) -> None:
     (dashboard,) = deployed.client("cloudwatch").list_dashboards()["DashboardEntries"]
     assert dashboard["DashboardName"] == STACK
     template = deployed.client("cloudformation").get_template(StackName=STACK)["TemplateBody"]
-    assert str(template).count("AWS::CloudWatch::Alarm") == 8
+    assert str(template).count("AWS::CloudWatch::Alarm") == 9
 
 
 async def test_a_second_look_finds_no_difference(deployed: Deployed) -> None:

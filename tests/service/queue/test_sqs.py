@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from typing import Any
 
 import boto3
@@ -45,5 +47,37 @@ async def test_the_original_client_works_on_sqs(world: World, moto: str) -> None
         receipts = [*(message.messageID for message in messages), "forged"]
         results = (await stub.DeleteMessages(pb.SQSDeleteMessagesRequest(messageIDs=receipts))).results
         assert [result.code for result in results] == [0] * 18 + [StatusCode.NOT_FOUND.value[0]]
-    left = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["All"])["Attributes"]
-    assert (left["ApproximateNumberOfMessages"], left["ApproximateNumberOfMessagesNotVisible"]) == ("0", "0")
+    assert messages_of(sqs, queue) == 0
+
+
+def messages_of(sqs: Any, queue: str) -> int:
+    found = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["All"])["Attributes"]
+    return int(found["ApproximateNumberOfMessages"]) + int(found["ApproximateNumberOfMessagesNotVisible"])
+
+
+async def test_what_is_received_too_often_is_in_the_dead_letter_queue_and_is_handled_there(
+    world: World, moto: str
+) -> None:
+    sqs = client(moto)
+    dead = sqs.create_queue(QueueName="bills-dead")["QueueUrl"]
+    arn = sqs.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    redrive = json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": "2"})
+    queue = sqs.create_queue(QueueName="bills", Attributes={"RedrivePolicy": redrive})["QueueUrl"]
+    sqs.send_message(QueueUrl=queue, MessageBody="poison")
+    sqs.send_message(QueueUrl=queue, MessageBody="good")
+    seen: Counter[str] = Counter()
+    async with started(world, {"QUEUE": "sqs:bills", **aws(moto)}) as (_, channel):
+        original = OriginalClient(channel)
+        for _ in range(4):
+            for message in await original.receive(visibility_s=0, wait_s=1):
+                seen[message.messageBody] += 1
+                if message.messageBody == "good":
+                    await original.delete(message.messageID)
+    assert seen == {"poison": 2, "good": 1}
+    assert (messages_of(sqs, queue), messages_of(sqs, dead)) == (0, 1)
+    async with started(world, {"QUEUE": "sqs:bills-dead", **aws(moto)}) as (_, channel):
+        original = OriginalClient(channel)
+        (message,) = await original.receive(visibility_s=30)
+        assert message.messageBody == "poison"
+        await original.delete(message.messageID)
+    assert messages_of(sqs, dead) == 0
