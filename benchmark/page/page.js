@@ -41,7 +41,7 @@ function rows(id, lines) {
 
 function figures(status) {
   const second = status.second;
-  const ms = (key) => (second ? number(second[key], 2) + " ms" : "-");
+  const ms = (key) => (second ? second[key].toLocaleString("en", { maximumSignificantDigits: 3 }) + " ms" : "-");
   const pairs = [["target", status.running ? number(status.rate) + "/s" : "-"], ["sent", second ? number(second.sent) + "/s" : "-"],
     ["answered", second ? number(second.answered) + "/s" : "-"], ["in flight", number(status.in_flight)], ["mean", ms("mean_ms")],
     ["p50", ms("p50_ms")], ["p95", ms("p95_ms")], ["p99", ms("p99_ms")], ["processes", String(status.processes)]];
