@@ -15,7 +15,7 @@ def next_steps(system: System) -> str:
     state: State = system.state
     client, service, viewer = (state.files.creds_path(user) for user in ("client", "service", "viewer"))
     env = " \\\n    ".join(f"{name}={value}" for name, value in system.dynamodb_env.items())
-    metrics = "\n".join(f"  curl {task.health_url}/metrics" for task in system.tasks) or "  (no tasks)"
+    metrics = "\n".join(f"  curl {task.health_url}/metrics" for task in system.tasks) or "  (no task yet)"
     return f"""
 [bold]A balance over NATS[/]
   nats --server {system.nats_url} --creds {client} req customer.balance '{{"client_id":"678"}}'
