@@ -6,6 +6,7 @@ Where npm has no engine for the platform, moto's server stands in: its rows are 
 from __future__ import annotations
 
 import asyncio
+import functools
 import gzip
 import json
 import os
@@ -138,16 +139,27 @@ def scan(engine: DynamoDBClient, table: str) -> dict[str, int]:
 
 def client(env: Mapping[str, str]) -> DynamoDBClient:
     """boto3's client, configured by `env` alone: neither a profile nor a proxy of this shell matters."""
+    return _client(
+        env["AWS_REGION"],
+        env["AWS_ENDPOINT_URL_DYNAMODB"],
+        env["AWS_ACCESS_KEY_ID"],
+        env["AWS_SECRET_ACCESS_KEY"],
+    )
+
+
+@functools.cache
+def _client(region: str, endpoint: str, access_key: str, secret_key: str) -> DynamoDBClient:
+    """Made once for an endpoint: making one reads botocore's models, a tenth of a second."""
     ignored = (None, None, os.devnull, None)
     core = Session(
         session_vars={"profile": (None, None, None, None), "config_file": ignored, "credentials_file": ignored}
     )
     return boto3.Session(botocore_session=core).client(
         "dynamodb",
-        region_name=env["AWS_REGION"],
-        endpoint_url=env["AWS_ENDPOINT_URL_DYNAMODB"],
-        aws_access_key_id=env["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=env["AWS_SECRET_ACCESS_KEY"],
+        region_name=region,
+        endpoint_url=endpoint,
+        aws_access_key_id=access_key,
+        aws_secret_access_key=secret_key,
         config=Config(proxies={}),
     )
 

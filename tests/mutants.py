@@ -14,8 +14,8 @@ import hashlib
 import shutil
 import subprocess
 import sys
-import time
 import tomllib
+import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -34,7 +34,9 @@ ACCEPTED: Final = Path(__file__).with_name("mutants.toml")
 LEAST_KILLED: Final = 85.0
 """Percent."""
 SLOWER: Final = 4
-"""Times as long as the tests take without a mutant: a mutant that takes longer hangs, and counts as killed."""
+"""Times as long as a test takes without a mutant: one that takes longer hangs, and its mutant counts as killed."""
+STARTING_S: Final = 10
+"""Of a test run, servers and all, on a busy machine."""
 LINKS: Final = (".venv", "local/node_modules", "cdk/node_modules", "benchmark/node_modules")
 
 LEFT_OUT: Final = (
@@ -90,14 +92,12 @@ def run(file: str, tests: Sequence[str]) -> None:
     _copy(tree)
     config = session.with_suffix(".toml")
     fresh = not stamp.exists() or stamp.read_text() != fingerprint
-    command = f"{sys.executable} -m pytest -q -x -p no:cacheprovider {' '.join(tests)}"
     if fresh:
         session.unlink(missing_ok=True)
-        started = time.monotonic()
-        subprocess.run(command.split(), cwd=tree, check=True, stdout=subprocess.DEVNULL)
+        command, limit_s = _test_command(tests, tree, session.with_suffix(".order"))
         config.write_text(
-            f'[cosmic-ray]\nmodule-path = "{file}"\ntimeout = {10 + SLOWER * (time.monotonic() - started):.1f}\n'
-            f'excluded-modules = []\ntest-command = "{command}"\n[cosmic-ray.distributor]\nname = "local"\n'
+            f'[cosmic-ray]\nmodule-path = "{file}"\ntimeout = {limit_s:.1f}\nexcluded-modules = []\n'
+            f'test-command = "{command}"\n[cosmic-ray.distributor]\nname = "local"\n'
             f"[cosmic-ray.filters.operators-filter]\nexclude-operators = {[*LEFT_OUT]!r}\n"
         )
         _cosmic_ray("cosmic-ray", "init", config, session, cwd=tree)
@@ -112,6 +112,22 @@ def run(file: str, tests: Sequence[str]) -> None:
         _kill_in(tree)
         shutil.rmtree(tree)
     print(f"{file}: done", flush=True)
+
+
+def _test_command(tests: Sequence[str], tree: Path, order: Path) -> tuple[str, float]:
+    """Run the tests once; the command that runs the quickest first, so that a mutant dies soon, and its time limit."""
+    pytest = f"{sys.executable} -m pytest -q -x -p no:cacheprovider"
+    report = tree / "junit.xml"
+    command = f"{pytest} -o junit_family=xunit1 --junitxml={report} {' '.join(tests)}"
+    subprocess.run(command.split(), cwd=tree, check=True, stdout=subprocess.DEVNULL)
+    took_s = {
+        f"{case.attrib['file']}::{case.attrib['name']}": float(case.attrib["time"])
+        for case in ET.parse(report).iter("testcase")  # pytest's own
+    }
+    order.write_text("\n".join(sorted(took_s, key=lambda name: took_s[name])))
+    command = f"{pytest} -o timeout={STARTING_S + SLOWER * max(took_s.values()):.0f} @{order}"
+    subprocess.run(command.split(), cwd=tree, check=True, stdout=subprocess.DEVNULL)
+    return command, STARTING_S + SLOWER * sum(took_s.values())
 
 
 def report(files: Sequence[str], accepted: Sequence[Mapping[str, Any]]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import ssl
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -139,8 +140,12 @@ class Connection:
         self._last_error = _text(error)
         refusal = self._last_error.lower() in _REFUSALS
         if not self._started:
-            if refusal or isinstance(error, NoTlsError):
-                self._refuse(self._refusal() if refusal else self._no_tls(error))
+            if refusal:
+                self._refuse(self._refusal())
+            elif isinstance(error, NoTlsError):
+                self._refuse(self._no_tls(error))
+            elif isinstance(error, ssl.SSLCertVerificationError):
+                self._refuse(self._distrust(error))
         elif refusal and self._refused_twice:
             self._lose(self._refusal())
         else:
@@ -154,6 +159,10 @@ class Connection:
 
     def _no_tls(self, error: Exception) -> ServiceError:
         return ServiceError(f"NATS: {error}, and NATS_URL asks for TLS", "use a server with TLS, or nats:// without it")
+
+    def _distrust(self, error: ssl.SSLCertVerificationError) -> ServiceError:
+        problem = f"NATS at {self._settings.nats_shown} has a certificate that does not verify ({error.verify_message})"
+        return ServiceError(problem, "use a name of the certificate in NATS_URL, and its authority in SSL_CERT_FILE")
 
     def _on_undecodable(self, error: Exception) -> None:
         _undecodable.warning("", error=type(error).__name__)

@@ -10,6 +10,7 @@ its own account, silent for good. Here
 | the reading, writing or pinging task ends by itself | it is counted in `loops_ended`; the client reconnects at once |
 | a connection that was made anew falls silent before nats-py is done with it | it is closed, with all that was on it |
 | the reconnecting task fails for an unforeseen reason, or the client is closed by anyone | `on_closed`, once |
+| the reconnecting task misses that the client was closed | it is cancelled again: it would go on for ever |
 | `tls://` or `wss://`, and no TLS | `NoTlsError` before a credential is sent |
 
 A grant is a queue subscription for a number of messages. It is lighter than nats-py's subscription: no task, no queue,
@@ -30,6 +31,8 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.protocol import command, parser
+
+from service.runtime.cancel import cancel
 
 # nats-py's own end a word at any white space, the server's at a blank: a form feed in a reply ended the connection.
 _WORD: Final = rb"([^ \r\n]+)"
@@ -247,6 +250,15 @@ class NatsClient(Client):
             self._pending, self._pending_data_size = [], 0  # there is nobody to send it to
         try:
             await super()._close(status, do_cbs)
+            if status == Client.CLOSED:
+                await self._end_reconnection()
         finally:
             if status == Client.CLOSED and not was_closed:
                 self._on_closed()
+
+    async def _end_reconnection(self) -> None:
+        """End the reconnecting task for certain: it may miss that it is cancelled, and would connect again for ever."""
+        task = self._reconnection_task
+        if task is not None and task is not asyncio.current_task() and not task.done():
+            await cancel(task)
+            self._status = Client.CLOSED  # the task thought that it was reconnecting

@@ -6,12 +6,13 @@ import base64
 import json
 import logging
 import time
+from typing import Any
 
 import pytest
 
 from control_plane import claims, self_hosted
 from control_plane.claims import Key
-from control_plane.desired import ACCOUNT, CLIENT, SERVICE, User
+from control_plane.desired import ACCOUNT, CLIENT, SERVICE, Limits, User
 from control_plane.errors import ProvisioningError
 from tests.support.world import World
 
@@ -43,6 +44,53 @@ def test_the_service_may_answer_once() -> None:
     assert nats["resp"] == {"max": 1, "ttl": 60_000_000_000}
 
 
+def test_the_claims_of_an_account_as_a_server_reads_them() -> None:
+    operator, account = Key.operator(), Key.account()
+    system = decoded(claims.account_jwt("SYS", account.public, operator))
+    assert system["nats"] == {
+        "type": "account", "version": 2, "signing_keys": [], "default_permissions": {"pub": {}, "sub": {}},
+        "limits": {
+            "conn": -1, "subs": -1, "data": -1, "payload": -1, "leaf": -1, "imports": -1, "exports": -1,
+            "wildcards": True, "disk_storage": 0, "mem_storage": 0, "streams": 0, "consumer": 0,
+        },
+    }  # fmt: skip
+    assert (system["iss"], system["sub"], system["name"]) == (operator.public, account.public, "SYS")
+    assert "exp" not in system
+    limits = Limits(connections=1, subscriptions=2, disk_bytes=3, memory_bytes=4, streams=5, consumers=6)
+    given = claims.account_jwt(
+        "n", account.public, operator, limits=limits, signing_keys=["A1"], revoked={"U1": 7}, tags=["t"]
+    )
+    body: Any = decoded(given)["nats"]
+    assert (
+        body["limits"] | {"conn": 1, "subs": 2, "disk_storage": 3, "mem_storage": 4, "streams": 5, "consumer": 6}
+        == (body["limits"])
+    )
+    assert (body["signing_keys"], body["revocations"], body["tags"]) == (["A1"], {"U1": 7}, ["t"])
+
+
+def test_a_jwt_of_any_length_is_decoded_and_what_is_none_is_said() -> None:
+    for length in range(5):
+        token = claims.operator_jwt("x" * length, Key.operator(), "A")
+        assert claims.decode(token) == decoded(token)
+    for text in ("", "a.b", "a.b.c.d", "e30.W10.x", "e30.!.x", "e30.bnVsbA.x"):
+        with pytest.raises(ValueError, match=r"^not a JWT$"):
+            claims.decode(text)
+
+
+@pytest.mark.parametrize("text", ["", "-----BEGIN NATS USER JWT-----", "x\n-----BEGIN USER NKEY SEED-----"])
+def test_a_creds_text_without_a_part_is_said(text: str) -> None:
+    for read in (claims.token_of, claims.seed_of):
+        with pytest.raises(ValueError, match=r"^not a \.creds file$"):
+            read(text)
+
+
+def test_a_signature_is_its_keys_alone() -> None:
+    ours, theirs = Key.user(), Key.user()
+    algorithm = claims._Ed25519Nkey()
+    assert algorithm.verify(b"m", ours, ours.sign(b"m"))
+    assert not algorithm.verify(b"m", ours, theirs.sign(b"m"))
+
+
 def test_keys_are_of_their_kind_and_hide_their_seeds(caplog: pytest.LogCaptureFixture) -> None:
     for key, letter in ((Key.operator(), "O"), (Key.account(), "A"), (Key.user(), "U")):
         assert key.public.startswith(letter)
@@ -51,8 +99,9 @@ def test_keys_are_of_their_kind_and_hide_their_seeds(caplog: pytest.LogCaptureFi
         logging.getLogger().warning("%s", key)
         assert key.seed not in caplog.text
         assert Key.from_seed(key.seed) == key
-    with pytest.raises(ValueError, match="not an nkey seed"):
-        Key.from_seed("SUNOTASEED")
+    for seed in ("SUNOTASEED", "", "S\u00fc", Key.user().seed[:-1]):
+        with pytest.raises(ValueError, match="not an nkey seed"):
+            Key.from_seed(seed)
 
 
 async def connects(world: World, creds: str) -> bool:

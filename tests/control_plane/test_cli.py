@@ -8,12 +8,14 @@ import json
 import os
 import re
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from control_plane import self_hosted
@@ -254,6 +256,13 @@ async def test_a_damaged_key_file_is_named(own: Cli, tmp_path: Path, name: str) 
 
 
 def test_help_is_there_for_every_command() -> None:
-    for command in ("", "list", "create", "status", "rotate", "revoke", "delete", "secret push", "seed-flag clear"):
+    def names(command: Any, *before: str) -> Iterator[str]:
+        yield " ".join(before)
+        for name, below in getattr(command, "commands", {}).items():
+            yield from names(below, *before, name)
+
+    commands = list(names(typer.main.get_command(cli)))
+    assert {"list", "create", "status", "rotate", "revoke", "delete", "secret push", "seed-flag clear"} <= set(commands)
+    for command in commands:
         result = CliRunner().invoke(cli, [*command.split(), "--help"])
         assert (result.exit_code, "Usage" in result.output) == (0, True)

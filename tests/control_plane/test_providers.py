@@ -120,6 +120,14 @@ async def test_a_plan_touches_nothing(place: Place) -> None:
     assert due[f"account {NAME}"][0] == "create"
     assert await place.names() == before
     assert not place.files.folder.exists()
+    await place.create()
+    await place.provider.put_user(await place.account(), replace(CLIENT, publish=()))
+    await place.provider.remove_stream(await place.account(), STREAM.name)
+    place.files.creds_path("service").unlink()
+    there = await place.provider.actual(await place.account())
+    assert (await place.due()).keys() >= {"user client", f"stream {STREAM.name}"}
+    assert await place.provider.actual(await place.account()) == there
+    assert place.files.creds("service") is None
 
 
 async def test_drift_is_shown_and_put_right(place: Place) -> None:
@@ -178,15 +186,22 @@ async def test_rotation_gives_new_credentials_and_voids_the_old(place: Place) ->
     assert await place.due() == {}
 
 
-async def test_a_rotation_may_keep_the_old_ones_until_they_are_revoked(place: Place) -> None:
+async def test_a_rotation_may_keep_the_old_ones_until_they_are_revoked(place: Place, servers: Servers) -> None:
     await place.create()
     account, old = await place.account(), place.files.creds("service") or ""
     new = await place.provider.issue(account, "service")
     assert await place.is_current("service", new)
     keys = [Creds.parse(creds).key.public for creds in (old, new)]
     assert keys[0] != keys[1]
+    if isinstance(place.provider, SelfHosted):
+        async with self_hosted.connected(servers.nats_url, old), self_hosted.connected(servers.nats_url, new):
+            pass
     await place.provider.revoke(account, keys[0])
     assert not await place.is_current("service", old)
+    if isinstance(place.provider, SelfHosted):
+        with pytest.raises(ProvisioningError, match="no connection"):
+            async with self_hosted.connected(servers.nats_url, old):
+                pass
     assert await place.is_current("service", new)
 
 
@@ -207,9 +222,12 @@ async def test_a_removal_of_nothing_is_content(place: Place) -> None:
         await place.provider.remove_user(account, "client")
         await place.provider.remove_stream(account, STREAM.name)
         await place.provider.remove_bucket(account, BUCKET.name)
+        left = await place.provider.actual(account)
+        assert (left.streams, left.buckets) == ({}, {})
+        assert left.users.keys() == {user.name for user in ACCOUNT.users} - {"client"}
 
 
-async def test_an_account_of_others_is_left_alone(place: Place) -> None:
+async def test_the_system_account_is_left_alone(place: Place) -> None:
     with pytest.raises(ProvisioningError, match=r"SYS is the system account, and is left alone"):
         await reconcile.plan(place.provider, "SYS", ACCOUNT, place.files)
 

@@ -63,7 +63,7 @@ def telling(fake: FakeSynadia, failure: Failure) -> list[int]:
 
 
 @pytest.mark.parametrize("failure", ["500", "lost before", "lost after"])
-async def test_create_completes_after_a_failure_at_any_call(
+async def test_create_completes_after_a_failure_at_any_change(
     fake: FakeSynadia, tmp_path: Path, failure: Failure
 ) -> None:
     await create(fake, Files(tmp_path / "whole"))
@@ -85,7 +85,7 @@ async def test_create_completes_after_a_failure_at_any_call(
 
 
 @pytest.mark.parametrize("failure", ["500", "lost before", "lost after"])
-async def test_delete_completes_after_a_failure_at_any_call(
+async def test_delete_completes_after_a_failure_at_any_change(
     fake: FakeSynadia, tmp_path: Path, failure: Failure
 ) -> None:
     files = Files(tmp_path)
@@ -116,13 +116,22 @@ async def test_one_bad_moment_is_not_noticed(fake: FakeSynadia, tmp_path: Path) 
     complete(fake)
 
 
-async def test_retry_after_is_honoured_even_for_what_makes_something(fake: FakeSynadia) -> None:
+async def test_retry_after_is_honoured_even_for_what_makes_something(
+    fake: FakeSynadia, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    monkeypatch.setattr(synadia_api, "_sleep", sleep)
     async with synadia_api.connect(TOKEN, fake.url) as api:
         system = await find_system(api, None)
         fake.calls.clear()
-        fake.answer_with = [web.json_response({}, status=429, headers={"Retry-After": "0"}) for _ in range(2)]
+        fake.answer_with = [web.json_response({}, status=429, headers={"Retry-After": wait}) for wait in ("7", "3")]
         await Synadia(api, system).create_account(NAME, ACCOUNT.limits)
         assert [method for method, _ in fake.calls] == ["POST"] * 3
+        assert slept == [7, 3]
         fake.calls.clear()
         fake.answer_with = [refused(503, "perhaps")]
         with pytest.raises(ProvisioningError, match=r"503.*perhaps; run it again"):

@@ -8,6 +8,8 @@ import re
 import signal
 import socket
 import stat
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 
@@ -17,10 +19,47 @@ from rich.console import Console
 from control_plane import self_hosted
 from local import demo
 from service.customer import contract
-from tests.support.command import command, finished
+from tests.support.command import Run, command, finished
 from tests.support.world import eventually
 
 ANY_PORTS = ("--nats-port", "0", "--dynamodb-port", "0", "--gateway-port", "0", "--health-port", "0")
+
+
+@dataclass
+class Up:
+    """A system that runs, in a shell with settings of its own."""
+
+    run: Run
+    state: Path
+
+
+@pytest.fixture(scope="module")
+async def up(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Up]:
+    state = tmp_path_factory.mktemp("up") / "state"
+    env = {"AWS_PROFILE": "nobody", "HTTP_PROXY": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}
+    async with command("local", "up", "--state", str(state), *ANY_PORTS, **env) as run:
+        await eventually(lambda: "Ctrl-C stops everything" in run.output or "error" in run.output, within_s=30)
+        yield Up(run, state)
+
+
+async def test_this_shells_aws_profile_and_proxy_do_not_matter(up: Up) -> None:
+    assert "error" not in up.run.output
+
+
+async def test_a_local_tasks_health_page_is_on_loopback_alone(up: Up) -> None:
+    found = re.search(r"curl http://127.0.0.1:(\d+)/metrics", up.run.output)
+    assert found
+    port = f"{int(found[1]):04X}"
+    listening = [line.split()[1] for line in Path("/proc/net/tcp").read_text().splitlines() if " 0A " in line]
+    assert f"0100007F:{port}" in listening
+    assert f"00000000:{port}" not in listening
+
+
+async def test_one_state_is_one_systems_at_a_time(up: Up) -> None:
+    for arguments in (("up", *ANY_PORTS), ("reset",)):
+        code, output = await finished("local", arguments[0], "--state", str(up.state), *arguments[1:])
+        assert (code, "is in use by another" in output) == (1, True), output
+    assert (up.state / "keys" / "operator.seed").exists()
 
 
 async def test_the_demo_passes_in_a_pipe() -> None:
@@ -158,16 +197,6 @@ async def test_reset_leaves_what_somebody_put_into_a_state(tmp_path: Path) -> No
     assert (code, [path.name for path in state.iterdir()]) == (0, ["notes"]), output
 
 
-async def test_one_state_is_one_systems_at_a_time(tmp_path: Path) -> None:
-    state = tmp_path / "state"
-    async with command("local", "up", "--tasks", "0", "--state", str(state), *ANY_PORTS) as run:
-        await eventually(lambda: "Ctrl-C stops everything" in run.output, within_s=30)
-        for arguments in (("up", *ANY_PORTS), ("reset",)):
-            code, output = await finished("local", arguments[0], "--state", str(state), *arguments[1:])
-            assert (code, "is in use by another" in output) == (1, True), output
-        assert (state / "keys" / "operator.seed").exists()
-
-
 @pytest.mark.parametrize("how", ["SIGHUP", "SIGKILL", "twice"])
 async def test_nothing_is_left_however_it_ends(tmp_path: Path, how: str) -> None:
     async with command("local", "up", "--state", str(tmp_path / "state"), *ANY_PORTS) as run:
@@ -211,13 +240,6 @@ async def test_a_persons_mistakes_are_one_line(tmp_path: Path) -> None:
     assert (code, "port 31999 is given twice (--nats-port, --dynamodb-port)" in output) == (1, True), output
 
 
-async def test_this_shells_aws_profile_and_proxy_do_not_matter(tmp_path: Path) -> None:
-    env = {"AWS_PROFILE": "nobody", "HTTP_PROXY": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}
-    async with command("local", "up", "--state", str(tmp_path / "state"), *ANY_PORTS, **env) as run:
-        await eventually(lambda: "Ctrl-C stops everything" in run.output or "error" in run.output, within_s=30)
-        assert "error" not in run.output
-
-
 async def test_a_damaged_state_is_put_right_or_named(tmp_path: Path) -> None:
     state = tmp_path / "state"
 
@@ -241,14 +263,3 @@ async def test_a_damaged_state_is_put_right_or_named(tmp_path: Path) -> None:
     output = await up()
     assert "client.creds is damaged: it is not text" in output
     assert "Traceback" not in output
-
-
-async def test_a_local_tasks_health_page_is_on_loopback_alone(tmp_path: Path) -> None:
-    async with command("local", "up", "--state", str(tmp_path / "state"), *ANY_PORTS) as run:
-        await eventually(lambda: "Ctrl-C stops everything" in run.output, within_s=30)
-        found = re.search(r"curl http://127.0.0.1:(\d+)/metrics", run.output)
-        assert found
-        port = f"{int(found[1]):04X}"
-        listening = [line.split()[1] for line in Path("/proc/net/tcp").read_text().splitlines() if " 0A " in line]
-        assert f"0100007F:{port}" in listening
-        assert f"00000000:{port}" not in listening

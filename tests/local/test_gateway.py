@@ -19,7 +19,7 @@ from nats.aio.msg import Msg
 from local.gateway import gateway
 from local.process import claim_port
 from service.runtime.connection import roundtrip
-from tests.support.world import World, eventually, own_server
+from tests.support.world import Servers, World, eventually, make_world, own_server
 
 TOKEN = "nhg_thetokenofclient"
 PATH = "/v1/nats/subjects/"
@@ -48,9 +48,17 @@ async def http_gateway(world: World, user: str = "client") -> AsyncIterator[Http
         yield Http(session, f"http://127.0.0.1:{port}")
 
 
-async def test_request_and_reply(world: World) -> None:
-    async with world.task(), http_gateway(world) as http:
-        balance = world.rows()["678"]
+@pytest.fixture(scope="module")
+async def served(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    """A world with a task that is there for every test."""
+    folder = tmp_path_factory.mktemp("gateway")
+    async with make_world(servers, folder) as world, world.task(SEED_ROWS="678"):
+        yield world
+
+
+async def test_request_and_reply(served: World) -> None:
+    async with http_gateway(served) as http:
+        balance = served.rows()["678"]
         for accept in ("text/plain", "*/*"):
             status, body, _ = await http.call("POST", "customer.balance", b'{"client_id":"678"}', accept=accept)
             assert (status, body) == (200, b'{"balance":%d}' % balance)
@@ -62,8 +70,8 @@ async def test_request_and_reply(world: World) -> None:
         assert bearer[0] == 200
 
 
-async def test_a_page_of_another_origin_may_call(world: World) -> None:
-    async with world.task(), http_gateway(world) as http:
+async def test_a_page_of_another_origin_may_call(served: World) -> None:
+    async with http_gateway(served) as http:
         asks = {"Origin": "https://shop.example", "Access-Control-Request-Method": "POST",
                 "Access-Control-Request-Headers": "authorization,content-type,natsh-a"}  # fmt: skip
         url = f"{http.url}{PATH}customer.balance"
@@ -79,11 +87,11 @@ async def test_a_page_of_another_origin_may_call(world: World) -> None:
             assert given[2]["Access-Control-Expose-Headers"] == "*"
 
 
-async def test_the_originals_curl_line(world: World) -> None:
+async def test_the_originals_curl_line(served: World) -> None:
     curl = shutil.which("curl")
     if curl is None:
         pytest.skip("curl is not installed")
-    async with world.task(), http_gateway(world) as http:
+    async with http_gateway(served) as http:
         done = await asyncio.to_thread(
             subprocess.run,
             f'{curl} -sS -X POST "{http.url}/v1/nats/subjects/customer.balance" '
@@ -93,11 +101,11 @@ async def test_the_originals_curl_line(world: World) -> None:
             capture_output=True,
             check=True,
         )
-        assert done.stdout == b'{"balance":%d}' % world.rows()["678"]
+        assert done.stdout == b'{"balance":%d}' % served.rows()["678"]
 
 
-async def test_a_services_error_is_its_reply(world: World) -> None:
-    async with world.task(), http_gateway(world) as http:
+async def test_a_services_error_is_its_reply(served: World) -> None:
+    async with http_gateway(served) as http:
         status, body, headers = await http.call("POST", "customer.balance", b"zz")
         assert (status, orjson.loads(body)) == (200, {"error": "the request is not JSON"})
         assert headers["NatsH-Nats-Service-Error-Code"] == "403"
@@ -195,19 +203,20 @@ async def test_each_token_acts_as_its_own_user(world: World) -> None:
         await eventually(stored)
 
 
-async def test_refused_publications_stop_nobody(world: World) -> None:
+async def test_refused_publications_stop_nobody(served: World) -> None:
     """Each ends in a round trip. Cancelled, its PONG ended the connection's reader, and refusals became 200."""
-    async with world.task(), http_gateway(world) as http:
+    async with http_gateway(served) as http:
+        right = b'{"balance":%d}' % served.rows()["678"]
         for _ in range(30):
             refused = await asyncio.gather(*(http.call("PUT", f"customer.balance.{number}") for number in range(5)))
             assert [status for status, _, _ in refused] == [403] * 5
             status, body, _ = await http.call("POST", "customer.balance", b'{"client_id":"678"}')
-            assert (status, body) == (200, b'{"balance":%d}' % world.rows()["678"])
+            assert (status, body) == (200, right)
 
 
-async def test_a_refusal_is_for_the_subject_as_it_is_written(world: World) -> None:
+async def test_a_refusal_is_for_the_subject_as_it_is_written(served: World) -> None:
     """The error that tells of it names the subject in lower case."""
-    async with world.task(), http_gateway(world) as http:
+    async with http_gateway(served) as http:
         calls = [
             http.call("POST", subject, b'{"client_id":"678"}')
             for _ in range(50)
@@ -225,8 +234,8 @@ async def test_a_subject_that_the_server_would_quote_is_none(world: World, chara
             assert (status, headers[ERROR]) == (400, "not a subject to publish to")
 
 
-async def test_what_would_end_the_connection_is_refused_before_it_is_sent(world: World) -> None:
-    async with world.task(), http_gateway(world) as http:
+async def test_what_would_end_the_connection_is_refused_before_it_is_sent(served: World) -> None:
+    async with http_gateway(served) as http:
         answered = await http.call("POST", "customer.balance", b"x" * (1024 * 1024), natsh_a="1")
         assert answered[0] == 413
         for method, subject in (("POST", "a" * 5000), ("PUT", "a" * 5000), ("PUT", f"a?reply={'b' * 5000}")):
@@ -294,8 +303,8 @@ async def test_a_client_that_hangs_up_leaves_no_traceback_and_delays_no_end(
     writer.close()
 
 
-async def test_it_answers_as_its_document_says(world: World) -> None:
-    async with world.task(), http_gateway(world) as http:
+async def test_it_answers_as_its_document_says(served: World) -> None:
+    async with http_gateway(served) as http:
         ask = b'{"client_id":"678"}'
         for given in (f"bearer {TOKEN}", f"BEARER  {TOKEN}"):
             assert (await http.call("POST", "customer.balance", ask, authorization=given))[0] == 200

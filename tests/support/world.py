@@ -28,6 +28,7 @@ from local.nats_server import Node, nats_server
 from local.process import Child, claim_port
 from local.system import Task, ready, service_env, service_task
 from service.customer import contract
+from service.runtime.cancel import cancel
 from service.runtime.nats_client import NatsClient
 
 NODES: Final = 3
@@ -98,13 +99,15 @@ class World:
             user_credentials=RawCredentials(self.creds(user)),
             inbox_prefix=contract.INBOX_PREFIX if user == "service" else "_INBOX",
             max_reconnect_attempts=-1,
-            reconnect_time_wait=0,
+            reconnect_time_wait=0.02,  # type: ignore[arg-type]  # seconds, and any number of them
             error_cb=quiet,
         )
         try:
             yield client
         finally:
             await client.close()
+            if client._reconnection_task:  # nats-py's own client may go on for ever
+                await cancel(client._reconnection_task)
 
     @asynccontextmanager
     async def administrator(self) -> AsyncIterator[JetStreamContext]:

@@ -30,8 +30,8 @@ OURS = "customer-balances"
         ({"stream": OURS, "seq": 7, "batch": "y-1", "count": 0}, 8, Refused("an acknowledgement of 0 events of 8")),
         ({"stream": OURS, "seq": 7}, 100, Refused("the server takes no batches", takes_no_batches=True)),
         ({"stream": OURS, "error": {"err_code": 10205, "description": "disabled"}}, 9, Refused("disabled", True)),
-        ({"stream": OURS, "error": {"err_code": 10208, "description": "unknown"}}, 9, Refused("unknown")),
-        ({"stream": OURS, "error": "no"}, 1, Refused("no")),
+        ({"stream": OURS, "error": {"err_code": 10208, "description": "unknown"}}, 9, Refused("unknown", False)),
+        ({"stream": OURS, "error": "no"}, 1, Refused("no", False)),
         ({"stream": "other", "seq": 7}, 1, Refused("an acknowledgement, and not of stream customer-balances")),
     ],
 )  # fmt: skip
@@ -40,7 +40,7 @@ def test_an_acknowledgement_is_read(body: object, sent: int, says: object) -> No
 
 
 def test_no_responders_is_a_stream_that_is_not_there() -> None:
-    assert read(answer(b"", {"Status": "503"}), 1) == Refused("no stream takes the subject")
+    assert read(answer(b"", {"Status": "503"}), 1) == Refused("no stream takes the subject", False)
 
 
 @pytest.mark.parametrize(

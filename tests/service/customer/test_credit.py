@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 
 import nats.errors
 import orjson
@@ -16,6 +17,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from control_plane import self_hosted
+from service.customer import credit as module
 from service.customer.credit import Credit
 from service.runtime.connection import roundtrip
 from service.runtime.nats_client import NatsClient
@@ -287,10 +289,94 @@ class Server:
     def __init__(self) -> None:
         self.is_connected = True
         self.granted = 0
+        self.end_grants = self._end_grants
+
+    async def _end_grants(self) -> None: ...
 
     def grant(self, _subject: str, _queue: str, limit: int, deliver: object) -> None:
         self.granted += limit
         self.deliver = deliver
+
+
+def stood_in(max_in_flight: int, monkeypatch: pytest.MonkeyPatch) -> tuple[Server, Credit, Callable[[float], None]]:
+    """With a clock that moves when it is told to, by so many seconds."""
+    now_s = 100.0
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now_s))
+    server = Server()
+    credit = Credit(server, max_in_flight)  # type: ignore[arg-type]
+
+    async def take(_: Msg) -> None:
+        credit.enter()
+
+    credit.add("a", "q", take)
+
+    def later(seconds: float) -> None:
+        nonlocal now_s
+        now_s += seconds
+
+    return server, credit, later
+
+
+async def test_the_time_in_which_a_task_is_full_is_counted_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    server, credit, later = stood_in(4, monkeypatch)
+    credit.open()
+    for _ in range(4):
+        later(1)
+        assert credit.without_s == 0
+        await server.deliver(object(), True)  # type: ignore[operator]
+    later(3)
+    assert credit.without_s == 3
+    assert credit.recent_share_without() == pytest.approx(3 / 7)
+    credit.leave()
+    later(1)
+    assert credit.without_s == 3, "there is room for one"
+    await server.deliver(object(), True)  # type: ignore[operator]
+    later(2)
+    assert credit.without_s == 5
+    server.is_connected = False
+    credit._forget()
+    later(6)
+    assert credit.without_s == 5, "without a connection there is nothing to be full for"
+    server.is_connected = True
+    credit._renew()
+    later(1)
+    assert credit.without_s == 6, "a new connection to a full task"
+    assert credit.recent_share_without() == pytest.approx(6 / 17), "since the start"
+    later(4)
+    assert credit.recent_share_without() == pytest.approx(10 / 21)
+    later(7)
+    assert credit.recent_share_without() == pytest.approx(11 / 11), "since it was last marked"
+    for _ in range(4):
+        credit.leave()
+    later(11)
+    assert (credit.without_s, credit.in_flight) == (17, 0)
+    assert credit.recent_share_without() == 0
+    for _ in range(4):
+        await server.deliver(object(), True)  # type: ignore[operator]
+    await credit.close()
+    later(5)
+    assert credit.without_s == 17, "a drain wants nothing more"
+
+
+async def test_nothing_is_granted_before_it_is_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    server, credit, _ = stood_in(4, monkeypatch)
+    credit._renew()
+    assert server.granted == 0
+    credit.open()
+    assert server.granted == 4
+
+
+async def test_a_server_that_does_not_confirm_the_end_keeps_no_drain_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    server, credit, _ = stood_in(4, monkeypatch)
+    credit.open()
+
+    async def end_grants() -> None:
+        raise nats.errors.TimeoutError
+
+    server.end_grants = end_grants
+    await credit.close()
+    async with asyncio.timeout(1):
+        await credit.idle()
 
 
 @settings(deadline=None)

@@ -53,6 +53,16 @@ async def test_one_by_one_each_has_an_inbox_of_the_same_kind(world: World) -> No
     assert re.fullmatch(SECRET, reply)
 
 
+async def test_a_batch_has_a_hundred_events_or_one(world: World) -> None:
+    """A hundred is the most of which nats-server acknowledges all at once."""
+    async with world.client("service") as client:
+        assert isinstance(client, NatsClient)
+        publisher = Publisher(client)
+        assert publisher.batch_max == 1
+        publisher.mode = BATCHED
+        assert publisher.batch_max == 100
+
+
 async def test_nobody_can_guess_where_acknowledgements_go(world: World) -> None:
     """Not from another task's inbox, nor from the ids that everyone sees in the stream."""
     inboxes = [re.match(SECRET, reply) for _ in range(2) for reply, _ in await sent(world, BATCHED, 1)]

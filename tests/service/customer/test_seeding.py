@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import nats.errors
 import pytest
-from nats.js.errors import KeyNotFoundError
+from nats.js.errors import KeyNotFoundError, ServiceUnavailableError
 from nats.js.kv import KeyValue
+from structlog.testing import capture_logs
 
 from local.system import ready
+from service.customer import seeding
 from service.customer.contract import BUCKET, SEED_DONE, SEED_KEY, SEED_LEASE_KEY
 from service.customer.seeding import LEASE_S, is_seeded, seed
 from service.dynamodb.table import Table
@@ -53,32 +57,65 @@ async def test_rows_are_as_the_contract_says(world: World) -> None:
     assert await flag(world) == SEED_DONE
 
 
+NO_ANSWER = nats.errors.TimeoutError()
+NO_LEADER = ServiceUnavailableError(code=503, description="no leader")
+
+
+class Troubled:
+    """A bucket whose calls fail as told, each in its turn; None: this one does not."""
+
+    def __init__(self, bucket: KeyValue, **errors: Iterable[Exception | None]) -> None:
+        self.errors = {name: iter(turns) for name, turns in errors.items()}
+        self._bucket = bucket
+
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+        async def call(*arguments: Any, **options: Any) -> Any:
+            if error := next(self.errors.get(name, iter(())), None):
+                raise error
+            return await getattr(self._bucket, name)(*arguments, **options)
+
+        return call
+
+
 async def test_a_bucket_that_does_not_answer_is_waited_for_and_then_said(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Silent:
-        """Answers only after some time-outs."""
-
-        def __init__(self, bucket: KeyValue, times: int) -> None:
-            self.left = times
-            self._bucket = bucket
-
-        async def get(self, key: str) -> KeyValue.Entry:
-            self.left -= 1
-            if self.left >= 0:
-                raise nats.errors.TimeoutError
-            return await self._bucket.get(key)
-
-        def __getattr__(self, name: str) -> object:
-            return getattr(self._bucket, name)
-
-    monkeypatch.setattr("service.customer.seeding.BUCKET_PATIENCE_S", 1.0)
+    monkeypatch.setattr(seeding, "BUCKET_PATIENCE_S", 1.0)
     async with seeder(world) as (bucket, table):
         with pytest.raises(ServiceError, match="bucket config"):
-            await seed(Silent(bucket, 1 << 30), table, 10, "me")  # type: ignore[arg-type]
+            await seed(Troubled(bucket, get=itertools.repeat(NO_ANSWER)), table, 10, "me")  # type: ignore[arg-type]
         assert world.rows() == {}
-        await seed(Silent(bucket, 2), table, 10, "me")  # type: ignore[arg-type]
+        await seed(Troubled(bucket, get=[NO_ANSWER, NO_LEADER]), table, 10, "me")  # type: ignore[arg-type]
     assert len(world.rows()) == 10
+
+
+async def test_a_renewal_or_a_release_that_fails_stops_nothing(
+    world: World, proxy: FaultyDynamoDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", proxy.env["AWS_ENDPOINT_URL_DYNAMODB"])
+    monkeypatch.setattr(seeding, "RENEW_S", 0.05)
+    for error in (NO_ANSWER, NO_LEADER):
+        renewed = asyncio.Event()
+
+        async def hold(_action: str, _call: object, renewed: asyncio.Event = renewed) -> None:
+            await renewed.wait()
+
+        def turns(error: Exception = error, renewed: asyncio.Event = renewed) -> Iterator[Exception | None]:
+            """Taken, not renewed, renewed."""
+            yield None
+            yield error
+            renewed.set()
+
+        proxy.fault = hold
+        async with seeder(world) as (bucket, table):
+            with capture_logs() as logs:
+                await seed(Troubled(bucket, update=turns(), delete=[error]), table, 5, "me")  # type: ignore[arg-type]
+            await bucket.delete(SEED_KEY)
+            await bucket.delete(SEED_LEASE_KEY)
+        assert [line["event"] for line in logs if line["log_level"] != "debug"] == [
+            "seeding", "seeding lease not renewed", "seeded",
+        ]  # fmt: skip
+    assert len(world.rows()) == 5
 
 
 async def test_a_row_that_is_there_keeps_its_balance(world: World) -> None:
@@ -213,6 +250,17 @@ async def test_throttled_inserts_are_retried(
     assert len(world.rows()) == 200
 
 
+async def test_a_table_that_stays_busy_is_said(
+    world: World, proxy: FaultyDynamoDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", proxy.env["AWS_ENDPOINT_URL_DYNAMODB"])
+    monkeypatch.setattr(seeding, "INSERT_PATIENCE_S", 0.3)
+    proxy.fault = lambda *_: refusal("ThrottlingException")
+    async with seeder(world) as (bucket, table):
+        with pytest.raises(ServiceError, match=r"cannot be seeded \(the database is busy\)"):
+            await seed(bucket, table, 5, "me")
+
+
 async def test_five_tasks_started_at_once_seed_once(world: World) -> None:
     async with (
         world.launch() as a,
@@ -225,21 +273,32 @@ async def test_five_tasks_started_at_once_seed_once(world: World) -> None:
         await asyncio.gather(*map(ready, tasks))
         seeded = [line for task in tasks for line in log_lines(task.child.log.read_text()) if line["event"] == "seeded"]
     assert [line["written"] for line in seeded] == [1000]
+    assert 0 < seeded[0]["seconds"] < 30
     assert len(world.rows()) == 1000
     assert await flag(world) == SEED_DONE
 
 
-async def test_a_seeder_killed_half_way_is_taken_over_within_seconds(world: World) -> None:
-    rows = 4000
-    async with world.launch(SEED_ROWS=str(rows)) as first:
-        await eventually(lambda: len(world.rows()) > 100, what="the first rows")
-        async with world.launch(SEED_ROWS=str(rows)) as second:
+async def test_a_seeder_killed_half_way_is_taken_over_within_seconds(world: World, proxy: FaultyDynamoDB) -> None:
+    rows, puts, killed = 400, 0, asyncio.Event()
+
+    async def half_way(action: str, _call: object) -> None:
+        nonlocal puts
+        puts += action == "PutItem"
+        if puts > rows // 2:
+            await killed.wait()
+
+    proxy.fault = half_way
+    async with world.launch(health_port=0, SEED_ROWS=str(rows), **proxy.env) as first:
+        await eventually(lambda: len(world.rows()) == rows // 2, what="half of the rows")
+        async with world.launch(health_port=0, SEED_ROWS=str(rows), **proxy.env) as second:
             first.child.signal(signal.SIGKILL)
             await first.child.wait()
             half = world.rows()
-            assert 100 < len(half) < rows
+            assert len(half) == rows // 2
             assert await flag(world) is None
-            await ready(second)
+            killed.set()
+            async with asyncio.timeout(10):
+                await ready(second)
             seeded = [line for line in log_lines(second.child.log.read_text()) if line["event"] == "seeded"]
     after = world.rows()
     assert len(after) == rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -244,6 +245,26 @@ async def test_a_refused_connection_and_a_wrong_address_are_said() -> None:
     for url in ("dynamodb.local", "ftp://dynamodb", "http://"):
         with pytest.raises(ValueError, match="is not an HTTP address"):
             Pool(url, 1)
+
+
+async def test_a_connection_that_is_not_made_in_time_is_a_timeout() -> None:
+    """Of a server that is too busy to take one: it is the same as an answer that does not come."""
+    with socket.socket() as busy, contextlib.ExitStack() as waiting:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen(0)
+        for _ in range(3):
+            other = waiting.enter_context(socket.socket())
+            other.setblocking(False)
+            other.connect_ex(busy.getsockname())
+        async with pool(f"http://127.0.0.1:{busy.getsockname()[1]}", timeout_s=0.2) as made:
+            with pytest.raises(TimeoutError):
+                await made.post("", b"")
+
+
+async def test_a_path_is_asked_for() -> None:
+    async with serving(writes(OK)) as (server, url), pool(f"{url}/local/") as made:
+        await made.post("", b"")
+        assert server.requests[0].startswith(b"POST /local/ HTTP/1.1\r\n")
 
 
 async def test_tls_is_verified(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from service.customer.rows import make_row
-from service.dynamodb.errors import TableUnavailableError
+from service.dynamodb.errors import DynamoDBError, TableUnavailableError
 from service.dynamodb.table import DEADLINE_S, MAX_CALLS, Table
 from service.runtime.errors import ServiceError
 from tests.support.faulty import Call, Fault, FaultyDynamoDB, answer, refusal, stall
@@ -237,3 +237,75 @@ async def test_what_a_call_found_does_not_wait_for_what_it_left(
         assert len(proxy.calls) == 1, "it is given before the next call is made"
         (last,) = [part async for part in parts]
         assert last.keys() == {"3"}
+
+
+async def test_a_read_is_consistent_when_it_is_asked_to_be(
+    world: World, rows: dict[str, int], proxy: FaultyDynamoDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with through(proxy, world, monkeypatch) as table:
+        assert await table.get("3", consistent=True) == as_rows(rows)["3"]
+        assert await table.get("3") == as_rows(rows)["3"]
+        asked = [call["RequestItems"][world.table].get("ConsistentRead") for _, call in proxy.calls]
+        assert asked == [True, None]
+
+
+async def test_an_insert_is_tried_three_times_while_the_database_is_busy(
+    world: World, proxy: FaultyDynamoDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with through(proxy, world, monkeypatch) as table:
+        proxy.fault = lambda *_: refusal("ThrottlingException") if len(proxy.calls) < 3 else None
+        assert await table.insert_or_retry(make_row("1", 500)) is True
+        assert table.stats.errors == {"DynamoDBError": 2}
+        proxy.calls.clear()
+        assert await table.insert_or_retry(make_row("1", 600)) is False
+        proxy.calls.clear()
+        proxy.fault = lambda *_: refusal("ThrottlingException")
+        with pytest.raises(TableUnavailableError, match="busy"):
+            await table.insert_or_retry(make_row("2", 500))
+        assert len(proxy.calls) == 3
+        proxy.calls.clear()
+        proxy.fault = lambda *_: refusal("AccessDeniedException")
+        with pytest.raises(DynamoDBError, match="AccessDenied"):
+            await table.insert_or_retry(make_row("2", 500))
+        assert len(proxy.calls) == 1, "that will not change"
+    assert world.rows() == {"1": 500}
+
+
+async def test_what_failed_and_how_long_it_took_is_counted(
+    world: World, rows: dict[str, int], proxy: FaultyDynamoDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with through(proxy, world, monkeypatch) as table:
+        assert table.problem is None
+        proxy.fault = lambda *_: refusal("ThrottlingException")
+        await read(table, list(rows))
+        assert table.problem == "the database is busy"
+        proxy.fault = lambda *_: web.Response(body=b"<html>")
+        await read(table, ["1"])
+        assert table.problem == "the database did not answer in time"
+        proxy.fault = None
+        await read(table, ["1"])
+        assert table.problem is None
+        assert table.stats.errors == {"ThrottlingException": 3, "InvalidResponse": 3}
+        assert (sum(table.stats.call_seconds.counts), sum(table.stats.batch_keys.counts)) == (7, 3)
+        assert 0 < table.stats.call_seconds.total < 60
+        assert table.stats.batch_keys.total == 9
+
+
+async def test_it_is_opened_once_and_closed_if_it_was_opened(world: World) -> None:
+    table = Table(world.table, "id")
+    table.close()
+    table.open()
+    pool = table._pool
+    table.open()
+    assert pool is not None
+    assert table._pool is pool
+    await table.check()
+    assert len(pool._free) == 1
+    table.close()
+    assert pool._free == []
+
+
+async def test_an_endpoint_that_is_no_address_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", "ftp://127.0.0.1")
+    with pytest.raises(ServiceError, match="AWS_ENDPOINT_URL_DYNAMODB"):
+        Table("t", "id").open()

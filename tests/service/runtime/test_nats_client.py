@@ -104,6 +104,35 @@ async def test_a_reconnection_that_fails_for_good_is_told_once(world: World, mon
         assert closed == [True]
 
 
+async def test_a_client_that_is_closed_while_it_reconnects_ceases_to(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when an attempt fails at that very moment, and `asyncio.wait_for` forgets the cancellation."""
+    async with world.client("service") as client:
+        assert isinstance(client, NatsClient)
+        attempts = 0
+
+        async def attempt(_: object) -> None:
+            nonlocal attempts
+            attempts += 1
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                if attempts == 1:
+                    raise ConnectionRefusedError from None
+                raise
+
+        monkeypatch.setattr(client, "_connect_to_server", attempt)
+        await client.force_reconnect()
+        await eventually(lambda: attempts == 1)
+        reconnecting = client._reconnection_task
+        assert reconnecting
+        async with asyncio.timeout(5):
+            await client.close()
+        assert reconnecting.done()
+        assert client.is_closed
+
+
 async def test_tls_is_asked_of_a_server_that_only_offers_it() -> None:
     client = NatsClient(lambda _: None, lambda: None)
     client._setup_server_pool(["tls://127.0.0.1:1"])

@@ -70,12 +70,6 @@ async def test_a_port_that_is_taken(world: World) -> None:
     assert f"HEALTH_PORT {port} cannot be used (Address already in use)" in complaint(output)
 
 
-async def test_no_server(world: World) -> None:
-    code, output = await world.run_to_end(NATS_URL="nats://127.0.0.1:9")
-    assert code == 1
-    assert "no NATS server at nats://127.0.0.1:9" in complaint(output)
-
-
 @pytest.mark.parametrize("case", ["a stranger's", "expired", "none"])
 async def test_credentials_that_the_server_does_not_take(world: World, case: str) -> None:
     service = ACCOUNT.user("service")
