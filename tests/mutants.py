@@ -14,6 +14,7 @@ import hashlib
 import shutil
 import subprocess
 import sys
+import time
 import tomllib
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,10 +34,6 @@ FOLDER: Final = ROOT / ".mutants"
 ACCEPTED: Final = Path(__file__).with_name("mutants.toml")
 LEAST_KILLED: Final = 85.0
 """Percent."""
-SLOWER: Final = 4
-"""Times as long as a test takes without a mutant: one that takes longer hangs, and its mutant counts as killed."""
-STARTING_S: Final = 10
-"""Of a test run, servers and all, on a busy machine."""
 LINKS: Final = (".venv", "local/node_modules", "cdk/node_modules", "benchmark/node_modules")
 
 LEFT_OUT: Final = (
@@ -88,46 +85,46 @@ def run(file: str, tests: Sequence[str]) -> None:
     session = _session(file)
     tree = FOLDER / "trees" / session.stem
     fingerprint = hashlib.sha256(b"".join((ROOT / path).read_bytes() for path in (file, *tests))).hexdigest()
-    stamp = session.with_suffix(".sha256")
+    stamp, order = session.with_suffix(".sha256"), session.with_suffix(".order")
     _copy(tree)
-    config = session.with_suffix(".toml")
-    fresh = not stamp.exists() or stamp.read_text() != fingerprint
-    if fresh:
-        session.unlink(missing_ok=True)
-        command, limit_s = _test_command(tests, tree, session.with_suffix(".order"))
-        config.write_text(
-            f'[cosmic-ray]\nmodule-path = "{file}"\ntimeout = {limit_s:.1f}\nexcluded-modules = []\n'
-            f'test-command = "{command}"\n[cosmic-ray.distributor]\nname = "local"\n'
-            f"[cosmic-ray.filters.operators-filter]\nexclude-operators = {[*LEFT_OUT]!r}\n"
-        )
-        _cosmic_ray("cosmic-ray", "init", config, session, cwd=tree)
-        _cosmic_ray("cr-filter-operators", session, config, cwd=tree)
-        with use_db(session, WorkDB.Mode.open) as db:
-            _skip_tuning(db, file)
-        stamp.write_text(fingerprint)
     print(f"{file}: running", flush=True)
+    started = time.monotonic()
     try:
-        _cosmic_ray("cosmic-ray", "exec", config, session, cwd=tree)
+        if not stamp.exists() or stamp.read_text() != fingerprint:
+            session.unlink(missing_ok=True)
+            order.write_text("\n".join(_quickest_first(tests, tree)))
+            _prepare(session, file, tree)
+            stamp.write_text(fingerprint)
+        command = [sys.executable, "-m", "tests.support.mutation", session, order]
+        subprocess.run(command, cwd=tree, check=True)
     finally:
         _kill_in(tree)
         shutil.rmtree(tree)
-    print(f"{file}: done", flush=True)
+    print(f"{file}: done in {time.monotonic() - started:.0f} s", flush=True)
 
 
-def _test_command(tests: Sequence[str], tree: Path, order: Path) -> tuple[str, float]:
-    """Run the tests once; the command that runs the quickest first, so that a mutant dies soon, and its time limit."""
-    pytest = f"{sys.executable} -m pytest -q -x -p no:cacheprovider"
+def _quickest_first(tests: Sequence[str], tree: Path) -> Sequence[str]:
+    """The tests by the time that each takes, so that a mutant dies soon."""
     report = tree / "junit.xml"
-    command = f"{pytest} -o junit_family=xunit1 --junitxml={report} {' '.join(tests)}"
-    subprocess.run(command.split(), cwd=tree, check=True, stdout=subprocess.DEVNULL)
-    took_s = {
-        f"{case.attrib['file']}::{case.attrib['name']}": float(case.attrib["time"])
-        for case in ET.parse(report).iter("testcase")  # pytest's own
-    }
-    order.write_text("\n".join(sorted(took_s, key=lambda name: took_s[name])))
-    command = f"{pytest} -o timeout={STARTING_S + SLOWER * max(took_s.values()):.0f} @{order}"
-    subprocess.run(command.split(), cwd=tree, check=True, stdout=subprocess.DEVNULL)
-    return command, STARTING_S + SLOWER * sum(took_s.values())
+    command = f"{sys.executable} -m pytest -q -p no:cacheprovider -o junit_family=xunit1 --junitxml={report}"
+    subprocess.run([*command.split(), *tests], cwd=tree, check=True, stdout=subprocess.DEVNULL)
+    cases = sorted(ET.parse(report).iter("testcase"), key=lambda case: float(case.attrib["time"]))
+    return [f"{case.attrib['file']}::{case.attrib['name']}" for case in cases]
+
+
+def _prepare(session: Path, file: str, tree: Path) -> None:
+    """Have cosmic-ray note each place of the file that it can change, but for those that are left out."""
+    config = session.with_suffix(".toml")
+    config.write_text(
+        f'[cosmic-ray]\nmodule-path = "{file}"\ntimeout = 1\nexcluded-modules = []\ntest-command = ""\n'
+        f'[cosmic-ray.distributor]\nname = "local"\n'
+        f"[cosmic-ray.filters.operators-filter]\nexclude-operators = {[*LEFT_OUT]!r}\n"
+    )
+    for program, *arguments in (("cosmic-ray", "init", config, session), ("cr-filter-operators", session, config)):
+        path = Path(sys.executable).with_name(str(program))
+        subprocess.run([path, *arguments], cwd=tree, check=True)
+    with use_db(session, WorkDB.Mode.open) as db:
+        _skip_tuning(db, file)
 
 
 def report(files: Sequence[str], accepted: Sequence[Mapping[str, Any]]) -> int:
@@ -220,16 +217,11 @@ def _copy(tree: Path) -> None:
 
 
 def _kill_in(tree: Path) -> None:
-    """cosmic-ray gives the tests a session of their own: Ctrl-C does not reach them."""
+    """The tests have a session of their own: Ctrl-C does not reach them."""
     for process in psutil.process_iter(["cwd"]):
         if process.info["cwd"] and Path(process.info["cwd"]).is_relative_to(tree):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-
-
-def _cosmic_ray(program: str, *arguments: object, cwd: Path) -> None:
-    path = Path(sys.executable).with_name(program)
-    subprocess.run([path, *map(str, arguments)], cwd=cwd, check=True)
 
 
 if __name__ == "__main__":

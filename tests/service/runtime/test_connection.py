@@ -91,8 +91,9 @@ async def test_without_a_server_it_says_what_it_met(
 ) -> None:
     monkeypatch.setattr(module, "START_TIMEOUT_S", 0.3)
 
-    async def silent(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(60)
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
 
     port = claim_port(0, "")
     server = await asyncio.start_server(silent, "127.0.0.1", port) if listens else None

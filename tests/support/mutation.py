@@ -1,0 +1,82 @@
+"""`python -m tests.support.mutation SESSION ORDER`: the tests of each mutant of a session, in the tree it is run in.
+
+They run in a fork of this process, which has imported the libraries once: that takes longer than most tests. The
+project's own modules are imported anew by each.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+import pytest
+from cosmic_ray.mutating import use_mutation
+from cosmic_ray.plugins import get_operator
+from cosmic_ray.work_db import WorkDB, use_db
+from cosmic_ray.work_item import TestOutcome, WorkerOutcome, WorkResult
+
+OURS: Final = frozenset({"service", "control_plane", "local", "benchmark", "cdk", "examples", "tests"})
+POLL_S: Final = 0.01
+SLOWER: Final = 4
+"""Times as long as the tests take without a mutant: one that takes longer hangs, and counts as killed."""
+STARTING_S: Final = 10.0
+"""More, for servers on a busy machine."""
+
+
+def main(session: Path, order: str) -> int:
+    """Exit code: 1 when the tests fail without a mutant."""
+    for library in ("hypothesis", "pytest_asyncio", "tests.conftest"):
+        importlib.import_module(library)
+    started = time.monotonic()
+    if _killed(order, 600.0, keeps_bytecode=True):
+        print(f"error: tests fail without a mutant: {order}", file=sys.stderr)
+        return 1
+    limit_s = STARTING_S + SLOWER * (time.monotonic() - started)
+    with use_db(session, WorkDB.Mode.open) as db:
+        for item in list(db.pending_work_items):
+            (spec,) = item.mutations
+            operator = get_operator(spec.operator_name)(**spec.operator_args)
+            with use_mutation(spec.module_path, operator, spec.occurrence):
+                outcome = TestOutcome.KILLED if _killed(order, limit_s) else TestOutcome.SURVIVED
+            result = WorkResult(output="", worker_outcome=WorkerOutcome.NORMAL, test_outcome=outcome)
+            db.set_result(item.job_id, result)
+    return 0
+
+
+def _killed(order: str, limit_s: float, *, keeps_bytecode: bool = False) -> bool:
+    """Whether a test fails, or they do not end."""
+    child = os.fork()
+    if child == 0:
+        os._exit(_test(order, keeps_bytecode))
+    deadline_s = time.monotonic() + limit_s
+    status = None
+    while status is None and time.monotonic() < deadline_s:
+        time.sleep(POLL_S)
+        ended, code = os.waitpid(child, os.WNOHANG)
+        status = code if ended else None
+    if status is None:
+        os.killpg(child, signal.SIGKILL)  # its servers end with it
+        os.waitpid(child, 0)
+    return status != 0
+
+
+def _test(order: str, keeps_bytecode: bool) -> int:
+    os.setsid()
+    quiet = os.open(os.devnull, os.O_RDWR)
+    for stream in range(3):
+        os.dup2(quiet, stream)
+    # Of a source that changes twice in a second, the first one's bytecode would be taken.
+    sys.dont_write_bytecode = not keeps_bytecode
+    for name in [name for name in sys.modules if name.partition(".")[0] in OURS]:
+        del sys.modules[name]
+    warnings = ("-W", "ignore::pytest.PytestAssertRewriteWarning")
+    return int(pytest.main(["-q", "-x", "-p", "no:cacheprovider", *warnings, f"@{order}"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2]))
