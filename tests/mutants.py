@@ -120,9 +120,11 @@ def _prepare(session: Path, file: str, tree: Path) -> None:
         f'[cosmic-ray.distributor]\nname = "local"\n'
         f"[cosmic-ray.filters.operators-filter]\nexclude-operators = {[*LEFT_OUT]!r}\n"
     )
-    for program, *arguments in (("cosmic-ray", "init", config, session), ("cr-filter-operators", session, config)):
-        path = Path(sys.executable).with_name(str(program))
-        subprocess.run([path, *arguments], cwd=tree, check=True)
+    for program, *arguments in (
+        ("cosmic-ray", "init", str(config), str(session)),
+        ("cr-filter-operators", str(session), str(config)),
+    ):
+        subprocess.run([Path(sys.executable).with_name(program), *arguments], cwd=tree, check=True)
     with use_db(session, WorkDB.Mode.open) as db:
         _skip_tuning(db, file)
 
