@@ -95,7 +95,7 @@ def run(file: str, tests: Sequence[str]) -> None:
             order.write_text("\n".join(_quickest_first(tests, tree)))
             _prepare(session, file, tree)
             stamp.write_text(fingerprint)
-        command = [sys.executable, "-m", "tests.support.mutation", session, order]
+        command = [sys.executable, "-m", "tests.support.mutation", str(session), str(order)]
         subprocess.run(command, cwd=tree, check=True)
     finally:
         _kill_in(tree)
