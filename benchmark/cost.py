@@ -38,7 +38,7 @@ class Profile:
     tasks: Sequence[int]
     rows: Sequence[int]
     memory_after: Sequence[int]
-    """The memory of a task is read after each of these numbers of requests."""
+    """The memory of a task is read after each of these numbers of requests, a sidecar's after as many messages."""
     warm_up_s: float = 1.0
 
 
@@ -64,7 +64,10 @@ async def measure(profile: Profile, console: Console, stop: asyncio.Event) -> Co
             scale += await _over_rows(bench, profile)
             creates = await _creates(bench, profile)
             async with bench.sidecar() as sidecar:
-                queue = await queue_cost.shares(sidecar, rounds=profile.rounds, step_s=profile.step_s, say=bench.say)
+                queue = await queue_cost.measure(
+                    sidecar, rounds=profile.rounds, step_s=profile.step_s, memory_after=profile.memory_after,
+                    say=bench.say,
+                )  # fmt: skip
     return CostResult(
         started_at=started_at,
         machine=Machine.this(),

@@ -8,7 +8,8 @@ from statistics import median
 from typing import Final, Literal
 
 from benchmark.create_cost import CONCURRENCY
-from benchmark.queue_cost import Shares
+from benchmark.queue_calls import AT_A_TIME
+from benchmark.queue_cost import QueueCost
 from benchmark.result import CostRow, Measured, Requirement, ScaleRow
 
 ECHO: Final = "echo"
@@ -62,7 +63,7 @@ def requirements(
     scale: Sequence[ScaleRow],
     memory: Sequence[tuple[int, float]],
     creates: float,
-    queue: Shares,
+    queue: QueueCost,
 ) -> list[Requirement]:
     """What the service must reach, over the medians of each round's ratios.
 
@@ -75,6 +76,8 @@ def requirements(
     rows = [row.server_cpu_us for row in scale if row.of == "rows"]
     requests, resident = memory[-1]
     half = memory[len(memory) // 2 - 1]
+    messages, queue_resident = queue.memory[-1]
+    queue_half = queue.memory[len(queue.memory) // 2 - 1]
 
     def at_least(name: str, text: str, figure: float, bound: float) -> Requirement:
         return Requirement(name=name, text=text, figure=figure, bound=bound, at_least=True, unit="")
@@ -96,6 +99,10 @@ def requirements(
         at_least("create_of_insert", f"creates/s at {CONCURRENCY} in flight, of a bare PutItem's", creates, 0.6),
         at_least("queue_of_pull", "messages/s through the sidecar, of a plain pull consumer's", queue.same, 0.8),
         at_least("queue_short_of_pull", "the same, with a shorter visibility", queue.shorter, 0.6),
+        at_least("queue_delete_of_empty", f"deletes of one, {AT_A_TIME} at a time, of empty calls", queue.delete, 0.6),
+        at_least("queue_receive_of_empty", "receives of one, of the same", queue.receive, 0.45),
+        at_most("queue_memory", f"memory of the sidecar after {messages:,} messages", queue_resident, 120, " MiB"),
+        at_most("queue_growth", f"growth since {queue_half[0]:,} messages", queue_resident - queue_half[1], 2, " MiB"),
     ]
 
 

@@ -114,7 +114,7 @@ class Bench:
         log = self._folder / "logs" / "sidecar.log"
         async with service_task("sidecar", env, claim_port(0, ""), log, role="queue") as task:
             await ready(task)
-            yield Sidecar(self._url, listen, writer_creds, reader_creds)
+            yield Sidecar(self._url, listen, writer_creds, reader_creds, task.child.pid)
 
     async def measure(
         self, program: Program, loop: Loop, label: str, ids: int = 1000, endpoint: str = BALANCE

@@ -1,6 +1,7 @@
-"""What the queue sidecar costs: messages received and deleted through it, of those of a plain nats-py pull consumer.
+"""What the queue sidecar costs: beside a plain nats-py pull consumer, beside an empty gRPC call, and in memory.
 
-Both take batches of 100 of the same durable consumer, in turns, and have each deletion confirmed by the server.
+Sidecar and plain consumer take batches of 100 of the same durable consumer, in turns, and have each deletion confirmed
+by the server. The calls that carry one message are measured beside an empty call of the same server, in turns too.
 """
 
 from __future__ import annotations
@@ -8,28 +9,31 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
 import grpc
 import nats
+import psutil
 from nats.aio.client import Client, RawCredentials
 from nats.js import JetStreamContext
 
-from benchmark.errors import BenchmarkError
+from benchmark.queue_calls import WAIT_S, QueueCalls
 from service.customer import contract as customer
 from service.queue import contract
-from service.queue.sqs_pb2 import SQSDeleteMessagesRequest, SQSReceiveMessageRequest
-from service.queue.sqs_pb2_grpc import SQSServiceStub
 
 BATCH: Final = 100
 SHORTER_S: Final = 20
 """A visibility that the consumer does not have by itself: one word more to the server for each message."""
-WAIT_S: Final = 5
 MESSAGES_PER_S: Final = 3_000
 """Of a step: a turn is a number of messages, so that none is left to the next."""
+CALLS_PER_S: Final = 1_000
+"""Of each kind, and of a step."""
+TURN: Final = 200
+STREAM_HOLDS: Final = 10_000
+"""Messages that are published at a time: the stream discards what is more than its 10 MB."""
 
 Take = Callable[[int], Awaitable[None]]
 """Receives and deletes so many messages."""
@@ -43,49 +47,106 @@ class Sidecar:
     listen: str
     writer_creds: str
     reader_creds: str
+    pid: int
 
 
 @dataclass(frozen=True)
-class Shares:
-    """Messages/s through the sidecar, of those of the plain consumer."""
+class QueueCost:
+    """The medians of the rounds' ratios, and the sidecar's memory."""
 
     same: float
-    """With the consumer's own visibility."""
+    """Messages/s with the consumer's own visibility, of those of the plain consumer."""
     shorter: float
+    delete: float
+    """Calls/s that delete one message, of those of an empty call."""
+    receive: float
+    memory: Sequence[tuple[int, float]]
+    """MiB after so many messages."""
 
 
-async def shares(sidecar: Sidecar, *, rounds: int, step_s: float, say: Callable[[str], None]) -> Shares:
-    """The medians of the rounds.
-
-    Raises `BenchmarkError` when messages do not come or cannot be deleted.
-    """
-    count = max(BATCH, int(step_s * MESSAGES_PER_S) // BATCH * BATCH)
-    same, shorter = [], []
+async def measure(
+    sidecar: Sidecar, *, rounds: int, step_s: float, memory_after: Sequence[int], say: Callable[[str], None]
+) -> QueueCost:
+    """Raises `BenchmarkError` when messages do not come or cannot be deleted."""
     async with (
         _connected(sidecar.nats_url, sidecar.writer_creds, "_INBOX_service") as writer,
         _connected(sidecar.nats_url, sidecar.reader_creds, contract.INBOX_PREFIX) as reader,
         grpc.aio.insecure_channel(sidecar.listen) as channel,
     ):
-        turns = (await _plain(reader.jetstream()), _through(channel, contract.ACK_WAIT_S), _through(channel, SHORTER_S))
-        for take in turns:
-            await _rate(writer, take, BATCH)
-        for number in range(rounds):
-            order = turns[::-1] if number % 2 else turns
-            rates = {take: await _rate(writer, take, count) for take in order}
-            plain, with_same, with_shorter = (rates[take] for take in turns)
-            same.append(with_same / plain)
-            shorter.append(with_shorter / plain)
-            say(f"queue: {with_same:,.0f} and {with_shorter:,.0f} messages/s, of {plain:,.0f} of a plain consumer")
-    return Shares(statistics.median(same), statistics.median(shorter))
+        calls = QueueCalls(channel)
+        plain = await _plain(reader.jetstream())
+        same, shorter = await _batches(
+            writer, (plain, _through(calls), _through(calls, SHORTER_S)), rounds, step_s, say
+        )
+        delete, receive = await _calls(writer, calls, rounds, step_s, say)
+        memory = await _memory(writer, calls, sidecar.pid, memory_after, say)
+    return QueueCost(same, shorter, delete, receive, memory)
+
+
+async def _batches(
+    writer: Client, turns: tuple[Take, Take, Take], rounds: int, step_s: float, say: Callable[[str], None]
+) -> tuple[float, float]:
+    count = max(BATCH, int(step_s * MESSAGES_PER_S) // BATCH * BATCH)
+    same, shorter = [], []
+    for take in turns:
+        await _rate(writer, take, BATCH)
+    for number in range(rounds):
+        order = turns[::-1] if number % 2 else turns
+        rates = {take: await _rate(writer, take, count) for take in order}
+        plain, with_same, with_shorter = (rates[take] for take in turns)
+        same.append(with_same / plain)
+        shorter.append(with_shorter / plain)
+        say(f"queue: {with_same:,.0f} and {with_shorter:,.0f} messages/s, of {plain:,.0f} of a plain consumer")
+    return statistics.median(same), statistics.median(shorter)
+
+
+async def _calls(
+    writer: Client, calls: QueueCalls, rounds: int, step_s: float, say: Callable[[str], None]
+) -> tuple[float, float]:
+    """A round is short turns of each call: what else the machine does then affects all alike."""
+    turns = max(1, int(step_s * CALLS_PER_S) // TURN)
+    deletes, receives = [], []
+    for _ in range(rounds):
+        receive_s = delete_s = empty_s = 0.0
+        for _ in range(turns):
+            await _publish(writer, TURN)
+            took_s, receipts = await calls.receive_one(TURN)
+            receive_s += took_s
+            empty_s += await calls.empty(TURN)
+            delete_s += await calls.delete_one(receipts)
+        deletes.append(empty_s / delete_s)
+        receives.append(empty_s / receive_s)
+        delete, receive, empty = (turns * TURN / total_s for total_s in (delete_s, receive_s, empty_s))
+        say(f"queue: {delete:,.0f} deletes/s and {receive:,.0f} receives/s of one, of {empty:,.0f} empty calls/s")
+    return statistics.median(deletes), statistics.median(receives)
+
+
+async def _memory(
+    writer: Client, calls: QueueCalls, pid: int, after: Sequence[int], say: Callable[[str], None]
+) -> list[tuple[int, float]]:
+    found: list[tuple[int, float]] = []
+    take, done = _through(calls), 0
+    for messages in after:
+        while done < messages:
+            count = min(STREAM_HOLDS, messages - done)
+            await _rate(writer, take, count)
+            done += count
+        found.append((messages, float(psutil.Process(pid).memory_info().rss) / 2**20))
+        say(f"queue: {messages:,} messages: {found[-1][1]:.1f} MiB")
+    return found
 
 
 async def _rate(writer: Client, take: Take, count: int) -> float:
-    for number in range(count):
-        await writer.publish(f"{customer.SUBJECT}.{number}", b'{"client_id":"678","client_balance":100}')
-    await writer.flush()
+    await _publish(writer, count)
     began = time.perf_counter()
     await take(count)
     return count / (time.perf_counter() - began)
+
+
+async def _publish(writer: Client, count: int) -> None:
+    for number in range(count):
+        await writer.publish(f"{customer.SUBJECT}.{number}", b'{"client_id":"678","client_balance":100}')
+    await writer.flush()
 
 
 async def _plain(jetstream: JetStreamContext) -> Take:
@@ -101,23 +162,13 @@ async def _plain(jetstream: JetStreamContext) -> Take:
     return take
 
 
-def _through(channel: grpc.aio.Channel, visibility_s: int) -> Take:
-    stub = SQSServiceStub(channel)
-
+def _through(calls: QueueCalls, visibility_s: int = contract.ACK_WAIT_S) -> Take:
     async def take(count: int) -> None:
         left = count
         while left:
-            request = SQSReceiveMessageRequest(
-                visibility_timeout=visibility_s, wait_time=WAIT_S, maximum_number_of_messages=min(BATCH, left)
-            )
-            messages = (await stub.ReceiveMessage(request)).messages
-            if not messages:
-                raise BenchmarkError(f"the sidecar handed out nothing in {WAIT_S} s; see that the machine is not busy")
-            receipts = [message.messageID for message in messages]
-            results = (await stub.DeleteMessages(SQSDeleteMessagesRequest(messageIDs=receipts))).results
-            if failed := [result.error for result in results if result.code]:
-                raise BenchmarkError(f"{len(failed)} messages were not deleted: {failed[0]}")
-            left -= len(messages)
+            receipts = await calls.receive(min(BATCH, left), visibility_s)
+            await calls.delete(receipts)
+            left -= len(receipts)
 
     return take
 

@@ -105,7 +105,7 @@ class SQSService:
         until = time.monotonic() + request.visibility_timeout
         for receipt, result in zip(request.messageIDs, results, strict=True):
             if isinstance(result, Done):
-                self._moved(self._source.key(receipt), until)
+                self._moved(receipt, until)
         return self._results(request.messageIDs, results)
 
     async def StreamMessages(  # noqa: N802
@@ -147,10 +147,13 @@ class SQSService:
         for receipt, result in zip(receipts, results, strict=True):
             if isinstance(result, Done):
                 self.counts.deleted += 1
-                self._moved(self._source.key(receipt), 0.0)
+                self._moved(receipt, 0.0)
         return results
 
-    def _moved(self, key: str, until: float) -> None:
+    def _moved(self, receipt: str, until: float) -> None:
+        if not self._streams:
+            return
+        key = self._source.key(receipt)
         for stream in self._streams:
             if key in stream.out:
                 stream.out[key] = until

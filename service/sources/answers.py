@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import nats.errors
@@ -16,12 +17,28 @@ ATTEMPTS: Final = 2
 POLL_S: Final = 0.05
 
 
+@dataclass(eq=False)
+class _Batch:
+    """What was sent together, and what of it is confirmed."""
+
+    confirmed: list[bool]
+    left: int
+    done: asyncio.Future[None]
+
+    def confirm(self, number: int) -> None:
+        self.confirmed[number] = True
+        self.left -= 1
+        if not self.left and not self.done.done():
+            self.done.set_result(None)
+
+
 class Answers:
     """A reply for each: one confirmation for a whole batch would vouch for those that a reconnect had lost."""
 
     def __init__(self, nc: NatsClient) -> None:
         self._nc = nc
-        self._waiting: dict[bytes, asyncio.Future[None]] = {}
+        self._waiting: dict[bytes, tuple[_Batch, int]] = {}
+        """By the subject of the reply."""
         self._number = 0
         self._inbox = ""
 
@@ -51,27 +68,25 @@ class Answers:
         return self._nc.is_connected
 
     async def _attempt(self, answers: Sequence[tuple[str, bytes]], left: Sequence[int], confirmed: list[bool]) -> None:
-        loop = asyncio.get_running_loop()
-        posted: list[tuple[int, bytes, asyncio.Future[None]]] = []
+        batch = _Batch(confirmed, len(left), asyncio.get_running_loop().create_future())
+        inboxes: list[bytes] = []
         try:
             for number in left:
                 self._number += 1
                 inbox = f"{self._inbox}.{self._number}"
-                future: asyncio.Future[None] = loop.create_future()
-                self._waiting[inbox.encode()] = future
-                posted.append((number, inbox.encode(), future))
+                inboxes.append(inbox.encode())
+                self._waiting[inboxes[-1]] = batch, number
                 subject, payload = answers[number]
                 self._nc.post(subject, payload, reply=inbox)
-        except nats.errors.Error:
-            pass  # what was not sent is not confirmed, and the caller is told so
-        try:
-            await asyncio.wait([future for _, _, future in posted], timeout=CONFIRM_S)
+            async with asyncio.timeout(CONFIRM_S):
+                await batch.done
+        except (nats.errors.Error, TimeoutError):
+            pass  # what is not confirmed is told
         finally:
-            for number, inbox_bytes, future in posted:
-                confirmed[number] = future.done()
-                self._waiting.pop(inbox_bytes, None)
+            for sent in inboxes:
+                self._waiting.pop(sent, None)
 
     def _on_reply(self, subject: bytes, _reply: bytes, _data: bytes, headers: bytes | None) -> None:
-        future = self._waiting.get(subject)
-        if future is not None and not future.done() and b" 503" not in (headers or b"")[:16]:
-            future.set_result(None)
+        if b" 503" not in (headers or b"")[:16] and (waiting := self._waiting.pop(subject, None)):
+            batch, number = waiting
+            batch.confirm(number)

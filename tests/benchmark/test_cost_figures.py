@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from benchmark.cost_figures import BASELINE, BUSY, ECHO, PROGRAMS, SERVICE, Round, Sample, requirements
-from benchmark.queue_cost import Shares
+from benchmark.queue_cost import QueueCost
 from benchmark.result import Latency, Measured, ScaleRow
 from benchmark.thresholds import COST
 
-GOOD = Shares(same=1.0, shorter=1.0)
+GOOD = QueueCost(same=1.0, shorter=1.0, delete=1.0, receive=1.0, memory=[(1, 70.0), (2, 71.0)])
 
 
 def sample(*, throughput: float = 1000.0, cpu: float = 20.0, nats: float = 10.0, p50: float = 1.0) -> Sample:
@@ -24,7 +26,7 @@ def one_round(**of_the_service: float) -> Round:
     return now
 
 
-def figures(*rounds: Round, creates: float = 1.0, queue: Shares = GOOD) -> dict[str, tuple[float, bool]]:
+def figures(*rounds: Round, creates: float = 1.0, queue: QueueCost = GOOD) -> dict[str, tuple[float, bool]]:
     rows = [
         ScaleRow(of="rows", size=size, throughput=1, p99_ms=1, server_cpu_us=cpu) for size, cpu in ((10, 20), (99, 22))
     ]
@@ -75,10 +77,19 @@ def test_creates_reach_six_tenths_of_the_rate_of_bare_writes() -> None:
 
 
 def test_the_sidecar_reaches_its_shares_of_a_plain_consumer() -> None:
-    found = figures(one_round(), queue=Shares(same=0.8, shorter=0.6))
+    found = figures(one_round(), queue=replace(GOOD, same=0.8, shorter=0.6))
     assert (found["queue_of_pull"], found["queue_short_of_pull"]) == ((0.8, True), (0.6, True))
-    found = figures(one_round(), queue=Shares(same=0.79, shorter=0.59))
+    found = figures(one_round(), queue=replace(GOOD, same=0.79, shorter=0.59))
     assert (found["queue_of_pull"], found["queue_short_of_pull"]) == ((0.79, False), (0.59, False))
+
+
+def test_its_calls_reach_their_shares_of_an_empty_one_and_its_memory_is_flat() -> None:
+    at_the_bounds = replace(GOOD, delete=0.6, receive=0.45, memory=[(1, 118.0), (2, 120.0)])
+    beyond = replace(GOOD, delete=0.59, receive=0.44, memory=[(1, 117.9), (2, 120.1)])
+    names = ("queue_delete_of_empty", "queue_receive_of_empty", "queue_memory", "queue_growth")
+    for queue, holds in ((at_the_bounds, True), (beyond, False)):
+        found = figures(one_round(), queue=queue)
+        assert [found[name][1] for name in names] == [holds] * len(names)
 
 
 def test_every_figure_can_be_a_threshold() -> None:
