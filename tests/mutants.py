@@ -155,11 +155,11 @@ def report(files: Sequence[str], accepted: Sequence[Mapping[str, Any]]) -> int:
 
 
 def mutants(file: str) -> Iterator[Mutant]:
-    """Those that have a result; without those that were left out."""
+    """Those that have a result; without those that were left out, or could not be made."""
     lines = (ROOT / file).read_text().splitlines()
     with use_db(_session(file), WorkDB.Mode.open) as db:
         for item, result in db.completed_work_items:
-            if result.worker_outcome != WorkerOutcome.SKIPPED:
+            if result.worker_outcome == WorkerOutcome.NORMAL:
                 (spec,) = item.mutations
                 operator = spec.operator_name.removeprefix("core/")
                 code = lines[spec.start_pos[0] - 1].strip()

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +19,7 @@ import pytest
 from cosmic_ray.mutating import use_mutation
 from cosmic_ray.plugins import get_operator
 from cosmic_ray.work_db import WorkDB, use_db
-from cosmic_ray.work_item import TestOutcome, WorkerOutcome, WorkResult
+from cosmic_ray.work_item import MutationSpec, TestOutcome, WorkerOutcome, WorkResult
 
 OURS: Final = frozenset({"service", "control_plane", "local", "benchmark", "cdk", "examples", "tests"})
 POLL_S: Final = 0.01
@@ -40,12 +41,19 @@ def main(session: Path, order: str) -> int:
     with use_db(session, WorkDB.Mode.open) as db:
         for item in list(db.pending_work_items):
             (spec,) = item.mutations
-            operator = get_operator(spec.operator_name)(**spec.operator_args)
-            with use_mutation(spec.module_path, operator, spec.occurrence):
-                outcome = TestOutcome.KILLED if _killed(order, limit_s) else TestOutcome.SURVIVED
-            result = WorkResult(output="", worker_outcome=WorkerOutcome.NORMAL, test_outcome=outcome)
-            db.set_result(item.job_id, result)
+            db.set_result(item.job_id, _result(spec, order, limit_s))
     return 0
+
+
+def _result(spec: MutationSpec, order: str, limit_s: float) -> WorkResult:
+    operator = get_operator(spec.operator_name)(**spec.operator_args)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(use_mutation(spec.module_path, operator, spec.occurrence))
+        except AttributeError as error:  # cosmic-ray cannot replace an exception whose name has a dot
+            return WorkResult(output=str(error), worker_outcome=WorkerOutcome.EXCEPTION)
+        outcome = TestOutcome.KILLED if _killed(order, limit_s) else TestOutcome.SURVIVED
+    return WorkResult(output="", worker_outcome=WorkerOutcome.NORMAL, test_outcome=outcome)
 
 
 def _killed(order: str, limit_s: float, *, keeps_bytecode: bool = False) -> bool:
