@@ -88,6 +88,7 @@ async def test_broker_restart(world: World, drill: Drill, tmp_path_factory: pyte
 async def test_sidecar_killed(world: World, drill: Drill) -> None:
     count, rounds = drill.pick((1_000, 1), (50_000, 10))
     clients = Clients()
+    await ack_wait(world, drill.pick(2, 30))
     await store(world, count)
     async with sidecar(world) as (_, steady), AsyncExitStack() as stack:
         for _ in range(rounds):

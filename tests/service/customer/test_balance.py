@@ -21,6 +21,7 @@ from service.customer.request import REPLY_LOST, Request
 from service.dynamodb.table import Table
 from service.runtime.nats_client import NatsClient
 from service.runtime.tracing import NoTracing
+from tests.support.table import open_table
 from tests.support.world import World, eventually
 
 FORBIDDEN = set(".*>") | {chr(code) for code in (*range(0x21), *range(0x7F, 0xA0))}
@@ -139,3 +140,29 @@ async def test_an_answer_is_published_exactly_when_its_reply_left(world: World) 
         await events.close()
     table.close()
     assert await world.last_sequence() == 2
+
+
+@pytest.mark.usefixtures("aws")
+async def test_all_who_asked_for_one_client_are_answered_alike_whatever_becomes_of_one(world: World) -> None:
+    world.put_rows({"1": 7})
+    outcomes = list[str]()
+
+    def done(_: Request, outcome: str, __: str) -> None:
+        outcomes.append(outcome)
+        if len(outcomes) == 1:
+            raise ZeroDivisionError("as the test wants it")
+
+    async with world.client("service") as client, open_table(world.table) as table:
+        assert isinstance(client, NatsClient)
+        events = Events(client)
+        await events.start(batched=True)
+        balance = Balance(Clients(table, NoTracing()), events)
+        for client_id in (b"1", b"nobody"):
+            for number in range(3):
+                msg = Msg(client, "customer.balance", f"_INBOX.{number}", b'{"client_id":"%b"}' % client_id)
+                await balance.handle(Request(client, msg, NoTracing(), done))
+            await eventually(lambda client_id=client_id: len(outcomes) == (3 if client_id == b"1" else 6))
+        assert await events.flush(5) == 0
+        await events.close()
+    assert outcomes == ["OK"] * 3 + ["NOT_FOUND"] * 3
+    assert await world.last_sequence() == 2, "of the two whose replies were told to have left"
