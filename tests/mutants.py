@@ -34,6 +34,9 @@ FOLDER: Final = ROOT / ".mutants"
 ACCEPTED: Final = Path(__file__).with_name("mutants.toml")
 LEAST_KILLED: Final = 85.0
 """Percent."""
+SLOWER: Final = 4
+HANGS_S: Final = 5
+"""A test that takes `SLOWER` times as long as the slowest does without a mutant, and some seconds, hangs."""
 LINKS: Final = (".venv", "local/node_modules", "cdk/node_modules", "benchmark/node_modules")
 
 LEFT_OUT: Final = (
@@ -104,12 +107,13 @@ def run(file: str, tests: Sequence[str]) -> None:
 
 
 def _quickest_first(tests: Sequence[str], tree: Path) -> Sequence[str]:
-    """The tests by the time that each takes, so that a mutant dies soon."""
+    """Pytest's arguments: the tests by the time that each takes, so that a mutant dies soon, and a limit for each."""
     report = tree / "junit.xml"
     command = f"{sys.executable} -m pytest -q -p no:cacheprovider -o junit_family=xunit1 --junitxml={report}"
     subprocess.run([*command.split(), *tests], cwd=tree, check=True, stdout=subprocess.DEVNULL)
     cases = sorted(ET.parse(report).iter("testcase"), key=lambda case: float(case.attrib["time"]))
-    return [f"{case.attrib['file']}::{case.attrib['name']}" for case in cases]
+    limit_s = HANGS_S + SLOWER * float(cases[-1].attrib["time"])
+    return [f"--timeout={limit_s:.0f}", *(f"{case.attrib['file']}::{case.attrib['name']}" for case in cases)]
 
 
 def _prepare(session: Path, file: str, tree: Path) -> None:
