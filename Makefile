@@ -108,7 +108,7 @@ cp-revoke: setup ## old credentials void, after a rotation that kept them (ARGS=
 cp-delete: setup ## the account with all that is in it, after asking
 	@$(CP) delete $(ARGS)
 
-.PHONY: image bootstrap synth cost diff deploy destroy
+.PHONY: image handler bootstrap synth cost diff deploy destroy
 IMAGE ?= customer-balance:latest
 
 image: ## build the container image, and say how large it is (PYTHON_TAG, DOCKER_ARGS)
@@ -116,6 +116,11 @@ image: ## build the container image, and say how large it is (PYTHON_TAG, DOCKER
 	  --build-arg VERSION=$$($(PYTHON) -c 'import service; print(service.__version__)') \
 	  --build-arg REVISION=$$(git rev-parse --short HEAD) -t $(IMAGE) .
 	@docker image inspect $(IMAGE) --format '{{.Size}}' | awk '{printf "%s: %.0f MB\n", "$(IMAGE)", $$1 / 1e6}'
+
+handler: ## build examples/queue_client as an image, for the queue sidecar (PYTHON_TAG, DOCKER_ARGS)
+	@tar c requirements/service.txt service/queue/sqs_pb2.py service/queue/sqs_pb2_grpc.py examples/queue_client \
+	  | docker build $(DOCKER_ARGS) $(if $(PYTHON_TAG),--build-arg PYTHON_TAG=$(PYTHON_TAG)) --quiet -t handler \
+	    -f examples/queue_client/Dockerfile -
 
 bootstrap: setup ## prepare your AWS account and region for the CDK, once
 	@$(PY) -m cdk bootstrap

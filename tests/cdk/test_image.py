@@ -17,6 +17,7 @@ from testcontainers.core.container import DockerContainer
 
 from local.load import ask_all
 from local.process import ROOT, claim_port
+from tests.support.sidecar import sidecar, store
 from tests.support.world import World, complaint, eventually, get, log_lines
 
 os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")
@@ -148,6 +149,25 @@ def test_there_is_nothing_else_in_it(image: str) -> None:
         "print(sorted({path.stem for path in here.glob('*.py')} - compiled))"
     )
     assert run("python", "-c", uncompiled).stdout == "[]\n"
+
+
+async def test_the_example_handles_a_message_in_a_container_of_its_own(world: World) -> None:
+    arguments = [f"PYTHON_TAG={PYTHON_TAG}", "DOCKER_ARGS=--network host"]
+    env = {**os.environ, "DOCKER_BUILDKIT": os.environ.get("DOCKER_BUILDKIT", "0")}
+    built = await asyncio.to_thread(
+        subprocess.run, ["make", "handler", *arguments], cwd=ROOT, env=env, capture_output=True, text=True, check=False
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    listen = f"127.0.0.1:{claim_port(0, '')}"
+    await store(world, b"one")
+    async with sidecar(world, QUEUE_LISTEN=listen):
+        with running("handler", {"SIDECAR": listen}) as container:
+
+            async def handled() -> bool:
+                output = await asyncio.to_thread(container.logs)
+                return b'"body": "one"' in output and b"Message deleted successfully" in output
+
+            await eventually(handled, within_s=30, what="a message handled")
 
 
 def test_it_says_what_it_is(image: str) -> None:
