@@ -1,20 +1,12 @@
-"""The stream of messages that can never become a row (docs/adr/0014-archive-dead-letters.md)."""
+"""Messages that can never become a row (docs/adr/0014-archive-dead-letters.md)."""
 
 from __future__ import annotations
 
 from typing import Final, Protocol
 
-import nats.errors
-from nats.js.errors import APIError, NotFoundError
-
-from service.archive import contract
 from service.archive.event import Event
-from service.runtime import jetstream
-from service.runtime.connection import Connection
-from service.runtime.errors import ServiceError
+from service.sources.dead_letters import DeadLetterStream, word
 
-ACK_S: Final = 5.0
-HEADERS_BYTES: Final = 4096
 REASON_MAX: Final = 1000
 
 
@@ -24,41 +16,21 @@ class DeadLetters(Protocol):
         ...
 
 
-class DeadLetterStream:
-    """Acknowledged, and once for each event: the event's own key is the `Nats-Msg-Id`."""
+class Letters:
+    """Once for each event: its own key is the `Nats-Msg-Id`."""
 
-    def __init__(self, connection: Connection, source: str) -> None:
-        self._connection = connection
+    def __init__(self, stream: DeadLetterStream, source: str) -> None:
+        self._stream = stream
         self._source = source
 
-    async def look(self) -> None:
-        """Raises `ServiceError` unless the stream is there."""
-        try:
-            await self._connection.jetstream.stream_info(contract.DEAD_STREAM)
-        except NotFoundError:
-            raise ServiceError(f"stream {contract.DEAD_STREAM} does not exist", jetstream.PROVISION) from None
-        except (nats.errors.Error, APIError) as error:
-            raise jetstream.explain(f"stream {contract.DEAD_STREAM}", error) from None
-
     async def put(self, event: Event, reason: str) -> str:
-        room = self._connection.nc.max_payload - HEADERS_BYTES
+        message, room = event.message, self._stream.room
         headers = {
-            "Nats-Msg-Id": _word(f"{self._source} {event.client_id} {event.key}")[:1024],
-            "Archive-Reason": _word(reason)[:REASON_MAX],
-            "Archive-Client": _word(event.client_id)[:1024],
-            "Archive-Event": _word(event.key)[:512],
-            **({"Archive-Sequence": str(event.sequence)} if event.sequence is not None else {}),
-            **({"Archive-Cut": str(len(event.body))} if len(event.body) > room else {}),
+            "Nats-Msg-Id": word(f"{self._source} {event.client_id} {event.key}")[:1024],
+            "Archive-Reason": word(reason)[:REASON_MAX],
+            "Archive-Client": word(event.client_id)[:1024],
+            "Archive-Event": word(event.key)[:512],
+            **({"Archive-Sequence": message.id} if message.sequence is not None else {}),
+            **({"Archive-Cut": str(len(message.data))} if len(message.data) > room else {}),
         }
-        try:
-            await self._connection.nc.jetstream().publish(
-                f"{contract.DEAD_SUBJECT}.{self._source}", event.body[:room], timeout=ACK_S, headers=headers
-            )
-        except (nats.errors.Error, APIError) as error:
-            return str(error) or type(error).__name__
-        return ""
-
-
-def _word(text: str) -> str:
-    """As a header's value: one line of ASCII."""
-    return text.encode("ascii", "backslashreplace").decode().replace("\r", " ").replace("\n", " ").strip()
+        return await self._stream.put(message.data[:room], headers)

@@ -14,6 +14,7 @@ from typing import Any, Final
 import orjson
 
 from service.archive.contract import PARTITION_KEY, SORT_KEY, TTL_ATTRIBUTE
+from service.sources.source import Message
 
 NS: Final = 1_000_000_000
 _BALANCE: Final = re.compile(rb'\{"balance":(-?(?:0|[1-9][0-9]{0,37}))\}')
@@ -22,45 +23,52 @@ _DIGITS: Final = 38
 
 @dataclass(slots=True, eq=False)
 class Event:
-    """A message of a source. Two of them are the same event when their keys are the same."""
+    """What a message says. Two of them are the same event when their keys are the same."""
 
+    message: Message
     client_id: str
-    """The partition key."""
+    """The partition key: the subject's last token; a queue's message has its id."""
     key: str
     """The sort key."""
     time: str
     """When it came to be, RFC 3339."""
-    time_s: int
-    sequence: int | None
-    """The stream's; None for a queue's message."""
-    body: bytes
-    msg_id: str
-    handle: Any
-    """What the source needs to acknowledge it."""
-    size: int
-    """Bytes that it takes while it is held."""
     unreadable: str = ""
     """Why it can be no row, whatever the table says."""
 
 
+def make_event(message: Message) -> Event:
+    time = rfc3339(message.sent_ns)
+    key = f"{time}#{message.id}"
+    if message.sequence is None:
+        return Event(message, message.id, key, time)
+    token = message.subject.rpartition(b".")[2]
+    try:
+        return Event(message, token.decode(), key, time)
+    except UnicodeDecodeError:
+        return Event(message, token.decode(errors="backslashreplace"), key, time, "subject is not UTF-8")
+
+
 def encode(event: Event, host: str, archived_at: str, retention_s: int = 0) -> bytes:
     """The row, in DynamoDB's JSON."""
+    message = event.message
     row: dict[str, Any] = {
         PARTITION_KEY: {"S": event.client_id},
         SORT_KEY: {"S": event.key},
         "event_time": {"S": event.time},
         "archived_at": {"S": archived_at},
         "host": {"S": host},
-        "body": _body(event.body),
+        "body": _body(message.data),
     }
-    if event.sequence is not None:
-        row["sequence"] = {"N": str(event.sequence)}
-    if b'"balance"' in event.body and (balance := balance_of(event.body)) is not None:
+    if message.sequence is not None:
+        row["sequence"] = {"N": message.id}
+    if b'"balance"' in message.data and (balance := balance_of(message.data)) is not None:
         row["balance"] = {"N": balance}
-    if event.msg_id:
-        row["Nats-Msg-Id"] = {"S": event.msg_id}
+    for name, value in message.headers:
+        if name.lower() == "nats-msg-id":
+            row["Nats-Msg-Id"] = {"S": value}
+            break
     if retention_s:
-        row[TTL_ATTRIBUTE] = {"N": str(event.time_s + retention_s)}
+        row[TTL_ATTRIBUTE] = {"N": str(message.sent_ns // NS + retention_s)}
     return orjson.dumps(row)
 
 

@@ -6,8 +6,14 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from service.archive.source import Backlog, Source
+import structlog
+
 from service.runtime.errors import ServiceError
+from service.runtime.logs import Repeated
+from service.sources.source import Backlog, Source, Unavailable
+
+log: Final = structlog.get_logger("service.archive")
+_unknown: Final = Repeated(log, "the backlog is not known")
 
 POLL_S: Final = 1.0
 
@@ -34,6 +40,9 @@ class Watch:
             started_s = loop.time()
             try:
                 self.backlog = await self._source.backlog()
+            except Unavailable as error:
+                self.backlog = None
+                _unknown.warning("", error=str(error))
             except ServiceError as error:
                 self._fail(error)
                 return

@@ -13,11 +13,11 @@ from service import __version__
 from service.archive import contract
 from service.archive.archiver import Archiver
 from service.archive.idle import Watch
-from service.archive.source import Source
 from service.dynamodb.writer import Writer
 from service.runtime.emf import Figure
 from service.runtime.metrics import counters
 from service.runtime.nats_client import NatsClient
+from service.sources.source import Source
 
 UNITS: Final = {
     "ArchiveRows": "Count",

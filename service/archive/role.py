@@ -12,12 +12,10 @@ from prometheus_client.core import Metric
 from service import __version__
 from service.archive import contract, metrics
 from service.archive.archiver import Archiver
-from service.archive.dead_letters import DeadLetterStream
+from service.archive.dead_letters import Letters
 from service.archive.host import host
 from service.archive.idle import Watch
-from service.archive.jetstream import JetStream
 from service.archive.settings import ArchiveSettings
-from service.archive.source import Source
 from service.dynamodb.writer import Writer
 from service.runtime.cancel import cancel
 from service.runtime.connection import Connection, confirm
@@ -25,6 +23,10 @@ from service.runtime.emf import Emitter
 from service.runtime.logs import writes_json
 from service.runtime.process import Stop
 from service.runtime.role import Need
+from service.sources.consumer import Reader
+from service.sources.dead_letters import DeadLetterStream
+from service.sources.jetstream import JetStream
+from service.sources.source import Source
 
 log: Final = structlog.get_logger("service.archive")
 
@@ -44,10 +46,11 @@ class Archive:
         self._nc = self._connection.nc
         self._source = _source(settings, self._connection)
         self._writer = Writer(settings.archive_table, contract.PARTITION_KEY, contract.SORT_KEY)
-        self._dead_letters = DeadLetterStream(self._connection, self._source.name)
-        self._archiver = Archiver(
-            self._source, self._writer, self._dead_letters, retention_s=settings.retention_days * DAY_S
+        self._dead_letters = DeadLetterStream(
+            self._connection, contract.DEAD_STREAM, contract.DEAD_SUBJECT, self._source.name
         )
+        letters = Letters(self._dead_letters, self._source.name)
+        self._archiver = Archiver(self._source, self._writer, letters, retention_s=settings.retention_days * DAY_S)
         self._watch = Watch(
             self._source, lambda: self._archiver.held, settings.idle_exit, finish=self._idle, fail=stop.fail
         )
@@ -58,7 +61,7 @@ class Archive:
         return (
             Need(f"NATS at {self._settings.nats_shown}", self._connection.open),
             *self._source.needs(),
-            Need(f"stream {contract.DEAD_STREAM}", self._look_at_dead_letters),
+            self._dead_letters.need(),
             Need(f"table {self._writer.name}", self._look_at_table),
         )
 
@@ -114,9 +117,6 @@ class Archive:
         log.info("nothing left", idle_s=self._settings.idle_exit)
         self._stop.finish()
 
-    async def _look_at_dead_letters(self) -> None:
-        await self._dead_letters.look()
-
     async def _look_at_table(self) -> None:
         self._writer.open()
         await self._writer.check()
@@ -125,7 +125,8 @@ class Archive:
 def _source(settings: ArchiveSettings, connection: Connection) -> Source:
     kind, _, name = settings.archive_source.partition(":")
     if kind == "sqs":
-        from service.archive.sqs import Sqs  # noqa: PLC0415  boto3 is for who reads a queue alone
+        from service.sources.sqs import Sqs  # noqa: PLC0415  boto3 is for who reads a queue alone
 
-        return Sqs(name)
-    return JetStream(connection, name, settings.archive_consumer)
+        return Sqs(name, "ARCHIVE_SOURCE")
+    reader = Reader(contract.USER, name, settings.archive_consumer, contract.PUBLISH, contract.SUBSCRIBE, answers=True)
+    return JetStream(connection, reader)

@@ -10,9 +10,11 @@ from typing import Any
 import orjson
 
 from service.dynamodb.credentials import CredentialChain
+from service.dynamodb.endpoint import endpoint
 from service.dynamodb.errors import DynamoDBError, InvalidResponse
 from service.dynamodb.http import Pool
 from service.dynamodb.signature import Signer
+from service.runtime.errors import ServiceError
 
 
 class DynamoDB:
@@ -22,6 +24,21 @@ class DynamoDB:
         self._pool = pool
         self._signer = Signer(pool.host, region, pool.path)
         self._chain = CredentialChain()
+
+    @classmethod
+    def configured(cls, timeout_s: float) -> DynamoDB:
+        """Where the AWS configuration says. Connections are made when they are needed.
+
+        Raises `ServiceError` when no region is set or the endpoint is not an address.
+        """
+        url, region = endpoint()
+        try:
+            return cls(Pool(url, timeout_s), region)
+        except ValueError as error:
+            raise ServiceError(f"AWS_ENDPOINT_URL_DYNAMODB: {error}", "correct it or unset it") from None
+
+    def close(self) -> None:
+        self._pool.close()
 
     async def call(self, action: str, request: dict[str, Any]) -> dict[str, Any]:
         """One call and its decoded response.

@@ -16,7 +16,6 @@ from typing import Any, Final
 from botocore.exceptions import BotoCoreError
 
 from service.dynamodb.client import DynamoDB
-from service.dynamodb.endpoint import endpoint
 from service.dynamodb.errors import (
     CredentialsRefreshError,
     DynamoDBError,
@@ -25,7 +24,6 @@ from service.dynamodb.errors import (
     NoCredentialsError,
     TableUnavailableError,
 )
-from service.dynamodb.http import Pool
 from service.runtime.errors import ServiceError
 from service.runtime.metrics import Histogram
 
@@ -62,7 +60,7 @@ class Table:
         self.problem: str | None = None
         """Why the last read failed; None when it did not."""
         self._key = key
-        self._pool: Pool | None = None
+        self._is_open = False
         self._api: DynamoDB
 
     def open(self) -> None:
@@ -70,17 +68,13 @@ class Table:
 
         Raises `ServiceError` when no region is set or the endpoint is not an address.
         """
-        if self._pool is None:
-            url, region = endpoint()
-            try:
-                self._pool = Pool(url, CALL_TIMEOUT_S)
-            except ValueError as error:
-                raise ServiceError(f"AWS_ENDPOINT_URL_DYNAMODB: {error}", "correct it or unset it") from None
-            self._api = DynamoDB(self._pool, region)
+        if not self._is_open:
+            self._api = DynamoDB.configured(CALL_TIMEOUT_S)
+            self._is_open = True
 
     def close(self) -> None:
-        if self._pool:
-            self._pool.close()
+        if self._is_open:
+            self._api.close()
 
     async def read(self, keys: Sequence[str], *, consistent: bool = False) -> AsyncIterator[Mapping[str, Outcome]]:
         """The outcomes of up to `MAX_KEYS` keys, each key once: what a call found comes before the next call is made.

@@ -16,7 +16,6 @@ import orjson
 from botocore.exceptions import BotoCoreError
 
 from service.dynamodb.client import DynamoDB
-from service.dynamodb.endpoint import endpoint
 from service.dynamodb.errors import (
     CredentialsRefreshError,
     DynamoDBError,
@@ -24,7 +23,6 @@ from service.dynamodb.errors import (
     InvalidResponse,
     NoCredentialsError,
 )
-from service.dynamodb.http import Pool
 from service.runtime.errors import ServiceError
 
 MAX_ITEMS: Final = 25
@@ -58,6 +56,8 @@ class Result:
     """Rows that the next call may write."""
     problem: str = ""
     """Why a call failed or left rows, also where a later one wrote them."""
+    lost: bool = False
+    """A call had no answer: it was work for nothing, and more of it makes a busy DynamoDB busier."""
 
 
 class Writer:
@@ -67,22 +67,18 @@ class Writer:
         self.name = name
         self.errors: Counter[str] = Counter()
         self._keys = partition_key, sort_key
-        self._pool: Pool | None = None
+        self._is_open = False
         self._api: DynamoDB
 
     def open(self) -> None:
         """Read the AWS configuration. Raises `ServiceError` when it is not complete."""
-        if self._pool is None:
-            url, region = endpoint()
-            try:
-                self._pool = Pool(url, CALL_TIMEOUT_S)
-            except ValueError as error:
-                raise ServiceError(f"AWS_ENDPOINT_URL_DYNAMODB: {error}", "correct it or unset it") from None
-            self._api = DynamoDB(self._pool, region)
+        if not self._is_open:
+            self._api = DynamoDB.configured(CALL_TIMEOUT_S)
+            self._is_open = True
 
     def close(self) -> None:
-        if self._pool:
-            self._pool.close()
+        if self._is_open:
+            self._api.close()
 
     async def check(self) -> None:
         """Raise `ServiceError` unless the table is there and has the keys."""
@@ -123,9 +119,13 @@ class Writer:
             except Exception as error:
                 self.errors[error.code if isinstance(error, DynamoDBError) else type(error).__name__] += 1
                 if not _blames_the_rows(error):
+                    result.lost |= not isinstance(error, DynamoDBError)
                     result.problem = str(error) or type(error).__name__
                     continue
                 if len(items) == 1:
+                    result.problem = await self._problem()
+                    if result.problem:
+                        continue
                     result.refused.append((items[0], str(error)))
                     return
                 half = len(items) // 2
@@ -139,6 +139,14 @@ class Writer:
                 # Progress: the next call is a first one.
                 attempt = 1 if len(left) < len(items) else attempt
             items = [item for item in items if item.key in left]
+
+    async def _problem(self) -> str:
+        """Why no row at all would be taken: a table that was made anew, with other keys, refuses each one."""
+        try:
+            await self.check()
+        except ServiceError as error:
+            return str(error)
+        return ""
 
     async def _batch_write(self, items: Sequence[Item]) -> set[Key]:
         """The keys that were left."""

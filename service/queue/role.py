@@ -15,7 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from service import __version__
 from service.queue import contract, sqs_pb2_grpc
 from service.queue.endpoint import OPTIONS, bind
-from service.queue.server import SQSService
+from service.queue.server import RESPONSE_BYTES, SQSService
 from service.queue.settings import QueueSettings
 from service.runtime.connection import Connection
 from service.runtime.process import Stop
@@ -113,16 +113,13 @@ def _source(settings: QueueSettings, name: str, connection: Connection | None) -
     if connection is None:
         from service.sources.sqs import Sqs  # noqa: PLC0415  boto3 is for who reads a queue alone
 
-        return Sqs(name)
-    from service.sources.jetstream import JetStream, Names  # noqa: PLC0415
+        return Sqs(name, "QUEUE")
+    from service.sources.consumer import Reader  # noqa: PLC0415
+    from service.sources.dead_letters import DeadLetterStream  # noqa: PLC0415
+    from service.sources.jetstream import JetStream  # noqa: PLC0415
+    from service.sources.redrive import Redrive  # noqa: PLC0415
 
-    names = Names(
-        user=contract.USER,
-        stream=name,
-        consumer=settings.queue_consumer,
-        dead_stream=contract.DEAD_STREAM,
-        dead_subject=contract.DEAD_SUBJECT,
-        publish=contract.publish(name, settings.queue_consumer),
-        subscribe=contract.SUBSCRIBE,
-    )
-    return JetStream(connection, names, settings.queue_max_deliver)
+    publish = contract.publish(name, settings.queue_consumer)
+    reader = Reader(contract.USER, name, settings.queue_consumer, publish, contract.SUBSCRIBE)
+    letters = DeadLetterStream(connection, contract.DEAD_STREAM, contract.DEAD_SUBJECT, name)
+    return JetStream(connection, reader, Redrive(letters, settings.queue_max_deliver, RESPONSE_BYTES))

@@ -17,6 +17,8 @@ from service.sources.source import Done, Message, Result, Source, Unavailable, U
 VISIBILITY_MAX_S: Final = 43_200
 WAIT_MAX_S: Final = 20
 MESSAGES_MAX: Final = 1000
+RESPONSE_BYTES: Final = 3_500_000
+"""A client fails at gRPC's 4 MiB, and the messages would stay invisible."""
 STREAM_WAIT_S: Final = 5.0
 STREAM_POLL_S: Final = 1.0
 
@@ -75,11 +77,11 @@ class SQSService:
         limit = request.maximum_number_of_messages
         await self._within(context, "maximum_number_of_messages", limit, 1, MESSAGES_MAX)
         try:
-            messages = await self._source.receive(limit, request.visibility_timeout, request.wait_time)
+            messages = await self._source.receive(limit, RESPONSE_BYTES, request.visibility_timeout, request.wait_time)
         except Unavailable as error:
             await self._abort(context, grpc.StatusCode.UNAVAILABLE, str(error))
         self.counts.received += len(messages)
-        return pb.SQSReceiveMessageResponse(messages=map(_message, messages))
+        return self._response(messages)
 
     async def DeleteMessage(self, request: pb.SQSDeleteMessageRequest, context: Context) -> empty_pb2.Empty:  # noqa: N802
         self._track()
@@ -125,16 +127,20 @@ class SQSService:
                     await _wait(stream.freed)
                     continue
                 try:
-                    messages = await self._source.receive(room, visibility_s, STREAM_WAIT_S)
+                    messages = await self._source.receive(room, RESPONSE_BYTES, visibility_s, STREAM_WAIT_S)
                 except Unavailable as error:
                     await self._abort(context, grpc.StatusCode.UNAVAILABLE, str(error))
                 if messages:
                     until = time.monotonic() + visibility_s
-                    stream.out.update((self._source.key(message.receipt), until) for message in messages)
+                    response = self._response(messages)
+                    stream.out.update((self._source.key(made.messageID), until) for made in response.messages)
                     self.counts.received += len(messages)
-                    yield pb.SQSReceiveMessageResponse(messages=map(_message, messages))
+                    yield response
         finally:
             self._streams.discard(stream)
+
+    def _response(self, messages: Sequence[Message]) -> pb.SQSReceiveMessageResponse:
+        return pb.SQSReceiveMessageResponse(messages=map(_message, messages, map(self._source.receipt, messages)))
 
     def _track(self) -> None:
         task = asyncio.current_task()
@@ -193,13 +199,13 @@ def _status(result: UnknownReceipt | Unavailable) -> grpc.StatusCode:
     return grpc.StatusCode.NOT_FOUND if isinstance(result, UnknownReceipt) else grpc.StatusCode.UNAVAILABLE
 
 
-def _message(message: Message) -> pb.SQSResponseMessage:
+def _message(message: Message, receipt: str) -> pb.SQSResponseMessage:
     made = pb.SQSResponseMessage(
-        messageID=message.receipt,
-        subject=message.subject,
+        messageID=receipt,
+        subject=message.subject.decode(errors="replace"),
         headers=[pb.SQSHeader(name=name, value=value) for name, value in message.headers],
         times_received=message.times_received,
-        time_sent_ms=message.sent_ms,
+        time_sent_ms=message.sent_ns // 1_000_000,
         id=message.id,
     )
     try:

@@ -3,40 +3,65 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import nats.errors
 from nats.js.api import AckPolicy, ConsumerInfo
 from nats.js.errors import APIError, NotFoundError
 
-from service.runtime import jetstream
+from service.runtime import jetstream, permissions
 from service.runtime.connection import Connection
 from service.runtime.errors import ServiceError
-from service.sources.receipt import Receipt, Receipts
-from service.sources.source import Unavailable
+from service.runtime.role import Need
+from service.sources.continuity import Continuity
+from service.sources.receipt import Receipts
+from service.sources.source import Backlog, Message, Unavailable
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Who reads which consumer, and what that takes."""
+
+    user: str
+    stream: str
+    consumer: str
+    publish: tuple[str, ...]
+    subscribe: tuple[str, ...]
+    answers: bool = False
+    """It also answers requests."""
 
 
 class Consumer:
-    """`look` is called before anything else."""
+    """What it `needs` is looked at before anything else."""
 
-    def __init__(self, connection: Connection, stream: str, name: str) -> None:
+    def __init__(self, connection: Connection, reader: Reader) -> None:
         self._connection = connection
-        self._stream = stream
-        self._name = name
+        self._reader = reader
+        self._stream = reader.stream
+        self._name = reader.consumer
+        self.continuity = Continuity()
         self._is_known = False
         self.ack_wait_s = 0.0
         self.id = 0
         """When it was made, in microseconds: one that is made anew has another."""
-        self.receipts = Receipts(name, 0)
+        self.receipts = Receipts(reader.consumer, 0)
         self.sequence = 0
         """The last of its deliveries that this sidecar has seen, as it counts them."""
 
+    def needs(self) -> Sequence[Need]:
+        return (
+            Need("permissions", self._look_at_permissions, at_start=False),
+            Need(f"stream {self._stream}", self._look_at_stream),
+            Need(f"consumer {self._name} of {self._stream}", self.look),
+        )
+
     async def look(self) -> str:
         """Returns what `--check` says. Raises `ServiceError` when it is missing, or is none that can be a queue."""
-        what = f"consumer {self._name} of stream {self._stream}"
+        what = f"consumer {self._name} of {self._stream}"
         try:
             info = await self._info()
         except NotFoundError:
-            raise ServiceError(f"{what} does not exist", jetstream.PROVISION) from None
+            raise self._gone() from None
         except (nats.errors.Error, APIError) as error:
             raise jetstream.explain(what, error) from None
         if info.config.deliver_subject or info.config.ack_policy != AckPolicy.EXPLICIT:
@@ -45,7 +70,9 @@ class Consumer:
                 "correct it with `python -m control_plane create`",
             )
         self.ack_wait_s = float(info.config.ack_wait or 30.0)
-        self.id = int(info.created.timestamp() * 1_000_000)
+        if self.id != _made(info):
+            self.continuity.restart()
+        self.id = _made(info)
         self.receipts = Receipts(self._name, self.id)
         self._is_known = True
         return f"backlog {_backlog(info)}"
@@ -54,25 +81,35 @@ class Consumer:
         """What comes next may come from another one of the same name."""
         self._is_known = False
 
-    async def recognise(self, receipts: Sequence[Receipt], newest: int) -> None:
+    async def recognise(self, messages: Sequence[Message], newest: int) -> None:
         """See that these are its deliveries: one that is made anew counts from 1 again.
 
         `newest` was the last one when they were asked for. Raises `ServiceError`.
         """
-        if not receipts:
+        if not messages:
             return
-        numbers = [receipt.consumer_sequence for receipt in receipts]
+        numbers = [message.number for message in messages]
         if not self._is_known or min(numbers) <= newest:
             await self.look()
             self.sequence = 0
         self.sequence = max(self.sequence, *numbers)
 
-    async def backlog(self) -> int:
-        """Raises `Unavailable`."""
+    async def backlog(self) -> Backlog:
+        """Raises `Unavailable` when it cannot be told now, and `ServiceError` when stream or consumer is gone."""
         try:
-            return _backlog(await self._info())
+            state = (await self._connection.jetstream.stream_info(self._stream)).state
+            info = await self._info()
+        except NotFoundError:
+            raise self._gone() from None
         except (nats.errors.Error, APIError) as error:
-            raise Unavailable(f"the consumer cannot be read ({error}); call again") from None
+            said = str(error) or type(error).__name__
+            raise Unavailable(f"the consumer cannot be read ({said}); call again") from None
+        if info.delivered is None or info.ack_floor is None:
+            raise Unavailable("the server does not tell where the consumer is; call again")
+        if self.id != _made(info):
+            await self.look()
+        self.continuity.polled(info.delivered.consumer_seq, info.delivered.stream_seq, state.first_seq)
+        return Backlog(_backlog(info), unconfirmed=max(0, state.first_seq - 1 - info.ack_floor.stream_seq))
 
     async def last_delivered(self) -> int:
         """The last sequence of the stream that was delivered to anyone; -1 when it cannot be told."""
@@ -85,6 +122,21 @@ class Consumer:
     async def _info(self) -> ConsumerInfo:
         info: ConsumerInfo = await self._connection.jetstream.consumer_info(self._stream, self._name)
         return info
+
+    def _gone(self) -> ServiceError:
+        return ServiceError(f"consumer {self._name} of stream {self._stream} does not exist", jetstream.PROVISION)
+
+    async def _look_at_permissions(self) -> None:
+        self._connection.jetstream  # noqa: B018  raises Skipped without a connection
+        nc, reader = self._connection.nc, self._reader
+        await permissions.look(nc, reader.user, reader.publish, reader.subscribe, answers=reader.answers)
+
+    async def _look_at_stream(self) -> None:
+        await jetstream.check_stream(self._connection.jetstream, self._stream, ())
+
+
+def _made(info: ConsumerInfo) -> int:
+    return int(info.created.timestamp() * 1_000_000)
 
 
 def _backlog(info: ConsumerInfo) -> int:

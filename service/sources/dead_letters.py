@@ -1,59 +1,51 @@
-"""The stream that keeps what was received too often, or can be handed to nobody."""
+"""A stream that keeps messages which their own queue is not to hand out again."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 import nats.errors
-import structlog
 from nats.js.errors import APIError
 
+from service.runtime import jetstream
 from service.runtime.connection import Connection
-from service.runtime.logs import Repeated
-from service.sources.pulls import Delivery
-from service.sources.wire import parse_headers
+from service.runtime.role import Need
 
-log: Final = structlog.get_logger("service.sources")
-_kept: Final = Repeated(log, "dead letter not kept; the message comes again")
-
-DEAD_S: Final = 5.0
-SUBJECT_BYTES: Final = 1024
+ACK_S: Final = 5.0
 ENVELOPE_BYTES: Final = 64 * 1024
 """Of the server's largest payload, left to the headers. A body that is cut is whole in its own stream."""
 
 
-class DeadLetters:
-    """Of one stream, on a subject of the stream of dead letters."""
+class DeadLetterStream:
+    """Letters of one source, acknowledged: a letter is kept before its message is ended, never the other way round."""
 
-    def __init__(self, connection: Connection, stream: str, subject: str) -> None:
-        self.kept = 0
-        self.refused = 0
-        """How often one could not be kept: that stream is full, say. The message stays in its own."""
+    def __init__(self, connection: Connection, stream: str, subject: str, source: str) -> None:
         self._connection = connection
         self._stream = stream
-        self._subject = f"{subject}.{stream}"
+        self._subject = f"{subject}.{source.replace('.', '-')}"
 
-    async def keep(self, delivery: Delivery, sequence: int, id_: str, reason: str) -> bool:
-        """Whether it is kept for certain. `id_` is the same each time."""
-        subject, _, data, headers = delivery
-        said = {
-            "Nats-Msg-Id": id_,
-            "Queue-Reason": reason,
-            "Queue-Subject": subject.decode("ascii", "backslashreplace")[:SUBJECT_BYTES],
-            "Queue-Sequence": str(sequence),
-        }
-        room = self._connection.nc.max_payload - ENVELOPE_BYTES
-        if len(data) > room:
-            said["Queue-Cut"] = str(len(data))
-        own = {name: value for name, value in parse_headers(headers) if not name.startswith("Nats-")}
+    def need(self) -> Need:
+        return Need(f"stream {self._stream}", self._look)
+
+    @property
+    def room(self) -> int:
+        """Bytes of the largest payload that it takes."""
+        return self._connection.nc.max_payload - ENVELOPE_BYTES
+
+    async def put(self, data: bytes, headers: Mapping[str, str]) -> str:
+        """Keep the message. Returns why it was not kept; empty: it was. `Nats-Msg-Id` makes it once."""
+        context = self._connection.nc.jetstream()
         try:
-            await self._connection.jetstream.publish(
-                self._subject, data[:room], timeout=DEAD_S, headers={**own, **said}
-            )
+            await context.publish(self._subject, data, timeout=ACK_S, headers=dict(headers))
         except (nats.errors.Error, APIError) as error:
-            self.refused += 1
-            _kept.warning("", error=str(error) or type(error).__name__, sequence=sequence)
-            return False
-        self.kept += 1
-        log.warning("dead letter", stream=self._stream, sequence=sequence, reason=reason)
-        return True
+            return str(error) or type(error).__name__
+        return ""
+
+    async def _look(self) -> None:
+        await jetstream.check_stream(self._connection.jetstream, self._stream, ())
+
+
+def word(text: str) -> str:
+    """As a header's value: one line of ASCII."""
+    return text.encode("ascii", "backslashreplace").decode().replace("\r", " ").replace("\n", " ").strip()

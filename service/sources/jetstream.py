@@ -5,24 +5,31 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import nats.errors
+import structlog
 
-from service.runtime import jetstream, permissions
 from service.runtime.connection import Connection, confirm
 from service.runtime.errors import ServiceError
+from service.runtime.logs import Repeated
 from service.runtime.role import Need
 from service.sources.answers import Answers
-from service.sources.consumer import Consumer
-from service.sources.dead_letters import DeadLetters
-from service.sources.pulls import PULL_BYTES, SHORT_S, Delivery, Pull, Pulls, size
+from service.sources.consumer import Consumer, Reader
+from service.sources.pulls import SHORT_S, Pull, Pulls
 from service.sources.receipt import Receipt
-from service.sources.source import Done, Message, Result, Unavailable, UnknownReceipt
+from service.sources.redrive import Redrive
+from service.sources.source import Backlog, Done, Message, Result, Unavailable, UnknownReceipt
 from service.sources.visibility import MS, WORKING, delayed, may_be_sent
-from service.sources.wire import ack_subject, parse_headers
+from service.sources.wire import ack_prefix, make_message, position
 
+log: Final = structlog.get_logger("service.sources")
+_unsent: Final = Repeated(log, "answers not sent")
+
+PORTION: Final = 250
+PORTION_BYTES: Final = 2 * 1024 * 1024
+ENVELOPE_BYTES: Final = 64 * 1024
+"""Of subject, reply and headers of one message, beside the server's largest payload."""
 PAUSE_S: Final = 0.02
 PAUSE_MAX_S: Final = 0.5
 GRACE_S: Final = 2.0
@@ -31,66 +38,61 @@ Make = Callable[[Receipt], tuple[bytes, Receipt]]
 """What tells the server, and the receipt from then on. Raises `UnknownReceipt`."""
 
 
-@dataclass(frozen=True)
-class Names:
-    """Who reads what, and where to the messages go that are received too often."""
-
-    user: str
-    stream: str
-    consumer: str
-    dead_stream: str
-    dead_subject: str
-    publish: tuple[str, ...]
-    subscribe: tuple[str, ...]
-
-
 class JetStream:
-    """The messages of a stream that `consumer` has not seen acknowledged."""
+    """The messages of a stream that a consumer has not seen acknowledged."""
 
-    def __init__(self, connection: Connection, names: Names, max_deliver: int) -> None:
-        self.name = names.stream
-        self._names = names
-        self._connection = connection
+    def __init__(self, connection: Connection, reader: Reader, redrive: Redrive | None = None) -> None:
+        self.name = reader.stream
+        self._reader = reader
+        self._redrive = redrive
         self._nc = connection.nc
-        self._max_deliver = max_deliver
-        self._ack_prefix = f"$JS.ACK.{names.stream}.{names.consumer}"
-        self._consumer = Consumer(connection, names.stream, names.consumer)
-        self._pulls = Pulls(self._nc, names.stream, names.consumer)
+        self._ack_prefix = f"$JS.ACK.{reader.stream}.{reader.consumer}"
+        self._consumer = Consumer(connection, reader)
+        self._pulls = Pulls(self._nc, reader.stream, reader.consumer, self._message)
         self._answers = Answers(self._nc)
-        self._dead = DeadLetters(connection, names.stream, names.dead_subject)
         self._burying: set[asyncio.Future[list[None]]] = set()
         self._stopping = False
         self._problem = ""
         self._nc.on_grants_ended = self._pulls.give_up  # the server has forgotten them
 
     @property
+    def visibility_s(self) -> float:
+        return self._consumer.ack_wait_s
+
+    @property
+    def portion(self) -> tuple[int, int]:
+        return PORTION, max(PORTION_BYTES, self._nc.max_payload + ENVELOPE_BYTES)
+
+    @property
+    def discarded(self) -> int:
+        return self._consumer.continuity.discarded
+
+    @property
     def dead_letters(self) -> int:
-        return self._dead.kept
+        return self._redrive.kept if self._redrive else 0
 
     @property
     def dead_letters_refused(self) -> int:
-        return self._dead.refused
+        return self._redrive.refused if self._redrive else 0
 
     def needs(self) -> Sequence[Need]:
-        names = self._names
-        return (
-            Need("permissions", self._look_at_permissions, at_start=False),
-            Need(f"stream {names.stream}", lambda: self._look_at_stream(names.stream)),
-            Need(f"consumer {names.consumer} of {names.stream}", self._consumer.look),
-            Need(f"stream {names.dead_stream}", lambda: self._look_at_stream(names.dead_stream)),
-        )
+        return (*self._consumer.needs(), *((self._redrive.letters.need(),) if self._redrive else ()))
 
     async def start(self) -> None:
         await self._answers.start()
+        try:
+            await self.backlog()  # where the consumer is, before this process moves it
+        except Unavailable as error:
+            log.warning("what was discarded before now is not counted", error=str(error))
         await confirm(self._nc)
 
-    async def receive(self, limit: int, visibility_s: int, wait_s: float) -> list[Message]:
+    async def receive(self, limit: int, max_bytes: int, visibility_s: float, wait_s: float) -> list[Message]:
         deadline = time.monotonic() + wait_s
         pause_s = PAUSE_S
         while True:
             left_s = max(0.0, deadline - time.monotonic())
             if self._nc.is_connected:
-                messages, self._problem = await self._pull(limit, visibility_s, left_s)
+                messages, self._problem = await self._pull(limit, max_bytes, visibility_s, left_s)
                 if messages or (not self._problem and left_s == 0):
                     return messages
             else:
@@ -104,10 +106,29 @@ class JetStream:
             raise Unavailable(f"{problem}; call again")
         return []
 
+    def acknowledge(self, messages: Sequence[Message]) -> None:
+        self._post(messages, b"")
+
+    def extend(self, messages: Sequence[Message]) -> None:
+        if self._nc.is_connected:  # they come again by themselves
+            self._post(messages, WORKING)
+
+    def give_back(self, messages: Sequence[Message], delay_s: float = 0.0) -> None:
+        if self._nc.is_connected:  # later it could take a message from another who has it
+            self._post(messages, delayed(delay_s))
+
+    async def settle(self) -> None:
+        await self._pulls.settle()
+        await confirm(self._nc)
+
+    def receipt(self, message: Message) -> str:
+        self._ack_prefix = ack_prefix(message.handle)
+        return self._consumer.receipts.text(Receipt(*position(message.handle.encode()), message.until_ms))
+
     async def delete(self, given: Sequence[str]) -> list[Result]:
         return await self._answer(given, lambda receipt: (b"", receipt))
 
-    async def change_visibility(self, given: Sequence[str], visibility_s: int) -> list[Result]:
+    async def change_visibility(self, given: Sequence[str], visibility_s: float) -> list[Result]:
         payload = WORKING if visibility_s == self._consumer.ack_wait_s else delayed(visibility_s)
         await may_be_sent(payload)
         now_ms = int(time.time() * MS)
@@ -115,17 +136,14 @@ class JetStream:
         def make(receipt: Receipt) -> tuple[bytes, Receipt]:
             if receipt.deadline_ms <= now_ms:
                 raise UnknownReceipt("its visibility has ended, and another may have it; receive it again")
-            return payload, receipt.until(now_ms + visibility_s * MS)
+            return payload, receipt.until(now_ms + int(visibility_s * MS))
 
         return await self._answer(given, make)
 
     def key(self, receipt: str) -> str:
         return str(self._consumer.receipts.parse(receipt).sequence)
 
-    async def give_back(self, messages: Sequence[Message]) -> None:
-        await self.change_visibility([message.receipt for message in messages], 0)
-
-    async def backlog(self) -> int:
+    async def backlog(self) -> Backlog:
         return await self._consumer.backlog()
 
     async def take_no_more(self) -> None:
@@ -139,18 +157,24 @@ class JetStream:
         await asyncio.gather(*self._burying)
         await self._pulls.settle()
 
-    async def _pull(self, limit: int, visibility_s: int, wait_s: float) -> tuple[list[Message], str]:
+    def _message(self, subject: bytes, reply: bytes, data: bytes, block: bytes) -> Message:
+        message = make_message(subject, reply, data, block)
+        assert message.sequence is not None  # noqa: S101  a stream's
+        self._consumer.continuity.delivered(message.number, message.sequence, again=message.times_received > 1)
+        return message
+
+    async def _pull(self, limit: int, max_bytes: int, visibility_s: float, wait_s: float) -> tuple[list[Message], str]:
         """What one pull brought, and why it failed, if it did."""
         newest = self._consumer.sequence
         try:
-            async with self._pulls.pull(limit, wait_s) as pull:
+            async with self._pulls.pull(limit, max_bytes, wait_s) as pull:
                 # The server ends it with a status, also when nothing came: silence is a connection that is none.
                 await asyncio.wait([pull.done], timeout=max(wait_s, SHORT_S) + GRACE_S)
             if pull.is_refused:
                 self._consumer.is_gone()
-            messages = await self._accept(pull.deliveries, visibility_s, newest)
+            messages = await self._accept(pull.messages, visibility_s, newest)
             if pull.met_a_giant and not messages:
-                return await self._pull(1, visibility_s, 0.0)  # is not bounded in bytes
+                return await self._pull(1, max_bytes, visibility_s, 0.0)  # is not bounded in bytes
             return messages, self._why(pull)
         except nats.errors.Error as error:
             return [], str(error) or type(error).__name__
@@ -160,59 +184,55 @@ class JetStream:
     def _why(self, pull: Pull) -> str:
         if pull.is_refused:
             said = pull.status.decode(errors="replace").replace("503", "nobody is there (503)")
-            return f"consumer {self._names.consumer} of {self._names.stream}: {said}"
+            return f"consumer {self._reader.consumer} of {self.name}: {said}"
         return "" if pull.ended or self._stopping else "NATS does not answer"
 
-    async def _accept(self, deliveries: Sequence[Delivery], visibility_s: int, newest: int) -> list[Message]:
+    async def _accept(self, messages: list[Message], visibility_s: float, newest: int) -> list[Message]:
         """The messages to hand out. Those received too often become dead letters. Raises `ServiceError`."""
-        until_ms = int(time.time() * MS) + visibility_s * MS
-        receipts = [self._receipt(delivery[1], until_ms) for delivery in deliveries]
-        await self._consumer.recognise(receipts, newest)
-        alive: list[tuple[Delivery, Receipt]] = []
-        dead: list[tuple[Delivery, Receipt, str]] = []
-        for delivery, receipt in zip(deliveries, receipts, strict=True):
-            if receipt.delivered > self._max_deliver:
-                dead.append((delivery, receipt, f"received {receipt.delivered - 1} times and not deleted"))
-            elif size(delivery) > PULL_BYTES:
-                dead.append((delivery, receipt, f"of {size(delivery)} bytes, more than one gRPC response carries"))
-            else:
-                alive.append((delivery, receipt))
-        if alive and visibility_s != self._consumer.ack_wait_s:
-            alive = await self._hide(alive, visibility_s)
-        if dead:
-            burying = asyncio.gather(*(self._bury(*one) for one in dead))
+        until_ms = int((time.time() + visibility_s) * MS)
+        await self._consumer.recognise(messages, newest)
+        dead: list[tuple[Message, str]] = []
+        if redrive := self._redrive:
+            dead = [(message, reason) for message in messages if (reason := redrive.reason(message))]
+            messages = [message for message in messages if not redrive.reason(message)]
+        if messages and visibility_s != self.visibility_s:
+            messages = await self._hide(messages, visibility_s)
+        if redrive and dead:
+            burying = asyncio.gather(*(self._bury(redrive, *one) for one in dead))
             self._burying.add(burying)
             burying.add_done_callback(self._burying.discard)
-            if not alive:  # what can be handed out does not wait for them
+            if not messages:  # what can be handed out does not wait for them
                 await asyncio.shield(burying)
-        return [_message(delivery, receipt, self._consumer.receipts.text(receipt)) for delivery, receipt in alive]
+        for message in messages:
+            message.until_ms = until_ms
+        return messages
 
-    async def _hide(self, alive: list[tuple[Delivery, Receipt]], visibility_s: int) -> list[tuple[Delivery, Receipt]]:
+    async def _hide(self, messages: list[Message], visibility_s: float) -> list[Message]:
         """Tell the server until when they are invisible; returns those that may be handed out.
 
         One whose longer visibility is not confirmed could reach another client too early. Losing a shorter one delays.
         """
         payload = delayed(visibility_s)
         await may_be_sent(payload)
-        subjects = [delivery[1].decode() for delivery, _ in alive]
-        if visibility_s > self._consumer.ack_wait_s:
-            confirmed = await self._answers.send([(subject, payload) for subject in subjects])
-            self._pulls.give_back([delivery for (delivery, _), done in zip(alive, confirmed, strict=True) if not done])
-            return [one for one, done in zip(alive, confirmed, strict=True) if done]
+        if visibility_s > self.visibility_s:
+            confirmed = await self._answers.send([(message.handle, payload) for message in messages])
+            self._pulls.give_back([message for message, done in zip(messages, confirmed, strict=True) if not done])
+            return [message for message, done in zip(messages, confirmed, strict=True) if done]
         if self._nc.is_connected:
-            for subject in subjects:
-                self._nc.post(subject, payload)
-        return alive
+            self._post(messages, payload)
+        return messages
 
-    def _receipt(self, reply: bytes, until_ms: int) -> Receipt:
-        prefix, delivered, sequence, number, time_ns = ack_subject(reply)
-        self._ack_prefix = prefix
-        return Receipt(delivered, sequence, number, time_ns, until_ms)
+    def _post(self, messages: Sequence[Message], payload: bytes) -> None:
+        try:
+            for message in messages:
+                self._nc.post(message.handle, payload)
+        except nats.errors.Error as error:
+            _unsent.warning("", error=str(error) or type(error).__name__)
 
-    async def _bury(self, delivery: Delivery, receipt: Receipt, reason: str) -> None:
+    async def _bury(self, redrive: Redrive, message: Message, reason: str) -> None:
         """Kept first, ended then: a stop in between leaves it in both places, never in none."""
-        if await self._dead.keep(delivery, receipt.sequence, f"{self._consumer.id}.{receipt.sequence}", reason):
-            await self._answers.send([(receipt.subject(self._ack_prefix), b"+TERM")])
+        if await redrive.keep(message, f"{self._consumer.id}.{message.sequence}", reason):
+            await self._answers.send([(message.handle, b"+TERM")])
 
     async def _answer(self, given: Sequence[str], make: Make) -> list[Result]:
         results: list[Result] = [Unavailable("not confirmed by NATS in time; call again") for _ in given]
@@ -234,23 +254,3 @@ class JetStream:
             elif 0 <= newest < receipt.sequence:
                 results[number] = UnknownReceipt("no message with this receipt was ever received from this queue")
         return results
-
-    async def _look_at_permissions(self) -> None:
-        self._connection.jetstream  # noqa: B018  raises Skipped without a connection
-        await permissions.look(self._nc, self._names.user, self._names.publish, self._names.subscribe, answers=False)
-
-    async def _look_at_stream(self, stream: str) -> None:
-        await jetstream.check_stream(self._connection.jetstream, stream, ())
-
-
-def _message(delivery: Delivery, receipt: Receipt, text: str) -> Message:
-    subject, _, data, headers = delivery
-    return Message(
-        receipt=text,
-        id=str(receipt.sequence),
-        data=data,
-        subject=subject.decode(errors="replace"),
-        headers=parse_headers(headers),
-        times_received=receipt.delivered,
-        sent_ms=receipt.time_ns // 1_000_000,
-    )

@@ -1,4 +1,9 @@
-"""What a queue of messages can do. `JetStream` and `Sqs` meet this."""
+"""Messages that are received, worked on and acknowledged. `JetStream` and `Sqs` meet this.
+
+Who works on a message itself holds the `Message`: `acknowledge`, `extend` and `give_back` return at once, and an answer
+that is lost is a message received once more. Who hands it on gives a receipt away: `delete` and `change_visibility`
+take receipts back, from any process, and return what the queue confirmed.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +13,36 @@ from typing import Protocol
 
 from service.runtime.role import Need
 
+Headers = tuple[tuple[str, str], ...]
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True, eq=False)
 class Message:
-    receipt: str
-    """What deletes this delivery's message, or changes its visibility; it changes with each delivery."""
+    handle: str
+    """What the source knows this delivery by."""
     id: str
     """The message's own, the same at each delivery."""
+    sequence: int | None
+    """In its stream; None for a queue's message."""
     data: bytes
-    subject: str
-    headers: tuple[tuple[str, str], ...]
+    subject: bytes
+    headers: Headers
     times_received: int
-    sent_ms: int
+    sent_ns: int
+    size: int
+    """Bytes that it takes while it is held."""
+    number: int = 0
+    """Of its delivery, as the stream's consumer counts."""
+    until_ms: int = 0
+    """When its visibility to others begins, where whoever received it asked for that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    messages: int
+    """Those that wait, and those that anyone holds."""
+    unconfirmed: int = 0
+    """Of those that the source has discarded already, how many it had not seen acknowledged without a gap before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,37 +78,66 @@ class Source(Protocol):
         """How often one could not be set aside. It is handed to nobody, and tried again when it comes again."""
         ...
 
+    @property
+    def visibility_s(self) -> float:
+        """The one that costs nothing to ask for; an extension is for as long again."""
+        ...
+
+    @property
+    def portion(self) -> tuple[int, int]:
+        """Messages and bytes that one receive is best asked for. Any message fits into these bytes."""
+        ...
+
+    @property
+    def discarded(self) -> int:
+        """Messages that the source discarded before anyone was given them, as far as this process saw."""
+        ...
+
     def needs(self) -> Sequence[Need]: ...
 
     async def start(self) -> None: ...
 
-    async def receive(self, limit: int, visibility_s: int, wait_s: float) -> list[Message]:
+    async def receive(self, limit: int, max_bytes: int, visibility_s: float, wait_s: float) -> list[Message]:
         """Up to `limit` messages; waits for the first one `wait_s` seconds.
 
         Raises `Unavailable` when the queue was not reached for all that time.
         """
         ...
 
+    def acknowledge(self, messages: Sequence[Message]) -> None: ...
+
+    def extend(self, messages: Sequence[Message]) -> None:
+        """Keep them invisible."""
+        ...
+
+    def give_back(self, messages: Sequence[Message], delay_s: float = 0.0) -> None:
+        """Let them be received again, at once or after `delay_s` seconds."""
+        ...
+
+    async def settle(self) -> None:
+        """Return when what was acknowledged and given back has reached the source."""
+        ...
+
+    def receipt(self, message: Message) -> str:
+        """What deletes this delivery's message, or changes its visibility; it changes with each delivery."""
+        ...
+
     async def delete(self, receipts: Sequence[str]) -> list[Result]:
         """Return when the queue has confirmed each of them, or did not in time."""
         ...
 
-    async def change_visibility(self, receipts: Sequence[str], visibility_s: int) -> list[Result]: ...
+    async def change_visibility(self, receipts: Sequence[str], visibility_s: float) -> list[Result]: ...
 
     def key(self, receipt: str) -> str:
         """What the receipts of one message have in common, where the queue tells. Raises `UnknownReceipt`."""
         ...
 
-    async def give_back(self, messages: Sequence[Message]) -> None:
-        """Let messages that reached nobody be received again at once. Does not raise."""
-        ...
-
-    async def backlog(self) -> int:
-        """Messages that wait or are with someone. Raises `Unavailable`."""
+    async def backlog(self) -> Backlog:
+        """Raises `Unavailable` when it cannot be told now, and `ServiceError` when the source is gone."""
         ...
 
     async def take_no_more(self) -> None:
-        """Receives that wait end at once with what they have."""
+        """Receives that wait end at once with what they have. What is still on its way is given back."""
         ...
 
     def problem(self) -> str:

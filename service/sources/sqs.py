@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,15 +19,18 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from service.runtime.errors import ServiceError
+from service.runtime.logs import Repeated
 from service.runtime.role import Need
-from service.sources.source import Done, Message, Result, Unavailable, UnknownReceipt
+from service.sources.source import Backlog, Done, Message, Result, Unavailable, UnknownReceipt
 
 log: Final = structlog.get_logger("service.sources")
+_failed: Final = Repeated(log, "SQS call failed")
 
 THREADS: Final = 32
 CALL_MESSAGES: Final = 10
-RESPONSE_BYTES: Final = 3_500_000
-"""A client fails at gRPC's 4 MiB; SQS may return ten messages of 1 MiB."""
+MESSAGE_BYTES: Final = 1024 * 1024
+"""SQS' limits of a call and of a message."""
+MS: Final = 1_000_000
 PAUSE_S: Final = 0.5
 POLL_S: Final = 2
 """A stop waits for a poll in flight no longer than that."""
@@ -36,12 +40,17 @@ _FAILURES: Final = (BotoCoreError, ClientError)
 
 
 class Sqs:
-    """The queue of this name or URL, in the AWS SDK's region."""
+    """The queue of this name or URL, in the AWS SDK's region. `variable` is the one that named it."""
 
     dead_letters = 0
     dead_letters_refused = 0
+    discarded = 0
+    """SQS does not tell: alarm on the age of its oldest message before its retention ends."""
+    visibility_s = 60.0
+    portion = CALL_MESSAGES, CALL_MESSAGES * MESSAGE_BYTES
 
-    def __init__(self, queue: str) -> None:
+    def __init__(self, queue: str, variable: str) -> None:
+        self._variable = variable
         self.name = queue.rstrip("/").rpartition("/")[2]
         self._queue = queue
         self._url = queue if "://" in queue else ""
@@ -49,6 +58,8 @@ class Sqs:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="sqs")
         self._stopping = False
         self._problem = ""
+        self._calls: set[asyncio.Task[None]] = set()
+        """Answers on their way that nobody waits for."""
 
     def needs(self) -> Sequence[Need]:
         return (Need(f"queue {self._queue}", self._look),)
@@ -56,12 +67,12 @@ class Sqs:
     async def start(self) -> None:
         pass  # boto3 connects at its first call
 
-    async def receive(self, limit: int, visibility_s: int, wait_s: float) -> list[Message]:
+    async def receive(self, limit: int, max_bytes: int, visibility_s: float, wait_s: float) -> list[Message]:
         deadline = time.monotonic() + wait_s
         while True:
             left_s = max(0.0, deadline - time.monotonic())
             try:
-                messages = await self._receive(limit, visibility_s, min(POLL_S, round(left_s)))
+                messages = await self._receive(limit, max_bytes, int(visibility_s), min(POLL_S, round(left_s)))
             except _FAILURES as error:
                 self._problem = str(error)
                 if time.monotonic() + PAUSE_S >= deadline or self._stopping:
@@ -73,26 +84,41 @@ class Sqs:
             if messages or left_s < 0.5 or self._stopping:
                 return messages
 
+    def acknowledge(self, messages: Sequence[Message]) -> None:
+        self._begin("delete_message_batch", messages, {})
+
+    def extend(self, messages: Sequence[Message]) -> None:
+        self._begin("change_message_visibility_batch", messages, {"VisibilityTimeout": int(self.visibility_s)})
+
+    def give_back(self, messages: Sequence[Message], delay_s: float = 0.0) -> None:
+        self._begin("change_message_visibility_batch", messages, {"VisibilityTimeout": int(delay_s)})
+
+    async def settle(self) -> None:
+        while self._calls:
+            await asyncio.wait(self._calls)
+
+    def receipt(self, message: Message) -> str:
+        return message.handle
+
     async def delete(self, receipts: Sequence[str]) -> list[Result]:
         return await self._answer("delete_message_batch", receipts, {})
 
-    async def change_visibility(self, receipts: Sequence[str], visibility_s: int) -> list[Result]:
-        return await self._answer("change_message_visibility_batch", receipts, {"VisibilityTimeout": visibility_s})
+    async def change_visibility(self, receipts: Sequence[str], visibility_s: float) -> list[Result]:
+        return await self._answer("change_message_visibility_batch", receipts, {"VisibilityTimeout": int(visibility_s)})
 
     def key(self, receipt: str) -> str:
         """A receipt handle tells nothing but itself."""
         return receipt
 
-    async def give_back(self, messages: Sequence[Message]) -> None:
-        await self.change_visibility([message.receipt for message in messages], 0)
-
-    async def backlog(self) -> int:
+    async def backlog(self) -> Backlog:
         names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
         try:
             answer = await self._call("get_queue_attributes", AttributeNames=names)
         except _FAILURES as error:
+            if isinstance(error, ClientError) and error.response["Error"]["Code"] in _GONE:
+                raise self._gone() from None
             raise Unavailable(f"SQS: {error}; call again") from None
-        return sum(int(answer["Attributes"][name]) for name in names)
+        return Backlog(sum(int(answer["Attributes"][name]) for name in names))
 
     async def take_no_more(self) -> None:
         self._stopping = True
@@ -103,7 +129,7 @@ class Sqs:
     async def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _receive(self, limit: int, visibility_s: int, wait_s: int) -> list[Message]:
+    async def _receive(self, limit: int, max_bytes: int, visibility_s: int, wait_s: int) -> list[Message]:
         """Calls of ten until there are enough, or one brings less than it could."""
         messages: list[Message] = []
         size = 0
@@ -120,14 +146,25 @@ class Sqs:
                     return messages
                 raise
             received = [_message(message) for message in answer.get("Messages", ())]
-            room = [message for message in received if (size := size + _size(message)) <= RESPONSE_BYTES]
+            room = [message for message in received if (size := size + message.size) <= max_bytes]
             messages += room
             if len(room) < len(received):
-                await self.give_back(received[len(room) :])
+                self.give_back(received[len(room) :])
                 break
             if len(received) < wanted:
                 break
         return messages
+
+    def _begin(self, call: str, messages: Sequence[Message], extra: dict[str, Any]) -> None:
+        if messages:
+            task = asyncio.create_task(self._answer_and_tell(call, [message.handle for message in messages], extra))
+            self._calls.add(task)
+            task.add_done_callback(self._calls.discard)
+
+    async def _answer_and_tell(self, call: str, receipts: Sequence[str], extra: dict[str, Any]) -> None:
+        for result in await self._answer(call, receipts, extra):
+            if not isinstance(result, Done):
+                _failed.warning(call, call=call, error=str(result))
 
     async def _answer(self, call: str, receipts: Sequence[str], extra: dict[str, Any]) -> list[Result]:
         starts = range(0, len(receipts), CALL_MESSAGES)
@@ -148,17 +185,21 @@ class Sqs:
     async def _look(self) -> str:
         try:
             await self._run(self._open)
-            return f"backlog {await self.backlog()}"
+            return f"backlog {(await self.backlog()).messages}"
         except (*_FAILURES, ValueError, Unavailable) as error:
             if isinstance(error, ClientError) and error.response["Error"]["Code"] in _GONE:
-                raise ServiceError(f"queue {self._queue} does not exist", "make it, or correct QUEUE") from None
+                raise self._gone() from None
             problem = f"queue {self._queue} cannot be read: {error}"
             raise ServiceError(problem, "see the task's AWS credentials and region") from None
+
+    def _gone(self) -> ServiceError:
+        return ServiceError(f"queue {self._queue} does not exist", f"make it, or correct {self._variable}")
 
     def _open(self) -> None:
         if self._client is None:
             config = Config(max_pool_connections=THREADS, read_timeout=POLL_S + 10, retries={"mode": "standard"})
-            self._client = boto3.client("sqs", config=config)
+            # botocore itself reads only AWS_DEFAULT_REGION and the profile.
+            self._client = boto3.client("sqs", region_name=os.environ.get("AWS_REGION"), config=config)
         if not self._url:
             self._url = self._client.get_queue_url(QueueName=self._queue)["QueueUrl"]
 
@@ -175,19 +216,18 @@ def _failure(error: Any, said: object) -> Result:
     return Unavailable(f"SQS: {said}; call again")
 
 
-def _size(message: Message) -> int:
-    return len(message.data) + len(message.receipt) + sum(len(name) + len(value) for name, value in message.headers)
-
-
 def _message(message: dict[str, Any]) -> Message:
     system, attributes = message["Attributes"], message.get("MessageAttributes", {})
-    text = ((name, value["StringValue"]) for name, value in attributes.items() if "StringValue" in value)
+    headers = tuple((name, value["StringValue"]) for name, value in attributes.items() if "StringValue" in value)
+    data, handle = message["Body"].encode(), message["ReceiptHandle"]
     return Message(
-        receipt=message["ReceiptHandle"],
+        handle=handle,
         id=message["MessageId"],
-        data=message["Body"].encode(),
-        subject="",
-        headers=tuple(text),
+        sequence=None,
+        data=data,
+        subject=b"",
+        headers=headers,
         times_received=int(system["ApproximateReceiveCount"]),
-        sent_ms=int(system["SentTimestamp"]),
+        sent_ns=int(system["SentTimestamp"]) * MS,
+        size=len(data) + len(handle) + sum(len(name) + len(value) for name, value in headers),
     )

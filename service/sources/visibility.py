@@ -18,7 +18,7 @@ GAP_PERIOD_MS: Final = 200
 GAP_MS: Final = 30
 
 
-def delayed(visibility_s: int) -> bytes:
+def delayed(visibility_s: float) -> bytes:
     """Invisible for so long from now on; 0: visible at once."""
     return b'-NAK {"delay":%d}' % (visibility_s * NS) if visibility_s else NAK
 

@@ -4,24 +4,47 @@ from __future__ import annotations
 
 from typing import Final
 
-Headers = tuple[tuple[str, str], ...]
+from service.sources.source import Headers, Message
 
-SHORT_FORM_DOTS: Final = 8
+SHORT_FORM_TOKENS: Final = 9
 NUMBERS: Final = 5
 
 
-def ack_subject(reply: bytes) -> tuple[str, int, int, int, int]:
-    """The subject up to its numbers; times delivered, sequence in stream and consumer, and time stored in ns.
+def position(reply: bytes) -> tuple[int, int, int, int]:
+    """Times delivered, sequence in stream and consumer, and time stored in ns.
 
     Behind these is the number pending. The longer form ends with a random token.
     """
-    tokens = reply.decode().split(".")
-    first = 4 if reply.count(b".") == SHORT_FORM_DOTS else 6
-    delivered, sequence, consumer_sequence, time_ns, _ = map(int, tokens[first : first + NUMBERS])
-    return ".".join(tokens[:first]), delivered, sequence, consumer_sequence, time_ns
+    tokens = reply.split(b".")
+    first = 4 if len(tokens) == SHORT_FORM_TOKENS else 6
+    delivered, sequence, consumer_sequence, time_ns, _ = tokens[first : first + NUMBERS]
+    return int(delivered), int(sequence), int(consumer_sequence), int(time_ns)
+
+
+def ack_prefix(reply: str) -> str:
+    """The subject up to its numbers."""
+    tokens = reply.split(".")
+    return ".".join(tokens[: 4 if len(tokens) == SHORT_FORM_TOKENS else 6])
 
 
 def parse_headers(block: bytes) -> Headers:
     """Each line's name and value, in their order."""
-    pairs = (line.partition(b":") for line in block.split(b"\r\n")[1:] if b":" in line)
-    return tuple((name.decode(errors="replace"), value.strip().decode(errors="replace")) for name, _, value in pairs)
+    pairs = [line.partition(b":") for line in block.split(b"\r\n")[1:] if b":" in line]
+    return tuple([(name.decode(errors="replace"), value.strip().decode(errors="replace")) for name, _, value in pairs])
+
+
+def make_message(subject: bytes, reply: bytes, data: bytes, block: bytes) -> Message:
+    """Of a message as it came, its headers in one block."""
+    delivered, sequence, number, time_ns = position(reply)
+    return Message(
+        handle=reply.decode(),
+        id=str(sequence),
+        sequence=sequence,
+        data=data,
+        subject=subject,
+        headers=parse_headers(block) if block else (),
+        times_received=delivered,
+        sent_ns=time_ns,
+        size=len(subject) + len(reply) + len(data) + len(block),
+        number=number,
+    )

@@ -18,6 +18,8 @@ from local import dynamodb
 from local.process import claim_port
 from local.system import Task, ready, service_env, service_task
 from service.archive import contract
+from service.archive.event import Event, make_event
+from service.sources.wire import make_message
 from tests.support.world import World
 
 Rows = list[Mapping[str, Any]]
@@ -98,7 +100,10 @@ class ArchiveWorld:
 
     def sequences(self) -> list[int]:
         """Of the rows, sorted."""
-        return sorted(int(row["sequence"]["N"]) for row in self.rows())
+        scan = self.engine().get_paginator("scan")
+        names = {"#sequence": "sequence"}
+        pages = scan.paginate(TableName=self.table, ProjectionExpression="#sequence", ExpressionAttributeNames=names)
+        return sorted(int(row["sequence"]["N"]) for page in pages for row in page["Items"])
 
 
 @asynccontextmanager
@@ -108,6 +113,11 @@ async def make_archive(world: World) -> AsyncIterator[ArchiveWorld]:
     await dynamodb.create_table(table, world.servers.dynamodb_env, keys)
     async with world.administrator() as admin:
         yield ArchiveWorld(world, table, admin)
+
+
+def delivered(subject: bytes, reply: bytes, data: bytes, headers: bytes) -> Event:
+    """The event of a message as the wire has it."""
+    return make_event(make_message(subject, reply, data, headers))
 
 
 def ended(log: str) -> str:

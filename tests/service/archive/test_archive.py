@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import signal
 import socket
 from collections.abc import Sequence
 
 import pytest
-from aiohttp import web
 
 from control_plane.desired import ADMINISTRATOR
 from service.archive import contract
 from service.archive.archiver import Archiver
 from service.archive.contract import STREAM
 from service.archive.event import Event
-from service.archive.jetstream import make_event
-from service.archive.source import Backlog, Room
-from service.dynamodb.writer import Item, Key, Result, Writer
+from service.dynamodb.writer import Item, Key, Writer
+from service.dynamodb.writer import Result as Written
 from service.runtime.connection import roundtrip
 from service.runtime.role import Need
-from tests.support.archive import ArchiveWorld, ended
+from service.sources.source import Backlog, Message, Result
+from tests.support.archive import ArchiveWorld, delivered, ended
 from tests.support.command import finished
-from tests.support.faulty import Call, FaultyDynamoDB, answer, refusal, stall
+from tests.support.faulty import Call, FaultyDynamoDB, stall
 from tests.support.world import complaint, eventually, get, log_lines, metric, statistics
 
 
@@ -49,35 +47,6 @@ async def test_events_become_rows_and_the_task_ends_by_itself(archive: ArchiveWo
     assert [line["event"] for line in log_lines(log)][-1] == "drained"
 
 
-async def test_a_task_that_is_killed_leaves_no_gap_and_no_double(archive: ArchiveWorld, proxy: FaultyDynamoDB) -> None:
-    """Killed between a write and its acknowledgements, twice; and a second task holds what the first one had."""
-    archive.env = proxy.env
-    await archive.shorten_ack_wait()
-    await archive.publish(600)
-    held = asyncio.Event()
-
-    async def after_writing(_: str, call: Call) -> web.Response | None:
-        """The rows are written; the task never learns it."""
-        if "RequestItems" in call:
-            await asyncio.to_thread(archive.engine().batch_write_item, RequestItems=call["RequestItems"])
-            held.set()
-            await asyncio.sleep(60)
-        return None
-
-    proxy.fault = after_writing
-    for _ in range(2):
-        async with archive.task() as task:
-            await asyncio.wait_for(held.wait(), 20)
-            task.child.signal(signal.SIGKILL)
-            await task.child.wait()
-        held.clear()
-    assert archive.rows(), "some were written"
-    proxy.fault = None
-    async with archive.task(), archive.task():
-        await eventually(archive.is_archived, within_s=40, what="an empty backlog")
-    assert archive.sequences() == list(range(1, 601))
-
-
 async def test_sigterm_gives_back_at_once_what_is_not_written(archive: ArchiveWorld, proxy: FaultyDynamoDB) -> None:
     archive.env = proxy.env
     await archive.publish(1500)
@@ -94,50 +63,6 @@ async def test_sigterm_gives_back_at_once_what_is_not_written(archive: ArchiveWo
         # Well before `ack_wait`, which is 30 seconds.
         await eventually(archive.is_archived, within_s=15, what="an empty backlog")
     assert archive.sequences() == list(range(1, 1501))
-
-
-async def test_throttled_half_processed_failing_after_the_write(archive: ArchiveWorld, proxy: FaultyDynamoDB) -> None:
-    archive.env = proxy.env
-    await archive.publish(2000)
-    dice = random.Random(15)
-
-    async def fault(_: str, call: Call) -> web.Response | None:
-        if "RequestItems" not in call:
-            return None
-        chance = dice.random()
-        if chance < 0.3:
-            return refusal("ThrottlingException")
-        if chance < 0.4:
-            await asyncio.to_thread(archive.engine().batch_write_item, RequestItems=call["RequestItems"])
-            return refusal("InternalServerError", 500)
-        if chance < 0.6:
-            puts = call["RequestItems"][archive.table]
-            half, left = puts[::2], puts[1::2]
-            await asyncio.to_thread(archive.engine().batch_write_item, RequestItems={archive.table: half})
-            return answer({"UnprocessedItems": {archive.table: left} if left else {}})
-        return None
-
-    proxy.fault = fault
-    code, log = await archive.run_to_end(IDLE_EXIT="0.5")
-    assert code == 0, log
-    assert archive.sequences() == list(range(1, 2001))
-
-
-async def test_what_can_never_be_a_row_is_a_dead_letter_and_its_neighbours_are_rows(archive: ArchiveWorld) -> None:
-    large = b"x" * (410 * 1024)
-    await archive.publish(20)
-    await archive.publish_all([("customer.balance.big", large, None), (f"customer.balance.{'k' * 2100}", b"{}", None)])
-    await archive.publish(20, first=20)
-    code, log = await archive.run_to_end(IDLE_EXIT="0.5")
-    assert code == 0, log
-    assert archive.sequences() == [*range(1, 21), *range(23, 43)]
-    assert (await archive.admin.stream_info(contract.DEAD_STREAM)).state.messages == 2
-    letter = await archive.admin.get_msg(contract.DEAD_STREAM, 1)
-    assert letter.data == large
-    assert letter.headers is not None
-    assert letter.headers["Archive-Client"] == "big"
-    assert letter.headers["Archive-Sequence"] == "21"
-    assert "size" in letter.headers["Archive-Reason"].lower()
 
 
 async def test_a_subject_that_is_no_text_is_a_dead_letter(archive: ArchiveWorld) -> None:
@@ -214,45 +139,53 @@ async def test_what_a_dead_task_holds_is_backlog(archive: ArchiveWorld, proxy: F
         assert await archive.backlog() == 10
 
 
-async def test_what_the_stream_discarded_before_it_was_archived_is_counted(archive: ArchiveWorld) -> None:
-    await archive.limit(STREAM, 20_000)
-    await archive.publish(500)
-    first = (await archive.admin.stream_info(STREAM)).state.first_seq
-    assert first > 100
-    async with archive.task() as task:
-        await eventually(archive.is_archived, what="an empty backlog")
-        assert await metric(task, "archive_discarded_total") == first - 1
-    assert archive.sequences() == list(range(first, 501))
-
-
 class Recording:
-    """A source that remembers what it was told."""
+    """A source that remembers what was acknowledged."""
 
     name = "recording"
-    extend_every_s = 10.0
+    portion = 500, 1 << 20
+    visibility_s = 30.0
     discarded = 0
+    dead_letters = 0
+    dead_letters_refused = 0
 
     def __init__(self) -> None:
-        self.acknowledged: list[Event] = []
+        self.acknowledged: list[Message] = []
 
     def needs(self) -> Sequence[Need]:
         return ()
 
-    async def start(self, room: Room) -> None: ...
+    async def start(self) -> None: ...
 
-    def more(self) -> None: ...
+    async def receive(self, limit: int, max_bytes: int, visibility_s: float, wait_s: float) -> list[Message]:
+        raise AssertionError
 
     async def take_no_more(self) -> None: ...
 
-    async def backlog(self) -> Backlog | None:
+    async def backlog(self) -> Backlog:
         return Backlog(0)
 
-    def acknowledge(self, events: Sequence[Event]) -> None:
-        self.acknowledged += events
+    def acknowledge(self, messages: Sequence[Message]) -> None:
+        self.acknowledged += messages
 
-    def extend(self, events: Sequence[Event]) -> None: ...
+    def extend(self, messages: Sequence[Message]) -> None: ...
 
-    def give_back(self, events: Sequence[Event], delay_s: float = 0.0) -> None: ...
+    def give_back(self, messages: Sequence[Message], delay_s: float = 0.0) -> None: ...
+
+    def receipt(self, message: Message) -> str:
+        raise AssertionError
+
+    async def delete(self, receipts: Sequence[str]) -> list[Result]:
+        raise AssertionError
+
+    async def change_visibility(self, receipts: Sequence[str], visibility_s: float) -> list[Result]:
+        raise AssertionError
+
+    def key(self, receipt: str) -> str:
+        raise AssertionError
+
+    def problem(self) -> str:
+        return ""
 
     async def settle(self) -> None: ...
 
@@ -268,19 +201,18 @@ async def test_the_same_message_twice_in_a_batch_is_one_row() -> None:
     written: list[list[Key]] = []
 
     class Recorder(Writer):
-        async def write(self, items: Sequence[Item]) -> Result:
+        async def write(self, items: Sequence[Item]) -> Written:
             written.append([item.key for item in items])
-            return Result(written=list(items))
+            return Written(written=list(items))
 
     source = Recording()
     archiver = Archiver(source, Recorder("t", "p", "s"), Nowhere())
     reply = b"$JS.ACK.s.archive.1.1.1.1764052345123456789.0"
-    events = [make_event(b"a.b", reply, b"{}", b""), make_event(b"a.b", reply, b"{}", b"")]
-    for event in events:
-        archiver.take(event)
+    messages = [delivered(b"a.b", reply, b"{}", b"").message for _ in range(2)]
+    archiver.take(messages)
     await eventually(lambda: archiver.held == 0)
     assert [len(keys) for keys in written] == [1]
-    assert source.acknowledged == events
+    assert source.acknowledged == messages
 
 
 @pytest.mark.parametrize(

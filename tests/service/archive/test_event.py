@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.archive.event import balance_of, encode, rfc3339
-from service.archive.jetstream import make_event
+from tests.support.archive import delivered
 
 REPLY = b"$JS.ACK.customer-balances.archive.1.42.7.1764052345123456789.0"
 DOMAIN = b"$JS.ACK.hub.ACCHASH.customer-balances.archive.1.42.7.1764052345123456789.0.random"
@@ -20,7 +20,7 @@ DOMAIN = b"$JS.ACK.hub.ACCHASH.customer-balances.archive.1.42.7.1764052345123456
 
 @pytest.mark.parametrize("reply", [REPLY, DOMAIN, DOMAIN.rpartition(b".")[0]])
 def test_the_key_is_the_time_and_the_sequence(reply: bytes) -> None:
-    event = make_event(b"customer.balance.678", reply, b'{"balance":7120}', b"")
+    event = delivered(b"customer.balance.678", reply, b'{"balance":7120}', b"")
     assert (event.client_id, event.key) == ("678", "2025-11-25T06:32:25.123456789Z#42")
     assert orjson.loads(encode(event, "here", "now", retention_s=86_400)) == {
         "client_id": {"S": "678"},
@@ -43,7 +43,7 @@ def test_nanoseconds_are_padded() -> None:
 @pytest.mark.parametrize("name", [b"Nats-Msg-Id", b"nats-msg-id"])
 def test_the_message_id_is_kept(name: bytes) -> None:
     headers = b"NATS/1.0\r\nStatus: 404\r\n" + name + b": abc.1\r\n\r\n"
-    event = make_event(b"customer.balance.678", REPLY, b"", headers)
+    event = delivered(b"customer.balance.678", REPLY, b"", headers)
     assert orjson.loads(encode(event, "", ""))["Nats-Msg-Id"] == {"S": "abc.1"}
 
 
@@ -76,10 +76,10 @@ def test_a_balance_is_one_that_dynamodb_holds(body: bytes, balance: str | None) 
 
 @given(body=st.binary(max_size=200))
 def test_any_body_is_kept(body: bytes) -> None:
-    row = orjson.loads(encode(make_event(b"a.b", REPLY, body, b""), "", ""))
+    row = orjson.loads(encode(delivered(b"a.b", REPLY, body, b""), "", ""))
     kept = row["body"]
     assert (kept["S"].encode() if "S" in kept else base64.b64decode(kept["B"])) == body
 
 
 def test_a_subject_that_is_no_text_is_no_row() -> None:
-    assert make_event(b"customer.balance.\xff", REPLY, b"", b"").unreadable == "subject is not UTF-8"
+    assert delivered(b"customer.balance.\xff", REPLY, b"", b"").unreadable == "subject is not UTF-8"

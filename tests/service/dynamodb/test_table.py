@@ -295,10 +295,9 @@ async def test_it_is_opened_once_and_closed_if_it_was_opened(world: World) -> No
     table = Table(world.table, "id")
     table.close()
     table.open()
-    pool = table._pool
+    pool = table._api._pool
     table.open()
-    assert pool is not None
-    assert table._pool is pool
+    assert table._api._pool is pool
     await table.check()
     assert len(pool._free) == 1
     table.close()

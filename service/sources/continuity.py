@@ -20,6 +20,10 @@ class Continuity:
     _again: int = 0
     """Repeated deliveries since the last first one."""
 
+    def restart(self) -> None:
+        """The consumer was made anew: its numbers begin again."""
+        self._number, self._sequence, self._again = -1, 0, 0
+
     def delivered(self, number: int, sequence: int, *, again: bool) -> None:
         """A message came: its number among the consumer's deliveries, its sequence in the stream."""
         if number <= self._number:

@@ -1,0 +1,57 @@
+"""Messages of a stream that were received too often, or can be handed to nobody: dead letters."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import structlog
+
+from service.runtime.logs import Repeated
+from service.sources.dead_letters import DeadLetterStream
+from service.sources.source import Message
+
+log: Final = structlog.get_logger("service.sources")
+_kept: Final = Repeated(log, "dead letter not kept; the message comes again")
+
+SUBJECT_BYTES: Final = 1024
+
+
+class Redrive:
+    """Says which messages are dead letters, and keeps them."""
+
+    def __init__(self, letters: DeadLetterStream, max_deliver: int, max_bytes: int) -> None:
+        self.letters = letters
+        self.kept = 0
+        self.refused = 0
+        """How often one could not be kept: that stream is full, say. The message stays in its own."""
+        self._max_deliver = max_deliver
+        self._max_bytes = max_bytes
+
+    def reason(self, message: Message) -> str:
+        """Why it is a dead letter; empty: it is none."""
+        if message.times_received > self._max_deliver:
+            return f"received {message.times_received - 1} times and not deleted"
+        if message.size > self._max_bytes:
+            return f"of {message.size} bytes, more than one gRPC response carries"
+        return ""
+
+    async def keep(self, message: Message, id_: str, reason: str) -> bool:
+        """Whether it is kept for certain. `id_` is the same each time."""
+        said = {
+            "Nats-Msg-Id": id_,
+            "Queue-Reason": reason,
+            "Queue-Subject": message.subject.decode("ascii", "backslashreplace")[:SUBJECT_BYTES],
+            "Queue-Sequence": message.id,
+        }
+        room = self.letters.room
+        if len(message.data) > room:
+            said["Queue-Cut"] = str(len(message.data))
+        own = {name: value for name, value in message.headers if not name.startswith("Nats-")}
+        problem = await self.letters.put(message.data[:room], {**own, **said})
+        if problem:
+            self.refused += 1
+            _kept.warning("", error=problem, sequence=message.sequence)
+            return False
+        self.kept += 1
+        log.warning("dead letter", sequence=message.sequence, reason=reason)
+        return True

@@ -1,0 +1,108 @@
+"""What the archive asks of its source: never more than there is room for, and always enough for any one message."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from service.archive.intake import RECEIVES, Intake
+from service.sources.source import Message, Unavailable
+from tests.support.archive import delivered
+from tests.support.world import eventually
+
+REPLY = b"$JS.ACK.s.archive.1.1.1.1764052345123456789.0"
+PORTION = (10, 1000)
+
+
+class Room:
+    def __init__(self, messages: int, size: int) -> None:
+        self.left = messages, size
+        self.taken: list[Message] = []
+
+    def take(self, messages: Sequence[Message]) -> None:
+        self.taken += messages
+
+    def room(self) -> tuple[int, int]:
+        return self.left
+
+    def is_empty(self) -> bool:
+        return not self.taken
+
+
+class Asked:
+    """A source whose receives wait until they are answered."""
+
+    portion = PORTION
+    visibility_s = 30.0
+
+    def __init__(self) -> None:
+        self.open: list[asyncio.Future[list[Message]]] = []
+
+    async def receive(self, limit: int, max_bytes: int, visibility_s: float, wait_s: float) -> list[Message]:
+        assert (limit, max_bytes) == PORTION
+        answer: asyncio.Future[list[Message]] = asyncio.get_running_loop().create_future()
+        self.open.append(answer)
+        try:
+            return await answer
+        finally:
+            self.open.remove(answer)
+
+    async def take_no_more(self) -> None:
+        for answer in self.open:
+            if not answer.done():
+                answer.set_result([])
+
+
+def started(room: Room) -> tuple[Intake, Asked]:
+    source: Any = Asked()
+    intake = Intake(source, room)
+    intake.start()
+    return intake, source
+
+
+async def turns() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_as_many_receives_as_there_is_room_for_in_messages_and_in_bytes() -> None:
+    for messages, size, receives in ((35, 10_000, 3), (1000, 2_999, 2), (1000, 10_000, RECEIVES)):
+        intake, source = started(Room(messages, size))
+        await turns()
+        assert len(source.open) == receives
+        await intake.stop()
+
+
+async def test_a_message_larger_than_the_room_comes_through_when_nothing_else_is_held() -> None:
+    room = Room(1, 1)
+    intake, source = started(room)
+    await turns()
+    assert len(source.open) == 1
+    source.open[0].set_result([delivered(b"a.b", REPLY, b"x" * 900, b"").message])
+    await turns()
+    assert (len(room.taken), source.open) == (1, [])
+    room.taken.clear()
+    intake.more()
+    await turns()
+    assert len(source.open) == 1
+    await intake.stop()
+
+
+async def test_a_failed_receive_is_not_the_last_one() -> None:
+    intake, source = started(Room(10, 1000))
+    await turns()
+    source.open[0].set_exception(Unavailable("away"))
+    await eventually(lambda: len(source.open) == 1 and not source.open[0].done(), what="another receive")
+    source.open[0].set_exception(KeyError("no such attribute"))
+    await eventually(lambda: len(source.open) == 1 and not source.open[0].done(), what="another receive")
+    await intake.stop()
+
+
+async def test_what_a_receive_brings_while_stopping_is_taken() -> None:
+    room = Room(10, 1000)
+    intake, source = started(room)
+    await turns()
+    source.open[0].set_result([delivered(b"a.b", REPLY, b"{}", b"").message])
+    await intake.stop()
+    assert len(room.taken) == 1
