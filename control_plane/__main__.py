@@ -25,6 +25,7 @@ from control_plane.command import (
     initials_in,
     parts_named,
     run,
+    size_in_bytes,
     user_named,
 )
 from control_plane.deployment_commands import secret_cli, seed_cli
@@ -48,6 +49,13 @@ Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 Secret = Annotated[bool, typer.Option("--secret", help="The deployment's secret (AWS) is to have them too.")]
 With = Annotated[
     list[str] | None, typer.Option("--with", help="Also what an optional role needs; may be given several times.")
+]
+Size = Annotated[
+    str,
+    typer.Option(
+        "--stream-size",
+        help="What the archived stream may hold, for example 5GiB. Made with 1GiB; a larger one stays as it is.",
+    ),
 ]
 
 
@@ -81,6 +89,7 @@ def create(
     ctx: typer.Context,
     *,
     with_: With = None,
+    stream_size: Size = "",
     secret: Secret = False,
     adopt: Annotated[
         bool, typer.Option("--adopt", help="Take over an account that this program did not make.")
@@ -93,9 +102,10 @@ def create(
     """
 
     async def work(target: Target) -> None:
-        wanted = ACCOUNT.plus(parts_named(with_ or ()))
         async with open_provider(target) as provider:
-            planned = await _plan(provider, target, wanted_parts=with_ or (), secret=secret, adopt=adopt)
+            planned = await _plan(
+                provider, target, wanted_parts=with_ or (), stream_size=stream_size, secret=secret, adopt=adopt
+            )
             for remark in planned.remarks:
                 console.print(f"[yellow]note[/]     {escape(remark)}")
             if not planned.changes:
@@ -104,7 +114,7 @@ def create(
                 for step in planned.changes:
                     console.print(f"would {step.action:7} {report.describe(step)}")
             else:
-                async for step in reconcile.apply(provider, planned, wanted):
+                async for step in reconcile.apply(provider, planned):
                     done = "created" if step.action == "create" else "changed"
                     console.print(f"[green]{done}[/]  {report.describe(step)}")
                 console.print(_next(target, planned.name))
@@ -113,12 +123,19 @@ def create(
 
 
 @cli.command()
-def status(ctx: typer.Context, *, with_: With = None, secret: Secret = False, as_json: AsJson = False) -> None:
+def status(
+    ctx: typer.Context,
+    *,
+    with_: With = None,
+    stream_size: Size = "",
+    secret: Secret = False,
+    as_json: AsJson = False,
+) -> None:
     """Show what is wanted beside what is there. Exit code 3 when they differ."""
 
     async def work(target: Target) -> Plan:
         async with open_provider(target) as provider:
-            return await _plan(provider, target, wanted_parts=with_ or (), secret=secret)
+            return await _plan(provider, target, wanted_parts=with_ or (), stream_size=stream_size, secret=secret)
 
     planned = run(work(ctx.obj))
     if as_json:
@@ -202,14 +219,22 @@ def delete(ctx: typer.Context, *, yes: Yes = False) -> None:
 
 
 async def _plan(
-    provider: Provider, target: Target, *, wanted_parts: Sequence[str], secret: bool, adopt: bool = False
+    provider: Provider,
+    target: Target,
+    *,
+    wanted_parts: Sequence[str],
+    stream_size: str,
+    secret: bool,
+    adopt: bool = False,
 ) -> Plan:
+    stream_bytes = size_in_bytes(stream_size) if stream_size else None
     name = account_name(target.initials)
     account = await reconcile.find(provider, name, adopt=adopt)
     name = account.name if account else name.upper()
     files = account_files(target.config, name)
     wanted = ACCOUNT.plus(parts_named(wanted_parts))
-    return await reconcile.compare(provider, name, account, wanted, files, initials_in(name) if secret else None)
+    initials = initials_in(name) if secret else None
+    return await reconcile.compare(provider, name, account, wanted, files, initials, stream_bytes)
 
 
 def _delete_left_behind(files: Files, name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 from collections.abc import Coroutine, Sequence
 from typing import Annotated, Any, Final, TypeVar
@@ -13,7 +14,7 @@ from nats.js.errors import Error as JetStreamError
 from rich.console import Console
 
 from control_plane import aws, reconcile
-from control_plane.desired import EVERYTHING, PARTS, Part, User
+from control_plane.desired import BALANCES, EVERYTHING, PARTS, Part, User
 from control_plane.errors import ProvisioningError, UsageError
 from control_plane.files import Files
 from control_plane.provider import AccountSummary, Provider
@@ -21,6 +22,9 @@ from control_plane.target import Target, account_files, account_name
 
 NATS_URL: Final = "tls://connect.ngs.global"
 WRONG_ARGUMENT: Final = 2
+LARGEST_STREAM: Final = 10 * 1024**4
+_SIZE: Final = re.compile(r"(\d{1,9}) ?([MGT]iB)")
+_UNITS: Final = {"MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4}
 T = TypeVar("T")
 
 AsJson = Annotated[bool, typer.Option("--json", help="For a script to read.")]
@@ -64,6 +68,15 @@ def user_named(name: str) -> User:
     if name not in names:
         raise UsageError(f"there is no user {name}; give one of {', '.join(names)}")
     return EVERYTHING.user(name)
+
+
+def size_in_bytes(text: str) -> int:
+    """`5GiB`, `512 MiB`: what a stream may hold. Raises `UsageError`."""
+    found = _SIZE.fullmatch(text)
+    size = int(found[1]) * _UNITS[found[2]] if found else 0
+    if not BALANCES.max_bytes <= size <= LARGEST_STREAM:
+        raise UsageError(f"--stream-size {text} is no size from 10MiB to 10TiB; give one such as 5GiB")
+    return size
 
 
 def parts_named(names: Sequence[str]) -> list[Part]:

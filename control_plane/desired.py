@@ -123,6 +123,16 @@ class Account:
             )
         return account
 
+    def sized(self, stream: str, max_bytes: int) -> Account:
+        """The account with a stream of that size, and the room for it."""
+        (before,) = (each for each in self.streams if each.name == stream)
+        more = (max_bytes - before.max_bytes) * before.replicas
+        return replace(
+            self,
+            limits=replace(self.limits, disk_bytes=self.limits.disk_bytes + more),
+            streams=tuple(replace(each, max_bytes=max_bytes) if each == before else each for each in self.streams),
+        )
+
     def user(self, name: str) -> User:
         return next(user for user in self.users if user.name == name)
 
@@ -169,7 +179,7 @@ BALANCES: Final = Stream(
 ARCHIVE: Final = Part(
     user=User(name=archive.USER, publish=archive.PUBLISH, subscribe=archive.SUBSCRIBE, responses=True),
     streams=(
-        # It holds what no task has archived yet.
+        # It holds what no task has archived yet; `create --stream-size` makes it another size.
         replace(BALANCES, max_bytes=archive.STREAM_BYTES),
         Stream(
             name=archive.DEAD_STREAM,

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from control_plane.desired import Limits
 from control_plane.settings import Difference
 
 Action = Literal["keep", "create", "change"]
@@ -27,6 +28,8 @@ class Plan:
 
     name: str
     account: str | None
+    limits: Limits
+    """Of the account, when it is made."""
     steps: Sequence[Step]
     remarks: tuple[str, ...] = ()
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from control_plane import settings
 from control_plane.credentials import credential_steps
-from control_plane.desired import PARTS, Account
-from control_plane.errors import ProvisioningError
+from control_plane.desired import ARCHIVE, BALANCES, PARTS, Account
+from control_plane.errors import ProvisioningError, UsageError
 from control_plane.files import Files
 from control_plane.plan import Do, Plan, Step, nothing
 from control_plane.provider import AccountSummary, Actual, Provider
@@ -32,15 +32,19 @@ async def compare(
     wanted: Account,
     files: Files,
     secret: str | None = None,
+    stream_bytes: int | None = None,
 ) -> Plan:
     """The plan for an account that was found, or for a new one. A part that was made once is wanted from then on.
 
-    `secret`: initials, when the deployment's secret is to have the service's credentials too.
+    `stream_bytes`: the size of the stream that is archived; where it is not given, a larger stream stays as it is.
+    Raises `UsageError` when there is no archive that it is for. `secret`: initials, when the deployment's secret is to
+    have the service's credentials too.
     """
     actual = await provider.actual(account.id) if account else None
     if actual:
         names = {user.name for user in wanted.users}
         wanted = wanted.plus(part for part in PARTS if part.name in actual.users and part.name not in names)
+    wanted = _sized(wanted, actual, stream_bytes)
     wanted, remarks = await _as_allowed(provider, wanted)
     steps = [_account_step(provider, name, account)]
     if actual:
@@ -51,14 +55,14 @@ async def compare(
     steps += _resource_steps(provider, wanted, actual)
     steps += await credential_steps(provider, account, actual, wanted, files, secret)
     remarks = (*remarks, *_still_out(steps, actual))
-    return Plan(account.name if account else name, account.id if account else None, steps, remarks)
+    return Plan(account.name if account else name, account.id if account else None, wanted.limits, steps, remarks)
 
 
-async def apply(provider: Provider, planned: Plan, wanted: Account) -> AsyncIterator[Step]:
+async def apply(provider: Provider, planned: Plan) -> AsyncIterator[Step]:
     """Make the changes, yielding each step when it is done. A failure leaves the rest for the next run."""
     account = planned.account
     if account is None:
-        account = await provider.create_account(planned.name, wanted.limits)
+        account = await provider.create_account(planned.name, planned.limits)
         yield planned.steps[0]
     for step in planned.changes:
         if planned.account is None and step is planned.steps[0]:
@@ -110,6 +114,16 @@ async def deletions(provider: Provider, account: AccountSummary, files: Files) -
         Step(f"credentials in {files.folder}", "change", remove_files),
         Step(f"account {account.name}", "change", provider.remove_account),
     ]
+
+
+def _sized(wanted: Account, actual: Actual | None, stream_bytes: int | None) -> Account:
+    if not any(user.name == ARCHIVE.name for user in wanted.users):
+        if stream_bytes:
+            raise UsageError("--stream-size is the archived stream's; give --with archive too")
+        return wanted
+    there = actual.streams.get(BALANCES.name, {}).get("max_bytes", 0) if actual else 0
+    (declared,) = (stream.max_bytes for stream in wanted.streams if stream.name == BALANCES.name)
+    return wanted.sized(BALANCES.name, stream_bytes or max(declared, there))
 
 
 def _account_step(provider: Provider, name: str, account: AccountSummary | None) -> Step:

@@ -154,7 +154,7 @@ async def provision(nats_url: str, state: State, files: Files, name: str = ACCOU
     async with self_hosted.connected(nats_url, creds) as system:
         provider = SelfHosted(nats_url, system, operator, state.system().public)
         planned = await reconcile.plan(provider, name, EVERYTHING, files)
-        async for _ in reconcile.apply(provider, planned, EVERYTHING):
+        async for _ in reconcile.apply(provider, planned):
             pass
         account = await reconcile.find(provider, name)
     if account is None:

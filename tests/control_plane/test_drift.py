@@ -154,6 +154,37 @@ async def test_a_part_is_made_when_asked_for_and_looked_after_from_then_on(
     assert program.fake.consumers.popitem()[1]["backoff"] == []
 
 
+async def test_the_archived_stream_has_the_size_that_was_asked_for(program: Program) -> None:
+    """A larger one is never made smaller unless that is said: it would discard events."""
+
+    def there() -> tuple[int, int]:
+        limits = program.fake.account("POC-TT").settings["limits"]["tiered_limits"]["R3"]
+        (stream,) = (each for each in program.fake.streams.values() if each["name"] == "customer-balances")
+        return stream["max_bytes"] // 1024**2, limits["disk_storage"] // 1024**2
+
+    await program("create")
+    assert there() == (10, 64)
+    code, _, error = await program("create", "--stream-size", "2GiB")
+    assert (code, "give --with archive too" in error) == (2, True)
+    await program("create", "--with", "archive")
+    size, disk = there()
+    assert size == 1024
+    await program("create", "--stream-size", "2GiB")
+    assert there() == (2048, disk + 3 * 1024)
+    for command in ("create", "status"):
+        assert (await program(command))[0] == 0
+    assert there() == (2048, disk + 3 * 1024)
+    assert (await program("status", "--stream-size", "1GiB"))[0] == 3
+    await program("create", "--stream-size", "1GiB")
+    assert there() == (size, disk)
+
+
+@pytest.mark.parametrize("size", ["5", "5GB", "0GiB", "9MiB", "11TiB", "-5GiB", "GiB"])
+async def test_a_size_that_cannot_be_meant_is_said(program: Program, size: str) -> None:
+    code, _, error = await program("create", "--with", "archive", "--stream-size", size)
+    assert (code, "such as 5GiB" in error) == (2, True)
+
+
 async def test_on_a_server_of_ones_own_drift_is_seen_too(servers: Servers, tmp_path: Any) -> None:
     """Consumers and denials as the real server keeps them."""
     async with self_hosted.connected(servers.nats_url, servers.system_creds) as system:
@@ -166,7 +197,7 @@ async def test_on_a_server_of_ones_own_drift_is_seen_too(servers: Servers, tmp_p
 
         async def create() -> None:
             planned = await reconcile.plan(provider, "POC-DR", wanted, files)
-            async for _ in reconcile.apply(provider, planned, wanted):
+            async for _ in reconcile.apply(provider, planned):
                 pass
 
         await create()
@@ -227,7 +258,7 @@ async def test_on_a_server_of_ones_own_an_account_may_be_adopted(servers: Server
             found = await reconcile.find(provider, "POC-AD", adopt=True)
             assert found
             planned = await reconcile.compare(provider, "POC-AD", found, ACCOUNT, Files(tmp_path))
-            async for _ in reconcile.apply(provider, planned, ACCOUNT):
+            async for _ in reconcile.apply(provider, planned):
                 pass
             assert not (await reconcile.plan(provider, "POC-AD", ACCOUNT, Files(tmp_path))).changes
         finally:

@@ -35,7 +35,7 @@ class Place:
 
     async def create(self, wanted: Account = ACCOUNT) -> list[str]:
         planned = await reconcile.plan(self.provider, NAME, wanted, self.files)
-        return [step.resource async for step in reconcile.apply(self.provider, planned, wanted)]
+        return [step.resource async for step in reconcile.apply(self.provider, planned)]
 
     async def due(self, wanted: Account = ACCOUNT) -> dict[str, tuple[str, tuple[Difference, ...]]]:
         planned = await reconcile.plan(self.provider, NAME, wanted, self.files)

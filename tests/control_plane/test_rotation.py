@@ -113,7 +113,7 @@ async def own(servers: Servers, tmp_path: Path) -> AsyncIterator[tuple[SelfHoste
         provider = SelfHosted(servers.nats_url, system, servers.operator, servers.system.public)
         files = Files(tmp_path / "own")
         planned = await reconcile.plan(provider, "POC-RO", ACCOUNT, files)
-        async for _ in reconcile.apply(provider, planned, ACCOUNT):
+        async for _ in reconcile.apply(provider, planned):
             pass
         account = await reconcile.find(provider, "POC-RO")
         assert account

@@ -64,7 +64,7 @@ async def provisioned(servers: Servers, tmp_path: Path) -> AsyncIterator[Provisi
         provider = SelfHosted(servers.nats_url, system, servers.operator, servers.system.public)
         files = Files(tmp_path)
         planned = await reconcile.plan(provider, NAME, ACCOUNT, files)
-        async for _ in reconcile.apply(provider, planned, ACCOUNT):
+        async for _ in reconcile.apply(provider, planned):
             pass
         account = await reconcile.find(provider, NAME)
         assert account
@@ -180,7 +180,7 @@ async def test_another_operator_is_refused(servers: Servers, tmp_path: Path) -> 
         stranger = SelfHosted(servers.nats_url, system, Key.operator(), servers.system.public)
         planned = await reconcile.plan(stranger, "POC-XX", ACCOUNT, Files(tmp_path))
         with pytest.raises((ProvisioningError, nats.errors.Error)) as caught:
-            async for _ in reconcile.apply(stranger, planned, ACCOUNT):
+            async for _ in reconcile.apply(stranger, planned):
                 pass
         assert "SO" not in str(caught.value)
         (account,) = [account for account in await stranger.accounts() if account.name == "POC-XX"]

@@ -33,7 +33,7 @@ async def create(fake: FakeSynadia, files: Files, token: str = TOKEN) -> None:
     async with synadia_api.connect(token, fake.url) as api:
         provider = Synadia(api, await find_system(api, None))
         planned = await reconcile.plan(provider, NAME, ACCOUNT, files)
-        async for _ in reconcile.apply(provider, planned, ACCOUNT):
+        async for _ in reconcile.apply(provider, planned):
             pass
 
 
