@@ -4,25 +4,34 @@ from __future__ import annotations
 
 from typing import Final
 
-from aws_cdk import Duration
+from aws_cdk import Acknowledgment, Duration, RemovalPolicy, Stack, Validations
 from aws_cdk import aws_applicationautoscaling as autoscaling
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_dynamodb as dynamodb
 from aws_cdk import aws_iam as iam
+from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
 from cdk.sections import ArchiveSection
 from cdk.settings import Settings
+from cdk.sqs import make_queue, may_read
 from cdk.tasks import Role, Surroundings, Tasks
 from service.archive import contract
 from service.customer.contract import METRICS_DIMENSION, METRICS_NAMESPACE
 
 STUCK_MINUTES: Final = 30
 MINUTE: Final = Duration.minutes(1)
+KEPT: Final = Duration.days(14)
+"""The longest that SQS keeps a message."""
+OLD: Final = Duration.days(1)
+"""Well before a queue discards a message: SQS' default is four days."""
 
 
-def archive(settings: Settings, table: dynamodb.ITable) -> Role:
+def archive(settings: Settings, table: dynamodb.ITable, queue: sqs.IQueue | None) -> Role:
     section = settings.archive
+    writes = iam.PolicyStatement(
+        actions=["dynamodb:BatchWriteItem", "dynamodb:DescribeTable"], resources=[table.table_arn]
+    )
     return Role(
         "archive",
         cpu=section.cpu,
@@ -30,21 +39,19 @@ def archive(settings: Settings, table: dynamodb.ITable) -> Role:
         tasks=0,
         always=0,
         environment={
-            "ARCHIVE_SOURCE": f"jetstream:{contract.STREAM}",
+            "ARCHIVE_SOURCE": f"sqs:{queue.queue_url}" if queue else f"jetstream:{contract.STREAM}",
             "ARCHIVE_TABLE": table.table_name,
             "IDLE_EXIT": str(section.idle_exit),
             "RETENTION_DAYS": str(section.retention_days),
         },
-        statements=(
-            iam.PolicyStatement(
-                actions=["dynamodb:BatchWriteItem", "dynamodb:DescribeTable"], resources=[table.table_arn]
-            ),
-        ),
+        statements=(writes, may_read(queue)) if queue else (writes,),
     )
 
 
 class Archive(Construct):
-    """Its tasks are counted by the backlog alone, which the role `customer` writes once a minute."""
+    """Its tasks are counted by the backlog alone: once a minute the role `customer` writes the stream's, or SQS its
+    queue's.
+    """
 
     def __init__(self, scope: Construct, id_: str, around: Surroundings) -> None:
         super().__init__(scope, id_)
@@ -62,11 +69,28 @@ class Archive(Construct):
             time_to_live_attribute=contract.TTL_ATTRIBUTE if settings.archive.retention_days else None,
             removal_policy=around.removal,
         )
-        self.tasks = Tasks(self, "Tasks", around, archive(settings, self.table))
-        self._scale(settings.archive, settings.table_name)
-        self._alarms(settings)
+        self.queue = self._queue(settings, around.removal) if settings.archive.source == "sqs" else None
+        self.tasks = Tasks(self, "Tasks", around, archive(settings, self.table, self.queue))
+        backlog = queue_backlog(self.queue) if self.queue else metric("ArchiveBacklog", settings.table_name, "Maximum")
+        self._scale(settings.archive, backlog)
+        self._alarms(settings, backlog)
+        if self.queue:
+            self._alarm_of_queue(settings, self.queue)
+        else:
+            self._alarms_of_stream(settings)
 
-    def _scale(self, section: ArchiveSection, table_name: str) -> None:
+    def _queue(self, settings: Settings, removal: RemovalPolicy) -> sqs.IQueue:
+        given = settings.archive.queue
+        if given:
+            stack = Stack.of(self)
+            arn = given if given.startswith("arn:") else stack.format_arn(service="sqs", resource=given)
+            return sqs.Queue.from_queue_arn(self, "Messages", arn)
+        queue = make_queue(self, "Messages", f"customer-archive-{settings.initials}", kept=KEPT, removal=removal)
+        reason = f"What can be no row goes to the stream {contract.DEAD_STREAM}; anything else is tried again."
+        Validations.of(queue).acknowledge(Acknowledgment(id="AwsSolutions::AwsSolutions-SQS3", reason=reason))
+        return queue
+
+    def _scale(self, section: ArchiveSection, backlog: cloudwatch.IMetric) -> None:
         """An alarm that stays in ALARM goes on scaling, so a task that dies is replaced while there is a backlog."""
         scaling = self.tasks.service.auto_scale_task_count(min_capacity=0, max_capacity=section.steps[-1].tasks)
         intervals = [autoscaling.ScalingInterval(change=0, upper=section.steps[0].backlog)]
@@ -75,15 +99,14 @@ class Archive(Construct):
             intervals.append(autoscaling.ScalingInterval(change=step.tasks, lower=step.backlog, upper=upper))
         scaling.scale_on_metric(
             "Backlog",
-            metric=metric("ArchiveBacklog", table_name, "Maximum"),
+            metric=backlog,
             scaling_steps=intervals,
             adjustment_type=autoscaling.AdjustmentType.EXACT_CAPACITY,
             cooldown=MINUTE,
             evaluation_periods=1,
         )
 
-    def _alarms(self, settings: Settings) -> None:
-        backlog = metric("ArchiveBacklog", settings.table_name, "Maximum")
+    def _alarms(self, settings: Settings, backlog: cloudwatch.IMetric) -> None:
         self._alarm(
             settings,
             "ArchiveStuck",
@@ -95,12 +118,22 @@ class Archive(Construct):
         )
         self._alarm(
             settings,
+            "ArchiveDeadLetters",
+            metric("ArchiveDeadLetters", self.table.table_name, "Maximum"),
+            1,
+            1,
+            f"A message can be no row, and is in the stream {contract.DEAD_STREAM} with the reason in its headers.",
+        )
+
+    def _alarms_of_stream(self, settings: Settings) -> None:
+        self._alarm(
+            settings,
             "ArchiveDiscarded",
             metric("ArchiveDiscarded", self.table.table_name, "Maximum"),
             1,
             1,
             "The stream discarded events before they were archived: their rows are missing for good. Make the stream "
-            "larger (service/archive/contract.py, STREAM_BYTES, then `make cp-create`), and see why tasks are late.",
+            "larger (`make cp-create`, option --stream-size), and see why tasks are late.",
         )
         self._alarm(
             settings,
@@ -111,17 +144,20 @@ class Archive(Construct):
             "The stream discards events that the archive has not acknowledged in turn; some may be lost to it. Make "
             "the stream larger, and see why the archive's tasks are late.",
         )
+
+    def _alarm_of_queue(self, settings: Settings, queue: sqs.IQueue) -> None:
         self._alarm(
             settings,
-            "ArchiveDeadLetters",
-            metric("ArchiveDeadLetters", self.table.table_name, "Maximum"),
+            "ArchiveOld",
+            queue.metric_approximate_age_of_oldest_message(period=MINUTE, statistic="Maximum"),
+            OLD.to_seconds(),
             1,
-            1,
-            f"A message can be no row, and is in the stream {contract.DEAD_STREAM} with the reason in its headers.",
+            "A message has been in the archive's queue for a day. The queue discards it, unarchived and untold, when "
+            "its retention ends. See why tasks are late.",
         )
 
     def _alarm(
-        self, settings: Settings, name: str, watched: cloudwatch.IMetric, threshold: int, minutes: int, text: str
+        self, settings: Settings, name: str, watched: cloudwatch.IMetric, threshold: float, minutes: int, text: str
     ) -> None:
         cloudwatch.Alarm(
             self,
@@ -135,6 +171,18 @@ class Archive(Construct):
             comparison_operator=cloudwatch.ComparisonOperator.GREATER_THAN_OR_EQUAL_TO_THRESHOLD,
             treat_missing_data=cloudwatch.TreatMissingData.NOT_BREACHING,
         )
+
+
+def queue_backlog(queue: sqs.IQueue) -> cloudwatch.IMetric:
+    """What waits, and what a task holds, dead or alive. SQS writes neither for a queue unused for hours."""
+    return cloudwatch.MathExpression(
+        expression="waiting + held",
+        using_metrics={
+            "waiting": queue.metric_approximate_number_of_messages_visible(period=MINUTE, statistic="Maximum"),
+            "held": queue.metric_approximate_number_of_messages_not_visible(period=MINUTE, statistic="Maximum"),
+        },
+        period=MINUTE,
+    )
 
 
 def metric(name: str, table: str, statistic: str) -> cloudwatch.Metric:

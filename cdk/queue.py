@@ -15,16 +15,10 @@ from constructs import Construct
 
 from cdk.sections import QueueSection
 from cdk.settings import Settings
+from cdk.sqs import make_queue, may_read
 from cdk.tasks import Role, Surroundings, Tasks
 from service.queue import contract
 
-SIDECAR_CALLS: Final = (
-    "sqs:GetQueueUrl",
-    "sqs:GetQueueAttributes",
-    "sqs:ReceiveMessage",
-    "sqs:DeleteMessage",
-    "sqs:ChangeMessageVisibility",
-)
 KEPT: Final = Duration.days(7)
 DEAD_KEPT: Final = Duration.days(14)
 """From the first sending on, also in the dead-letter queue."""
@@ -71,13 +65,14 @@ class Queue(Construct):
         return ecs.ContainerImage.from_ecr_repository(repository, found["tag"] or "latest")
 
     def _queue(self, settings: Settings, removal: RemovalPolicy) -> sqs.Queue:
-        dead = self._made("DeadLetters", f"customer-queue-dead-{settings.initials}", removal)
-        queue = self._made(
-            "Messages",
-            f"customer-queue-{settings.initials}",
-            removal,
-            sqs.DeadLetterQueue(queue=dead, max_receive_count=settings.queue.max_deliver),
+        name = f"customer-queue-{settings.initials}"
+        dead = make_queue(
+            self, "DeadLetters", f"customer-queue-dead-{settings.initials}", kept=DEAD_KEPT, removal=removal
         )
+        queue = make_queue(
+            self, "Messages", name, kept=KEPT, removal=removal, dead=dead,
+            max_receive_count=settings.queue.max_deliver,
+        )  # fmt: skip
         cloudwatch.Alarm(
             self,
             "QueueDeadLetters",
@@ -94,25 +89,13 @@ class Queue(Construct):
         )
         return queue
 
-    def _made(self, id_: str, name: str, removal: RemovalPolicy, dead: sqs.DeadLetterQueue | None = None) -> sqs.Queue:
-        return sqs.Queue(
-            self,
-            id_,
-            queue_name=name,
-            encryption=sqs.QueueEncryption.SQS_MANAGED,
-            enforce_ssl=True,
-            retention_period=KEPT if dead else DEAD_KEPT,
-            dead_letter_queue=dead,
-            removal_policy=removal,
-        )
-
 
 def _role(section: QueueSection, queue: sqs.Queue | None) -> Role:
     environment = {"QUEUE_LISTEN": contract.LISTEN}
     statements: tuple[iam.PolicyStatement, ...] = ()
     if queue:
         environment |= {"QUEUE": f"sqs:{queue.queue_url}"}
-        statements = (iam.PolicyStatement(actions=list(SIDECAR_CALLS), resources=[queue.queue_arn]),)
+        statements = (may_read(queue),)
     else:
         environment |= {"QUEUE": f"jetstream:{contract.STREAM}", "QUEUE_MAX_DELIVER": str(section.max_deliver)}
     return Role(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from cdk.fargate import STOP_TIMEOUT_MAX_S, check_size
+
+_QUEUE: Final = r"[A-Za-z0-9_-]{1,80}(\.fifo)?"
 
 
 class Section(BaseModel):
@@ -53,6 +55,13 @@ class Step(BaseModel):
 class ArchiveSection(Section):
     """[archive]"""
 
+    source: Literal["jetstream", "sqs"] = "jetstream"
+    queue: Annotated[
+        str,
+        StringConstraints(
+            pattern=r"^([A-Za-z0-9_-]{1,80}(\.fifo)?|arn:aws[a-z-]*:sqs:[a-z0-9-]+:\d{12}:[\w-]+(\.fifo)?)?$"
+        ),
+    ] = ""
     idle_exit: Annotated[int, Field(ge=0)] = 60
     retention_days: Annotated[int, Field(ge=0)] = 0
     steps: tuple[Step, ...] = (
@@ -68,6 +77,12 @@ class ArchiveSection(Section):
                 raise ValueError("steps: each has more backlog and more tasks than the one before")
         if not self.steps:
             raise ValueError("steps: at least one")
+        return self
+
+    @model_validator(mode="after")
+    def _names_a_queue_to_read(self) -> Self:
+        if self.queue and self.source != "sqs":
+            raise ValueError('queue: it is read with source = "sqs" alone')
         return self
 
     def tasks(self, backlog: int) -> int:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+import cfnlint
 import pytest
 from pydantic import ValidationError
 
 from cdk.sections import ArchiveSection
+from cdk.sqs import READER_CALLS
 from tests.cdk.test_stack import resources, template
 
 ON = {"archive": {"enabled": True, "retention_days": 30}}
+ON_SQS = {"archive": {"enabled": True, "source": "sqs"}}
+NAMED = {"archive": {**ON_SQS["archive"], "queue": "numbers"}}
+ELSEWHERE = {"archive": {**ON_SQS["archive"], "queue": "arn:aws:sqs:eu-west-1:123456789012:numbers"}}
 
 
-def archive_definition() -> dict[str, Any]:
+def archive_definition(**changes: Any) -> dict[str, Any]:
     (found,) = [
         definition["Properties"]
-        for definition in resources(template(**ON), "AWS::ECS::TaskDefinition")
+        for definition in resources(template(**(changes or ON)), "AWS::ECS::TaskDefinition")
         if definition["Properties"]["ContainerDefinitions"][0]["Command"] == ["archive"]
     ]
     return dict(found)
@@ -40,14 +46,91 @@ def test_the_table_has_the_events_keys_and_expires_rows() -> None:
     assert table["TimeToLiveSpecification"] == {"AttributeName": "expires_at", "Enabled": True}
 
 
-def test_the_task_may_write_rows_and_describe_the_table_and_nothing_else() -> None:
-    actions = [
-        statement["Action"]
-        for policy in resources(template(**ON), "AWS::IAM::Policy")
-        for statement in policy["Properties"]["PolicyDocument"]["Statement"]
-        if "dynamodb:BatchWriteItem" in statement["Action"]
+def statements(**changes: Any) -> list[dict[str, Any]]:
+    """Of the one policy that lets a task write events: everything that the task may do."""
+    (found,) = [
+        policy["Properties"]["PolicyDocument"]["Statement"]
+        for policy in resources(template(**changes), "AWS::IAM::Policy")
+        if "dynamodb:BatchWriteItem" in json.dumps(policy)
     ]
-    assert actions == [["dynamodb:BatchWriteItem", "dynamodb:DescribeTable"]]
+    return list(found)
+
+
+def source_of(**changes: Any) -> Any:
+    (container,) = archive_definition(**changes)["ContainerDefinitions"]
+    return {entry["Name"]: entry["Value"] for entry in container["Environment"]}["ARCHIVE_SOURCE"]
+
+
+def test_the_task_may_write_rows_and_describe_the_table_and_nothing_else() -> None:
+    assert [statement["Action"] for statement in statements(**ON)] == [
+        ["dynamodb:BatchWriteItem", "dynamodb:DescribeTable"]
+    ]
+
+
+def test_on_sqs_it_may_read_the_stacks_own_queue_too_and_no_other() -> None:
+    made = template(**ON_SQS)
+    ((queue, found),) = made.find_resources("AWS::SQS::Queue").items()
+    assert found["Properties"]["QueueName"] == "customer-archive-TT"
+    assert found["Properties"]["MessageRetentionPeriod"] == 14 * 86_400
+    assert found["Properties"]["SqsManagedSseEnabled"] is True
+    _, reads = statements(**ON_SQS)
+    assert (reads["Action"], reads["Resource"]) == (list(READER_CALLS), {"Fn::GetAtt": [queue, "Arn"]})
+    assert source_of(**ON_SQS) == {"Fn::Join": ["", ["sqs:", {"Ref": queue}]]}
+
+
+@pytest.mark.parametrize(("changes", "account"), [(NAMED, "AWS::AccountId"), (ELSEWHERE, "123456789012")])
+def test_a_queue_that_is_there_already_is_read_and_not_made(changes: dict[str, Any], account: str) -> None:
+    assert resources(template(**changes), "AWS::SQS::Queue") == []
+    _, reads = statements(**changes)
+    assert reads["Action"] == list(READER_CALLS)
+    resource, source = json.dumps(reads["Resource"]), json.dumps(source_of(**changes))
+    assert account in resource
+    assert account in source
+    assert ":numbers" in resource
+    assert "/numbers" in source
+    assert "*" not in resource
+
+
+@pytest.mark.parametrize("changes", [ON_SQS, NAMED])
+def test_a_queues_backlog_is_what_waits_and_what_is_held(changes: dict[str, Any]) -> None:
+    """Whatever counts tasks or says that they are stuck."""
+    watching = [
+        {metric["Id"]: metric for metric in alarm["Properties"]["Metrics"]}
+        for alarm in resources(template(**changes), "AWS::CloudWatch::Alarm")
+        if "ApproximateNumberOfMessagesVisible" in json.dumps(alarm)
+    ]
+    assert len(watching) == 3, "two of the scaling, and ArchiveStuck"
+    for metrics in watching:
+        (sum_,) = [metric for metric in metrics.values() if "Expression" in metric]
+        parts = {name: metrics[name]["MetricStat"]["Metric"]["MetricName"] for name in sum_["Expression"].split(" + ")}
+        assert sorted(parts.values()) == [
+            "ApproximateNumberOfMessagesNotVisible",
+            "ApproximateNumberOfMessagesVisible",
+        ]
+        assert {metrics[name]["MetricStat"]["Stat"] for name in parts} == {"Maximum"}
+
+
+def test_a_queue_says_nothing_of_what_it_discards_so_its_oldest_message_raises_the_alarm() -> None:
+    names = {
+        alarm["Properties"].get("AlarmName", "").removeprefix("CustomerBalance-TT-")
+        for alarm in resources(template(**ON_SQS), "AWS::CloudWatch::Alarm")
+    }
+    assert {"ArchiveStuck", "ArchiveDeadLetters", "ArchiveOld"} <= names
+    assert not {"ArchiveDiscarded", "ArchiveUnconfirmed"} & names
+
+
+@pytest.mark.parametrize("changes", [ON_SQS, ELSEWHERE])
+def test_cfn_lint_finds_nothing(changes: dict[str, Any]) -> None:
+    found = cfnlint.lint(json.dumps(template(**changes).to_json()), regions=["eu-west-1"])
+    assert [str(match) for match in found] == []
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"queue": "numbers"}, {"source": "sqs", "queue": "a b"}, {"source": "sqs", "queue": "arn:aws:sns:x:1:y"}]
+)
+def test_a_queue_that_cannot_be_meant_is_told(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        ArchiveSection.model_validate(wrong)
 
 
 def test_the_task_has_its_own_credentials() -> None:

@@ -9,8 +9,8 @@ import cfnlint
 import pytest
 from pydantic import ValidationError
 
-from cdk.queue import SIDECAR_CALLS
 from cdk.sections import QueueSection
+from cdk.sqs import READER_CALLS
 from tests.cdk.test_cost import bill_of, dollars
 from tests.cdk.test_stack import resources, template
 
@@ -79,7 +79,7 @@ def test_on_sqs_it_may_use_that_one_queue_and_has_no_nats_credentials() -> None:
     assert "Secrets" not in sidecar
     assert "QueueNatsSecretArn" not in template(**ON_SQS).to_json()["Parameters"]
     (statement,) = sqs_statements(**ON_SQS)
-    assert statement["Action"] == list(SIDECAR_CALLS)
+    assert statement["Action"] == list(READER_CALLS)
     (queue,) = [
         id_
         for id_, found in template(**ON_SQS).find_resources("AWS::SQS::Queue").items()

@@ -1,0 +1,39 @@
+"""SQS queues of the stack, and what a role calls to read one."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from aws_cdk import Duration, RemovalPolicy
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_sqs as sqs
+from constructs import Construct
+
+READER_CALLS: Final = (
+    "sqs:GetQueueUrl",
+    "sqs:GetQueueAttributes",
+    "sqs:ReceiveMessage",
+    "sqs:DeleteMessage",
+    "sqs:ChangeMessageVisibility",
+)
+
+
+def make_queue(
+    scope: Construct, id_: str, name: str, *, kept: Duration, removal: RemovalPolicy, dead: sqs.Queue | None = None,
+    max_receive_count: int = 0,
+) -> sqs.Queue:  # fmt: skip
+    """Encrypted, over TLS alone. `dead` takes what was received too often."""
+    return sqs.Queue(
+        scope,
+        id_,
+        queue_name=name,
+        encryption=sqs.QueueEncryption.SQS_MANAGED,
+        enforce_ssl=True,
+        retention_period=kept,
+        dead_letter_queue=sqs.DeadLetterQueue(queue=dead, max_receive_count=max_receive_count) if dead else None,
+        removal_policy=removal,
+    )
+
+
+def may_read(queue: sqs.IQueue) -> iam.PolicyStatement:
+    return iam.PolicyStatement(actions=list(READER_CALLS), resources=[queue.queue_arn])
