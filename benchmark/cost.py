@@ -16,14 +16,17 @@ from typing import Final
 
 from rich.console import Console
 
-from benchmark import create_cost, queue_cost
+from benchmark import archive_cost, create_cost, queue_cost
 from benchmark import result as results
+from benchmark.archive_cost import Archived
 from benchmark.cost_figures import BUSY, SERVICE, Round, Sample, cost_rows, requirements, scale_row
 from benchmark.endpoints import CREATE
 from benchmark.job import Closed
-from benchmark.programs import PROGRAMS, TABLE, Bench, Program, memory_mib
+from benchmark.programs import EVENTS, PROGRAMS, TABLE, Bench, Program, memory_mib
 from benchmark.result import CostResult, Machine, ScaleRow
 from control_plane.desired import REGISTRAR
+from local.dynamodb import create_table
+from service.archive import contract
 
 _ENDLESS: Final = 1 << 40
 
@@ -68,6 +71,7 @@ async def measure(profile: Profile, console: Console, stop: asyncio.Event) -> Co
                     sidecar, rounds=profile.rounds, step_s=profile.step_s, memory_after=profile.memory_after,
                     say=bench.say,
                 )  # fmt: skip
+            archived = await _archive(bench, profile)
     return CostResult(
         started_at=started_at,
         machine=Machine.this(),
@@ -75,7 +79,7 @@ async def measure(profile: Profile, console: Console, stop: asyncio.Event) -> Co
         rows=cost_rows(rounds, resident),
         scale=scale,
         memory=memory,
-        claims=requirements(rounds, scale, memory, creates, queue),
+        claims=requirements(rounds, scale, memory, creates, queue, archived),
     )
 
 
@@ -145,6 +149,28 @@ async def _creates(bench: Bench, profile: Profile) -> float:
         return await create_cost.ratio(
             created, inserted, rounds=profile.rounds, step_s=profile.step_s, warm_up_s=profile.warm_up_s, say=bench.say
         )
+
+
+async def _archive(bench: Bench, profile: Profile) -> Archived:
+    """A task of the archive beside a bare loop of writes, and with a DynamoDB that is slow."""
+    keys = (contract.PARTITION_KEY, contract.SORT_KEY)
+    async with bench.engine(1) as dynamodb_env:
+        await create_table(EVENTS, dynamodb_env, keys)
+        async with (
+            bench.archive("archive", dynamodb_env) as task,
+            archive_cost.archiving(task) as archived,
+            archive_cost.writing(EVENTS, dynamodb_env) as written,
+        ):
+            rate, cpu = await archive_cost.beside(
+                archived, written, rounds=profile.rounds, step_s=profile.step_s, say=bench.say
+            )
+    async with (
+        bench.slow_dynamodb(archive_cost.SLOW_MS) as slow_env,
+        bench.archive("archive-slow", slow_env) as task,
+        archive_cost.archiving(task) as archived,
+    ):
+        slow = await archive_cost.slow_rows(archived, rounds=profile.rounds, step_s=profile.step_s, say=bench.say)
+    return Archived(rate, cpu, slow)
 
 
 async def _memory(bench: Bench, dynamodb_env: dict[str, str], profile: Profile) -> list[tuple[int, float]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Final, Literal
 
+from benchmark.archive_cost import SLOW_MS, Archived
 from benchmark.create_cost import CONCURRENCY
 from benchmark.queue_calls import AT_A_TIME
 from benchmark.queue_cost import QueueCost
@@ -64,6 +65,7 @@ def requirements(
     memory: Sequence[tuple[int, float]],
     creates: float,
     queue: QueueCost,
+    archive: Archived,
 ) -> list[Requirement]:
     """What the service must reach, over the medians of each round's ratios.
 
@@ -103,6 +105,9 @@ def requirements(
         at_least("queue_receive_of_empty", "receives of one, of the same", queue.receive, 0.45),
         at_most("queue_memory", f"memory of the sidecar after {messages:,} messages", queue_resident, 120, " MiB"),
         at_most("queue_growth", f"growth since {queue_half[0]:,} messages", queue_resident - queue_half[1], 2, " MiB"),
+        at_least("archive_of_writes", "rows/s of the archive, of bare BatchWriteItem's", archive.rate_of_writes, 0.85),
+        at_most("archive_cpu_over_writes", "CPU of a row of the archive, over the same", archive.cpu_over_writes, 2.5),
+        at_least("archive_slow_rows", f"rows/s of the archive, with {SLOW_MS:g} ms a call", archive.slow_rows, 30_000),
     ]
 
 

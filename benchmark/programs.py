@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -14,6 +16,7 @@ from typing import Final
 import psutil
 from rich.console import Console
 
+from benchmark import archive_cost
 from benchmark.cost_figures import BASELINE, ECHO, SERVICE, Sample
 from benchmark.endpoints import BALANCE
 from benchmark.errors import BenchmarkError
@@ -28,13 +31,15 @@ from control_plane.desired import SERVICE as SERVICE_USER
 from control_plane.files import Files
 from local.dynamodb import dynamodb, environment, imported
 from local.nats_server import nats_server
-from local.process import Child, claim_port
+from local.process import Child, accepts, claim_port, running
 from local.state import State
 from local.system import provision, ready, service_env, service_task
+from service.archive import contract as archive
 from service.queue import contract as queue
 
 PROGRAMS: Final = {ECHO: "benchmark.echo", SERVICE: "service", BASELINE: "benchmark.baseline"}
 TABLE: Final = "balances"
+EVENTS: Final = "events"
 
 
 @dataclass(frozen=True)
@@ -99,22 +104,52 @@ class Bench:
     @asynccontextmanager
     async def sidecar(self) -> AsyncIterator[Sidecar]:
         """Run a queue sidecar on a stream in an account of its own."""
-        account, listen = "queue", f"127.0.0.1:{claim_port(0, '')}"
+        listen = f"127.0.0.1:{claim_port(0, '')}"
+        own = {"QUEUE": f"jetstream:{queue.STREAM}", "QUEUE_LISTEN": listen}
+        async with self._reader("queue", queue.USER, own) as (child, writer_creds, reader_creds):
+            yield Sidecar(self._url, listen, writer_creds, reader_creds, child.pid)
+
+    @asynccontextmanager
+    async def archive(self, account: str, dynamodb_env: dict[str, str]) -> AsyncIterator[archive_cost.Task]:
+        """Run a task of the archive on a stream in an account of its own, with a table that is there."""
+        own = {
+            "ARCHIVE_SOURCE": f"jetstream:{archive.STREAM}",
+            "ARCHIVE_TABLE": EVENTS,
+            "IDLE_EXIT": "0",
+            **dynamodb_env,
+        }
+        async with self._reader("archive", archive.USER, own, account) as (child, writer_creds, reader_creds):
+            yield archive_cost.Task(child, self._url, writer_creds, reader_creds)
+
+    @asynccontextmanager
+    async def slow_dynamodb(self, delay_ms: float) -> AsyncIterator[dict[str, str]]:
+        port = claim_port(0, "")
+        command = [sys.executable, "-m", "benchmark.slow_dynamodb", str(port), str(delay_ms)]
+        async with running("slow DynamoDB", command, self._folder / "logs" / "slow.log") as child:
+            await child.until(lambda: accepts(port))
+            yield environment(port)
+
+    @asynccontextmanager
+    async def _reader(
+        self, role: str, user: str, env: dict[str, str], account: str = ""
+    ) -> AsyncIterator[tuple[Child, str, str]]:
+        """Run a role that reads the stream; yields it, and the credentials of who writes there and of its own."""
+        account = account or role
         files = Files(self._folder / "creds" / account)
         await provision(self._url, self._state, files, account)
-        writer_creds, reader_creds = files.creds(SERVICE_USER.name), files.creds(queue.USER)
+        writer_creds, reader_creds = files.creds(SERVICE_USER.name), files.creds(user)
         assert writer_creds
         assert reader_creds
         env = {
+            "PATH": os.environ.get("PATH", ""),
             "NATS_URL": self._url,
             "NATS_CREDENTIALS": base64.b64encode(reader_creds.encode()).decode(),
-            "QUEUE": f"jetstream:{queue.STREAM}",
-            "QUEUE_LISTEN": listen,
+            **env,
         }
-        log = self._folder / "logs" / "sidecar.log"
-        async with service_task("sidecar", env, claim_port(0, ""), log, role="queue") as task:
+        log = self._folder / "logs" / f"{account}.log"
+        async with service_task(account, env, claim_port(0, ""), log, role=role) as task:
             await ready(task)
-            yield Sidecar(self._url, listen, writer_creds, reader_creds, task.child.pid)
+            yield task.child, writer_creds, reader_creds
 
     async def measure(
         self, program: Program, loop: Loop, label: str, ids: int = 1000, endpoint: str = BALANCE

@@ -6,12 +6,14 @@ from dataclasses import replace
 
 import pytest
 
+from benchmark.archive_cost import Archived
 from benchmark.cost_figures import BASELINE, BUSY, ECHO, PROGRAMS, SERVICE, Round, Sample, requirements
 from benchmark.queue_cost import QueueCost
 from benchmark.result import Latency, Measured, ScaleRow
 from benchmark.thresholds import COST
 
 GOOD = QueueCost(same=1.0, shorter=1.0, delete=1.0, receive=1.0, memory=[(1, 70.0), (2, 71.0)])
+ARCHIVED = Archived(rate_of_writes=1.0, cpu_over_writes=2.0, slow_rows=40_000)
 
 
 def sample(*, throughput: float = 1000.0, cpu: float = 20.0, nats: float = 10.0, p50: float = 1.0) -> Sample:
@@ -26,11 +28,13 @@ def one_round(**of_the_service: float) -> Round:
     return now
 
 
-def figures(*rounds: Round, creates: float = 1.0, queue: QueueCost = GOOD) -> dict[str, tuple[float, bool]]:
+def figures(
+    *rounds: Round, creates: float = 1.0, queue: QueueCost = GOOD, archive: Archived = ARCHIVED
+) -> dict[str, tuple[float, bool]]:
     rows = [
         ScaleRow(of="rows", size=size, throughput=1, p99_ms=1, server_cpu_us=cpu) for size, cpu in ((10, 20), (99, 22))
     ]
-    found = requirements(rounds, rows, [(1, 70.0), (2, 71.0)], creates, queue)
+    found = requirements(rounds, rows, [(1, 70.0), (2, 71.0)], creates, queue, archive)
     return {requirement.name: (requirement.figure, requirement.holds) for requirement in found}
 
 
@@ -94,3 +98,11 @@ def test_its_calls_reach_their_shares_of_an_empty_one_and_its_memory_is_flat() -
 
 def test_every_figure_can_be_a_threshold() -> None:
     assert tuple(figures(one_round())) == COST
+
+
+def test_the_archives_figures_hold_at_their_bounds_and_not_beyond_them() -> None:
+    names = ("archive_of_writes", "archive_cpu_over_writes", "archive_slow_rows")
+    found = figures(one_round(), archive=Archived(0.85, 2.5, 30_000))
+    assert [found[name] for name in names] == [(0.85, True), (2.5, True), (30_000, True)]
+    found = figures(one_round(), archive=Archived(0.84, 2.51, 29_999))
+    assert [found[name][1] for name in names] == [False, False, False]

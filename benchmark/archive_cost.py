@@ -1,0 +1,257 @@
+"""What the archive costs: rows of one task, of those of a bare loop of BatchWriteItem with the same client.
+
+The bare loop is a process of its own, as a task is one. `python -m benchmark.archive_cost` is that process: each line
+of its input is a number of rows, each line of its output the `Writes` that wrote them. A task's turn begins with as
+many events in the stream: it is stopped (SIGSTOP) while they pile up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import statistics
+import sys
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import orjson
+import psutil
+import uvloop
+from nats.aio.client import RawCredentials
+from nats.js import JetStreamContext
+from pydantic import BaseModel
+
+from benchmark.errors import BenchmarkError
+from benchmark.generator import further_input
+from benchmark.generators import end, input_of
+from local.process import Child
+from service.archive import contract
+from service.archive.archiver import BATCHES
+from service.customer import contract as customer
+from service.dynamodb.client import DynamoDB
+from service.dynamodb.writer import CALL_TIMEOUT_S, MAX_ITEMS
+from service.runtime.connection import roundtrip
+from service.runtime.nats_client import NatsClient, header_block
+
+ROWS_PER_S: Final = 8_000
+SLOW_ROWS_PER_S: Final = 30_000
+"""Of a step: a turn is a number of rows, so that none is left to the next."""
+SLOW_MS: Final = 8.0
+POLL_S: Final = 0.005
+TURN_S: Final = 120.0
+CHUNK: Final = 2_000
+
+
+class Writes(BaseModel):
+    """Rows/s and what one cost, or why there are none."""
+
+    rate: float = 0.0
+    cpu_us: float = 0.0
+    problem: str | None = None
+
+
+Measure = Callable[[int], Awaitable[Writes]]
+"""Rows -> how they were written."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task of the archive, and who may write to its stream and read its consumer."""
+
+    child: Child
+    nats_url: str
+    writer_creds: str
+    reader_creds: str
+
+
+@dataclass(frozen=True)
+class Archived:
+    rate_of_writes: float
+    """Rows/s of a task, of those of the bare loop."""
+    cpu_over_writes: float
+    """CPU of a row, over the same."""
+    slow_rows: float
+    """Rows/s with a DynamoDB that takes `SLOW_MS` for each call."""
+
+
+async def beside(
+    archived: Measure, written: Measure, *, rounds: int, step_s: float, say: Callable[[str], None]
+) -> tuple[float, float]:
+    """Rate and CPU of a task over those of the bare loop: the medians of the rounds, in turns."""
+    turns, count = [archived, written], int(step_s * ROWS_PER_S)
+    for measure in turns:
+        await measure(CHUNK)
+    rates, cpus = [], []
+    for number in range(rounds):
+        found = {measure: await measure(count) for measure in (turns[::-1] if number % 2 else turns)}
+        ours, bare = found[archived], found[written]
+        rates.append(ours.rate / bare.rate)
+        cpus.append(ours.cpu_us / bare.cpu_us)
+        say(
+            f"archive: {ours.rate:,.0f} rows/s at {ours.cpu_us:.1f} us of CPU, of {bare.rate:,.0f} at "
+            f"{bare.cpu_us:.1f} us of bare writes"
+        )
+    return statistics.median(rates), statistics.median(cpus)
+
+
+async def slow_rows(archived: Measure, *, rounds: int, step_s: float, say: Callable[[str], None]) -> float:
+    """The median of the rounds."""
+    await archived(CHUNK)
+    rates = []
+    for _ in range(rounds):
+        found = await archived(int(step_s * SLOW_ROWS_PER_S))
+        rates.append(found.rate)
+        say(f"archive: {found.rate:,.0f} rows/s at {found.cpu_us:.1f} us, where a call takes {SLOW_MS:g} ms")
+    return statistics.median(rates)
+
+
+@asynccontextmanager
+async def archiving(task: Task) -> AsyncIterator[Measure]:
+    """Yields what has a task archive events. That raises `BenchmarkError` when it does not come to an end."""
+    async with (
+        _connected(task.nats_url, task.writer_creds, customer.INBOX_PREFIX) as writer,
+        _connected(task.nats_url, task.reader_creds, contract.INBOX_PREFIX) as reader,
+    ):
+        jetstream = reader.jetstream()
+
+        async def measure(count: int) -> Writes:
+            task.child.signal(signal.SIGSTOP)
+            try:
+                await _publish(writer, count)
+                while await _backlog(jetstream) < count:
+                    await asyncio.sleep(POLL_S)
+                began, cpu_s = time.perf_counter(), _cpu_s(task.child.pid)
+            finally:
+                task.child.signal(signal.SIGCONT)
+            while await _backlog(jetstream):
+                if task.child.process.returncode is not None or time.perf_counter() - began > TURN_S:
+                    raise BenchmarkError(f"the archive did not take {count:,} events: {task.child.last_words()}")
+                await asyncio.sleep(POLL_S)
+            elapsed_s = time.perf_counter() - began
+            return Writes(rate=count / elapsed_s, cpu_us=(_cpu_s(task.child.pid) - cpu_s) * 1e6 / count)
+
+        yield measure
+
+
+@asynccontextmanager
+async def writing(table: str, dynamodb_env: Mapping[str, str]) -> AsyncIterator[Measure]:
+    """Run the process of the bare loop; yields what has it write.
+
+    That raises `BenchmarkError` when a row is refused.
+    """
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "benchmark.archive_cost", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        env={"PATH": os.environ.get("PATH", ""), "ARCHIVE_TABLE": table, **dynamodb_env}, start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout
+    output = process.stdout
+
+    async def measure(count: int) -> Writes:
+        input_of(process).write(b"%d\n" % count)
+        line = await output.readline()
+        if not line:
+            raise BenchmarkError(f"the process that writes ended with {await process.wait()}; see its message above")
+        answer = Writes.model_validate_json(line)
+        if answer.problem:
+            raise BenchmarkError(f"table {table} cannot be written: {answer.problem}")
+        return answer
+
+    try:
+        yield measure
+    finally:
+        await end([process])
+
+
+async def _publish(nc: NatsClient, count: int) -> None:
+    nonce = uuid.uuid4().hex[:8]
+    for number in range(count):
+        headers = header_block({"Nats-Msg-Id": f"{nonce}.{number}"})
+        nc.post(f"{customer.EVENT_PREFIX}{number % 1000}", b'{"balance":%d}' % (100 + number % 9_900), headers=headers)
+        if number % CHUNK == 0:
+            await roundtrip(nc)
+    await roundtrip(nc)
+
+
+async def _backlog(jetstream: JetStreamContext) -> int:
+    info = await jetstream.consumer_info(contract.STREAM, contract.CONSUMER)
+    return (info.num_pending or 0) + (info.num_ack_pending or 0)
+
+
+def _cpu_s(pid: int) -> float:
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
+
+
+@asynccontextmanager
+async def _connected(url: str, creds: str, inbox_prefix: str) -> AsyncIterator[NatsClient]:
+    client = NatsClient(lambda _: None, lambda: None)
+    await client.connect(url, user_credentials=RawCredentials(creds), inbox_prefix=inbox_prefix)
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+def make_rows(count: int) -> list[bytes]:
+    """Rows as a task writes them, encoded."""
+    nonce, at = uuid.uuid4().hex[:8], "2026-11-25T06:23:29.123456789Z"
+    rows = (
+        {
+            contract.PARTITION_KEY: {"S": str(number % 1000)},
+            contract.SORT_KEY: {"S": f"{at}#{nonce}{number}"},
+            "event_time": {"S": at},
+            "archived_at": {"S": at},
+            "host": {"S": "customer-balance:12345"},
+            "body": {"S": '{"balance":7120}'},
+            "sequence": {"N": str(number)},
+            "balance": {"N": "7120"},
+            "Nats-Msg-Id": {"S": f"{nonce}.{number}"},
+        }
+        for number in range(count)
+    )
+    return [orjson.dumps(row) for row in rows]
+
+
+async def write_rows(api: DynamoDB, table: str, rows: list[bytes]) -> None:
+    """As many calls in flight as a task has."""
+    starts = iter(range(0, len(rows), MAX_ITEMS))
+
+    async def one_after_another() -> None:
+        for start in starts:
+            puts = [{"PutRequest": {"Item": orjson.Fragment(row)}} for row in rows[start : start + MAX_ITEMS]]
+            answer = await api.call("BatchWriteItem", {"RequestItems": {table: puts}})
+            if answer["UnprocessedItems"]:
+                raise BenchmarkError("rows were left")
+
+    await asyncio.gather(*(one_after_another() for _ in range(BATCHES)))
+
+
+async def _timed(api: DynamoDB, table: str, count: int) -> Writes:
+    rows = make_rows(count)
+    began, cpu_s = time.perf_counter(), time.process_time()
+    await write_rows(api, table, rows)
+    return Writes(rate=count / (time.perf_counter() - began), cpu_us=(time.process_time() - cpu_s) * 1e6 / count)
+
+
+async def serve() -> None:
+    """Write as asked, until the end of the input."""
+    api = DynamoDB.configured(CALL_TIMEOUT_S)
+    lines = await further_input()
+    while line := await lines.readline():
+        try:
+            answer = await _timed(api, os.environ["ARCHIVE_TABLE"], int(line))
+        except Exception as error:  # whoever asked says it
+            answer = Writes(problem=f"{type(error).__name__}: {error}")
+        print(answer.model_dump_json(), flush=True)
+        if answer.problem:
+            break
+    api.close()
+
+
+if __name__ == "__main__":
+    uvloop.run(serve())

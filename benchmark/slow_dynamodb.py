@@ -1,0 +1,74 @@
+"""A DynamoDB that takes a set time for each call, and takes every row: `python -m benchmark.slow_dynamodb PORT MS`.
+
+An engine on the same two cores would be the limit; this one costs next to nothing. It knows what the archive calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections import deque
+from typing import Final, cast
+
+import httptools
+import orjson
+import uvloop
+
+from service.archive.contract import PARTITION_KEY, SORT_KEY
+
+_TABLE: Final = {
+    "Table": {
+        "AttributeDefinitions": [{"AttributeName": key, "AttributeType": "S"} for key in (PARTITION_KEY, SORT_KEY)],
+        "KeySchema": [
+            {"AttributeName": PARTITION_KEY, "KeyType": "HASH"},
+            {"AttributeName": SORT_KEY, "KeyType": "RANGE"},
+        ],
+    }
+}
+
+
+def _response(body: object) -> bytes:
+    encoded = orjson.dumps(body)
+    return b"HTTP/1.1 200 OK\r\nContent-Type: application/x-amz-json-1.0\r\nContent-Length: %d\r\n\r\n%b" % (
+        len(encoded),
+        encoded,
+    )
+
+
+_ANSWERS: Final = {
+    b"DescribeTable": _response(_TABLE),
+    b"BatchWriteItem": _response({"UnprocessedItems": {}}),
+}
+
+
+class _Connection(asyncio.Protocol):
+    """One request after another, as a client of DynamoDB sends them."""
+
+    def __init__(self, delay_s: float) -> None:
+        self._delay_s = delay_s
+        self._parser = httptools.HttpRequestParser(self)
+        self._transport: asyncio.Transport
+        self._answers: deque[bytes] = deque()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass of it
+
+    def data_received(self, data: bytes) -> None:
+        self._parser.feed_data(data)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() == b"x-amz-target":
+            self._answers.append(_ANSWERS[value.rpartition(b".")[2]])
+
+    def on_message_complete(self) -> None:
+        asyncio.get_running_loop().call_later(self._delay_s, self._transport.write, self._answers.popleft())
+
+
+async def serve(port: int, delay_s: float) -> None:
+    server = await asyncio.get_running_loop().create_server(lambda: _Connection(delay_s), "127.0.0.1", port)
+    async with server:
+        await server.serve_forever()
+
+
+if __name__ == "__main__":
+    uvloop.run(serve(int(sys.argv[1]), float(sys.argv[2]) / 1000))
