@@ -141,7 +141,7 @@ async def test_a_delivery_that_fails_keeps_no_other_back() -> None:
     for number in range(3):
         lookup.load(str(number), number)
     await lookup.drain()
-    assert delivered.to.keys() == {0, 2}
+    assert delivered.to == {0: ("0", {"length": 1}), 2: ("2", {"length": 1})}
 
 
 async def test_what_arrives_while_calls_are_out_forms_the_next_batch() -> None:
