@@ -176,6 +176,7 @@ async def test_each_kind_of_error_is_in_the_log_once(world: World) -> None:
         'Permissions Violation for Publish to "a"',
         "TimeoutError",
     ]
+    assert module._errors._kinds.keys() == {"permission", "TimeoutError"}
 
 
 async def test_it_seeks_its_server_until_it_is_back(world: World, tmp_path: Path) -> None:
