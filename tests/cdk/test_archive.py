@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import boto3
 import cfnlint
 import pytest
 from pydantic import ValidationError
@@ -117,6 +118,39 @@ def test_a_queue_says_nothing_of_what_it_discards_so_its_oldest_message_raises_t
     }
     assert {"ArchiveStuck", "ArchiveDeadLetters", "ArchiveOld"} <= names
     assert not {"ArchiveDiscarded", "ArchiveUnconfirmed"} & names
+
+
+def test_it_arrives_with_its_queue(moto: str) -> None:
+    """In a region of its own: other tests count what is in theirs."""
+    region = "us-west-2"
+    made = template(region=region, **ON_SQS).to_json()
+    del made["Parameters"]["BootstrapVersion"], made["Rules"]
+    names = {parameter for parameter in made["Parameters"] if parameter.endswith("SecretArn")}
+    secret = f"arn:aws:secretsmanager:{region}:123456789012:secret:s-abcdef"
+
+    def client(service: Any) -> Any:
+        return boto3.client(
+            service, endpoint_url=moto, region_name=region, aws_access_key_id="x", aws_secret_access_key="x"
+        )
+
+    client("cloudformation").create_stack(
+        StackName="archive", TemplateBody=json.dumps(made), Capabilities=["CAPABILITY_IAM"],
+        Parameters=[{"ParameterKey": name, "ParameterValue": secret} for name in sorted(names)],
+    )  # fmt: skip
+    (stack,) = client("cloudformation").describe_stacks(StackName="archive")["Stacks"]
+    assert stack["StackStatus"] == "CREATE_COMPLETE"
+    ecs = client("ecs")
+    (container,) = [
+        found["containerDefinitions"][0]
+        for arn in ecs.list_task_definitions()["taskDefinitionArns"]
+        for found in [ecs.describe_task_definition(taskDefinition=arn)["taskDefinition"]]
+        if found["containerDefinitions"][0]["command"] == ["archive"]
+    ]
+    given = {pair["name"]: pair["value"] for pair in container["environment"]}
+    assert given["ARCHIVE_SOURCE"] == f"sqs:https://sqs.{region}.amazonaws.com/123456789012/customer-archive-TT"
+    client("sqs").get_queue_url(QueueName="customer-archive-TT")
+    table = client("dynamodb").describe_table(TableName=given["ARCHIVE_TABLE"])["Table"]
+    assert [key["AttributeName"] for key in table["KeySchema"]] == ["client_id", "event"]
 
 
 @pytest.mark.parametrize("changes", [ON_SQS, ELSEWHERE])

@@ -222,11 +222,12 @@ async def test_two_tasks_hold_the_same_messages(archive: ArchiveWorld, proxy: Fa
         release.set()
 
         async def wrote_all() -> bool:
-            return await metric(first, "archive_rows_total") == 200
+            return await metric(first, "archive_rows_total") >= 200
 
         await eventually(wrote_all, what="the rows of the one that was frozen")
-    drill.found(f"both wrote 200 rows, the second {took_s:.1f} s after it began")
-    assert again == 200
+        twice = await metric(first, "archive_rows_total") + again - 200
+    drill.found(f"the backlog was gone {took_s:.1f} s after the second began; {twice:.0f} of 200 rows written again")
+    assert again
     assert archive.sequences() == list(range(1, 201))
 
 
