@@ -28,7 +28,11 @@ class _Batch:
     def confirm(self, number: int) -> None:
         self.confirmed[number] = True
         self.left -= 1
-        if not self.left and not self.done.done():
+        if not self.left:
+            self.end()
+
+    def end(self) -> None:
+        if not self.done.done():
             self.done.set_result(None)
 
 
@@ -68,7 +72,9 @@ class Answers:
         return self._nc.is_connected
 
     async def _attempt(self, answers: Sequence[tuple[str, bytes]], left: Sequence[int], confirmed: list[bool]) -> None:
-        batch = _Batch(confirmed, len(left), asyncio.get_running_loop().create_future())
+        loop = asyncio.get_running_loop()
+        batch = _Batch(confirmed, len(left), loop.create_future())
+        timer = loop.call_later(CONFIRM_S, batch.end)
         inboxes: list[bytes] = []
         try:
             for number in left:
@@ -78,11 +84,11 @@ class Answers:
                 self._waiting[inboxes[-1]] = batch, number
                 subject, payload = answers[number]
                 self._nc.post(subject, payload, reply=inbox)
-            async with asyncio.timeout(CONFIRM_S):
-                await batch.done
-        except (nats.errors.Error, TimeoutError):
+            await batch.done
+        except nats.errors.Error:
             pass  # what is not confirmed is told
         finally:
+            timer.cancel()
             for sent in inboxes:
                 self._waiting.pop(sent, None)
 

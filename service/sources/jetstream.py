@@ -235,7 +235,7 @@ class JetStream:
             await self._answers.send([(message.handle, b"+TERM")])
 
     async def _answer(self, given: Sequence[str], make: Make) -> list[Result]:
-        results: list[Result] = [Unavailable("not confirmed by NATS in time; call again") for _ in given]
+        results: list[Result] = [Unavailable("not confirmed by NATS in time; call again")] * len(given)
         sent: list[tuple[int, Receipt, Receipt, bytes]] = []
         for number, text in enumerate(given):
             try:

@@ -144,7 +144,7 @@ async def test_a_visibility_that_has_ended_is_not_changed_for_another_may_have_t
         (second,) = await received(channel, 1, visibility_s=30)
         (late,) = await changed(channel, 0, first.messageID)
         assert (late.code, "its visibility has ended" in late.error) == (NOT_FOUND, True)
-        request = pb.SQSReceiveMessageRequest(visibility_timeout=30, wait_time=1, maximum_number_of_messages=1)
+        request = pb.SQSReceiveMessageRequest(visibility_timeout=30, wait_time=0, maximum_number_of_messages=1)
         assert list((await SQSServiceStub(channel).ReceiveMessage(request)).messages) == [], "the second client has it"
         assert await deleted(channel, second.messageID) == [OK]
 

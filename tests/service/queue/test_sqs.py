@@ -69,7 +69,7 @@ async def test_what_is_received_too_often_is_in_the_dead_letter_queue_and_is_han
     async with started(world, {"QUEUE": "sqs:bills", **aws(moto)}) as (_, channel):
         original = OriginalClient(channel)
         for _ in range(4):
-            for message in await original.receive(visibility_s=0, wait_s=1):
+            for message in await original.receive(visibility_s=0, wait_s=0):
                 seen[message.messageBody] += 1
                 if message.messageBody == "good":
                     await original.delete(message.messageID)

@@ -1,0 +1,79 @@
+"""The source by itself, where a test must hold its clock or its bounds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+
+import pytest
+from pydantic import SecretStr
+
+from service.customer import contract as customer
+from service.queue import contract
+from service.queue.role import _source
+from service.queue.server import RESPONSE_BYTES
+from service.queue.settings import QueueSettings
+from service.runtime.connection import Connection
+from service.runtime.errors import ServiceError
+from service.sources.source import Done, Source, UnknownReceipt
+from tests.support.sidecar import store
+from tests.support.world import World
+
+
+def lost(error: ServiceError) -> None:
+    raise AssertionError(error)
+
+
+@asynccontextmanager
+async def reading(world: World) -> AsyncIterator[Source]:
+    settings = QueueSettings.model_construct(
+        queue=f"jetstream:{customer.STREAM}", nats_url=world.nats_url, nats_credentials=SecretStr(world.creds("queue"))
+    )
+    connection = Connection(settings, name="queue", inbox_prefix=contract.INBOX_PREFIX, on_lost=lost)
+    source = _source(settings, customer.STREAM, connection)
+    await connection.open()
+    try:
+        for need in source.needs():
+            if need.at_start:
+                await need.look()
+        await source.start()
+        yield source
+    finally:
+        await source.close()
+        await connection.close()
+
+
+async def test_a_message_that_no_response_can_carry_is_set_aside_and_stands_in_nobodys_way(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.queue.role.RESPONSE_BYTES", 2_000)
+    await store(world, b"x" * 3_000, b"good")
+    async with reading(world) as source:
+        (message,) = await source.receive(10, 2_000, 30, 5)
+        assert message.data == b"good"
+        assert source.dead_letters == 1
+        assert [type(result) for result in await source.delete([source.receipt(message)])] == [Done]
+        assert (await source.backlog()).messages == 0
+    async with world.administrator() as admin:
+        dead = await admin.get_msg(contract.DEAD_STREAM, 1)
+    assert dead.data == b"x" * 3_000
+    assert "more than one gRPC response carries" in (dead.headers or {})["Queue-Reason"]
+
+
+@pytest.mark.parametrize(("hours", "changes"), [(-1, Done), (1, UnknownReceipt)])
+async def test_a_clock_that_is_set_loses_no_message_and_no_deletion(
+    world: World, monkeypatch: pytest.MonkeyPatch, hours: int, changes: type
+) -> None:
+    """Set forward, a visibility seems to have ended: that it is not changed then is the safe side."""
+    await store(world, b"one")
+    async with reading(world) as source:
+        (message,) = await source.receive(10, RESPONSE_BYTES, 60, 5)
+        moved = SimpleNamespace(time=lambda: time.time() + 3_600 * hours, monotonic=time.monotonic)
+        monkeypatch.setattr("service.sources.jetstream.time", moved)
+        monkeypatch.setattr("service.sources.visibility.time", moved)
+        assert [type(result) for result in await source.change_visibility([source.receipt(message)], 90)] == [changes]
+        assert await source.receive(10, RESPONSE_BYTES, 60, 1) == []
+        assert [type(result) for result in await source.delete([source.receipt(message)])] == [Done]
+        assert (await source.backlog()).messages == 0
