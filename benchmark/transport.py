@@ -28,6 +28,7 @@ NOT_SENT: Final = "not sent"
 CONNECT_S: Final = 5
 RESETS: Final = 3
 _DENIED: Final = re.compile(r'permissions violation for publish to "([^"]+)"', re.IGNORECASE)
+_REFUSED: Final = re.compile("authorization|authentication", re.IGNORECASE)
 
 OnReply = Callable[[int, bytes, str | None], Awaitable[None]]
 """Called once for each request that is answered: its number, the reply, and the kind of its error."""
@@ -178,10 +179,19 @@ async def connected(target: NatsTarget, on_denied: Callable[[str], None] = lambd
 async def _connect(
     target: NatsTarget, note: Callable[[Exception], Awaitable[None]]
 ) -> tuple[NatsClient, BaseException | None]:
-    """A client, and why it is not connected."""
+    """A client, and why it is not connected: a refusal is not waited out."""
     client = NatsClient(lambda _: None, lambda: None)
-    connecting = asyncio.create_task(client.connect(target.servers, error_cb=note, **_options(target)))
-    await asyncio.wait({connecting}, timeout=CONNECT_S)
+    refused = asyncio.Event()
+
+    async def heard(error: Exception) -> None:
+        await note(error)
+        if isinstance(error, ConnectionResetError) or _REFUSED.search(str(error)):
+            refused.set()
+
+    connecting = asyncio.create_task(client.connect(target.servers, error_cb=heard, **_options(target)))
+    refusal = asyncio.create_task(refused.wait())
+    await asyncio.wait({connecting, refusal}, timeout=CONNECT_S, return_when=asyncio.FIRST_COMPLETED)
+    refusal.cancel()
     connecting.cancel()
     return client, (await asyncio.gather(connecting, return_exceptions=True))[0]
 
@@ -189,7 +199,7 @@ async def _connect(
 def _why_not(target: NatsTarget, error: BaseException) -> str:
     servers = ", ".join(target.servers)
     reason = str(error).removeprefix("nats: ").strip("'") or "no answer"
-    if "authorization" in reason.lower() or "authentication" in reason.lower():
+    if _REFUSED.search(reason):
         return f"{servers} refuses these credentials ({reason}); give its own with --creds or --context"
     return f"no connection to {servers} ({reason}); is it running?"
 
