@@ -65,6 +65,11 @@ class Answers:
                 await self._attempt(answers, left, confirmed)
         return confirmed
 
+    def give_up(self) -> None:
+        """The connection is lost: what is not confirmed is sent again once it is back."""
+        for batch, _ in self._waiting.values():
+            batch.end()
+
     async def _connected(self) -> bool:
         until = time.monotonic() + CONFIRM_S
         while not self._nc.is_connected and time.monotonic() < until:

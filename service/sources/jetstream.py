@@ -53,7 +53,7 @@ class JetStream:
         self._burying: set[asyncio.Future[list[None]]] = set()
         self._stopping = False
         self._problem = ""
-        self._nc.on_grants_ended = self._pulls.give_up  # the server has forgotten them
+        self._nc.on_grants_ended = self._on_lost
 
     @property
     def visibility_s(self) -> float:
@@ -163,6 +163,11 @@ class JetStream:
         self._consumer.continuity.delivered(message.number, message.sequence, again=message.times_received > 1)
         return message
 
+    def _on_lost(self) -> None:
+        """The server has forgotten the pulls, and may not have heard the answers."""
+        self._pulls.give_up()
+        self._answers.give_up()
+
     async def _pull(self, limit: int, max_bytes: int, visibility_s: float, wait_s: float) -> tuple[list[Message], str]:
         """What one pull brought, and why it failed, if it did."""
         newest = self._consumer.sequence
@@ -172,7 +177,7 @@ class JetStream:
                 await asyncio.wait([pull.done], timeout=max(wait_s, SHORT_S) + GRACE_S)
             if pull.is_refused:
                 self._consumer.is_gone()
-            messages = await self._accept(pull.messages, visibility_s, newest)
+            messages = await self._accept(pull, visibility_s, newest)
             if pull.met_a_giant and not messages:
                 return await self._pull(1, max_bytes, visibility_s, 0.0)  # is not bounded in bytes
             return messages, self._why(pull)
@@ -187,16 +192,17 @@ class JetStream:
             return f"consumer {self._reader.consumer} of {self.name}: {said}"
         return "" if pull.ended or self._stopping else "NATS does not answer"
 
-    async def _accept(self, messages: list[Message], visibility_s: float, newest: int) -> list[Message]:
+    async def _accept(self, pull: Pull, visibility_s: float, newest: int) -> list[Message]:
         """The messages to hand out. Those received too often become dead letters. Raises `ServiceError`."""
         until_ms = int((time.time() + visibility_s) * MS)
+        messages = pull.messages
         await self._consumer.recognise(messages, newest)
         dead: list[tuple[Message, str]] = []
         if redrive := self._redrive:
             dead = [(message, reason) for message in messages if (reason := redrive.reason(message))]
             messages = [message for message in messages if not redrive.reason(message)]
         if messages and visibility_s != self.visibility_s:
-            messages = await self._hide(messages, visibility_s)
+            messages = await self._hide(messages, visibility_s, pull.since_s)
         if redrive and dead:
             burying = asyncio.gather(*(self._bury(redrive, *one) for one in dead))
             self._burying.add(burying)
@@ -207,15 +213,18 @@ class JetStream:
             message.until_ms = until_ms
         return messages
 
-    async def _hide(self, messages: list[Message], visibility_s: float) -> list[Message]:
+    async def _hide(self, messages: list[Message], visibility_s: float, since_s: float) -> list[Message]:
         """Tell the server until when they are invisible; returns those that may be handed out.
 
-        One whose longer visibility is not confirmed could reach another client too early. Losing a shorter one delays.
+        A longer visibility is confirmed first: the server must hear of it before it hands them to another. What it may
+        have handed on by then is left alone. A shorter one that is lost only delays.
         """
         payload = delayed(visibility_s)
         await may_be_sent(payload)
         if visibility_s > self.visibility_s:
             confirmed = await self._answers.send([(message.handle, payload) for message in messages])
+            if time.monotonic() - since_s >= self.visibility_s:
+                return []
             self._pulls.give_back([message for message, done in zip(messages, confirmed, strict=True) if not done])
             return [message for message, done in zip(messages, confirmed, strict=True) if done]
         if self._nc.is_connected:

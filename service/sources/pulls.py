@@ -10,6 +10,7 @@ Pulls: https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -40,6 +41,8 @@ class Pull:
     done: asyncio.Future[None]
     """Nothing more is waited for: the server has ended the pull, or the sidecar gives it up."""
     messages: list[Message] = field(default_factory=list)
+    since_s: float = 0.0
+    """When the first message came, on the monotonic clock."""
     status: bytes = b""
 
     @property
@@ -107,6 +110,8 @@ class _Slot:
         if pull is None:
             self._nc.post(message.handle, NAK)
             return
+        if not pull.messages:
+            pull.since_s = time.monotonic()
         pull.messages.append(message)
         if pull.ended:
             pull.give_up()

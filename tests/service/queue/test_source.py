@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -77,3 +78,25 @@ async def test_a_clock_that_is_set_loses_no_message_and_no_deletion(
         assert await source.receive(10, RESPONSE_BYTES, 60, 1) == []
         assert [type(result) for result in await source.delete([source.receipt(message)])] == [Done]
         assert (await source.backlog()).messages == 0
+
+
+async def test_a_visibility_that_the_server_heard_of_too_late_lets_one_client_have_the_message(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By then the server has handed it to the other, in good faith."""
+    slow = [1.5]
+
+    async def on_its_way(_payload: bytes) -> None:
+        await asyncio.sleep(slow.pop() if slow else 0)
+
+    async with world.administrator() as admin:
+        config = (await admin.consumer_info(customer.STREAM, contract.CONSUMER)).config
+        config.ack_wait = 1
+        await admin.add_consumer(customer.STREAM, config)
+    monkeypatch.setattr("service.sources.jetstream.may_be_sent", on_its_way)
+    await store(world, b"one")
+    async with reading(world) as source:
+        received = await asyncio.gather(*(source.receive(10, RESPONSE_BYTES, 30, 2) for _ in range(2)))
+        (message,) = [message for messages in received for message in messages]
+        assert message.times_received == 2
+        assert [type(result) for result in await source.delete([source.receipt(message)])] == [Done]
