@@ -43,7 +43,11 @@ async def supervised(system: System, logs: Path, say: Say) -> AsyncIterator[Supe
         supervisor = Supervisor(
             lambda: stream_backlog(jetstream), _env(system, f"jetstream:{contract.STREAM}", TABLE), logs, section(), say
         )
-        say(f"archive: no task; the backlog starts them, rows go to table {TABLE}")
+        env = " ".join(f"{name}={value}" for name, value in system.dynamodb_env.items())
+        say(
+            f"archive: no task; the backlog starts them. A client's rows: {env} \\\n"
+            f"  {sys.executable} -m service.archive.history {TABLE} 678"
+        )
         supervising = asyncio.create_task(supervisor.run())
         try:
             yield supervisor
@@ -158,7 +162,8 @@ async def _until_zero(supervisor: Supervisor) -> None:
 
 def _ended(checks: list[tuple[bool, str]], supervisor: Supervisor) -> None:
     codes = [child.process.returncode for child in supervisor.children]
-    checks.append((set(codes) == {0}, f"{len(codes)} task{'s' if len(codes) > 1 else ''} ended by themselves, with 0"))
+    ended = f"{len(codes)} tasks ended by themselves" if len(codes) > 1 else "the task ended by itself"
+    checks.append((set(codes) == {0}, f"{ended}, with 0"))
 
 
 async def _publish(admin: Client) -> None:
