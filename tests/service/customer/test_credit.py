@@ -18,7 +18,7 @@ from nats.aio.msg import Msg
 
 from control_plane import self_hosted
 from service.customer import credit as module
-from service.customer.credit import Credit
+from service.customer.credit import Credit, _Window
 from service.runtime.connection import roundtrip
 from service.runtime.nats_client import NatsClient
 from tests.support.wire import pub, wire
@@ -356,6 +356,57 @@ async def test_the_time_in_which_a_task_is_full_is_counted_and_no_other(monkeypa
     await credit.close()
     later(5)
     assert credit.without_s == 17, "a drain wants nothing more"
+
+
+async def test_credit_that_may_have_been_used_up_counts_when_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All the time since the last grants, at most a CPU quota's period, less what was seen to be without credit."""
+    now_s = 100.0
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now_s))
+
+    async def take(_: Msg) -> None: ...
+
+    window = _Window("a", "q", take)
+    first = window.add(32, 0.0)
+    assert window.use(first) == 0, "there was none before"
+    now_s += 0.05
+    second = window.add(32, 0.0)
+    assert [window.use(first) for _ in range(31)] == [0] * 31
+    assert [window.use(second) for _ in range(2)] == pytest.approx([0.05, 0])
+    now_s += 5
+    third, fourth = window.add(16, 0.04), window.add(16, 0.0)
+    assert window.use(third) == 0, "the second had some left"
+    assert [window.use(second) for _ in range(30)] == [0] * 30
+    assert [window.use(third) for _ in range(15)] == [0] * 15, "it was touched before"
+    assert window.use(fourth) == 0, "made in the same moment"
+    now_s += 5
+    fifth, few = window.add(16, 0.04), window.add(15, 0.0)
+    assert [window.use(fourth) for _ in range(15)] == [0] * 15
+    assert window.use(fifth) == pytest.approx(0.06)
+    assert [window.use(fifth) for _ in range(15)] == [0] * 15
+    assert window.use(few) == 0, "too few to tell"
+    assert window.outstanding == 14
+
+
+async def test_it_is_idle_when_nothing_is_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, credit, _ = stood_in(4, monkeypatch)
+    for _ in range(2):
+        await asyncio.wait_for(credit.idle(), 1)
+        credit.enter()
+        waiting = asyncio.create_task(credit.idle())
+        credit.enter()
+        credit.leave()
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        credit.leave()
+        await asyncio.wait_for(waiting, 1)
+
+
+async def test_a_message_that_cannot_be_decoded_uses_up_the_last_grant(monkeypatch: pytest.MonkeyPatch) -> None:
+    server, credit, _ = stood_in(1, monkeypatch)
+    credit.open()
+    for granted in (2, 3):
+        await server.deliver(None, True)  # type: ignore[operator]
+        assert (server.granted, credit.in_flight) == (granted, 0)
 
 
 async def test_nothing_is_granted_before_it_is_open(monkeypatch: pytest.MonkeyPatch) -> None:

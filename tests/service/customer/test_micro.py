@@ -11,6 +11,7 @@ import orjson
 import pytest
 from nats.aio.client import Client
 from nats.micro.service import ServiceConfig
+from structlog.testing import capture_logs
 
 from service.customer.errors import BadRequest
 from service.customer.micro import ConcurrentService, Endpoint
@@ -105,7 +106,7 @@ async def test_info_describes_the_endpoint(world: World) -> None:
 
 async def test_statistics_are_true_while_hundreds_are_in_flight(world: World) -> None:
     held = Held()
-    async with world.client("service") as server, world.client() as client, serving(server, held):
+    async with world.client("service") as server, world.client() as client, serving(server, held) as service:
         asking = [asyncio.create_task(ask(client)) for _ in range(300)]
         await eventually(lambda: len(held.requests) == 300)
         (during,) = await statistics(client, 1)
@@ -119,14 +120,23 @@ async def test_statistics_are_true_while_hundreds_are_in_flight(world: World) ->
         (after,) = await statistics(client, 1)
         (endpoint,) = after["endpoints"]
         assert endpoint["num_requests"] == 300
-        assert endpoint["processing_time"] >= 300 * 50_000_000, "from receipt to reply, in nanoseconds"
+        assert 300 * 50_000_000 <= endpoint["processing_time"] < 300 * 60_000_000_000, "to the reply, in nanoseconds"
+        assert endpoint["data"] == {"in_flight": 0}
+        latency = service.requests["balance"].latency_seconds
+        assert sum(latency.counts) == 300
+        assert 300 * 0.05 <= latency.total < 300 * 60
         assert endpoint["average_processing_time"] == endpoint["processing_time"] // 300
 
 
 async def test_errors_are_counted_and_the_last_one_is_told(world: World) -> None:
     held = Held()
-    async with world.client("service") as server, world.client() as client, serving(server, held):
-        body, headers = await ask(client, b"bad")
+    async with world.client("service") as server, world.client() as client, serving(server, held) as service:
+        with capture_logs() as logs:
+            body, headers = await ask(client, b"bad")
+        (line,) = [line for line in logs if line["event"] == "request"]
+        assert (line["log_level"], line["endpoint"], line["outcome"]) == ("debug", "balance", "BAD_REQUEST")
+        assert 0 < line["ms"] < 60_000
+        assert sum(service.requests["balance"].latency_seconds.counts) == 0, "a refusal is no answer"
         assert headers == {"Nats-Service-Error-Code": "403", "Nats-Service-Error": "BAD_REQUEST"}
         assert orjson.loads(body) == {"error": "as the test wants it"}
         (stats,) = await statistics(client, 1)
