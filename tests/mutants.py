@@ -110,7 +110,7 @@ def _quickest_first(tests: Sequence[str], tree: Path) -> Sequence[str]:
     """Pytest's arguments: the tests by the time that each takes, so that a mutant dies soon, and a limit for each."""
     report = tree / "junit.xml"
     command = f"{sys.executable} -m pytest -q -p no:cacheprovider -o junit_family=xunit1 --junitxml={report}"
-    subprocess.run([*command.split(), *tests], cwd=tree, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([*command.split(), *tests], cwd=tree, check=True, stdout=sys.stderr)
     cases = sorted(ET.parse(report).iter("testcase"), key=lambda case: float(case.attrib["time"]))
     limit_s = HANGS_S + SLOWER * float(cases[-1].attrib["time"])
     return [f"--timeout={limit_s:.0f}", *(f"{case.attrib['file']}::{case.attrib['name']}" for case in cases)]
