@@ -80,24 +80,27 @@ def main() -> int:
     except KeyboardInterrupt:
         print("stopped; run it again to go on", file=sys.stderr)
         return 130
-    return report(files, manifest.get("accepted", []))
+    current = [file for file in files if _is_current(file, mirrors[file])]
+    for file in files:
+        if file not in current:
+            print(f"{file}: not run since it or its tests changed")
+    return report(current, manifest.get("accepted", [])) or int(current != files)
 
 
 def run(file: str, tests: Sequence[str]) -> None:
     """Mutate one file until every mutant has a result."""
     session = _session(file)
     tree = FOLDER / "trees" / session.stem
-    fingerprint = hashlib.sha256(b"".join((ROOT / path).read_bytes() for path in (file, *tests))).hexdigest()
-    stamp, order = session.with_suffix(".sha256"), session.with_suffix(".order")
+    order = session.with_suffix(".order")
     _copy(tree)
     print(f"{file}: running", flush=True)
     started = time.monotonic()
     try:
-        if not stamp.exists() or stamp.read_text() != fingerprint:
+        if not _is_current(file, tests):
             session.unlink(missing_ok=True)
             order.write_text("\n".join(_quickest_first(tests, tree)))
             _prepare(session, file, tree)
-            stamp.write_text(fingerprint)
+            session.with_suffix(".sha256").write_text(_fingerprint(file, tests))
         command = [sys.executable, "-m", "tests.support.mutation", str(session), str(order)]
         subprocess.run(command, cwd=tree, check=True)
     finally:
@@ -139,8 +142,6 @@ def report(files: Sequence[str], accepted: Sequence[Mapping[str, Any]]) -> int:
     table = Table("file", "mutants", "killed", "accepted", "%", box=None)
     everything, left = list[Mutant](), list[Mutant]()
     for file in files:
-        if not _session(file).exists():
-            continue
         found = list(mutants(file))
         survivors = [mutant for mutant in found if not mutant.killed]
         unexplained = [mutant for mutant in survivors if not _is_accepted(mutant, accepted)]
@@ -203,6 +204,16 @@ def _is_accepted(mutant: Mutant, accepted: Sequence[Mapping[str, Any]]) -> bool:
 def _session(file: str) -> Path:
     FOLDER.mkdir(exist_ok=True)
     return FOLDER / f"{file.removesuffix('.py').replace('/', '.')}.sqlite"
+
+
+def _is_current(file: str, tests: Sequence[str]) -> bool:
+    """Whether the session is of the file and the tests as they are."""
+    stamp = _session(file).with_suffix(".sha256")
+    return stamp.exists() and stamp.read_text() == _fingerprint(file, tests)
+
+
+def _fingerprint(file: str, tests: Sequence[str]) -> str:
+    return hashlib.sha256(b"".join((ROOT / path).read_bytes() for path in (file, *tests))).hexdigest()
 
 
 def _copy(tree: Path) -> None:
