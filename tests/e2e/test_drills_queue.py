@@ -17,7 +17,6 @@ import grpc
 import pytest
 
 from service.customer import contract as customer
-from service.queue import contract
 from service.queue import sqs_pb2 as pb
 from service.queue.sqs_pb2_grpc import SQSServiceStub
 from tests.support.drill import Drill
@@ -31,7 +30,7 @@ from tests.support.queue_clients import (
     describe,
     keep,
 )
-from tests.support.sidecar import sidecar
+from tests.support.sidecar import set_ack_wait, sidecar
 from tests.support.world import World, own_server
 
 pytestmark = pytest.mark.xdist_group("drills")
@@ -47,13 +46,6 @@ async def store(world: World, count: int) -> None:
         for _ in range(0, count, 500):
             futures = [await admin.publish_async(f"{customer.SUBJECT}.678", b"{}") for _ in range(min(500, count))]
             await asyncio.gather(*futures)
-
-
-async def ack_wait(world: World, seconds: int) -> None:
-    async with world.administrator() as admin:
-        config = (await admin.consumer_info(customer.STREAM, contract.CONSUMER)).config
-        config.ack_wait = seconds
-        await admin.add_consumer(customer.STREAM, config)
 
 
 def all_held(clients: Clients, count: int, drill: Drill, found: str = "") -> None:
@@ -88,7 +80,7 @@ async def test_broker_restart(world: World, drill: Drill, tmp_path_factory: pyte
 async def test_sidecar_killed(world: World, drill: Drill) -> None:
     count, rounds = drill.pick((1_000, 1), (50_000, 10))
     clients = Clients()
-    await ack_wait(world, drill.pick(2, 30))
+    await set_ack_wait(world, drill.pick(2, 30))
     await store(world, count)
     async with sidecar(world) as (_, steady), AsyncExitStack() as stack:
         for _ in range(rounds):
@@ -131,7 +123,7 @@ async def test_no_network(world: World, drill: Drill, how: str) -> None:
     """The visibility is longer than what the server would give by itself: it must have heard of it."""
     count, rounds = drill.pick((1_000, 1), (50_000, 10))
     clients = Clients()
-    await ack_wait(world, 2)
+    await set_ack_wait(world, 2)
     await store(world, count)
     async with network(world.nats_url) as (between, url), sidecar(world.at(url)) as (_, channel):
         slow = delete_after(2.5)

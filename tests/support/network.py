@@ -8,12 +8,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
+LOST_S = 0.1
+
 
 class Network:
     """What connects to `url` reaches the address behind it, while there is a network."""
 
     def __init__(self, host: str, port: int) -> None:
         self._host, self._port = host, port
+        self.lose = b""
+        """The first bytes for the server with these in them are lost, and every connection with them."""
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._is_cut = False
@@ -26,10 +30,10 @@ class Network:
 
     @asynccontextmanager
     async def cut(self) -> AsyncIterator[None]:
-        """Every connection ends, and no new one is made."""
+        """What is sent to the server is lost; a moment later every connection ends, and no new one is made."""
         self._is_cut = True
-        for writer in list(self._writers):
-            writer.transport.abort()
+        await asyncio.sleep(LOST_S)
+        self._end()
         try:
             yield
         finally:
@@ -47,9 +51,12 @@ class Network:
     async def stop(self) -> None:
         self._server.close()
         self._flowing.set()
+        self._end()
+        await self._server.wait_closed()
+
+    def _end(self) -> None:
         for writer in list(self._writers):
             writer.transport.abort()
-        await self._server.wait_closed()
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._is_cut:
@@ -59,14 +66,20 @@ class Network:
         both = {writer, back}
         self._writers |= both
         try:
-            await asyncio.gather(self._carry(reader, back), self._carry(there, writer))
+            await asyncio.gather(self._carry(reader, back, is_lossy=True), self._carry(there, writer, is_lossy=False))
         finally:
             self._writers -= both
 
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_lossy: bool) -> None:
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(65536):
                 await self._flowing.wait()
+                if is_lossy and self._is_cut:
+                    continue
+                if is_lossy and self.lose and self.lose in data:
+                    self.lose = b""
+                    self._end()
+                    continue
                 writer.write(data)
                 await writer.drain()
         writer.close()

@@ -13,6 +13,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, empty_pb2, message_
 from local.process import claim_port
 from local.system import Task, ready, service_task
 from service.customer import contract
+from service.queue import contract as queue
 from tests.support.world import World
 
 _INT64 = descriptor_pb2.FieldDescriptorProto.TYPE_INT64
@@ -102,3 +103,11 @@ async def store(world: World, *bodies: bytes, headers: dict[str, str] | None = N
     async with world.administrator() as admin:
         for number, body in enumerate(bodies):
             await admin.publish(f"{contract.SUBJECT}.{number}", body, headers=headers)
+
+
+async def set_ack_wait(world: World, seconds: int) -> None:
+    """For so long the consumer leaves a message to who has received it."""
+    async with world.administrator() as admin:
+        config = (await admin.consumer_info(contract.STREAM, queue.CONSUMER)).config
+        config.ack_wait = seconds
+        await admin.add_consumer(contract.STREAM, config)

@@ -10,7 +10,7 @@ from service.customer import contract as customer
 from service.queue import contract
 from service.queue import sqs_pb2 as pb
 from service.queue.sqs_pb2_grpc import SQSServiceStub
-from tests.support.sidecar import sidecar, store
+from tests.support.sidecar import set_ack_wait, sidecar, store
 from tests.support.world import World, eventually, metric
 
 
@@ -48,10 +48,8 @@ async def test_a_poison_message_becomes_a_dead_letter_and_blocks_nothing(world: 
 async def test_while_the_stream_of_dead_letters_is_full_they_stay_in_their_own_and_others_are_handed_out(
     world: World,
 ) -> None:
+    await set_ack_wait(world, 1)
     async with world.administrator() as admin:
-        consumer = (await admin.consumer_info(customer.STREAM, contract.CONSUMER)).config
-        consumer.ack_wait = 1
-        await admin.add_consumer(customer.STREAM, consumer)
         full = (await admin.stream_info(contract.DEAD_STREAM)).config
         room = full.max_bytes
         full.max_bytes = 100

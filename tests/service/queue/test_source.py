@@ -18,9 +18,10 @@ from service.queue.server import RESPONSE_BYTES
 from service.queue.settings import QueueSettings
 from service.runtime.connection import Connection
 from service.runtime.errors import ServiceError
-from service.sources.source import Done, Source, UnknownReceipt
-from tests.support.sidecar import store
-from tests.support.world import World
+from service.sources.source import Done, Source, Unavailable, UnknownReceipt
+from tests.support.network import network
+from tests.support.sidecar import set_ack_wait, store
+from tests.support.world import World, eventually
 
 
 def lost(error: ServiceError) -> None:
@@ -89,14 +90,40 @@ async def test_a_visibility_that_the_server_heard_of_too_late_lets_one_client_ha
     async def on_its_way(_payload: bytes) -> None:
         await asyncio.sleep(slow.pop() if slow else 0)
 
-    async with world.administrator() as admin:
-        config = (await admin.consumer_info(customer.STREAM, contract.CONSUMER)).config
-        config.ack_wait = 1
-        await admin.add_consumer(customer.STREAM, config)
+    await set_ack_wait(world, 1)
     monkeypatch.setattr("service.sources.jetstream.may_be_sent", on_its_way)
     await store(world, b"one")
     async with reading(world) as source:
         received = await asyncio.gather(*(source.receive(10, RESPONSE_BYTES, 30, 2) for _ in range(2)))
         (message,) = [message for messages in received for message in messages]
         assert message.times_received == 2
+        assert [type(result) for result in await source.delete([source.receipt(message)])] == [Done]
+
+
+async def test_a_message_whose_longer_visibility_was_lost_with_the_connection_reaches_nobody_else(world: World) -> None:
+    await set_ack_wait(world, 1)
+    await store(world, b"one")
+    async with network(world.nats_url) as (between, url), reading(world.at(url)) as source:
+        between.lose = b"-NAK {"
+        (message,) = await source.receive(10, RESPONSE_BYTES, 30, 5)
+        assert between.lose == b"", "it was lost"
+        assert await source.receive(10, RESPONSE_BYTES, 30, 2) == [], (
+            "the server gives it away after a second, unless told"
+        )
+        assert [type(result) for result in await source.delete([source.receipt(message)])] == [Done]
+
+
+async def test_what_is_asked_for_without_a_connection_is_refused_and_not_done_later(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By then another client may have the message."""
+    monkeypatch.setattr("service.sources.answers.CONFIRM_S", 0.2)
+    await store(world, b"one")
+    async with network(world.nats_url) as (between, url), reading(world.at(url)) as source:
+        (message,) = await source.receive(10, RESPONSE_BYTES, 30, 5)
+        async with between.cut():
+            results = await source.change_visibility([source.receipt(message)], 0)
+            assert [type(result) for result in results] == [Unavailable]
+        await eventually(lambda: source.problem() == "", what="a connection")
+        assert await source.receive(10, RESPONSE_BYTES, 30, 1) == []
         assert [type(result) for result in await source.delete([source.receipt(message)])] == [Done]
