@@ -69,6 +69,13 @@ def test_names_that_are_refused(name: object) -> None:
         decode(orjson.dumps({"name": name}))
 
 
+def test_a_name_that_is_missing_is_not_one_of_another_kind() -> None:
+    with pytest.raises(BadRequest, match="^name is missing$"):
+        decode(b'{"Name":"x"}')
+    with pytest.raises(BadRequest, match="^name must be a string$"):
+        decode(b'{"name":null}')
+
+
 @given(st.binary(max_size=200) | st.dictionaries(st.text(), st.text()).map(lambda d: json.dumps(d).encode()))
 def test_any_bytes_are_a_client_or_refused(payload: bytes) -> None:
     try:
@@ -159,6 +166,9 @@ async def test_a_written_client_whose_response_was_lost_is_found_again(world: Wo
     async with world.task(SEED_ROWS="0", **proxy.env), world.client("registrar") as client:
         assert await ask(client, contract.CREATE_SUBJECT, **JOHN) == ("OK", {"client_id": "j1"})
         assert lost
+        (action, looked), *_ = reversed(proxy.calls)
+        assert action == "BatchGetItem"
+        assert looked["RequestItems"][world.table]["ConsistentRead"], "its own write is seen for certain"
     assert world.rows() == {"j1": 0}
 
 
