@@ -70,9 +70,9 @@ def test_names_that_are_refused(name: object) -> None:
 
 
 def test_a_name_that_is_missing_is_not_one_of_another_kind() -> None:
-    with pytest.raises(BadRequest, match="^name is missing$"):
+    with pytest.raises(BadRequest, match=r"^name is missing$"):
         decode(b'{"Name":"x"}')
-    with pytest.raises(BadRequest, match="^name must be a string$"):
+    with pytest.raises(BadRequest, match=r"^name must be a string$"):
         decode(b'{"name":null}')
 
 
