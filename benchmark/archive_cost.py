@@ -42,7 +42,7 @@ ROWS_PER_S: Final = 8_000
 SLOW_ROWS_PER_S: Final = 30_000
 """Of a step: a turn is a number of rows, so that none is left to the next."""
 SLOW_MS: Final = 8.0
-POLL_S: Final = 0.005
+POLL_S: Final = 0.02
 TURN_S: Final = 120.0
 CHUNK: Final = 2_000
 

@@ -51,7 +51,8 @@ class Intake:
 
     def more(self) -> None:
         """There may be room again."""
-        self._changed.set()
+        if self._has_room(*self._source.portion):
+            self._changed.set()
 
     async def stop(self) -> None:
         self._stopping = True

@@ -23,7 +23,7 @@ import asyncio
 import re
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 import nats.errors
@@ -98,14 +98,7 @@ class NatsClient(Client):
         What one turn of the loop posts leaves in one write. Raises `nats.errors.Error` as `publish` does, and when more
         waits to be written than nats-py buffers; the subjects are not validated.
         """
-        if self.is_closed:
-            raise nats.errors.ConnectionClosedError
-        if self.is_draining_pubs:
-            raise nats.errors.ConnectionDrainingError
-        if self._pending_data_size > self._max_pending_size:
-            raise nats.errors.OutboundBufferLimitError
-        if len(payload) > self._max_payload:
-            raise nats.errors.MaxPayloadError
+        self._check(len(payload))
         if headers:
             frame = command.hpub_cmd(subject, reply, headers, payload)
         else:
@@ -113,6 +106,15 @@ class NatsClient(Client):
         self.stats["out_msgs"] += 1
         self.stats["out_bytes"] += len(payload)
         self._append(frame)
+
+    def post_each(self, subjects: Sequence[str], payload: bytes) -> None:
+        """The same payload to each, as `post` does, at a fraction of its cost."""
+        if not subjects:
+            return
+        self._check(len(payload))
+        self.stats["out_msgs"] += len(subjects)
+        self.stats["out_bytes"] += len(payload) * len(subjects)
+        self._append(b"".join([command.pub_cmd(subject, "", payload) for subject in subjects]))
 
     def grant(self, subject: str, queue: str, limit: int, deliver: Deliver) -> None:
         """Let the server deliver `limit` messages. Only while connected: a grant ends with its connection.
@@ -139,6 +141,16 @@ class NatsClient(Client):
         # A message is delivered in the order of the connection: those before the answer are all there is.
         await self.flush()
         await self.flush()
+
+    def _check(self, size: int) -> None:
+        if self.is_closed:
+            raise nats.errors.ConnectionClosedError
+        if self.is_draining_pubs:
+            raise nats.errors.ConnectionDrainingError
+        if self._pending_data_size > self._max_pending_size:
+            raise nats.errors.OutboundBufferLimitError
+        if size > self._max_payload:
+            raise nats.errors.MaxPayloadError
 
     def _append(self, frame: bytes) -> None:
         self._pending.append(frame)

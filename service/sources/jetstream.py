@@ -123,7 +123,7 @@ class JetStream:
 
     def receipt(self, message: Message) -> str:
         self._ack_prefix = ack_prefix(message.handle)
-        return self._consumer.receipts.text(Receipt(*position(message.handle.encode()), message.until_ms))
+        return self._consumer.receipts.text(Receipt(*position(message.handle), message.until_ms))
 
     async def delete(self, given: Sequence[str]) -> list[Result]:
         return await self._answer(given, lambda receipt: (b"", receipt))
@@ -233,8 +233,7 @@ class JetStream:
 
     def _post(self, messages: Sequence[Message], payload: bytes) -> None:
         try:
-            for message in messages:
-                self._nc.post(message.handle, payload)
+            self._nc.post_each([message.handle for message in messages], payload)
         except nats.errors.Error as error:
             _unsent.warning("", error=str(error) or type(error).__name__)
 

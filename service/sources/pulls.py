@@ -164,8 +164,7 @@ class Pulls:
     def give_back(self, messages: Sequence[Message]) -> None:
         """Make them visible again at once. A lost connection is not waited for: they come again by themselves."""
         if self._nc.is_connected:
-            for message in messages:
-                self._nc.post(message.handle, NAK)
+            self._nc.post_each([message.handle for message in messages], NAK)
 
     async def _open(self) -> _Slot:
         slot = _Slot(self._nc, self._make)

@@ -8,36 +8,39 @@ from service.sources.source import Headers, Message
 
 SHORT_FORM_TOKENS: Final = 9
 NUMBERS: Final = 5
+WHITE: Final = " \t\n\r\v\f"
 
 
-def position(reply: bytes) -> tuple[int, int, int, int]:
+def position(handle: str) -> tuple[int, int, int, int]:
     """Times delivered, sequence in stream and consumer, and time stored in ns.
 
     Behind these is the number pending. The longer form ends with a random token.
     """
-    tokens = reply.split(b".")
+    tokens = handle.split(".")
     first = 4 if len(tokens) == SHORT_FORM_TOKENS else 6
     delivered, sequence, consumer_sequence, time_ns, _ = tokens[first : first + NUMBERS]
     return int(delivered), int(sequence), int(consumer_sequence), int(time_ns)
 
 
-def ack_prefix(reply: str) -> str:
+def ack_prefix(handle: str) -> str:
     """The subject up to its numbers."""
-    tokens = reply.split(".")
+    tokens = handle.split(".")
     return ".".join(tokens[: 4 if len(tokens) == SHORT_FORM_TOKENS else 6])
 
 
 def parse_headers(block: bytes) -> Headers:
     """Each line's name and value, in their order."""
-    pairs = [line.partition(b":") for line in block.split(b"\r\n")[1:] if b":" in line]
-    return tuple([(name.decode(errors="replace"), value.strip().decode(errors="replace")) for name, _, value in pairs])
+    lines = block.decode(errors="replace").split("\r\n")
+    pairs = [line.partition(":") for line in lines[1:] if ":" in line]
+    return tuple([(name, value.strip(WHITE)) for name, _, value in pairs])
 
 
 def make_message(subject: bytes, reply: bytes, data: bytes, block: bytes) -> Message:
     """Of a message as it came, its headers in one block."""
-    delivered, sequence, number, time_ns = position(reply)
+    handle = reply.decode()
+    delivered, sequence, number, time_ns = position(handle)
     return Message(
-        handle=reply.decode(),
+        handle=handle,
         id=str(sequence),
         sequence=sequence,
         data=data,

@@ -172,6 +172,21 @@ async def test_what_is_posted_arrives_as_if_it_had_been_published(world: World) 
         assert (client.stats["out_msgs"], client.stats["out_bytes"]) == (3, 14)
 
 
+async def test_one_payload_is_posted_to_each(world: World) -> None:
+    async with world.client("administrator") as client, world.client("administrator") as listener:
+        assert isinstance(client, NatsClient)
+        heard = await listener.subscribe("a.>")
+        await listener.flush()
+        client.post_each(["a.1", "a.2"], b"+WPI")
+        client.post_each([], b"x")
+        client.post_each(["a.3"], b"")
+        messages = [await heard.next_msg(timeout=3) for _ in range(3)]
+        assert [(msg.subject, msg.data) for msg in messages] == [("a.1", b"+WPI"), ("a.2", b"+WPI"), ("a.3", b"")]
+        assert (client.stats["out_msgs"], client.stats["out_bytes"]) == (3, 8)
+        with pytest.raises(nats.errors.MaxPayloadError):
+            client.post_each(["a"], bytes(client.max_payload + 1))
+
+
 async def test_what_one_turn_posts_leaves_in_one_write(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     async with world.client("administrator") as client:
         assert isinstance(client, NatsClient)
