@@ -14,6 +14,7 @@ from service.runtime.nats_client import NatsClient
 
 CONFIRM_S: Final = 2.0
 ATTEMPTS: Final = 2
+"""For what may come twice."""
 POLL_S: Final = 0.05
 
 
@@ -51,13 +52,14 @@ class Answers:
         subscription = await self._nc.subscribe(f"{self._inbox}.*")
         self._nc.deliver_raw(subscription, self._on_reply)
 
-    async def send(self, answers: Sequence[tuple[str, bytes]]) -> list[bool]:
-        """Whether the server confirmed each (subject, payload). What it did not is sent once more.
+    async def send(self, answers: Sequence[tuple[str, bytes]], attempts: int) -> list[bool]:
+        """Whether the server confirmed each (subject, payload). What it did not is sent again, in so many attempts.
 
-        None waits for a lost connection: what makes a message visible could arrive when another client has it.
+        `attempts` is 1 for what makes a message visible: the first may have counted, and the second then takes it from
+        whoever has received it since. None waits for a lost connection, for the same reason.
         """
         confirmed = [False] * len(answers)
-        for _ in range(ATTEMPTS):
+        for _ in range(attempts):
             left = [number for number, done in enumerate(confirmed) if not done]
             if not left:
                 break

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import nats.errors
-from nats.js.api import AckPolicy, ConsumerInfo
+from nats.js.api import AckPolicy, ConsumerConfig, ConsumerInfo
 from nats.js.errors import APIError, NotFoundError
 
 from service.runtime import jetstream, permissions
@@ -16,6 +19,8 @@ from service.runtime.role import Need
 from service.sources.continuity import Continuity
 from service.sources.receipt import Receipts
 from service.sources.source import Backlog, Message, Unavailable
+
+LOOK_S: Final = 1.0
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,8 @@ class Consumer:
         self._name = reader.consumer
         self.continuity = Continuity()
         self._is_known = False
+        self._looked_s = 0.0
+        self._looking: asyncio.Task[str] | None = None
         self.ack_wait_s = 0.0
         self.id = 0
         """When it was made, in microseconds: one that is made anew has another."""
@@ -64,18 +71,30 @@ class Consumer:
             raise self._gone() from None
         except (nats.errors.Error, APIError) as error:
             raise jetstream.explain(what, error) from None
-        if info.config.deliver_subject or info.config.ack_policy != AckPolicy.EXPLICIT:
-            raise ServiceError(
-                f"{what} is no pull consumer with explicit acknowledgements",
-                "correct it with `python -m control_plane create`",
-            )
+        if unfit := _unfit(info.config):
+            raise ServiceError(f"{what} {unfit}", "correct it with `python -m control_plane create`")
         self.ack_wait_s = float(info.config.ack_wait or 30.0)
         if self.id != _made(info):
             self.continuity.restart()
         self.id = _made(info)
         self.receipts = Receipts(self._name, self.id)
         self._is_known = True
+        self._looked_s = time.monotonic()
         return f"backlog {_backlog(info)}"
+
+    async def look_again(self) -> None:
+        """Look, unless that was done a moment ago: it may have been made anew, or changed. Raises `ServiceError`."""
+        if self._is_known and time.monotonic() - self._looked_s < LOOK_S:
+            return
+        if self._looking is None:
+            self._looking = asyncio.create_task(self.look(), name="look")
+            self._looking.add_done_callback(self._looked)
+        await asyncio.shield(self._looking)
+
+    def _looked(self, looking: asyncio.Task[str]) -> None:
+        self._looking = None
+        if not looking.cancelled():
+            looking.exception()  # whoever waits is told
 
     def is_gone(self) -> None:
         """What comes next may come from another one of the same name."""
@@ -89,8 +108,11 @@ class Consumer:
         if not messages:
             return
         numbers = [message.number for message in messages]
-        if not self._is_known or min(numbers) <= newest:
-            await self.look()
+        if min(numbers) <= newest:
+            self.is_gone()
+        made = self.id
+        await self.look_again()
+        if self.id != made or min(numbers) <= newest:
             self.sequence = 0
         self.sequence = max(self.sequence, *numbers)
 
@@ -133,6 +155,17 @@ class Consumer:
 
     async def _look_at_stream(self) -> None:
         await jetstream.check_stream(self._connection.jetstream, self._stream, ())
+
+
+def _unfit(config: ConsumerConfig) -> str:
+    """Why messages could not be handed out by it until they are deleted; empty when they can."""
+    if config.deliver_subject or config.ack_policy != AckPolicy.EXPLICIT:
+        return "is no pull consumer with explicit acknowledgements"
+    if config.max_deliver and config.max_deliver > 0:
+        return f"gives a message up after {config.max_deliver} deliveries (max_deliver), and keeps it nowhere"
+    if config.headers_only:
+        return "delivers headers only, and a deletion would lose the bodies"
+    return ""
 
 
 def _made(info: ConsumerInfo) -> int:

@@ -14,7 +14,7 @@ from service.runtime.connection import Connection, confirm
 from service.runtime.errors import ServiceError
 from service.runtime.logs import Repeated
 from service.runtime.role import Need
-from service.sources.answers import Answers
+from service.sources.answers import ATTEMPTS, Answers
 from service.sources.consumer import Consumer, Reader
 from service.sources.pulls import SHORT_S, Pull, Pulls
 from service.sources.receipt import Receipt
@@ -48,7 +48,7 @@ class JetStream:
         self._nc = connection.nc
         self._ack_prefix = f"$JS.ACK.{reader.stream}.{reader.consumer}"
         self._consumer = Consumer(connection, reader)
-        self._pulls = Pulls(self._nc, reader.stream, reader.consumer, self._message)
+        self._pulls = Pulls(self._nc, reader.stream, reader.consumer, self._message, lambda: self.visibility_s)
         self._answers = Answers(self._nc)
         self._burying: set[asyncio.Future[list[None]]] = set()
         self._stopping = False
@@ -80,6 +80,7 @@ class JetStream:
 
     async def start(self) -> None:
         await self._answers.start()
+        self._pulls.start()
         try:
             await self.backlog()  # where the consumer is, before this process moves it
         except Unavailable as error:
@@ -126,7 +127,7 @@ class JetStream:
         return self._consumer.receipts.text(Receipt(*position(message.handle), message.until_ms))
 
     async def delete(self, given: Sequence[str]) -> list[Result]:
-        return await self._answer(given, lambda receipt: (b"", receipt))
+        return await self._answer(given, lambda receipt: (b"", receipt), attempts=ATTEMPTS)
 
     async def change_visibility(self, given: Sequence[str], visibility_s: float) -> list[Result]:
         payload = WORKING if visibility_s == self._consumer.ack_wait_s else delayed(visibility_s)
@@ -138,7 +139,7 @@ class JetStream:
                 raise UnknownReceipt("its visibility has ended, and another may have it; receive it again")
             return payload, receipt.until(now_ms + int(visibility_s * MS))
 
-        return await self._answer(given, make)
+        return await self._answer(given, make, attempts=1)
 
     def key(self, receipt: str) -> str:
         return str(self._consumer.receipts.parse(receipt).sequence)
@@ -156,6 +157,7 @@ class JetStream:
     async def close(self) -> None:
         await asyncio.gather(*self._burying)
         await self._pulls.settle()
+        self._pulls.close()
 
     def _message(self, subject: bytes, reply: bytes, data: bytes, block: bytes) -> Message:
         message = make_message(subject, reply, data, block)
@@ -174,10 +176,14 @@ class JetStream:
         try:
             async with self._pulls.pull(limit, max_bytes, wait_s) as pull:
                 # The server ends it with a status, also when nothing came: silence is a connection that is none.
-                await asyncio.wait([pull.done], timeout=max(wait_s, SHORT_S) + GRACE_S)
+                await pull.wait(max(wait_s, SHORT_S) + GRACE_S)
             if pull.is_refused:
                 self._consumer.is_gone()
-            messages = await self._accept(pull, visibility_s, newest)
+            try:
+                messages = await self._accept(pull, visibility_s, newest)
+            except BaseException:  # cancelled, say: nobody will be handed them
+                self._pulls.give_back(pull.messages)
+                raise
             if pull.met_a_giant and not messages:
                 return await self._pull(1, max_bytes, visibility_s, 0.0)  # is not bounded in bytes
             return messages, self._why(pull)
@@ -194,7 +200,7 @@ class JetStream:
 
     async def _accept(self, pull: Pull, visibility_s: float, newest: int) -> list[Message]:
         """The messages to hand out. Those received too often become dead letters. Raises `ServiceError`."""
-        until_ms = int((time.time() + visibility_s) * MS)
+        until_ms = int((time.time() - (time.monotonic() - pull.since_s) + visibility_s) * MS)
         messages = pull.messages
         await self._consumer.recognise(messages, newest)
         dead: list[tuple[Message, str]] = []
@@ -222,7 +228,7 @@ class JetStream:
         payload = delayed(visibility_s)
         await may_be_sent(payload)
         if visibility_s > self.visibility_s:
-            confirmed = await self._answers.send([(message.handle, payload) for message in messages])
+            confirmed = await self._answers.send([(message.handle, payload) for message in messages], attempts=1)
             if time.monotonic() - since_s >= self.visibility_s:
                 return []
             self._pulls.give_back([message for message, done in zip(messages, confirmed, strict=True) if not done])
@@ -240,10 +246,14 @@ class JetStream:
     async def _bury(self, redrive: Redrive, message: Message, reason: str) -> None:
         """Kept first, ended then: a stop in between leaves it in both places, never in none."""
         if await redrive.keep(message, f"{self._consumer.id}.{message.sequence}", reason):
-            await self._answers.send([(message.handle, b"+TERM")])
+            await self._answers.send([(message.handle, b"+TERM")], ATTEMPTS)
 
-    async def _answer(self, given: Sequence[str], make: Make) -> list[Result]:
+    async def _answer(self, given: Sequence[str], make: Make, attempts: int) -> list[Result]:
         results: list[Result] = [Unavailable("not confirmed by NATS in time; call again")] * len(given)
+        try:
+            await self._consumer.look_again()
+        except ServiceError as error:
+            return [Unavailable(f"{error.problem}; call again")] * len(given)
         sent: list[tuple[int, Receipt, Receipt, bytes]] = []
         for number, text in enumerate(given):
             try:
@@ -254,7 +264,7 @@ class JetStream:
                 continue
             sent.append((number, receipt, new, payload))
         answers = [(receipt.subject(self._ack_prefix), payload) for _, receipt, _, payload in sent]
-        confirmed = await self._answers.send(answers)
+        confirmed = await self._answers.send(answers, attempts)
         newest = -1 if all(confirmed) else await self._consumer.last_delivered()
         for (number, receipt, new, _), done in zip(sent, confirmed, strict=True):
             if done:

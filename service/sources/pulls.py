@@ -10,6 +10,7 @@ Pulls: https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -28,6 +29,13 @@ from service.sources.visibility import NAK, NS
 SHORT_S: Final = 0.5
 """For so long a pull that does not wait may stay open: at the consumer's max_ack_pending `no_wait` alone hangs."""
 
+LINGER_S: Final = 0.1
+LINGER_MAX_S: Final = 1.0
+"""So long after its first message a pull waits for more that are on their way: between two, and in all."""
+TICK_S: Final = 0.25
+LATE_S: Final = 1.0
+"""For so long after a sleep what had come meanwhile may still be read."""
+
 Make = Callable[[bytes, bytes, bytes, bytes], Message]
 """Makes a message of its subject, acknowledgement subject, payload and header block, in the order of their arrival."""
 
@@ -38,6 +46,8 @@ class Pull:
 
     inbox: bytes
     limit: int
+    begun: asyncio.Future[None]
+    """A message has come, or none will."""
     done: asyncio.Future[None]
     """Nothing more is waited for: the server has ended the pull, or the sidecar gives it up."""
     messages: list[Message] = field(default_factory=list)
@@ -60,17 +70,40 @@ class Pull:
         """The next message is larger than what was asked for, and stands in the way of all that ask for so much."""
         return self.status.startswith(b"409 Message Size Exceeds MaxBytes")
 
+    def take(self, message: Message) -> None:
+        if not self.messages:
+            self.since_s = time.monotonic()
+        self.messages.append(message)
+        if not self.begun.done():
+            self.begun.set_result(None)
+        if self.ended:
+            self.give_up()
+
     def give_up(self) -> None:
-        if not self.done.done():
-            self.done.set_result(None)
+        for waiting in (self.begun, self.done):
+            if not waiting.done():
+                waiting.set_result(None)
+
+    async def wait(self, timeout_s: float) -> None:
+        """Return when it is done, or soon after its first message; else after `timeout_s`.
+
+        At the consumer's max_ack_pending the server leaves it open, and sends what becomes free.
+        """
+        await asyncio.wait([self.begun], timeout=timeout_s)
+        while self.messages and not self.done.done():
+            had = len(self.messages)
+            await asyncio.wait([self.done], timeout=LINGER_S)
+            if len(self.messages) == had or time.monotonic() - self.since_s > LINGER_MAX_S:
+                break
 
 
 class _Slot:
     """A subscription, for one pull at a time."""
 
-    def __init__(self, nc: NatsClient, make: Make) -> None:
+    def __init__(self, nc: NatsClient, make: Make, may_be_late: Callable[[], bool]) -> None:
         self._nc = nc
         self._make = make
+        self._may_be_late = may_be_late
         self._base = nc.new_inbox()
         self._number = 0
         self.subscription: Subscription | None = None
@@ -82,8 +115,8 @@ class _Slot:
 
     def begin(self, limit: int) -> Pull:
         self._number += 1
-        done = asyncio.get_running_loop().create_future()
-        self.pull = Pull(f"{self._base}.{self._number}".encode(), limit, done)
+        loop = asyncio.get_running_loop()
+        self.pull = Pull(f"{self._base}.{self._number}".encode(), limit, loop.create_future(), loop.create_future())
         return self.pull
 
     async def abandon(self) -> None:
@@ -107,22 +140,24 @@ class _Slot:
                 pull.give_up()
             return
         message = self._make(subject, reply, data, headers or b"")
+        if self._may_be_late():
+            return
         if pull is None:
             self._nc.post(message.handle, NAK)
-            return
-        if not pull.messages:
-            pull.since_s = time.monotonic()
-        pull.messages.append(message)
-        if pull.ended:
-            pull.give_up()
+        else:
+            pull.take(message)
 
 
 class Pulls:
     """A pool of subscriptions for the pulls of one consumer."""
 
-    def __init__(self, nc: NatsClient, stream: str, consumer: str, make: Make) -> None:
+    def __init__(self, nc: NatsClient, stream: str, consumer: str, make: Make, ack_wait_s: Callable[[], float]) -> None:
         self._nc = nc
         self._make = make
+        self._ack_wait_s = ack_wait_s
+        self._awake_s = math.inf
+        self._late_until_s = -math.inf
+        self._ticking: asyncio.TimerHandle | None = None
         self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
         self._free: list[_Slot] = []
         self._pulls: set[Pull] = set()
@@ -167,9 +202,30 @@ class Pulls:
             self._nc.post_each([message.handle for message in messages], NAK)
 
     async def _open(self) -> _Slot:
-        slot = _Slot(self._nc, self._make)
+        slot = _Slot(self._nc, self._make, self._may_be_late)
         await slot.open()
         return slot
+
+    def start(self) -> None:
+        """Watch for a sleep of this process."""
+        if self._has_slept():
+            self._late_until_s = time.monotonic() + LATE_S
+        self._awake_s = time.monotonic()
+        self._ticking = asyncio.get_running_loop().call_later(TICK_S, self.start)
+
+    def close(self) -> None:
+        if self._ticking:
+            self._ticking.cancel()
+
+    def _has_slept(self) -> bool:
+        return time.monotonic() - self._awake_s >= max(self._ack_wait_s() - TICK_S, 2 * TICK_S)
+
+    def _may_be_late(self) -> bool:
+        """Whether this process slept so long that what it reads now may have been handed to another since.
+
+        It is left alone then: to hand it out would be twice, and to give it back would take it from the other.
+        """
+        return self._has_slept() or time.monotonic() < self._late_until_s
 
     async def settle(self) -> None:
         """Return when what was on its way to abandoned pulls has been given back."""
