@@ -6,37 +6,33 @@ A redrive policy of the queue is what sets messages aside that are received too 
 from __future__ import annotations
 
 import asyncio
-import functools
-import os
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from typing import Any, Final
 
-import boto3
 import structlog
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
 
 from service.runtime.errors import ServiceError
 from service.runtime.logs import Repeated
 from service.runtime.role import Need
-from service.sources.source import Backlog, Done, Message, Result, Unavailable, UnknownReceipt
+from service.sources import sqs_answers
+from service.sources.source import Backlog, Done, Message, Result, Unavailable
+from service.sources.sqs_answers import FAILURES, said
+from service.sources.sqs_calls import POLL_S, Calls, in_thread
 
 log: Final = structlog.get_logger("service.sources")
 _failed: Final = Repeated(log, "SQS call failed")
 
-THREADS: Final = 32
 CALL_MESSAGES: Final = 10
-MESSAGE_BYTES: Final = 1024 * 1024
-"""SQS' limits of a call and of a message."""
-MS: Final = 1_000_000
+MESSAGE_BYTES: Final = 1024 * 1024 + 1024
+"""SQS' limits of a call and of a message, its receipt handle included."""
+SMALL_BYTES: Final = 256 * 1024
+"""Of such messages, ten fit into any response."""
 PAUSE_S: Final = 0.5
-POLL_S: Final = 2
-"""A stop waits for a poll in flight no longer than that."""
-_GONE: Final = {"AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist"}
-_UNKNOWN: Final = {"ReceiptHandleIsInvalid", "InvalidParameterValue", "MessageNotInflight"}
-_FAILURES: Final = (BotoCoreError, ClientError)
+CLOSE_S: Final = 0.9
+
+DELETE: Final = "delete_message_batch"
+CHANGE: Final = "change_message_visibility_batch"
 
 
 class Sqs:
@@ -53,16 +49,17 @@ class Sqs:
         self._variable = variable
         self.name = queue.rstrip("/").rpartition("/")[2]
         self._queue = queue
+        self._shown = sqs_answers.without_user(queue)
         self._url = queue if "://" in queue else ""
-        self._client: Any = None
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="sqs")
+        self._calls = Calls()
+        self._largest_bytes = 0
         self._stopping = False
         self._problem = ""
-        self._calls: set[asyncio.Task[None]] = set()
+        self._answers: set[asyncio.Task[None]] = set()
         """Answers on their way that nobody waits for."""
 
     def needs(self) -> Sequence[Need]:
-        return (Need(f"queue {self._queue}", self._look),)
+        return (Need(f"queue {self._shown}", self._look),)
 
     async def start(self) -> None:
         pass  # boto3 connects at its first call
@@ -73,52 +70,51 @@ class Sqs:
             left_s = max(0.0, deadline - time.monotonic())
             try:
                 messages = await self._receive(limit, max_bytes, int(visibility_s), min(POLL_S, round(left_s)))
-            except _FAILURES as error:
-                self._problem = str(error)
+            except FAILURES as error:
+                self._problem = said(error)
                 if time.monotonic() + PAUSE_S >= deadline or self._stopping:
                     await asyncio.sleep(max(0.0, deadline - time.monotonic()) if not self._stopping else 0)
-                    raise Unavailable(f"SQS: {error}; call again") from None
+                    raise Unavailable(f"SQS: {said(error)}; call again") from None
                 await asyncio.sleep(PAUSE_S)
                 continue
-            self._problem = ""
             if messages or left_s < 0.5 or self._stopping:
                 return messages
 
     def acknowledge(self, messages: Sequence[Message]) -> None:
-        self._begin("delete_message_batch", messages, {})
+        self._begin(DELETE, [message.handle for message in messages], {})
 
     def extend(self, messages: Sequence[Message]) -> None:
-        self._begin("change_message_visibility_batch", messages, {"VisibilityTimeout": int(self.visibility_s)})
+        self._change([message.handle for message in messages], self.visibility_s)
 
     def give_back(self, messages: Sequence[Message], delay_s: float = 0.0) -> None:
-        self._begin("change_message_visibility_batch", messages, {"VisibilityTimeout": int(delay_s)})
+        self._change([message.handle for message in messages], delay_s)
 
     async def settle(self) -> None:
-        while self._calls:
-            await asyncio.wait(self._calls)
+        while pending := {*self._answers, *self._calls.left}:
+            await asyncio.wait(pending)
 
     def receipt(self, message: Message) -> str:
         return message.handle
 
     async def delete(self, receipts: Sequence[str]) -> list[Result]:
-        return await self._answer("delete_message_batch", receipts, {})
+        return await self._answer(DELETE, receipts, {})
 
     async def change_visibility(self, receipts: Sequence[str], visibility_s: float) -> list[Result]:
-        return await self._answer("change_message_visibility_batch", receipts, {"VisibilityTimeout": int(visibility_s)})
+        return await self._answer(CHANGE, receipts, {"VisibilityTimeout": int(visibility_s)})
 
     def key(self, receipt: str) -> str:
         """A receipt handle tells nothing but itself."""
         return receipt
 
     async def backlog(self) -> Backlog:
-        names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+        names = list(sqs_answers.BACKLOG)
         try:
-            answer = await self._call("get_queue_attributes", AttributeNames=names)
-        except _FAILURES as error:
-            if isinstance(error, ClientError) and error.response["Error"]["Code"] in _GONE:
+            answer = await self._calls.answer("get_queue_attributes", QueueUrl=self._url, AttributeNames=names)
+            return sqs_answers.backlog(answer)
+        except FAILURES as error:
+            if sqs_answers.is_gone(error):
                 raise self._gone() from None
-            raise Unavailable(f"SQS: {error}; call again") from None
-        return Backlog(sum(int(answer["Attributes"][name]) for name in names))
+            raise Unavailable(f"SQS: {said(error)}; call again") from None
 
     async def take_no_more(self) -> None:
         self._stopping = True
@@ -127,39 +123,74 @@ class Sqs:
         return self._problem
 
     async def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        """What was on its way to a caller that left is given back, if SQS answers in time."""
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                await self.settle()
+        except TimeoutError:
+            log.warning("SQS does not answer; what is held is received again when its visibility ends")
 
     async def _receive(self, limit: int, max_bytes: int, visibility_s: int, wait_s: int) -> list[Message]:
         """Calls of ten until there are enough, or one brings less than it could."""
-        messages: list[Message] = []
+        messages: dict[str, Message] = {}
         size = 0
-        while len(messages) < limit and not self._stopping:
-            wanted = min(CALL_MESSAGES, limit - len(messages))
-            try:
-                answer = await self._call(
-                    "receive_message", MaxNumberOfMessages=wanted, VisibilityTimeout=visibility_s,
-                    WaitTimeSeconds=0 if messages else wait_s,
-                    MessageAttributeNames=["All"], MessageSystemAttributeNames=["All"],
-                )  # fmt: skip
-            except _FAILURES:
-                if messages:
-                    return messages
+        try:
+            while wanted := self._wanted(limit - len(messages), max_bytes - size, first=not messages):
+                received = await self._poll(wanted, visibility_s, 0 if messages else wait_s)
+                is_last = len(received) < wanted or not visibility_s
+                for number, message in enumerate(received):
+                    if size + message.size > max_bytes and messages:
+                        self._let_go([message.handle for message in received[number:]], visibility_s)
+                        return list(messages.values())
+                    is_last = is_last or message.id in messages  # visible again already: it would go on for ever
+                    size += message.size
+                    messages[message.id] = message
+                if is_last:
+                    break
+        except FAILURES:
+            if not messages:
                 raise
-            received = [_message(message) for message in answer.get("Messages", ())]
-            room = [message for message in received if (size := size + message.size) <= max_bytes]
-            messages += room
-            if len(room) < len(received):
-                self.give_back(received[len(room) :])
-                break
-            if len(received) < wanted:
-                break
-        return messages
+        except asyncio.CancelledError:
+            self._let_go([message.handle for message in messages.values()], visibility_s)
+            raise
+        return list(messages.values())
 
-    def _begin(self, call: str, messages: Sequence[Message], extra: dict[str, Any]) -> None:
-        if messages:
-            task = asyncio.create_task(self._answer_and_tell(call, [message.handle for message in messages], extra))
-            self._calls.add(task)
-            task.add_done_callback(self._calls.discard)
+    def _wanted(self, limit: int, room: int, *, first: bool) -> int:
+        """How many to ask for, so that none has to be given back: that would count as received.
+
+        Until something of the queue is known, and once a large one was seen, each may be the largest that there is.
+        """
+        if self._stopping or (not first and self._calls.is_busy()):
+            return 0
+        each = SMALL_BYTES if 0 < self._largest_bytes <= SMALL_BYTES else MESSAGE_BYTES
+        return min(CALL_MESSAGES, limit, max(room // each, int(first)))
+
+    async def _poll(self, wanted: int, visibility_s: int, wait_s: int) -> list[Message]:
+        answer = await self._calls.receive(
+            POLL_S, lambda late: self._let_go(sqs_answers.handles(late), visibility_s),
+            QueueUrl=self._url, MaxNumberOfMessages=wanted, VisibilityTimeout=visibility_s, WaitTimeSeconds=wait_s,
+            MessageAttributeNames=["All"], MessageSystemAttributeNames=["All"],
+        )  # fmt: skip
+        if answer is None:
+            return []
+        received = sqs_answers.messages(answer)
+        self._problem = ""
+        self._largest_bytes = max(self._largest_bytes, *(message.size for message in received), 0)
+        return received
+
+    def _let_go(self, receipts: Sequence[str], visibility_s: int) -> None:
+        """Make visible again what nobody waits for; with visibility 0 it is, and another may have it."""
+        if visibility_s:
+            self._change(receipts, 0.0)
+
+    def _change(self, receipts: Sequence[str], visibility_s: float) -> None:
+        self._begin(CHANGE, receipts, {"VisibilityTimeout": int(visibility_s)})
+
+    def _begin(self, call: str, receipts: Sequence[str], extra: dict[str, Any]) -> None:
+        if receipts:
+            task = asyncio.create_task(self._answer_and_tell(call, receipts, extra))
+            self._answers.add(task)
+            task.add_done_callback(self._answers.discard)
 
     async def _answer_and_tell(self, call: str, receipts: Sequence[str], extra: dict[str, Any]) -> None:
         for result in await self._answer(call, receipts, extra):
@@ -173,61 +204,31 @@ class Sqs:
 
     async def _entries(self, call: str, receipts: Sequence[str], extra: dict[str, Any]) -> list[Result]:
         entries = [{"Id": str(number), "ReceiptHandle": receipt, **extra} for number, receipt in enumerate(receipts)]
+        again = extra.get("VisibilityTimeout") != 0  # by the second time another may hold what the first made visible
         try:
-            answer = await self._call(call, Entries=entries)
-        except _FAILURES as error:
-            return [_failure(error.response["Error"] if isinstance(error, ClientError) else {}, error)] * len(receipts)
-        results: list[Result] = [Done(receipt) for receipt in receipts]
-        for failed in answer.get("Failed", ()):
-            results[int(failed["Id"])] = _failure(failed, failed.get("Message") or failed["Code"])
-        return results
+            answer = await self._calls.answer(call, again=again, QueueUrl=self._url, Entries=entries)
+        except FAILURES as error:
+            return [sqs_answers.failure(error)] * len(receipts)
+        return sqs_answers.results(answer, receipts)
 
     async def _look(self) -> str:
+        if self._shown != self._queue:
+            raise ServiceError(
+                f"{self._variable} has a user in its URL", "leave it out: the AWS SDK's credentials are used"
+            )
         try:
-            await self._run(self._open)
+            await self._open()
             return f"backlog {(await self.backlog()).messages}"
-        except (*_FAILURES, ValueError, Unavailable) as error:
-            if isinstance(error, ClientError) and error.response["Error"]["Code"] in _GONE:
+        except (*FAILURES, ValueError, Unavailable) as error:
+            if sqs_answers.is_gone(error):
                 raise self._gone() from None
-            problem = f"queue {self._queue} cannot be read: {error}"
+            problem = f"queue {self._shown} cannot be read: {said(error)}"
             raise ServiceError(problem, "see the task's AWS credentials and region") from None
 
     def _gone(self) -> ServiceError:
-        return ServiceError(f"queue {self._queue} does not exist", f"make it, or correct {self._variable}")
+        return ServiceError(f"queue {self._shown} does not exist", f"make it, or correct {self._variable}")
 
-    def _open(self) -> None:
-        if self._client is None:
-            config = Config(max_pool_connections=THREADS, read_timeout=POLL_S + 10, retries={"mode": "standard"})
-            # botocore itself reads only AWS_DEFAULT_REGION and the profile.
-            self._client = boto3.client("sqs", region_name=os.environ.get("AWS_REGION"), config=config)
+    async def _open(self) -> None:
+        await in_thread(self._calls.open)
         if not self._url:
-            self._url = self._client.get_queue_url(QueueName=self._queue)["QueueUrl"]
-
-    async def _call(self, name: str, **request: Any) -> Any:
-        return await self._run(functools.partial(getattr(self._client, name), QueueUrl=self._url, **request))
-
-    def _run(self, work: Callable[[], Any]) -> asyncio.Future[Any]:
-        return asyncio.get_running_loop().run_in_executor(self._threads, work)
-
-
-def _failure(error: Any, said: object) -> Result:
-    if error.get("Code") in _UNKNOWN:
-        return UnknownReceipt(f"SQS: {said}; give the messageID as it was received")
-    return Unavailable(f"SQS: {said}; call again")
-
-
-def _message(message: dict[str, Any]) -> Message:
-    system, attributes = message["Attributes"], message.get("MessageAttributes", {})
-    headers = tuple((name, value["StringValue"]) for name, value in attributes.items() if "StringValue" in value)
-    data, handle = message["Body"].encode(), message["ReceiptHandle"]
-    return Message(
-        handle=handle,
-        id=message["MessageId"],
-        sequence=None,
-        data=data,
-        subject=b"",
-        headers=headers,
-        times_received=int(system["ApproximateReceiveCount"]),
-        sent_ns=int(system["SentTimestamp"]) * MS,
-        size=len(data) + len(handle) + sum(len(name) + len(value) for name, value in headers),
-    )
+            self._url = sqs_answers.queue_url(await self._calls.answer("get_queue_url", QueueName=self._queue))

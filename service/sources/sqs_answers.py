@@ -1,0 +1,160 @@
+"""What SQS answered, read with care: a proxy may answer in its place, and botocore takes a page for an empty answer."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Sequence
+from typing import Any, Final
+
+import structlog
+from botocore.exceptions import BotoCoreError, ClientError
+
+from service.runtime.logs import Repeated
+from service.sources.source import Backlog, Done, Message, Result, Unavailable, UnknownReceipt
+
+log: Final = structlog.get_logger("service.sources")
+_unreadable: Final = Repeated(log, "message of SQS not readable; it is handed to nobody and comes again")
+
+FAILURES: Final = (BotoCoreError, ClientError)
+MS: Final = 1_000_000
+SUCCESS: Final = range(200, 300)
+BACKLOG: Final = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible")
+_GONE: Final = {"AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist"}
+_UNKNOWN: Final = {"ReceiptHandleIsInvalid", "InvalidParameterValue", "MessageNotInflight"}
+_GARBLED: Final = (AttributeError, LookupError, TypeError, ValueError)
+"""What reading an answer raises that has not the form it must have."""
+
+
+class NotSqs(BotoCoreError):
+    """A success in HTTP that is none of SQS'."""
+
+    fmt = "an answer that is not SQS' own: {what}"
+
+
+class Silent(BotoCoreError):
+    fmt = "no answer within {within_s:.0f} s"
+
+
+def check(response_dict: Any, **_: Any) -> None:
+    """For botocore's event `before-parse`. Raises `NotSqs` for what is no JSON object."""
+    if response_dict["status_code"] not in SUCCESS:
+        return
+    body = response_dict["body"]
+    try:
+        is_object = isinstance(json.loads(body), dict)
+    except ValueError:
+        is_object = False
+    if not is_object:
+        kind = response_dict["headers"].get("Content-Type") or "no content type"
+        raise NotSqs(what=f"{len(body)} bytes, {kind}")
+
+
+def garbled(error: Exception) -> NotSqs:
+    return NotSqs(what=f"{type(error).__name__}: {error}")
+
+
+def queue_url(answer: Any) -> str:
+    try:
+        return str(answer["QueueUrl"])
+    except _GARBLED as error:
+        raise garbled(error) from None
+
+
+def backlog(answer: Any) -> Backlog:
+    try:
+        return Backlog(sum(int(answer["Attributes"][name]) for name in BACKLOG))
+    except _GARBLED as error:
+        raise garbled(error) from None
+
+
+def messages(answer: Any) -> list[Message]:
+    """Those that can be read. Raises `NotSqs` when none of them can."""
+    read: list[Message] = []
+    problem: Exception | None = None
+    for message in answer.get("Messages") or ():
+        try:
+            read.append(_message(message))
+        except _GARBLED as error:
+            problem = error
+            _unreadable.warning("", id=message.get("MessageId"), error=f"{type(error).__name__}: {error}")
+    if problem is not None and not read:
+        raise garbled(problem)
+    return read
+
+
+def handles(answer: Any) -> list[str]:
+    """Of all messages, readable or not."""
+    return [message["ReceiptHandle"] for message in answer.get("Messages") or () if "ReceiptHandle" in message]
+
+
+def results(answer: Any, receipts: Sequence[str]) -> list[Result]:
+    """By each receipt's place, which is its entry's id. Done is what SQS names as done, and nothing else."""
+    done = {entry.get("Id") for entry in answer.get("Successful") or ()}
+    failed = {entry.get("Id"): entry for entry in answer.get("Failed") or ()}
+    return [_result(receipt, str(place), done, failed) for place, receipt in enumerate(receipts)]
+
+
+def _result(receipt: str, id_: str, done: set[str], failed: dict[str, Any]) -> Result:
+    if entry := failed.get(id_):
+        return _refusal(entry.get("Code"), entry.get("Message") or entry.get("Code"))
+    if id_ in done:
+        return Done(receipt)
+    return Unavailable("SQS: the answer does not say what became of it; call again")
+
+
+def failure(error: Exception) -> Result:
+    """What a whole call failed with."""
+    return _refusal(_code(error), said(error))
+
+
+def is_gone(error: Exception) -> bool:
+    return _code(error) in _GONE
+
+
+def said(error: Exception) -> str:
+    """An error's text without what an address in it tells of a user."""
+    return without_user(str(error))
+
+
+def without_user(address: str) -> str:
+    return re.sub(r"//[^/\s]*@", "//", address)
+
+
+def _code(error: Exception) -> str:
+    return str(error.response["Error"].get("Code", "")) if isinstance(error, ClientError) else ""
+
+
+def _refusal(code: str | None, what: object) -> Result:
+    if code in _UNKNOWN:
+        return UnknownReceipt(f"SQS: {what}; give the messageID as it was received")
+    return Unavailable(f"SQS: {what}; call again")
+
+
+def _message(message: dict[str, Any]) -> Message:
+    system, attributes = message["Attributes"], message.get("MessageAttributes") or {}
+    headers = tuple((_text(name), _value(value)) for name, value in attributes.items())
+    data, handle = message["Body"].encode(errors="surrogatepass"), message["ReceiptHandle"]
+    return Message(
+        handle=handle,
+        id=message["MessageId"],
+        sequence=None,
+        data=data,
+        subject=b"",
+        headers=headers,
+        times_received=int(system["ApproximateReceiveCount"]),
+        sent_ns=int(system["SentTimestamp"]) * MS,
+        size=len(data) + len(handle) + sum(len(name.encode()) + len(value.encode()) for name, value in headers),
+    )
+
+
+def _value(attribute: dict[str, Any]) -> str:
+    """A binary one in base64, as in SQS' own interface."""
+    if "BinaryValue" in attribute:
+        return base64.b64encode(attribute["BinaryValue"]).decode()
+    return _text(attribute["StringValue"])
+
+
+def _text(value: str) -> str:
+    return value.encode(errors="replace").decode()

@@ -1,0 +1,133 @@
+"""Calls of SQS through boto3, each in a thread of its own, and each with an end that its caller can rely on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import os
+import threading
+from collections.abc import Callable
+from typing import Any, Final
+
+import boto3
+from botocore.config import Config
+
+from service.sources.sqs_answers import FAILURES, Silent, check, garbled
+
+POLL_S: Final = 2
+"""The longest that one call waits for a message. A stop waits for the calls that are there."""
+ANSWER_S: Final = 5
+"""For so long SQS may be silent, beside what it was told to wait."""
+CALL_S: Final = 10.0
+"""For a call that is made again."""
+CONNECT_S: Final = 3
+ATTEMPTS: Final = 3
+RECEIVES: Final = 32
+ANSWERS: Final = 16
+"""Calls at a time. Those that wait for messages are not in the way of the others."""
+
+
+class Calls:
+    """`open` first, in a thread."""
+
+    def __init__(self) -> None:
+        self._once: Any = None
+        self._again: Any = None
+        self._receives = asyncio.Semaphore(RECEIVES)
+        self._answers = asyncio.Semaphore(ANSWERS)
+        self.left: set[asyncio.Future[Any]] = set()
+        """Receives that nobody waits for any more."""
+
+    def open(self) -> None:
+        self._once = self._once or _client(attempts=1, read_s=POLL_S + ANSWER_S, size=RECEIVES + ANSWERS)
+        self._again = self._again or _client(attempts=ATTEMPTS, read_s=ANSWER_S, size=ANSWERS)
+
+    async def receive(self, within_s: float, late: Callable[[Any], None], **request: Any) -> Any:
+        """The answer; None when no call could be made within that time, because so many others wait.
+
+        The call goes on when the caller is cancelled or gives up: `late` is then given what it brings.
+        """
+        try:
+            async with asyncio.timeout(within_s):
+                await self._receives.acquire()
+        except TimeoutError:
+            return None
+        call = self._begin(self._receives, functools.partial(self._once.receive_message, **request))
+        try:
+            return await _within(call, request["WaitTimeSeconds"] + ANSWER_S)
+        except (Silent, asyncio.CancelledError):
+            self._leave(call, late)
+            raise
+
+    def is_busy(self) -> bool:
+        """Whether a receive would wait for another one's end."""
+        return self._receives.locked()
+
+    async def answer(self, name: str, *, again: bool = True, **request: Any) -> Any:
+        """`again`: what may be done twice is asked for again when it fails."""
+        await self._answers.acquire()
+        client = self._again if again else self._once
+        return await _within(self._begin(self._answers, functools.partial(getattr(client, name), **request)), CALL_S)
+
+    def _begin(self, slots: asyncio.Semaphore, work: Callable[[], Any]) -> asyncio.Future[Any]:
+        """A silent call keeps its slot until it ends, whether or not anyone waits for it."""
+        call = in_thread(functools.partial(_parsed, work))
+        call.add_done_callback(lambda _: slots.release())
+        return call
+
+    def _leave(self, call: asyncio.Future[Any], late: Callable[[Any], None]) -> None:
+        def ended(_: asyncio.Future[Any]) -> None:
+            self.left.discard(call)
+            if call.exception() is None:
+                late(call.result())
+
+        self.left.add(call)
+        call.add_done_callback(ended)
+
+
+def in_thread(work: Callable[[], Any]) -> asyncio.Future[Any]:
+    """Run it in a daemon thread: an executor's threads would keep the process until the last silent call has ended."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Any] = loop.create_future()
+
+    def run() -> None:
+        try:
+            end = functools.partial(future.set_result, work())
+        except Exception as error:
+            end = functools.partial(future.set_exception, error)
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and so nobody waits
+            loop.call_soon_threadsafe(end)
+
+    threading.Thread(target=run, name="sqs", daemon=True).start()
+    return future
+
+
+def _parsed(work: Callable[[], Any]) -> Any:
+    try:
+        return work()
+    except FAILURES:
+        raise
+    except (AttributeError, LookupError, TypeError, ValueError) as error:  # botocore's parser, on a garbled answer
+        raise garbled(error) from error
+
+
+async def _within(call: asyncio.Future[Any], seconds: float) -> Any:
+    try:
+        async with asyncio.timeout(seconds):
+            return await asyncio.shield(call)
+    except TimeoutError:
+        raise Silent(within_s=seconds) from None
+
+
+def _client(*, attempts: int, read_s: float, size: int) -> Any:
+    config = Config(
+        max_pool_connections=size,
+        connect_timeout=CONNECT_S,
+        read_timeout=read_s,
+        retries={"mode": "standard", "total_max_attempts": attempts},
+    )
+    # botocore itself reads only AWS_DEFAULT_REGION and the profile.
+    client: Any = boto3.client("sqs", region_name=os.environ.get("AWS_REGION"), config=config)
+    client.meta.events.register("before-parse.sqs", check)
+    return client
