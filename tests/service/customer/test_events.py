@@ -158,14 +158,18 @@ async def test_more_than_a_window_is_sent_as_acknowledgements_come(
 async def test_a_missing_stream_is_waited_for(world: World, publishing: Publishing) -> None:
     async with publishing() as published:
         await delete_stream(world)
-        publish(published, 100)
-        await eventually(lambda: published.stalled is not None)
-        assert published.stalled == "no stream takes the subject"
-        publish(published, 100, start=100)
-        assert published.pending == 200
-        assert await published.flush(0.2) == 200
-        await restore_stream(world)
-        assert await published.flush(10) == 0
+        with capture_logs() as logs:
+            publish(published, 100)
+            await eventually(lambda: published.stalled is not None)
+            assert published.stalled == "no stream takes the subject"
+            publish(published, 100, start=100)
+            assert published.pending == 200
+            assert await published.flush(0.2) == 200
+            await restore_stream(world)
+            assert await published.flush(10) == 0
+        told = [(line["event"], line["pending"]) for line in logs if line["log_level"] != "debug"]
+        assert [event for event, _ in told] == ["events are waiting", "events are flowing"]
+        assert told[0] == ("events are waiting", 100)
         assert published.stalled is None
         assert (published.stats.published, published.stats.dropped) == (200, 0)
         assert [subject for subject, _, _ in await stored(world)] == subjects(200), "the oldest first"
@@ -257,6 +261,9 @@ async def test_a_silent_stream_is_asked_again_with_the_same_id(
         )
         assert "no acknowledgement" in (published.stalled or "")
         assert lost
+        probes = published._outbox.next_batch
+        await eventually(lambda: published._outbox.next_batch >= probes + 3, what="three probes")
+        assert published._outbox.unacknowledged <= 1, "the oldest event, alone, each time"
         intercept(published, heard)
         assert await published.flush(10) == 0
         assert (published.stats.published, published.pending) == (20, 0)
