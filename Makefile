@@ -46,7 +46,7 @@ test: setup ## every test, on real servers that the tests start
 drill: setup ## what production does to a task, in full: a quarter of an hour, and a table of what held
 	@$(PY) -m pytest -m drill --drill-full -v --no-header
 
-mutants: setup ## change a line at a time and see that a test fails; two hours, resumable (ARGS="--report")
+mutants: setup ## change a line at a time and see that a test fails; resumable (ARGS="--report")
 	@$(PY) -m tests.mutants $(ARGS)
 
 bench: setup ## what one request costs here, beside an echo and the plain way; some minutes (ARGS="--quick")
