@@ -13,9 +13,10 @@ from grpc_reflection.v1alpha import reflection
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from service import __version__
-from service.queue import contract, sqs_pb2_grpc
+from service.queue import contract
 from service.queue.endpoint import OPTIONS, bind
-from service.queue.server import RESPONSE_BYTES, SQSService
+from service.queue.response import RESPONSE_BYTES
+from service.queue.server import SQSService
 from service.queue.settings import QueueSettings
 from service.runtime.connection import Connection
 from service.runtime.process import Stop
@@ -52,7 +53,7 @@ class Queue:
     async def start(self) -> None:
         await self._source.start()
         self._server = grpc.aio.server(options=OPTIONS)
-        sqs_pb2_grpc.add_SQSServiceServicer_to_server(self._service, self._server)
+        self._service.add_to(self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (contract.GRPC_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
 import grpc
 from google.protobuf import empty_pb2
+from google.protobuf.message_factory import GetMessageClass
 
+from service.queue import contract
 from service.queue import sqs_pb2 as pb
-from service.sources.source import Done, Message, Result, Source, Unavailable, UnknownReceipt
+from service.queue.outbox import UNREAD_BYTES, Context, Full, Outbox
+from service.sources.source import Done, Result, Source, Unavailable, UnknownReceipt
 
 VISIBILITY_MAX_S: Final = 43_200
 WAIT_MAX_S: Final = 20
 MESSAGES_MAX: Final = 1000
-RESPONSE_BYTES: Final = 3_500_000
-"""A client fails at gRPC's 4 MiB, and the messages would stay invisible."""
 STREAM_WAIT_S: Final = 5.0
 STREAM_POLL_S: Final = 1.0
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 
 @dataclass
@@ -51,10 +50,32 @@ class _Stream:
 class SQSService:
     def __init__(self, source: Source) -> None:
         self._source = source
+        self._outbox = Outbox(source)
         self._streams: set[_Stream] = set()
         self._calls: set[asyncio.Task[Any]] = set()
         self._stopping = asyncio.Event()
         self.counts = Counts()
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """`ReceiveMessage` is a stream of one response here: the same on the wire, and it knows what was sent."""
+        one, many = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
+        calls: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+            "ReceiveMessage": (many, self.ReceiveMessage),
+            "DeleteMessage": (one, self.DeleteMessage),
+            "DeleteMessages": (one, self.DeleteMessages),
+            "ChangeVisibility": (one, self.ChangeVisibility),
+            "StreamMessages": (many, self.StreamMessages),
+        }
+        methods = pb.DESCRIPTOR.services_by_name["SQSService"].methods_by_name
+        handlers = {
+            name: handler(
+                call,
+                request_deserializer=GetMessageClass(methods[name].input_type).FromString,
+                response_serializer=GetMessageClass(methods[name].output_type).SerializeToString,
+            )
+            for name, (handler, call) in calls.items()
+        }
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(contract.GRPC_SERVICE, handlers),))
 
     async def stop(self) -> None:
         """Waiting receives and streams end with what they have."""
@@ -68,20 +89,21 @@ class SQSService:
         while self._calls:
             await asyncio.wait(self._calls)
 
-    async def ReceiveMessage(  # noqa: N802
-        self, request: pb.SQSReceiveMessageRequest, context: Context
-    ) -> pb.SQSReceiveMessageResponse:
+    async def ReceiveMessage(self, request: pb.SQSReceiveMessageRequest, context: Context) -> None:  # noqa: N802
         self._track()
         await self._within(context, "visibility_timeout", request.visibility_timeout, 0, VISIBILITY_MAX_S)
         await self._within(context, "wait_time", request.wait_time, 0, WAIT_MAX_S)
         limit = request.maximum_number_of_messages
         await self._within(context, "maximum_number_of_messages", limit, 1, MESSAGES_MAX)
         try:
-            messages = await self._source.receive(limit, RESPONSE_BYTES, request.visibility_timeout, request.wait_time)
+            parcel = await self._outbox.receive(limit, request.visibility_timeout, request.wait_time)
         except Unavailable as error:
             await self._abort(context, grpc.StatusCode.UNAVAILABLE, str(error))
-        self.counts.received += len(messages)
-        return self._response(messages)
+        except Full:
+            said = f"clients have not read {UNREAD_BYTES:,} bytes of messages; read them, or end those calls"
+            await self._abort(context, grpc.StatusCode.RESOURCE_EXHAUSTED, said)
+        await self._outbox.send(parcel, context)
+        self.counts.received += len(parcel.messages)
 
     async def DeleteMessage(self, request: pb.SQSDeleteMessageRequest, context: Context) -> empty_pb2.Empty:  # noqa: N802
         self._track()
@@ -103,16 +125,12 @@ class SQSService:
         self._track()
         await self._within(context, "the number of messageIDs", len(request.messageIDs), 1, MESSAGES_MAX)
         await self._within(context, "visibility_timeout", request.visibility_timeout, 0, VISIBILITY_MAX_S)
+        keys = self._keys(request.messageIDs)
         results = await self._source.change_visibility(list(request.messageIDs), request.visibility_timeout)
-        until = time.monotonic() + request.visibility_timeout
-        for receipt, result in zip(request.messageIDs, results, strict=True):
-            if isinstance(result, Done):
-                self._moved(receipt, until)
+        self._moved(keys, results, time.monotonic() + request.visibility_timeout)
         return self._results(request.messageIDs, results)
 
-    async def StreamMessages(  # noqa: N802
-        self, request: pb.SQSStreamMessagesRequest, context: Context
-    ) -> AsyncIterator[pb.SQSReceiveMessageResponse]:
+    async def StreamMessages(self, request: pb.SQSStreamMessagesRequest, context: Context) -> None:  # noqa: N802
         self._track()
         visibility_s = request.visibility_timeout
         await self._within(context, "visibility_timeout", visibility_s, 1, VISIBILITY_MAX_S)
@@ -122,25 +140,26 @@ class SQSService:
         self._streams.add(stream)
         try:
             while not self._stopping.is_set():
-                room = stream.room()
-                if room <= 0:
+                if (room := stream.room()) > 0 and not self._outbox.is_full:
+                    await self._next(stream, room, visibility_s, context)
+                else:
                     await _wait(stream.freed)
-                    continue
-                try:
-                    messages = await self._source.receive(room, RESPONSE_BYTES, visibility_s, STREAM_WAIT_S)
-                except Unavailable as error:
-                    await self._abort(context, grpc.StatusCode.UNAVAILABLE, str(error))
-                if messages:
-                    until = time.monotonic() + visibility_s
-                    response = self._response(messages)
-                    stream.out.update((self._source.key(made.messageID), until) for made in response.messages)
-                    self.counts.received += len(messages)
-                    yield response
         finally:
             self._streams.discard(stream)
 
-    def _response(self, messages: Sequence[Message]) -> pb.SQSReceiveMessageResponse:
-        return pb.SQSReceiveMessageResponse(messages=map(_message, messages, map(self._source.receipt, messages)))
+    async def _next(self, stream: _Stream, room: int, visibility_s: int, context: Context) -> None:
+        try:
+            parcel = await self._outbox.receive(room, visibility_s, STREAM_WAIT_S)
+        except Unavailable as error:
+            await self._abort(context, grpc.StatusCode.UNAVAILABLE, str(error))
+        except Full:
+            return
+        if parcel.messages:
+            until = time.monotonic() + visibility_s
+            # The client may delete them before this call knows that they were sent.
+            stream.out.update((self._source.key(made.messageID), until) for made in parcel.response.messages)
+            await self._outbox.send(parcel, context)
+            self.counts.received += len(parcel.messages)
 
     def _track(self) -> None:
         task = asyncio.current_task()
@@ -149,21 +168,28 @@ class SQSService:
         task.add_done_callback(self._calls.discard)
 
     async def _delete(self, receipts: Sequence[str]) -> list[Result]:
+        keys = self._keys(receipts)
         results = await self._source.delete(receipts)
-        for receipt, result in zip(receipts, results, strict=True):
-            if isinstance(result, Done):
-                self.counts.deleted += 1
-                self._moved(receipt, 0.0)
+        self.counts.deleted += sum(isinstance(result, Done) for result in results)
+        self._moved(keys, results, 0.0)
         return results
 
-    def _moved(self, receipt: str, until: float) -> None:
-        if not self._streams:
-            return
-        key = self._source.key(receipt)
-        for stream in self._streams:
-            if key in stream.out:
-                stream.out[key] = until
-                stream.freed.set()
+    def _keys(self, receipts: Sequence[str]) -> list[str]:
+        """Of each receipt, while the source still knows it: its consumer may be made anew meanwhile."""
+        return [self._key(receipt) for receipt in receipts] if self._streams else []
+
+    def _key(self, receipt: str) -> str:
+        try:
+            return self._source.key(receipt)
+        except UnknownReceipt:
+            return ""
+
+    def _moved(self, keys: Sequence[str], results: Sequence[Result], until: float) -> None:
+        for key, result in zip(keys, results, strict=False):
+            for stream in self._streams:
+                if isinstance(result, Done) and key in stream.out:
+                    stream.out[key] = until
+                    stream.freed.set()
 
     def _results(self, receipts: Sequence[str], results: Sequence[Result]) -> pb.SQSResultsResponse:
         response = pb.SQSResultsResponse()
@@ -197,19 +223,3 @@ async def _wait(freed: asyncio.Event) -> None:
 
 def _status(result: UnknownReceipt | Unavailable) -> grpc.StatusCode:
     return grpc.StatusCode.NOT_FOUND if isinstance(result, UnknownReceipt) else grpc.StatusCode.UNAVAILABLE
-
-
-def _message(message: Message, receipt: str) -> pb.SQSResponseMessage:
-    made = pb.SQSResponseMessage(
-        messageID=receipt,
-        subject=message.subject.decode(errors="replace"),
-        headers=[pb.SQSHeader(name=name, value=value) for name, value in message.headers],
-        times_received=message.times_received,
-        time_sent_ms=message.sent_ns // 1_000_000,
-        id=message.id,
-    )
-    try:
-        made.messageBody = message.data.decode()
-    except UnicodeDecodeError:
-        made.data = message.data
-    return made

@@ -20,20 +20,14 @@ from service.queue import sqs_pb2 as pb
 from service.queue.sqs_pb2_grpc import SQSServiceStub
 from tests.service.queue.conftest import Shared
 from tests.support.drill import memory_mib
+from tests.support.http2 import PREFACE, SETTINGS, frame
 from tests.support.sidecar import sidecar
 from tests.support.world import World, eventually, stop
 
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 IDLE = 1_000
 NOT_FOUND = grpc.StatusCode.NOT_FOUND.value[0]
 
 
-def frame(kind: int, payload: bytes = b"", flags: int = 0, stream: int = 0) -> bytes:
-    """https://httpwg.org/specs/rfc9113.html#FrameHeader"""
-    return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + payload
-
-
-SETTINGS = frame(4)
 ATTACKS = {
     "nothing": b"",
     "HTTP/1.1": b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n",

@@ -13,8 +13,8 @@ from pydantic import SecretStr
 
 from service.customer import contract as customer
 from service.queue import contract
+from service.queue.response import RESPONSE_BYTES
 from service.queue.role import _source
-from service.queue.server import RESPONSE_BYTES
 from service.queue.settings import QueueSettings
 from service.runtime.connection import Connection
 from service.runtime.errors import ServiceError
