@@ -1,4 +1,4 @@
-"""A proxy in front of the DynamoDB engine that does to a call what a test tells it to."""
+"""A proxy in front of the DynamoDB engine, or of SQS, that does to a call what a test tells it to."""
 
 from __future__ import annotations
 
@@ -49,8 +49,11 @@ def answer(body: Any) -> web.Response:
 
 
 @asynccontextmanager
-async def faulty_dynamodb(env: Mapping[str, str]) -> AsyncIterator[FaultyDynamoDB]:
-    target = env["AWS_ENDPOINT_URL_DYNAMODB"]
+async def faulty_dynamodb(
+    env: Mapping[str, str], variable: str = "AWS_ENDPOINT_URL_DYNAMODB"
+) -> AsyncIterator[FaultyDynamoDB]:
+    """`variable` names the service: SQS speaks the same protocol."""
+    target = env[variable]
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as upstream:
 
         async def handle(request: web.Request) -> web.StreamResponse:
@@ -73,7 +76,7 @@ async def faulty_dynamodb(env: Mapping[str, str]) -> AsyncIterator[FaultyDynamoD
         try:
             await web.TCPSite(runner, "127.0.0.1", 0).start()
             port = runner.addresses[0][1]
-            proxy = FaultyDynamoDB({**env, "AWS_ENDPOINT_URL_DYNAMODB": f"http://127.0.0.1:{port}"}, runner)
+            proxy = FaultyDynamoDB({**env, variable: f"http://127.0.0.1:{port}"}, runner)
             yield proxy
         finally:
             await runner.cleanup()

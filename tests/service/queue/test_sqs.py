@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import signal
+import time
 from collections import Counter
 from typing import Any
 
 import boto3
+import pytest
 from grpc import StatusCode
 
 from service.queue import sqs_pb2 as pb
 from service.queue.sqs_pb2_grpc import SQSServiceStub
+from tests.support.faulty import faulty_dynamodb
 from tests.support.sidecar import OriginalClient, started
 from tests.support.world import World
 
@@ -81,3 +86,43 @@ async def test_what_is_received_too_often_is_in_the_dead_letter_queue_and_is_han
         assert message.messageBody == "poison"
         await original.delete(message.messageID)
     assert messages_of(sqs, dead) == 0
+
+
+async def test_a_silent_sqs_does_not_hold_a_sidecar_that_is_told_to_stop(world: World, moto: str) -> None:
+    queue = client(moto).create_queue(QueueName="silent")["QueueUrl"]
+    variable = "AWS_ENDPOINT_URL_SQS"
+    async with faulty_dynamodb({variable: moto}, variable) as proxy:
+        env = {"QUEUE": "sqs:silent", **aws(proxy.env[variable]), "SHUTDOWN_TIMEOUT": "2"}
+        async with started(world, env) as (task, channel):
+            held, go_on = asyncio.Event(), asyncio.Event()
+
+            async def hold(_action: str, _call: dict[str, Any]) -> None:
+                held.set()
+                await go_on.wait()
+
+            proxy.fault = hold
+            receiving = asyncio.ensure_future(OriginalClient(channel).receive(visibility_s=3600, wait_s=20))
+            await asyncio.wait_for(held.wait(), 10)
+            asked = time.monotonic()
+            task.child.signal(signal.SIGTERM)
+            assert await task.child.wait() == 0
+            assert time.monotonic() - asked < 5, "its call to SQS alone would wait for seven seconds"
+            await asyncio.gather(receiving, return_exceptions=True)
+            go_on.set()
+    assert messages_of(client(moto), queue) == 0
+
+
+async def test_what_a_client_that_leaves_was_to_be_given_is_visible_again_before_the_sidecar_ends(
+    world: World, moto: str
+) -> None:
+    """As in a task that stops: the container goes first, with a receive that waits."""
+    sqs = client(moto)
+    queue = sqs.create_queue(QueueName="leaving")["QueueUrl"]
+    async with started(world, {"QUEUE": "sqs:leaving", **aws(moto)}) as (task, channel):
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(OriginalClient(channel).receive(visibility_s=43_200, wait_s=20), 1)
+        sqs.send_message(QueueUrl=queue, MessageBody="order")
+        task.child.signal(signal.SIGTERM)
+        assert await task.child.wait() == 0
+    found = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["All"])["Attributes"]
+    assert (found["ApproximateNumberOfMessages"], found["ApproximateNumberOfMessagesNotVisible"]) == ("1", "0")

@@ -1,0 +1,317 @@
+"""The source `Sqs` by itself, on moto's SQS, behind a proxy that answers in its place, or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import boto3
+import pytest
+from aiohttp import web
+
+from service.runtime.errors import ServiceError
+from service.sources import sqs_calls
+from service.sources.source import Done, Message, Result, Unavailable, UnknownReceipt
+from service.sources.sqs import Sqs
+from tests.support.faulty import FaultyDynamoDB, answer, faulty_dynamodb, refusal
+from tests.support.world import eventually
+
+RESPONSE_BYTES = 3_500_000
+HIDDEN_S = 3600
+READABLE = {
+    "MessageId": "1", "ReceiptHandle": "one", "Body": "good",
+    "Attributes": {"ApproximateReceiveCount": "1", "SentTimestamp": "1"},
+}  # fmt: skip
+
+
+@dataclass
+class Queue:
+    """A queue of moto's, with a dead-letter queue."""
+
+    sqs: Any
+    proxy: FaultyDynamoDB
+    name: str = field(default_factory=lambda: f"sqs-{uuid.uuid4().hex[:12]}")
+    urls: dict[str, str] = field(default_factory=dict)
+
+    def make(self) -> None:
+        self.urls["queue"] = self.sqs.create_queue(QueueName=self.name)["QueueUrl"]
+        self.urls["dead"] = self.sqs.create_queue(QueueName=f"{self.name}-dead")["QueueUrl"]
+        self.receive_at_most(3)
+
+    def receive_at_most(self, times: int) -> None:
+        get = self.sqs.get_queue_attributes
+        arn = get(QueueUrl=self.urls["dead"], AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+        redrive = json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": times})
+        self.sqs.set_queue_attributes(QueueUrl=self.urls["queue"], Attributes={"RedrivePolicy": redrive})
+
+    async def send(self, count: int, body: str = "body", **attributes: Any) -> None:
+        for _ in range(count):
+            await asyncio.to_thread(
+                self.sqs.send_message, QueueUrl=self.urls["queue"], MessageBody=body, MessageAttributes=attributes
+            )
+
+    async def counts(self, queue: str = "queue") -> tuple[int, int]:
+        """Messages that are visible, and those that are not."""
+        get = self.sqs.get_queue_attributes
+        found = (await asyncio.to_thread(get, QueueUrl=self.urls[queue], AttributeNames=["All"]))["Attributes"]
+        return int(found["ApproximateNumberOfMessages"]), int(found["ApproximateNumberOfMessagesNotVisible"])
+
+    async def until_all_are_visible(self, count: int) -> None:
+        async def are_visible() -> bool:
+            return await self.counts() == (count, 0)
+
+        await eventually(are_visible, what=f"{count} visible messages")
+
+    def called(self, action: str) -> int:
+        return [name for name, _ in self.proxy.calls].count(action)
+
+
+@pytest.fixture
+async def queue(moto: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Queue]:
+    env = {"AWS_DEFAULT_REGION": "eu-central-1", "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    sqs: Any = boto3.client("sqs", endpoint_url=moto, region_name="eu-central-1")
+    variable = "AWS_ENDPOINT_URL_SQS"
+    async with faulty_dynamodb({variable: moto}, variable) as proxy:
+        monkeypatch.setenv(variable, proxy.env[variable])
+        made = Queue(sqs, proxy)
+        made.make()
+        yield made
+
+
+@asynccontextmanager
+async def reading(queue: Queue) -> AsyncIterator[Sqs]:
+    source = Sqs(queue.name, "QUEUE")
+    for need in source.needs():
+        await need.look()
+    try:
+        yield source
+    finally:
+        queue.proxy.fault = None
+        await source.close()
+
+
+async def receive(source: Sqs, limit: int = 10, visibility_s: float = HIDDEN_S, wait_s: float = 0) -> list[Message]:
+    return await source.receive(limit, RESPONSE_BYTES, visibility_s, wait_s)
+
+
+def kinds(results: list[Result]) -> list[type[Result]]:
+    return [type(result) for result in results]
+
+
+@pytest.mark.parametrize(
+    "body", [b"<html>sign in</html>", b"", b"[1,2]", b'"text"', b'{"Successful": [5], "Messages": [5]}', b"\xff"]
+)
+async def test_a_success_that_is_not_sqs_own_is_unavailable(queue: Queue, body: bytes) -> None:
+    await queue.send(1)
+    async with reading(queue) as source:
+        (message,) = await receive(source, 1)
+        queue.proxy.fault = lambda _action, _call: web.Response(body=body)
+        with pytest.raises(Unavailable, match="not SQS' own"):
+            await receive(source)
+        assert source.problem()
+        for results in (await source.delete([message.handle]), await source.change_visibility([message.handle], 9)):
+            assert kinds(results) == [Unavailable]
+        with pytest.raises(Unavailable, match="not SQS' own"):
+            await source.backlog()
+        with pytest.raises(ServiceError, match="cannot be read"):
+            await Sqs(queue.name, "QUEUE").needs()[0].look()
+        queue.proxy.fault = None
+        assert await receive(source) == []
+        assert not source.problem()
+        assert kinds(await source.delete([message.handle])) == [Done]
+
+
+async def test_only_what_sqs_names_as_done_is_done(queue: Queue) -> None:
+    async with reading(queue) as source:
+        said = {
+            "Successful": [{"Id": "1"}, {"Id": "77"}],
+            "Failed": [{"Id": "2", "Code": "ReceiptHandleIsInvalid", "SenderFault": True}],
+        }
+        queue.proxy.fault = lambda _action, _call: answer(said)
+        assert kinds(await source.delete(["a", "b", "c"])) == [Unavailable, Done, UnknownReceipt]
+
+
+async def test_a_message_that_cannot_be_read_takes_no_other_with_it(queue: Queue) -> None:
+    async with reading(queue) as source:
+        unreadable = {"MessageId": "2", "ReceiptHandle": "two", "Body": "no attributes"}
+        surrogate = {**READABLE, "MessageId": "3", "Body": "\ud800"}
+        queue.proxy.fault = lambda _action, _call: web.Response(
+            text=json.dumps({"Messages": [unreadable, READABLE, surrogate]})
+        )
+        assert [(message.id, message.data) for message in await receive(source)] == [
+            ("1", b"good"),
+            ("3", b"\xed\xa0\x80"),
+        ]
+        queue.proxy.fault = lambda _action, _call: answer({"Messages": [unreadable]})
+        with pytest.raises(Unavailable, match="KeyError: 'Attributes'"):
+            await receive(source)
+
+
+async def test_a_binary_attribute_is_handed_out_in_base64(queue: Queue) -> None:
+    await queue.send(
+        1,
+        raw={"DataType": "Binary", "BinaryValue": b"\x00\x01\xff"},
+        kind={"DataType": "String", "StringValue": "order"},
+    )
+    async with reading(queue) as source:
+        (message,) = await receive(source, 1)
+        assert sorted(message.headers) == [("kind", "order"), ("raw", "AAH/")]
+
+
+async def test_a_receive_with_visibility_0_hands_out_each_message_once(queue: Queue) -> None:
+    await queue.send(12)
+    async with reading(queue) as source:
+        for _ in range(3):
+            messages = await receive(source, 100, visibility_s=0, wait_s=1)
+            assert messages
+            assert len({message.id for message in messages}) == len(messages)
+            assert max(message.times_received for message in messages) <= 3
+    assert await queue.counts("dead") == (0, 0)
+
+
+async def test_a_message_that_comes_twice_in_one_receive_is_handed_out_once(queue: Queue) -> None:
+    async with reading(queue) as source:
+        comings = iter("abcdef")
+
+        def again(_action: str, call: dict[str, Any]) -> web.Response:
+            coming = next(comings)
+            messages = [
+                {**READABLE, "MessageId": str(number), "ReceiptHandle": f"{coming}{number}"}
+                for number in range(call["MaxNumberOfMessages"])
+            ]
+            return answer({"Messages": messages})
+
+        queue.proxy.fault = again
+        messages = await receive(source, 100, visibility_s=1)
+        assert len({message.id for message in messages}) == len(messages)
+        assert queue.called("ReceiveMessage") == 2
+        assert messages[0].handle == "b0", "the newer receipt is the one that SQS accepts for certain"
+
+
+async def test_no_message_is_received_that_exceeds_the_response(queue: Queue) -> None:
+    queue.receive_at_most(1)
+    await queue.send(8, "x" * 900_000)
+    async with reading(queue) as source:
+        handed: set[str] = set()
+        while messages := await receive(source):
+            assert sum(message.size for message in messages) <= RESPONSE_BYTES
+            handed |= {message.id for message in messages}
+            assert set(kinds(await source.delete([message.handle for message in messages]))) == {Done}
+        assert len(handed) == 8
+        assert queue.called("ChangeMessageVisibilityBatch") == 0
+    assert await queue.counts("dead") == (0, 0)
+
+
+async def test_small_messages_come_ten_a_call(queue: Queue) -> None:
+    await queue.send(33)
+    async with reading(queue) as source:
+        assert len(await receive(source, 33)) == 33
+        asked = [call["MaxNumberOfMessages"] for action, call in queue.proxy.calls if action == "ReceiveMessage"]
+        assert asked == [3, 10, 10, 10]
+
+
+async def test_what_comes_for_a_caller_that_has_left_is_given_back(queue: Queue) -> None:
+    """It was cancelled when some messages were there, and more on their way."""
+    await queue.send(8)
+    async with reading(queue) as source:
+        second, go_on = asyncio.Event(), asyncio.Event()
+
+        async def hold(action: str, _call: dict[str, Any]) -> None:
+            if action == "ReceiveMessage" and queue.called(action) == 2:
+                second.set()
+                await go_on.wait()
+
+        queue.proxy.fault = hold
+        receiving = asyncio.create_task(receive(source, 100))
+        await asyncio.wait_for(second.wait(), 10)
+        receiving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await receiving
+        await queue.until_all_are_visible(8)
+        go_on.set()
+        await source.settle()
+        assert await queue.counts() == (8, 0)
+        assert queue.called("ReceiveMessage") == 2
+
+
+async def test_a_deletion_is_asked_for_again_and_what_makes_visible_is_not(queue: Queue) -> None:
+    await queue.send(1)
+    async with reading(queue) as source:
+        (message,) = await receive(source, 1)
+        fails = {"DeleteMessageBatch", "ChangeMessageVisibilityBatch"}
+
+        def once(action: str, _call: dict[str, Any]) -> web.Response | None:
+            return refusal("InternalError", status=500) if queue.called(action) == 1 and action in fails else None
+
+        queue.proxy.fault = once
+        assert kinds(await source.change_visibility([message.handle], 0)) == [Unavailable]
+        assert queue.called("ChangeMessageVisibilityBatch") == 1
+        assert kinds(await source.delete([message.handle])) == [Done]
+        assert queue.called("DeleteMessageBatch") == 2
+
+
+async def test_receives_that_wait_are_not_in_the_way_of_a_deletion(queue: Queue) -> None:
+    await queue.send(1)
+    async with reading(queue) as source:
+        (message,) = await receive(source, 1)
+        waiting, go_on = asyncio.Event(), asyncio.Event()
+
+        async def hold(action: str, _call: dict[str, Any]) -> None:
+            if action == "ReceiveMessage":
+                if queue.called(action) > sqs_calls.RECEIVES:  # one was before
+                    waiting.set()
+                await go_on.wait()
+
+        queue.proxy.fault = hold
+        receives = [asyncio.create_task(receive(source, wait_s=20)) for _ in range(60)]
+        await asyncio.wait_for(waiting.wait(), 10)
+        assert kinds(await source.delete([message.handle])) == [Done]
+        assert queue.called("ReceiveMessage") == 1 + sqs_calls.RECEIVES
+        go_on.set()
+        for receiving in receives:
+            receiving.cancel()
+        await asyncio.gather(*receives, return_exceptions=True)
+
+
+async def test_a_silent_sqs_is_unavailable_in_time_and_holds_nobody(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqs_calls, "ANSWER_S", 0.3)
+    monkeypatch.setattr(sqs_calls, "CALL_S", 0.3)
+    await queue.send(2)
+    async with reading(queue) as source:
+        (message,) = await receive(source, 1)
+        go_on = asyncio.Event()
+
+        async def hold(_action: str, _call: dict[str, Any]) -> None:
+            await go_on.wait()
+
+        queue.proxy.fault = hold
+        async with asyncio.timeout(5):
+            with pytest.raises(Unavailable, match="no answer within"):
+                await receive(source)
+            assert kinds(await source.delete([message.handle])) == [Unavailable]
+        go_on.set()
+        await source.settle()
+        await queue.until_all_are_visible(1)  # which came too late; the other one is deleted, or held
+
+
+async def test_a_user_in_an_address_is_not_shown(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Sqs(f"http://user:p@ssSEKRET@127.0.0.1:1/000000000000/{queue.name}", "QUEUE")
+    (need,) = source.needs()
+    with pytest.raises(ServiceError) as refused:
+        await need.look()
+    assert "QUEUE" in str(refused.value)
+    assert "SEKRET" not in f"{need.name} {refused.value} {source.name}"
+    monkeypatch.setenv("AWS_ENDPOINT_URL_SQS", "http://user:SEKRET@127.0.0.1:1")
+    (need,) = Sqs(queue.name, "QUEUE").needs()
+    with pytest.raises(ServiceError, match=r"//127\.0\.0\.1:1") as unreachable:
+        await need.look()
+    assert "SEKRET" not in str(unreachable.value)
