@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar, Final
 
@@ -27,6 +28,8 @@ log: Final = structlog.get_logger("service.queue")
 
 WATCH_S: Final = 0.2
 """For so long a watch of the health is left to hear that the sidecar stops."""
+SETTLE_S: Final = 3.0
+"""SQS ends a receive that its caller has left after two seconds."""
 
 
 class Queue:
@@ -68,9 +71,11 @@ class Queue:
     async def drain(self, timeout_s: float) -> None:
         self._state = "draining"
         await self._health.enter_graceful_shutdown()
+        deadline = time.monotonic() + timeout_s
         await self._service.stop()
         if self._server:
             await self._end_calls(self._server, timeout_s)
+        await self._settle(min(SETTLE_S, deadline - time.monotonic()))
         counts = self._service.counts
         log.info("drained", received=counts.received, deleted=counts.deleted)
 
@@ -81,6 +86,14 @@ class Queue:
         await asyncio.wait((stopping, idle), return_when=asyncio.FIRST_COMPLETED)
         await server.stop(WATCH_S)
         await asyncio.gather(stopping, idle)
+
+    async def _settle(self, timeout_s: float) -> None:
+        """What was on its way to clients that are gone is visible again."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._source.settle()
+        except TimeoutError:
+            log.warning("the queue does not answer; what is held is visible again when its visibility ends")
 
     async def close(self) -> None:
         if self._server:

@@ -123,12 +123,9 @@ class Sqs:
         return self._problem
 
     async def close(self) -> None:
-        """What was on its way to a caller that left is given back, if SQS answers in time."""
-        try:
-            async with asyncio.timeout(CLOSE_S):
-                await self.settle()
-        except TimeoutError:
-            log.warning("SQS does not answer; what is held is received again when its visibility ends")
+        """For what a drain that took all of its time has given back."""
+        if self._answers:
+            await asyncio.wait(self._answers, timeout=CLOSE_S)
 
     async def _receive(self, limit: int, max_bytes: int, visibility_s: int, wait_s: int) -> list[Message]:
         """Calls of ten until there are enough, or one brings less than it could."""

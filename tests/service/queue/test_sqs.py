@@ -10,14 +10,14 @@ from collections import Counter
 from typing import Any
 
 import boto3
-import pytest
 from grpc import StatusCode
 
 from service.queue import sqs_pb2 as pb
 from service.queue.sqs_pb2_grpc import SQSServiceStub
+from service.runtime.cancel import cancel
 from tests.support.faulty import faulty_dynamodb
 from tests.support.sidecar import OriginalClient, started
-from tests.support.world import World
+from tests.support.world import World, eventually
 
 
 def aws(url: str) -> dict[str, str]:
@@ -118,11 +118,28 @@ async def test_what_a_client_that_leaves_was_to_be_given_is_visible_again_before
     """As in a task that stops: the container goes first, with a receive that waits."""
     sqs = client(moto)
     queue = sqs.create_queue(QueueName="leaving")["QueueUrl"]
-    async with started(world, {"QUEUE": "sqs:leaving", **aws(moto)}) as (task, channel):
-        with pytest.raises(asyncio.TimeoutError):
-            await asyncio.wait_for(OriginalClient(channel).receive(visibility_s=43_200, wait_s=20), 1)
-        sqs.send_message(QueueUrl=queue, MessageBody="order")
+    sqs.send_message(QueueUrl=queue, MessageBody="order")
+    variable = "AWS_ENDPOINT_URL_SQS"
+    async with (
+        faulty_dynamodb({variable: moto}, variable) as proxy,
+        started(world, {"QUEUE": "sqs:leaving", **aws(proxy.env[variable])}) as (task, channel),
+    ):
+        held, go_on = asyncio.Event(), asyncio.Event()
+
+        async def hold(action: str, _call: dict[str, Any]) -> None:
+            if action == "ReceiveMessage":
+                held.set()
+                await go_on.wait()
+
+        proxy.fault = hold
+        receiving = asyncio.ensure_future(OriginalClient(channel).receive(visibility_s=43_200))
+        await asyncio.wait_for(held.wait(), 10)
+        await cancel(receiving)
         task.child.signal(signal.SIGTERM)
+        await eventually(lambda: "signal" in task.child.log.read_text(), what="SIGTERM noticed")
+        await asyncio.sleep(1)  # longer than the sidecar's connections take to be closed
+        go_on.set()
         assert await task.child.wait() == 0
+        assert "does not answer" not in task.child.log.read_text()
     found = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["All"])["Attributes"]
     assert (found["ApproximateNumberOfMessages"], found["ApproximateNumberOfMessagesNotVisible"]) == ("1", "0")
