@@ -12,7 +12,7 @@ import pytest
 
 from service.customer import contract as customer
 from service.queue import contract
-from service.queue.server import RESPONSE_BYTES
+from service.queue.response import RESPONSE_BYTES
 from service.runtime.errors import ServiceError
 from service.sources.source import Done, Source, Unavailable, UnknownReceipt
 from tests.service.queue.test_source import reading
