@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Final
 
 from service.queue import sqs_pb2 as pb
@@ -14,26 +15,17 @@ RESPONSE_BYTES: Final = 3_500_000
 """What a source is asked for. A response of as much can be larger: a byte that is no UTF-8 becomes three."""
 FRAMING_BYTES: Final = 8
 """At most, around each message of a response."""
-GROWTH: Final = 4
-ENVELOPE_BYTES: Final = 512
-"""A message takes no more than this and `GROWTH` times its own bytes: measuring costs as much as sending."""
 
 
-def make(messages: Sequence[Message], receipt: Callable[[Message], str]) -> pb.SQSReceiveMessageResponse:
-    """A response with the first of the messages: as many as it can carry, at least one."""
+def make(messages: Sequence[Message], receipt: Callable[[Message], str]) -> tuple[bytes, int]:
+    """A response with the first of the messages, as the wire has it, and how many these are: at least one."""
     made = [_message(message, receipt(message)) for message in messages]
-    if sum(GROWTH * message.size + ENVELOPE_BYTES for message in messages) > GRPC_BYTES:
-        made = made[: max(1, _that_fit(made))]
-    return pb.SQSReceiveMessageResponse(messages=made)
-
-
-def _that_fit(made: Sequence[pb.SQSResponseMessage]) -> int:
-    left = GRPC_BYTES
-    for number, one in enumerate(made):
-        left -= one.ByteSize() + FRAMING_BYTES
-        if left < 0:
-            return number
-    return len(made)
+    data: bytes = pb.SQSReceiveMessageResponse(messages=made).SerializeToString()
+    if len(data) <= GRPC_BYTES:
+        return data, len(made)
+    sizes = accumulate(one.ByteSize() + FRAMING_BYTES for one in made)
+    count = max(1, sum(size <= GRPC_BYTES for size in sizes))
+    return pb.SQSReceiveMessageResponse(messages=made[:count]).SerializeToString(), count
 
 
 def _message(message: Message, receipt: str) -> pb.SQSResponseMessage:

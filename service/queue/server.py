@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
 import grpc
 from google.protobuf import empty_pb2
-from google.protobuf.message_factory import GetMessageClass
 
 from service.queue import contract
 from service.queue import sqs_pb2 as pb
@@ -59,27 +58,20 @@ class SQSService:
     def add_to(self, server: grpc.aio.Server) -> None:
         """`ReceiveMessage` is a stream of one response here: the same on the wire, and it knows what was sent."""
         one, many = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
-        calls: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
-            "ReceiveMessage": (many, self.ReceiveMessage),
-            "DeleteMessage": (one, self.DeleteMessage),
-            "DeleteMessages": (one, self.DeleteMessages),
-            "ChangeVisibility": (one, self.ChangeVisibility),
-            "StreamMessages": (many, self.StreamMessages),
-        }
-        methods = pb.DESCRIPTOR.services_by_name["SQSService"].methods_by_name
+        empty, results = empty_pb2.Empty.SerializeToString, pb.SQSResultsResponse.SerializeToString
         handlers = {
-            name: handler(
-                call,
-                request_deserializer=GetMessageClass(methods[name].input_type).FromString,
-                response_serializer=GetMessageClass(methods[name].output_type).SerializeToString,
-            )
-            for name, (handler, call) in calls.items()
+            "ReceiveMessage": many(self.ReceiveMessage, pb.SQSReceiveMessageRequest.FromString),
+            "DeleteMessage": one(self.DeleteMessage, pb.SQSDeleteMessageRequest.FromString, empty),
+            "DeleteMessages": one(self.DeleteMessages, pb.SQSDeleteMessagesRequest.FromString, results),
+            "ChangeVisibility": one(self.ChangeVisibility, pb.SQSChangeVisibilityRequest.FromString, results),
+            "StreamMessages": many(self.StreamMessages, pb.SQSStreamMessagesRequest.FromString),
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(contract.GRPC_SERVICE, handlers),))
 
     async def stop(self) -> None:
         """Waiting receives and streams end with what they have."""
         self._stopping.set()
+        self._outbox.stop()
         for stream in self._streams:
             stream.freed.set()
         await self._source.take_no_more()
@@ -140,7 +132,7 @@ class SQSService:
         self._streams.add(stream)
         try:
             while not self._stopping.is_set():
-                if (room := stream.room()) > 0 and not self._outbox.is_full:
+                if (room := stream.room()) > 0:
                     await self._next(stream, room, visibility_s, context)
                 else:
                     await _wait(stream.freed)
@@ -157,7 +149,7 @@ class SQSService:
         if parcel.messages:
             until = time.monotonic() + visibility_s
             # The client may delete them before this call knows that they were sent.
-            stream.out.update((self._source.key(made.messageID), until) for made in parcel.response.messages)
+            stream.out.update((self._key(self._source.receipt(message)), until) for message in parcel.messages)
             await self._outbox.send(parcel, context)
             self.counts.received += len(parcel.messages)
 

@@ -19,12 +19,14 @@ from service.queue.sqs_pb2_grpc import SQSServiceStub
 from service.sources.receipt import Receipts
 from service.sources.source import Result, Source
 from tests.service.queue.test_source import reading
+from tests.support.drill import memory_mib
 from tests.support.http2 import unread
 from tests.support.sidecar import sidecar, store
 from tests.support.wire import hpub, wire
 from tests.support.world import World, eventually
 
 HOUR_S = 3600
+COUNT = 30
 RECEIVE = pb.SQSReceiveMessageRequest(visibility_timeout=HOUR_S, wait_time=5, maximum_number_of_messages=1000)
 STREAM = pb.SQSStreamMessagesRequest(visibility_timeout=HOUR_S, maximum_number_of_messages=1000)
 
@@ -105,18 +107,38 @@ async def serving(source: Source) -> AsyncIterator[SQSServiceStub]:
         await server.stop(1)
 
 
-@pytest.mark.parametrize("header", [b"a: " + b"\xff" * 60_000, b"a:b\r\n" * 12_000], ids=["bytes", "lines"])
-async def test_messages_that_grow_on_their_way_are_more_than_one_response(world: World, header: bytes) -> None:
-    """A byte that is no UTF-8 becomes three, a header of three bytes eight."""
+async def test_messages_that_grow_on_their_way_are_more_than_one_response(world: World) -> None:
+    """A header's byte that is no UTF-8 becomes three."""
+    header = b"NATS/1.0\r\na: " + b"\xff" * 60_000 + b"\r\n\r\n"
     async with wire(world.nats_url, world.creds("service")) as sender:
-        for _ in range(57):
-            sender.send(hpub(f"{customer.SUBJECT}.1".encode(), b"NATS/1.0\r\n" + header.strip() + b"\r\n\r\n", b"big"))
+        for _ in range(COUNT):
+            sender.send(hpub(f"{customer.SUBJECT}.1".encode(), header, b"big"))
         assert await sender.roundtrip()
         assert not sender.errors
     async with listening(world) as (_, stub, _):
         ids: list[str] = []
-        while len(ids) < 57:
+        while len(ids) < COUNT:
             messages = await receive(stub)
             assert messages, "hidden, and handed to nobody"
             ids += [message.id for message in messages]
-        assert sorted(map(int, ids)) == list(range(1, 58))
+        assert sorted(map(int, ids)) == list(range(1, COUNT + 1))
+
+
+async def test_what_clients_do_not_read_is_bounded_and_a_receive_is_told(world: World) -> None:
+    await store(world, *(b"x" * 900_000 for _ in range(40)))
+    async with listening(world) as (task, stub, listen):
+        assert len(await receive(stub, limit=1)) == 1
+        before_mib = memory_mib(task)
+        with unread(listen, "StreamMessages", STREAM, calls=40):
+
+            async def is_full() -> bool:
+                try:
+                    return not await receive(stub, wait_s=0, limit=1)
+                except grpc.aio.AioRpcError as error:
+                    assert "clients have not read" in str(error.details())
+                    return error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+
+            await eventually(is_full, what="a receive that is told")
+            assert memory_mib(task) - before_mib < 40
+            assert await pending(world) < 30, "the others are left to those who read"
+        assert await receive(stub, wait_s=20), "room, now that the others are gone"
