@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -11,10 +12,15 @@ from nats.js.errors import APIError
 from service.runtime import jetstream
 from service.runtime.connection import Connection
 from service.runtime.role import Need
+from service.sources.source import Headers
 
 ACK_S: Final = 5.0
 ENVELOPE_BYTES: Final = 64 * 1024
 """Of the server's largest payload, left to the headers. A body that is cut is whole in its own stream."""
+HEADERS_BYTES: Final = 60_000
+"""Of these, left to the message's own."""
+_NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+"""What a client may send as a header's name; a server stores any."""
 
 
 class DeadLetterStream:
@@ -44,6 +50,20 @@ class DeadLetterStream:
 
     async def _look(self) -> None:
         await jetstream.check_stream(self._connection.jetstream, self._stream, ())
+
+
+def sendable(headers: Headers) -> dict[str, str]:
+    """The message's own headers that a letter can have: none that means something to the server, no second one of a
+    name, and no more than there is room for.
+    """
+    chosen: dict[str, str] = {}
+    left = HEADERS_BYTES
+    for name, value in headers:
+        size = len(name) + len(value.encode()) + len(": \r\n")
+        if _NAME.fullmatch(name) and not name.startswith("Nats-") and name not in chosen and size <= left:
+            chosen[name] = value
+            left -= size
+    return chosen
 
 
 def word(text: str) -> str:

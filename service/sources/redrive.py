@@ -7,7 +7,7 @@ from typing import Final
 import structlog
 
 from service.runtime.logs import Repeated
-from service.sources.dead_letters import DeadLetterStream
+from service.sources.dead_letters import DeadLetterStream, sendable
 from service.sources.source import Message
 
 log: Final = structlog.get_logger("service.sources")
@@ -46,7 +46,9 @@ class Redrive:
         room = self.letters.room
         if len(message.data) > room:
             said["Queue-Cut"] = str(len(message.data))
-        own = {name: value for name, value in message.headers if not name.startswith("Nats-")}
+        own = sendable(message.headers)
+        if len(own) < len(message.headers):
+            said["Queue-Headers-Left-Out"] = str(len(message.headers) - len(own))
         problem = await self.letters.put(message.data[:room], {**own, **said})
         if problem:
             self.refused += 1

@@ -5,13 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import grpc
+import pytest
 
 from service.customer import contract as customer
 from service.queue import contract
 from service.queue import sqs_pb2 as pb
+from service.queue.response import RESPONSE_BYTES
 from service.queue.sqs_pb2_grpc import SQSServiceStub
+from tests.service.queue.test_source import reading
 from tests.support.sidecar import set_ack_wait, sidecar, store
+from tests.support.wire import hpub, wire
 from tests.support.world import World, eventually, metric
+
+BAD = "\udcff"
+"""A byte that is no UTF-8."""
 
 
 async def received(channel: grpc.aio.Channel, visibility_s: int = 0, wait_s: int = 5) -> list[Any]:
@@ -76,3 +83,30 @@ async def test_while_the_stream_of_dead_letters_is_full_they_stay_in_their_own_a
 
             await eventually(kept, what="a dead letter")
             assert (await admin.get_msg(contract.DEAD_STREAM, 1)).data == b"p" * 200
+
+
+async def test_headers_that_no_client_can_send_keep_no_message_from_its_dead_letter(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.queue.role.RESPONSE_BYTES", 1)
+    lines = {
+        "a name that is no ASCII": "café: x\r\nTier: gold",
+        "a blank in a name": "a b: x\r\nTier: gold",
+        "a blank before a name": " Nats-Msg-Id: x\r\nTier: gold",
+        "two of a name": "Tier: gold\r\nTier: silver",
+        "as many bytes as there may be": f"a: {'x' * 65_400}\r\nTier: gold",
+        "bytes that are no UTF-8": f"a: {BAD * 30_000}\r\nTier: gold",
+    }
+    async with wire(world.nats_url, world.creds("service")) as sender:
+        for line in lines.values():
+            header = f"NATS/1.0\r\n{line}\r\n\r\n".encode(errors="surrogateescape")
+            sender.send(hpub(f"{customer.SUBJECT}.1".encode(), header, b"poison"))
+        assert await sender.roundtrip()
+    async with reading(world) as source:
+        assert await source.receive(100, RESPONSE_BYTES, 30, 1) == []
+        assert (source.dead_letters, source.dead_letters_refused) == (len(lines), 0)
+        assert (await source.backlog()).messages == 0
+    async with world.administrator() as admin:
+        for number, name in enumerate(lines, 1):
+            headers = (await admin.get_msg(contract.DEAD_STREAM, number)).headers or {}
+            assert (headers["Tier"], headers["Queue-Headers-Left-Out"]) == ("gold", "1"), name
