@@ -47,7 +47,7 @@ class Archive:
         self._source = _source(settings, self._connection)
         self._writer = Writer(settings.archive_table, contract.PARTITION_KEY, contract.SORT_KEY)
         self._dead_letters = DeadLetterStream(
-            self._connection, contract.DEAD_STREAM, contract.DEAD_SUBJECT, self._source.name
+            self._connection, contract.USER, contract.DEAD_STREAM, contract.DEAD_SUBJECT, self._source.name
         )
         letters = Letters(self._dead_letters, self._source.name)
         self._archiver = Archiver(self._source, self._writer, letters, retention_s=settings.retention_days * DAY_S)

@@ -12,7 +12,8 @@ from typing import Final
 
 import grpc
 
-from service.queue.settings import QueueSettings
+from service.queue import certificates
+from service.queue.settings import QueueSettings, socket_path
 from service.runtime.errors import ServiceError
 
 OPTIONS: Final = (
@@ -32,7 +33,9 @@ def claim(listen: str) -> None:
     """
     if not listen.startswith("unix:"):
         return
-    path = listen.removeprefix("unix:").removeprefix("//")
+    path = socket_path(listen)
+    if os.path.lexists(path) and not Path(path).is_socket():
+        raise ServiceError(f"QUEUE_LISTEN {listen} is there already, and is no socket", "set another path")
     lock = os.open(f"{path}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     if not _locked(lock) or _served(path):
         os.close(lock)
@@ -53,13 +56,20 @@ def _served(path: str) -> bool:
         return probe.connect_ex(path) not in {errno.ENOENT, errno.ECONNREFUSED}
 
 
+def lost(listen: str) -> str:
+    """Why clients cannot find it any more; empty: they can."""
+    if listen.startswith("unix:") and not Path(socket_path(listen)).is_socket():
+        return "its Unix socket was removed: restart it"
+    return ""
+
+
 async def bind(server: grpc.aio.Server, settings: QueueSettings) -> int:
     """The port (0 for a Unix socket). Raises `ServiceError` that says why it cannot listen there."""
     listen = settings.queue_listen
     try:
         claim(listen)
         if settings.queue_certificate:
-            return server.add_secure_port(listen, await asyncio.to_thread(_credentials, settings))
+            return server.add_secure_port(listen, await asyncio.to_thread(certificates.load, settings))
         if settings.queue_client_ca or settings.queue_key:
             raise ServiceError("QUEUE_CERTIFICATE is not set", "give certificate and key together, or neither")
         if not settings.is_local:
@@ -68,21 +78,9 @@ async def bind(server: grpc.aio.Server, settings: QueueSettings) -> int:
                 "listen on 127.0.0.1 or unix:PATH, or give QUEUE_CERTIFICATE and QUEUE_KEY",
             )
         return server.add_insecure_port(listen)
-    except (RuntimeError, ValueError, OSError):
+    except OSError as error:
+        raise ServiceError(f"QUEUE_LISTEN {listen} cannot be used ({error.strerror})", "set another path") from None
+    except (RuntimeError, ValueError):
         raise ServiceError(
             f"QUEUE_LISTEN {listen} cannot be used (taken by another program, or no such address)", "set another"
         ) from None
-
-
-def _credentials(settings: QueueSettings) -> grpc.ServerCredentials:
-    chain = _read("QUEUE_CERTIFICATE", settings.queue_certificate)
-    key = _read("QUEUE_KEY", settings.queue_key)
-    ca = _read("QUEUE_CLIENT_CA", settings.queue_client_ca) if settings.queue_client_ca else None
-    return grpc.ssl_server_credentials([(key, chain)], root_certificates=ca, require_client_auth=ca is not None)
-
-
-def _read(variable: str, path: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise ServiceError(f"{variable} {path!r} cannot be read ({error.strerror})", f"correct {variable}") from None

@@ -15,7 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from service import __version__
 from service.queue import contract
-from service.queue.endpoint import OPTIONS, bind
+from service.queue.endpoint import OPTIONS, bind, lost
 from service.queue.response import RESPONSE_BYTES
 from service.queue.server import SQSService
 from service.queue.settings import QueueSettings
@@ -106,6 +106,8 @@ class Queue:
         found = {}
         if self._state != "serving":
             found["service"] = self._state
+        elif problem := lost(self._settings.queue_listen):
+            found["listen"] = problem
         if problem := self._source.problem():
             found["queue"] = problem
         return found
@@ -135,5 +137,5 @@ def _source(settings: QueueSettings, name: str, connection: Connection | None) -
 
     publish = contract.publish(name, settings.queue_consumer)
     reader = Reader(contract.USER, name, settings.queue_consumer, publish, contract.SUBSCRIBE)
-    letters = DeadLetterStream(connection, contract.DEAD_STREAM, contract.DEAD_SUBJECT, name)
+    letters = DeadLetterStream(connection, contract.USER, contract.DEAD_STREAM, contract.DEAD_SUBJECT, name)
     return JetStream(connection, reader, Redrive(letters, settings.queue_max_deliver, RESPONSE_BYTES))

@@ -3,12 +3,38 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Annotated
+import os
+import re
+from typing import Annotated, Final
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
 
 from service.queue import contract
 from service.runtime.settings import NatsSettings
+
+UNIX_PATH_BYTES: Final = 107
+"""Linux' bound."""
+
+
+def _listen(value: str) -> str:
+    if value.startswith("unix:"):
+        path = socket_path(value)
+        if not path or path.endswith("/"):
+            raise ValueError("must name a file behind unix:")
+        if len(os.fsencode(path)) > UNIX_PATH_BYTES:
+            raise ValueError(f"must have a path of at most {UNIX_PATH_BYTES} bytes behind unix:")
+        return value
+    host, _, port = value.rpartition(":")
+    if not host or set(host) & set("/ \t\n") or (":" in host and not re.fullmatch(r"\[[^\[\]]+\]", host)):
+        raise ValueError("must be HOST:PORT, [IPv6]:PORT or unix:PATH")
+    if not (port.isascii() and port.isdecimal() and int(port) <= 65535):
+        raise ValueError("must have a port of 0 to 65535")
+    return value
+
+
+def socket_path(listen: str) -> str:
+    """The file that `unix:PATH` or `unix://PATH` names."""
+    return listen.removeprefix("unix:").removeprefix("//")
 
 
 class QueueSettings(NatsSettings):
@@ -22,7 +48,7 @@ class QueueSettings(NatsSettings):
     ] = contract.CONSUMER
     queue_listen: Annotated[
         str,
-        StringConstraints(pattern=r"^(unix:\S+|[^\s/]+:\d{1,5})$"),
+        AfterValidator(_listen),
         Field(description="HOST:PORT or unix:PATH; beyond loopback only with certificates"),
     ] = contract.LISTEN
     queue_max_deliver: Annotated[

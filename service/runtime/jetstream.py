@@ -21,14 +21,16 @@ from service.runtime.errors import ServiceError
 PROVISION: Final = "make it with `python -m control_plane create`"
 
 
-async def check_stream(jetstream: JetStreamContext, name: str, subjects: Sequence[str]) -> StreamConfig:
+async def check_stream(
+    jetstream: JetStreamContext, name: str, subjects: Sequence[str], user: str = "service"
+) -> StreamConfig:
     """The stream's configuration. Raises `ServiceError` unless it is there and takes the subjects."""
     try:
         info = await jetstream.stream_info(name)
     except NotFoundError:
         raise ServiceError(f"stream {name} does not exist", PROVISION) from None
     except (nats.errors.Error, APIError) as error:
-        raise explain(f"stream {name}", error) from None
+        raise explain(f"stream {name}", error, user) from None
     if not set(subjects) <= set(info.config.subjects or ()):
         problem = f"stream {name} does not take {', '.join(subjects)}"
         raise ServiceError(problem, "correct its subjects with `python -m control_plane create`")
@@ -45,8 +47,8 @@ async def open_bucket(jetstream: JetStreamContext, name: str) -> KeyValue:
         raise explain(f"KV bucket {name}", error) from None
 
 
-def explain(name: str, error: Exception) -> ServiceError:
-    """What JetStream's error about `name` means to an operator."""
+def explain(name: str, error: Exception, user: str = "service") -> ServiceError:
+    """What JetStream's error about `name` means to an operator. `user` is the one whose credentials the role has."""
     if isinstance(error, nats.errors.NoRespondersError | ServiceUnavailableError):
         return ServiceError(
             f"{name}: JetStream is not available to this account",
@@ -55,6 +57,6 @@ def explain(name: str, error: Exception) -> ServiceError:
     if isinstance(error, nats.errors.TimeoutError):
         return ServiceError(
             f"{name} cannot be read: no answer (a user without permission gets none)",
-            "use the credentials of user `service`, or see the permissions violation logged above",
+            f"use the credentials of user `{user}`, or see the permissions violation logged above",
         )
     return ServiceError(f"{name} cannot be read: {error}", "see the server's log")

@@ -70,7 +70,7 @@ class Consumer:
         except NotFoundError:
             raise self._gone() from None
         except (nats.errors.Error, APIError) as error:
-            raise jetstream.explain(what, error) from None
+            raise jetstream.explain(what, error, self._reader.user) from None
         if unfit := _unfit(info.config):
             raise ServiceError(f"{what} {unfit}", "correct it with `python -m control_plane create`")
         self.ack_wait_s = float(info.config.ack_wait or 30.0)
@@ -154,7 +154,7 @@ class Consumer:
         await permissions.look(nc, reader.user, reader.publish, reader.subscribe, answers=reader.answers)
 
     async def _look_at_stream(self) -> None:
-        await jetstream.check_stream(self._connection.jetstream, self._stream, ())
+        await jetstream.check_stream(self._connection.jetstream, self._stream, (), self._reader.user)
 
 
 def _unfit(config: ConsumerConfig) -> str:

@@ -26,8 +26,9 @@ _NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 class DeadLetterStream:
     """Letters of one source, acknowledged: a letter is kept before its message is ended, never the other way round."""
 
-    def __init__(self, connection: Connection, stream: str, subject: str, source: str) -> None:
+    def __init__(self, connection: Connection, user: str, stream: str, subject: str, source: str) -> None:
         self._connection = connection
+        self._user = user
         self._stream = stream
         self._subject = f"{subject}.{source.replace('.', '-')}"
 
@@ -49,7 +50,7 @@ class DeadLetterStream:
         return ""
 
     async def _look(self) -> None:
-        await jetstream.check_stream(self._connection.jetstream, self._stream, ())
+        await jetstream.check_stream(self._connection.jetstream, self._stream, (), self._user)
 
 
 def sendable(headers: Headers) -> dict[str, str]:

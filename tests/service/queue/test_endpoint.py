@@ -21,7 +21,7 @@ from service.queue import sqs_pb2 as pb
 from service.queue.sqs_pb2_grpc import SQSServiceStub
 from tests.service.queue.conftest import Shared
 from tests.support.sidecar import sidecar, sidecar_env, store
-from tests.support.world import World, complaint
+from tests.support.world import World, complaint, eventually, get
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 CALL_S = 5
@@ -116,6 +116,18 @@ async def test_a_unix_socket_serves_and_one_left_by_a_killed_sidecar_is_in_nobod
             task.child.signal(signal.SIGKILL)
             await task.child.wait()
         assert (world.folder / "q.sock").exists()
+
+
+async def test_a_unix_socket_that_was_removed_is_told(world: World) -> None:
+    path = world.folder / "q.sock"
+    async with sidecar(world, QUEUE_LISTEN=f"unix:{path}") as (task, _):
+        path.unlink()
+
+        async def is_told() -> bool:
+            status, body = await get(f"{task.health_url}/readyz")
+            return status == 503 and "its Unix socket was removed" in body
+
+        await eventually(is_told, what="not ready")
 
 
 async def test_a_second_sidecar_on_a_unix_socket_ends_with_one_line_and_the_first_serves_on(world: World) -> None:
