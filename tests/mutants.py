@@ -65,6 +65,7 @@ def main() -> int:
     parser.add_argument("files", nargs="*", help="of the files below; default: all of them")
     parser.add_argument("--jobs", type=int, default=2, help="files at a time, each in a copy of its own (default: 2)")
     parser.add_argument("--report", action="store_true", help="what is known already; runs nothing")
+    parser.add_argument("--survivors", action="store_true", help="where tests alone changed: only what survived before")
     arguments = parser.parse_args()
     manifest = tomllib.loads(ACCEPTED.read_text())
     mirrors: Mapping[str, Sequence[str]] = manifest["mirrors"]
@@ -76,7 +77,7 @@ def main() -> int:
     try:
         if not arguments.report:
             with ThreadPoolExecutor(arguments.jobs) as pool:
-                list(pool.map(lambda file: run(file, mirrors[file]), files))
+                list(pool.map(lambda file: run(file, mirrors[file], survivors=arguments.survivors), files))
     except KeyboardInterrupt:
         print("stopped; run it again to go on", file=sys.stderr)
         return 130
@@ -87,22 +88,25 @@ def main() -> int:
     return report(current, manifest.get("accepted", [])) or int(current != files)
 
 
-def run(file: str, tests: Sequence[str]) -> None:
-    """Mutate one file until every mutant has a result."""
+def run(file: str, tests: Sequence[str], *, survivors: bool) -> None:
+    """Mutate one file until every mutant has a result; or, where only tests were added, try the survivors again."""
     session = _session(file)
     tree = FOLDER / "trees" / session.stem
-    order = session.with_suffix(".order")
+    order, stamp = session.with_suffix(".order"), session.with_suffix(".sha256")
+    again = survivors and stamp.exists() and stamp.read_text().split()[0] == _digest(file)
     _copy(tree)
     print(f"{file}: running", flush=True)
     started = time.monotonic()
     try:
         if not _is_current(file, tests):
-            session.unlink(missing_ok=True)
             order.write_text("\n".join(_quickest_first(tests, tree)))
-            _prepare(session, file, tree)
-            session.with_suffix(".sha256").write_text(_fingerprint(file, tests))
+            if not again:
+                session.unlink(missing_ok=True)
+                _prepare(session, file, tree)
+                stamp.write_text(_fingerprint(file, tests))
         command = [sys.executable, "-m", "tests.support.mutation", str(session), str(order)]
-        subprocess.run(command, cwd=tree, check=True)
+        subprocess.run([*command, *(["again"] if again else [])], cwd=tree, check=True)
+        stamp.write_text(_fingerprint(file, tests))
     finally:
         _kill_in(tree)
         shutil.rmtree(tree)
@@ -213,7 +217,11 @@ def _is_current(file: str, tests: Sequence[str]) -> bool:
 
 
 def _fingerprint(file: str, tests: Sequence[str]) -> str:
-    return hashlib.sha256(b"".join((ROOT / path).read_bytes() for path in (file, *tests))).hexdigest()
+    return f"{_digest(file)} {_digest(*tests)}"
+
+
+def _digest(*paths: str) -> str:
+    return hashlib.sha256(b"".join((ROOT / path).read_bytes() for path in paths)).hexdigest()
 
 
 def _copy(tree: Path) -> None:

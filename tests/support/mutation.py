@@ -1,4 +1,6 @@
-"""`python -m tests.support.mutation SESSION ORDER`: the tests of each mutant of a session, in the tree it is run in.
+"""`python -m tests.support.mutation SESSION ORDER [again]`: the tests of each mutant of a session, in its own tree.
+
+`again`: also of those that survived before.
 
 They run in a fork of this process, which has imported the libraries once: that takes longer than most tests. The
 project's own modules are imported anew by each.
@@ -11,6 +13,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
@@ -29,7 +32,7 @@ STARTING_S: Final = 10.0
 """More, for servers on a busy machine."""
 
 
-def main(session: Path, order: str) -> int:
+def main(session: Path, order: str, again: Sequence[str]) -> int:
     """Exit code: 1 when the tests fail without a mutant."""
     for library in ("hypothesis", "pytest_asyncio", "tests.conftest"):
         importlib.import_module(library)
@@ -39,7 +42,8 @@ def main(session: Path, order: str) -> int:
         return 1
     limit_s = STARTING_S + SLOWER * (time.monotonic() - started)
     with use_db(session, WorkDB.Mode.open) as db:
-        for item in list(db.pending_work_items):
+        survived = [item for item, result in db.completed_work_items if result.test_outcome == TestOutcome.SURVIVED]
+        for item in [*db.pending_work_items, *(survived if again else ())]:
             (spec,) = item.mutations
             db.set_result(item.job_id, _result(spec, order, limit_s))
     return 0
@@ -87,4 +91,4 @@ def _test(order: str, keeps_bytecode: bool) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), sys.argv[2]))
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:]))

@@ -275,6 +275,21 @@ async def test_a_silent_stream_is_asked_again_with_the_same_id(
     assert await world.last_sequence() == 20
 
 
+async def test_an_answer_that_is_not_late_is_waited_for(
+    world: World, publishing: Publishing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "ACK_WAIT_S", 1.0)
+    async with publishing() as published:
+        answers = asyncio.Queue[Msg]()
+        heard = intercept(published, answers.put)
+        publish(published, 5)
+        await asyncio.sleep(0.6)  # looked at twice meanwhile
+        assert (published.stats.retried, published.stalled) == (0, None)
+        while published.pending:
+            await heard(await answers.get())
+        assert published.stats.retried == 0
+
+
 async def test_only_what_is_overdue_is_sent_again(
     world: World, publishing: Publishing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
