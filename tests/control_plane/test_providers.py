@@ -141,6 +141,11 @@ async def test_drift_is_shown_and_put_right(place: Place) -> None:
     shorter = replace(STREAM, max_age_s=60, duplicate_window_s=30, replicas=replicas)
     await place.provider.put_stream(account, shorter)
     due = await place.due()
+    remarks = (await reconcile.plan(place.provider, NAME, ACCOUNT, place.files)).remarks
+    carried = isinstance(place.provider, Synadia)  # by JWTs; a server of one's own looks permissions up
+    assert [remark.startswith("copies of client.creds that are elsewhere keep") for remark in remarks].count(
+        True
+    ) == carried
     assert due["limits"] == ("change", (Difference("conn", 100, 7),))
     assert due["user client"] == (
         "change",

@@ -392,6 +392,8 @@ async def test_it_is_idle_when_nothing_is_in_flight(monkeypatch: pytest.MonkeyPa
     for _ in range(2):
         await asyncio.wait_for(credit.idle(), 1)
         credit.enter()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(credit.idle(), 0.01)
         waiting = asyncio.create_task(credit.idle())
         credit.enter()
         credit.leave()

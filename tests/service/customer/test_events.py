@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import pytest
+from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.api import DiscardPolicy, StreamConfig
 from structlog.testing import capture_logs
@@ -203,10 +204,27 @@ async def test_a_stalled_stream_gets_a_probe_now_and_then_and_no_storm(world: Wo
         await eventually(lambda: published.stalled is not None)
         await roundtrip(published._nc)
         await asyncio.sleep(0.3)  # the backoff's first steps
-        before = published.stats.retried
-        await asyncio.sleep(1.0)
+        before, sent = published.stats.retried, published._outbox.next_batch
+        for number in range(50):
+            publish(published, 10, start=1000 + 10 * number)  # which is no reason to try it
+            await asyncio.sleep(0.02)
         assert published.stats.retried - before <= 4
+        assert published._outbox.next_batch - sent <= 4
         assert listening.delivered >= 1
+
+
+async def test_a_stream_is_not_probed_without_a_connection(world: World) -> None:
+    async with publisher(world) as published:
+        await delete_stream(world)
+        publish(published, 1)
+        await eventually(lambda: published.stalled is not None)
+        nc = published._nc
+        nc._status = Client.RECONNECTING
+        sent = published._outbox.next_batch
+        await asyncio.sleep(0.5)
+        assert published._outbox.next_batch == sent
+        nc._status = Client.CONNECTED
+        await eventually(lambda: published._outbox.next_batch > sent, what="a probe")
 
 
 async def test_what_does_not_fit_is_dropped_and_counted(world: World, publishing: Publishing) -> None:

@@ -12,10 +12,12 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials, ReadOnlyCredentials
 
+from service.dynamodb import client as module
 from service.dynamodb.client import DynamoDB
 from service.dynamodb.errors import DynamoDBError, InvalidResponse
 from service.dynamodb.http import Pool
 from service.dynamodb.signature import Signer
+from service.runtime.errors import ServiceError
 from tests.support.faulty import FaultyDynamoDB, answer, refusal
 
 HOST = "dynamodb.eu-west-1.amazonaws.com"
@@ -116,3 +118,11 @@ async def test_an_expired_token_has_the_credentials_read_anew(
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "ROTATED")
     assert await api.call("BatchGetItem", {}) == {}
     assert "Credential=ROTATED/" in proxy.authorizations[-1]
+
+
+def test_an_endpoint_that_is_no_address_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "endpoint", lambda: ("ftp://127.0.0.1", "eu-west-1"))
+    with pytest.raises(
+        ServiceError, match="AWS_ENDPOINT_URL_DYNAMODB: ftp://127.0.0.1 is not an HTTP address; correct it"
+    ):
+        DynamoDB.configured(1.0)

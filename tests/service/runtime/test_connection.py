@@ -58,6 +58,7 @@ async def test_it_is_open_until_it_is_closed_and_nothing_of_that_is_told(world: 
     with capture_logs() as logs:
         with pytest.raises(Skipped):
             _ = connection.jetstream
+        connection._on_close()
         await connection.close()
         await connection.open()
         assert (await connection.jetstream.stream_info("customer-balances")).config.name == "customer-balances"

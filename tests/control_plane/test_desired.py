@@ -1,0 +1,42 @@
+"""What is declared, put together: parts, sizes, and what is meant when nothing is said."""
+
+from __future__ import annotations
+
+import pytest
+
+from control_plane.desired import Account, Bucket, Consumer, Limits, Part, Stream, User
+
+
+def stream(name: str, max_bytes: int = 10, replicas: int = 3) -> Stream:
+    return Stream(name, (f"{name}.>",), max_age_s=60, max_bytes=max_bytes, duplicate_window_s=10, replicas=replicas)
+
+
+ONE, OTHER = User("one", publish=("a",), subscribe=("b",)), User("other", publish=(), subscribe=())
+ACCOUNT = Account(Limits(disk_bytes=1000), (ONE,), (stream("a"), stream("b")), (Bucket("k", 1),))
+
+
+def test_what_is_meant_when_nothing_is_said_is_the_least() -> None:
+    assert (ONE.responses, ONE.gateway, ONE.deny_publish) == (False, False, ())
+    assert (stream("a").allow_batched, stream("a").discard_new) == (False, False)
+    assert Consumer("a", "c", ack_wait_s=1, max_ack_pending=1).max_deliver == -1
+    assert User("one", ("a",), ("b",), gateway=True) == ONE, "a token for the gateway is no permission"
+
+
+def test_a_part_adds_what_it_has_and_replaces_what_it_wants_otherwise() -> None:
+    consumer = Consumer("b", "c", ack_wait_s=1, max_ack_pending=1)
+    part = Part(OTHER, streams=(stream("b", 20), stream("c")), consumers=(consumer,), disk_bytes=70)
+    more = ACCOUNT.plus([part, Part(User("third", (), ()), disk_bytes=7)])
+    assert more.limits == Limits(disk_bytes=1077)
+    assert [user.name for user in more.users] == ["one", "other", "third"]
+    assert more.streams == (stream("a"), stream("b", 20), stream("c"))
+    assert (more.consumers, more.buckets) == ((consumer,), ACCOUNT.buckets)
+    assert more.user("other") == OTHER
+    assert ACCOUNT.plus([]) == ACCOUNT
+
+
+@pytest.mark.parametrize(("max_bytes", "disk_bytes"), [(110, 1300), (10, 1000), (4, 982)])
+def test_a_stream_of_another_size_has_the_room_for_it_on_each_replica(max_bytes: int, disk_bytes: int) -> None:
+    sized = ACCOUNT.sized("b", max_bytes)
+    assert sized.streams == (stream("a"), stream("b", max_bytes))
+    assert sized.limits == Limits(disk_bytes=disk_bytes)
+    assert sized.users == ACCOUNT.users
