@@ -122,7 +122,5 @@ async def test_an_expired_token_has_the_credentials_read_anew(
 
 def test_an_endpoint_that_is_no_address_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "endpoint", lambda: ("ftp://127.0.0.1", "eu-west-1"))
-    with pytest.raises(
-        ServiceError, match="AWS_ENDPOINT_URL_DYNAMODB: ftp://127.0.0.1 is not an HTTP address; correct it"
-    ):
+    with pytest.raises(ServiceError, match=r"^AWS_ENDPOINT_URL_DYNAMODB: ftp://127\.0\.0\.1 is not an HTTP address"):
         DynamoDB.configured(1.0)
