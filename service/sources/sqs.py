@@ -16,7 +16,7 @@ from service.runtime.errors import ServiceError
 from service.runtime.logs import Repeated
 from service.runtime.role import Need
 from service.sources import sqs_answers
-from service.sources.source import Backlog, Done, Message, Result, Unavailable
+from service.sources.source import Backlog, Done, Message, Result, Unavailable, UnknownReceipt
 from service.sources.sqs_answers import FAILURES, said
 from service.sources.sqs_calls import POLL_S, Calls, in_thread
 
@@ -47,9 +47,9 @@ class Sqs:
 
     def __init__(self, queue: str, variable: str) -> None:
         self._variable = variable
-        self.name = queue.rstrip("/").rpartition("/")[2]
         self._queue = queue
         self._shown = sqs_answers.without_user(queue)
+        self.name = self._shown.rstrip("/").rpartition("/")[2]
         self._url = queue if "://" in queue else ""
         self._calls = Calls()
         self._largest_bytes = 0
@@ -67,7 +67,8 @@ class Sqs:
     async def receive(self, limit: int, max_bytes: int, visibility_s: float, wait_s: float) -> list[Message]:
         deadline = time.monotonic() + wait_s
         while True:
-            left_s = max(0.0, deadline - time.monotonic())
+            asked = time.monotonic()
+            left_s = max(0.0, deadline - asked)
             try:
                 messages = await self._receive(limit, max_bytes, int(visibility_s), min(POLL_S, round(left_s)))
             except FAILURES as error:
@@ -79,6 +80,7 @@ class Sqs:
                 continue
             if messages or left_s < 0.5 or self._stopping:
                 return messages
+            await asyncio.sleep(asked + PAUSE_S - time.monotonic())  # not at all after a poll that waited
 
     def acknowledge(self, messages: Sequence[Message]) -> None:
         self._begin(DELETE, [message.handle for message in messages], {})
@@ -205,7 +207,10 @@ class Sqs:
         try:
             answer = await self._calls.answer(call, again=again, QueueUrl=self._url, Entries=entries)
         except FAILURES as error:
-            return [sqs_answers.failure(error)] * len(receipts)
+            failure = sqs_answers.failure(error)
+            if isinstance(failure, UnknownReceipt) and len(receipts) > 1:  # one is, and all were refused
+                return [result for receipt in receipts for result in await self._entries(call, [receipt], extra)]
+            return [failure] * len(receipts)
         return sqs_answers.results(answer, receipts)
 
     async def _look(self) -> str:

@@ -22,7 +22,7 @@ MS: Final = 1_000_000
 SUCCESS: Final = range(200, 300)
 BACKLOG: Final = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible")
 _GONE: Final = {"AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist"}
-_UNKNOWN: Final = {"ReceiptHandleIsInvalid", "InvalidParameterValue", "MessageNotInflight"}
+_UNKNOWN: Final = {"ReceiptHandleIsInvalid", "InvalidParameterValue", "MessageNotInflight", "MissingParameter"}
 _GARBLED: Final = (AttributeError, LookupError, TypeError, ValueError)
 """What reading an answer raises that has not the form it must have."""
 
@@ -119,7 +119,7 @@ def said(error: Exception) -> str:
 
 
 def without_user(address: str) -> str:
-    return re.sub(r"//[^/\s]*@", "//", address)
+    return re.sub(r"//\S*@", "//", address)
 
 
 def _code(error: Exception) -> str:

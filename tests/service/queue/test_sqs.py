@@ -109,6 +109,7 @@ async def test_a_silent_sqs_does_not_hold_a_sidecar_that_is_told_to_stop(world: 
             assert time.monotonic() - asked < 5, "its call to SQS alone would wait for seven seconds"
             await asyncio.gather(receiving, return_exceptions=True)
             go_on.set()
+            assert "Traceback" not in task.child.log.read_text()
     assert messages_of(client(moto), queue) == 0
 
 

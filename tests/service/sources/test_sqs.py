@@ -303,8 +303,30 @@ async def test_a_silent_sqs_is_unavailable_in_time_and_holds_nobody(
         await queue.until_all_are_visible(1)  # which came too late; the other one is deleted, or held
 
 
-async def test_a_user_in_an_address_is_not_shown(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = Sqs(f"http://user:p@ssSEKRET@127.0.0.1:1/000000000000/{queue.name}", "QUEUE")
+async def test_one_receipt_for_which_a_batch_is_refused_takes_no_other_with_it(queue: Queue) -> None:
+    async with reading(queue) as source:
+        await queue.send(2)
+        messages = [message for _ in range(2) for message in await receive(source, 1)]
+
+        def refuse(action: str, call: dict[str, Any]) -> web.Response | None:
+            bad = any(entry["ReceiptHandle"] == "" for entry in call["Entries"])
+            return refusal("MissingParameter") if bad else None
+
+        queue.proxy.fault = refuse
+        results = await source.delete([messages[0].handle, "", messages[1].handle])
+        assert kinds(results) == [Done, UnknownReceipt, Done]
+
+
+async def test_empty_answers_that_come_at_once_are_asked_for_with_a_pause(queue: Queue) -> None:
+    async with reading(queue) as source:
+        queue.proxy.fault = lambda _action, _call: answer({"sign": "in"})
+        assert await receive(source, wait_s=1) == []
+        assert queue.called("ReceiveMessage") <= 3
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1/000000000000/orders", "127.0.0.1"])
+async def test_a_user_in_an_address_is_not_shown(queue: Queue, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    source = Sqs(f"http://user:p@ss/SEKRET@{address}", "QUEUE")
     (need,) = source.needs()
     with pytest.raises(ServiceError) as refused:
         await need.look()
