@@ -17,8 +17,10 @@ import grpc
 import pytest
 
 from service.customer import contract as customer
+from service.queue import contract
 from service.queue import sqs_pb2 as pb
 from service.queue.sqs_pb2_grpc import SQSServiceStub
+from tests.e2e.test_drills_outages import settled
 from tests.support.drill import Drill
 from tests.support.network import network
 from tests.support.queue_clients import (
@@ -31,7 +33,7 @@ from tests.support.queue_clients import (
     keep,
 )
 from tests.support.sidecar import set_ack_wait, sidecar
-from tests.support.world import World, own_server
+from tests.support.world import World, own_cluster, own_server
 
 pytestmark = pytest.mark.xdist_group("drills")
 
@@ -74,6 +76,39 @@ async def test_broker_restart(world: World, drill: Drill, tmp_path_factory: pyte
             await clients.all_deleted(own, count)
         drill.found(f"all deleted {time.monotonic() - back_s:.1f} s after its return")
         all_held(clients, count, drill)
+
+
+@pytest.mark.drill("queue: a cluster of three (replicas 3), the consumer's leader killed again and again", HOLDS)
+async def test_leader_killed(world: World, drill: Drill, tmp_path_factory: pytest.TempPathFactory) -> None:
+    if not drill.full:
+        pytest.skip("three servers, and half a minute for what was on its way to a client: make drill")
+    count, rounds = 20_000, 3
+    clients = Clients()
+    async with own_cluster(world, tmp_path_factory.mktemp("cluster")) as (own, cluster):
+        await settled(own)
+        await store(own, count)
+        async with (
+            sidecar(own) as (_, first),
+            sidecar(own) as (_, second),
+            clients.working((first, second), delete, delete, delete, delete),
+        ):
+            for _ in range(rounds):
+                await clients.more_deleted(count // rounds // 4)
+                victim = await leader(own)
+                await cluster.kill(victim)
+                await clients.more_deleted(count // rounds // 4)
+                await cluster.start(victim)
+                await settled(own)
+            await clients.all_deleted(own, count)
+    all_held(clients, count, drill, f"; longest silence {clients.longest_gap_s:.1f} s")
+
+
+async def leader(world: World) -> int:
+    """The number of the server that leads the consumer."""
+    async with world.administrator() as admin:
+        cluster = (await admin.consumer_info(customer.STREAM, contract.CONSUMER)).cluster
+    assert cluster
+    return int(str(cluster.leader).rpartition("-")[2])
 
 
 @pytest.mark.drill("queue: one of two sidecars is killed while its clients hold messages", HOLDS)
