@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
-import os
 import random
 import signal
 import socket
@@ -26,8 +25,6 @@ POLL_S: Final = 0.02
 STOP_S: Final = 30.0
 _PR_SET_PDEATHSIG: Final = 1
 """https://man7.org/linux/man-pages/man2/PR_SET_PDEATHSIG.2const.html"""
-os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
-"""Between fork and exec gRPC would start its threads anew in the child, on closed descriptors, and abort it."""
 _libc: Final = ctypes.CDLL(None) if sys.platform == "linux" else None
 _children: Final[set[asyncio.subprocess.Process]] = set()
 
