@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -40,6 +41,9 @@ Make = Callable[[bytes, bytes, bytes, bytes], Message]
 """Makes a message of its subject, acknowledgement subject, payload and header block, in the order of their arrival."""
 
 
+_PENDING: Final = re.compile(rb"\r\nNats-Pending-Messages: *(\d+)\r\n")
+
+
 @dataclass(eq=False)
 class Pull:
     """What one pull brought, and how it ended."""
@@ -54,11 +58,16 @@ class Pull:
     since_s: float = 0.0
     """When the first message came, on the monotonic clock."""
     status: bytes = b""
+    pending: int = 0
+    """Of the messages that were asked for, how many the server says it will not send."""
 
     @property
     def ended(self) -> bool:
-        """The server has ended it."""
-        return bool(self.status) or len(self.messages) >= self.limit
+        """The server has ended it, and all that it sent has come.
+
+        With replicas the status overtakes messages that wait for the other servers to know of their delivery.
+        """
+        return len(self.messages) >= self.limit - (self.pending if self.status else 0)
 
     @property
     def is_refused(self) -> bool:
@@ -137,7 +146,10 @@ class _Slot:
             status = (headers or b"").partition(b"\r\n")[0].removeprefix(b"NATS/1.0").strip()
             if pull is not None and subject == pull.inbox and not status.startswith(b"100"):
                 pull.status = status
-                pull.give_up()
+                told = _PENDING.search(headers or b"")
+                pull.pending = int(told[1]) if told else pull.limit
+                if pull.ended:
+                    pull.give_up()
             return
         message = self._make(subject, reply, data, headers or b"")
         if self._may_be_late():

@@ -82,25 +82,24 @@ async def test_broker_restart(world: World, drill: Drill, tmp_path_factory: pyte
 async def test_leader_killed(world: World, drill: Drill, tmp_path_factory: pytest.TempPathFactory) -> None:
     if not drill.full:
         pytest.skip("three servers, and half a minute for what was on its way to a client: make drill")
-    count, rounds = 20_000, 3
+    each, rounds = 10_000, 3
     clients = Clients()
     async with own_cluster(world, tmp_path_factory.mktemp("cluster")) as (own, cluster):
         await settled(own)
-        await store(own, count)
         async with (
             sidecar(own) as (_, first),
             sidecar(own) as (_, second),
             clients.working((first, second), delete, delete, delete, delete),
         ):
-            for _ in range(rounds):
-                await clients.more_deleted(count // rounds // 4)
+            for number in range(1, rounds + 1):
+                await store(own, each)
+                await clients.more_deleted(each // 10)
                 victim = await leader(own)
                 await cluster.kill(victim)
-                await clients.more_deleted(count // rounds // 4)
+                await clients.all_deleted(own, number * each)
                 await cluster.start(victim)
                 await settled(own)
-            await clients.all_deleted(own, count)
-    all_held(clients, count, drill, f"; longest silence {clients.longest_gap_s:.1f} s")
+    all_held(clients, rounds * each, drill, f"; longest silence {clients.longest_gap_s:.1f} s")
 
 
 async def leader(world: World) -> int:

@@ -1,0 +1,34 @@
+"""How a pull ends: by what came, and by what the server says of the rest."""
+
+from __future__ import annotations
+
+import pytest
+
+from service.runtime.nats_client import NatsClient
+from service.sources.pulls import _Slot
+from service.sources.wire import make_message
+
+
+@pytest.mark.parametrize(
+    ("status", "messages"),
+    [
+        (b"409 Batch Completed\r\nNats-Pending-Messages: 0\r\nNats-Pending-Bytes: 9", 3),
+        (b"409 Message Size Exceeds MaxBytes\r\nNats-Pending-Messages: 1\r\nNats-Pending-Bytes: 9", 2),
+        (b"408 Request Timeout\r\nNats-Pending-Messages: 3\r\nNats-Pending-Bytes: 9", 0),
+        (b"404 No Messages", 0),
+        (b"503", 0),
+    ],
+)
+async def test_a_status_that_overtakes_its_messages_ends_a_pull_when_they_have_come(
+    status: bytes, messages: int
+) -> None:
+    """With replicas a message waits for the other servers, its pull's status does not."""
+    slot = _Slot(NatsClient(lambda _: None, lambda: None), make_message, lambda: False)
+    pull = slot.begin(3)
+    slot._on_message(pull.inbox, b"", b"", b"NATS/1.0 " + status + b"\r\n\r\n")
+    for number in range(1, messages + 1):
+        assert not pull.done.done()
+        slot._on_message(b"a.b", b"$JS.ACK.s.c.1.%d.%d.1700000000000000000.0" % (number, number), b"{}", b"")
+    assert pull.done.done()
+    assert pull.ended
+    assert len(pull.messages) == messages
