@@ -67,6 +67,7 @@ class SQSService:
             "StreamMessages": many(self.StreamMessages, pb.SQSStreamMessagesRequest.FromString),
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(contract.GRPC_SERVICE, handlers),))
+        server.add_registered_method_handlers(contract.GRPC_SERVICE, handlers)  # type: ignore[attr-defined]
 
     async def stop(self) -> None:
         """Waiting receives and streams end with what they have."""
