@@ -35,7 +35,7 @@ BATCHES_AT_START: Final = 4
 GROW: Final = 0.25
 SHRINK_EVERY_S: Final = 1.0
 MAX_HELD: Final = 2_500
-MAX_HELD_BYTES: Final = 12 * 1024 * 1024
+MAX_HELD_BYTES: Final = 6 * 1024 * 1024
 EXTEND_DIVISOR: Final = 3
 DEAD_RETRY_S: Final = 60.0
 """After which a message that the dead-letter stream did not take is delivered again."""

@@ -13,6 +13,7 @@ from service import __version__
 from service.archive import contract, metrics
 from service.archive.archiver import Archiver
 from service.archive.dead_letters import Letters
+from service.archive.heap import give_back_large_blocks
 from service.archive.host import host
 from service.archive.idle import Watch
 from service.archive.settings import ArchiveSettings
@@ -66,6 +67,7 @@ class Archive:
         )
 
     async def start(self) -> None:
+        give_back_large_blocks()
         self._archiver.host = await host()
         await self._statistics.start()
         await self._archiver.start()
