@@ -36,6 +36,8 @@ GROW: Final = 0.25
 SHRINK_EVERY_S: Final = 1.0
 MAX_HELD: Final = 2_500
 MAX_HELD_BYTES: Final = 6 * 1024 * 1024
+MAX_SENDING_BYTES: Final = 6 * 1024 * 1024
+"""As JSON: a control character is six bytes, and a call takes three times its rows."""
 EXTEND_DIVISOR: Final = 3
 DEAD_RETRY_S: Final = 60.0
 """After which a message that the dead-letter stream did not take is delivered again."""
@@ -71,7 +73,8 @@ class Archiver:
         self._held: dict[Message, float] = {}
         """Each message that is held, and when it was last delivered or extended."""
         self._waiting: deque[Message] = deque()
-        self._batches: set[asyncio.Task[None]] = set()
+        self._batches: dict[asyncio.Task[None], int] = {}
+        """Those in flight, and the bytes of each."""
         self._limit = float(BATCHES_AT_START)
         """Batches in flight: more while calls are answered, half when one is not. What DynamoDB throttles, each batch
         asks for again after a wait of its own."""
@@ -137,13 +140,17 @@ class Archiver:
         return len(waiting)
 
     def _form(self) -> None:
-        while self._waiting and len(self._batches) < int(self._limit) and not self._draining:
-            batch = asyncio.create_task(self._work(self._next_batch()))
-            self._batches.add(batch)
-            batch.add_done_callback(self._done)
+        while self._waiting and self._may_send() and not self._draining:
+            batch = self._next_batch()
+            sending = asyncio.create_task(self._work(batch))
+            self._batches[sending] = sum(len(item.encoded) for item in batch)
+            sending.add_done_callback(self._done)
+
+    def _may_send(self) -> bool:
+        return len(self._batches) < int(self._limit) and sum(self._batches.values()) < MAX_SENDING_BYTES
 
     def _done(self, batch: asyncio.Task[None]) -> None:
-        self._batches.discard(batch)
+        del self._batches[batch]
         self._form()
         self._intake.more()
 
@@ -159,13 +166,23 @@ class Archiver:
             if key in batch:
                 batch[key][1].append(event)
             else:
-                encoded = encode(event, self.host, archived_at, self._retention_s)
+                encoded = self._encode(event, archived_at)
                 if batch and size + len(encoded) > MAX_BYTES:  # as JSON a control character is six bytes
                     break
                 size += len(encoded)
                 batch[key] = Item(key, encoded), [event]
             self._waiting.popleft()
         return dict(batch.values())
+
+    def _encode(self, event: Event, archived_at: str) -> bytes:
+        """Nothing of an event that can be no row."""
+        if not event.unreadable:
+            try:
+                return encode(event, self.host, archived_at, self._retention_s)
+            except Exception as error:  # whatever it holds, it must not stand in the way of the others
+                log.exception("a message cannot be encoded", client_id=event.client_id, key=event.key)
+                event.unreadable = f"cannot be encoded: {type(error).__name__}"
+        return b""
 
     async def _work(self, batch: dict[Item, list[Event]]) -> None:
         messages = [event.message for events in batch.values() for event in events]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from typing import Final, Protocol
 
 from service.archive.event import Event
@@ -17,7 +18,7 @@ class DeadLetters(Protocol):
 
 
 class Letters:
-    """Once for each event: its own key is the `Nats-Msg-Id`."""
+    """Once for each event: its source, client and key make the `Nats-Msg-Id`."""
 
     def __init__(self, stream: DeadLetterStream, source: str) -> None:
         self._stream = stream
@@ -25,8 +26,9 @@ class Letters:
 
     async def put(self, event: Event, reason: str) -> str:
         message, room = event.message, self._stream.room
+        whose = blake2b(f"{self._source} {event.client_id}".encode(errors="surrogatepass"), digest_size=16)
         headers = {
-            "Nats-Msg-Id": word(f"{self._source} {event.client_id} {event.key}")[:1024],
+            "Nats-Msg-Id": f"{word(event.key)[:512]} {whose.hexdigest()}",
             "Archive-Reason": word(reason)[:REASON_MAX],
             "Archive-Client": word(event.client_id)[:1024],
             "Archive-Event": word(event.key)[:512],

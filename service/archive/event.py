@@ -19,6 +19,8 @@ from service.sources.source import Message
 NS: Final = 1_000_000_000
 _BALANCE: Final = re.compile(rb'\{"balance":(-?(?:0|[1-9][0-9]{0,37}))\}')
 _DIGITS: Final = 38
+ITEM_BYTES: Final = 400 * 1024
+"""https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html#limits-items"""
 
 
 @dataclass(slots=True, eq=False)
@@ -39,11 +41,12 @@ class Event:
 def make_event(message: Message) -> Event:
     time = rfc3339(message.sent_ns)
     key = f"{time}#{message.id}"
+    unreadable = f"body of {len(message.data)} bytes" if len(message.data) > ITEM_BYTES else ""
     if message.sequence is None:
-        return Event(message, message.id, key, time)
+        return Event(message, message.id, key, time, unreadable)
     token = message.subject.rpartition(b".")[2]
     try:
-        return Event(message, token.decode(), key, time)
+        return Event(message, token.decode(), key, time, unreadable)
     except UnicodeDecodeError:
         return Event(message, token.decode(errors="backslashreplace"), key, time, "subject is not UTF-8")
 
@@ -84,13 +87,19 @@ def balance_of(body: bytes) -> str | None:
         return None
     if not isinstance(balance, Decimal) or not balance.is_finite():
         return None
+    return _number(balance)
+
+
+def _number(balance: Decimal) -> str | None:
     if balance == 0:
         return "0"
+    if not -130 <= balance.adjusted() <= 125:
+        return None
     digits = len(balance.as_tuple().digits)
     if digits > _DIGITS:  # some may be zeros at its end
         balance = balance.normalize(Context(prec=digits))
-    if len(balance.as_tuple().digits) > _DIGITS or not -130 <= balance.adjusted() <= 125:
-        return None
+        if len(balance.as_tuple().digits) > _DIGITS:
+            return None
     return str(balance)
 
 

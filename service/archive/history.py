@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
+from base64 import b64encode
 from typing import Any, Final
 
 import boto3
 import orjson
 from boto3.dynamodb.conditions import Key
+from boto3.dynamodb.types import Binary
 from botocore.exceptions import BotoCoreError, ClientError
 
 from service.archive.contract import PARTITION_KEY, SORT_KEY
@@ -18,43 +21,62 @@ PAGE: Final = 20
 COLUMNS: Final = ("event_time", "balance", "sequence", "host", "body")
 
 
-def page(table: Any, client_id: str, limit: int, before: str = "") -> list[dict[str, Any]]:
-    """Up to `limit` rows, newest first, older than the sort key `before`."""
+def page(table: Any, client_id: str, limit: int, before: str = "") -> tuple[list[dict[str, Any]], bool]:
+    """Up to `limit` rows, newest first, older than the sort key `before`; and whether there may be more.
+
+    DynamoDB ends a page after 1 MB too:
+    https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Query.Pagination.html
+    """
     condition: Any = Key(PARTITION_KEY).eq(client_id)
     if before:
         condition &= Key(SORT_KEY).lt(before)
     answer = table.query(KeyConditionExpression=condition, ScanIndexForward=False, Limit=limit)
-    return list(answer["Items"])
+    return list(answer["Items"]), "LastEvaluatedKey" in answer
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m service.archive.history", description=__doc__)
     parser.add_argument("table")
     parser.add_argument("client_id")
-    parser.add_argument("--limit", type=int, default=PAGE, help=f"rows of a page ({PAGE})")
+    parser.add_argument("--limit", type=_positive, default=PAGE, help=f"rows of a page ({PAGE})")
     parser.add_argument("--before", default="", help="go on behind this `event`, the last one of the page before")
-    parser.add_argument("--json", action="store_true", help="a line of JSON for each row")
+    parser.add_argument("--json", action="store_true", help="a line of JSON for each row; what is not UTF-8 in base64")
     arguments = parser.parse_args()
     try:
         table = boto3.resource("dynamodb", region_name=os.environ.get("AWS_REGION")).Table(arguments.table)
-        rows = page(table, arguments.client_id, arguments.limit, arguments.before)
-    except (BotoCoreError, ClientError) as error:
+        rows, more = page(table, arguments.client_id, arguments.limit, arguments.before)
+    except (BotoCoreError, ClientError, ValueError) as error:
         print(f"error: {error}; see the table's name, AWS_REGION and the AWS credentials", file=sys.stderr)
         return 1
     if arguments.json:
         for row in rows:
-            print(orjson.dumps(row, default=str).decode())
+            print(orjson.dumps(row, default=_text).decode())
         return 0
     for row in [dict(zip(COLUMNS, COLUMNS, strict=True)), *rows]:
-        print(
-            "  ".join(
-                f"{row.get(name, '-')!s:<{width}}" for name, width in zip(COLUMNS, (30, 10, 10, 24, 0), strict=True)
-            )
-        )
-    if len(rows) == arguments.limit:
+        cells = zip(COLUMNS, (30, 10, 10, 24, 0), strict=True)
+        print("  ".join(f"{_printable(row.get(name, '-')):<{width}}" for name, width in cells))
+    if more and rows:
         print(f"older: --before '{rows[-1][SORT_KEY]}'")
     return 0
 
 
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return number
+
+
+def _text(value: object) -> str:
+    return b64encode(value.__bytes__()).decode() if isinstance(value, Binary) else str(value)  # type: ignore[arg-type]
+
+
+def _printable(value: object) -> str:
+    """No escape sequence of an event's reaches the terminal."""
+    text = _text(value)
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it
     sys.exit(main())

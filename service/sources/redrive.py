@@ -46,9 +46,10 @@ class Redrive:
         room = self.letters.room
         if len(message.data) > room:
             said["Queue-Cut"] = str(len(message.data))
-        own = sendable(message.headers)
-        if len(own) < len(message.headers):
-            said["Queue-Headers-Left-Out"] = str(len(message.headers) - len(own))
+        headers = message.headers
+        own = sendable(headers)
+        if len(own) < len(headers):
+            said["Queue-Headers-Left-Out"] = str(len(headers) - len(own))
         problem = await self.letters.put(message.data[:room], {**own, **said})
         if problem:
             self.refused += 1

@@ -7,7 +7,7 @@ take receipts back, from any process, and return what the queue confirmed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -26,7 +26,8 @@ class Message:
     """In its stream; None for a queue's message."""
     data: bytes
     subject: bytes
-    headers: Headers
+    read_headers: Callable[[], Headers]
+    """Only when they are wanted: parsed, tiny ones take fifty times as much memory."""
     times_received: int
     sent_ns: int
     size: int
@@ -35,6 +36,11 @@ class Message:
     """Of its delivery, as the stream's consumer counts."""
     until_ms: int = 0
     """When its visibility to others begins, where whoever received it asked for that."""
+
+    @property
+    def headers(self) -> Headers:
+        """In their order."""
+        return self.read_headers()
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,7 +142,7 @@ def _message(message: dict[str, Any]) -> Message:
         sequence=None,
         data=data,
         subject=b"",
-        headers=headers,
+        read_headers=lambda: headers,
         times_received=int(system["ApproximateReceiveCount"]),
         sent_ns=int(system["SentTimestamp"]) * MS,
         size=len(data) + len(handle) + sum(len(name.encode()) + len(value.encode()) for name, value in headers),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
 from service.sources.source import Headers, Message
@@ -45,7 +46,7 @@ def make_message(subject: bytes, reply: bytes, data: bytes, block: bytes) -> Mes
         sequence=sequence,
         data=data,
         subject=subject,
-        headers=parse_headers(block) if block else (),
+        read_headers=partial(parse_headers, block),
         times_received=delivered,
         sent_ns=time_ns,
         size=len(subject) + len(reply) + len(data) + len(block),

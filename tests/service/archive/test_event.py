@@ -83,3 +83,11 @@ def test_any_body_is_kept(body: bytes) -> None:
 
 def test_a_subject_that_is_no_text_is_no_row() -> None:
     assert delivered(b"customer.balance.\xff", REPLY, b"", b"").unreadable == "subject is not UTF-8"
+
+
+@pytest.mark.parametrize(
+    "balance",
+    [b"1" + b"0" * 40 + b"e1000000", b"1" * 41 + b"e-2000000", b"1e999999999999999999999", b"-9" * 1 + b"e126"],
+)
+def test_a_balance_beyond_every_exponent_is_none(balance: bytes) -> None:
+    assert balance_of(b'{"balance":%b,"more":1}' % balance) is None

@@ -6,8 +6,10 @@ import asyncio
 import base64
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
+import pytest
 from aiohttp import web
 
 from control_plane import claims
@@ -190,3 +192,40 @@ async def test_a_table_with_other_keys_meanwhile_is_no_messages_fault(archive: A
         await eventually(archive.is_archived, within_s=30, what="an empty backlog")
         assert (await get(f"{task.health_url}/readyz"))[0] == 200
     assert archive.sequences() == list(range(31, 61))
+
+
+async def test_a_balance_of_any_size_holds_nobody_up(archive: ArchiveWorld) -> None:
+    body = b'{"balance":1' + b"0" * 40 + b'e1000000,"more":1}'
+    await archive.publish_all([("customer.balance.1", body, None), ("customer.balance.2", b'{"balance":2}', None)])
+    code, log = await archive.run_to_end(IDLE_EXIT="0.5")
+    assert code == 0, log
+    assert [row.get("balance") for row in sorted(archive.rows(), key=lambda row: row["client_id"]["S"])] == [
+        None,
+        {"N": "2"},
+    ]
+
+
+async def test_each_dead_letter_of_one_long_client_id_is_kept(archive: ArchiveWorld) -> None:
+    """The server takes a message of the same id for a duplicate, and confirms it."""
+    subject = f"customer.balance.{'x' * 2_049}"
+    await archive.publish_all([(subject, b"%d" % number, None) for number in range(3)])
+    code, log = await archive.run_to_end(IDLE_EXIT="0.5")
+    assert code == 0, log
+    assert (await archive.admin.stream_info(contract.DEAD_STREAM)).state.messages == 3
+
+
+@pytest.mark.parametrize("kind", ["tiny headers", "control characters"])
+async def test_memory_is_bounded_whatever_events_are_made_of(archive: ArchiveWorld, kind: str) -> None:
+    await archive.limit(STREAM, 200 * 1024 * 1024)
+    block = b"NATS/1.0\r\n" + b"a:\r\n" * 14_000 + b"\r\n"
+    odd = (
+        [frame(b"customer.balance.%d" % number, b"{}", block) for number in range(100)]
+        if kind == "tiny headers"
+        else [frame(b"customer.balance.%d" % number, b"\x01" * 390_000) for number in range(60)]
+    )
+    await publish_raw(archive.world, *odd)
+    async with archive.task() as task:
+        await eventually(has(archive, len(odd)), within_s=60)
+        status = await asyncio.to_thread(Path(f"/proc/{task.child.pid}/status").read_text)
+    (peak,) = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")]
+    assert int(peak) / 1024 <= 120
