@@ -46,6 +46,9 @@ class Watch:
             except ServiceError as error:
                 self._fail(error)
                 return
+            except Exception as error:  # without this watch the task would never end
+                self.backlog = None
+                _unknown.warning(type(error).__name__, error=f"{type(error).__name__}: {error}")
             if self.backlog is None or self.backlog.messages or self._held():
                 busy_s = loop.time()
             elif self._idle_s and started_s - busy_s >= self._idle_s:

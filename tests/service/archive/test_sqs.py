@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+import signal
 import uuid
 from collections import Counter
 from typing import Any
@@ -10,6 +12,10 @@ from typing import Any
 import boto3
 
 from tests.support.archive import ArchiveWorld, ended
+from tests.support.faulty import Call, faulty_dynamodb
+
+SHUTDOWN_S = 12
+"""SHUTDOWN_TIMEOUT of these tasks, and what a busy machine adds."""
 
 
 async def test_each_message_of_a_queue_is_one_row(archive: ArchiveWorld, moto: str) -> None:
@@ -37,3 +43,27 @@ async def test_a_queue_that_is_not_there_is_one_line(archive: ArchiveWorld, moto
     code, log = await archive.run_to_end(ARCHIVE_SOURCE="sqs:not-there", AWS_ENDPOINT_URL_SQS=moto)
     assert code == 1
     assert ended(log) == "queue not-there does not exist; make it, or correct ARCHIVE_SOURCE"
+
+
+async def test_a_stop_is_in_time_though_sqs_is_silent(archive: ArchiveWorld, moto: str) -> None:
+    sqs: Any = boto3.client(
+        "sqs", endpoint_url=moto, region_name="eu-west-1", aws_access_key_id="local", aws_secret_access_key="local"
+    )
+    name = f"silent-{uuid.uuid4().hex[:8]}"
+    sqs.create_queue(QueueName=name)
+    variable = "AWS_ENDPOINT_URL_SQS"
+    async with (
+        faulty_dynamodb({variable: moto}, variable) as proxy,
+        archive.task(ARCHIVE_SOURCE=f"sqs:{name}", **{variable: proxy.env[variable]}) as task,
+    ):
+        silent = asyncio.Event()
+
+        async def stall(_action: str, _call: Call) -> None:
+            silent.set()
+            await asyncio.Event().wait()
+
+        proxy.fault = stall
+        await asyncio.wait_for(silent.wait(), 10)
+        task.child.signal(signal.SIGTERM)
+        async with asyncio.timeout(SHUTDOWN_S):
+            assert await task.child.wait() == 0
