@@ -248,7 +248,7 @@ async def test_the_broker_restarts(world: World, proxy: FaultyDynamoDB, drill: D
             await server.start()
             proxy.fault = None
             async with own.administrator() as archive.admin:
-                took_s = await emptied(archive)
+                took_s = await emptied(archive, within_s=drill.pick(60, 240))
                 info = await archive.admin.consumer_info(STREAM, contract.CONSUMER)
             rows = await metric(task, "archive_rows_total")
     drill.found(
