@@ -163,7 +163,11 @@ async def test_a_missing_stream_is_waited_for(world: World, publishing: Publishi
             publish(published, 100)
             await eventually(lambda: published.stalled is not None)
             assert published.stalled == "no stream takes the subject"
-            publish(published, 100, start=100)
+            sent = published._outbox.next_batch
+            for number in range(100, 200):
+                publish(published, 1, start=number)
+                await asyncio.sleep(0.002)
+            assert published._outbox.next_batch - sent < 10, "probes alone, whatever is published meanwhile"
             assert published.pending == 200
             assert await published.flush(0.2) == 200
             await restore_stream(world)
@@ -221,7 +225,7 @@ async def test_a_stream_is_not_probed_without_a_connection(world: World) -> None
         nc = published._nc
         nc._status = Client.RECONNECTING
         sent = published._outbox.next_batch
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(1.0)  # time for some
         assert published._outbox.next_batch == sent
         nc._status = Client.CONNECTED
         await eventually(lambda: published._outbox.next_batch > sent, what="a probe")
