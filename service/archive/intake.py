@@ -65,8 +65,8 @@ class Intake:
             await cancel(loop)
 
     async def _receive(self) -> None:
-        messages, size = self._source.portion
         while not self._stopping:
+            messages, size = self._source.portion  # a source may learn how large its messages are
             if not self._has_room(messages, size):
                 self._changed.clear()
                 await self._changed.wait()

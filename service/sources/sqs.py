@@ -26,8 +26,8 @@ _failed: Final = Repeated(log, "SQS call failed")
 CALL_MESSAGES: Final = 10
 MESSAGE_BYTES: Final = 1024 * 1024 + 1024
 """SQS' limits of a call and of a message, its receipt handle included."""
-SMALL_BYTES: Final = 256 * 1024
-"""Of such messages, ten fit into any response."""
+SMALL_BYTES: Final = 64 * 1024, 256 * 1024
+"""Of such messages, ten fit into any response; the smaller they are, the more receives a reader has room for."""
 PAUSE_S: Final = 0.5
 CLOSE_S: Final = 0.9
 
@@ -43,7 +43,6 @@ class Sqs:
     discarded = 0
     """SQS does not tell: alarm on the age of its oldest message before its retention ends."""
     visibility_s = 60.0
-    portion = CALL_MESSAGES, CALL_MESSAGES * MESSAGE_BYTES
 
     def __init__(self, queue: str, variable: str) -> None:
         self._variable = variable
@@ -57,6 +56,10 @@ class Sqs:
         self._problem = ""
         self._answers: set[asyncio.Task[None]] = set()
         """Answers on their way that nobody waits for."""
+
+    @property
+    def portion(self) -> tuple[int, int]:
+        return CALL_MESSAGES, max(CALL_MESSAGES * self._likely_bytes(), MESSAGE_BYTES)
 
     def needs(self) -> Sequence[Need]:
         return (Need(f"queue {self._shown}", self._look),)
@@ -155,14 +158,15 @@ class Sqs:
         return list(messages.values())
 
     def _wanted(self, limit: int, room: int, *, first: bool) -> int:
-        """How many to ask for, so that none has to be given back: that would count as received.
-
-        Until something of the queue is known, and once a large one was seen, each may be the largest that there is.
-        """
+        """How many to ask for, so that none has to be given back: that would count as received."""
         if self._stopping or (not first and self._calls.is_busy()):
             return 0
-        each = SMALL_BYTES if 0 < self._largest_bytes <= SMALL_BYTES else MESSAGE_BYTES
-        return min(CALL_MESSAGES, limit, max(room // each, int(first)))
+        return min(CALL_MESSAGES, limit, max(room // self._likely_bytes(), int(first)))
+
+    def _likely_bytes(self) -> int:
+        """Of a message: the most that there is until something is known, and once a large one was seen."""
+        fitting = (size for size in SMALL_BYTES if 0 < self._largest_bytes <= size)
+        return next(fitting, MESSAGE_BYTES)
 
     async def _poll(self, wanted: int, visibility_s: int, wait_s: int) -> list[Message]:
         answer = await self._calls.receive(

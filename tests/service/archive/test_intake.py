@@ -40,7 +40,7 @@ class Asked:
         self.open: list[asyncio.Future[list[Message]]] = []
 
     async def receive(self, limit: int, max_bytes: int, visibility_s: float, wait_s: float) -> list[Message]:
-        assert (limit, max_bytes) == PORTION
+        assert (limit, max_bytes) == self.portion
         answer: asyncio.Future[list[Message]] = asyncio.get_running_loop().create_future()
         self.open.append(answer)
         try:
@@ -72,6 +72,20 @@ async def test_as_many_receives_as_there_is_room_for_in_messages_and_in_bytes() 
         await turns()
         assert len(source.open) == receives
         await intake.stop()
+
+
+async def test_a_source_that_learns_its_messages_are_small_is_asked_side_by_side() -> None:
+    room = Room(1000, 1_500)
+    intake, source = started(room)
+    await turns()
+    assert len(source.open) == 1
+    source.portion = 10, 300
+    source.open[0].set_result([delivered(b"a.b", REPLY, b"{}", b"").message])
+    await turns()
+    intake.more()  # as after a batch
+    await turns()
+    assert len(source.open) == RECEIVES
+    await intake.stop()
 
 
 async def test_a_message_larger_than_the_room_comes_through_when_nothing_else_is_held() -> None:

@@ -17,7 +17,7 @@ from aiohttp import web
 from service.runtime.errors import ServiceError
 from service.sources import sqs_calls
 from service.sources.source import Done, Message, Result, Unavailable, UnknownReceipt
-from service.sources.sqs import Sqs
+from service.sources.sqs import MESSAGE_BYTES, Sqs
 from tests.support.faulty import FaultyDynamoDB, answer, faulty_dynamodb, refusal
 from tests.support.world import eventually
 
@@ -215,6 +215,15 @@ async def test_small_messages_come_ten_a_call(queue: Queue) -> None:
         assert len(await receive(source, 33)) == 33
         asked = [call["MaxNumberOfMessages"] for action, call in queue.proxy.calls if action == "ReceiveMessage"]
         assert asked == [3, 10, 10, 10]
+
+
+async def test_a_portion_is_what_ten_of_the_largest_message_so_far_may_take(queue: Queue) -> None:
+    async with reading(queue) as source:
+        assert source.portion == (10, 10 * MESSAGE_BYTES), "nothing is known"
+        for body_bytes, portion_bytes in ((5, MESSAGE_BYTES), (100_000, 10 * 256 * 1024), (5, 10 * 256 * 1024)):
+            await queue.send(1, "x" * body_bytes)
+            assert len(await receive(source)) == 1
+            assert source.portion == (10, portion_bytes)
 
 
 async def test_what_comes_for_a_caller_that_has_left_is_given_back(queue: Queue) -> None:
