@@ -137,7 +137,7 @@ async def _from_the_queue(console: Console, checks: list[tuple[bool, str]], syst
         await _until_zero(supervisor)
         checks.append((await backlog() == 0, "the queue is empty"))
     _ended(checks, supervisor)
-    for child in supervisor.children:
+    for child in supervisor.ended:
         if child.process.returncode:
             console.print(f"  {child.name}: {child.last_words()}")
     bodies = Counter(row["body"]["S"] for row in _rows(system, QUEUE))
@@ -149,7 +149,7 @@ async def _until_zero(supervisor: Supervisor) -> None:
     supervising = asyncio.create_task(supervisor.run())
     try:
         async with asyncio.timeout(300):
-            while not supervisor.children or supervisor.running:
+            while not supervisor.ended or supervisor.running:
                 if supervising.done():
                     await supervising
                 await asyncio.sleep(0.2)
@@ -161,7 +161,7 @@ async def _until_zero(supervisor: Supervisor) -> None:
 
 
 def _ended(checks: list[tuple[bool, str]], supervisor: Supervisor) -> None:
-    codes = [child.process.returncode for child in supervisor.children]
+    codes = [child.process.returncode for child in supervisor.ended]
     ended = f"{len(codes)} tasks ended by themselves" if len(codes) > 1 else "the task ended by itself"
     checks.append((set(codes) == {0}, f"{ended}, with 0"))
 

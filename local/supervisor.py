@@ -1,26 +1,31 @@
 """What ECS' step scaling does, on this machine: reads the archive's backlog, and starts archive processes by it.
 
-A task ends by itself when nothing is left. One that dies leaves a backlog, and the next reading starts another.
+A task ends by itself when nothing is left. One that dies leaves a backlog, and a later reading starts another.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 import tomllib
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
 
 from nats.js import JetStreamContext
 
 from cdk.sections import ArchiveSection
-from local.process import ROOT, Child, claim_port
+from local.process import ROOT, Child, LocalError, claim_port
 from local.system import Say, service_task
 from service.archive import contract
 
 POLL_S: Final = 1.0
+LONGEST_PAUSE_S: Final = 60.0
+"""Between starts, when each task fails."""
+KEPT: Final = 20
+"""Ended tasks whose logs are kept."""
 TABLE: Final = "events"
 KEYS: Final = (contract.PARTITION_KEY, contract.SORT_KEY)
 
@@ -41,38 +46,77 @@ class Supervisor:
         steps: ArchiveSection,
         say: Say = lambda _: None,
     ) -> None:
-        self.children: list[Child] = []
-        """Every process that was started, the ended ones too."""
+        self.running: list[Child] = []
+        self.ended: deque[Child] = deque()
+        """The last ones."""
         self._backlog = backlog
         self._env = env
         self._logs = logs
         self._steps = steps
         self._say = say
         self._number = itertools.count(1)
-
-    @property
-    def running(self) -> list[Child]:
-        return [child for child in self.children if child.process.returncode is None]
+        self._problem = ""
+        self._failed = 0
+        """Tasks in a row that ended with an error."""
+        self._start_at_s = 0.0
 
     async def run(self) -> None:
-        async with AsyncExitStack() as stack:
-            ended: set[Child] = set()
+        async with asyncio.TaskGroup() as tasks:
             while True:
-                backlog = await self._backlog()
-                for child in self.children:
-                    if child.process.returncode is not None and child not in ended:
-                        ended.add(child)
-                        self._say(f"{child.name} ended with {child.process.returncode}")
-                for _ in range(self._steps.tasks(backlog) - len(self.running)):
-                    name = f"archive-{next(self._number)}"
-                    log = self._logs / f"{name}.log"
-                    env = {"IDLE_EXIT": str(self._steps.idle_exit), **self._env}
-                    task = await stack.enter_async_context(
-                        service_task(name, env, claim_port(0, ""), log, role="archive")
-                    )
-                    self.children.append(task.child)
-                    self._say(f"backlog {backlog:,}: {name} starts, task {len(self.running)}")
+                backlog = await self._read()
+                if time.monotonic() >= self._start_at_s:
+                    for _ in range(self._steps.tasks(backlog) - len(self.running)):
+                        started = asyncio.Event()
+                        tasks.create_task(self._task(backlog, started))
+                        await started.wait()
                 await asyncio.sleep(POLL_S)
+
+    async def _read(self) -> int:
+        """The backlog; 0 while it cannot be read, and so no task starts."""
+        try:
+            backlog = await self._backlog()
+        except Exception as error:  # the next reading may succeed, whatever it was
+            problem = f"{type(error).__name__}: {error}"
+            if problem != self._problem:
+                self._say(f"the backlog cannot be read ({problem}); trying again")
+            self._problem = problem
+            return 0
+        self._problem = ""
+        return backlog
+
+    async def _task(self, backlog: int, started: asyncio.Event) -> None:
+        """One task, from its start to its end."""
+        name = f"archive-{next(self._number)}"
+        env = {"IDLE_EXIT": str(self._steps.idle_exit), **self._env}
+        log = self._logs / f"{name}.log"
+        try:
+            async with service_task(name, env, claim_port(0, ""), log, role="archive") as task:
+                child = task.child
+                self.running.append(child)
+                self._say(f"backlog {backlog:,}: {name} starts, task {len(self.running)}")
+                started.set()
+                code = await child.wait()
+        except LocalError as error:
+            self._say(str(error))
+            self._pause(1)
+        else:
+            self._say(f"{name} ended with {code}" + (f": {child.last_words()}" if code else ""))
+            self._remember(child)
+            self._pause(code)
+        finally:
+            started.set()
+
+    def _pause(self, code: int) -> None:
+        """Before the next start: longer with each task that fails."""
+        self._failed = self._failed + 1 if code else 0
+        if code:
+            self._start_at_s = time.monotonic() + min(LONGEST_PAUSE_S, POLL_S * 2.0 ** min(self._failed, 10))
+
+    def _remember(self, child: Child) -> None:
+        self.running.remove(child)
+        self.ended.append(child)
+        if len(self.ended) > KEPT:
+            self.ended.popleft().log.unlink(missing_ok=True)
 
 
 async def stream_backlog(jetstream: JetStreamContext) -> int:
