@@ -74,7 +74,7 @@ class Archive:
         await confirm(self._nc)
         self._background.append(asyncio.create_task(self._watch.run(), name="backlog"))
         self._state = "serving"
-        log.info("archiving", source=self._settings.archive_source, table=self._writer.name,
+        log.info("archiving", source=self._settings.source_shown, table=self._writer.name,
                  id=self._statistics.id, host=self._archiver.host, version=__version__)  # fmt: skip
         if writes_json(self._settings):
             minute = metrics.Minute(self._archiver, self._source, self._writer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 from pydantic import Field, StringConstraints
@@ -30,3 +31,8 @@ class ArchiveSettings(NatsSettings):
     retention_days: Annotated[
         int, Field(ge=0, le=36_500, description="days after which a row expires (attribute expires_at); 0: never")
     ] = 0
+
+    @property
+    def source_shown(self) -> str:
+        """The source without what a queue's URL may tell of a user: for logs and messages."""
+        return re.sub(r"//.*@", "//", self.archive_source)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 from botocore.exceptions import BotoCoreError
@@ -32,7 +33,13 @@ def endpoint() -> tuple[str, str]:
         # What it would call: `client.meta` does not know every exception of the endpoint rules.
         url = client.generate_presigned_url("list_tables").partition("?")[0]
     except (BotoCoreError, ValueError) as error:
+        said = re.sub(r"\S*@| as '.*'", "", str(error))  # an address, or what is taken for its port, may be a password
         raise ServiceError(
-            f"AWS configuration: {error}", "correct it (AWS_REGION, AWS_PROFILE, AWS_ENDPOINT_URL...)"
+            f"AWS configuration: {said}", "correct it (AWS_REGION, AWS_PROFILE, AWS_ENDPOINT_URL...)"
         ) from None
+    if "@" in url.partition("://")[2].partition("/")[0]:
+        raise ServiceError(
+            "AWS_ENDPOINT_URL_DYNAMODB or AWS_ENDPOINT_URL has a user in its URL",
+            "leave it out: the AWS SDK's credentials are used",
+        )
     return url, region

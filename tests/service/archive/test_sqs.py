@@ -11,6 +11,7 @@ from typing import Any
 
 import boto3
 
+from service.archive.settings import ArchiveSettings
 from tests.support.archive import ArchiveWorld, ended
 from tests.support.faulty import Call, faulty_dynamodb
 
@@ -43,6 +44,11 @@ async def test_a_queue_that_is_not_there_is_one_line(archive: ArchiveWorld, moto
     code, log = await archive.run_to_end(ARCHIVE_SOURCE="sqs:not-there", AWS_ENDPOINT_URL_SQS=moto)
     assert code == 1
     assert ended(log) == "queue not-there does not exist; make it, or correct ARCHIVE_SOURCE"
+
+
+def test_a_user_in_a_queues_url_is_not_shown() -> None:
+    settings = ArchiveSettings(archive_source="sqs:http://u:p@ss/SEKRET@host/1/q", archive_table="events")
+    assert settings.source_shown == "sqs:http://host/1/q"
 
 
 async def test_a_stop_is_in_time_though_sqs_is_silent(archive: ArchiveWorld, moto: str) -> None:

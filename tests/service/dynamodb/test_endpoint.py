@@ -67,6 +67,22 @@ def test_a_configuration_without_sense_is_one_line(variables: dict[str, str], mo
         endpoint()
 
 
+@pytest.mark.parametrize(
+    "address",
+    ["http://u:SEKRET@h:1", "http://u:x/SEKRET@h", "http://u:SEKRET/x@h", "u:SEKRET@h", "http://u:SEKRET@h:x"],
+)
+@pytest.mark.parametrize("variable", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_DYNAMODB"])
+def test_a_user_in_an_endpoint_is_refused_and_not_shown(
+    address: str, variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    monkeypatch.setenv(variable, address)
+    with pytest.raises(ServiceError) as refused:
+        endpoint()
+    assert "SEKRET" not in str(refused.value)
+    assert "AWS_ENDPOINT_URL" in str(refused.value)
+
+
 async def test_the_path_of_an_endpoint_is_called_and_signed() -> None:
     assert Pool("http://localhost:8000/a/b", 1.0).path == "/a/b"
     assert Pool("http://localhost:8000", 1.0).path == "/"
