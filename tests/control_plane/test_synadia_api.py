@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -190,3 +191,57 @@ async def test_an_address_that_is_none_is_not_tried(address: str) -> None:
     with pytest.raises(UsageError, match="is no address; it looks like https://"):
         async with synadia_api.connect(TOKEN, address):
             pass
+
+
+@asynccontextmanager
+async def answering(*statuses: int) -> AsyncIterator[tuple[synadia_api.Api, list[str]]]:
+    """An API that answers with these in turn, the last one from then on; and the calls it was sent."""
+    left, calls = list(statuses), list[str]()
+
+    async def answer(request: web.Request) -> web.Response:
+        calls.append(request.method)
+        return web.json_response({"id": "1"}, status=left.pop(0) if len(left) > 1 else left[0])
+
+    app = web.Application()
+    app.router.add_route("*", "/{any:.*}", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        async with synadia_api.connect("token", f"http://127.0.0.1:{runner.addresses[0][1]}") as api:
+            yield api, calls
+    finally:
+        await runner.cleanup()
+
+
+async def test_what_is_not_there_may_be_looked_for_and_deleted() -> None:
+    async with answering(404) as (api, _):
+        assert await api.find("/x") is None
+        await api.delete("/x")
+        with pytest.raises(ProvisioningError, match="Synadia says 404"):
+            await api.get("/x")
+    async with answering(409) as (api, _):
+        for call in (api.find("/x"), api.delete("/x")):
+            with pytest.raises(ProvisioningError, match="Synadia says 409"):
+                await call
+    async with answering(200) as (api, _):
+        assert await api.find("/x") == {"id": "1"}
+
+
+@pytest.mark.parametrize(("status", "sent"), [(503, 1), (500, 1), (429, 2)])
+async def test_what_may_have_been_made_is_not_made_again(
+    monkeypatch: pytest.MonkeyPatch, status: int, sent: int
+) -> None:
+    """Only 429 says for certain that nothing was done."""
+    monkeypatch.setattr(synadia_api, "_backoff", wait_none())
+    async with answering(status, 200) as (api, calls):
+        with contextlib.suppress(ProvisioningError):
+            await api.post("/x")
+        assert calls == ["POST"] * sent
+    async with answering(status, 200) as (api, calls):
+        with contextlib.suppress(ProvisioningError):
+            await api.order("/x")
+        assert calls == ["POST"] * sent
+    async with answering(status, 200) as (api, calls):
+        assert await api.get("/x") == {"id": "1"}
+        assert calls == ["GET"] * 2
