@@ -108,13 +108,19 @@ class Consumer:
         if not messages:
             return
         numbers = [message.number for message in messages]
-        if min(numbers) <= newest:
+        made, anew = self.id, min(numbers) <= newest
+        if anew:
             self.is_gone()
-        made = self.id
         await self.look_again()
-        if self.id != made or min(numbers) <= newest:
+        if self.id != made or anew:
             self.sequence = 0
         self.sequence = max(self.sequence, *numbers)
+        for message in messages:
+            message.consumer = self.id if anew else made
+
+    def own(self, messages: Sequence[Message]) -> list[Message]:
+        """Those that it delivered itself: the sequences of an earlier one may be other messages' by now."""
+        return [message for message in messages if self._is_known and message.consumer == self.id]
 
     async def backlog(self) -> Backlog:
         """Raises `Unavailable` when it cannot be told now, and `ServiceError` when stream or consumer is gone."""
@@ -128,7 +134,7 @@ class Consumer:
             raise Unavailable(f"the consumer cannot be read ({said}); call again") from None
         if info.delivered is None or info.ack_floor is None:
             raise Unavailable("the server does not tell where the consumer is; call again")
-        if self.id != _made(info):
+        if self.id != _made(info) or not self._is_known:
             await self.look()
         self.continuity.polled(info.delivered.consumer_seq, info.delivered.stream_seq, state.first_seq)
         return Backlog(_backlog(info), unconfirmed=max(0, state.first_seq - 1 - info.ack_floor.stream_seq))

@@ -53,6 +53,8 @@ class JetStream:
         self._burying: set[asyncio.Future[list[None]]] = set()
         self._stopping = False
         self._problem = ""
+        self._number = 0
+        """Of the last delivery that arrived. They arrive in order."""
         self._nc.on_grants_ended = self._on_lost
 
     @property
@@ -162,6 +164,9 @@ class JetStream:
     def _message(self, subject: bytes, reply: bytes, data: bytes, block: bytes) -> Message:
         message = make_message(subject, reply, data, block)
         assert message.sequence is not None  # noqa: S101  a stream's
+        if message.number <= self._number:
+            self._consumer.is_gone()
+        self._number = message.number
         self._consumer.continuity.delivered(message.number, message.sequence, again=message.times_received > 1)
         return message
 
@@ -239,13 +244,14 @@ class JetStream:
 
     def _post(self, messages: Sequence[Message], payload: bytes) -> None:
         try:
-            self._nc.post_each([message.handle for message in messages], payload)
+            self._nc.post_each([message.handle for message in self._consumer.own(messages)], payload)
         except nats.errors.Error as error:
             _unsent.warning("", error=str(error) or type(error).__name__)
 
     async def _bury(self, redrive: Redrive, message: Message, reason: str) -> None:
         """Kept first, ended then: a stop in between leaves it in both places, never in none."""
-        if await redrive.keep(message, f"{self._consumer.id}.{message.sequence}", reason):
+        kept = await redrive.keep(message, f"{message.consumer}.{message.sequence}", reason)
+        if kept and self._consumer.own([message]):
             await self._answers.send([(message.handle, b"+TERM")], ATTEMPTS)
 
     async def _answer(self, given: Sequence[str], make: Make, attempts: int) -> list[Result]:

@@ -34,6 +34,8 @@ class Message:
     """Bytes that it takes while it is held."""
     number: int = 0
     """Of its delivery, as the stream's consumer counts."""
+    consumer: int = 0
+    """Which of the consumers of that name delivered it: when it was made, in microseconds."""
     until_ms: int = 0
     """When its visibility to others begins, where whoever received it asked for that."""
 
