@@ -71,8 +71,15 @@ class Consumer:
             raise self._gone() from None
         except (nats.errors.Error, APIError) as error:
             raise jetstream.explain(what, error, self._reader.user) from None
+        self._see(info)
+        return f"backlog {_backlog(info)}"
+
+    def _see(self, info: ConsumerInfo) -> None:
+        """Raises `ServiceError` when it can be no queue."""
         if unfit := _unfit(info.config):
-            raise ServiceError(f"{what} {unfit}", "correct it with `python -m control_plane create`")
+            raise ServiceError(
+                f"consumer {self._name} of {self._stream} {unfit}", "correct it with `python -m control_plane create`"
+            )
         self.ack_wait_s = float(info.config.ack_wait or 30.0)
         if self.id != _made(info):
             self.continuity.restart()
@@ -80,7 +87,6 @@ class Consumer:
         self.receipts = Receipts(self._name, self.id)
         self._is_known = True
         self._looked_s = time.monotonic()
-        return f"backlog {_backlog(info)}"
 
     async def look_again(self) -> None:
         """Look, unless that was done a moment ago: it may have been made anew, or changed. Raises `ServiceError`."""
@@ -123,7 +129,7 @@ class Consumer:
         return [message for message in messages if self._is_known and message.consumer == self.id]
 
     async def backlog(self) -> Backlog:
-        """Raises `Unavailable` when it cannot be told now, and `ServiceError` when stream or consumer is gone."""
+        """Raises `Unavailable` when it cannot be told now, and `ServiceError` when it is gone or unfit."""
         try:
             state = (await self._connection.jetstream.stream_info(self._stream)).state
             info = await self._info()
@@ -134,8 +140,7 @@ class Consumer:
             raise Unavailable(f"the consumer cannot be read ({said}); call again") from None
         if info.delivered is None or info.ack_floor is None:
             raise Unavailable("the server does not tell where the consumer is; call again")
-        if self.id != _made(info) or not self._is_known:
-            await self.look()
+        self._see(info)
         self.continuity.polled(info.delivered.consumer_seq, info.delivered.stream_seq, state.first_seq)
         return Backlog(_backlog(info), unconfirmed=max(0, state.first_seq - 1 - info.ack_floor.stream_seq))
 

@@ -186,6 +186,8 @@ class JetStream:
                 self._consumer.is_gone()
             try:
                 messages = await self._accept(pull, visibility_s, newest)
+            except ServiceError:  # to give them back would use up a delivery of those that have few
+                raise
             except BaseException:  # cancelled, say: nobody will be handed them
                 self._pulls.give_back(pull.messages)
                 raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import dataclasses
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -19,7 +20,7 @@ from local import dynamodb
 from service.archive import contract
 from service.archive.contract import STREAM
 from service.runtime.connection import roundtrip
-from tests.support.archive import ArchiveWorld
+from tests.support.archive import ArchiveWorld, ended
 from tests.support.faulty import Call, FaultyDynamoDB, refusal
 from tests.support.world import World, complaint, eventually, get, metric
 
@@ -124,6 +125,20 @@ async def test_a_consumer_that_is_made_anew_meanwhile(archive: ArchiveWorld) -> 
         assert archive.sequences() == list(range(1, 201))
         await archive.limit(STREAM, 1_000)
         assert await metric(task, "archive_discarded_total") == 0
+
+
+async def test_a_consumer_that_begins_to_give_messages_up_ends_the_task_and_loses_none(archive: ArchiveWorld) -> None:
+    config = (await archive.admin.consumer_info(STREAM, contract.CONSUMER)).config
+    async with archive.task(IDLE_EXIT="3") as task:
+        await archive.admin.add_consumer(STREAM, dataclasses.replace(config, max_deliver=1))
+        await archive.publish(50)
+        async with asyncio.timeout(20):
+            assert await task.child.wait() == 1
+        assert "gives a message up after 1 deliveries" in ended(task.child.log.read_text())
+    await archive.admin.add_consumer(STREAM, dataclasses.replace(config, ack_wait=2))
+    code, log = await archive.run_to_end(IDLE_EXIT="0.5")
+    assert code == 0, log
+    assert archive.sequences() == list(range(1, 51))
 
 
 async def test_credentials_of_nats_that_are_revoked_meanwhile(archive: ArchiveWorld, proxy: FaultyDynamoDB) -> None:
