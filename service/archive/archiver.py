@@ -250,8 +250,8 @@ class Archiver:
 
     async def _extend(self) -> None:
         """Keep what has been held for long from being delivered to another task."""
-        every_s = self._source.visibility_s / EXTEND_DIVISOR
         while True:
+            every_s = self._source.visibility_s / EXTEND_DIVISOR  # which may be changed meanwhile
             await asyncio.sleep(every_s / 4)
             now = self._loop.time()
             due = [message for message, since_s in self._held.items() if now - since_s > every_s]

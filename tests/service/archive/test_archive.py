@@ -192,6 +192,35 @@ class Recording:
     async def close(self) -> None: ...
 
 
+async def test_a_visibility_that_is_shortened_meanwhile_is_kept_up() -> None:
+    extended = asyncio.Event()
+
+    class Shortened(Recording):
+        visibility_s = 12.0
+
+        async def receive(self, limit: int, max_bytes: int, visibility_s: float, wait_s: float) -> list[Message]:
+            return await asyncio.Future()
+
+        def extend(self, messages: Sequence[Message]) -> None:
+            extended.set()
+
+    class Stalled(Writer):
+        async def write(self, items: Sequence[Item]) -> Written:
+            return await asyncio.Future()
+
+    source = Shortened()
+    archiver = Archiver(source, Stalled("t", "p", "s"), Nowhere())
+    archiver.take([delivered(b"a.b", b"$JS.ACK.s.archive.1.1.1.1764052345123456789.0", b"{}", b"").message])
+    await archiver.start()
+    await asyncio.sleep(0)
+    source.visibility_s = 0.3
+    try:
+        async with asyncio.timeout(3.5):  # of a visibility of 12 s, four of them would pass
+            await extended.wait()
+    finally:
+        await archiver.close()
+
+
 class Nowhere:
     async def put(self, event: Event, reason: str) -> str:
         raise AssertionError(f"a dead letter: {reason}")
