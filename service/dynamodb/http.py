@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Final, cast
 from urllib.parse import urlsplit
 
@@ -145,6 +146,8 @@ class _Connection(asyncio.Protocol):
         self._body.append(body)
 
     def on_message_complete(self) -> None:
+        if self._parser.get_status_code() < HTTPStatus.OK:
+            return  # an interim one: the answer follows
         self.used_at = self._loop.time()
         self.idle = self._parser.should_keep_alive()
         if self._response and not self._response.done():

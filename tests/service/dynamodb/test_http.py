@@ -107,8 +107,9 @@ async def test_calls_at_once_have_a_connection_each_and_their_own_answers() -> N
         [OK[at : at + 1] for at in range(len(OK))],
         [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n", b"1\r\n}\r\n0\r\n\r\n"],
         [b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{", b"}"],
+        [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 Early Hints\r\nLink: <x>\r\n\r\n" + OK],
     ],
-    ids=["byte by byte", "chunked", "to be closed"],
+    ids=["byte by byte", "chunked", "to be closed", "interim ones before it"],
 )
 async def test_an_answer_in_any_form_is_read(parts: list[bytes]) -> None:
     async with serving(writes(*parts)) as (_, url), pool(url) as made:
