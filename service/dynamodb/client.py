@@ -5,6 +5,7 @@ https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Programming.Low
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Any
 
 import orjson
@@ -51,7 +52,8 @@ class DynamoDB:
             decoded = orjson.loads(response.body)
         except orjson.JSONDecodeError:
             decoded = None
-        if response.status >= 500 and (type(decoded) is not dict or "__type" not in decoded):
+        may_be_a_gateways = response.status >= 500 or response.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+        if may_be_a_gateways and (type(decoded) is not dict or "__type" not in decoded):
             raise DynamoDBError(response.status, f"HTTP {response.status}", "")
         if type(decoded) is not dict or (response.status != 200 and "__type" not in decoded):
             raise InvalidResponse(f"HTTP {response.status} with a body that is not DynamoDB's")

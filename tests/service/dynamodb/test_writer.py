@@ -133,6 +133,25 @@ async def test_a_row_is_not_blamed_for_what_the_next_call_may_do(
         assert keys(again.written) == ["0", "1"]
 
 
+@pytest.mark.parametrize("is_gateways", [False, True], ids=["DynamoDB", "a proxy"])
+async def test_a_body_that_is_too_large_for_who_takes_it_is_sent_in_parts(
+    servers: Servers, table: str, proxy: FaultyDynamoDB, monkeypatch: pytest.MonkeyPatch, is_gateways: bool
+) -> None:
+    def limit(_: str, call: Call) -> web.Response | None:
+        if len(orjson.dumps(call)) < 1_000:
+            return None
+        if is_gateways:
+            return web.Response(status=413, text="<html>413 Request Entity Too Large</html>")
+        return refusal("RequestEntityTooLargeException", 413)
+
+    proxy.fault = limit
+    async with through(proxy, table, monkeypatch) as writer:
+        result = await writer.write([*items(24), items(25, "x" * 1_000)[24]])
+    assert keys([item for item, _ in result.refused]) == ["24"]
+    assert keys(result.written) == keys(items(24))
+    assert written(servers, table) == {str(n) for n in range(24)}
+
+
 async def test_unprocessed_rows_that_were_not_sent_are_no_answer(
     table: str, proxy: FaultyDynamoDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
