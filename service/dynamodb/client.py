@@ -56,6 +56,7 @@ class DynamoDB:
         if may_be_a_gateways and (type(decoded) is not dict or "__type" not in decoded):
             raise DynamoDBError(response.status, f"HTTP {response.status}", "")
         if type(decoded) is not dict or (response.status != 200 and "__type" not in decoded):
+            self._pool.close()  # what comes on that connection next may be this call's answer
             raise InvalidResponse(f"HTTP {response.status} with a body that is not DynamoDB's")
         if response.status == 200:
             return decoded

@@ -18,6 +18,7 @@ from service.dynamodb.errors import DynamoDBError, InvalidResponse
 from service.dynamodb.http import Pool
 from service.dynamodb.signature import Signer
 from service.runtime.errors import ServiceError
+from tests.service.dynamodb.test_http import OK, pool, serving, writes
 from tests.support.faulty import FaultyDynamoDB, answer, refusal
 
 HOST = "dynamodb.eu-west-1.amazonaws.com"
@@ -105,6 +106,18 @@ async def test_what_is_not_dynamodbs_is_garbage_unless_it_is_a_gateways_error(
         await api.call("BatchGetItem", {})
     proxy.fault = lambda *_: web.Response(status=502, body=body)
     assert (await error_of(api)).retryable
+
+
+async def test_a_connection_with_what_is_not_dynamodbs_is_not_used_again(aws: None) -> None:
+    """What comes on it next may be this call's late answer."""
+    html = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>"
+    async with serving(writes(html)) as (server, url), pool(url) as made:
+        api = DynamoDB(made, "eu-west-1")
+        with pytest.raises(InvalidResponse):
+            await api.call("BatchGetItem", {})
+        server.answering = writes(OK)
+        assert await api.call("BatchGetItem", {}) == {}
+        assert server.connections == 2
 
 
 async def test_an_expired_token_has_the_credentials_read_anew(
