@@ -90,7 +90,7 @@ class Writer:
         except (KeyError, TypeError) as error:
             raise ServiceError(f"table {self.name}: a description without keys ({error})", "see the endpoint") from None
         except Exception as error:
-            raise self._explain(error) from None
+            raise self._explain(error) from error
         if found != [(name, "S") for name in self._keys]:
             shown = ", ".join(f"{name} ({kind})" for name, kind in found)
             raise ServiceError(
@@ -145,7 +145,9 @@ class Writer:
         try:
             await self.check()
         except ServiceError as error:
-            return str(error)
+            cause = error.__cause__
+            is_denied = isinstance(cause, DynamoDBError) and cause.code == "AccessDeniedException"
+            return "" if is_denied else str(error)  # not to be let see it says nothing about the table
         return ""
 
     async def _batch_write(self, items: Sequence[Item]) -> set[Key]:

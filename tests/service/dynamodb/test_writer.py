@@ -152,6 +152,26 @@ async def test_a_body_that_is_too_large_for_who_takes_it_is_sent_in_parts(
     assert written(servers, table) == {str(n) for n in range(24)}
 
 
+@pytest.mark.parametrize(("code", "refused"), [("AccessDeniedException", ["3"]), ("ThrottlingException", [])])
+async def test_a_table_that_may_not_be_described_is_not_blamed_for_a_row(
+    table: str, proxy: FaultyDynamoDB, monkeypatch: pytest.MonkeyPatch, code: str, refused: list[str]
+) -> None:
+    """While it cannot be described just now, it may be the table's fault."""
+    monkeypatch.setattr(module, "BUDGET_S", 1.0)
+    bad = items(5, "x" * ITEM_MAX)[3]
+    proxy.fault = lambda action, _call: refusal(code) if action == "DescribeTable" else None
+    async with through(proxy, table, monkeypatch) as writer:
+        result = await writer.write([*items(3), bad, *items(5)[4:]])
+    assert keys([item for item, _ in result.refused]) == refused
+    assert keys([*result.written, *result.unwritten, *(item for item, _ in result.refused)]) == [
+        "0",
+        "1",
+        "2",
+        "3",
+        "4",
+    ]
+
+
 async def test_unprocessed_rows_that_were_not_sent_are_no_answer(
     table: str, proxy: FaultyDynamoDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
