@@ -61,7 +61,7 @@ class DynamoDBError(Exception):
     @property
     def retryable(self) -> bool:
         """The next call may succeed."""
-        return self.throttled or self.status >= 500 or self.code == "ExpiredTokenException"
+        return self.throttled or self.status >= 500 or self.code in {"ExpiredTokenException", "HTTP 413"}
 
     @property
     def access_denied(self) -> bool:

@@ -104,8 +104,9 @@ async def test_what_is_not_dynamodbs_is_garbage_unless_it_is_a_gateways_error(
     proxy.fault = lambda *_: web.Response(body=body)
     with pytest.raises(InvalidResponse, match="not DynamoDB's"):
         await api.call("BatchGetItem", {})
-    proxy.fault = lambda *_: web.Response(status=502, body=body)
-    assert (await error_of(api)).retryable
+    for status in (502, 413):
+        proxy.fault = lambda *_, status=status: web.Response(status=status, body=body)
+        assert (await error_of(api)).retryable
 
 
 async def test_a_connection_with_what_is_not_dynamodbs_is_not_used_again(aws: None) -> None:
