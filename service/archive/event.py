@@ -41,7 +41,7 @@ class Event:
 def make_event(message: Message) -> Event:
     time = rfc3339(message.sent_ns)
     key = f"{time}#{message.id}"
-    unreadable = f"body of {len(message.data)} bytes" if len(message.data) > ITEM_BYTES else ""
+    unreadable = f"item size: a body of {len(message.data)} bytes" if len(message.data) > ITEM_BYTES else ""
     if message.sequence is None:
         return Event(message, message.id, key, time, unreadable)
     token = message.subject.rpartition(b".")[2]
