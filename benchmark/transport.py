@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import re
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, Protocol
 
@@ -26,7 +26,7 @@ GATEWAY_ERROR: Final = "x-nats-api-gateway-error"
 NO_RESPONDERS: Final = "no responders"
 NOT_SENT: Final = "not sent"
 CONNECT_S: Final = 5
-RESETS: Final = 3
+RESETS: Final = 10
 _DENIED: Final = re.compile(r'permissions violation for publish to "([^"]+)"', re.IGNORECASE)
 _REFUSED: Final = re.compile("authorization|authentication", re.IGNORECASE)
 
@@ -163,14 +163,14 @@ async def connected(target: NatsTarget, on_denied: Callable[[str], None] = lambd
     client, outcome = await _connect(target, note)
     for _ in range(RESETS):
         # The server ends a connection that it refuses, and the reset may overtake its reason.
-        if not isinstance(problems[-1] if problems else outcome, ConnectionResetError):
+        if not isinstance(_cause(problems, outcome), ConnectionResetError):
             break
         await client.close()
         problems.clear()
         client, outcome = await _connect(target, note)
     try:
         if isinstance(outcome, BaseException):
-            raise BenchmarkError(_why_not(target, problems[-1] if problems else outcome))
+            raise BenchmarkError(_why_not(target, _cause(problems, outcome) or outcome))
         yield client
     finally:
         await client.close()
@@ -194,6 +194,12 @@ async def _connect(
     refusal.cancel()
     connecting.cancel()
     return client, (await asyncio.gather(connecting, return_exceptions=True))[0]
+
+
+def _cause(problems: Sequence[Exception], outcome: BaseException | None) -> BaseException | None:
+    """What says most: a refusal, else the last problem."""
+    refusals = [problem for problem in problems if _REFUSED.search(str(problem))]
+    return [outcome, *problems, *refusals][-1]
 
 
 def _why_not(target: NatsTarget, error: BaseException) -> str:
