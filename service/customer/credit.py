@@ -1,9 +1,10 @@
 """Admission by credit: the server is given room for as many requests as can be answered soon, and no more.
 
-A grant is a queue subscription that ends by itself after so many messages. Grants are made in quarters of
-`max_in_flight`, as requests are answered. What this task has no room for, the server gives to other tasks of the queue
-group; when none has room, it tells the requester "no responders" at once. So nothing is refused here, and nothing waits
-in a socket until its requester has given up (docs/adr/0011-credit.md).
+A grant is a queue subscription that ends by itself after so many messages. There is room for 1,024 requests, or for
+what this task answers in a quarter of a second, where that is more; `max_in_flight` is the most. Grants are made in
+quarters of 1,024, as requests are answered. What this task has no room for, the server gives to other tasks of the
+queue group; when none has room, it tells the requester "no responders" at once. So nothing is refused here, and nothing
+waits in a socket until its requester has given up (docs/adr/0011-credit.md).
 
 | state | grants | left by |
 | --- | --- | --- |
@@ -12,7 +13,7 @@ in a socket until its requester has given up (docs/adr/0011-credit.md).
 | open, not connected | none: they ended with the connection | a new connection: made anew, for the room there is |
 | closed for good | none, on no connection yet to come | |
 
-Every subject has the whole window: one that nobody asks for holds its grants back from no other. The requests in flight
+Every subject has the whole room: one that nobody asks for holds its grants back from no other. The requests in flight
 are the service's: a grant is made only while all of them leave room. Where several subjects were idle and are asked at
 the same moment, more than `max_in_flight` may be in flight until these grants are used up.
 
@@ -36,6 +37,11 @@ from service.runtime.nats_client import NatsClient
 
 log: Final = structlog.get_logger("service.micro")
 
+LEAST: Final = 1024
+"""Requests that there is room for however slow the task is, unless `max_in_flight` is less."""
+AHEAD_S: Final = 0.25
+"""A task without CPU sleeps for less, and a requester waits for longer."""
+RATE_S: Final = 1.0
 RECENT_S: Final = 10.0
 SLEEP_S: Final = 0.1
 """A CPU quota's period, the longest sleep: https://docs.kernel.org/scheduler/sched-bwc.html"""
@@ -102,8 +108,12 @@ class Credit:
     def __init__(self, nc: NatsClient, max_in_flight: int) -> None:
         self.in_flight = 0
         self._nc = nc
-        self._max_in_flight = max_in_flight
-        self._quarter = max(1, max_in_flight // 4)
+        self._most = max_in_flight
+        self._least = min(max_in_flight, max(LEAST, max_in_flight // 2))
+        self._quarter = max(1, self._least // 4)
+        self._limit = self._least
+        self._answered = 0
+        self._answered_since_s = time.monotonic()
         self._windows: list[_Window] = []
         self._is_open = False
         self._idle = asyncio.Event()
@@ -145,9 +155,10 @@ class Credit:
     def leave(self) -> None:
         """Count a request as answered; its room is given to the server again, with that of others."""
         self.in_flight -= 1
+        self._answered += 1
         if self.in_flight == 0:
             self._idle.set()
-        if self._max_in_flight - self.in_flight >= self._quarter:
+        if self._limit - self.in_flight >= self._quarter:
             self._renew()
 
     @property
@@ -170,7 +181,8 @@ class Credit:
     def _renew(self) -> None:
         if not self._is_open or not self._nc.is_connected:
             return
-        room = self._max_in_flight - self.in_flight
+        self._measure()
+        room = self._limit - self.in_flight
         if room < self._quarter:
             self._start_clock()  # a new connection, and as many in flight as there may be
             return
@@ -184,6 +196,12 @@ class Credit:
                 granted = True
         if granted and all(window.outstanding for window in self._windows):
             self._stop_clock()
+
+    def _measure(self) -> None:
+        passed_s = time.monotonic() - self._answered_since_s
+        if passed_s >= RATE_S:
+            self._limit = min(self._most, max(self._least, int(AHEAD_S * self._answered / passed_s)))
+            self._answered, self._answered_since_s = 0, self._answered_since_s + passed_s
 
     def _deliver(self, window: _Window, grants: _Grants) -> Callable[[Msg | None, bool], Awaitable[None]]:
         async def deliver(msg: Msg | None, counted: bool) -> None:

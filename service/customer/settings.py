@@ -17,5 +17,5 @@ class CustomerSettings(NatsSettings):
     ]
     seed_rows: Annotated[int, Field(ge=0, le=1_000_000, description="rows to seed, once; 0: none")] = 1000
     max_in_flight: Annotated[
-        int, Field(ge=1, le=1_000_000, description="requests worked on at a time; more go to other tasks")
-    ] = 1024
+        int, Field(ge=1, le=1_000_000, description="most requests worked on at a time; more go to other tasks")
+    ] = 2048

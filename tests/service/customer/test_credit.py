@@ -432,6 +432,51 @@ async def test_a_server_that_does_not_confirm_the_end_keeps_no_drain_back(monkey
         await credit.idle()
 
 
+@pytest.mark.parametrize(
+    ("max_in_flight", "answered", "passed_s", "room"),
+    [
+        (2048, 5_000, 1.0, 1250),
+        (2048, 5_000, 0.9, 1024),  # too short a time to tell
+        (2048, 4_000, 1.0, 1024),
+        (2048, 10_000, 2.0, 1250),
+        (2048, 20_000, 1.0, 2048),
+        (1024, 20_000, 1.0, 1024),
+        (200, 20_000, 1.0, 200),
+        (1_000_000, 20_000, 1.0, 500_000),
+    ],
+)
+async def test_there_is_room_for_what_is_answered_in_a_quarter_of_a_second(
+    max_in_flight: int, answered: int, passed_s: float, room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, credit, later = stood_in(max_in_flight, monkeypatch)
+    credit.open()
+    least = min(max_in_flight, max(1024, max_in_flight // 2))
+    assert server.granted == least, "before anything is known of it"
+    await serve(server, credit, answered - 1)
+    later(passed_s)
+    await serve(server, credit, 1)
+    assert server.granted - answered in range(room - least // 4 + 1, room + 1)
+
+
+async def test_a_task_that_becomes_slow_has_less_room_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    server, credit, later = stood_in(2048, monkeypatch)
+    credit.open()
+    outstanding = []
+    for answered in (20_000, 6_000, 2_000, 1, 6_000):
+        await serve(server, credit, answered - 1)
+        later(1)
+        await serve(server, credit, 1)
+        outstanding.append(credit._windows[0].outstanding)
+    # Room for 2048, 1500, 1024, 1024, 1500, in quarters of 256; what was granted is not taken back.
+    assert outstanding == [2016, 1904, 1440, 1439, 1327]
+
+
+async def serve(server: Server, credit: Credit, requests: int) -> None:
+    for _ in range(requests):
+        await server.deliver(object(), True)  # type: ignore[operator]
+        credit.leave()
+
+
 @settings(deadline=None)
 @given(st.integers(1, 40), st.lists(st.sampled_from(["deliver", "answer", "lose"]), max_size=300))
 def test_in_flight_and_outstanding_never_pass_the_bound(max_in_flight: int, steps: list[str]) -> None:

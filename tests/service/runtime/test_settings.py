@@ -32,7 +32,7 @@ def test_defaults() -> None:
     assert loaded.nats_credentials is None
     assert (loaded.seed_rows, loaded.max_in_flight, loaded.health_port, loaded.shutdown_timeout) == (
         1000,
-        1024,
+        2048,
         8080,
         25,
     )
@@ -55,7 +55,7 @@ def test_several_servers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_empty_variable_is_one_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MAX_IN_FLIGHT", "")
-    assert load(CustomerSettings).max_in_flight == 1024
+    assert load(CustomerSettings).max_in_flight == 2048
 
 
 @pytest.mark.parametrize(
