@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from benchmark import cost as costs
 from benchmark import result as results
 from benchmark import sweep as sweeps
 from benchmark import thresholds
@@ -21,7 +20,6 @@ from benchmark.plan import one_load, plan_of
 from benchmark.result import Machine, Measured, Result, RunResult, SweepResult
 from benchmark.summary_line import summary_line
 from benchmark.thresholds import duration_s
-from benchmark.web import serving
 from control_plane.errors import ProvisioningError
 from control_plane.options import unfold
 from local.process import LocalError
@@ -128,6 +126,7 @@ def cost(
 
     Starts everything it needs and takes some minutes. Exits with 1 when a figure is not what it must be.
     """
+    from benchmark import cost as costs  # noqa: PLC0415  it imports gRPC and more, which no other command needs
 
     async def work(stop: asyncio.Event) -> tuple[Result, str | None]:
         return await costs.measure(costs.QUICK if quick else costs.FULL, progress_console, stop), None
@@ -148,6 +147,7 @@ def web(
 
     Scripts: GET /status, /metrics; POST /start?rate=1000&mix=balance=80,get=20&poisson=true&processes=0, /stop.
     """
+    from benchmark.web import serving  # noqa: PLC0415  no other command serves a page
 
     async def serve() -> None:
         stop = asyncio.Event()

@@ -85,7 +85,7 @@ async def beside(
     """Rate and CPU of a task over those of the bare loop: the medians of the rounds, in turns."""
     turns, count = [archived, written], int(step_s * ROWS_PER_S)
     for measure in turns:
-        await measure(CHUNK)
+        await measure(min(CHUNK, count))
     rates, cpus = [], []
     for number in range(rounds):
         found = {measure: await measure(count) for measure in (turns[::-1] if number % 2 else turns)}
@@ -101,10 +101,11 @@ async def beside(
 
 async def slow_rows(archived: Measure, *, rounds: int, step_s: float, say: Callable[[str], None]) -> float:
     """The median of the rounds."""
-    await archived(CHUNK)
+    count = int(step_s * SLOW_ROWS_PER_S)
+    await archived(min(CHUNK, count))
     rates = []
     for _ in range(rounds):
-        found = await archived(int(step_s * SLOW_ROWS_PER_S))
+        found = await archived(count)
         rates.append(found.rate)
         say(f"archive: {found.rate:,.0f} rows/s at {found.cpu_us:.1f} us, where a call takes {SLOW_MS:g} ms")
     return statistics.median(rates)

@@ -13,7 +13,6 @@ from rich.console import Console
 from benchmark import result as results
 from benchmark.errors import BenchmarkError
 from benchmark.options import OutputOptions
-from benchmark.report import write_report
 from benchmark.result import STDOUT, Result, RunResult
 from benchmark.show import show, show_comparison
 from benchmark.thresholds import Threshold, parse
@@ -41,6 +40,8 @@ def measure(
         if output.json:
             results.write(result, output.json)
         if output.report:
+            from benchmark.report import write_report  # noqa: PLC0415  it imports what draws charts
+
             write_report(result, output.report)
         if old and output.compare:
             show_comparison(console, old, result, output.compare.name)

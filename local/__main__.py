@@ -16,15 +16,11 @@ import typer
 from rich.console import Console
 
 from control_plane.errors import ProvisioningError
-from local import archive_demo, queue_demo
-from local import demo as demonstration
-from local.autoscale import Autoscaler
 from local.next_steps import next_steps
 from local.process import LocalError, kill_children
 from local.sidecar import sidecar, stream_env
 from local.state import DEFAULT, State
 from local.system import TABLE, Ports, System, first_to_end, local_system, service_env
-from local.target_tracking import Rules
 from service.queue import contract as queue_contract
 from service.runtime.cancel import cancel
 
@@ -71,18 +67,24 @@ def up(
 @cli.command()
 def demo() -> None:
     """Run the main job on real servers with three tasks, show it working, check it, clean up."""
+    from local import demo as demonstration  # noqa: PLC0415  each demo imports more than `up` needs
+
     _run(demonstration.run(console))
 
 
 @cli.command("demo-archive")
 def demo_archive() -> None:
     """Let events pile up, archive them from zero tasks and back to zero, from JetStream and from SQS; check it."""
+    from local import archive_demo  # noqa: PLC0415
+
     _run(archive_demo.run(console))
 
 
 @cli.command("demo-queue")
 def demo_queue() -> None:
     """Show two queue sidecars and an example client, on a stream and on an SQS queue."""
+    from local import queue_demo  # noqa: PLC0415
+
     _run(queue_demo.run(console))
 
 
@@ -118,6 +120,8 @@ class Extras:
                 _say(f"queue sidecar on {system.queue_listen}")
             console.print(next_steps(system))
             if self.archive:
+                from local import archive_demo  # noqa: PLC0415
+
                 await stack.enter_async_context(archive_demo.supervised(system, logs, _say))
             yield
 
@@ -135,6 +139,9 @@ async def _up(folder: Path, ports: Ports, tasks: int, vcpu: float | None, extras
 
 
 async def _up_autoscaled(folder: Path, ports: Ports, vcpu: float | None, speed: float, extras: Extras) -> None:
+    from local.autoscale import Autoscaler  # noqa: PLC0415
+    from local.target_tracking import Rules  # noqa: PLC0415
+
     rules = Rules.deployed()
     if vcpu:
         rules = replace(rules, vcpu=vcpu)

@@ -16,7 +16,7 @@ from typing import Final
 
 import orjson
 
-from service.runtime.logs import ENDED
+from service import ENDED
 
 ROOT: Final = Path(__file__).parent.parent
 FREE_PORTS: Final = range(20_000, 32_000)

@@ -7,3 +7,6 @@ __version__ = "1.1.0"
 
 HEALTH_PORT: Final = 8080
 """Default of the variable of this name."""
+
+ENDED: Final = "ended"
+"""The event of the last line of a process that could not start or go on."""

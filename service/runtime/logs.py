@@ -12,13 +12,12 @@ from typing import Any, Final
 import orjson
 import structlog
 
+from service import ENDED
 from service.runtime.errors import ServiceError
 from service.runtime.settings import Settings
 
 REPEAT_S: Final = 60.0
 MAX_KINDS: Final = 100
-ENDED: Final = "ended"
-"""The event of the last line of a process that could not start or go on."""
 
 
 class Repeated:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from control_plane import claims
 from control_plane.claims import Key
 from control_plane.desired import CLIENT
 from local.gateway import gateway
-from local.process import claim_port
+from local.process import ROOT, claim_port
 from tests.support.command import command, finished
 from tests.support.world import World, eventually
 
@@ -32,15 +33,16 @@ def options(world: World, tmp_path: Path) -> list[str]:
     creds = tmp_path / "client.creds"
     creds.touch(0o600)
     creds.write_text(world.creds("client"))
-    return ["--server", world.nats_url, "--creds", str(creds), "--warm-up", "0s"]
+    return ["--server", world.nats_url, "--creds", str(creds), "--warm-up", "0s", "--processes", "1"]
 
 
 async def test_a_closed_loop_as_the_original(world: World, options: list[str], tmp_path: Path) -> None:
     new = tmp_path / "new.json"
     async with world.task(MAX_IN_FLIGHT="4096"), world.task():
         code, output = await finished(
-            BENCHMARK, "run", *options, "--verify", "--json", str(new), "--report", str(tmp_path / "new.html"),
-            "--fail-if", "errors>0", DDB_TABLE=world.table, **world.servers.dynamodb_env,
+            BENCHMARK, "run", *options, "--processes", "2", "--verify", "--json", str(new),
+            "--report", str(tmp_path / "new.html"), "--fail-if", "errors>0",
+            DDB_TABLE=world.table, **world.servers.dynamodb_env,
         )  # fmt: skip
         assert code == 0, output
         last = output.splitlines()[-1]
@@ -99,7 +101,7 @@ async def test_a_sweep(world: World, options: list[str]) -> None:
         assert code == 0, output
         assert "The highest rate with p99 under 5000 ms: 200 requests/s." in output
         code, output = await finished(
-            BENCHMARK, "sweep", *options, "--concurrencies", "1,10", "--step", "500ms", "--p99", "5s"
+            BENCHMARK, "sweep", *options, "--concurrencies", "1,10", "--step", "200ms", "--p99", "5s"
         )
         assert code == 0, output
         assert "The highest concurrency with p99 under 5000 ms: 10 requests in flight." in output
@@ -126,9 +128,48 @@ MISTAKES = [
 ]
 
 
+HELP = [["run", "--help"], ["sweep", "--help"], ["cost", "--help"]]
+ONE_AFTER_ANOTHER = """
+import json, sys
+from typer.testing import CliRunner
+from benchmark.__main__ import cli
+for arguments in json.loads(sys.argv[1]):
+    result = CliRunner().invoke(cli, arguments)
+    print(json.dumps([arguments, result.exit_code, result.output]))
+"""
+
+
+Said = asyncio.Future[dict[tuple[str, ...], tuple[int, str]]]
+"""Command line -> exit code and output."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+async def said() -> Said:
+    """What comes of each command line: in one process, which runs beside this module's tests.
+
+    To start one takes longer than to find a mistake, and for a server that is away it waits.
+    """
+    command_lines = json.dumps([arguments for arguments, _ in MISTAKES] + HELP)
+
+    def run_them() -> dict[tuple[str, ...], tuple[int, str]]:
+        done = subprocess.run(
+            [sys.executable, "-c", ONE_AFTER_ANOTHER, command_lines], cwd=ROOT,
+            env={**os.environ, "COLUMNS": "300"}, capture_output=True, text=True, timeout=90, check=True,
+        )  # fmt: skip
+        lines = [json.loads(line) for line in done.stdout.splitlines()]
+        return {tuple(arguments): (code, output) for arguments, code, output in lines}
+
+    return asyncio.get_running_loop().run_in_executor(None, run_them)
+
+
+async def test_a_mistake_of_a_process_of_its_own_is_one_line() -> None:
+    code, output = await finished(BENCHMARK, "run", "--timeout", "soon")
+    assert (code, output) == (1, "error: --timeout 'soon' is not a duration; write 5s, 250ms or 1m30s\n")
+
+
 @pytest.mark.parametrize(("arguments", "problem"), MISTAKES, ids=[" ".join(arguments) for arguments, _ in MISTAKES])
-async def test_a_mistake_is_one_line(arguments: list[str], problem: str) -> None:
-    code, output = await finished(BENCHMARK, *arguments)
+async def test_a_mistake_is_one_line(arguments: list[str], problem: str, said: Said) -> None:
+    code, output = (await said)[tuple(arguments)]
     assert code == 1
     assert len(output.splitlines()) == 1
     assert output.startswith("error: ")
@@ -195,13 +236,13 @@ async def test_credentials_of_somewhere_else(world: World, tmp_path: Path) -> No
     assert re.fullmatch(r"error: nats://[^ ]+ refuses these credentials \(.*\); give its own with .*\n", output)
 
 
-async def test_help_names_the_figures_that_there_are() -> None:
+async def test_help_names_the_figures_that_there_are(said: Said) -> None:
     for verb, there, not_there in (
         ("run", "p95", "of_ceiling"),
         ("sweep", "best", "p95"),
         ("cost", "of_ceiling", "p95"),
     ):
-        code, output = await finished(BENCHMARK, verb, "--help", COLUMNS="300")
+        code, output = (await said)[verb, "--help"]
         assert code == 0
         figures = output.partition("Figures:")[2].partition("╰")[0]
         assert there in figures
@@ -217,7 +258,7 @@ async def test_nobody_serves(options: list[str]) -> None:
 
 async def test_what_a_request_costs_is_measured_for_each_program() -> None:
     """The figures are the machine's; here: that each of them is there, and is one of a program that served."""
-    profile = Profile(rounds=1, step_s=0.3, concurrencies=(1, BUSY), tasks=(1,), rows=(1_000, 2_000),
+    profile = Profile(rounds=1, step_s=0.1, concurrencies=(1, BUSY), tasks=(1,), rows=(1_000, 2_000),
                     memory_after=(500, 1_000), warm_up_s=0.1)  # fmt: skip
     found = await measure(profile, Console(quiet=True), asyncio.Event())
     assert [(row.program, row.concurrency) for row in found.rows] == [
