@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import sys
-import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,13 +16,12 @@ import orjson
 import pytest
 
 from local import dynamodb
-from local.process import claim_port, running
+from local.process import running
 from service.customer import contract
 from tests.support.faulty import FaultyDynamoDB, refusal, stall
-from tests.support.world import World, complaint, eventually, get, metric, own_server
+from tests.support.world import World, complaint, eventually, metric, own_server
 
 REQUEST = b'{"client_id":"7"}'
-PASSWORD = "s3cr3t-pa55"
 
 
 # 5: an exception in a delivery
@@ -129,59 +127,6 @@ async def test_a_drain_without_nats_says_so_in_one_line(world: World, proxy: Fau
             async with asyncio.timeout(15):
                 assert await task.child.wait() == 1
             assert "drained in part" in complaint(task.child.log.read_text())
-
-
-# 8: NATS away while another task seeds
-
-
-async def test_a_starting_task_waits_for_nats(world: World, tmp_path: Path) -> None:
-    async with own_server(world, tmp_path / "nats") as (own, server):
-        looked = asyncio.Event()
-        async with own.administrator() as admin:
-            bucket = await admin.key_value(contract.BUCKET)
-            await bucket.put(contract.SEED_LEASE_KEY, b"another")
-
-            async def look(_: Any) -> None:
-                looked.set()
-
-            await admin._nc.subscribe(f"$JS.API.DIRECT.GET.KV_{contract.BUCKET}.>", cb=look)
-            await admin._nc.flush()
-            async with own.launch(health_port=claim_port(0, "")) as task, asyncio.timeout(60):
-                await looked.wait()
-                await server.stop()
-                await asyncio.sleep(7)  # longer than a request to JetStream waits
-                assert task.child.process.returncode is None, task.child.log.read_text()
-                await server.start()
-
-                async def is_ready() -> bool:
-                    return (await get(f"{task.health_url}/readyz"))[0] == 200
-
-                await eventually(is_ready, within_s=30, what="a task that is ready")
-                assert "Traceback" not in task.child.log.read_text()
-
-
-# 9: a password in NATS_URL
-
-
-async def test_a_password_is_never_shown(world: World) -> None:
-    """By a task or by `--check`, which wait for a server: all at once."""
-    urls = ("nats://user:{}@127.0.0.1:9", "nats://127.0.0.1:9,nats://{}@127.0.0.1:9")
-    said = await asyncio.gather(
-        *(said_without_a_server(world, url, *arguments) for url in urls for arguments in ((), ("--check",)))
-    )
-    for output in said:
-        assert "no NATS server at nats://127.0.0.1:9" in output
-        assert PASSWORD not in output
-        assert "Traceback" not in output
-
-
-async def said_without_a_server(world: World, url: str, *arguments: str) -> str:
-    given = {**world.service_env(NATS_URL=url.format(PASSWORD)), "HEALTH_PORT": "0"}
-    log = world.folder / f"password-{uuid.uuid4().hex}.log"
-    async with running("service", [sys.executable, "-m", "service", *arguments], log, given) as child:
-        async with asyncio.timeout(25):
-            assert await child.wait() == 1
-    return log.read_text()
 
 
 # 12: a table with another key

@@ -85,13 +85,6 @@ async def test_credentials_that_the_server_does_not_take(world: World, case: str
     assert "NATS_CREDENTIALS" in line
 
 
-async def test_credentials_without_the_permissions(world: World) -> None:
-    code, output = await world.run_to_end(NATS_CREDENTIALS=encoded(world.creds("client")))
-    assert code == 1
-    assert "stream customer-balances cannot be read" in complaint(output)
-    assert any("permissions violation" in str(line.get("error", "")).lower() for line in log_lines(output))
-
-
 async def test_a_task_whose_credentials_are_revoked_ends_with_one_line(world: World) -> None:
     key = Key.user()
     token = claims.user_jwt(ACCOUNT.user("service"), key.public, world.account, account=world.account.public)

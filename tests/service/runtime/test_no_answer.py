@@ -1,0 +1,150 @@
+"""What a task and `--check` say when an answer does not come.
+
+They wait for it, up to a quarter of a minute: all are started at once, and wait beside this file's first test.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from control_plane import claims
+from control_plane.desired import ACCOUNT
+from local.process import claim_port
+from service.customer import contract
+from service.customer.contract import BUCKET, SEED_KEY, STREAM
+from tests.support.check import check
+from tests.support.world import Servers, World, complaint, eventually, get, log_lines, make_world, own_server
+
+pytestmark = pytest.mark.xdist_group("no answer")
+
+NOWHERE = "nats://127.0.0.1:9"
+PASSWORD = "s3cr3t-pa55"
+WITH_PASSWORD = (f"nats://user:{PASSWORD}@127.0.0.1:9", f"nats://127.0.0.1:9,nats://{PASSWORD}@127.0.0.1:9")
+SERVICE = ACCOUNT.user("service")
+WITHOUT = {f"$KV.{BUCKET}.{SEED_KEY}", f"$JS.API.DIRECT.GET.KV_{BUCKET}.$KV.{BUCKET}.{SEED_KEY}"}
+NARROW = replace(
+    SERVICE,
+    publish=tuple(subject for subject in SERVICE.publish if subject not in WITHOUT),
+    subscribe=tuple(subject for subject in SERVICE.subscribe if not subject.startswith("customer.balance")),
+)
+Checked = asyncio.Task[tuple[int, list[str]]]
+Ended = asyncio.Task[tuple[int, str]]
+
+
+@dataclass
+class Waiting:
+    world: World
+    check_without_a_server: Checked
+    check_of_another_user: Checked
+    check_with_too_little: Checked
+    task_of_another_user: Ended
+    checks_with_a_password: list[Checked]
+    tasks_with_a_password: list[Ended]
+
+
+@pytest.fixture(scope="module")
+async def waiting(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Waiting]:
+    async with make_world(servers, tmp_path_factory.mktemp("waiting")) as world:
+
+        def checked(**env: str) -> Checked:
+            return asyncio.create_task(check(world, **env))
+
+        def ended(**env: str) -> Ended:
+            return asyncio.create_task(world.run_to_end(health_port=0, **env))
+
+        another_user = encoded(world.creds("client"))
+        too_little = encoded(claims.mint_creds(NARROW, world.account, account=world.account.public))
+        yield Waiting(
+            world,
+            check_without_a_server=checked(NATS_URL=NOWHERE),
+            check_of_another_user=checked(NATS_CREDENTIALS=another_user),
+            check_with_too_little=checked(NATS_CREDENTIALS=too_little),
+            task_of_another_user=ended(NATS_CREDENTIALS=another_user),
+            checks_with_a_password=[checked(NATS_URL=url) for url in WITH_PASSWORD],
+            tasks_with_a_password=[ended(NATS_URL=url) for url in WITH_PASSWORD],
+        )
+
+
+def encoded(creds: str) -> str:
+    return base64.b64encode(creds.encode()).decode()
+
+
+@pytest.mark.usefixtures("waiting")
+async def test_a_starting_task_waits_for_nats(world: World, tmp_path: Path) -> None:
+    """The server goes away while another task holds the lease to seed."""
+    async with own_server(world, tmp_path / "nats") as (own, server):
+        looked = asyncio.Event()
+        async with own.administrator() as admin:
+            bucket = await admin.key_value(contract.BUCKET)
+            await bucket.put(contract.SEED_LEASE_KEY, b"another")
+
+            async def look(_: Any) -> None:
+                looked.set()
+
+            await admin._nc.subscribe(f"$JS.API.DIRECT.GET.KV_{contract.BUCKET}.>", cb=look)
+            await admin._nc.flush()
+            async with own.launch(health_port=claim_port(0, "")) as task, asyncio.timeout(60):
+                await looked.wait()
+                await server.stop()
+                await asyncio.sleep(7)  # longer than a request to JetStream waits
+                assert task.child.process.returncode is None, task.child.log.read_text()
+                await server.start()
+
+                async def is_ready() -> bool:
+                    return (await get(f"{task.health_url}/readyz"))[0] == 200
+
+                await eventually(is_ready, within_s=30, what="a task that is ready")
+                assert "Traceback" not in task.child.log.read_text()
+
+
+async def test_a_check_with_another_users_credentials(waiting: Waiting) -> None:
+    code, lines = await waiting.check_of_another_user
+    assert code == 1
+    assert any(line.startswith("note     permissions: the server does not tell") for line in lines)
+    assert any(line.startswith(f"missing  stream {STREAM} cannot be read: no answer") for line in lines)
+
+
+async def test_a_check_names_permissions_that_are_too_narrow(waiting: Waiting) -> None:
+    code, lines = await waiting.check_with_too_little
+    assert code == 1
+    (line,) = [line for line in lines if line.startswith("missing  no permission")]
+    assert line == (
+        f"missing  no permission to publish to $KV.{BUCKET}.{SEED_KEY}, "
+        f"publish to $JS.API.DIRECT.GET.KV_{BUCKET}.$KV.{BUCKET}.{SEED_KEY}, "
+        "subscribe to customer.balance q; use the credentials of user `service`"
+    )
+    assert any(line.startswith(f"missing  key {SEED_KEY} of bucket {BUCKET} cannot be read") for line in lines)
+    assert not any("Traceback" in line for line in lines)
+
+
+async def test_a_check_without_a_server(waiting: Waiting) -> None:
+    code, lines = await waiting.check_without_a_server
+    assert code == 1
+    missing = [line for line in lines if line.startswith("missing")]
+    assert len(missing) == 1
+    assert missing[0].startswith(f"missing  no NATS server at {NOWHERE}")
+    assert lines[-1] == f"ok       table {waiting.world.table}, no row 1", "what can be looked at is looked at"
+
+
+async def test_a_task_with_credentials_without_the_permissions(waiting: Waiting) -> None:
+    code, output = await waiting.task_of_another_user
+    assert code == 1
+    assert "stream customer-balances cannot be read" in complaint(output)
+    assert any("permissions violation" in str(line.get("error", "")).lower() for line in log_lines(output))
+
+
+async def test_a_password_is_never_shown(waiting: Waiting) -> None:
+    """By a task or by `--check`."""
+    checks = [(code, "\n".join(lines)) for code, lines in await asyncio.gather(*waiting.checks_with_a_password)]
+    for code, output in [*checks, *await asyncio.gather(*waiting.tasks_with_a_password)]:
+        assert code == 1
+        assert "no NATS server at nats://127.0.0.1:9" in output
+        assert PASSWORD not in output
+        assert "Traceback" not in output

@@ -1,0 +1,20 @@
+"""`python -m service --check`, as a deployer runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from local.process import ROOT
+from tests.support.world import World
+
+
+async def check(world: World, **env: str) -> tuple[int, list[str]]:
+    """Exit code and lines."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "service", "--check", cwd=ROOT, env=world.service_env(**env),
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    async with asyncio.timeout(30):
+        output, _ = await process.communicate()
+    return process.returncode or 0, output.decode().splitlines()
