@@ -1,6 +1,6 @@
-"""What a task and `--check` say when an answer does not come.
+"""What a task and `--check` do when an answer does not come, or not for some ten seconds.
 
-They wait for it, up to a quarter of a minute: all are started at once, and wait beside this file's first test.
+All that wait are started at once, and wait beside this file's first test.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from control_plane.desired import ACCOUNT
 from local.process import claim_port
 from service.customer import contract
 from service.customer.contract import BUCKET, SEED_KEY, STREAM
+from service.customer.events import Events
+from service.runtime.connection import roundtrip
+from service.runtime.nats_client import NatsClient
 from tests.support.check import check
 from tests.support.world import Servers, World, complaint, eventually, get, log_lines, make_world, own_server
 
@@ -47,6 +50,7 @@ class Waiting:
     task_of_another_user: Ended
     checks_with_a_password: list[Checked]
     tasks_with_a_password: list[Ended]
+    publication_behind_open_batches: asyncio.Task[Published]
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +73,35 @@ async def waiting(servers: Servers, tmp_path_factory: pytest.TempPathFactory) ->
             task_of_another_user=ended(NATS_CREDENTIALS=another_user),
             checks_with_a_password=[checked(NATS_URL=url) for url in WITH_PASSWORD],
             tasks_with_a_password=[ended(NATS_URL=url) for url in WITH_PASSWORD],
+            publication_behind_open_batches=asyncio.create_task(published_behind_open_batches(world)),
         )
+
+
+@dataclass
+class Published:
+    stalled: str | None
+    """What the stream said, while events waited."""
+    unpublished: int
+    published: int
+    stored: int
+
+
+async def published_behind_open_batches(world: World) -> Published:
+    """The server takes 1,000 of a stream, and abandons one without traffic after 10 seconds."""
+    async with world.administrator() as admin, world.client("service") as client:
+        assert isinstance(client, NatsClient)
+        events = Events(client)
+        await events.start(batched=True)
+        for number in range(1000):
+            reply = f"{admin._nc.new_inbox()}.open-{number}.100.fail.1.0.$FI"
+            await admin._nc.publish("customer.balance.open", b"x", reply=reply)
+        await roundtrip(admin._nc)
+        for number in range(250):
+            events.publish(f"c{number}", b"{}")
+        await eventually(lambda: events.stalled is not None)
+        stalled, unpublished = events.stalled, await events.flush(20)
+        await events.close()
+    return Published(stalled, unpublished, events.stats.published, await world.last_sequence())
 
 
 def encoded(creds: str) -> str:
@@ -148,3 +180,8 @@ async def test_a_password_is_never_shown(waiting: Waiting) -> None:
         assert "no NATS server at nats://127.0.0.1:9" in output
         assert PASSWORD not in output
         assert "Traceback" not in output
+
+
+async def test_a_stream_with_too_many_open_batches_is_waited_for(waiting: Waiting) -> None:
+    found = await waiting.publication_behind_open_batches
+    assert found == Published("batch publish too many inflight", unpublished=0, published=250, stored=1250)
