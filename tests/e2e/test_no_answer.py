@@ -1,4 +1,4 @@
-"""What a task and `--check` do when an answer does not come, or not for some ten seconds.
+"""What a task of each role and `--check` do when an answer does not come, or not for some ten seconds.
 
 All that wait are started at once, and wait beside this file's first test.
 """
@@ -22,7 +22,10 @@ from service.customer.contract import BUCKET, SEED_KEY, STREAM
 from service.customer.events import Events
 from service.runtime.connection import roundtrip
 from service.runtime.nats_client import NatsClient
+from tests.support.archive import make_archive
 from tests.support.check import check
+from tests.support.command import finished
+from tests.support.sidecar import sidecar_env
 from tests.support.world import Servers, World, complaint, eventually, get, log_lines, make_world, own_server
 
 pytestmark = pytest.mark.xdist_group("no answer")
@@ -50,12 +53,18 @@ class Waiting:
     task_of_another_user: Ended
     checks_with_a_password: list[Checked]
     tasks_with_a_password: list[Ended]
+    archive_without_its_consumer: Ended
+    archive_without_its_stream: Ended
+    check_of_a_sidecar_without_its_consumer: Ended
     publication_behind_open_batches: asyncio.Task[Published]
 
 
 @pytest.fixture(scope="module")
 async def waiting(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Waiting]:
-    async with make_world(servers, tmp_path_factory.mktemp("waiting")) as world:
+    async with (
+        make_world(servers, tmp_path_factory.mktemp("waiting")) as world,
+        make_archive(world) as archive,
+    ):
 
         def checked(**env: str) -> Checked:
             return asyncio.create_task(check(world, **env))
@@ -73,6 +82,11 @@ async def waiting(servers: Servers, tmp_path_factory: pytest.TempPathFactory) ->
             task_of_another_user=ended(NATS_CREDENTIALS=another_user),
             checks_with_a_password=[checked(NATS_URL=url) for url in WITH_PASSWORD],
             tasks_with_a_password=[ended(NATS_URL=url) for url in WITH_PASSWORD],
+            archive_without_its_consumer=asyncio.create_task(archive.run_to_end(ARCHIVE_CONSUMER="other")),
+            archive_without_its_stream=asyncio.create_task(archive.run_to_end(ARCHIVE_SOURCE="jetstream:other")),
+            check_of_a_sidecar_without_its_consumer=asyncio.create_task(
+                finished("service", "queue", "--check", **sidecar_env(world), HEALTH_PORT="0", QUEUE_CONSUMER="nobody")
+            ),
             publication_behind_open_batches=asyncio.create_task(published_behind_open_batches(world)),
         )
 
@@ -180,6 +194,22 @@ async def test_a_password_is_never_shown(waiting: Waiting) -> None:
         assert "no NATS server at nats://127.0.0.1:9" in output
         assert PASSWORD not in output
         assert "Traceback" not in output
+
+
+async def test_an_archive_says_in_one_line_what_is_missing(waiting: Waiting) -> None:
+    for ending, message in (
+        (waiting.archive_without_its_consumer, "consumer other of customer-balances cannot be read"),
+        (waiting.archive_without_its_stream, "stream other cannot be read"),
+    ):
+        code, log = await ending
+        assert code == 1
+        assert message in complaint(log)
+
+
+async def test_a_check_says_which_consumer_is_missing(waiting: Waiting) -> None:
+    code, output = await waiting.check_of_a_sidecar_without_its_consumer
+    assert code == 1
+    assert "nobody" in output
 
 
 async def test_a_stream_with_too_many_open_batches_is_waited_for(waiting: Waiting) -> None:
