@@ -143,7 +143,7 @@ class Archiver:
         while self._waiting and self._may_send() and not self._draining:
             batch = self._next_batch()
             sending = asyncio.create_task(self._work(batch))
-            self._batches[sending] = sum(len(item.encoded) for item in batch)
+            self._batches[sending] = sum([len(item.encoded) for item in batch])
             sending.add_done_callback(self._done)
 
     def _may_send(self) -> bool:
@@ -163,8 +163,8 @@ class Archiver:
                 break
             event = make_event(self._waiting[0])
             key = event.client_id, event.key
-            if key in batch:
-                batch[key][1].append(event)
+            if same := batch.get(key):
+                same[1].append(event)
             else:
                 encoded = self._encode(event, archived_at)
                 if batch and size + len(encoded) > MAX_BYTES:  # as JSON a control character is six bytes

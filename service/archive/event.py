@@ -9,18 +9,24 @@ from base64 import b64encode
 from dataclasses import dataclass
 from decimal import Context, Decimal, InvalidOperation
 from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 
-import orjson
+from orjson import dumps
 
 from service.archive.contract import PARTITION_KEY, SORT_KEY, TTL_ATTRIBUTE
 from service.sources.source import Message
+from service.sources.wire import message_id
 
 NS: Final = 1_000_000_000
 _BALANCE: Final = re.compile(rb'\{"balance":(-?(?:0|[1-9][0-9]{0,37}))\}')
 _DIGITS: Final = 38
 ITEM_BYTES: Final = 400 * 1024
 """https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html#limits-items"""
+_ROW: Final = (
+    b'{"%b":{"S":%%b},"%b":{"S":%%b},"event_time":{"S":%%b},"archived_at":{"S":%%b},"host":{"S":%%b},'
+    b'"body":{"%%b":%%b}%%b}' % (PARTITION_KEY.encode(), SORT_KEY.encode())
+)
+"""Written as text, a row costs half of what a dictionary of it does."""
 
 
 @dataclass(slots=True, eq=False)
@@ -54,25 +60,19 @@ def make_event(message: Message) -> Event:
 def encode(event: Event, host: str, archived_at: str, retention_s: int = 0) -> bytes:
     """The row, in DynamoDB's JSON."""
     message = event.message
-    row: dict[str, Any] = {
-        PARTITION_KEY: {"S": event.client_id},
-        SORT_KEY: {"S": event.key},
-        "event_time": {"S": event.time},
-        "archived_at": {"S": archived_at},
-        "host": {"S": host},
-        "body": _body(message.data),
-    }
+    more = b""
     if message.sequence is not None:
-        row["sequence"] = {"N": message.id}
+        more = b',"sequence":{"N":"%b"}' % message.id.encode()
     if b'"balance"' in message.data and (balance := balance_of(message.data)) is not None:
-        row["balance"] = {"N": balance}
-    for name, value in message.headers:
-        if name.lower() == "nats-msg-id":
-            row["Nats-Msg-Id"] = {"S": value}
-            break
+        more += b',"balance":{"N":"%b"}' % balance.encode()
+    if (sent_as := _message_id(message)) is not None:
+        more += b',"Nats-Msg-Id":{"S":%b}' % dumps(sent_as)
     if retention_s:
-        row[TTL_ATTRIBUTE] = {"N": str(message.sent_ns // NS + retention_s)}
-    return orjson.dumps(row)
+        more += b',"%b":{"N":"%d"}' % (TTL_ATTRIBUTE.encode(), message.sent_ns // NS + retention_s)
+    return _ROW % (
+        dumps(event.client_id), dumps(event.key), dumps(event.time), dumps(archived_at), dumps(host),
+        *_body(message.data), more,
+    )  # fmt: skip
 
 
 def balance_of(body: bytes) -> str | None:
@@ -114,8 +114,15 @@ def _second(seconds: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
-def _body(body: bytes) -> dict[str, str]:
+def _body(body: bytes) -> tuple[bytes, bytes]:
+    """Its type and its value."""
     try:
-        return {"S": body.decode()}
+        return b"S", dumps(body.decode())
     except UnicodeDecodeError:
-        return {"B": b64encode(body).decode()}
+        return b"B", dumps(b64encode(body).decode())
+
+
+def _message_id(message: Message) -> str | None:
+    if message.block:
+        return message_id(message.block)
+    return next((value for name, value in message.headers if name.lower() == "nats-msg-id"), None)

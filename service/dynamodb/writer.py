@@ -132,12 +132,14 @@ class Writer:
                 await self._write(items[:half], deadline, result)
                 items, attempt = items[half:], 0
                 continue
-            result.written += [item for item in items if item.key not in left] if left else items
-            if left:
-                self.errors["UnprocessedItems"] += 1
-                result.problem = "DynamoDB is busy"
-                # Progress: the next call is a first one.
-                attempt = 1 if len(left) < len(items) else attempt
+            if not left:
+                result.written += items
+                return
+            result.written += [item for item in items if item.key not in left]
+            self.errors["UnprocessedItems"] += 1
+            result.problem = "DynamoDB is busy"
+            # Progress: the next call is a first one.
+            attempt = 1 if len(left) < len(items) else attempt
             items = [item for item in items if item.key in left]
 
     async def _problem(self) -> str:
@@ -152,8 +154,8 @@ class Writer:
 
     async def _batch_write(self, items: Sequence[Item]) -> set[Key]:
         """The keys that were left."""
-        puts = [{"PutRequest": {"Item": orjson.Fragment(item.encoded)}} for item in items]
-        response = await self._api.call("BatchWriteItem", {"RequestItems": {self.name: puts}})
+        puts = b'[{"PutRequest":{"Item":%b}}]' % b'}},{"PutRequest":{"Item":'.join([item.encoded for item in items])
+        response = await self._api.call("BatchWriteItem", {"RequestItems": {self.name: orjson.Fragment(puts)}})
         try:
             left = response["UnprocessedItems"].get(self.name, ())
             if not left:

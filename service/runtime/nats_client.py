@@ -20,7 +20,6 @@ and it ends with its connection.
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -30,14 +29,10 @@ import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
-from nats.protocol import command, parser
+from nats.protocol import command
 
 from service.runtime.cancel import cancel
-
-# nats-py's own end a word at any white space, the server's at a blank: a form feed in a reply ended the connection.
-_WORD: Final = rb"([^ \r\n]+)"
-parser.MSG_RE = re.compile(rb"\AMSG +%b +%b +(%b +)?(\d+)\r\n" % (_WORD, rb"(\d+)", _WORD))
-parser.HMSG_RE = re.compile(rb"\AHMSG +%b +%b +(%b +)?(\d+) +(\d+)\r\n" % (_WORD, rb"(\d+)", _WORD))
+from service.runtime.nats_parser import Parser, RawCallback
 
 TLS: Final = frozenset({"tls", "wss"})
 SPENT_S: Final = 10.0
@@ -45,9 +40,6 @@ SPENT_S: Final = 10.0
 
 Deliver = Callable[[Msg | None, bool], Awaitable[None]]
 """Given a message, or None for one that cannot be decoded, and whether the grant counts it. Must not wait."""
-
-RawCallback = Callable[[bytes, bytes, bytes, bytes], None]
-"""Given subject, reply, payload and header block, each as it came; no reply and no headers are empty."""
 
 
 def header_block(headers: Mapping[str, str]) -> bytes:
@@ -83,6 +75,7 @@ class NatsClient(Client):
         """Called when the connection is lost."""
         self.on_reconnected: Callable[[], None] = lambda: None
         self._raw: dict[int, RawCallback] = {}
+        self._ps = Parser(self, self._raw, self._drop)
 
     def deliver_raw(self, subscription: Subscription, callback: RawCallback) -> None:
         """Give a subscription's messages to `callback` as they are on the wire: no queue, no coroutine, no decoding."""
@@ -183,8 +176,11 @@ class NatsClient(Client):
                 return
             await super()._process_msg(sid, subject, reply, data, headers)
         except Exception as error:  # whatever it was, the next message is another one
-            self.undecodable += 1
-            self._on_undecodable(error)
+            self._drop(error)
+
+    def _drop(self, error: Exception) -> None:
+        self.undecodable += 1
+        self._on_undecodable(error)
 
     async def _process_granted(
         self, sid: int, grant: _Grant, subject: bytes, reply: bytes, data: bytes, headers: bytes
@@ -198,8 +194,7 @@ class NatsClient(Client):
         try:
             msg = self._build_message(sid, subject, reply, data, await self._process_headers(headers))
         except Exception as error:
-            self.undecodable += 1
-            self._on_undecodable(error)
+            self._drop(error)
         await grant.deliver(msg, grant.left >= 0)
 
     async def _process_pong(self) -> None:

@@ -58,8 +58,11 @@ class Pull:
     since_s: float = 0.0
     """When the first message came, on the monotonic clock."""
     status: bytes = b""
-    pending: int = 0
-    """Of the messages that were asked for, how many the server says it will not send."""
+    expected: int = 0
+    """Messages that come: what was asked for, less those that the server says it will not send."""
+
+    def __post_init__(self) -> None:
+        self.expected = self.limit
 
     @property
     def ended(self) -> bool:
@@ -67,7 +70,7 @@ class Pull:
 
         With replicas the status overtakes messages that wait for the other servers to know of their delivery.
         """
-        return len(self.messages) >= self.limit - (self.pending if self.status else 0)
+        return len(self.messages) >= self.expected
 
     @property
     def is_refused(self) -> bool:
@@ -82,9 +85,16 @@ class Pull:
     def take(self, message: Message) -> None:
         if not self.messages:
             self.since_s = time.monotonic()
+            if not self.begun.done():
+                self.begun.set_result(None)
         self.messages.append(message)
-        if not self.begun.done():
-            self.begun.set_result(None)
+        if len(self.messages) >= self.expected:
+            self.give_up()
+
+    def end(self, status: bytes, pending: int | None) -> None:
+        """So many will not come; None: the server does not say, and none will."""
+        self.status = status
+        self.expected = 0 if pending is None else self.limit - pending
         if self.ended:
             self.give_up()
 
@@ -145,11 +155,8 @@ class _Slot:
         if not reply:
             status = (headers or b"").partition(b"\r\n")[0].removeprefix(b"NATS/1.0").strip()
             if pull is not None and subject == pull.inbox and not status.startswith(b"100"):
-                pull.status = status
-                told = _PENDING.search(headers or b"")
-                pull.pending = int(told[1]) if told else pull.limit
-                if pull.ended:
-                    pull.give_up()
+                pending = _PENDING.search(headers or b"")
+                pull.end(status, int(pending[1]) if pending else None)
             return
         message = self._make(subject, reply, data, headers or b"")
         if self._may_be_late():
@@ -167,7 +174,8 @@ class Pulls:
         self._nc = nc
         self._make = make
         self._ack_wait_s = ack_wait_s
-        self._awake_s = math.inf
+        self._late_after_s = math.inf
+        """When this process will have slept for too long, unless it ticks before."""
         self._late_until_s = -math.inf
         self._ticking: asyncio.TimerHandle | None = None
         self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
@@ -220,24 +228,22 @@ class Pulls:
 
     def start(self) -> None:
         """Watch for a sleep of this process."""
-        if self._has_slept():
-            self._late_until_s = time.monotonic() + LATE_S
-        self._awake_s = time.monotonic()
+        now = time.monotonic()
+        if now >= self._late_after_s:
+            self._late_until_s = now + LATE_S
+        self._late_after_s = now + max(self._ack_wait_s() - TICK_S, 2 * TICK_S)
         self._ticking = asyncio.get_running_loop().call_later(TICK_S, self.start)
 
     def close(self) -> None:
         if self._ticking:
             self._ticking.cancel()
 
-    def _has_slept(self) -> bool:
-        return time.monotonic() - self._awake_s >= max(self._ack_wait_s() - TICK_S, 2 * TICK_S)
-
     def _may_be_late(self) -> bool:
         """Whether this process slept so long that what it reads now may have been handed to another since.
 
         It is left alone then: to hand it out would be twice, and to give it back would take it from the other.
         """
-        return self._has_slept() or time.monotonic() < self._late_until_s
+        return not self._late_until_s <= time.monotonic() < self._late_after_s
 
     async def settle(self) -> None:
         """Return when what was on its way to abandoned pulls has been given back."""

@@ -26,8 +26,10 @@ class Message:
     """In its stream; None for a queue's message."""
     data: bytes
     subject: bytes
-    read_headers: Callable[[], Headers]
-    """Only when they are wanted: parsed, tiny ones take fifty times as much memory."""
+    block: bytes
+    """Its headers as they came."""
+    read_headers: Callable[[bytes], Headers]
+    """Of the block, only when they are wanted: parsed, tiny ones take fifty times as much memory."""
     times_received: int
     sent_ns: int
     size: int
@@ -42,7 +44,7 @@ class Message:
     @property
     def headers(self) -> Headers:
         """In their order."""
-        return self.read_headers()
+        return self.read_headers(self.block)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
+import re
 from typing import Final
 
 from service.sources.source import Headers, Message
 
 SHORT_FORM_TOKENS: Final = 9
-NUMBERS: Final = 5
 WHITE: Final = " \t\n\r\v\f"
+_message_id: Final = re.compile(rb"\r\nnats-msg-id:(.*?)(?:\r\n|\Z)", re.IGNORECASE | re.DOTALL).search
 
 
 def position(handle: str) -> tuple[int, int, int, int]:
@@ -18,9 +18,16 @@ def position(handle: str) -> tuple[int, int, int, int]:
     Behind these is the number pending. The longer form ends with a random token.
     """
     tokens = handle.split(".")
-    first = 4 if len(tokens) == SHORT_FORM_TOKENS else 6
-    delivered, sequence, consumer_sequence, time_ns, _ = tokens[first : first + NUMBERS]
+    if len(tokens) != SHORT_FORM_TOKENS:
+        del tokens[:2]  # domain and account
+    _, _, _, _, delivered, sequence, consumer_sequence, time_ns, *_ = tokens
     return int(delivered), int(sequence), int(consumer_sequence), int(time_ns)
+
+
+def message_id(block: bytes) -> str | None:
+    """The header Nats-Msg-Id, without reading the others."""
+    found = _message_id(block)
+    return found[1].decode(errors="replace").strip(WHITE) if found else None
 
 
 def ack_prefix(handle: str) -> str:
@@ -31,9 +38,8 @@ def ack_prefix(handle: str) -> str:
 
 def parse_headers(block: bytes) -> Headers:
     """Each line's name and value, in their order."""
-    lines = block.decode(errors="replace").split("\r\n")
-    pairs = [line.partition(":") for line in lines[1:] if ":" in line]
-    return tuple([(name, value.strip(WHITE)) for name, _, value in pairs])
+    lines = block.decode(errors="replace").split("\r\n")[1:]
+    return tuple([(line[:at], line[at + 1 :].strip(WHITE)) for line in lines if (at := line.find(":")) >= 0])
 
 
 def make_message(subject: bytes, reply: bytes, data: bytes, block: bytes) -> Message:
@@ -41,14 +47,6 @@ def make_message(subject: bytes, reply: bytes, data: bytes, block: bytes) -> Mes
     handle = reply.decode()
     delivered, sequence, number, time_ns = position(handle)
     return Message(
-        handle=handle,
-        id=str(sequence),
-        sequence=sequence,
-        data=data,
-        subject=subject,
-        read_headers=partial(parse_headers, block),
-        times_received=delivered,
-        sent_ns=time_ns,
-        size=len(subject) + len(reply) + len(data) + len(block),
-        number=number,
-    )
+        handle, str(sequence), sequence, data, subject, block, parse_headers, delivered, time_ns,
+        len(subject) + len(reply) + len(data) + len(block), number,
+    )  # fmt: skip

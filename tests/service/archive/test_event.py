@@ -91,3 +91,17 @@ def test_a_subject_that_is_no_text_is_no_row() -> None:
 )
 def test_a_balance_beyond_every_exponent_is_none(balance: bytes) -> None:
     assert balance_of(b'{"balance":%b,"more":1}' % balance) is None
+
+
+@given(
+    client=st.text(st.characters(exclude_characters=".", exclude_categories=["Cs"]), min_size=1),
+    host=st.text(st.characters(exclude_categories=["Cs"])),
+    value=st.binary(max_size=40).map(lambda raw: raw.replace(b"\r\n", b"")),
+)
+def test_a_row_is_json_whatever_is_in_it(client: str, host: str, value: bytes) -> None:
+    block = b"NATS/1.0\r\nX: Nats-Msg-Id: y\r\nnats-msg-ID:" + value + b"\r\nNats-Msg-Id: second\r\n\r\n"
+    event = delivered(b"customer.balance." + client.encode(), REPLY, b"{}", block)
+    row = orjson.loads(encode(event, host, "now"))
+    assert row["client_id"] == {"S": client}
+    assert row["host"] == {"S": host}
+    assert row["Nats-Msg-Id"] == {"S": dict(event.message.headers[1:2])["nats-msg-ID"]}

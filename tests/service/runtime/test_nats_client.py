@@ -218,3 +218,61 @@ async def test_nothing_is_posted_where_nothing_can_be_published(world: World) ->
         await client.close()
         with pytest.raises(nats.errors.ConnectionClosedError):
             client.post("a", b"")
+
+
+def frame(sid: int, subject: bytes, reply: bytes, headers: bytes, payload: bytes) -> bytes:
+    told = b" ".join(filter(None, [subject, b"%d" % sid, reply]))
+    if headers:
+        return b"HMSG %b %d %d\r\n%b%b\r\n" % (told, len(headers), len(headers) + len(payload), headers, payload)
+    return b"MSG %b %d\r\n%b\r\n" % (told, len(payload), payload)
+
+
+sent = st.tuples(
+    st.sampled_from([1, 7]), word, word | st.just(b""), header,
+    st.binary(max_size=40) | st.integers(30_000, 40_000).map(lambda size: b"\r\nMSG a 7 2\r\n" * (size // 12)),
+)  # fmt: skip
+
+
+@settings(
+    max_examples=200, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(messages=st.lists(sent, max_size=12), cuts=st.lists(st.integers(0, 2_000), max_size=8))
+async def test_raw_messages_come_as_they_were_sent_however_the_wire_cuts_them(
+    messages: list[tuple[int, bytes, bytes, bytes, bytes]], cuts: list[int]
+) -> None:
+    """Between those of another subscription, PINGs, and some whose callback fails."""
+    client = await client_with_subscription()
+    came: list[tuple[bytes, ...]] = []
+
+    def callback(*parts: bytes) -> None:
+        came.append(parts)
+        if len(came) % 3 == 0:
+            raise ValueError
+
+    client._raw[7] = callback
+    wire = b"".join(frame(*message) + b"PING\r\n" * (message[0] == 1) for message in messages)
+    start = 0
+    for cut in [*cuts, len(wire)]:
+        await client._ps.parse(wire[start : start + cut])
+        start += cut
+    raw = [(subject, reply, payload, headers) for sid, subject, reply, headers, payload in messages if sid == 7]
+    assert came == raw
+    assert client._subs[1]._received == len(messages) - len(raw)
+    assert client.stats["in_msgs"] == len(messages)
+    assert client.stats["in_bytes"] == sum(len(payload) for *_, payload in messages)
+    assert not client._ps.buf
+    assert client.undecodable >= len(raw) // 3
+    client._subs[1]._stop_processing()
+    await asyncio.sleep(0)
+
+
+async def test_a_short_message_whose_end_has_not_come_waits_for_it() -> None:
+    client = await client_with_subscription()
+    came: list[bytes] = []
+    client._raw[7] = lambda _subject, _reply, data, _headers: came.append(data)
+    whole = frame(7, b"a", b"r", b"NATS/1.0\r\n\r\n", b"body")
+    for byte in range(len(whole)):
+        assert not came
+        await client._ps.parse(whole[byte : byte + 1])
+    assert came == [b"body"]
+    client._subs[1]._stop_processing()
