@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import botocore.session
 import pytest
 
 from local.process import accepts, claim_port, running
@@ -24,6 +26,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if config.getoption("--drill-full"):
         reports = [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]
         terminalreporter.write(drill_table(reports))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def botocores_models() -> Iterator[None]:
+    """Are read once for all sessions: each would read them anew, a tenth of a second for a client."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(botocore.session, "create_loader", functools.cache(botocore.session.create_loader))
+        yield
 
 
 @pytest.fixture
