@@ -15,9 +15,10 @@ from benchmark.endpoints import parse_mix
 from benchmark.errors import BenchmarkError
 from benchmark.job import ENDLESS, Closed, Loop, Open
 from benchmark.measure import fail, measure, progress_console
+from benchmark.measured import Measured
 from benchmark.options import FAIL_IF, LoadOptions, OutputOptions, Questions
 from benchmark.plan import one_load, plan_of
-from benchmark.result import Machine, Measured, Result, RunResult, SweepResult
+from benchmark.result import Machine, Result, RunResult, SweepResult
 from benchmark.summary_line import summary_line
 from benchmark.thresholds import duration_s
 from control_plane.errors import ProvisioningError

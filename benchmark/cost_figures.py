@@ -9,9 +9,10 @@ from typing import Final, Literal
 
 from benchmark.archive_cost import SLOW_MS, Archived
 from benchmark.create_cost import CONCURRENCY
+from benchmark.measured import Measured
 from benchmark.queue_calls import AT_A_TIME
 from benchmark.queue_cost import QueueCost
-from benchmark.result import CostRow, Measured, Requirement, ScaleRow
+from benchmark.result import CostRow, Requirement, ScaleRow
 
 ECHO: Final = "echo"
 SERVICE: Final = "service"

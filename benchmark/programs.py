@@ -22,9 +22,9 @@ from benchmark.endpoints import BALANCE
 from benchmark.errors import BenchmarkError
 from benchmark.instances import statistics
 from benchmark.job import Loop, NatsTarget
+from benchmark.measured import Measured
 from benchmark.plan import Plan, one_load
 from benchmark.queue_cost import Sidecar
-from benchmark.result import Measured
 from benchmark.transport import connected
 from control_plane.desired import CLIENT
 from control_plane.desired import SERVICE as SERVICE_USER

@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Final, Literal
 
 from benchmark.job import ENDLESS, Closed, Loop, Open
-from benchmark.result import Measured, Step
+from benchmark.measured import Measured
+from benchmark.result import Step
 
 Over = Literal["rate", "concurrency"]
 FIRST: Final[dict[Over, float]] = {"rate": 1000, "concurrency": 1}

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from benchmark.result import CostResult, Latency, Measured, Result, RunResult, SweepResult
+from benchmark.measured import Latency, Measured
+from benchmark.result import CostResult, Result, RunResult, SweepResult
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ import pytest
 
 from benchmark.archive_cost import Archived
 from benchmark.cost_figures import BASELINE, BUSY, ECHO, PROGRAMS, SERVICE, Round, Sample, requirements
+from benchmark.measured import Latency, Measured
 from benchmark.queue_cost import QueueCost
-from benchmark.result import Latency, Measured, ScaleRow
+from benchmark.result import ScaleRow
 from benchmark.thresholds import COST
 
 GOOD = QueueCost(same=1.0, shorter=1.0, delete=1.0, receive=1.0, memory=[(1, 70.0), (2, 71.0)])

@@ -15,7 +15,8 @@ from benchmark.errors import BenchmarkError
 from benchmark.ids import client_ids
 from benchmark.job import Closed, Done, Job, Loop, NatsTarget, Open, Tick
 from benchmark.latency import encoded, new_histogram
-from benchmark.result import Generators, Latency, Machine, Measured, RunResult, SweepResult
+from benchmark.measured import Generators, Latency, Measured
+from benchmark.result import Machine, RunResult, SweepResult
 from benchmark.summary_line import go_duration, summary_line
 from benchmark.sweep import sweep
 from benchmark.tables import comparison

@@ -16,7 +16,7 @@ from nats.micro.request import ERROR_CODE_HEADER, ERROR_HEADER
 from benchmark import generators
 from benchmark.errors import BenchmarkError
 from benchmark.job import Closed, GatewayTarget, Job, Loop, NatsTarget, Open, Target
-from benchmark.result import Latency
+from benchmark.measured import Latency
 from benchmark.totals import Totals
 from local.gateway import gateway
 from local.process import claim_port

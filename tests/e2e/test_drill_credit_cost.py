@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from benchmark.job import Closed
-from benchmark.result import Measured
+from benchmark.measured import Measured
 from tests.support.drill import Drill, put_on
 from tests.support.world import World, stop
 

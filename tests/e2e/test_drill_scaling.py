@@ -12,7 +12,7 @@ import pytest
 
 from benchmark.job import Closed, Open
 from benchmark.load import TIMEOUT
-from benchmark.result import Measured
+from benchmark.measured import Measured
 from benchmark.transport import NO_RESPONDERS
 from local.autoscale import Autoscaler
 from local.target_tracking import Rules

@@ -9,7 +9,7 @@ import pytest
 
 from benchmark.job import Closed, Open
 from benchmark.load import TIMEOUT
-from benchmark.result import Measured
+from benchmark.measured import Measured
 from benchmark.transport import NO_RESPONDERS
 from local.system import Task
 from tests.support.drill import Drill, answered, put_on, stored, words

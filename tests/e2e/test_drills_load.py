@@ -13,7 +13,7 @@ from nats.aio.client import Client
 
 from benchmark.job import Closed, Open
 from benchmark.load import TIMEOUT
-from benchmark.result import Measured
+from benchmark.measured import Measured
 from benchmark.transport import NO_RESPONDERS
 from control_plane import self_hosted
 from local.system import Task
