@@ -16,6 +16,7 @@ ACCOUNT = Account(Limits(disk_bytes=1000), (ONE,), (stream("a"), stream("b")), (
 
 
 def test_what_is_meant_when_nothing_is_said_is_the_least() -> None:
+    assert Limits().disk_bytes == 67_108_864
     assert (ONE.responses, ONE.gateway, ONE.deny_publish) == (False, False, ())
     assert (stream("a").allow_batched, stream("a").discard_new) == (False, False)
     assert Consumer("a", "c", ack_wait_s=1, max_ack_pending=1).max_deliver == -1

@@ -155,16 +155,20 @@ async def hanging_up(answer: Callable[[asyncio.StreamWriter], Awaitable[None]]) 
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/api", taken
 
 
-async def test_a_connection_that_is_lost_is_not_one_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_connection_that_is_lost_is_not_one_that_cannot_be_made(
+    slept: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def half(writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{")
         await writer.drain()
 
+    lost = r"^the connection to 127\.0\.0\.1 was lost \(peer .*\); run it again"
     monkeypatch.setattr(synadia_api, "_backoff", wait_none())
     async with hanging_up(half) as (url, taken), synadia_api.connect(TOKEN, url) as api:
-        with pytest.raises(ProvisioningError, match=r"^the connection to 127\.0\.0\.1 was lost .*; run it again"):
+        with pytest.raises(ProvisioningError, match=lost):
             await api.items(TEAMS)
         assert taken == [synadia_api.ATTEMPTS], "what was only read is read again"
+        assert slept == [0.0] * (synadia_api.ATTEMPTS - 1), "as the backoff says: nobody asked for a wait"
         with pytest.raises(ProvisioningError, match="was lost"):
             await api.post("/core/beta/systems/x/accounts", {})
         assert taken == [synadia_api.ATTEMPTS + 1], "what may have been made is not made again"
@@ -191,6 +195,11 @@ async def test_an_address_that_is_none_is_not_tried(address: str) -> None:
     with pytest.raises(UsageError, match="is no address; it looks like https://"):
         async with synadia_api.connect(TOKEN, address):
             pass
+
+
+async def test_an_address_needs_no_port() -> None:
+    async with synadia_api.connect(TOKEN):
+        pass
 
 
 @asynccontextmanager
