@@ -257,9 +257,11 @@ async def own_cluster(world: World, folder: Path) -> AsyncIterator[tuple[World, 
         async def provisioned() -> bool:
             try:
                 async with own.administrator() as admin:
+                    async with asyncio.timeout(1):
+                        await admin.account_info()  # while the nodes elect, no question is answered
                     await jetstream.ensure(admin, EVERYTHING, replicas=NODES)
-            except (ProvisioningError, nats.errors.Error, APIError):
-                return False  # the nodes are still electing
+            except (ProvisioningError, nats.errors.Error, APIError, TimeoutError):
+                return False
             return True
 
         await eventually(provisioned, within_s=30, what="a cluster with JetStream")
