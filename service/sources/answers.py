@@ -16,6 +16,8 @@ CONFIRM_S: Final = 2.0
 ATTEMPTS: Final = 2
 """For what may come twice."""
 POLL_S: Final = 0.05
+GATHER_S: Final = 0.001
+DELETE: Final = b""
 
 
 @dataclass(eq=False)
@@ -46,6 +48,11 @@ class Answers:
         """By the subject of the reply."""
         self._number = 0
         self._inbox = ""
+        self._gathered: list[tuple[_Batch, str, str]] = []
+        """Single deletions that are not sent yet, each with its subject and that of its reply."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._company = 0
+        """How many deletions went together lately."""
 
     async def start(self) -> None:
         self._inbox = self._nc.new_inbox()
@@ -71,6 +78,7 @@ class Answers:
         """The connection is lost: what is not confirmed is sent again once it is back."""
         for batch, _ in self._waiting.values():
             batch.end()
+        self._gathered.clear()
 
     async def _connected(self) -> bool:
         until = time.monotonic() + CONFIRM_S
@@ -90,7 +98,10 @@ class Answers:
                 inboxes.append(inbox.encode())
                 self._waiting[inboxes[-1]] = batch, number
                 subject, payload = answers[number]
-                self._nc.post(subject, payload, reply=inbox)
+                if len(left) == 1 and payload == DELETE:
+                    self._gather(batch, subject, inbox)
+                else:
+                    self._nc.post(subject, payload, reply=inbox)
             await batch.done
         except nats.errors.Error:
             pass  # what is not confirmed is told
@@ -98,6 +109,27 @@ class Answers:
             timer.cancel()
             for sent in inboxes:
                 self._waiting.pop(sent, None)
+
+    def _gather(self, batch: _Batch, subject: str, inbox: str) -> None:
+        """Let a deletion wait a millisecond for others, where there are any: one write carries them all.
+
+        Who deletes one after the other never waits. What makes a message visible does not wait either.
+        """
+        self._gathered.append((batch, subject, inbox))
+        if len(self._waiting) == 1 and self._company <= 1:
+            self._send_gathered()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(GATHER_S, self._send_gathered)
+
+    def _send_gathered(self) -> None:
+        self._timer = None
+        gathered, self._gathered = self._gathered, []
+        self._company = max(len(gathered), self._company - 1)
+        for batch, subject, inbox in gathered:
+            try:
+                self._nc.post(subject, DELETE, reply=inbox)
+            except nats.errors.Error:
+                batch.end()  # what is not confirmed is told
 
     def _on_reply(self, subject: bytes, _reply: bytes, _data: bytes, headers: bytes | None) -> None:
         if b" 503" not in (headers or b"")[:16] and (waiting := self._waiting.pop(subject, None)):

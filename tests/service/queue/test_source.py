@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 from pydantic import SecretStr
@@ -18,7 +19,8 @@ from service.queue.role import _source
 from service.queue.settings import QueueSettings
 from service.runtime.connection import Connection
 from service.runtime.errors import ServiceError
-from service.sources.source import Done, Source, Unavailable, UnknownReceipt
+from service.sources.jetstream import JetStream
+from service.sources.source import Done, Result, Source, Unavailable, UnknownReceipt
 from tests.support.network import network
 from tests.support.sidecar import set_ack_wait, store
 from tests.support.world import World, eventually
@@ -150,4 +152,62 @@ async def test_a_late_answer_takes_no_message_of_a_stream_that_was_made_anew(wor
         assert await source.receive(2, RESPONSE_BYTES, source.visibility_s, 0) == []
         source.acknowledge(new)
         await source.settle()
+        assert (await source.backlog()).messages == 0
+
+
+async def test_deletions_that_others_are_on_their_way_with_share_a_write(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store(world, *[b"%d" % number for number in range(64)])
+    async with reading(world) as source:
+        receipts = [source.receipt(message) for message in await source.receive(64, 2_000_000, 30, 5)]
+        assert isinstance(source, JetStream)
+        transport = source._nc._transport
+        assert transport is not None
+        written = Mock(wraps=transport.writelines)
+        monkeypatch.setattr(transport, "writelines", written)
+
+        async def one_after_the_other(mine: list[str]) -> list[Result]:
+            return [result for receipt in mine for result in await source.delete([receipt])]
+
+        results = await asyncio.gather(*(one_after_the_other(receipts[place::16]) for place in range(16)))
+        assert [type(result) for some in results for result in some] == [Done] * len(receipts)
+        assert written.call_count <= len(receipts) // 4
+        assert (await source.backlog()).messages == 0
+
+
+async def test_neither_a_lone_deletion_nor_a_change_of_visibility_waits_for_others(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.sources.answers.GATHER_S", 60)
+    await store(world, *[b"%d" % number for number in range(4)])
+    async with reading(world) as source:
+        receipts = [source.receipt(message) for message in await source.receive(4, 2_000_000, 30, 5)]
+        assert isinstance(source, JetStream)
+        for receipt in receipts[:2]:
+            assert [type(result) for result in await source.delete([receipt])] == [Done]
+        source._answers._company = 2
+        waiting = asyncio.create_task(source.delete(receipts[2:3]))
+        assert [type(result) for result in await source.change_visibility(receipts[3:], 0)] == [Done]
+        assert not waiting.done()
+        source._answers._send_gathered()
+        assert [type(result) for result in await waiting] == [Done]
+
+
+async def test_a_deletion_that_waits_for_others_when_the_connection_is_lost_is_confirmed_afterwards(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.sources.answers.GATHER_S", 60)
+    await store(world, b"one")
+    async with reading(world) as source:
+        receipts = [source.receipt(message) for message in await source.receive(1, 2_000_000, 30, 5)]
+        assert isinstance(source, JetStream)
+        source._answers._company = 2
+        deleting = asyncio.create_task(source.delete(receipts))
+        answers = source._answers
+        await eventually(lambda: bool(answers._gathered))
+        answers._company = 0
+        source._on_lost()
+        assert not source._answers._gathered
+        assert [type(result) for result in await deleting] == [Done]
         assert (await source.backlog()).messages == 0
