@@ -11,11 +11,10 @@ import asyncio
 import os
 import signal
 import statistics
-import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,11 +23,9 @@ import psutil
 import uvloop
 from nats.aio.client import RawCredentials
 from nats.js import JetStreamContext
-from pydantic import BaseModel
 
+from benchmark.bare_loop import TABLE, Writes, bare_loop, serve
 from benchmark.errors import BenchmarkError
-from benchmark.generator import further_input
-from benchmark.generators import end, input_of
 from local.process import Child
 from service.archive import contract
 from service.archive.archiver import BATCHES
@@ -45,15 +42,6 @@ SLOW_MS: Final = 8.0
 POLL_S: Final = 0.02
 TURN_S: Final = 120.0
 CHUNK: Final = 2_000
-
-
-class Writes(BaseModel):
-    """Rows/s and what one cost, or why there are none."""
-
-    rate: float = 0.0
-    cpu_us: float = 0.0
-    problem: str | None = None
-
 
 Measure = Callable[[int], Awaitable[Writes]]
 """Rows -> how they were written."""
@@ -139,33 +127,9 @@ async def archiving(task: Task) -> AsyncIterator[Measure]:
         yield measure
 
 
-@asynccontextmanager
-async def writing(table: str, dynamodb_env: Mapping[str, str]) -> AsyncIterator[Measure]:
-    """Run the process of the bare loop; yields what has it write.
-
-    That raises `BenchmarkError` when a row is refused.
-    """
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "benchmark.archive_cost", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-        env={"PATH": os.environ.get("PATH", ""), "ARCHIVE_TABLE": table, **dynamodb_env}, start_new_session=True,
-    )  # fmt: skip
-    assert process.stdout
-    output = process.stdout
-
-    async def measure(count: int) -> Writes:
-        input_of(process).write(b"%d\n" % count)
-        line = await output.readline()
-        if not line:
-            raise BenchmarkError(f"the process that writes ended with {await process.wait()}; see its message above")
-        answer = Writes.model_validate_json(line)
-        if answer.problem:
-            raise BenchmarkError(f"table {table} cannot be written: {answer.problem}")
-        return answer
-
-    try:
-        yield measure
-    finally:
-        await end([process])
+def writing(table: str, dynamodb_env: Mapping[str, str]) -> AbstractAsyncContextManager[Measure]:
+    """Run the process of the bare loop; yields what has it write so many rows."""
+    return bare_loop("benchmark.archive_cost", table, dynamodb_env)
 
 
 async def _publish(nc: NatsClient, count: int) -> None:
@@ -239,20 +203,18 @@ async def _timed(api: DynamoDB, table: str, count: int) -> Writes:
     return Writes(rate=count / (time.perf_counter() - began), cpu_us=(time.process_time() - cpu_s) * 1e6 / count)
 
 
-async def serve() -> None:
+async def main() -> None:
     """Write as asked, until the end of the input."""
     api = DynamoDB.configured(CALL_TIMEOUT_S)
-    lines = await further_input()
-    while line := await lines.readline():
-        try:
-            answer = await _timed(api, os.environ["ARCHIVE_TABLE"], int(line))
-        except Exception as error:  # whoever asked says it
-            answer = Writes(problem=f"{type(error).__name__}: {error}")
-        print(answer.model_dump_json(), flush=True)
-        if answer.problem:
-            break
-    api.close()
+
+    async def write(count: str) -> Writes:
+        return await _timed(api, os.environ[TABLE], int(count))
+
+    try:
+        await serve(write)
+    finally:
+        api.close()
 
 
 if __name__ == "__main__":
-    uvloop.run(serve())
+    uvloop.run(main())

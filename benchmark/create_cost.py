@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import os
 import statistics
-import sys
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -18,11 +17,8 @@ from itertools import count
 from typing import Final
 
 import uvloop
-from pydantic import BaseModel
 
-from benchmark.errors import BenchmarkError
-from benchmark.generator import further_input
-from benchmark.generators import end, input_of
+from benchmark.bare_loop import TABLE, Writes, bare_loop, serve
 from service.customer import contract
 from service.customer.rows import make_row
 from service.dynamodb.table import Table
@@ -34,13 +30,6 @@ TURNS: Final = 3
 
 Measure = Callable[[float], Awaitable[float]]
 """Seconds -> writes/s over them."""
-
-
-class Rate(BaseModel):
-    """Writes/s, or why there are none."""
-
-    rate: float = 0.0
-    problem: str | None = None
 
 
 async def ratio(
@@ -68,27 +57,12 @@ async def inserting(table: str, dynamodb_env: Mapping[str, str]) -> AsyncIterato
 
     That raises `BenchmarkError` when a row cannot be written.
     """
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "benchmark.create_cost", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-        env={"PATH": os.environ.get("PATH", ""), "DDB_TABLE": table, **dynamodb_env}, start_new_session=True,
-    )  # fmt: skip
-    assert process.stdout
-    output = process.stdout
+    async with bare_loop("benchmark.create_cost", table, dynamodb_env) as write:
 
-    async def measure(duration_s: float) -> float:
-        input_of(process).write(b"%r\n" % duration_s)
-        line = await output.readline()
-        if not line:
-            raise BenchmarkError(f"the process that inserts ended with {await process.wait()}; see its message above")
-        answer = Rate.model_validate_json(line)
-        if answer.problem:
-            raise BenchmarkError(f"table {table} cannot be written: {answer.problem}")
-        return answer.rate
+        async def measure(duration_s: float) -> float:
+            return (await write(duration_s)).rate
 
-    try:
         yield measure
-    finally:
-        await end([process])
 
 
 async def insert_for(table: Table, duration_s: float) -> float:
@@ -110,21 +84,19 @@ async def insert_for(table: Table, duration_s: float) -> float:
     return written / (loop.time() - started_at)
 
 
-async def serve() -> None:
+async def main() -> None:
     """Measure as asked, until the end of the input."""
-    table = Table(os.environ["DDB_TABLE"], contract.KEY_ATTRIBUTE)
+    table = Table(os.environ[TABLE], contract.KEY_ATTRIBUTE)
     table.open()
-    lines = await further_input()
-    while line := await lines.readline():
-        try:
-            answer = Rate(rate=await insert_for(table, float(line)))
-        except Exception as error:  # whoever asked says it
-            answer = Rate(problem=f"{type(error).__name__}: {error}")
-        print(answer.model_dump_json(), flush=True)
-        if answer.problem:
-            break
-    table.close()
+
+    async def write(seconds: str) -> Writes:
+        return Writes(rate=await insert_for(table, float(seconds)))
+
+    try:
+        await serve(write)
+    finally:
+        table.close()
 
 
 if __name__ == "__main__":
-    uvloop.run(serve())
+    uvloop.run(main())

@@ -1,0 +1,73 @@
+"""A bare loop of writes to a table, in a process of its own, as a task is one.
+
+Each line of its input is how much to write, each line of its output what came of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Final
+
+from pydantic import BaseModel
+
+from benchmark.errors import BenchmarkError
+from benchmark.generator import further_input
+from benchmark.generators import end, input_of
+
+TABLE: Final = "BARE_LOOP_TABLE"
+
+
+class Writes(BaseModel):
+    """Writes/s and what one cost, or why there are none."""
+
+    rate: float = 0.0
+    cpu_us: float = 0.0
+    problem: str | None = None
+
+
+@asynccontextmanager
+async def bare_loop(
+    module: str, table: str, dynamodb_env: Mapping[str, str]
+) -> AsyncIterator[Callable[[float], Awaitable[Writes]]]:
+    """Run the process; yields what has it write.
+
+    That raises `BenchmarkError` when a row cannot be written.
+    """
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", module, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        env={"PATH": os.environ.get("PATH", ""), TABLE: table, **dynamodb_env}, start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout
+    output = process.stdout
+
+    async def measure(amount: float) -> Writes:
+        input_of(process).write(b"%r\n" % amount)
+        line = await output.readline()
+        if not line:
+            raise BenchmarkError(f"the process that writes ended with {await process.wait()}; see its message above")
+        answer = Writes.model_validate_json(line)
+        if answer.problem:
+            raise BenchmarkError(f"table {table} cannot be written: {answer.problem}")
+        return answer
+
+    try:
+        yield measure
+    finally:
+        await end([process])
+
+
+async def serve(write: Callable[[str], Awaitable[Writes]]) -> None:
+    """In that process: `write` as each line of input says, until there are no more."""
+    lines = await further_input()
+    while line := await lines.readline():
+        try:
+            answer = await write(line.decode())
+        except Exception as error:  # whoever asked says it
+            answer = Writes(problem=f"{type(error).__name__}: {error}")
+        print(answer.model_dump_json(), flush=True)
+        if answer.problem:
+            break
