@@ -33,6 +33,8 @@ ENVELOPE_BYTES: Final = 64 * 1024
 PAUSE_S: Final = 0.02
 PAUSE_MAX_S: Final = 0.5
 GRACE_S: Final = 2.0
+ACKNOWLEDGE_S: Final = 0.05
+"""Acknowledgements of so long leave together, not in a write and a wake-up for each batch."""
 
 Make = Callable[[Receipt], tuple[bytes, Receipt]]
 """What tells the server, and the receipt from then on. Raises `UnknownReceipt`."""
@@ -53,6 +55,8 @@ class JetStream:
         self._burying: set[asyncio.Future[list[None]]] = set()
         self._stopping = False
         self._problem = ""
+        self._finished: list[Message] = []
+        """To be acknowledged in the next write."""
         self._number = 0
         """Of the last delivery that arrived. They arrive in order."""
         self._nc.on_grants_ended = self._on_lost
@@ -110,7 +114,13 @@ class JetStream:
         return []
 
     def acknowledge(self, messages: Sequence[Message]) -> None:
-        self._post(messages, b"")
+        if not self._finished:
+            asyncio.get_running_loop().call_later(ACKNOWLEDGE_S, self._acknowledge)
+        self._finished += messages
+
+    def _acknowledge(self) -> None:
+        finished, self._finished = self._finished, []
+        self._post(finished, b"")
 
     def extend(self, messages: Sequence[Message]) -> None:
         if self._nc.is_connected:  # they come again by themselves
@@ -121,6 +131,7 @@ class JetStream:
             self._post(messages, delayed(delay_s))
 
     async def settle(self) -> None:
+        self._acknowledge()
         await self._pulls.settle()
         await confirm(self._nc)
 

@@ -28,6 +28,8 @@ pytestmark = [pytest.mark.xdist_group("drills"), pytest.mark.timeout(600)]
 
 LARGE_BYTES = 390 * 1024
 MEMORY_MIB = 120
+STUCK_S = 3.0 * contract.ACK_WAIT_S
+"""What a killed task held comes again after ack_wait, and until then the backlog may not move."""
 
 
 @pytest.fixture
@@ -321,7 +323,7 @@ async def test_the_stream_is_full(archive: ArchiveWorld, drill: Drill) -> None:
     assert archive.sequences() == list(range(first, 501))
 
 
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(7200)  # an engine of 3,500 rows/s takes five minutes, and a busy machine has a slower one
 @pytest.mark.drill(
     "archive: 1,000,000 events by three tasks, one of them killed twice",
     f"exactly 1,000,000 rows; memory flat, at most {MEMORY_MIB} MiB a task",
@@ -347,7 +349,7 @@ async def test_a_million_events(archive: ArchiveWorld, drill: Drill) -> None:
                 early = early or most[-1]
                 await killed(tasks[0])
                 tasks[0] = await stack.enter_async_context(archive.task())
-            await emptied(archive, within_s=600)
+            await until_below(archive, 1)
     took_s = time.monotonic() - began
     rows = await asyncio.to_thread(count_rows, archive)
     drill.found(
@@ -359,10 +361,14 @@ async def test_a_million_events(archive: ArchiveWorld, drill: Drill) -> None:
 
 
 async def until_below(archive: ArchiveWorld, backlog: int) -> None:
-    async def below() -> bool:
-        return await archive.backlog() < backlog
-
-    await eventually(below, within_s=600, what=f"a backlog below {backlog:,}")
+    """Fails when the backlog has not fallen for `STUCK_S`, however long it takes in all."""
+    least, moved_s = await archive.backlog(), time.monotonic()
+    while least >= backlog:
+        await asyncio.sleep(0.5)
+        now = await archive.backlog()
+        if now < least:
+            least, moved_s = now, time.monotonic()
+        assert time.monotonic() - moved_s < STUCK_S, f"{least:,} messages, as many as {STUCK_S:.0f} s ago"
 
 
 async def publish_many(world: World, count: int) -> None:

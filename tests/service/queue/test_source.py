@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -19,6 +19,7 @@ from service.queue.role import _source
 from service.queue.settings import QueueSettings
 from service.runtime.connection import Connection
 from service.runtime.errors import ServiceError
+from service.runtime.nats_client import NatsClient
 from service.sources.jetstream import JetStream
 from service.sources.source import Done, Result, Source, Unavailable, UnknownReceipt
 from tests.support.network import network
@@ -211,3 +212,37 @@ async def test_a_deletion_that_waits_for_others_when_the_connection_is_lost_is_c
         assert not source._answers._gathered
         assert [type(result) for result in await deleting] == [Done]
         assert (await source.backlog()).messages == 0
+
+
+async def test_acknowledgements_leave_together_and_all_before_an_end(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store(world, b"one", b"two", b"three")
+    writes: list[int] = []
+    post_each = NatsClient.post_each
+
+    def counted(nc: NatsClient, subjects: Sequence[str], payload: bytes) -> None:
+        writes.append(len(subjects))
+        post_each(nc, subjects, payload)
+
+    monkeypatch.setattr(NatsClient, "post_each", counted)
+
+    async def left() -> int:
+        return (await source.backlog()).messages
+
+    async with reading(world) as source:
+        messages = await source.receive(10, RESPONSE_BYTES, 30, 5)
+        source.acknowledge(messages[:1])
+        source.acknowledge(messages[1:2])
+        assert writes == []
+
+        async def two_are_gone() -> bool:
+            return await left() == 1
+
+        await eventually(two_are_gone, what="two acknowledgements")
+        assert writes == [2]
+        monkeypatch.setattr("service.sources.jetstream.ACKNOWLEDGE_S", 3_600.0)
+        source.acknowledge(messages[2:])
+        await source.settle()
+        assert await left() == 0
+    assert writes == [2, 1]
