@@ -22,7 +22,7 @@ from service.runtime.nats_client import NatsClient, header_block
 from tests.support.archive import ArchiveWorld, make_archive
 from tests.support.drill import Drill, memory_mib
 from tests.support.faulty import Call, FaultyDynamoDB, answer, refusal, stall
-from tests.support.world import World, eventually, metric, own_cluster, own_server
+from tests.support.world import DRILL_S, World, eventually, metric, own_cluster, own_server
 
 pytestmark = [pytest.mark.xdist_group("drills"), pytest.mark.timeout(600)]
 
@@ -323,7 +323,7 @@ async def test_the_stream_is_full(archive: ArchiveWorld, drill: Drill) -> None:
     assert archive.sequences() == list(range(first, 501))
 
 
-@pytest.mark.timeout(7200)  # an engine of 3,500 rows/s takes five minutes, and a busy machine has a slower one
+@pytest.mark.timeout(DRILL_S)  # an engine of 3,500 rows/s takes five minutes, a busy machine longer
 @pytest.mark.drill(
     "archive: 1,000,000 events by three tasks, one of them killed twice",
     f"exactly 1,000,000 rows; memory flat, at most {MEMORY_MIB} MiB a task",
