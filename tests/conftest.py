@@ -10,6 +10,7 @@ from pathlib import Path
 
 import botocore.session
 import pytest
+from _pytest.nodeid import coerce_node_id
 
 from local.process import accepts, claim_port, running
 from tests.support.drill import Drill, drill_table
@@ -26,6 +27,19 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if config.getoption("--drill-full"):
         reports = [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]
         terminalreporter.write(drill_table(reports))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Name each test's group in its id, where pytest-xdist looks for it.
+
+    pytest-xdist 3.8 does so in an attribute that pytest 9.2 no longer reads: no group would be kept together.
+    """
+    if getattr(config.option, "loadgroup", False):
+        for item in items:
+            group = item.get_closest_marker("xdist_group")
+            if group and "@" not in item.nodeid.rpartition("]")[2]:
+                item._id = coerce_node_id(f"{item.nodeid}@{group.args[0]}")
 
 
 @pytest.fixture(scope="session", autouse=True)
