@@ -31,18 +31,22 @@ METRICS_NAMESPACE: Final = customer.METRICS_NAMESPACE
 METRICS_DIMENSION: Final = customer.METRICS_DIMENSION
 """Its value is the name of the table of the events."""
 
-PUBLISH: Final = (
-    f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{CONSUMER}",
-    f"$JS.API.CONSUMER.INFO.{STREAM}.{CONSUMER}",
-    f"$JS.API.STREAM.INFO.{STREAM}",
-    f"$JS.API.STREAM.INFO.{DEAD_STREAM}",
-    f"$JS.ACK.{STREAM}.{CONSUMER}.>",
-    f"$JS.ACK.*.*.{STREAM}.{CONSUMER}.>",  # with domain and account, as ADR-15 has it
-    f"{DEAD_SUBJECT}.*",
-    "$SYS.REQ.USER.INFO",
-)
-"""What the role's NATS user may publish to, beside one response to each request."""
 
+def publish(stream: str, consumer: str) -> tuple[str, ...]:
+    """What the role's NATS user may publish to, beside one response to each request."""
+    return (
+        f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}",
+        f"$JS.API.CONSUMER.INFO.{stream}.{consumer}",
+        f"$JS.API.STREAM.INFO.{stream}",
+        f"$JS.API.STREAM.INFO.{DEAD_STREAM}",
+        f"$JS.ACK.{stream}.{consumer}.>",
+        f"$JS.ACK.*.*.{stream}.{consumer}.>",  # with domain and account, as ADR-15 has it
+        f"{DEAD_SUBJECT}.*",
+        "$SYS.REQ.USER.INFO",
+    )
+
+
+PUBLISH: Final = publish(STREAM, CONSUMER)
 SUBSCRIBE: Final = (
     *(
         f"$SRV.{verb}{suffix}"

@@ -130,5 +130,7 @@ def _source(settings: ArchiveSettings, connection: Connection) -> Source:
         from service.sources.sqs import Sqs  # noqa: PLC0415  boto3 is for who reads a queue alone
 
         return Sqs(name, "ARCHIVE_SOURCE")
-    reader = Reader(contract.USER, name, settings.archive_consumer, contract.PUBLISH, contract.SUBSCRIBE, answers=True)
+    consumer = settings.archive_consumer
+    publish = contract.publish(name, consumer)
+    reader = Reader(contract.USER, name, consumer, publish, contract.SUBSCRIBE, answers=True)
     return JetStream(connection, reader)

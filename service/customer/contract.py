@@ -43,7 +43,7 @@ PUBLISH: Final = (
     f"$JS.API.STREAM.INFO.{_KV}",
     f"$JS.API.STREAM.INFO.{STREAM}",
     f"$JS.API.CONSUMER.INFO.{STREAM}.{ARCHIVE_CONSUMER}",
-    "$SYS.REQ.USER.INFO",  # its own permissions, for `python -m service --check`
+    "$SYS.REQ.USER.INFO",  # its own permissions
 )
 """What the role's NATS user may publish to, beside one response to each request."""
 

@@ -80,7 +80,7 @@ class Customer:
     def needs(self) -> Sequence[Need]:
         return (
             Need(f"NATS at {self._settings.nats_shown}", self._connection.open),
-            Need("permissions", self._look_at_permissions, at_start=False),
+            Need("permissions", self._look_at_permissions),
             Need(f"stream {contract.STREAM}", self._look_at_stream),
             Need(f"bucket {contract.BUCKET}", self._look_at_bucket),
             Need(f"table {self._table.name}", self._look_at_table),

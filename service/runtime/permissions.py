@@ -35,7 +35,8 @@ async def look(
     if answers and not given.get("responses") and not allows(given.get("publish"), "_INBOX.any"):
         denied.append("reply to _INBOX.>")
     if denied:
-        raise ServiceError(f"no permission to {', '.join(denied)}", f"use the credentials of user `{user}`")
+        remedy = f"use the credentials of user `{user}` as `python -m control_plane create` makes them now"
+        raise ServiceError(f"no permission to {', '.join(denied)}", remedy)
 
 
 def allows(rules: Mapping[str, Sequence[str]] | None, subject: str) -> bool:

@@ -21,9 +21,6 @@ class Need:
     look: Callable[[], Awaitable[str | None]]
     """Returns a remark for `--check`, or None. Raises `ServiceError` when it is missing, or `Skipped`."""
 
-    at_start: bool = True
-    """False: only `--check` looks at it."""
-
 
 class Role(Protocol):
     """Made of its settings and a `Stop`, without I/O. Its class has `SETTINGS`, the class of its settings."""

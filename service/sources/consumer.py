@@ -57,7 +57,7 @@ class Consumer:
 
     def needs(self) -> Sequence[Need]:
         return (
-            Need("permissions", self._look_at_permissions, at_start=False),
+            Need("permissions", self._look_at_permissions),
             Need(f"stream {self._stream}", self._look_at_stream),
             Need(f"consumer {self._name} of {self._stream}", self.look),
         )
@@ -162,7 +162,11 @@ class Consumer:
     async def _look_at_permissions(self) -> None:
         self._connection.jetstream  # noqa: B018  raises Skipped without a connection
         nc, reader = self._connection.nc, self._reader
-        await permissions.look(nc, reader.user, reader.publish, reader.subscribe, answers=reader.answers)
+        try:
+            await permissions.look(nc, reader.user, reader.publish, reader.subscribe, answers=reader.answers)
+        except ServiceError as error:
+            remedy = f"{error.remedy}, or correct the name of stream {self._stream} or of consumer {self._name}"
+            raise ServiceError(error.problem, remedy) from None
 
     async def _look_at_stream(self) -> None:
         await jetstream.check_stream(self._connection.jetstream, self._stream, (), self._reader.user)

@@ -164,7 +164,8 @@ async def test_a_check_names_permissions_that_are_too_narrow(waiting: Waiting) -
     assert line == (
         f"missing  no permission to publish to $KV.{BUCKET}.{SEED_KEY}, "
         f"publish to $JS.API.DIRECT.GET.KV_{BUCKET}.$KV.{BUCKET}.{SEED_KEY}, "
-        "subscribe to customer.balance q; use the credentials of user `service`"
+        "subscribe to customer.balance q; "
+        "use the credentials of user `service` as `python -m control_plane create` makes them now"
     )
     assert any(line.startswith(f"missing  key {SEED_KEY} of bucket {BUCKET} cannot be read") for line in lines)
     assert not any("Traceback" in line for line in lines)
@@ -198,12 +199,15 @@ async def test_a_password_is_never_shown(waiting: Waiting) -> None:
 
 async def test_an_archive_says_in_one_line_what_is_missing(waiting: Waiting) -> None:
     for ending, message in (
-        (waiting.archive_without_its_consumer, "consumer other of customer-balances cannot be read"),
-        (waiting.archive_without_its_stream, "stream other cannot be read"),
+        (waiting.archive_without_its_consumer, "stream customer-balances or of consumer other"),
+        (waiting.archive_without_its_stream, "stream other or of consumer archive"),
     ):
         code, log = await ending
         assert code == 1
-        assert message in complaint(log)
+        assert "no permission to publish to $JS.API." in complaint(log)
+        assert "; use the credentials of user `archive` as " in complaint(log)
+        assert complaint(log).endswith(f", or correct the name of {message}")
+        assert not [line for line in log_lines(log) if line["level"] == "warning"], "it is said once"
 
 
 async def test_a_check_says_which_consumer_is_missing(waiting: Waiting) -> None:

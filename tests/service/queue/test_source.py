@@ -41,8 +41,7 @@ async def reading(world: World) -> AsyncIterator[Source]:
     await connection.open()
     try:
         for need in source.needs():
-            if need.at_start:
-                await need.look()
+            await need.look()
         await source.start()
         yield source
     finally:
