@@ -2,8 +2,8 @@
 
 | mode | a batch is | reply subject |
 | --- | --- | --- |
-| `SINGLE` | one event | `<inbox>.<id>-<number>` |
-| `BATCHED` | up to `BATCH_MAX` events | `<inbox>.<id>-<number>.<flow>.<gap mode>.<sequence>.<operation>.$FI` |
+| `SINGLE`, and `BATCHED` for a lone event | one event | `<inbox>.<id>-<number>` |
+| `BATCHED` | 2 to `BATCH_MAX` events | `<inbox>.<id>-<number>.<flow>.<gap mode>.<sequence>.<operation>.$FI` |
 
 `BATCHED` is ADR-50's fast-ingest with gap mode `fail`; the last event commits what the first began.
 
@@ -61,7 +61,7 @@ class Publisher:
     def send(self, batch: Batch) -> None:
         """Raises `nats.errors.Error` when the connection does not take all of them."""
         reply, events = f"{self._inbox}.{self._id}-{batch.number}", batch.events
-        if self.mode == SINGLE:
+        if self.mode == SINGLE or len(events) == 1:
             for event in events:
                 self._nc.post(event.subject, event.payload, reply, self._headers(event))
             return
