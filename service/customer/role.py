@@ -26,6 +26,7 @@ from service.customer.micro import ConcurrentService
 from service.customer.publisher import BATCHED, SINGLE
 from service.customer.seeding import is_seeded, seed
 from service.customer.settings import CustomerSettings
+from service.dynamodb.errors import TableUnavailableError
 from service.dynamodb.table import Table
 from service.runtime import jetstream, permissions
 from service.runtime.cancel import cancel
@@ -38,6 +39,9 @@ from service.runtime.role import Need
 from service.runtime.tracing import tracing
 
 log: Final = structlog.get_logger("service.customer")
+
+FURTHER_LOOKS: Final = 3
+"""Where many tasks start at once, their CPU or DynamoDB may be slow for longer than a read waits."""
 
 
 class Customer:
@@ -205,6 +209,9 @@ class Customer:
 
     async def _look_at_table(self) -> str:
         self._table.open()
+        for _ in range(FURTHER_LOOKS):
+            if not isinstance(await self._table.get("1"), TableUnavailableError):
+                break
         await self._table.check()
         return "no row 1" if await self._row_1_is_missing() else "row 1 is there"
 

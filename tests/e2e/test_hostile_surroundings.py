@@ -18,7 +18,7 @@ import pytest
 from local import dynamodb
 from local.process import running
 from service.customer import contract
-from tests.support.faulty import FaultyDynamoDB, refusal, stall
+from tests.support.faulty import Call, FaultyDynamoDB, refusal, stall
 from tests.support.world import World, complaint, eventually, metric, own_server
 
 REQUEST = b'{"client_id":"7"}'
@@ -146,6 +146,16 @@ async def test_a_table_with_another_key_is_found_at_start(world: World, keys: li
     code, output = await world.run_to_end(DDB_TABLE=name, SEED_ROWS="0")
     assert code == 1
     assert "key" in complaint(output)
+
+
+async def test_a_database_that_is_slow_while_a_task_starts_is_asked_again(world: World, proxy: FaultyDynamoDB) -> None:
+    async def slow_at_first(_action: str, _call: Call) -> None:
+        if len(proxy.calls) <= 3:
+            await asyncio.sleep(5)
+
+    proxy.fault = slow_at_first
+    async with world.task(**proxy.env), world.client() as client:
+        assert (await client.request(contract.SUBJECT, REQUEST, timeout=3)).headers is None
 
 
 async def test_a_refused_batch_is_not_asked_again_in_halves(world: World, proxy: FaultyDynamoDB) -> None:
