@@ -43,7 +43,7 @@ demo-queue: setup ## two queue sidecars and an example client: visibility, dead 
 test: setup ## every test, on real servers that the tests start
 	@$(PY) -m pytest -n 2 --dist loadgroup
 
-drill: setup ## what production does to a task, in full: a quarter of an hour, and a table of what held
+drill: setup ## what production does to a task, in full: half an hour, and a table of what held
 	@$(PY) -m pytest -m drill --drill-full -v --no-header
 
 mutants: setup ## change a line at a time and see that a test fails; resumable (ARGS="--report")
