@@ -61,9 +61,9 @@ class Publisher:
     def send(self, batch: Batch) -> None:
         """Raises `nats.errors.Error` when the connection does not take all of them."""
         reply, events = f"{self._inbox}.{self._id}-{batch.number}", batch.events
-        if self.mode == SINGLE or len(events) == 1:
-            for event in events:
-                self._nc.post(event.subject, event.payload, reply, self._headers(event))
+        if len(events) == 1:
+            (event,) = events
+            self._nc.post(event.subject, event.payload, reply, self._headers(event))
             return
         reply = f"{reply}.{_FLOW}.fail."
         last = len(events)
