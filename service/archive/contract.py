@@ -34,16 +34,7 @@ METRICS_DIMENSION: Final = customer.METRICS_DIMENSION
 
 def publish(stream: str, consumer: str) -> tuple[str, ...]:
     """What the role's NATS user may publish to, beside one response to each request."""
-    return (
-        f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}",
-        f"$JS.API.CONSUMER.INFO.{stream}.{consumer}",
-        f"$JS.API.STREAM.INFO.{stream}",
-        f"$JS.API.STREAM.INFO.{DEAD_STREAM}",
-        f"$JS.ACK.{stream}.{consumer}.>",
-        f"$JS.ACK.*.*.{stream}.{consumer}.>",  # with domain and account, as ADR-15 has it
-        f"{DEAD_SUBJECT}.*",
-        "$SYS.REQ.USER.INFO",
-    )
+    return customer.publish_of_reader(stream, consumer, DEAD_STREAM, DEAD_SUBJECT)
 
 
 PUBLISH: Final = publish(STREAM, CONSUMER)

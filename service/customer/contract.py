@@ -130,3 +130,17 @@ CREATE_RESPONSE_SCHEMA: Final = {
     "required": ["client_id"],
     "properties": {"client_id": _CLIENT_ID},
 }
+
+
+def publish_of_reader(stream: str, consumer: str, dead_stream: str, dead_subject: str) -> tuple[str, ...]:
+    """What a user may publish to who reads a consumer: it, its acknowledgements, dead letters, his own permissions."""
+    return (
+        f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}",
+        f"$JS.API.CONSUMER.INFO.{stream}.{consumer}",
+        f"$JS.API.STREAM.INFO.{stream}",
+        f"$JS.API.STREAM.INFO.{dead_stream}",
+        f"$JS.ACK.{stream}.{consumer}.>",
+        f"$JS.ACK.*.*.{stream}.{consumer}.>",  # with domain and account, as ADR-15 has it
+        f"{dead_subject}.*",
+        "$SYS.REQ.USER.INFO",
+    )

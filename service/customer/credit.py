@@ -2,9 +2,9 @@
 
 A grant is a queue subscription that ends by itself after so many messages. There is room for 1,024 requests, or for
 what this task answers in a quarter of a second, where that is more; `max_in_flight` is the most. Grants are made in
-quarters of 1,024, as requests are answered. What this task has no room for, the server gives to other tasks of the
-queue group; when none has room, it tells the requester "no responders" at once. So nothing is refused here, and nothing
-waits in a socket until its requester has given up (docs/adr/0011-credit.md).
+quarters of the least room, as requests are answered. What this task has no room for, the server gives to other tasks of
+the queue group; when none has room, it tells the requester "no responders" at once. So nothing is refused here, and
+nothing waits in a socket until its requester has given up (docs/adr/0011-credit.md).
 
 | state | grants | left by |
 | --- | --- | --- |
@@ -38,7 +38,7 @@ from service.runtime.nats_client import NatsClient
 log: Final = structlog.get_logger("service.micro")
 
 LEAST: Final = 1024
-"""Requests that there is room for however slow the task is, unless `max_in_flight` is less."""
+"""Requests that there is room for however slow the task is, unless `max_in_flight` is less, or its half is more."""
 AHEAD_S: Final = 0.25
 """A task without CPU sleeps for less, and a requester waits for longer."""
 RATE_S: Final = 1.0
