@@ -5,7 +5,9 @@ https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Programming.Low
 
 from __future__ import annotations
 
+import asyncio
 from http import HTTPStatus
+from math import inf
 from typing import Any
 
 import orjson
@@ -21,10 +23,12 @@ from service.runtime.errors import ServiceError
 class DynamoDB:
     """The API of one endpoint, in one region."""
 
-    def __init__(self, pool: Pool, region: str) -> None:
+    def __init__(self, pool: Pool, region: str, timeout_s: float) -> None:
         self._pool = pool
         self._signer = Signer(pool.host, region, pool.path)
         self._chain = CredentialChain()
+        self._timeout_s = timeout_s
+        self._loop = asyncio.get_running_loop()
 
     @classmethod
     def configured(cls, timeout_s: float) -> DynamoDB:
@@ -34,20 +38,22 @@ class DynamoDB:
         """
         url, region = endpoint()
         try:
-            return cls(Pool(url, timeout_s), region)
+            return cls(Pool(url), region, timeout_s)
         except ValueError as error:
             raise ServiceError(f"AWS_ENDPOINT_URL_DYNAMODB: {error}", "correct it or unset it") from None
 
     def close(self) -> None:
         self._pool.close()
 
-    async def call(self, action: str, request: dict[str, Any]) -> dict[str, Any]:
-        """One call and its decoded response.
+    async def call(self, action: str, request: dict[str, Any], deadline: float = inf) -> dict[str, Any]:
+        """One call and its decoded response, within `timeout_s` and by `deadline`, a time of the loop's clock.
 
         Raises `DynamoDBError`, `InvalidResponse`, `NoCredentialsError`, `HttpError` and `TimeoutError`.
         """
         body = orjson.dumps(request)
-        response = await self._pool.post(self._signer.headers(await self._chain.current(), action, body), body)
+        deadline = min(deadline, self._loop.time() + self._timeout_s)
+        headers = self._signer.headers(await self._chain.current(deadline), action, body)
+        response = await self._pool.post(headers, body, deadline)
         try:
             decoded = orjson.loads(response.body)
         except orjson.JSONDecodeError:

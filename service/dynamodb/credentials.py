@@ -27,11 +27,16 @@ class CredentialChain:
         self._loading: asyncio.Task[ReadOnlyCredentials] | None = None
         self._tried_s = float("-inf")
 
-    async def current(self) -> ReadOnlyCredentials:
-        """Raises `CredentialsRefreshError` when they have expired and cannot be refreshed, `NoCredentialsError`."""
+    async def current(self, deadline: float) -> ReadOnlyCredentials:
+        """Waits for them to `deadline`, a time of the loop's clock.
+
+        Raises `CredentialsRefreshError` when they have expired and cannot be refreshed, `NoCredentialsError`, and
+        `TimeoutError`; the load goes on, for the next call.
+        """
         frozen = self._frozen
         if frozen is None:
-            return await asyncio.shield(self._load())
+            async with asyncio.timeout_at(deadline):
+                return await asyncio.shield(self._load())
         if self._remain_valid(None):
             return frozen
         if self._remain_valid(0):
@@ -39,7 +44,8 @@ class CredentialChain:
                 self._load()
             return frozen
         try:
-            return await asyncio.shield(self._load())
+            async with asyncio.timeout_at(deadline):
+                return await asyncio.shield(self._load())
         except Exception as error:
             raise CredentialsRefreshError(f"AWS credentials have expired ({type(error).__name__})") from error
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Final, cast
+from typing import Final, NamedTuple, cast
 from urllib.parse import urlsplit
 
 import httptools
@@ -21,8 +20,7 @@ IDLE_S: Final = 20.0
 """A connection that was idle for longer is not used again: the other side may be closing it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(NamedTuple):
     status: int
     body: bytes
 
@@ -30,12 +28,11 @@ class Response:
 class Pool:
     """Connections to one origin. A call has one to itself; Most recently used first (LIFO)."""
 
-    def __init__(self, url: str, timeout_s: float) -> None:
+    def __init__(self, url: str) -> None:
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError(f"{url} is not an HTTP address")
         self.host = parts.netloc
-        self._timeout_s = timeout_s
         self._free: list[_Connection] = []
         self._loop = asyncio.get_running_loop()
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
@@ -43,21 +40,19 @@ class Pool:
         self.path = parts.path or "/"
         self._head = f"POST {self.path} HTTP/1.1\r\nHost: {self.host}\r\n".encode()
 
-    async def post(self, headers: str, body: bytes) -> Response:
-        """`headers` are lines, each with its CRLF.
+    async def post(self, headers: str, body: bytes, deadline: float) -> Response:
+        """`headers` are lines, each with its CRLF; `deadline` is a time of the loop's clock.
 
-        Raises `HttpError`, and `TimeoutError` after `timeout_s` seconds.
+        Raises `HttpError`, and `TimeoutError` at the deadline, be the connection made or not.
         """
         connection = self._reusable()
         if connection is None:
-            connection = await self._connect()
-        timer = self._loop.call_later(self._timeout_s, connection.time_out)
+            connection = await self._connect(deadline)
         try:
             return await connection.call(
-                b"%b%bContent-Length: %d\r\n\r\n%b" % (self._head, headers.encode(), len(body), body)
+                b"%b%bContent-Length: %d\r\n\r\n%b" % (self._head, headers.encode(), len(body), body), deadline
             )
         finally:
-            timer.cancel()
             if connection.idle:
                 self._free.append(connection)
             else:
@@ -76,10 +71,10 @@ class Pool:
             connection.close()
         return None
 
-    async def _connect(self) -> _Connection:
+    async def _connect(self, deadline: float) -> _Connection:
         host, port = self._address
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout_at(deadline):
                 _, connection = await self._loop.create_connection(
                     lambda: _Connection(self._loop), host, port, ssl=self._tls
                 )
@@ -100,22 +95,39 @@ class _Connection(asyncio.Protocol):
         self._loop = loop
         self._transport: asyncio.Transport
         self._response: asyncio.Future[Response] | None = None
-        self._parser: httptools.HttpResponseParser
+        self._parser = httptools.HttpResponseParser(self)
+        self._deadline = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        """For this call's deadline or an earlier one's: a new timer for each call is as dear as its signature."""
         self._body: list[bytes] = []
 
-    async def call(self, request: bytes) -> Response:
+    async def call(self, request: bytes, deadline: float) -> Response:
         self.idle = False
         self._response = self._loop.create_future()
-        self._parser = httptools.HttpResponseParser(self)
+        self._deadline = deadline
+        if self._timer is None or self._timer.when() > deadline:
+            self._arm()
         self._body = []
         self._transport.write(request)
         return await self._response
 
-    def time_out(self) -> None:
-        self._fail(TimeoutError())
+    def _arm(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(self._deadline, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        if self._response and not self._response.done():
+            if self._loop.time() < self._deadline:
+                self._arm()
+            else:
+                self._fail(TimeoutError())
 
     def close(self) -> None:
         self.idle = False
+        if self._timer:
+            self._timer.cancel()
         self._transport.abort()
 
     def _fail(self, error: Exception) -> None:
@@ -142,13 +154,17 @@ class _Connection(asyncio.Protocol):
 
     # httptools
 
+    def on_message_begin(self) -> None:
+        if self._response is None or self._response.done():
+            self.close()  # nobody asked for another one
+
     def on_body(self, body: bytes) -> None:
         self._body.append(body)
 
     def on_message_complete(self) -> None:
         if self._parser.get_status_code() < HTTPStatus.OK:
             return  # an interim one: the answer follows
-        self.used_at = self._loop.time()
-        self.idle = self._parser.should_keep_alive()
         if self._response and not self._response.done():
+            self.used_at = self._loop.time()
+            self.idle = self._parser.should_keep_alive()
             self._response.set_result(Response(self._parser.get_status_code(), b"".join(self._body)))

@@ -88,11 +88,13 @@ class Table:
         unread = list(keys)
         problem: Exception = TableUnavailableError("the database is busy")
         for attempt in range(MAX_CALLS):
+            if attempt:
+                wait_s = _backoff_s(attempt)
+                if loop.time() + wait_s >= deadline:
+                    break
+                await asyncio.sleep(wait_s)
             try:
-                async with asyncio.timeout_at(deadline):
-                    if attempt:
-                        await asyncio.sleep(_backoff_s(attempt))
-                    found, unprocessed = await self._batch_get(unread, consistent)
+                found, unprocessed = await self._batch_get(unread, consistent, deadline)
             except Exception as error:
                 problem = error
                 if not _is_retryable(error) or loop.time() >= deadline:
@@ -152,14 +154,16 @@ class Table:
         if isinstance(outcome, Exception):
             raise self._explain(outcome)
 
-    async def _batch_get(self, keys: Sequence[str], consistent: bool) -> tuple[dict[str, Row], set[str]]:
+    async def _batch_get(
+        self, keys: Sequence[str], consistent: bool, deadline: float
+    ) -> tuple[dict[str, Row], set[str]]:
         asked: dict[str, Any] = {"Keys": [{self._key: {"S": key}} for key in keys]}
         if consistent:
             asked["ConsistentRead"] = True
         request = {"RequestItems": {self.name: asked}}
         started = time.perf_counter()
         try:
-            response = await self._api.call("BatchGetItem", request)
+            response = await self._api.call("BatchGetItem", request, deadline)
         finally:
             self.stats.call_seconds.observe(time.perf_counter() - started)
         try:

@@ -66,7 +66,7 @@ def test_signatures_are_botocores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def api(proxy: FaultyDynamoDB, aws: None) -> DynamoDB:
-    return DynamoDB(Pool(proxy.env["AWS_ENDPOINT_URL_DYNAMODB"], 2.0), "eu-west-1")
+    return DynamoDB(Pool(proxy.env["AWS_ENDPOINT_URL_DYNAMODB"]), "eu-west-1", 2.0)
 
 
 async def error_of(api: DynamoDB) -> DynamoDBError:
@@ -113,7 +113,7 @@ async def test_a_connection_with_what_is_not_dynamodbs_is_not_used_again(aws: No
     """What comes on it next may be this call's late answer."""
     html = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>"
     async with serving(writes(html)) as (server, url), pool(url) as made:
-        api = DynamoDB(made, "eu-west-1")
+        api = DynamoDB(made, "eu-west-1", 2.0)
         with pytest.raises(InvalidResponse):
             await api.call("BatchGetItem", {})
         server.answering = writes(OK)

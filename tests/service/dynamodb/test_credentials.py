@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -19,6 +20,10 @@ from tests.support.world import eventually
 Given = dict[str, str]
 
 
+def soon(seconds: float = 5.0) -> float:
+    return asyncio.get_running_loop().time() + seconds
+
+
 def metadata(key: str, seconds: float) -> Given:
     expires = datetime.now(UTC) + timedelta(seconds=seconds)
     return {"access_key": key, "secret_key": "s", "token": "t", "expiry_time": expires.isoformat()}
@@ -30,7 +35,7 @@ async def loaded(monkeypatch: pytest.MonkeyPatch, refresh: Callable[[], Given], 
     monkeypatch.setattr(Session, "get_credentials", lambda _: found)
     monkeypatch.setattr(credentials, "RETRY_S", -1.0)
     chain = CredentialChain()
-    assert (await chain.current()).access_key == "FIRST"
+    assert (await chain.current(soon())).access_key == "FIRST"
     found._expiry_time = datetime.now(UTC) + timedelta(seconds=remain_s)
     return chain
 
@@ -45,13 +50,13 @@ async def test_calls_go_on_while_a_refresh_hangs(monkeypatch: pytest.MonkeyPatch
 
     chain = await loaded(monkeypatch, hang, remain_s=300)
     for _ in range(100):
-        assert (await chain.current()).access_key == "FIRST"
+        assert (await chain.current(soon())).access_key == "FIRST"
     await eventually(begun.is_set, what="a refresh in the background")
-    assert (await chain.current()).access_key == "FIRST"
+    assert (await chain.current(soon())).access_key == "FIRST"
     released.set()
 
     async def renewed() -> bool:
-        return (await chain.current()).access_key == "SECOND"
+        return (await chain.current(soon())).access_key == "SECOND"
 
     await eventually(renewed)
 
@@ -65,15 +70,36 @@ async def test_calls_go_on_while_refreshes_fail(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(credentials, "RETRY_S", 60.0)
     chain._tried_s = float("-inf")
     for _ in range(100):
-        assert (await chain.current()).access_key == "FIRST"
+        assert (await chain.current(soon())).access_key == "FIRST"
     first = chain._loading
     assert first
     await eventually(first.done)
-    assert (await chain.current()).access_key == "FIRST"
+    assert (await chain.current(soon())).access_key == "FIRST"
     assert chain._loading is first, "each call tries again"
 
 
 async def test_expired_credentials_are_an_error_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     chain = await loaded(monkeypatch, fail, remain_s=-1)
     with pytest.raises(CredentialsRefreshError, match="have expired"):
-        await chain.current()
+        await chain.current(soon())
+
+
+@pytest.mark.parametrize("remain_s", [None, -1.0], ids=["none yet", "expired ones"])
+async def test_a_load_that_hangs_holds_a_call_up_to_its_deadline_and_goes_on(
+    monkeypatch: pytest.MonkeyPatch, remain_s: float | None
+) -> None:
+    released = threading.Event()
+
+    def hang(*_: Any) -> Any:
+        released.wait(20)
+        return RefreshableCredentials.create_from_metadata(metadata("LATE", 3600), dict, "test")
+
+    if remain_s is None:
+        monkeypatch.setattr(Session, "get_credentials", hang)
+        chain = CredentialChain()
+    else:
+        chain = await loaded(monkeypatch, lambda: hang() and metadata("LATE", 3600), remain_s=remain_s)
+    with pytest.raises((TimeoutError, CredentialsRefreshError)):
+        await chain.current(soon(0.05))
+    released.set()
+    assert (await chain.current(soon())).access_key == "LATE"

@@ -59,12 +59,16 @@ async def serving(answering: Answering, tls: ssl.SSLContext | None = None) -> As
 
 
 @asynccontextmanager
-async def pool(url: str, timeout_s: float = 5.0) -> AsyncIterator[Pool]:
-    made = Pool(url, timeout_s)
+async def pool(url: str) -> AsyncIterator[Pool]:
+    made = Pool(url)
     try:
         yield made
     finally:
         made.close()
+
+
+async def post(pool: Pool, headers: str = "", body: bytes = b"", timeout_s: float = 5.0) -> Response:
+    return await pool.post(headers, body, asyncio.get_running_loop().time() + timeout_s)
 
 
 def writes(*parts: bytes) -> Answering:
@@ -83,7 +87,7 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 async def test_a_request_is_well_formed_and_its_connection_is_used_again() -> None:
     async with serving(writes(OK)) as (server, url), pool(url) as made:
         for _ in range(3):
-            assert await made.post("X-A: 1\r\n", b"body") == Response(200, b"{}")
+            assert await post(made, "X-A: 1\r\n", b"body") == Response(200, b"{}")
         expected = f"POST / HTTP/1.1\r\nHost: {made.host}\r\nX-A: 1\r\nContent-Length: 4\r\n\r\nbody".encode()
         assert server.requests == [expected] * 3
         assert server.connections == 1
@@ -96,7 +100,7 @@ async def test_calls_at_once_have_a_connection_each_and_their_own_answers() -> N
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
 
     async with serving(echo) as (server, url), pool(url) as made:
-        answers = await asyncio.gather(*(made.post("", str(number).encode()) for number in range(10)))
+        answers = await asyncio.gather(*(post(made, "", str(number).encode()) for number in range(10)))
         assert [answer.body for answer in answers] == [str(number).encode() for number in range(10)]
         assert server.connections == 10
 
@@ -114,7 +118,7 @@ async def test_calls_at_once_have_a_connection_each_and_their_own_answers() -> N
 async def test_an_answer_in_any_form_is_read(parts: list[bytes]) -> None:
     async with serving(writes(*parts)) as (_, url), pool(url) as made:
         for _ in range(2):
-            assert await made.post("", b"") == Response(200, b"{}")
+            assert await post(made) == Response(200, b"{}")
 
 
 @pytest.mark.parametrize(
@@ -124,9 +128,9 @@ async def test_an_answer_in_any_form_is_read(parts: list[bytes]) -> None:
 async def test_what_is_not_http_is_said(parts: list[bytes]) -> None:
     async with serving(writes(*parts)) as (server, url), pool(url) as made:
         with pytest.raises(HttpError, match="is not HTTP"):
-            await made.post("", b"")
+            await post(made)
         server.answering = writes(OK)
-        assert (await made.post("", b"")).status == 200, "over a new connection"
+        assert (await post(made)).status == 200, "over a new connection"
 
 
 async def test_a_lost_connection_is_said_and_not_used_again() -> None:
@@ -136,12 +140,12 @@ async def test_a_lost_connection_is_said_and_not_used_again() -> None:
         writer.close()
 
     async with serving(writes(OK)) as (server, url), pool(url) as made:
-        await made.post("", b"")
+        await post(made)
         server.answering = hang_up
         with pytest.raises(HttpError, match="connection was lost: closed"):
-            await made.post("", b"")
+            await post(made)
         server.answering = writes(OK)
-        assert (await made.post("", b"")).status == 200
+        assert (await post(made)).status == 200
 
 
 async def test_a_late_answer_is_a_timeout_and_never_the_next_calls() -> None:
@@ -151,12 +155,12 @@ async def test_a_late_answer_is_a_timeout_and_never_the_next_calls() -> None:
         await late.wait()
         writer.write(b"HTTP/1.1 500 Late\r\nContent-Length: 0\r\n\r\n")
 
-    async with serving(wait) as (server, url), pool(url, timeout_s=0.1) as made:
+    async with serving(wait) as (server, url), pool(url) as made:
         with pytest.raises(TimeoutError):
-            await made.post("", b"")
+            await post(made, timeout_s=0.1)
         late.set()
         server.answering = writes(OK)
-        assert (await made.post("", b"")).status == 200
+        assert (await post(made)).status == 200
 
 
 async def test_a_call_that_is_given_up_takes_its_connection_along() -> None:
@@ -166,13 +170,13 @@ async def test_a_call_that_is_given_up_takes_its_connection_along() -> None:
         asked.set()
 
     async with serving(never) as (server, url), pool(url) as made:
-        call = asyncio.create_task(made.post("", b""))
+        call = asyncio.create_task(post(made))
         await asked.wait()
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
         server.answering = writes(OK)
-        assert (await made.post("", b"")).status == 200
+        assert (await post(made)).status == 200
         assert server.connections == 2
 
 
@@ -184,11 +188,23 @@ async def test_the_time_limit_of_a_call_ends_with_the_call() -> None:
             await asyncio.sleep(0.7)  # past the limit of the first call, and inside its own
         writer.write(OK)
 
-    async with serving(slow_afterwards) as (server, url), pool(url, timeout_s=1.0) as made:
-        assert (await made.post("", b"")).status == 200
+    async with serving(slow_afterwards) as (server, url), pool(url) as made:
+        assert (await post(made, timeout_s=1.0)).status == 200
         first_ends.set()
         await asyncio.sleep(0.6)
-        assert (await made.post("", b"")).status == 200
+        assert (await post(made, timeout_s=1.0)).status == 200
+        assert server.connections == 1
+
+
+async def test_a_shorter_time_limit_than_the_call_before_had_is_kept() -> None:
+    async def never(_: bytes, __: asyncio.StreamWriter) -> None:
+        """Says nothing."""
+
+    async with serving(writes(OK)) as (server, url), pool(url) as made:
+        await post(made, timeout_s=60.0)
+        server.answering = never
+        with pytest.raises(TimeoutError):
+            await post(made, timeout_s=0.1)
         assert server.connections == 1
 
 
@@ -201,10 +217,10 @@ async def test_a_connection_that_is_not_used_again_is_closed(answer: bytes) -> N
     """By this side: the server would keep it."""
     async with serving(writes(answer)) as (server, url), pool(url) as made:
         with contextlib.suppress(HttpError):
-            await made.post("", b"")
+            await post(made)
         await eventually(lambda: server.open == 0, what="the end of the connection")
         server.answering = writes(OK)
-        assert (await made.post("", b"")).status == 200
+        assert (await post(made)).status == 200
         assert (server.connections, server.open) == (2, 1)
         made.close()
         await eventually(lambda: server.open == 0, what="the end of the pool's connections")
@@ -212,16 +228,18 @@ async def test_a_connection_that_is_not_used_again_is_closed(answer: bytes) -> N
 
 async def test_a_connection_that_was_idle_for_long_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     async with serving(writes(OK)) as (server, url), pool(url) as made:
-        await made.post("", b"")
+        await post(made)
         monkeypatch.setattr(http, "IDLE_S", 0.0)
-        await made.post("", b"")
+        await post(made)
         assert server.connections == 2
 
 
 async def test_bytes_nobody_asked_for_end_the_connection() -> None:
-    async with serving(writes(OK + OK)) as (_, url), pool(url) as made:
-        for _ in range(3):
-            assert await made.post("", b"") == Response(200, b"{}")
+    for more_than_asked in (OK, OK[:20], b"HTTP", b"zz"):
+        async with serving(writes(OK + more_than_asked)) as (server, url), pool(url) as made:
+            for _ in range(3):
+                assert await post(made) == Response(200, b"{}")
+            assert server.connections == 3, more_than_asked
     more = asyncio.Event()
 
     async def later_too(_: bytes, writer: asyncio.StreamWriter) -> None:
@@ -231,21 +249,21 @@ async def test_bytes_nobody_asked_for_end_the_connection() -> None:
         writer.write(OK)
 
     async with serving(later_too) as (server, url), pool(url) as made:
-        await made.post("", b"")
+        await post(made)
         more.set()
         await eventually(lambda: server.open == 0, what="the end of the connection")
         server.answering = writes(OK)
-        await made.post("", b"")
+        await post(made)
         assert server.connections == 2
 
 
 async def test_a_refused_connection_and_a_wrong_address_are_said() -> None:
     async with pool(f"http://127.0.0.1:{claim_port(0, '')}") as made:
         with pytest.raises(HttpError, match="no connection to 127"):
-            await made.post("", b"")
+            await post(made)
     for url in ("dynamodb.local", "ftp://dynamodb", "http://"):
         with pytest.raises(ValueError, match="is not an HTTP address"):
-            Pool(url, 1)
+            Pool(url)
 
 
 async def test_a_connection_that_is_not_made_in_time_is_a_timeout() -> None:
@@ -257,14 +275,14 @@ async def test_a_connection_that_is_not_made_in_time_is_a_timeout() -> None:
             other = waiting.enter_context(socket.socket())
             other.setblocking(False)
             other.connect_ex(busy.getsockname())
-        async with pool(f"http://127.0.0.1:{busy.getsockname()[1]}", timeout_s=0.2) as made:
+        async with pool(f"http://127.0.0.1:{busy.getsockname()[1]}") as made:
             with pytest.raises(TimeoutError):
-                await made.post("", b"")
+                await post(made, timeout_s=0.2)
 
 
 async def test_a_path_is_asked_for() -> None:
     async with serving(writes(OK)) as (server, url), pool(f"{url}/local/") as made:
-        await made.post("", b"")
+        await post(made)
         assert server.requests[0].startswith(b"POST /local/ HTTP/1.1\r\n")
 
 
@@ -275,8 +293,8 @@ async def test_tls_is_verified(monkeypatch: pytest.MonkeyPatch) -> None:
     async with serving(writes(OK), context) as (_, url):
         async with pool(url) as made:
             with pytest.raises(HttpError, match="CERTIFICATE_VERIFY_FAILED"):
-                await made.post("", b"")
+                await post(made)
         with authority.cert_pem.tempfile() as bundle:
             monkeypatch.setenv("SSL_CERT_FILE", bundle)
             async with pool(url) as made:
-                assert (await made.post("", b"")).status == 200
+                assert (await post(made)).status == 200
