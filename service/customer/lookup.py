@@ -11,19 +11,19 @@ So no timer delays a lone request, and none waits long for calls that do not com
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final, Generic, TypeVar
 
 import structlog
 
-from service.dynamodb.table import MAX_KEYS, Outcome
+from service.dynamodb.table import MAX_KEYS, Give, Outcome
 from service.runtime.logs import Repeated
 
 log: Final = structlog.get_logger("service.lookup")
 _failed: Final = Repeated(log, "delivery failed")
 Waiter = TypeVar("Waiter")
 
-Read = Callable[[Sequence[str]], AsyncIterator[Mapping[str, Outcome]]]
+Read = Callable[[Sequence[str], Give], Awaitable[None]]
 """Gives each key's outcome once, in as many parts as it comes in."""
 Deliver = Callable[[str, Outcome, Sequence[Waiter]], Awaitable[None]]
 
@@ -106,10 +106,12 @@ class BatchLoader(Generic[Waiter]):
         return batch
 
     async def _call(self, batch: dict[str, list[Waiter]]) -> None:
+        async def give(outcomes: Mapping[str, Outcome]) -> None:
+            for key, outcome in outcomes.items():
+                await self._give(key, outcome, batch.pop(key))
+
         try:
-            async for outcomes in self._read(list(batch)):
-                for key, outcome in outcomes.items():
-                    await self._give(key, outcome, batch.pop(key))
+            await self._read(list(batch), give)
         except Exception as error:  # one failing batch fails its own requests, those that are left
             for key, waiters in batch.items():
                 await self._give(key, error, waiters)

@@ -9,7 +9,7 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -42,6 +42,9 @@ Row = Mapping[str, Any]
 
 Outcome = Row | None | Exception
 """What a read found for a key: a row; None, there is none; or the error that kept it from being read."""
+
+Give = Callable[[Mapping[str, Outcome]], Awaitable[None]]
+"""Takes a part of what a read found, by key."""
 
 
 @dataclass(slots=True)
@@ -76,17 +79,17 @@ class Table:
         if self._is_open:
             self._api.close()
 
-    async def read(self, keys: Sequence[str], *, consistent: bool = False) -> AsyncIterator[Mapping[str, Outcome]]:
-        """The outcomes of up to `MAX_KEYS` keys, each key once: what a call found comes before the next call is made.
+    async def read(self, keys: Sequence[str], give: Give, *, consistent: bool = False) -> None:
+        """`give` the outcomes of up to `MAX_KEYS` keys, each key once: what a call found before the next call is made.
 
         At most `MAX_CALLS` calls and `DEADLINE_S` seconds; what could not be read is asked for again, with full jitter
-        between the calls. Does not raise. `consistent`: every write that was confirmed before is seen.
+        between the calls. Raises what `give` does. `consistent`: every write that was confirmed before is seen.
         """
         self.stats.batch_keys.observe(len(keys))
         loop = asyncio.get_running_loop()
         deadline = loop.time() + DEADLINE_S
         unread = list(keys)
-        problem: Exception = TableUnavailableError("the database is busy")
+        problem: Exception | None = None
         for attempt in range(MAX_CALLS):
             if attempt:
                 wait_s = _backoff_s(attempt)
@@ -101,25 +104,28 @@ class Table:
                     break
                 self.stats.errors[error.code if isinstance(error, DynamoDBError) else type(error).__name__] += 1
                 continue
-            outcomes: dict[str, Outcome] = dict(found)
             if len(found) + len(unprocessed) < len(unread):
-                outcomes.update((key, None) for key in unread if key not in found and key not in unprocessed)
+                found.update((key, None) for key in unread if key not in found and key not in unprocessed)
             self.problem = None
-            if outcomes:
-                yield outcomes
+            if found:
+                await give(found)
             if not unprocessed:
                 return
             self.stats.errors["UnprocessedKeys"] += 1
             unread = list(unprocessed)
-        failure = _classify(problem)
+        failure = _classify(problem) if problem else TableUnavailableError("the database is busy")
         self.problem = str(failure) or type(failure).__name__
-        yield dict.fromkeys(unread, failure)
+        await give(dict.fromkeys(unread, failure))
 
     async def get(self, key: str, *, consistent: bool = False) -> Outcome:
         """The outcome of one key. Does not raise."""
-        async for outcomes in self.read([key], consistent=consistent):
-            return outcomes[key]
-        raise AssertionError("unreachable: each key has an outcome")
+        outcomes: dict[str, Outcome] = {}
+
+        async def keep(part: Mapping[str, Outcome]) -> None:
+            outcomes.update(part)
+
+        await self.read([key], keep, consistent=consistent)
+        return outcomes[key]
 
     async def insert(self, row: Row) -> bool:
         """Put a row unless its key has one. Returns whether it was put.
@@ -156,7 +162,8 @@ class Table:
 
     async def _batch_get(
         self, keys: Sequence[str], consistent: bool, deadline: float
-    ) -> tuple[dict[str, Row], set[str]]:
+    ) -> tuple[dict[str, Outcome], set[str]]:
+        """The rows that were found, and the keys that were not looked for."""
         asked: dict[str, Any] = {"Keys": [{self._key: {"S": key}} for key in keys]}
         if consistent:
             asked["ConsistentRead"] = True
@@ -167,7 +174,7 @@ class Table:
         finally:
             self.stats.call_seconds.observe(time.perf_counter() - started)
         try:
-            found = {row[self._key]["S"]: row for row in response["Responses"].get(self.name, ())}
+            found: dict[str, Outcome] = {row[self._key]["S"]: row for row in response["Responses"].get(self.name, ())}
             unprocessed = response.get("UnprocessedKeys", {}).get(self.name, {}).get("Keys", ())
             return found, {key[self._key]["S"] for key in unprocessed}
         except (AttributeError, KeyError, TypeError) as error:

@@ -11,7 +11,7 @@ import asyncio
 import functools
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
@@ -31,7 +31,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 Result = TypeVar("Result")
 
-Read = Callable[[Sequence[str]], AsyncIterator[Mapping[str, Result]]]
+Give = Callable[[Mapping[str, Result]], Awaitable[None]]
+Read = Callable[[Sequence[str], Give[Result]], Awaitable[None]]
 
 TRACEPARENT: Final = "traceparent"
 _VARIABLES: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
@@ -136,11 +137,10 @@ class Tracing:
     def read(self, read: Read[Result]) -> Read[Result]:
         """`read` with a span, to which the spans of its requests are linked."""
 
-        async def traced(ids: Sequence[str]) -> AsyncIterator[Mapping[str, Result]]:
+        async def traced(ids: Sequence[str], give: Give[Result]) -> None:
             span = self._begin_call(len(ids))
             try:
-                async for outcomes in read(ids):
-                    yield outcomes
+                await read(ids, give)
             finally:
                 self._end_call(span)
 

@@ -23,9 +23,12 @@ async def open_table(name: str) -> AsyncIterator[Table]:
 async def read(table: Table, keys: Sequence[str]) -> dict[str, Outcome]:
     """Every key's outcome, once all have come."""
     found: dict[str, Outcome] = {}
-    async for outcomes in table.read(keys):
-        assert not found.keys() & outcomes.keys(), "each key once"
-        found.update(outcomes)
+
+    async def give(part: Mapping[str, Outcome]) -> None:
+        assert not found.keys() & part.keys(), "each key once"
+        found.update(part)
+
+    await table.read(keys, give)
     return found
 
 

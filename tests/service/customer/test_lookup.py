@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Sequence
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.customer.lookup import EAGER_CALLS, MAX_WAIT_S, BatchLoader
-from service.dynamodb.table import MAX_KEYS, Outcome
+from service.dynamodb.table import MAX_KEYS, Give, Outcome
 
 
 class Reader:
@@ -21,12 +21,12 @@ class Reader:
         self.open.set()
         self.failing: set[str] = set()
 
-    async def read(self, ids: Sequence[str]) -> AsyncIterator[Mapping[str, Outcome]]:
+    async def read(self, ids: Sequence[str], give: Give) -> None:
         self.batches.append(list(ids))
         await self.open.wait()
         if self.failing & set(ids):
             raise ConnectionError(ids)
-        yield {key: None if key.startswith("unknown") else {"length": len(key)} for key in ids}
+        await give({key: None if key.startswith("unknown") else {"length": len(key)} for key in ids})
 
 
 class Delivered:
@@ -109,10 +109,10 @@ async def test_the_end_of_a_call_starts_the_next_one_at_once() -> None:
     gates = [asyncio.Event() for _ in range(6)]
     asked: list[list[str]] = []
 
-    async def gated(ids: Sequence[str]) -> AsyncIterator[Mapping[str, Outcome]]:
+    async def gated(ids: Sequence[str], give: Give) -> None:
         asked.append(list(ids))
         await gates[len(asked) - 1].wait()
-        yield dict.fromkeys(ids)
+        await give(dict.fromkeys(ids))
 
     delivered = Delivered()
     lookup = BatchLoader[int](gated, delivered.deliver)

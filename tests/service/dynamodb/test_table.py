@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 import pytest
@@ -12,7 +12,7 @@ from aiohttp import web
 
 from service.customer.rows import make_row
 from service.dynamodb.errors import DynamoDBError, TableUnavailableError
-from service.dynamodb.table import DEADLINE_S, MAX_CALLS, Table
+from service.dynamodb.table import DEADLINE_S, MAX_CALLS, Outcome, Table
 from service.runtime.errors import ServiceError
 from tests.support.faulty import Call, Fault, FaultyDynamoDB, answer, refusal, stall
 from tests.support.table import as_rows, open_table, read
@@ -231,12 +231,14 @@ async def test_what_a_call_found_does_not_wait_for_what_it_left(
 ) -> None:
     async with through(proxy, world, monkeypatch) as table:
         proxy.fault = leaving_unprocessed(world, rows, lambda _: ["3"])
-        parts = table.read(list(rows))
-        first = await anext(parts)
-        assert first.keys() == rows.keys() - {"3"}
-        assert len(proxy.calls) == 1, "it is given before the next call is made"
-        (last,) = [part async for part in parts]
-        assert last.keys() == {"3"}
+        given = list[tuple[set[str], int]]()
+
+        async def give(part: Mapping[str, Outcome]) -> None:
+            given.append((set(part), len(proxy.calls)))
+
+        await table.read(list(rows), give)
+        assert given[0] == (rows.keys() - {"3"}, 1), "it is given before the next call is made"
+        assert [keys for keys, _ in given[1:]] == [{"3"}]
 
 
 async def test_a_read_is_consistent_when_it_is_asked_to_be(
