@@ -17,7 +17,7 @@ from typing import Final
 import structlog
 
 from service.archive.dead_letters import DeadLetters
-from service.archive.event import NS, Event, encode, make_event, rfc3339
+from service.archive.event import NS, Rows, Unreadable, event_of, rfc3339
 from service.archive.intake import Intake
 from service.dynamodb.writer import MAX_BYTES, MAX_ITEMS, Item, Key, Writer
 from service.runtime.cancel import cancel
@@ -52,6 +52,21 @@ class ArchiveStats:
     """Messages that the dead-letter stream did not take, each time."""
     processing_ns: int = 0
     last_error: str = ""
+
+
+@dataclass(slots=True)
+class Batch:
+    """The rows of one call, each with its messages: one that was delivered twice is one row."""
+
+    rows: dict[Item, list[Message]]
+    unreadable: list[tuple[Message, str]]
+    """Messages that can be no row, and why."""
+
+    def messages(self) -> list[Message]:
+        return [
+            *(message for messages in self.rows.values() for message in messages),
+            *(message for message, _ in self.unreadable),
+        ]
 
 
 class Archiver:
@@ -143,7 +158,7 @@ class Archiver:
         while self._waiting and self._may_send() and not self._draining:
             batch = self._next_batch()
             sending = asyncio.create_task(self._work(batch))
-            self._batches[sending] = sum([len(item.encoded) for item in batch])
+            self._batches[sending] = sum([len(item.encoded) for item in batch.rows])
             sending.add_done_callback(self._done)
 
     def _may_send(self) -> bool:
@@ -154,38 +169,32 @@ class Archiver:
         self._form()
         self._intake.more()
 
-    def _next_batch(self) -> dict[Item, list[Event]]:
+    def _next_batch(self) -> Batch:
         """Up to a call's rows, each key once: DynamoDB refuses a batch that has one twice."""
-        batch: dict[Key, tuple[Item, list[Event]]] = {}
-        size, archived_at = 0, rfc3339(time.time_ns())
-        while self._waiting and len(batch) < MAX_ITEMS:
-            if batch and size + self._waiting[0].size > MAX_BYTES:
+        rows, items = Rows(self.host, rfc3339(time.time_ns()), self._retention_s), dict[Key, Item]()
+        batch, size, waiting = Batch({}, []), 0, self._waiting
+        while waiting and len(items) + len(batch.unreadable) < MAX_ITEMS:
+            message = waiting[0]
+            if items and size + message.size > MAX_BYTES:
                 break
-            event = make_event(self._waiting[0])
-            key = event.client_id, event.key
-            if same := batch.get(key):
-                same[1].append(event)
-            else:
-                encoded = self._encode(event, archived_at)
-                if batch and size + len(encoded) > MAX_BYTES:  # as JSON a control character is six bytes
-                    break
-                size += len(encoded)
-                batch[key] = Item(key, encoded), [event]
-            self._waiting.popleft()
-        return dict(batch.values())
-
-    def _encode(self, event: Event, archived_at: str) -> bytes:
-        """Nothing of an event that can be no row."""
-        if not event.unreadable:
             try:
-                return encode(event, self.host, archived_at, self._retention_s)
+                item = rows.make(message)
             except Exception as error:  # whatever it holds, it must not stand in the way of the others
-                log.exception("a message cannot be encoded", client_id=event.client_id, key=event.key)
-                event.unreadable = f"cannot be encoded: {type(error).__name__}"
-        return b""
+                batch.unreadable.append((message, _why_unreadable(error, message)))
+            else:
+                if same := items.get(item.key):
+                    batch.rows[same].append(message)
+                elif items and size + len(item.encoded) > MAX_BYTES:  # as JSON a control character is six bytes
+                    break
+                else:
+                    size += len(item.encoded)
+                    items[item.key] = item
+                    batch.rows[item] = [message]
+            waiting.popleft()
+        return batch
 
-    async def _work(self, batch: dict[Item, list[Event]]) -> None:
-        messages = [event.message for events in batch.values() for event in events]
+    async def _work(self, batch: Batch) -> None:
+        messages = batch.messages()
         started_ns = time.monotonic_ns()
         try:
             await self._write(batch)
@@ -196,18 +205,17 @@ class Archiver:
         self.stats.batches += 1
         self.stats.processing_ns += time.monotonic_ns() - started_ns
 
-    async def _write(self, batch: dict[Item, list[Event]]) -> None:
-        for item, events in list(batch.items()):
-            if events[0].unreadable:
-                await self._bury(batch.pop(item), events[0].unreadable)
-        left: Sequence[Item] = list(batch)
+    async def _write(self, batch: Batch) -> None:
+        for message, reason in batch.unreadable:
+            await self._bury([message], reason)
+        left: Sequence[Item] = list(batch.rows)
         while left:
             result = await self._writer.write(left)
             self._adapt(lost=result.lost)
             self.stats.rows += len(result.written)
-            self._finish([event.message for item in result.written for event in batch[item]])
+            self._finish([message for item in result.written for message in batch.rows[item]])
             for item, reason in result.refused:
-                await self._bury(batch[item], reason)
+                await self._bury(batch.rows[item], reason)
             left = result.unwritten
             self.stalled = result.problem if left else ""
             if left:
@@ -221,18 +229,18 @@ class Archiver:
         elif now - self._shrunk_s > SHRINK_EVERY_S:
             self._limit, self._shrunk_s = max(1.0, self._limit / 2), now
 
-    async def _bury(self, events: Sequence[Event], reason: str) -> None:
+    async def _bury(self, messages: Sequence[Message], reason: str) -> None:
         """A message that can never be a row goes to the dead-letter stream, or stays where it is."""
-        event, messages = events[0], [event.message for event in events]
+        client_id, key, _ = event_of(messages[0])
         self.stats.last_error = reason
-        problem = await self._dead_letters.put(event, reason)
+        problem = await self._dead_letters.put(messages[0], reason)
         if problem:
             self.stats.dead_refused += 1
-            _kept.warning("", reason=reason, problem=problem, client_id=event.client_id, key=event.key)
+            _kept.warning("", reason=reason, problem=problem, client_id=client_id, key=key)
             self._give_back(messages, DEAD_RETRY_S)
             return
         self.stats.dead += 1
-        _dead.warning("", reason=reason, client_id=event.client_id, key=event.key)
+        _dead.warning("", reason=reason, client_id=client_id, key=key)
         self._finish(messages)
 
     def _finish(self, messages: Sequence[Message]) -> None:
@@ -258,3 +266,10 @@ class Archiver:
             if due:
                 self._source.extend(due)
                 self._held.update(dict.fromkeys(due, now))
+
+
+def _why_unreadable(error: Exception, message: Message) -> str:
+    if isinstance(error, Unreadable):
+        return str(error)
+    log.error("a message cannot be encoded", id=message.id, exc_info=error)
+    return f"cannot be encoded: {type(error).__name__}"

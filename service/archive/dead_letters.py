@@ -5,14 +5,15 @@ from __future__ import annotations
 from hashlib import blake2b
 from typing import Final, Protocol
 
-from service.archive.event import Event
+from service.archive.event import event_of
 from service.sources.dead_letters import DeadLetterStream, word
+from service.sources.source import Message
 
 REASON_MAX: Final = 1000
 
 
 class DeadLetters(Protocol):
-    async def put(self, event: Event, reason: str) -> str:
+    async def put(self, message: Message, reason: str) -> str:
         """Keep the message and why it is no row. Returns why it was not kept; empty: it was."""
         ...
 
@@ -24,14 +25,14 @@ class Letters:
         self._stream = stream
         self._source = source
 
-    async def put(self, event: Event, reason: str) -> str:
-        message, room = event.message, self._stream.room
-        whose = blake2b(f"{self._source} {event.client_id}".encode(errors="surrogatepass"), digest_size=16)
+    async def put(self, message: Message, reason: str) -> str:
+        room, (client_id, key, _) = self._stream.room, event_of(message)
+        whose = blake2b(f"{self._source} {client_id}".encode(errors="surrogatepass"), digest_size=16)
         headers = {
-            "Nats-Msg-Id": f"{word(event.key)[:512]} {whose.hexdigest()}",
+            "Nats-Msg-Id": f"{word(key)[:512]} {whose.hexdigest()}",
             "Archive-Reason": word(reason)[:REASON_MAX],
-            "Archive-Client": word(event.client_id)[:1024],
-            "Archive-Event": word(event.key)[:512],
+            "Archive-Client": word(client_id)[:1024],
+            "Archive-Event": word(key)[:512],
             **({"Archive-Sequence": message.id} if message.sequence is not None else {}),
             **({"Archive-Cut": str(len(message.data))} if len(message.data) > room else {}),
         }

@@ -17,11 +17,13 @@ def position(handle: str) -> tuple[int, int, int, int]:
 
     Behind these is the number pending. The longer form ends with a random token.
     """
+    delivered, sequence, consumer_sequence, time_ns = map(int, _numbers(handle))
+    return delivered, sequence, consumer_sequence, time_ns
+
+
+def _numbers(handle: str) -> list[str]:
     tokens = handle.split(".")
-    if len(tokens) != SHORT_FORM_TOKENS:
-        del tokens[:2]  # domain and account
-    _, _, _, _, delivered, sequence, consumer_sequence, time_ns, *_ = tokens
-    return int(delivered), int(sequence), int(consumer_sequence), int(time_ns)
+    return tokens[4:8] if len(tokens) == SHORT_FORM_TOKENS else tokens[6:10]  # behind domain and account
 
 
 def message_id(block: bytes) -> str | None:
@@ -45,8 +47,8 @@ def parse_headers(block: bytes) -> Headers:
 def make_message(subject: bytes, reply: bytes, data: bytes, block: bytes) -> Message:
     """Of a message as it came, its headers in one block."""
     handle = reply.decode()
-    delivered, sequence, number, time_ns = position(handle)
+    delivered, sequence, number, time_ns = _numbers(handle)
     return Message(
-        handle, str(sequence), sequence, data, subject, block, parse_headers, delivered, time_ns,
-        len(subject) + len(reply) + len(data) + len(block), number,
+        handle, sequence, int(sequence), data, subject, block, parse_headers, int(delivered), int(time_ns),
+        len(subject) + len(reply) + len(data) + len(block), int(number),
     )  # fmt: skip

@@ -18,7 +18,7 @@ from local import dynamodb
 from local.process import claim_port
 from local.system import Task, ready, service_env, service_task
 from service.archive import contract
-from service.archive.event import Event, make_event
+from service.sources.source import Message
 from service.sources.wire import make_message
 from tests.support.world import World
 
@@ -115,9 +115,9 @@ async def make_archive(world: World) -> AsyncIterator[ArchiveWorld]:
         yield ArchiveWorld(world, table, admin)
 
 
-def delivered(subject: bytes, reply: bytes, data: bytes, headers: bytes) -> Event:
-    """The event of a message as the wire has it."""
-    return make_event(make_message(subject, reply, data, headers))
+def delivered(subject: bytes, reply: bytes, data: bytes, headers: bytes) -> Message:
+    """A message as the wire has it."""
+    return make_message(subject, reply, data, headers)
 
 
 def ended(log: str) -> str:

@@ -13,7 +13,6 @@ from control_plane.desired import ADMINISTRATOR
 from service.archive import contract
 from service.archive.archiver import Archiver
 from service.archive.contract import STREAM
-from service.archive.event import Event
 from service.dynamodb.writer import Item, Key, Writer
 from service.dynamodb.writer import Result as Written
 from service.runtime.connection import roundtrip
@@ -210,7 +209,7 @@ async def test_a_visibility_that_is_shortened_meanwhile_is_kept_up() -> None:
 
     source = Shortened()
     archiver = Archiver(source, Stalled("t", "p", "s"), Nowhere())
-    archiver.take([delivered(b"a.b", b"$JS.ACK.s.archive.1.1.1.1764052345123456789.0", b"{}", b"").message])
+    archiver.take([delivered(b"a.b", b"$JS.ACK.s.archive.1.1.1.1764052345123456789.0", b"{}", b"")])
     await archiver.start()
     await asyncio.sleep(0)
     source.visibility_s = 0.3
@@ -222,7 +221,7 @@ async def test_a_visibility_that_is_shortened_meanwhile_is_kept_up() -> None:
 
 
 class Nowhere:
-    async def put(self, event: Event, reason: str) -> str:
+    async def put(self, message: Message, reason: str) -> str:
         raise AssertionError(f"a dead letter: {reason}")
 
 
@@ -237,7 +236,7 @@ async def test_the_same_message_twice_in_a_batch_is_one_row() -> None:
     source = Recording()
     archiver = Archiver(source, Recorder("t", "p", "s"), Nowhere())
     reply = b"$JS.ACK.s.archive.1.1.1.1764052345123456789.0"
-    messages = [delivered(b"a.b", reply, b"{}", b"").message for _ in range(2)]
+    messages = [delivered(b"a.b", reply, b"{}", b"") for _ in range(2)]
     archiver.take(messages)
     await eventually(lambda: archiver.held == 0)
     assert [len(keys) for keys in written] == [1]

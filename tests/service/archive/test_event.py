@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from decimal import Decimal
+from typing import Any
 
 import orjson
 import pytest
@@ -11,18 +12,26 @@ from boto3.dynamodb.types import TypeSerializer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.archive.event import balance_of, encode, rfc3339
+from service.archive.event import Rows, Unreadable, balance_of, event_of, rfc3339
+from service.sources.source import Message
 from tests.support.archive import delivered
 
 REPLY = b"$JS.ACK.customer-balances.archive.1.42.7.1764052345123456789.0"
 DOMAIN = b"$JS.ACK.hub.ACCHASH.customer-balances.archive.1.42.7.1764052345123456789.0.random"
 
 
+def row_of(message: Message, host: str = "") -> dict[str, Any]:
+    row: dict[str, Any] = orjson.loads(Rows(host, "now").make(message).encoded)
+    return row
+
+
 @pytest.mark.parametrize("reply", [REPLY, DOMAIN, DOMAIN.rpartition(b".")[0]])
 def test_the_key_is_the_time_and_the_sequence(reply: bytes) -> None:
-    event = delivered(b"customer.balance.678", reply, b'{"balance":7120}', b"")
-    assert (event.client_id, event.key) == ("678", "2025-11-25T06:32:25.123456789Z#42")
-    assert orjson.loads(encode(event, "here", "now", retention_s=86_400)) == {
+    message = delivered(b"customer.balance.678", reply, b'{"balance":7120}', b"")
+    assert event_of(message) == ("678", "2025-11-25T06:32:25.123456789Z#42", "2025-11-25T06:32:25.123456789Z")
+    item = Rows("here", "now", retention_s=86_400).make(message)
+    assert item.key == ("678", "2025-11-25T06:32:25.123456789Z#42")
+    assert orjson.loads(item.encoded) == {
         "client_id": {"S": "678"},
         "event": {"S": "2025-11-25T06:32:25.123456789Z#42"},
         "event_time": {"S": "2025-11-25T06:32:25.123456789Z"},
@@ -43,8 +52,7 @@ def test_nanoseconds_are_padded() -> None:
 @pytest.mark.parametrize("name", [b"Nats-Msg-Id", b"nats-msg-id"])
 def test_the_message_id_is_kept(name: bytes) -> None:
     headers = b"NATS/1.0\r\nStatus: 404\r\n" + name + b": abc.1\r\n\r\n"
-    event = delivered(b"customer.balance.678", REPLY, b"", headers)
-    assert orjson.loads(encode(event, "", ""))["Nats-Msg-Id"] == {"S": "abc.1"}
+    assert row_of(delivered(b"customer.balance.678", REPLY, b"", headers))["Nats-Msg-Id"] == {"S": "abc.1"}
 
 
 @pytest.mark.parametrize(
@@ -69,20 +77,21 @@ def test_the_message_id_is_kept(name: bytes) -> None:
     ],
 )
 def test_a_balance_is_one_that_dynamodb_holds(body: bytes, balance: str | None) -> None:
-    assert balance_of(body) == balance
+    assert balance_of(body) == (balance.encode() if balance else None)
     if balance is not None:
         TypeSerializer().serialize(Decimal(balance))
 
 
 @given(body=st.binary(max_size=200))
 def test_any_body_is_kept(body: bytes) -> None:
-    row = orjson.loads(encode(delivered(b"a.b", REPLY, body, b""), "", ""))
-    kept = row["body"]
+    kept = row_of(delivered(b"a.b", REPLY, body, b""))["body"]
     assert (kept["S"].encode() if "S" in kept else base64.b64decode(kept["B"])) == body
 
 
 def test_a_subject_that_is_no_text_is_no_row() -> None:
-    assert delivered(b"customer.balance.\xff", REPLY, b"", b"").unreadable == "subject is not UTF-8"
+    with pytest.raises(Unreadable, match="subject is not UTF-8"):
+        row_of(delivered(b"customer.balance.\xff", REPLY, b"", b""))
+    assert row_of(delivered(b"customer.\xff.7", REPLY, b"", b""))["client_id"] == {"S": "7"}, "its last token is"
 
 
 @pytest.mark.parametrize(
@@ -100,8 +109,15 @@ def test_a_balance_beyond_every_exponent_is_none(balance: bytes) -> None:
 )
 def test_a_row_is_json_whatever_is_in_it(client: str, host: str, value: bytes) -> None:
     block = b"NATS/1.0\r\nX: Nats-Msg-Id: y\r\nnats-msg-ID:" + value + b"\r\nNats-Msg-Id: second\r\n\r\n"
-    event = delivered(b"customer.balance." + client.encode(), REPLY, b"{}", block)
-    row = orjson.loads(encode(event, host, "now"))
+    message = delivered(b"customer.balance." + client.encode(), REPLY, b"{}", block)
+    row = row_of(message, host)
     assert row["client_id"] == {"S": client}
     assert row["host"] == {"S": host}
-    assert row["Nats-Msg-Id"] == {"S": dict(event.message.headers[1:2])["nats-msg-ID"]}
+    assert row["Nats-Msg-Id"] == {"S": dict(message.headers[1:2])["nats-msg-ID"]}
+
+
+@given(value=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\n"), max_size=20))
+def test_a_message_id_of_any_characters_is_kept(value: str) -> None:
+    block = b"NATS/1.0\r\nNats-Msg-Id: " + value.encode() + b"\r\ntraceparent: x\r\n\r\n"
+    message = delivered(b"a.b", REPLY, b"{}", block)
+    assert row_of(message)["Nats-Msg-Id"] == {"S": message.headers[0][1]}

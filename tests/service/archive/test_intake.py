@@ -80,7 +80,7 @@ async def test_a_source_that_learns_its_messages_are_small_is_asked_side_by_side
     await turns()
     assert len(source.open) == 1
     source.portion = 10, 300
-    source.open[0].set_result([delivered(b"a.b", REPLY, b"{}", b"").message])
+    source.open[0].set_result([delivered(b"a.b", REPLY, b"{}", b"")])
     await turns()
     intake.more()  # as after a batch
     await turns()
@@ -93,7 +93,7 @@ async def test_a_message_larger_than_the_room_comes_through_when_nothing_else_is
     intake, source = started(room)
     await turns()
     assert len(source.open) == 1
-    source.open[0].set_result([delivered(b"a.b", REPLY, b"x" * 900, b"").message])
+    source.open[0].set_result([delivered(b"a.b", REPLY, b"x" * 900, b"")])
     await turns()
     assert (len(room.taken), source.open) == (1, [])
     room.taken.clear()
@@ -117,6 +117,6 @@ async def test_what_a_receive_brings_while_stopping_is_taken() -> None:
     room = Room(10, 1000)
     intake, source = started(room)
     await turns()
-    source.open[0].set_result([delivered(b"a.b", REPLY, b"{}", b"").message])
+    source.open[0].set_result([delivered(b"a.b", REPLY, b"{}", b"")])
     await intake.stop()
     assert len(room.taken) == 1
