@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
@@ -58,8 +58,10 @@ class ArchiveStats:
 class Batch:
     """The rows of one call, each with its messages: one that was delivered twice is one row."""
 
-    rows: dict[Item, list[Message]]
-    unreadable: list[tuple[Message, str]]
+    rows: dict[Item, list[Message]] = field(default_factory=dict)
+    size: int = 0
+    """Of its rows, in bytes."""
+    unreadable: list[tuple[Message, str]] = field(default_factory=list)
     """Messages that can be no row, and why."""
 
     def messages(self) -> list[Message]:
@@ -88,8 +90,8 @@ class Archiver:
         self._held: dict[Message, float] = {}
         """Each message that is held, and when it was last delivered or extended."""
         self._waiting: deque[Message] = deque()
-        self._batches: dict[asyncio.Task[None], int] = {}
-        """Those in flight, and the bytes of each."""
+        self._sending: dict[asyncio.Task[None], int] = {}
+        """The tasks that write, and the bytes of each one's batch."""
         self._limit = float(BATCHES_AT_START)
         """Batches in flight: more while calls are answered, half when one is not. What DynamoDB throttles, each batch
         asks for again after a wait of its own."""
@@ -120,11 +122,10 @@ class Archiver:
 
     def take(self, messages: Sequence[Message]) -> None:
         now = self._loop.time()
-        for message in messages:
-            self._held[message] = now
-            self.held_bytes += message.size
+        self._held.update(dict.fromkeys(messages, now))
+        self.held_bytes += sum([message.size for message in messages])
         self._waiting += messages
-        self._form()
+        self._send_more()
 
     async def drain(self, timeout_s: float) -> int:
         """Finish what is being written and give back the rest; returns how many were given back."""
@@ -132,10 +133,10 @@ class Archiver:
         self._draining = True
         await self._intake.stop()
         given_back = self._release_waiting()
-        if self._batches:
-            await asyncio.wait(self._batches, timeout=max(0.0, deadline - self._loop.time()))
-        for batch in list(self._batches):
-            await cancel(batch)
+        if self._sending:
+            await asyncio.wait(self._sending, timeout=max(0.0, deadline - self._loop.time()))
+        for task in list(self._sending):
+            await cancel(task)
         if self._extending:
             await cancel(self._extending)
         given_back += len(self._held)
@@ -145,7 +146,7 @@ class Archiver:
 
     async def close(self) -> None:
         await self._intake.close()
-        for task in (*self._batches, *([self._extending] if self._extending else ())):
+        for task in (*self._sending, *([self._extending] if self._extending else ())):
             await cancel(task)
 
     def _release_waiting(self) -> int:
@@ -154,28 +155,42 @@ class Archiver:
         self._give_back(waiting)
         return len(waiting)
 
-    def _form(self) -> None:
-        while self._waiting and self._may_send() and not self._draining:
+    def _send_more(self) -> None:
+        while self._may_send():
             batch = self._next_batch()
-            sending = asyncio.create_task(self._work(batch))
-            self._batches[sending] = sum([len(item.encoded) for item in batch.rows])
-            sending.add_done_callback(self._done)
+            sending = asyncio.create_task(self._send(batch))
+            self._sending[sending] = batch.size
+            sending.add_done_callback(self._sent)
 
     def _may_send(self) -> bool:
-        return len(self._batches) < int(self._limit) and sum(self._batches.values()) < MAX_SENDING_BYTES
+        has_room = len(self._sending) < int(self._limit) and sum(self._sending.values()) < MAX_SENDING_BYTES
+        return has_room and bool(self._waiting) and not self._draining
 
-    def _done(self, batch: asyncio.Task[None]) -> None:
-        del self._batches[batch]
-        self._form()
-        self._intake.more()
+    async def _send(self, batch: Batch) -> None:
+        """Write a batch, and then the next one while there is one: a task for each costs as much as its signature."""
+        task = asyncio.current_task()
+        assert task  # noqa: S101  a coroutine's
+        while True:
+            await self._work(batch)
+            del self._sending[task]
+            self._intake.more()
+            if not self._may_send():
+                return
+            batch = self._next_batch()
+            self._sending[task] = batch.size
+            self._send_more()
+
+    def _sent(self, task: asyncio.Task[None]) -> None:
+        self._sending.pop(task, None)
+        self._send_more()
 
     def _next_batch(self) -> Batch:
         """Up to a call's rows, each key once: DynamoDB refuses a batch that has one twice."""
         rows, items = Rows(self.host, rfc3339(time.time_ns()), self._retention_s), dict[Key, Item]()
-        batch, size, waiting = Batch({}, []), 0, self._waiting
+        batch, waiting = Batch(), self._waiting
         while waiting and len(items) + len(batch.unreadable) < MAX_ITEMS:
             message = waiting[0]
-            if items and size + message.size > MAX_BYTES:
+            if items and batch.size + message.size > MAX_BYTES:
                 break
             try:
                 item = rows.make(message)
@@ -184,24 +199,23 @@ class Archiver:
             else:
                 if same := items.get(item.key):
                     batch.rows[same].append(message)
-                elif items and size + len(item.encoded) > MAX_BYTES:  # as JSON a control character is six bytes
+                elif items and batch.size + len(item.encoded) > MAX_BYTES:  # as JSON a control character is six bytes
                     break
                 else:
-                    size += len(item.encoded)
+                    batch.size += len(item.encoded)
                     items[item.key] = item
                     batch.rows[item] = [message]
             waiting.popleft()
         return batch
 
     async def _work(self, batch: Batch) -> None:
-        messages = batch.messages()
         started_ns = time.monotonic_ns()
         try:
             await self._write(batch)
         except Exception as error:  # whatever it was, the messages are still the source's
             log.exception("batch failed")
             self.stats.last_error = str(error) or type(error).__name__
-            self._give_back([message for message in messages if message in self._held], DEAD_RETRY_S)
+            self._give_back([message for message in batch.messages() if message in self._held], DEAD_RETRY_S)
         self.stats.batches += 1
         self.stats.processing_ns += time.monotonic_ns() - started_ns
 

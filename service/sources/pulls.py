@@ -83,12 +83,13 @@ class Pull:
         return self.status.startswith(b"409 Message Size Exceeds MaxBytes")
 
     def take(self, message: Message) -> None:
-        if not self.messages:
+        messages = self.messages
+        if not messages:
             self.since_s = time.monotonic()
             if not self.begun.done():
                 self.begun.set_result(None)
-        self.messages.append(message)
-        if len(self.messages) >= self.expected:
+        messages.append(message)
+        if len(messages) >= self.expected:
             self.give_up()
 
     def end(self, status: bytes, pending: int | None) -> None:

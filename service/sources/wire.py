@@ -17,12 +17,11 @@ def position(handle: str) -> tuple[int, int, int, int]:
 
     Behind these is the number pending. The longer form ends with a random token.
     """
-    delivered, sequence, consumer_sequence, time_ns = map(int, _numbers(handle))
+    delivered, sequence, consumer_sequence, time_ns = map(int, _numbers(handle.split(".")))
     return delivered, sequence, consumer_sequence, time_ns
 
 
-def _numbers(handle: str) -> list[str]:
-    tokens = handle.split(".")
+def _numbers(tokens: list[str]) -> list[str]:
     return tokens[4:8] if len(tokens) == SHORT_FORM_TOKENS else tokens[6:10]  # behind domain and account
 
 
@@ -47,7 +46,7 @@ def parse_headers(block: bytes) -> Headers:
 def make_message(subject: bytes, reply: bytes, data: bytes, block: bytes) -> Message:
     """Of a message as it came, its headers in one block."""
     handle = reply.decode()
-    delivered, sequence, number, time_ns = _numbers(handle)
+    delivered, sequence, number, time_ns = _numbers(handle.split("."))
     return Message(
         handle, sequence, int(sequence), data, subject, block, parse_headers, int(delivered), int(time_ns),
         len(subject) + len(reply) + len(data) + len(block), int(number),
