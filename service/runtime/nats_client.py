@@ -75,10 +75,13 @@ class NatsClient(Client):
         """Called when the connection is lost."""
         self.on_reconnected: Callable[[], None] = lambda: None
         self._raw: dict[int, RawCallback] = {}
-        self._ps = Parser(self, self._raw, self._drop)
+        self._parser = self._ps = Parser(self, self._raw, self.drop)
 
     def deliver_raw(self, subscription: Subscription, callback: RawCallback) -> None:
-        """Give a subscription's messages to `callback` as they are on the wire: no queue, no coroutine, no decoding."""
+        """Give a subscription's messages to `callback` as they are on the wire: no queue, no coroutine, no decoding.
+
+        What it raises counts as one message that was dropped, whatever else it was given.
+        """
         self._raw[subscription._id] = callback
 
     def end_raw(self, subscription: Subscription) -> None:
@@ -107,7 +110,8 @@ class NatsClient(Client):
         self._check(len(payload))
         self.stats["out_msgs"] += len(subjects)
         self.stats["out_bytes"] += len(payload) * len(subjects)
-        self._append(b"".join([command.pub_cmd(subject, "", payload) for subject in subjects]))
+        rest = b" %d\r\n%b\r\n" % (len(payload), payload)
+        self._append(b"".join([b"PUB %b%b" % (subject.encode(), rest) for subject in subjects]))
 
     def grant(self, subject: str, queue: str, limit: int, deliver: Deliver) -> None:
         """Let the server deliver `limit` messages. Only while connected: a grant ends with its connection.
@@ -170,15 +174,14 @@ class NatsClient(Client):
             return
         try:
             if self._raw and (callback := self._raw.get(sid)):
-                self.stats["in_msgs"] += 1
-                self.stats["in_bytes"] += len(data)
-                callback(subject, reply or b"", data, headers or b"")
+                self._parser.give(callback, [(subject, reply or b"", data, headers or b"")])
                 return
             await super()._process_msg(sid, subject, reply, data, headers)
         except Exception as error:  # whatever it was, the next message is another one
-            self._drop(error)
+            self.drop(error)
 
-    def _drop(self, error: Exception) -> None:
+    def drop(self, error: Exception) -> None:
+        """Count a message that cannot be decoded, and say so."""
         self.undecodable += 1
         self._on_undecodable(error)
 
@@ -194,7 +197,7 @@ class NatsClient(Client):
         try:
             msg = self._build_message(sid, subject, reply, data, await self._process_headers(headers))
         except Exception as error:
-            self._drop(error)
+            self.drop(error)
         await grant.deliver(msg, grant.left >= 0)
 
     async def _process_pong(self) -> None:

@@ -7,13 +7,15 @@ whole messages of raw subscriptions are found in one go and handed over. Whateve
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from nats.protocol import parser
 
-RawCallback = Callable[[bytes, bytes, bytes, bytes], None]
-"""Given subject, reply, payload and header block, each as it came; no reply and no headers are empty."""
+RawMessage = tuple[bytes, bytes, bytes, bytes]
+"""Subject, reply, payload and header block, each as it came; no reply and no headers are empty."""
+RawCallback = Callable[[Sequence[RawMessage]], None]
+"""Given the messages that came together, in their order."""
 
 # nats-py's own end a word at any white space, the server's at a blank: a form feed in a reply ended the connection.
 _WORD: Final = rb"([^ \r\n]+)"
@@ -28,7 +30,7 @@ SHORT_BYTES: Final = 32 * 1024
 
 
 class Parser(parser.Parser):
-    """`on_error(error)` is called for each raw message whose callback failed: the next one is another one."""
+    """`on_error(error)` is called when a callback failed."""
 
     def __init__(self, nc: Any, callbacks: Mapping[int, RawCallback], on_error: Callable[[Exception], None]) -> None:
         super().__init__(nc)
@@ -44,10 +46,13 @@ class Parser(parser.Parser):
     def _hand_over(self) -> bool:
         """The raw messages at the front. Returns whether nothing is left but the beginning of another one."""
         data = bytes(self.buf)
-        start, messages, size, has_begun = 0, 0, 0, False
+        start, has_begun = 0, False
+        whose, callback, came = b"", None, list[RawMessage]()
         while line := _hmsg(data, start) or _msg(data, start):
             subject, sid, _, reply, headers_size, total = line.groups()
-            callback = self._callbacks.get(int(sid))
+            if sid != whose:
+                self.give(callback, came)
+                whose, callback, came = sid, self._callbacks.get(int(sid)), []
             if callback is None:
                 break
             body = line.end()
@@ -57,13 +62,18 @@ class Parser(parser.Parser):
                 break
             headers_end = body + int(headers_size or 0)
             start = end + parser.CRLF_SIZE
-            messages += 1
-            size += end - headers_end
-            try:
-                callback(subject, reply or b"", data[headers_end:end], data[body:headers_end])
-            except Exception as error:
-                self._on_error(error)
+            came.append((subject, reply or b"", data[headers_end:end], data[body:headers_end]))
+        self.give(callback, came)
         del self.buf[:start]
-        self.nc.stats["in_msgs"] += messages
-        self.nc.stats["in_bytes"] += size
         return has_begun or not self.buf
+
+    def give(self, callback: RawCallback | None, came: Sequence[RawMessage]) -> None:
+        """Hand messages over, and count them."""
+        if callback is None or not came:
+            return
+        self.nc.stats["in_msgs"] += len(came)
+        self.nc.stats["in_bytes"] += sum([len(payload) for _, _, payload, _ in came])
+        try:
+            callback(came)
+        except Exception as error:  # whatever it was, what comes next is something else
+            self._on_error(error)

@@ -24,6 +24,7 @@ from nats.aio.subscription import Subscription
 
 from service.runtime.connection import roundtrip
 from service.runtime.nats_client import NatsClient
+from service.runtime.nats_parser import RawMessage
 from service.sources.source import Message
 from service.sources.visibility import NAK, NS
 
@@ -82,14 +83,13 @@ class Pull:
         """The next message is larger than what was asked for, and stands in the way of all that ask for so much."""
         return self.status.startswith(b"409 Message Size Exceeds MaxBytes")
 
-    def take(self, message: Message) -> None:
-        messages = self.messages
-        if not messages:
+    def take(self, messages: Sequence[Message]) -> None:
+        if not self.messages:
             self.since_s = time.monotonic()
             if not self.begun.done():
                 self.begun.set_result(None)
-        messages.append(message)
-        if len(messages) >= self.expected:
+        self.messages += messages
+        if self.ended:
             self.give_up()
 
     def end(self, status: bytes, pending: int | None) -> None:
@@ -131,7 +131,7 @@ class _Slot:
 
     async def open(self) -> None:
         self.subscription = await self._nc.subscribe(f"{self._base}.*")
-        self._nc.deliver_raw(self.subscription, self._on_message)
+        self._nc.deliver_raw(self.subscription, self._on_messages)
 
     def begin(self, limit: int) -> Pull:
         self._number += 1
@@ -151,21 +151,33 @@ class _Slot:
         finally:
             self._nc.end_raw(self.subscription)
 
-    def _on_message(self, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
-        pull = self.pull
-        if not reply:
-            status = (headers or b"").partition(b"\r\n")[0].removeprefix(b"NATS/1.0").strip()
-            if pull is not None and subject == pull.inbox and not status.startswith(b"100"):
-                pending = _PENDING.search(headers or b"")
-                pull.end(status, int(pending[1]) if pending else None)
+    def _on_messages(self, came: Sequence[RawMessage]) -> None:
+        messages: list[Message] = []
+        for subject, reply, data, headers in came:
+            try:
+                if reply:
+                    messages.append(self._make(subject, reply, data, headers))
+                else:
+                    self._hand_over(messages)
+                    messages = []
+                    self._end(subject, headers)
+            except Exception as error:  # whatever it was, the next message is another one
+                self._nc.drop(error)
+        self._hand_over(messages)
+
+    def _hand_over(self, messages: list[Message]) -> None:
+        if not messages or self._may_be_late():
             return
-        message = self._make(subject, reply, data, headers or b"")
-        if self._may_be_late():
-            return
-        if pull is None:
-            self._nc.post(message.handle, NAK)
+        if self.pull is None:
+            self._nc.post_each([message.handle for message in messages], NAK)
         else:
-            pull.take(message)
+            self.pull.take(messages)
+
+    def _end(self, subject: bytes, headers: bytes) -> None:
+        status = headers.partition(b"\r\n")[0].removeprefix(b"NATS/1.0").strip()
+        if self.pull is not None and subject == self.pull.inbox and not status.startswith(b"100"):
+            pending = _PENDING.search(headers)
+            self.pull.end(status, int(pending[1]) if pending else None)
 
 
 class Pulls:

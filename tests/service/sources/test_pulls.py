@@ -25,10 +25,20 @@ async def test_a_status_that_overtakes_its_messages_ends_a_pull_when_they_have_c
     """With replicas a message waits for the other servers, its pull's status does not."""
     slot = _Slot(NatsClient(lambda _: None, lambda: None), make_message, lambda: False)
     pull = slot.begin(3)
-    slot._on_message(pull.inbox, b"", b"", b"NATS/1.0 " + status + b"\r\n\r\n")
+    slot._on_messages([(pull.inbox, b"", b"", b"NATS/1.0 " + status + b"\r\n\r\n")])
     for number in range(1, messages + 1):
         assert not pull.done.done()
-        slot._on_message(b"a.b", b"$JS.ACK.s.c.1.%d.%d.1700000000000000000.0" % (number, number), b"{}", b"")
+        slot._on_messages([(b"a.b", b"$JS.ACK.s.c.1.%d.%d.1700000000000000000.0" % (number, number), b"{}", b"")])
     assert pull.done.done()
     assert pull.ended
     assert len(pull.messages) == messages
+
+
+async def test_what_is_no_delivery_costs_none_of_those_it_comes_with() -> None:
+    nc = NatsClient(lambda _: None, lambda: None)
+    slot = _Slot(nc, make_message, lambda: False)
+    pull = slot.begin(3)
+    replies = [b"$JS.ACK.s.c.1.1.1.1700000000000000000.0", b"_INBOX.x", b"$JS.ACK.s.c.1.2.2.1700000000000000000.0"]
+    slot._on_messages([(b"a.b", reply, b"{}", b"") for reply in replies])
+    assert [message.sequence for message in pull.messages] == [1, 2]
+    assert nc.undecodable == 1
