@@ -145,6 +145,7 @@ class Archiver:
         return given_back
 
     async def close(self) -> None:
+        self._draining = True
         await self._intake.close()
         for task in (*self._sending, *([self._extending] if self._extending else ())):
             await cancel(task)

@@ -11,7 +11,7 @@ import pytest
 
 from control_plane.desired import ADMINISTRATOR
 from service.archive import contract
-from service.archive.archiver import Archiver
+from service.archive.archiver import BATCHES, BATCHES_AT_START, Archiver
 from service.archive.contract import STREAM
 from service.dynamodb.writer import Item, Key, Writer
 from service.dynamodb.writer import Result as Written
@@ -241,6 +241,51 @@ async def test_the_same_message_twice_in_a_batch_is_one_row() -> None:
     await eventually(lambda: archiver.held == 0)
     assert [len(keys) for keys in written] == [1]
     assert source.acknowledged == messages
+
+
+def numbered(count: int) -> list[Message]:
+    reply = b"$JS.ACK.s.archive.1.%d.%d.1764052345123456789.0"
+    return [delivered(b"a.b", reply % (number, number), b"{}", b"") for number in range(1, count + 1)]
+
+
+async def test_all_that_waits_is_sent_and_never_more_at_a_time_than_the_limit() -> None:
+    flying, most, sizes = 0, 0, list[int]()
+
+    class Counting(Writer):
+        async def write(self, items: Sequence[Item]) -> Written:
+            nonlocal flying, most
+            flying += 1
+            most = max(most, flying)
+            sizes.append(len(items))
+            await asyncio.sleep(0)
+            flying -= 1
+            return Written(written=list(items), lost=len(sizes) == 30)
+
+    source = Recording()
+    archiver = Archiver(source, Counting("t", "p", "s"), Nowhere())
+    messages = numbered(2_000)
+    archiver.take(messages)
+    assert len(archiver._sending) == BATCHES_AT_START
+    await eventually(lambda: archiver.held == 0 and not archiver._sending)
+    assert sorted(source.acknowledged, key=lambda message: message.number) == messages
+    assert sizes == [25] * 80
+    assert BATCHES_AT_START < most <= BATCHES
+    assert (archiver.held_bytes, archiver.stats.rows, archiver.stats.batches) == (0, 2_000, 80)
+
+
+async def test_closing_leaves_no_task_behind() -> None:
+    class Stalled(Writer):
+        async def write(self, items: Sequence[Item]) -> Written:
+            return await asyncio.Future()
+
+    archiver = Archiver(Recording(), Stalled("t", "p", "s"), Nowhere())
+    before = asyncio.all_tasks()
+    archiver.take(numbered(500))
+    await asyncio.sleep(0)
+    await archiver.close()
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == before
+    assert not archiver._sending
 
 
 @pytest.mark.parametrize(
