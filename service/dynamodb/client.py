@@ -38,7 +38,7 @@ class DynamoDB:
         """
         url, region = endpoint()
         try:
-            return cls(Pool(url), region, timeout_s)
+            return cls(Pool(url, timeout_s), region, timeout_s)
         except ValueError as error:
             raise ServiceError(f"AWS_ENDPOINT_URL_DYNAMODB: {error}", "correct it or unset it") from None
 
@@ -46,13 +46,14 @@ class DynamoDB:
         self._pool.close()
 
     async def call(self, action: str, request: dict[str, Any], deadline: float = inf) -> dict[str, Any]:
-        """One call and its decoded response, within `timeout_s` and by `deadline`, a time of the loop's clock.
+        """One call and its decoded response, by `deadline`, a time of the loop's clock.
 
+        Credentials, a new connection and the answer have `timeout_s` seconds each.
         Raises `DynamoDBError`, `InvalidResponse`, `NoCredentialsError`, `HttpError` and `TimeoutError`.
         """
         body = orjson.dumps(request)
-        deadline = min(deadline, self._loop.time() + self._timeout_s)
-        headers = self._signer.headers(await self._chain.current(deadline), action, body)
+        credentials = await self._chain.current(min(deadline, self._loop.time() + self._timeout_s))
+        headers = self._signer.headers(credentials, action, body)
         response = await self._pool.post(headers, body, deadline)
         try:
             decoded = orjson.loads(response.body)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from http import HTTPStatus
+from math import inf
 from typing import Final, NamedTuple, cast
 from urllib.parse import urlsplit
 
@@ -28,11 +29,12 @@ class Response(NamedTuple):
 class Pool:
     """Connections to one origin. A call has one to itself; Most recently used first (LIFO)."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, timeout_s: float) -> None:
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError(f"{url} is not an HTTP address")
         self.host = parts.netloc
+        self._timeout_s = timeout_s
         self._free: list[_Connection] = []
         self._loop = asyncio.get_running_loop()
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
@@ -40,18 +42,18 @@ class Pool:
         self.path = parts.path or "/"
         self._head = f"POST {self.path} HTTP/1.1\r\nHost: {self.host}\r\n".encode()
 
-    async def post(self, headers: str, body: bytes, deadline: float) -> Response:
+    async def post(self, headers: str, body: bytes, deadline: float = inf) -> Response:
         """`headers` are lines, each with its CRLF; `deadline` is a time of the loop's clock.
 
-        Raises `HttpError`, and `TimeoutError` at the deadline, be the connection made or not.
+        A new connection and the answer have `timeout_s` each: on a busy CPU a handshake is slow, and one that is given
+        up for its call is made again. Raises `HttpError`, and `TimeoutError` after that, or at the deadline.
         """
         connection = self._reusable()
         if connection is None:
-            connection = await self._connect(deadline)
+            connection = await self._connect(self._ends(deadline))
+        request = b"%b%bContent-Length: %d\r\n\r\n%b" % (self._head, headers.encode(), len(body), body)
         try:
-            return await connection.call(
-                b"%b%bContent-Length: %d\r\n\r\n%b" % (self._head, headers.encode(), len(body), body), deadline
-            )
+            return await connection.call(request, self._ends(deadline))
         finally:
             if connection.idle:
                 self._free.append(connection)
@@ -61,6 +63,9 @@ class Pool:
     def close(self) -> None:
         while self._free:
             self._free.pop().close()
+
+    def _ends(self, deadline: float) -> float:
+        return min(deadline, self._loop.time() + self._timeout_s)
 
     def _reusable(self) -> _Connection | None:
         now = self._loop.time()

@@ -66,7 +66,7 @@ def test_signatures_are_botocores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def api(proxy: FaultyDynamoDB, aws: None) -> DynamoDB:
-    return DynamoDB(Pool(proxy.env["AWS_ENDPOINT_URL_DYNAMODB"]), "eu-west-1", 2.0)
+    return DynamoDB(Pool(proxy.env["AWS_ENDPOINT_URL_DYNAMODB"], 2.0), "eu-west-1", 2.0)
 
 
 async def error_of(api: DynamoDB) -> DynamoDBError:

@@ -84,5 +84,5 @@ def test_a_user_in_an_endpoint_is_refused_and_not_shown(
 
 
 async def test_the_path_of_an_endpoint_is_called_and_signed() -> None:
-    assert Pool("http://localhost:8000/a/b").path == "/a/b"
-    assert Pool("http://localhost:8000").path == "/"
+    assert Pool("http://localhost:8000/a/b", 1.0).path == "/a/b"
+    assert Pool("http://localhost:8000", 1.0).path == "/"

@@ -8,6 +8,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 import trustme
@@ -59,8 +60,8 @@ async def serving(answering: Answering, tls: ssl.SSLContext | None = None) -> As
 
 
 @asynccontextmanager
-async def pool(url: str) -> AsyncIterator[Pool]:
-    made = Pool(url)
+async def pool(url: str, timeout_s: float = 60.0) -> AsyncIterator[Pool]:
+    made = Pool(url, timeout_s)
     try:
         yield made
     finally:
@@ -263,7 +264,7 @@ async def test_a_refused_connection_and_a_wrong_address_are_said() -> None:
             await post(made)
     for url in ("dynamodb.local", "ftp://dynamodb", "http://"):
         with pytest.raises(ValueError, match="is not an HTTP address"):
-            Pool(url)
+            Pool(url, 1.0)
 
 
 async def test_a_connection_that_is_not_made_in_time_is_a_timeout() -> None:
@@ -284,6 +285,41 @@ async def test_a_path_is_asked_for() -> None:
     async with serving(writes(OK)) as (server, url), pool(f"{url}/local/") as made:
         await post(made)
         assert server.requests[0].startswith(b"POST /local/ HTTP/1.1\r\n")
+
+
+async def relay(port: int, wait_s: float, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """To that port, the first bytes late."""
+    await asyncio.sleep(wait_s)
+    its_reader, its_writer = await asyncio.open_connection("127.0.0.1", port)
+
+    async def pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        while data := await source.read(65_536):
+            target.write(data)
+        target.close()
+
+    await asyncio.gather(pump(reader, its_writer), pump(its_reader, writer))
+
+
+async def test_a_slow_handshake_takes_nothing_from_the_time_for_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that gave up both would make the connection anew, for ever."""
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+
+    async def slowly(_: bytes, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.5)
+        writer.write(OK)
+
+    async with serving(slowly, context) as (_, url):
+        listening = await asyncio.start_server(partial(relay, int(url.rpartition(":")[2]), 0.5), "127.0.0.1", 0)
+        with authority.cert_pem.tempfile() as bundle:
+            monkeypatch.setenv("SSL_CERT_FILE", bundle)
+            port = listening.sockets[0].getsockname()[1]
+            async with pool(f"https://127.0.0.1:{port}", timeout_s=0.8) as made:
+                assert (await made.post("", b"")).status == 200
+                with pytest.raises(TimeoutError):
+                    await post(made, timeout_s=0.2)
+        listening.close()
 
 
 async def test_tls_is_verified(monkeypatch: pytest.MonkeyPatch) -> None:
