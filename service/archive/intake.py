@@ -72,9 +72,9 @@ class Intake:
                 await self._changed.wait()
                 continue
             self._receiving += 1
-            received: list[Message] = []
             try:
-                received = await self._source.receive(messages, size, self._source.visibility_s, WAIT_S)
+                if received := await self._source.receive(messages, size, self._source.visibility_s, WAIT_S):
+                    self._room.take(received)
             except Unavailable as error:
                 _unavailable.warning("", error=str(error))
             except Exception:  # what it brought comes again, and the next receive is another one
@@ -82,8 +82,6 @@ class Intake:
                 await asyncio.sleep(PAUSE_S)
             finally:
                 self._receiving -= 1
-            if received:
-                self._room.take(received)
 
     def _has_room(self, messages: int, size: int) -> bool:
         """A receive may bring more than there is room for when nothing else is held: any message must come through."""

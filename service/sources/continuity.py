@@ -19,10 +19,12 @@ class Continuity:
     _sequence: int = 0
     _again: int = 0
     """Repeated deliveries since the last first one."""
+    _latest: int = -1
+    """The number of the last repeated delivery."""
 
     def restart(self) -> None:
         """The consumer was made anew: its numbers begin again."""
-        self._number, self._sequence, self._again = -1, 0, 0
+        self._number, self._sequence, self._again, self._latest = -1, 0, 0, -1
 
     def delivered(self, number: int, sequence: int, *, again: bool) -> None:
         """A message came: its number among the consumer's deliveries, its sequence in the stream."""
@@ -33,13 +35,16 @@ class Continuity:
             return
         if again:
             self._again += 1
+            self._latest = number
             return
         self._advance(number, sequence)
 
     def polled(self, number: int, sequence: int, first_sequence: int) -> None:
         """The consumer's last delivery, and the first message that the stream still has."""
+        if number < self._latest:
+            return  # read after deliveries that it does not know of
         if self._number < 0:
-            self._number, self._sequence = number, sequence
+            self._number, self._sequence, self._again = number, sequence, 0
         elif number > self._number:
             self._advance(number, sequence)
         if number == self._number and first_sequence - 1 > self._sequence:

@@ -168,10 +168,11 @@ class _Slot:
     def _hand_over(self, messages: list[Message]) -> None:
         if not messages or self._may_be_late():
             return
-        if self.pull is None:
-            self._nc.post_each([message.handle for message in messages], NAK)
-        else:
-            self.pull.take(messages)
+        # A status may overtake messages of its own pull: they come to the next one, and may be more than it asked for.
+        room = self.pull.limit - len(self.pull.messages) if self.pull else 0
+        if self.pull and room > 0:
+            self.pull.take(messages[:room])
+        self._nc.post_each([message.handle for message in messages[room:]], NAK)
 
     def _end(self, subject: bytes, headers: bytes) -> None:
         status = headers.partition(b"\r\n")[0].removeprefix(b"NATS/1.0").strip()

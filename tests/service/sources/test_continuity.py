@@ -45,6 +45,33 @@ def test_what_was_discarded_before_any_task_came_is_counted_once() -> None:
     assert seen.discarded == 110
 
 
+def test_a_poll_that_is_read_late_counts_nothing() -> None:
+    """The others were given 101 to 120 for the first time, then this task 20 old ones again."""
+    seen = Continuity()
+    seen.polled(100, 100, 1)
+    for number in range(121, 141):
+        seen.delivered(number, number - 90, again=True)
+    seen.polled(120, 120, 1)
+    assert seen.discarded == 0
+    seen.polled(140, 120, 1)
+    seen.delivered(141, 131, again=False)
+    assert seen.discarded == 10, "those of 121 to 130"
+
+
+def test_repeated_deliveries_before_the_first_poll_count_for_nothing() -> None:
+    seen = Continuity()
+    for number in range(1001, 1051):
+        seen.delivered(number, number - 900, again=True)
+    seen.polled(1020, 1000, 1)
+    seen.polled(1050, 1000, 1)
+    seen.polled(1100, 1050, 1)  # another task was given 1001 to 1050
+    assert seen.discarded == 0
+    seen.restart()
+    seen.polled(5, 5, 1)
+    seen.delivered(6, 8, again=False)
+    assert seen.discarded == 2, "of the consumer that was made anew"
+
+
 @given(seed=st.integers(0, 10_000))
 def test_one_task_counts_exactly(seed: int) -> None:
     """Deliveries, repeats, discards and polls in any order."""

@@ -34,6 +34,19 @@ async def test_a_status_that_overtakes_its_messages_ends_a_pull_when_they_have_c
     assert len(pull.messages) == messages
 
 
+async def test_a_pull_is_given_no_more_than_it_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of another one, overtaken by a status without a count."""
+    given_back: list[str] = []
+    monkeypatch.setattr(NatsClient, "post_each", lambda _, handles, payload: given_back.extend(handles))
+    slot = _Slot(NatsClient(lambda _: None, lambda: None), make_message, lambda: False)
+    pull = slot.begin(2)
+    replies = [b"$JS.ACK.s.c.1.%d.%d.1700000000000000000.0" % (number, number) for number in range(1, 5)]
+    slot._on_messages([(b"a.b", reply, b"{}", b"") for reply in replies[:3]])
+    slot._on_messages([(b"a.b", reply, b"{}", b"") for reply in replies[3:]])
+    assert [message.sequence for message in pull.messages] == [1, 2]
+    assert given_back == [reply.decode() for reply in replies[2:]]
+
+
 async def test_what_is_no_delivery_costs_none_of_those_it_comes_with() -> None:
     nc = NatsClient(lambda _: None, lambda: None)
     slot = _Slot(nc, make_message, lambda: False)
