@@ -17,6 +17,8 @@ import httptools
 
 from service.dynamodb.errors import HttpError
 
+TICK_S: Final = 0.001
+"""The event loop counts in milliseconds: a timer may be so much too early."""
 IDLE_S: Final = 20.0
 """A connection that was idle for longer is not used again: the other side may be closing it."""
 
@@ -52,8 +54,12 @@ class Pool:
         if connection is None:
             connection = await self._connect(self._ends(deadline))
         request = b"%b%bContent-Length: %d\r\n\r\n%b" % (self._head, headers.encode(), len(body), body)
+        began = self._loop.time()
         try:
             return await connection.call(request, self._ends(deadline))
+        except TimeoutError:
+            self._distrust(began)
+            raise
         finally:
             if connection.idle:
                 self._free.append(connection)
@@ -63,6 +69,12 @@ class Pool:
     def close(self) -> None:
         while self._free:
             self._free.pop().close()
+
+    def _distrust(self, since: float) -> None:
+        """Close what was not answered on since then: a path that died in silence took all its connections along."""
+        for connection in [free for free in self._free if free.used_at < since]:
+            self._free.remove(connection)
+            connection.close()
 
     def _ends(self, deadline: float) -> float:
         return min(deadline, self._loop.time() + self._timeout_s)
@@ -124,7 +136,7 @@ class _Connection(asyncio.Protocol):
     def _on_timer(self) -> None:
         self._timer = None
         if self._response and not self._response.done():
-            if self._loop.time() < self._deadline:
+            if self._deadline - self._loop.time() > TICK_S:
                 self._arm()
             else:
                 self._fail(TimeoutError())
@@ -151,7 +163,7 @@ class _Connection(asyncio.Protocol):
             return
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._fail(HttpError(f"the response is not HTTP: {error}"))
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -171,5 +183,7 @@ class _Connection(asyncio.Protocol):
             return  # an interim one: the answer follows
         if self._response and not self._response.done():
             self.used_at = self._loop.time()
-            self.idle = self._parser.should_keep_alive()
+            # Answered before all of it was sent: the rest would come before the next request.
+            is_sent = not self._transport.get_write_buffer_size()
+            self.idle = is_sent and self._parser.should_keep_alive()
             self._response.set_result(Response(self._parser.get_status_code(), b"".join(self._body)))

@@ -82,6 +82,7 @@ def writes(*parts: bytes) -> Answering:
     return answering
 
 
+UPGRADE = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\nxx"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 
 
@@ -124,7 +125,7 @@ async def test_an_answer_in_any_form_is_read(parts: list[bytes]) -> None:
 
 @pytest.mark.parametrize(
     "parts",
-    [[b"SSH-2.0-OpenSSH_9.2\r\n"], [b"HTTP/1.1 200 OK\r\nContent-Length: nine\r\n\r\n"], [b"\x00" * 100]],
+    [[b"SSH-2.0-OpenSSH_9.2\r\n"], [b"HTTP/1.1 200 OK\r\nContent-Length: nine\r\n\r\n"], [b"\x00" * 100], [UPGRADE]],
 )
 async def test_what_is_not_http_is_said(parts: list[bytes]) -> None:
     async with serving(writes(*parts)) as (server, url), pool(url) as made:
@@ -233,6 +234,48 @@ async def test_a_connection_that_was_idle_for_long_is_not_trusted(monkeypatch: p
         monkeypatch.setattr(http, "IDLE_S", 0.0)
         await post(made)
         assert server.connections == 2
+
+
+async def test_connections_that_died_in_silence_cost_one_call() -> None:
+    """A path that is gone without a word took all of them along."""
+
+    async def together(_: bytes, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.05)  # so that each has a connection of its own
+        writer.write(OK)
+
+    async with serving(together) as (server, url), pool(url) as made:
+        await asyncio.gather(*(post(made) for _ in range(5)))
+        assert server.connections == 5
+        old = server.requests[:]
+
+        async def only_new_ones(_: bytes, writer: asyncio.StreamWriter) -> None:
+            if server.connections > 5:
+                writer.write(OK)
+
+        server.answering = only_new_ones
+        with pytest.raises(TimeoutError):
+            await post(made, timeout_s=0.2)
+        assert (await post(made, timeout_s=0.2)).status == 200
+        assert server.connections == 6
+        assert len(server.requests) == len(old) + 2
+
+
+async def test_a_connection_on_which_a_request_is_not_all_sent_is_not_used_again() -> None:
+    """Its rest would come before the next request."""
+    release = asyncio.Event()
+
+    async def refuse_early(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
+        await release.wait()
+        writer.close()
+
+    listening = await asyncio.start_server(refuse_early, "127.0.0.1", 0)
+    async with pool(f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}") as made:
+        for _ in range(2):
+            assert (await post(made, body=b"x" * 16_000_000)).status == 413
+    release.set()
+    listening.close()
 
 
 async def test_bytes_nobody_asked_for_end_the_connection() -> None:
