@@ -10,6 +10,7 @@ from botocore.credentials import Credentials, ReadOnlyCredentials
 from botocore.session import Session
 
 from service.dynamodb.errors import CredentialsRefreshError, NoCredentialsError
+from service.runtime.threads import in_thread
 
 RETRY_S: Final = 10.0
 """Between two attempts to refresh credentials that are still valid."""
@@ -66,14 +67,19 @@ class CredentialChain:
         return self._loading
 
     async def _load_once(self) -> ReadOnlyCredentials:
-        credentials = self._credentials or await asyncio.to_thread(lambda: Session().get_credentials())
+        credentials = self._credentials or await in_thread(_find, "credentials")
         if credentials is None:
             raise NoCredentialsError
-        frozen = await asyncio.to_thread(credentials.get_frozen_credentials)
+        frozen = await in_thread(credentials.get_frozen_credentials, "credentials")
         if not frozen.access_key or not frozen.secret_key:
             raise NoCredentialsError
         self._credentials, self._frozen = credentials, frozen
         return frozen
+
+
+def _find() -> Credentials | None:
+    found: Credentials | None = Session().get_credentials()
+    return found
 
 
 def _retrieve(load: asyncio.Task[ReadOnlyCredentials]) -> None:

@@ -15,10 +15,11 @@ import structlog
 from service.runtime.errors import ServiceError
 from service.runtime.logs import Repeated
 from service.runtime.role import Need
+from service.runtime.threads import in_thread
 from service.sources import sqs_answers
 from service.sources.source import Backlog, Done, Message, Result, Unavailable, UnknownReceipt
 from service.sources.sqs_answers import FAILURES, said
-from service.sources.sqs_calls import POLL_S, Calls, in_thread
+from service.sources.sqs_calls import POLL_S, Calls
 
 log: Final = structlog.get_logger("service.sources")
 _failed: Final = Repeated(log, "SQS call failed")
@@ -235,6 +236,6 @@ class Sqs:
         return ServiceError(f"queue {self._shown} does not exist", f"make it, or correct {self._variable}")
 
     async def _open(self) -> None:
-        await in_thread(self._calls.open)
+        await in_thread(self._calls.open, "sqs")
         if not self._url:
             self._url = sqs_answers.queue_url(await self._calls.answer("get_queue_url", QueueName=self._queue))

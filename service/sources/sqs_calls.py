@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import os
-import threading
 from collections.abc import Callable
 from typing import Any, Final
 
 import boto3
 from botocore.config import Config
 
+from service.runtime.threads import in_thread
 from service.sources.sqs_answers import FAILURES, Silent, check, garbled
 
 POLL_S: Final = 2
@@ -72,7 +71,7 @@ class Calls:
 
     def _begin(self, slots: asyncio.Semaphore, work: Callable[[], Any]) -> asyncio.Future[Any]:
         """A silent call keeps its slot until it ends, whether or not anyone waits for it."""
-        call = in_thread(functools.partial(_parsed, work))
+        call = in_thread(functools.partial(_parsed, work), "sqs")
         call.add_done_callback(lambda _: slots.release())
         return call
 
@@ -84,23 +83,6 @@ class Calls:
 
         self.left.add(call)
         call.add_done_callback(ended)
-
-
-def in_thread(work: Callable[[], Any]) -> asyncio.Future[Any]:
-    """Run it in a daemon thread: an executor's threads would keep the process until the last silent call has ended."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[Any] = loop.create_future()
-
-    def run() -> None:
-        try:
-            end = functools.partial(future.set_result, work())
-        except Exception as error:
-            end = functools.partial(future.set_exception, error)
-        with contextlib.suppress(RuntimeError):  # the loop is closed, and so nobody waits
-            loop.call_soon_threadsafe(end)
-
-    threading.Thread(target=run, name="sqs", daemon=True).start()
-    return future
 
 
 def _parsed(work: Callable[[], Any]) -> Any:

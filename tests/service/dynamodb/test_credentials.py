@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+import uvloop
 from botocore.credentials import RefreshableCredentials
 from botocore.session import Session
 
@@ -103,3 +105,18 @@ async def test_a_load_that_hangs_holds_a_call_up_to_its_deadline_and_goes_on(
         await chain.current(soon(0.05))
     released.set()
     assert (await chain.current(soon())).access_key == "LATE"
+
+
+def test_a_load_that_hangs_does_not_keep_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    released = threading.Event()
+    monkeypatch.setattr(Session, "get_credentials", lambda _: released.wait(20))
+
+    async def run() -> None:
+        with pytest.raises(TimeoutError):
+            await CredentialChain().current(soon(0.05))
+
+    began = time.monotonic()
+    uvloop.run(run())
+    took_s = time.monotonic() - began
+    released.set()
+    assert took_s < 10, "of the 20 seconds that the source takes"

@@ -1,0 +1,37 @@
+"""Work that blocks, in a thread that nobody waits for when the process ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def in_thread(work: Callable[[], T], name: str) -> asyncio.Future[T]:
+    """Run it in a daemon thread: an executor's threads would keep the process until the last silent call has ended."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def end(result: T | None, error: Exception | None) -> None:
+        if future.done():
+            return  # it was cancelled
+        if error is None:
+            future.set_result(result)  # type: ignore[arg-type]  # None only where it is the result
+        else:
+            future.set_exception(error)
+
+    def run() -> None:
+        result, failure = None, None
+        try:
+            result = work()
+        except Exception as error:
+            failure = error
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and so nobody waits
+            loop.call_soon_threadsafe(end, result, failure)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return future

@@ -1,0 +1,29 @@
+"""Work in a thread ends as it would have here, and in nobody's way."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from service.runtime.threads import in_thread
+from tests.support.world import eventually
+
+
+async def test_a_result_and_an_error_are_handed_back() -> None:
+    assert await in_thread(lambda: threading.current_thread().name, "there") == "there"
+    with pytest.raises(ZeroDivisionError):
+        await in_thread(lambda: 1 // 0, "there")
+
+
+async def test_one_that_is_not_waited_for_any_more_ends_in_silence() -> None:
+    failures: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+    released = threading.Event()
+    work = in_thread(released.wait, "there")
+    work.cancel()
+    released.set()
+    await eventually(lambda: all(thread.name != "there" for thread in threading.enumerate()), what="the thread's end")
+    await asyncio.sleep(0)
+    assert failures == []
