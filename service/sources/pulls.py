@@ -172,7 +172,8 @@ class _Slot:
         room = self.pull.limit - len(self.pull.messages) if self.pull else 0
         if self.pull and room > 0:
             self.pull.take(messages[:room])
-        self._nc.post_each([message.handle for message in messages[room:]], NAK)
+        if len(messages) > room:
+            self._nc.post_each([message.handle for message in messages[room:]], NAK)
 
     def _end(self, subject: bytes, headers: bytes) -> None:
         status = headers.partition(b"\r\n")[0].removeprefix(b"NATS/1.0").strip()

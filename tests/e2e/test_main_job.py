@@ -171,7 +171,7 @@ async def test_a_second_signal_ends_it_at_once(world: World) -> None:
             await admin.delete_stream(contract.STREAM)
         await client.request(contract.SUBJECT, request_for("678"), timeout=2)
         task.child.signal(signal.SIGTERM)
-        await eventually(lambda: "draining" in task.child.last_words())
+        await eventually(lambda: "draining" in task.child.log.read_text(), what="the drain")
         task.child.signal(signal.SIGTERM)
         async with asyncio.timeout(2):
             assert await task.child.wait() == 128 + signal.SIGTERM
