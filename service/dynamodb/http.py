@@ -172,7 +172,7 @@ class _Connection(asyncio.Protocol):
     # httptools
 
     def on_message_begin(self) -> None:
-        if self._response is None or self._response.done():
+        if self._response and self._response.done():
             self.close()  # nobody asked for another one
 
     def on_body(self, body: bytes) -> None:

@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 
 from service.customer.rows import make_row
+from service.dynamodb import table as module
 from service.dynamodb.errors import DynamoDBError, TableUnavailableError
 from service.dynamodb.table import DEADLINE_S, MAX_CALLS, Outcome, Table
 from service.runtime.errors import ServiceError
@@ -239,6 +240,19 @@ async def test_what_a_call_found_does_not_wait_for_what_it_left(
         await table.read(list(rows), give)
         assert given[0] == (rows.keys() - {"3"}, 1), "it is given before the next call is made"
         assert [keys for keys, _ in given[1:]] == [{"3"}]
+
+
+async def test_no_wait_goes_beyond_the_deadline(
+    world: World, proxy: FaultyDynamoDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "DEADLINE_S", 0.5)
+    monkeypatch.setattr(module, "_backoff_s", lambda _: 0.3)
+    async with through(proxy, world, monkeypatch) as table:
+        proxy.fault = lambda *_: refusal("ThrottlingException")
+        began = time.monotonic()
+        assert isinstance(await table.get("1"), TableUnavailableError)
+        assert time.monotonic() - began < 0.5
+        assert len(proxy.calls) == 2
 
 
 async def test_a_read_is_consistent_when_it_is_asked_to_be(
