@@ -168,7 +168,7 @@ class Archiver:
         return has_room and bool(self._waiting) and not self._draining
 
     async def _send(self, batch: Batch) -> None:
-        """Write a batch, and then the next one while there is one: a task for each costs as much as its signature."""
+        """Write a batch, and then the next one while there is one: a new task for each batch costs CPU."""
         task = asyncio.current_task()
         assert task  # noqa: S101  a coroutine's
         while True:

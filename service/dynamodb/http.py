@@ -54,11 +54,12 @@ class Pool:
         if connection is None:
             connection = await self._connect(self._ends(deadline))
         request = b"%b%bContent-Length: %d\r\n\r\n%b" % (self._head, headers.encode(), len(body), body)
-        began = self._loop.time()
+        began, ends = self._loop.time(), self._ends(deadline)
         try:
-            return await connection.call(request, self._ends(deadline))
+            return await connection.call(request, ends)
         except TimeoutError:
-            self._distrust(began)
+            if ends < deadline:  # a caller in a hurry says nothing about the others
+                self._distrust(began)
             raise
         finally:
             if connection.idle:
@@ -115,7 +116,7 @@ class _Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._deadline = 0.0
         self._timer: asyncio.TimerHandle | None = None
-        """For this call's deadline or an earlier one's: a new timer for each call is as dear as its signature."""
+        """Set for this call's deadline or an earlier one's: a new timer for each call costs CPU."""
         self._body: list[bytes] = []
 
     async def call(self, request: bytes, deadline: float) -> Response:
