@@ -27,6 +27,7 @@ from tests.support.world import World, eventually
 
 HOUR_S = 3600
 COUNT = 30
+UNREAD = 120
 RECEIVE = pb.SQSReceiveMessageRequest(visibility_timeout=HOUR_S, wait_time=5, maximum_number_of_messages=1000)
 STREAM = pb.SQSStreamMessagesRequest(visibility_timeout=HOUR_S, maximum_number_of_messages=1000)
 
@@ -125,20 +126,25 @@ async def test_messages_that_grow_on_their_way_are_more_than_one_response(world:
 
 
 async def test_what_clients_do_not_read_is_bounded_and_a_receive_is_told(world: World) -> None:
-    await store(world, *(b"x" * 900_000 for _ in range(40)))
+    await store(world, *(b"x" * 900_000 for _ in range(UNREAD)))
     async with listening(world) as (task, stub, listen):
         assert len(await receive(stub, limit=1)) == 1
-        before_mib = memory_mib(task)
-        with unread(listen, "StreamMessages", STREAM, calls=40):
+        before_mib = most_mib = memory_mib(task)
+        with unread(listen, "StreamMessages", STREAM, calls=UNREAD):
+            told = 0
 
             async def is_full() -> bool:
+                nonlocal told, most_mib
                 try:
-                    return not await receive(stub, wait_s=0, limit=1)
+                    await receive(stub, wait_s=0, limit=1)
                 except grpc.aio.AioRpcError as error:
+                    assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
                     assert "clients have not read" in str(error.details())
-                    return error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+                    told += 1
+                most_mib = max(most_mib, memory_mib(task))
+                return told == 3
 
-            await eventually(is_full, what="a receive that is told")
-            assert memory_mib(task) - before_mib < 40
-            assert await pending(world) < 30, "the others are left to those who read"
+            await eventually(is_full, what="receives that are told")
+            assert most_mib - before_mib < 90, "all of them take 200 and more"
+            assert await pending(world) < UNREAD / 2, "the others are left to those who read"
         assert await receive(stub, wait_s=20), "room, now that the others are gone"
