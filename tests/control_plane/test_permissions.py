@@ -193,7 +193,7 @@ async def test_the_viewer_reads_the_stream_the_bucket_and_who_is_there(world: Wo
         events = await viewer.client.subscribe("customer.balance.*")
         await roundtrip(viewer.client)
         await client.request("customer.balance", b'{"client_id":"1"}', timeout=3)
-        assert (await events.next_msg(timeout=3)).subject == "customer.balance.1"
+        assert (await events.next_msg(timeout=10)).subject == "customer.balance.1"
         jetstream = viewer.client.jetstream(timeout=3)
 
         async def stored() -> bool:

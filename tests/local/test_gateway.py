@@ -131,7 +131,7 @@ async def test_publish(world: World) -> None:
         await roundtrip(admin._nc)
         status, _, _ = await http.call("PUT", "customer.balance?reply=_INBOX.x", b"hello", NatsH_Hello="Hi")
         assert status == 200
-        message = await heard.next_msg(timeout=2)
+        message = await heard.next_msg(timeout=10)
         assert (message.data, message.reply, message.headers) == (b"hello", "_INBOX.x", {"Hello": "Hi"})
 
 

@@ -306,7 +306,7 @@ async def statistics(client: Client, tasks: int, verb: str = "STATS", name: str 
     inbox = client.new_inbox()
     answers = await client.subscribe(inbox)
     await client.publish(f"$SRV.{verb}.{name}" if name else f"$SRV.{verb}", b"", reply=inbox)
-    found = [orjson.loads((await answers.next_msg(timeout=3)).data) for _ in range(tasks)]
+    found = [orjson.loads((await answers.next_msg(timeout=10)).data) for _ in range(tasks)]
     await answers.unsubscribe()
     return sorted(found, key=lambda answer: str(answer["id"]))
 

@@ -438,7 +438,7 @@ async def test_who_sees_where_acknowledgements_go_can_send_none(world: World, pu
         await roundtrip(viewer)
         publish(published, 5)
         genuine = 2 if published.mode == "by the batch" else 5
-        reply = (await seen.next_msg(timeout=3)).reply
+        reply = (await seen.next_msg(timeout=10)).reply
         await eventually(lambda: answers.qsize() == genuine)
         acknowledgement = b'{"stream":"customer-balances","seq":5,"count":5}'
         await viewer.publish(reply, acknowledgement)

@@ -218,7 +218,7 @@ async def test_a_requesters_inbox_may_have_any_prefix_of_an_inbox(world: World) 
         await client.publish("customer.balance", b"x", reply="_PROGRAMS_OWN.inbox")
         await eventually(lambda: len(held.requests) == 1)
         await held.answer_all()
-        assert (await answers.next_msg(timeout=2)).data == b"ok"
+        assert (await answers.next_msg(timeout=10)).data == b"ok"
 
 
 async def test_the_endpoints_of_a_service_share_its_drain_and_keep_their_own_statistics(

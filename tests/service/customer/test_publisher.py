@@ -28,7 +28,7 @@ async def sent(world: World, mode: Mode, count: int) -> list[tuple[str, dict[str
         publisher.mode = mode
         batch = outbox.take(count, 0.0)
         publisher.send(batch)
-        messages = [await heard.next_msg(timeout=3) for _ in range(count)]
+        messages = [await heard.next_msg(timeout=10) for _ in range(count)]
         assert [msg.subject for msg in messages] == [event.subject for event in batch.events]
         assert {publisher.number(msg.reply) for msg in messages} == {0}
     return [(msg.reply, msg.headers or {}) for msg in messages]

@@ -166,7 +166,7 @@ async def test_what_is_posted_arrives_as_if_it_had_been_published(world: World) 
         await client.publish("a.ü", b"payload", reply="b.c", headers=headers)
         client.post("a.ü", b"payload", reply="b.c", headers=header_block(headers))
         client.post("a.plain", b"")
-        published, posted, plain = [await heard.next_msg(timeout=3) for _ in range(3)]
+        published, posted, plain = [await heard.next_msg(timeout=10) for _ in range(3)]
         assert (posted.subject, posted.data, posted.reply, posted.headers) == (
             published.subject, published.data, published.reply, published.headers,
         )  # fmt: skip
@@ -182,7 +182,7 @@ async def test_one_payload_is_posted_to_each(world: World) -> None:
         client.post_each(["a.1", "a.2"], b"+WPI")
         client.post_each([], b"x")
         client.post_each(["a.3"], b"")
-        messages = [await heard.next_msg(timeout=3) for _ in range(3)]
+        messages = [await heard.next_msg(timeout=10) for _ in range(3)]
         assert [(msg.subject, msg.data) for msg in messages] == [("a.1", b"+WPI"), ("a.2", b"+WPI"), ("a.3", b"")]
         assert (client.stats["out_msgs"], client.stats["out_bytes"]) == (3, 8)
         with pytest.raises(nats.errors.MaxPayloadError):
