@@ -9,6 +9,7 @@ import random
 import signal
 import socket
 import sys
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ _PR_SET_PDEATHSIG: Final = 1
 """https://man7.org/linux/man-pages/man2/PR_SET_PDEATHSIG.2const.html"""
 _libc: Final = ctypes.CDLL(None) if sys.platform == "linux" else None
 _children: Final[set[asyncio.subprocess.Process]] = set()
+_held_ports: Final[deque[socket.socket]] = deque(maxlen=100)
 
 
 class LocalError(Exception):
@@ -144,6 +146,8 @@ def claim_port(port: int, option: str) -> int:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", candidate))
+                if not port:
+                    _hold(candidate)
             except OSError as error:
                 problem = error.strerror or str(error)
             else:
@@ -151,6 +155,22 @@ def claim_port(port: int, option: str) -> int:
     raise LocalError(
         f"port {candidates[0]} cannot be used ({problem}); give another with {option}, or 0 for any free one"
     )
+
+
+def _hold(port: int) -> None:
+    """Keep a port from whoever else claims a free one until its server listens. Raises `OSError` when it is held.
+
+    What is held is UDP's port of the same number, which nothing here uses: it needs no file, and ends with the process.
+    """
+    held = socket.socket(type=socket.SOCK_DGRAM)
+    try:
+        held.bind(("127.0.0.1", port))
+    except OSError:
+        held.close()
+        raise
+    if len(_held_ports) == _held_ports.maxlen:
+        _held_ports.popleft().close()
+    _held_ports.append(held)
 
 
 def _readable(line: str) -> str:
