@@ -6,6 +6,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
 
 import typer
 from rich.console import Console
@@ -21,6 +22,9 @@ from local.process import LocalError
 
 Work = Callable[[asyncio.Event], Awaitable[tuple[Result, str | None]]]
 """Measures until its event is set; the result, and a last line to print."""
+
+INTERRUPTED: Final = 130
+"""The exit code of what Ctrl-C or SIGTERM ended, as a shell has it."""
 
 progress_console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
@@ -47,11 +51,13 @@ def measure(
             show_comparison(console, old, result, output.compare.name)
         if last:
             console.print(last)
+        if result.interrupted:
+            fail("interrupted: what was measured until then is above, and is no verdict", INTERRUPTED)
         _judge(thresholds, result)
     except (BenchmarkError, LocalError, ProvisioningError) as error:
         fail(str(error))
     except (KeyboardInterrupt, asyncio.CancelledError):
-        fail("interrupted before there was a result", code=130)
+        fail("interrupted before there was a result", INTERRUPTED)
     return result
 
 
@@ -60,7 +66,7 @@ def _judge(thresholds: Sequence[Threshold], result: Result) -> None:
     failed = [verdict for each in thresholds if (verdict := each.verdict(figures))]
     if failed:
         raise BenchmarkError("; ".join(failed))
-    if isinstance(result, RunResult) and not result.measured.replies and not result.measured.interrupted:
+    if isinstance(result, RunResult) and not result.measured.replies:
         raise BenchmarkError("no request was answered rightly; the table says what came instead")
 
 

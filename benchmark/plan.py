@@ -19,7 +19,7 @@ from benchmark.endpoints import BALANCE, CREATE, mix_text, parse_mix
 from benchmark.errors import BenchmarkError
 from benchmark.job import ENDLESS, Closed, Job, Loop, NatsTarget, Target
 from benchmark.options import LoadOptions
-from benchmark.result import TaskShare
+from benchmark.result import CHECKED, TaskShare
 from benchmark.show import Progress
 from benchmark.target import gateway_target, nats_target
 from benchmark.thresholds import duration_s
@@ -101,7 +101,7 @@ async def plan_of(load: LoadOptions) -> Plan:
     settings = {
         "target": where, "timeout": load.timeout, "mix": mix_text(mix), "warm-up": load.warm_up,
         "client ids": f"1 to {load.ids:,}{f', Zipf {load.zipf:g}' if load.zipf is not None else ''}",
-        "generators": str(load.processes), "balances checked": "yes" if load.verify else "no",
+        "generators": str(load.processes), CHECKED: "yes" if load.verify else "no",
     }  # fmt: skip
     local = not (load.server or load.creds or load.context)
     expected = await asyncio.to_thread(balances, local=local) if load.verify else None

@@ -156,7 +156,8 @@ class Bench:
     ) -> Sample:
         """Run one load against a program; returns what it cost.
 
-        Raises `BenchmarkError` when a request failed: a failed request does not cost what a reply costs.
+        Raises `BenchmarkError` when a request failed: a failed request does not cost what a reply costs; and
+        `CancelledError` when it was interrupted.
         """
         plan = Plan(program.target, None, 5.0, ids, None, 1, None, {}, {endpoint: 1.0})
         before = _cpu_s(program.children), _cpu_s([self._nats])
@@ -164,7 +165,7 @@ class Bench:
         after = _cpu_s(program.children), _cpu_s([self._nats])
         measured = Measured.of(totals)
         if measured.interrupted:
-            raise BenchmarkError("interrupted")
+            raise asyncio.CancelledError
         if measured.failed:
             raise BenchmarkError(f"{label}: {measured.errors}; see that the machine is not overloaded")
         each = 1e6 / measured.replies

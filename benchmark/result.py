@@ -58,12 +58,20 @@ class Point(Model):
     p99_ms: float
 
 
+CHECKED: Final = "balances checked"
+"""The setting that says whether balances were compared with the table's."""
+
+
 class Header(Model):
     version: Literal[2] = VERSION
     started_at: str
     machine: Machine
     settings: dict[str, str]
     """The options, in words. Holds no secret."""
+
+    @property
+    def interrupted(self) -> bool:
+        return False
 
 
 class RunResult(Header):
@@ -77,6 +85,10 @@ class RunResult(Header):
     tasks: list[TaskShare]
     histogram: str
     """HdrHistogram's encoding, microseconds."""
+
+    @property
+    def interrupted(self) -> bool:
+        return self.measured.interrupted
 
     def figures(self) -> dict[str, float]:
         return self.measured.figures()
@@ -115,6 +127,10 @@ class SweepResult(Header):
     steps: list[Step]
     best: float | None
     """The highest load whose p99 stayed under the target, with no error and the rate kept; None: not even the first."""
+
+    @property
+    def interrupted(self) -> bool:
+        return any(step.measured.interrupted for step in self.steps)
 
     def figures(self) -> dict[str, float]:
         throughput = max((step.measured.throughput for step in self.steps), default=0.0)

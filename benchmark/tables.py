@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from benchmark.endpoints import CREATE, WRONG_BALANCE
 from benchmark.measured import Latency, Measured
-from benchmark.result import CostResult, Result, RunResult, SweepResult
+from benchmark.result import CHECKED, CostResult, Result, RunResult, SweepResult
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,9 @@ def remarks(result: Result) -> Iterator[str]:
     """What a reader must know beside the figures."""
     if isinstance(result, SweepResult):
         rate = result.over == "rate"
-        if result.best is None:
+        if result.interrupted:
+            yield "Interrupted: the highest load was not found."
+        elif result.best is None:
             yield f"No step kept p99 under {result.target_p99_ms:g} ms: begin lower."
         else:
             unit = "requests/s" if rate else "requests in flight"
@@ -41,6 +44,10 @@ def remarks(result: Result) -> Iterator[str]:
         yield f"Memory of one task: {after} requests."
     if isinstance(result, RunResult):
         yield from _limits(result.measured)
+        if result.settings.get(CHECKED) == "yes":
+            wrong = result.measured.errors.get(WRONG_BALANCE, 0)
+            right = sum(each.replies for each in result.measured.endpoints if each.name != CREATE)
+            yield f"Compared with the table: {right:,} balances right, {wrong:,} wrong."
         if "in flight" in result.settings:
             yield (
                 "Mean latency is what a request waited. The last line's average, as the original's, is the whole time "
@@ -72,11 +79,8 @@ def _run(result: RunResult) -> Iterator[Grid]:
     if wrong:
         yield Grid(("not answered rightly", "requests"), [(kind, f"{count:,}") for kind, count in wrong], left=1)
     if result.tasks:
-        shares = [
-            (task.id, f"{task.requests:,}", f"{task.errors:,}", _ms(task.processing_ms), _ms(latency.mean_ms))
-            for task in result.tasks
-        ]
-        yield Grid(("task", "requests", "errors", "processing, mean", "latency, mean"), shares, left=1)
+        shares = [(task.id, f"{task.requests:,}", f"{task.errors:,}", _ms(task.processing_ms)) for task in result.tasks]
+        yield Grid(("task", "requests", "errors", "processing, mean"), shares, left=1)
 
 
 def _limits(measured: Measured) -> Iterator[str]:

@@ -40,7 +40,8 @@ class Threshold:
     def verdict(self, figures: Mapping[str, float]) -> str | None:
         """Says what failed; None when the threshold is kept."""
         value = figures[self.figure]
-        return f"{self.text}: it is {value:,.3f}" if self.fails(value, self.bound) else None
+        unit = " ms" if _is_duration(self.figure) else ""
+        return f"{self.text}: it is {value:,.3f}{unit}" if self.fails(value, self.bound) else None
 
 
 def run_figures(mix: Mix) -> Sequence[str]:

@@ -51,6 +51,7 @@ async def test_a_closed_loop_as_the_original(world: World, options: list[str], t
             r"Average call took [0-9]+\.[0-9]{2} milliseconds",
             last,
         )
+        assert "Compared with the table: 1,000 balances right, 0 wrong." in output
         assert "Mean latency is what a request waited. The last line's average" in output
         body = json.loads(new.read_text())
         assert (body["measured"]["requests"], body["measured"]["replies"], body["measured"]["errors"]) == (
@@ -65,7 +66,7 @@ async def test_a_closed_loop_as_the_original(world: World, options: list[str], t
         )  # fmt: skip
         assert code == 1
         assert re.search(r"^p99 +[0-9.]+ +[0-9.]+ +[0-9.]+$", output, re.MULTILINE)
-        assert re.search(r"^error: p99>1us: it is .*; throughput>1: it is ", output, re.MULTILINE)
+        assert re.search(r"^error: p99>1us: it is [0-9.,]+ ms; throughput>1: it is [0-9.,]+$", output, re.MULTILINE)
         assert "Total of" not in output, "that line is the closed loop's"
 
 
@@ -78,19 +79,33 @@ async def test_errors_are_shown_by_kind(world: World, options: list[str]) -> Non
     assert re.search(r"^404 NOT_FOUND +100$", output, re.MULTILINE)
 
 
-async def test_ctrl_c_reports_what_was_measured(world: World, options: list[str], tmp_path: Path) -> None:
+async def test_ctrl_c_reports_what_was_measured_and_is_no_verdict(
+    world: World, options: list[str], tmp_path: Path
+) -> None:
     new = tmp_path / "new.json"
+    endless = (*options, "--rate", "100", "--duration", "10m", "--json", str(new), "--fail-if", "p99>10s")
     async with world.task():
-        async with command(BENCHMARK, "run", *options, "--rate", "100", "--duration", "10m", "--json", str(new)) as run:
+        async with command(BENCHMARK, "run", *endless) as run:
             await eventually(lambda: " done " in run.output, within_s=20)
             run.process.send_signal(signal.SIGINT)
             async with asyncio.timeout(10):
-                assert await run.process.wait() == 0
+                assert await run.process.wait() == 130
         assert "Interrupted: this is what was measured until then." in run.output
+        assert "error: interrupted: what was measured until then is above, and is no verdict" in run.output
         assert "Traceback" not in run.output
         measured = json.loads(new.read_text())["measured"]
         assert measured["interrupted"]
         assert 0 < measured["replies"] == measured["requests"]
+
+
+async def test_an_interrupted_sweep_says_nothing_about_the_limit(world: World, options: list[str]) -> None:
+    async with world.task(), command(BENCHMARK, "sweep", *options, "--rates", "100,200", "--step", "10m") as run:
+        await eventually(lambda: " done " in run.output, within_s=20)
+        run.process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(10):
+            assert await run.process.wait() == 130
+    assert "Interrupted: the highest load was not found." in run.output
+    assert "No step kept" not in run.output
 
 
 async def test_a_sweep(world: World, options: list[str]) -> None:
