@@ -26,7 +26,7 @@ class Letters:
         self._source = source
 
     async def put(self, message: Message, reason: str) -> str:
-        room, (client_id, key, _) = self._stream.room, event_of(message)
+        client_id, key, _ = event_of(message)
         whose = blake2b(f"{self._source} {client_id}".encode(errors="surrogatepass"), digest_size=16)
         headers = {
             "Nats-Msg-Id": f"{word(key)[:512]} {whose.hexdigest()}",
@@ -34,6 +34,5 @@ class Letters:
             "Archive-Client": word(client_id)[:1024],
             "Archive-Event": word(key)[:512],
             **({"Archive-Sequence": message.id} if message.sequence is not None else {}),
-            **({"Archive-Cut": str(len(message.data))} if len(message.data) > room else {}),
         }
-        return await self._stream.put(message.data[:room], headers)
+        return await self._stream.put(message.data, headers, "Archive-Cut")

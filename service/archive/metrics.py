@@ -39,7 +39,9 @@ def families(archiver: Archiver, source: Source, writer: Writer, watch: Watch, n
         "archive_dead_letters_refused", "Times the dead-letter stream took none.", stats.dead_refused
     )
     yield CounterMetricFamily(
-        "archive_discarded", "Messages that the source discarded before they were archived.", source.discarded
+        "archive_discarded",
+        "Messages that the source discarded before they were archived. Each task counts all: take the maximum.",
+        source.discarded,
     )
     errors = {(error,): count for error, count in writer.errors.items()}
     yield counters("archive_write_errors", "BatchWriteItem calls that failed, by error.", ["error"], errors)

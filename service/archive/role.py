@@ -70,8 +70,8 @@ class Archive:
         give_back_large_blocks()
         self._archiver.host = await host()
         await self._statistics.start()
-        await self._archiver.start()
         await confirm(self._nc)
+        await self._archiver.start()  # last: a start that a signal cancels is not drained
         self._background.append(asyncio.create_task(self._watch.run(), name="backlog"))
         self._state = "serving"
         log.info("archiving", source=self._settings.source_shown, table=self._writer.name,
@@ -132,5 +132,5 @@ def _source(settings: ArchiveSettings, connection: Connection) -> Source:
         return Sqs(name, "ARCHIVE_SOURCE")
     consumer = settings.archive_consumer
     publish = contract.publish(name, consumer)
-    reader = Reader(contract.USER, name, consumer, publish, contract.SUBSCRIBE, answers=True)
+    reader = Reader(contract.USER, name, consumer, publish, contract.SUBSCRIBE, answers=True, whole=True)
     return JetStream(connection, reader)

@@ -6,9 +6,10 @@ https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Programming.Low
 from __future__ import annotations
 
 import asyncio
+import re
 from http import HTTPStatus
 from math import inf
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -18,6 +19,9 @@ from service.dynamodb.errors import DynamoDBError, InvalidResponse
 from service.dynamodb.http import Pool
 from service.dynamodb.signature import Signer
 from service.runtime.errors import ServiceError
+
+_code: Final = re.compile(r"[A-Za-z0-9.]{1,100}").fullmatch
+"""What an error is counted by."""
 
 
 class DynamoDB:
@@ -68,6 +72,8 @@ class DynamoDB:
         if response.status == 200:
             return decoded
         code = str(decoded["__type"]).rpartition("#")[2]
+        if not _code(code):
+            raise InvalidResponse(f"HTTP {response.status} with a code that is not DynamoDB's: {code[:100]!r}")
         if code == "ExpiredTokenException":
             self._chain.forget()
         raise DynamoDBError(response.status, code, str(decoded.get("message", decoded.get("Message", ""))))

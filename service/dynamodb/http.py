@@ -19,6 +19,8 @@ from service.dynamodb.errors import HttpError
 
 TICK_S: Final = 0.001
 """The event loop counts in milliseconds: a timer may be so much too early."""
+MAX_BYTES: Final = 64 * 1024 * 1024
+"""Of one response: DynamoDB's have up to 16 MB of data, and escaped in JSON it is several times as long."""
 IDLE_S: Final = 20.0
 """A connection that was idle for longer is not used again: the other side may be closing it."""
 
@@ -29,7 +31,7 @@ class Response(NamedTuple):
 
 
 class Pool:
-    """Connections to one origin. A call has one to itself; Most recently used first (LIFO)."""
+    """Connections to one origin. A call has one to itself; the one used last comes first (LIFO)."""
 
     def __init__(self, url: str, timeout_s: float) -> None:
         parts = urlsplit(url)
@@ -118,6 +120,7 @@ class _Connection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         """Set for this call's deadline or an earlier one's: a new timer for each call costs CPU."""
         self._body: list[bytes] = []
+        self._size = 0
 
     async def call(self, request: bytes, deadline: float) -> Response:
         self.idle = False
@@ -125,7 +128,7 @@ class _Connection(asyncio.Protocol):
         self._deadline = deadline
         if self._timer is None or self._timer.when() > deadline:
             self._arm()
-        self._body = []
+        self._body, self._size = [], 0
         self._transport.write(request)
         return await self._response
 
@@ -177,6 +180,10 @@ class _Connection(asyncio.Protocol):
             self.close()  # nobody asked for another one
 
     def on_body(self, body: bytes) -> None:
+        self._size += len(body)
+        if self._size > MAX_BYTES:
+            self._fail(HttpError(f"a response of more than {MAX_BYTES:,} bytes"))
+            return
         self._body.append(body)
 
     def on_message_complete(self) -> None:

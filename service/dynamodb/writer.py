@@ -101,46 +101,46 @@ class Writer:
     async def write(self, items: Sequence[Item]) -> Result:
         """Write up to `MAX_ITEMS` rows, each key once, within `BUDGET_S` and a call. Does not raise."""
         result = Result()
-        deadline = asyncio.get_running_loop().time() + BUDGET_S
-        await self._write(list(items), deadline, result)
-        return result
-
-    async def _write(self, items: list[Item], deadline: float, result: Result) -> None:
-        attempt = 0
-        while items:
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + BUDGET_S
+        batches, attempt = [list(items)], 0
+        """What is not written yet, and how often its last batch was tried without progress."""
+        while batches:
             if attempt:
                 await asyncio.sleep(min(BACKOFF_MAX_S, BACKOFF_MIN_S * 2.0**attempt) * random.random())
-                if asyncio.get_running_loop().time() > deadline:
-                    result.unwritten += items
-                    return
-            attempt += 1
+            if clock() > deadline:
+                result.unwritten += [item for batch in batches for item in batch]
+                break
+            batch = batches.pop()
             try:
-                left = await self._batch_write(items)
+                left = await self._batch_write(batch)
             except Exception as error:
                 self.errors[error.code if isinstance(error, DynamoDBError) else type(error).__name__] += 1
                 if not _blames_the_rows(error):
                     result.lost |= not isinstance(error, DynamoDBError)
                     result.problem = str(error) or type(error).__name__
-                    continue
-                if len(items) == 1:
-                    result.problem = await self._problem()
-                    if result.problem:
-                        continue
-                    result.refused.append((items[0], str(error)))
-                    return
-                half = len(items) // 2
-                await self._write(items[:half], deadline, result)
-                items, attempt = items[half:], 0
+                    batches.append(batch)
+                    attempt += 1
+                elif half := len(batch) // 2:
+                    batches += batch[half:], batch[:half]
+                    attempt = 0
+                elif problem := await self._problem():
+                    result.problem = problem
+                    batches.append(batch)
+                    attempt += 1
+                else:
+                    result.refused.append((batch[0], str(error)))
+                    attempt = 0
                 continue
-            if not left:
-                result.written += items
-                return
-            result.written += [item for item in items if item.key not in left]
-            self.errors["UnprocessedItems"] += 1
-            result.problem = "DynamoDB is busy"
-            # Progress: the next call is a first one.
-            attempt = 1 if len(left) < len(items) else attempt
-            items = [item for item in items if item.key in left]
+            result.written += [item for item in batch if item.key not in left] if left else batch
+            if left:
+                self.errors["UnprocessedItems"] += 1
+                result.problem = "DynamoDB is busy"
+                batches.append([item for item in batch if item.key in left])
+                attempt = 1 if len(left) < len(batch) else attempt + 1
+            else:
+                attempt = 0
+        return result
 
     async def _problem(self) -> str:
         """Why no row at all would be taken: a table that was made anew, with other keys, refuses each one."""
@@ -157,7 +157,17 @@ class Writer:
         puts = b'[{"PutRequest":{"Item":%b}}]' % b'}},{"PutRequest":{"Item":'.join([item.encoded for item in items])
         response = await self._api.call("BatchWriteItem", {"RequestItems": {self.name: orjson.Fragment(puts)}})
         try:
-            left = response["UnprocessedItems"].get(self.name, ())
+            return self._left(response, items)
+        except InvalidResponse:
+            self._api.close()  # what comes on that connection next may be this call's answer
+            raise
+
+    def _left(self, response: dict[str, Any], items: Sequence[Item]) -> set[Key]:
+        try:
+            unprocessed = response["UnprocessedItems"]
+            if unprocessed.keys() - {self.name}:
+                raise InvalidResponse("unprocessed rows of another table")
+            left = unprocessed.get(self.name)
             if not left:
                 return set()
             partition, sort = self._keys

@@ -34,6 +34,8 @@ class Reader:
     subscribe: tuple[str, ...]
     answers: bool = False
     """It also answers requests."""
+    whole: bool = False
+    """It is to be given every message of the stream."""
 
 
 class Consumer:
@@ -76,7 +78,7 @@ class Consumer:
 
     def _see(self, info: ConsumerInfo) -> None:
         """Raises `ServiceError` when it can be no queue."""
-        if unfit := _unfit(info.config):
+        if unfit := _unfit(info.config, whole=self._reader.whole):
             raise ServiceError(
                 f"consumer {self._name} of {self._stream} {unfit}", "correct it with `python -m control_plane create`"
             )
@@ -172,8 +174,10 @@ class Consumer:
         await jetstream.check_stream(self._connection.jetstream, self._stream, (), self._reader.user)
 
 
-def _unfit(config: ConsumerConfig) -> str:
+def _unfit(config: ConsumerConfig, *, whole: bool) -> str:
     """Why messages could not be handed out by it until they are deleted; empty when they can."""
+    if whole and (subjects := config.filter_subjects or [config.filter_subject or ">"]) != [">"]:
+        return f"delivers {', '.join(subjects)} alone, and every message is wanted"
     if config.deliver_subject or config.ack_policy != AckPolicy.EXPLICIT:
         return "is no pull consumer with explicit acknowledgements"
     if config.max_deliver and config.max_deliver > 0:

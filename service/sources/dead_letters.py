@@ -11,14 +11,13 @@ from nats.js.errors import APIError
 
 from service.runtime import jetstream
 from service.runtime.connection import Connection
+from service.runtime.nats_client import header_block
 from service.runtime.role import Need
 from service.sources.source import Headers
 
 ACK_S: Final = 5.0
-ENVELOPE_BYTES: Final = 64 * 1024
-"""Of the server's largest payload, left to the headers. A body that is cut is whole in its own stream."""
 HEADERS_BYTES: Final = 60_000
-"""Of these, left to the message's own."""
+"""For the message's own headers, and at most half of what the server takes."""
 _NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 """What a client may send as a header's name; a server stores any."""
 
@@ -36,29 +35,38 @@ class DeadLetterStream:
         return Need(f"stream {self._stream}", self._look)
 
     @property
-    def room(self) -> int:
-        """Bytes of the largest payload that it takes."""
-        return self._connection.nc.max_payload - ENVELOPE_BYTES
+    def headers_room(self) -> int:
+        """Bytes of a message's own headers that a letter takes."""
+        return min(HEADERS_BYTES, self._connection.nc.max_payload // 2)
 
-    async def put(self, data: bytes, headers: Mapping[str, str]) -> str:
-        """Keep the message. Returns why it was not kept; empty: it was. `Nats-Msg-Id` makes it once."""
-        context = self._connection.nc.jetstream()
+    async def put(self, data: bytes, headers: Mapping[str, str], cut: str) -> str:
+        """Keep the message. Returns why it was not kept; empty: it was. `Nats-Msg-Id` makes it once.
+
+        The server's largest payload is headers and body: a body that is too long is cut, and the header `cut` has its
+        length. It is whole in its own stream.
+        """
+        context, given, room = self._connection.nc.jetstream(), dict(headers), self._room(headers)
+        if len(data) > room:
+            given[cut] = str(len(data))
+            data = data[: self._room(given)]
         try:
-            await context.publish(self._subject, data, timeout=ACK_S, headers=dict(headers))
+            await context.publish(self._subject, data, timeout=ACK_S, headers=given)
         except (nats.errors.Error, APIError) as error:
             return str(error) or type(error).__name__
         return ""
+
+    def _room(self, headers: Mapping[str, str]) -> int:
+        return max(0, self._connection.nc.max_payload - len(header_block(headers)))
 
     async def _look(self) -> None:
         await jetstream.check_stream(self._connection.jetstream, self._stream, (), self._user)
 
 
-def sendable(headers: Headers) -> dict[str, str]:
+def sendable(headers: Headers, left: int) -> dict[str, str]:
     """The message's own headers that a letter can have: none that means something to the server, no second one of a
-    name, and no more than there is room for.
+    name, and no more than `left` bytes.
     """
     chosen: dict[str, str] = {}
-    left = HEADERS_BYTES
     for name, value in headers:
         size = len(name) + len(value.encode()) + len(": \r\n")
         if _NAME.fullmatch(name) and not name.startswith("Nats-") and name not in chosen and size <= left:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -33,6 +34,7 @@ ENVELOPE_BYTES: Final = 64 * 1024
 PAUSE_S: Final = 0.02
 PAUSE_MAX_S: Final = 0.5
 GRACE_S: Final = 2.0
+CLOSE_S: Final = 1.0
 ACKNOWLEDGE_S: Final = 0.05
 """Acknowledgements of so long leave together, not in a write and a wake-up for each batch."""
 
@@ -143,11 +145,13 @@ class JetStream:
         return await self._answer(given, lambda receipt: (b"", receipt), attempts=ATTEMPTS)
 
     async def change_visibility(self, given: Sequence[str], visibility_s: float) -> list[Result]:
+        with contextlib.suppress(ServiceError):  # `_answer` looks too, and tells it
+            await self._consumer.look_again()  # its ack_wait may have been edited
         payload = WORKING if visibility_s == self._consumer.ack_wait_s else delayed(visibility_s)
         await may_be_sent(payload)
-        now_ms = int(time.time() * MS)
 
         def make(receipt: Receipt) -> tuple[bytes, Receipt]:
+            now_ms = int(time.time() * MS)
             if receipt.deadline_ms <= now_ms:
                 raise UnknownReceipt("its visibility has ended, and another may have it; receive it again")
             return payload, receipt.until(now_ms + int(visibility_s * MS))
@@ -168,8 +172,10 @@ class JetStream:
         return self._problem if self._nc.is_connected else "not connected"
 
     async def close(self) -> None:
-        await asyncio.gather(*self._burying)
-        await self._pulls.settle()
+        with contextlib.suppress(TimeoutError):  # a silent server hears nothing of it
+            async with asyncio.timeout(CLOSE_S):
+                await asyncio.gather(*self._burying)
+                await self._pulls.settle()
         self._pulls.close()
 
     def _message(self, subject: bytes, reply: bytes, data: bytes, block: bytes) -> Message:
@@ -221,6 +227,8 @@ class JetStream:
         until_ms = int((time.time() - (time.monotonic() - pull.since_s) + visibility_s) * MS)
         messages = pull.messages
         await self._consumer.recognise(messages, newest)
+        if time.monotonic() - pull.since_s >= self.visibility_s:
+            return []  # that took so long that another may have them
         dead: list[tuple[Message, str]] = []
         if redrive := self._redrive:
             dead = [(message, reason) for message in messages if (reason := redrive.reason(message))]

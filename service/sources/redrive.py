@@ -43,14 +43,11 @@ class Redrive:
             "Queue-Subject": message.subject.decode("ascii", "backslashreplace")[:SUBJECT_BYTES],
             "Queue-Sequence": message.id,
         }
-        room = self.letters.room
-        if len(message.data) > room:
-            said["Queue-Cut"] = str(len(message.data))
         headers = message.headers
-        own = sendable(headers)
+        own = sendable(headers, self.letters.headers_room)
         if len(own) < len(headers):
             said["Queue-Headers-Left-Out"] = str(len(headers) - len(own))
-        problem = await self.letters.put(message.data[:room], {**own, **said})
+        problem = await self.letters.put(message.data, {**own, **said}, "Queue-Cut")
         if problem:
             self.refused += 1
             _kept.warning("", error=problem, sequence=message.sequence)

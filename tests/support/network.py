@@ -18,6 +18,8 @@ class Network:
         self._host, self._port = host, port
         self.lose = b""
         """The first bytes for the server with these in them are lost, and every connection with them."""
+        self.answer_s = 0.0
+        """So long after it was sent, each part of what the server sends arrives."""
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._is_cut = False
@@ -80,6 +82,8 @@ class Network:
                     self.lose = b""
                     self._end()
                     continue
+                if not is_lossy:
+                    await asyncio.sleep(self.answer_s)
                 writer.write(data)
                 await writer.drain()
         writer.close()

@@ -6,6 +6,7 @@ import asyncio
 import signal
 import socket
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,7 @@ from service.sources.source import Backlog, Message, Result
 from tests.support.archive import ArchiveWorld, delivered, ended
 from tests.support.command import finished
 from tests.support.faulty import Call, FaultyDynamoDB, stall
+from tests.support.network import network
 from tests.support.world import complaint, eventually, get, log_lines, metric, statistics
 
 
@@ -64,6 +66,32 @@ async def test_sigterm_gives_back_at_once_what_is_not_written(archive: ArchiveWo
     assert archive.sequences() == list(range(1, 1501))
 
 
+async def test_sigterm_while_it_starts_gives_back_at_once(archive: ArchiveWorld, proxy: FaultyDynamoDB) -> None:
+    archive.env = proxy.env
+    await archive.publish(600)
+    proxy.fault = lambda action, _: asyncio.sleep(1.0) if action == "BatchWriteItem" else None
+    async with network(archive.world.nats_url) as (there, url), archive.launch(NATS_URL=url) as task:
+        there.answer_s = 0.1
+        await eventually(lambda: any(action == "BatchWriteItem" for action, _ in proxy.calls), what="a write")
+        task.child.signal(signal.SIGTERM)
+        assert await task.child.wait() == 0
+        assert "drained" in [line["event"] for line in log_lines(task.child.log.read_text())]
+    proxy.fault = None
+    async with archive.task():
+        await eventually(archive.is_archived, within_s=15, what="an empty backlog")  # `ack_wait` is 30 seconds
+
+
+async def test_sigterm_while_nats_is_silent_ends_it_in_time(archive: ArchiveWorld) -> None:
+    async with (
+        network(archive.world.nats_url) as (there, url),
+        archive.task(NATS_URL=url, SHUTDOWN_TIMEOUT="3") as task,
+        there.stalled(),
+    ):
+        task.child.signal(signal.SIGTERM)
+        async with asyncio.timeout(8):  # a flush gives up after ten seconds
+            assert await task.child.wait() == 0
+
+
 async def test_a_subject_that_is_no_text_is_a_dead_letter(archive: ArchiveWorld) -> None:
     async with archive.world.client(ADMINISTRATOR.name) as client:
         client._pending.append(b"PUB customer.balance.\xff\xfe 2\r\n{}\r\n")
@@ -76,6 +104,25 @@ async def test_a_subject_that_is_no_text_is_a_dead_letter(archive: ArchiveWorld)
     letter = await archive.admin.get_msg(contract.DEAD_STREAM, 1)
     assert letter.headers is not None
     assert letter.headers["Archive-Reason"] == "subject is not UTF-8"
+
+
+@pytest.mark.parametrize(("size", "cut"), [(900_000, False), (1_048_576, True)])
+async def test_a_dead_letter_is_cut_only_where_the_server_takes_no_more(
+    archive: ArchiveWorld, size: int, cut: bool
+) -> None:
+    body = b"x" * size
+    await archive.publish_all([("customer.balance.big", body, None)])
+    code, log = await archive.run_to_end(IDLE_EXIT="0.5")
+    assert code == 0, log
+    letter = await archive.admin.get_msg(contract.DEAD_STREAM, 1)
+    assert letter.data is not None
+    assert letter.headers is not None
+    if cut:
+        assert letter.headers["Archive-Cut"] == str(size)
+        assert size - 2000 < len(letter.data) < size
+    else:
+        assert "Archive-Cut" not in letter.headers
+        assert letter.data == body
 
 
 async def test_a_full_dead_letter_stream_keeps_the_message_where_it_is(archive: ArchiveWorld) -> None:
@@ -319,6 +366,18 @@ async def test_a_table_with_other_keys_and_a_consumer_that_is_gone(archive: Arch
         assert ended(task.child.log.read_text()).startswith(
             "consumer archive of stream customer-balances does not exist; make it with"
         )
+
+
+@pytest.mark.parametrize(
+    "filters", [{"filter_subject": "customer.balance.1"}, {"filter_subjects": ["customer.balance.1", "other.>"]}]
+)
+async def test_a_consumer_that_is_not_given_every_event(archive: ArchiveWorld, filters: dict[str, Any]) -> None:
+    config = (await archive.admin.consumer_info(STREAM, contract.CONSUMER)).config
+    await archive.admin.add_consumer(STREAM, config.evolve(**filters))
+    code, log = await archive.run_to_end()
+    assert code == 1
+    assert "delivers customer.balance.1" in complaint(log)
+    assert "alone, and every message is wanted" in complaint(log)
 
 
 async def test_statistics_health_and_check(archive: ArchiveWorld) -> None:

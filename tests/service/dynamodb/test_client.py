@@ -109,6 +109,14 @@ async def test_what_is_not_dynamodbs_is_garbage_unless_it_is_a_gateways_error(
         assert (await error_of(api)).retryable
 
 
+@pytest.mark.parametrize("code", ["x" * 500_000, "no code", "", "a\nb"])
+async def test_an_error_is_counted_by_a_code_and_nothing_else(proxy: FaultyDynamoDB, api: DynamoDB, code: str) -> None:
+    proxy.fault = lambda *_: refusal(code)
+    with pytest.raises(InvalidResponse, match="a code that is not DynamoDB's") as error:
+        await api.call("BatchGetItem", {})
+    assert len(str(error.value)) < 200
+
+
 async def test_a_connection_with_what_is_not_dynamodbs_is_not_used_again(aws: None) -> None:
     """What comes on it next may be this call's late answer."""
     html = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>"

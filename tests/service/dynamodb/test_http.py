@@ -135,6 +135,16 @@ async def test_what_is_not_http_is_said(parts: list[bytes]) -> None:
         assert (await post(made)).status == 200, "over a new connection"
 
 
+async def test_an_answer_that_does_not_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.dynamodb.http.MAX_BYTES", 1000)
+    endless = b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n" + b"x" * 600
+    async with serving(writes(endless, b"x" * 600)) as (server, url), pool(url) as made:
+        with pytest.raises(HttpError, match="more than 1,000 bytes"):
+            await post(made)
+        server.answering = writes(OK)
+        assert (await post(made)).status == 200, "over a new connection"
+
+
 async def test_a_lost_connection_is_said_and_not_used_again() -> None:
     async def hang_up(_: bytes, writer: asyncio.StreamWriter) -> None:
         writer.write(OK[:20])

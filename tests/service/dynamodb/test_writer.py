@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -182,6 +183,36 @@ async def test_unprocessed_rows_that_were_not_sent_are_no_answer(
         result = await writer.write(items(1))
     assert keys(result.unwritten) == ["0"]
     assert writer.errors["InvalidResponse"] >= 1
+
+
+async def test_unprocessed_rows_of_another_table_are_no_answer_and_end_the_connection(
+    table: str, proxy: FaultyDynamoDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes on that connection next may be the answer to this call."""
+    monkeypatch.setattr(module, "BUDGET_S", 0.1)
+    proxy.fault = lambda _action, call: answer({"UnprocessedItems": {"other": call["RequestItems"][table]}})
+    async with through(proxy, table, monkeypatch) as writer:
+        result = await writer.write(items(2))
+        assert keys(result.unwritten) == ["0", "1"]
+        assert not writer._api._pool._free
+
+
+async def test_the_budget_holds_while_a_batch_is_halved(
+    table: str, proxy: FaultyDynamoDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BUDGET_S", 0.5)
+
+    async def slowly(action: str, _: Call) -> web.Response | None:
+        if action == "DescribeTable":
+            return None
+        await asyncio.sleep(0.2)
+        return refusal("ValidationException")
+
+    proxy.fault = slowly
+    async with through(proxy, table, monkeypatch) as writer:
+        result = await writer.write(items(25))
+    assert sum(action == "BatchWriteItem" for action, _ in proxy.calls) <= 4
+    assert len(result.unwritten) + len(result.refused) == 25
 
 
 async def test_says_what_is_wrong_with_the_table(servers: Servers, table: str) -> None:

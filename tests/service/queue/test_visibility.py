@@ -16,6 +16,7 @@ from service.queue.response import RESPONSE_BYTES
 from service.runtime.errors import ServiceError
 from service.sources.source import Done, Source, Unavailable, UnknownReceipt
 from tests.service.queue.test_source import reading
+from tests.support.network import network
 from tests.support.sidecar import store
 from tests.support.world import World, eventually
 
@@ -123,6 +124,48 @@ async def test_an_ack_wait_that_was_edited_holds_from_the_next_receive_on(
         (message,) = await source.receive(10, RESPONSE_BYTES, 30, 5)
         assert await source.receive(10, RESPONSE_BYTES, 30, 1.5) == []
         assert await kinds(source.delete([source.receipt(message)])) == [Done]
+
+
+async def test_an_ack_wait_that_was_edited_holds_for_a_change_of_visibility(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.sources.consumer.LOOK_S", 0)
+    await store(world, b"one")
+    async with reading(world) as source, reading(world) as other:
+        (message,) = await source.receive(10, RESPONSE_BYTES, 60, 5)
+        await edit(world, ack_wait=1)
+        assert await kinds(source.change_visibility([source.receipt(message)], 30)) == [Done]
+        assert await other.receive(10, RESPONSE_BYTES, 30, 2) == []
+
+
+async def test_a_visibility_that_ends_before_the_server_answers_is_not_changed(world: World) -> None:
+    await store(world, b"one")
+    async with network(world.nats_url) as (there, url), reading(world.at(url)) as source, reading(world) as other:
+        (message,) = await source.receive(10, RESPONSE_BYTES, 2, 5)
+        await asyncio.sleep(1.2)  # what was known of the consumer is looked at again
+        async with there.stalled():
+            changing = asyncio.create_task(source.change_visibility([source.receipt(message)], 20))
+            (again,) = await other.receive(10, RESPONSE_BYTES, 3, 10)
+            assert again.data == b"one"
+        assert await kinds(changing) == [UnknownReceipt]
+        assert await other.receive(10, RESPONSE_BYTES, 3, 10), "when the other's own visibility has ended"
+
+
+async def test_what_was_looked_at_for_longer_than_its_visibility_is_left_to_others(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.sources.consumer.LOOK_S", 0)
+    await edit(world, ack_wait=1)
+    await store(world, b"one")
+    async with reading(world) as source:
+        look = source._consumer._info  # type: ignore[attr-defined]
+
+        async def slowly() -> object:
+            await asyncio.sleep(1.2)
+            return await look()
+
+        monkeypatch.setattr(source._consumer, "_info", slowly)  # type: ignore[attr-defined]
+        assert await source.receive(10, RESPONSE_BYTES, 1, 0) == []
 
 
 async def test_a_receive_that_is_cancelled_while_it_hides_its_messages_gives_them_back(
