@@ -34,8 +34,8 @@ demo: setup ## the main job on real servers, shown and checked
 demo-archive: setup ## events pile up, tasks start from zero and end, a row for each event (JetStream, then SQS)
 	@$(PY) -m local demo-archive
 
-up: setup ## the whole system on this machine until Ctrl-C (TASKS=3 for three tasks, ARCHIVE=1, QUEUE=1)
-	@$(PY) -m local up --tasks $(TASKS) --state $(STATE) $(if $(ARCHIVE),--archive) $(if $(QUEUE),--queue)
+up: setup ## the whole system on this machine until Ctrl-C (TASKS=3, ARCHIVE=1, QUEUE=1, ARGS="--nats-port 0")
+	@$(PY) -m local up --tasks $(TASKS) --state $(STATE) $(if $(ARCHIVE),--archive) $(if $(QUEUE),--queue) $(ARGS)
 
 demo-queue: setup ## two queue sidecars and an example client: visibility, dead letters, a kill (JetStream, then SQS)
 	@$(PY) -m local demo-queue
@@ -111,13 +111,17 @@ cp-delete: setup ## the account with all that is in it, after asking
 .PHONY: image handler bootstrap synth cost diff deploy destroy
 IMAGE ?= customer-balance:latest
 
-image: ## build the container image, and say how large it is (PYTHON_TAG, DOCKER_ARGS)
+.PHONY: docker
+docker:
+	@docker info >/dev/null 2>&1 || { echo "error: Docker does not answer; install or start it" >&2; exit 1; }
+
+image: docker ## build the container image, and say how large it is (PYTHON_TAG, DOCKER_ARGS)
 	docker build $(DOCKER_ARGS) $(if $(PYTHON_TAG),--build-arg PYTHON_TAG=$(PYTHON_TAG)) \
 	  --build-arg VERSION=$$($(PYTHON) -c 'import service; print(service.__version__)') \
 	  --build-arg REVISION=$$(git rev-parse --short HEAD) -t $(IMAGE) .
 	@docker image inspect $(IMAGE) --format '{{.Size}}' | awk '{printf "%s: %.0f MB\n", "$(IMAGE)", $$1 / 1e6}'
 
-handler: ## build examples/queue_client as an image, for the queue sidecar (PYTHON_TAG, DOCKER_ARGS)
+handler: docker ## build examples/queue_client as an image, for the queue sidecar (PYTHON_TAG, DOCKER_ARGS)
 	@tar c requirements/service.txt service/queue/sqs_pb2.py service/queue/sqs_pb2_grpc.py examples/queue_client \
 	  | docker build $(DOCKER_ARGS) $(if $(PYTHON_TAG),--build-arg PYTHON_TAG=$(PYTHON_TAG)) --quiet -t handler \
 	    -f examples/queue_client/Dockerfile -

@@ -1,4 +1,4 @@
-"""`python -m cdk`: bootstrap, synth, diff, deploy, destroy."""
+"""`python -m cdk`: bootstrap, synth, cost, diff, deploy, destroy."""
 
 from __future__ import annotations
 
@@ -55,7 +55,12 @@ def bootstrap() -> None:
 @cli.command()
 def synth() -> None:
     """Make the template in cdk/cdk.out, checked by cdk-nag; needs no AWS account."""
-    _run_with(_load_for_synth, lambda settings: _cdk(["synth", "--quiet"], settings))
+
+    def work(settings: Settings) -> None:
+        _cdk(["synth", "--quiet"], settings)
+        console.print(f"[green]ok[/]  cdk/cdk.out/{settings.stack_name}.template.json")
+
+    _run_with(_load_for_synth, work)
 
 
 @cli.command()
@@ -74,7 +79,12 @@ def cost() -> None:
 @cli.command()
 def diff() -> None:
     """Show what a deployment would change."""
-    _run(lambda settings: _cdk(["diff", "--method=template"], settings))
+
+    def work(settings: Settings) -> None:
+        checks.account(settings)
+        _cdk(["diff", "--method=template"], settings)
+
+    _run(work)
 
 
 @cli.command()
@@ -113,6 +123,7 @@ def destroy(*, yes: Yes = False) -> None:
     """Destroy the stack, delete the secret, clear the seed flag: the next deployment seeds again."""
 
     def work(settings: Settings) -> None:
+        console.print(f"AWS account {checks.account(settings)}, region {settings.region}")
         kept = settings.environment == "production" or bool(settings.existing_table)
         table = "is kept" if kept else "goes, with every balance in it"
         console.print(f"stack {settings.stack_name} and its secret go; table {settings.table_name} {table}")

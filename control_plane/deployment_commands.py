@@ -58,12 +58,16 @@ def secret_delete(ctx: typer.Context) -> None:
 def seed_flag_clear(
     ctx: typer.Context,
     *,
-    nats_url: Annotated[str, typer.Option(envvar="NATS_URL", help="Where the service's account is.")] = NATS_URL,
+    nats_url: Annotated[
+        str | None,
+        typer.Option(envvar="NATS_URL", help=f"Where the service's account is: --server's, or {NATS_URL}."),
+    ] = None,
 ) -> None:
     """Remove the flag, so that the next task to start seeds again. Rows that are there are never overwritten."""
 
     async def work(target: Target) -> None:
-        cleared = await seed_flag.clear(nats_url, service_creds(files_of(target)))
+        url = nats_url or target.server or NATS_URL
+        cleared = await seed_flag.clear(url, service_creds(files_of(target)))
         console.print("cleared: the next task to start seeds" if cleared else "nothing to do: the flag is not set")
 
     run(work(ctx.obj))

@@ -1,4 +1,4 @@
-"""`python -m local`: up, demo, reset."""
+"""`python -m local`: up, demo, demo-archive, demo-queue, reset."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class Extras:
                 task, system.queue_listen = await stack.enter_async_context(running)
                 system.tasks.append(task)
                 _say(f"queue sidecar on {system.queue_listen}")
-            console.print(next_steps(system))
+            console.print(next_steps(system, archive=self.archive))
             if self.archive:
                 from local import archive_demo  # noqa: PLC0415
 

@@ -43,11 +43,7 @@ async def supervised(system: System, logs: Path, say: Say) -> AsyncIterator[Supe
         supervisor = Supervisor(
             lambda: stream_backlog(jetstream), _env(system, f"jetstream:{contract.STREAM}", TABLE), logs, section(), say
         )
-        env = " ".join(f"{name}={value}" for name, value in system.dynamodb_env.items())
-        say(
-            f"archive: no task; the backlog starts them. A client's rows: {env} \\\n"
-            f"  {sys.executable} -m service.archive.history {TABLE} 678"
-        )
+        say("archive: no task; the backlog starts them")
         supervising = asyncio.create_task(supervisor.run())
         try:
             yield supervisor

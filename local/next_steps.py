@@ -6,12 +6,13 @@ import sys
 
 from control_plane.desired import GATEWAY, REGISTRAR
 from local.state import State
+from local.supervisor import TABLE as ARCHIVE_TABLE
 from local.system import System
 from service.customer import contract
 from service.queue import contract as queue
 
 
-def next_steps(system: System) -> str:
+def next_steps(system: System, *, archive: bool = False) -> str:
     state: State = system.state
     client, service, viewer = (state.files.creds_path(user) for user in ("client", "service", "viewer"))
     env = " \\\n    ".join(f"{name}={value}" for name, value in system.dynamodb_env.items())
@@ -35,7 +36,7 @@ def next_steps(system: System) -> str:
   nats --server {system.nats_url} --creds {viewer} sub 'customer.balance.*'
   nats --server {system.nats_url} --creds {viewer} stream view {contract.STREAM}
   nats --server {system.nats_url} --creds {viewer} kv get {contract.BUCKET} {contract.SEED_KEY}
-{_queue_steps(system.queue_listen)}
+{_queue_steps(system.queue_listen)}{_archive_steps(env) if archive else ""}
 [bold]Statistics of every task[/]
   nats --server {system.nats_url} --creds {client} req '$SRV.STATS.customer' '' --replies=0
 
@@ -52,7 +53,16 @@ def next_steps(system: System) -> str:
   {sys.executable} -m control_plane list --server {system.nats_url} \\
     --operator {state.operator_path} --system-creds {state.system_creds_path}
 
-Ctrl-C stops everything; the state stays in {state.folder} (`python -m local reset --state {state.folder}` empties it).
+Ctrl-C stops everything; the state stays in {state.folder}. This empties it:
+  {sys.executable} -m local reset --state {state.folder}
+"""
+
+
+def _archive_steps(env: str) -> str:
+    return f"""
+[bold]A client's archived events, newest first[/]
+  env {env} \\
+    {sys.executable} -m service.archive.history {ARCHIVE_TABLE} 678
 """
 
 

@@ -1,7 +1,11 @@
-"""`python -m examples.queue_client`: polls, handles, deletes; a JSON line for each step."""
+"""`python -m examples.queue_client`: polls, handles, deletes; a JSON line for each step.
+
+SIDECAR is the sidecar's address (127.0.0.1:50051), POLLINGINTERVAL the seconds between two polls (5).
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
@@ -45,6 +49,7 @@ def poll(stub: SQSServiceStub) -> None:
 
 def main() -> int:
     """Exit code 1 after more errors in a row than it puts up with."""
+    argparse.ArgumentParser(prog="python -m examples.queue_client", description=__doc__).parse_args()
     count = errors = 0
     with grpc.insecure_channel(SIDECAR) as channel:
         stub = SQSServiceStub(channel)
@@ -58,8 +63,12 @@ def main() -> int:
                 errors += 1
                 say("Error", error=str(error.details()), code=error.code().name)
             time.sleep(POLLING_INTERVAL_S)
+    say("Giving up", sidecar=SIDECAR, help="see that a sidecar listens there: make up QUEUE=1 starts one")
     return 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import re
 import signal
 import sys
 from base64 import b64encode
+from decimal import Decimal
 from typing import Any, Final
 
 import boto3
-import orjson
 from boto3.dynamodb.conditions import Key
 from boto3.dynamodb.types import Binary
 from botocore.exceptions import BotoCoreError, ClientError
@@ -19,6 +21,7 @@ from service.archive.contract import PARTITION_KEY, SORT_KEY
 
 PAGE: Final = 20
 COLUMNS: Final = ("event_time", "balance", "sequence", "host", "body")
+_sort_key: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z(#.*)?").fullmatch
 
 
 def page(table: Any, client_id: str, limit: int, before: str = "") -> tuple[list[dict[str, Any]], bool]:
@@ -39,18 +42,24 @@ def main() -> int:
     parser.add_argument("table")
     parser.add_argument("client_id")
     parser.add_argument("--limit", type=_positive, default=PAGE, help=f"rows of a page ({PAGE})")
-    parser.add_argument("--before", default="", help="go on behind this `event`, the last one of the page before")
+    parser.add_argument(
+        "--before", type=_event, default="", help="go on behind this `event`, the last one of the page before"
+    )
     parser.add_argument("--json", action="store_true", help="a line of JSON for each row; what is not UTF-8 in base64")
     arguments = parser.parse_args()
     try:
         table = boto3.resource("dynamodb", region_name=os.environ.get("AWS_REGION")).Table(arguments.table)
         rows, more = page(table, arguments.client_id, arguments.limit, arguments.before)
     except (BotoCoreError, ClientError, ValueError) as error:
+        if "key schema" in str(error):
+            said = f"table {arguments.table} has not the keys {PARTITION_KEY}, {SORT_KEY}; give the archive's"
+            print(f"error: {said}", file=sys.stderr)
+            return 1
         print(f"error: {error}; see the table's name, AWS_REGION and the AWS credentials", file=sys.stderr)
         return 1
     if arguments.json:
         for row in rows:
-            print(orjson.dumps(row, default=_text).decode())
+            print(json.dumps(row, default=_plain, ensure_ascii=False))
         return 0
     for row in [dict(zip(COLUMNS, COLUMNS, strict=True)), *rows]:
         cells = zip(COLUMNS, (30, 10, 10, 24, 0), strict=True)
@@ -65,6 +74,19 @@ def _positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError("at least 1")
     return number
+
+
+def _event(text: str) -> str:
+    if text and not _sort_key(text):
+        raise argparse.ArgumentTypeError("an event as it was shown, or its time")
+    return text
+
+
+def _plain(value: object) -> int | float | str:
+    """A number as JSON has it: whole ones in full, others as doubles."""
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    return _text(value)
 
 
 def _text(value: object) -> str:

@@ -258,6 +258,7 @@ async def test_destroy_asks_and_leaves_the_next_deployment_to_seed_again(world: 
         refused = await asyncio.to_thread(run, cdk_main.cli, ["destroy"], input="no\n")
         assert refused.exit_code == 1
         assert "nothing was destroyed" in refused.output
+        assert refused.output.index("AWS account 123456789012") < refused.output.index("type CustomerBalance-DP")
         assert deployment.asked == []
         outcome = await asyncio.to_thread(run, cdk_main.cli, ["destroy"], input="CustomerBalance-DP\n")
         assert outcome.exit_code == 0, outcome.output

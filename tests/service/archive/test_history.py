@@ -20,7 +20,7 @@ async def test_newest_first_a_page_at_a_time(archive: ArchiveWorld) -> None:
         code, output = await finished("service.archive.history", *arguments, **env)
         assert code == 0, output
         rows = [orjson.loads(line) for line in output.splitlines()]
-        found += [int(row["balance"]) for row in rows]
+        found += [row["balance"] for row in rows]
         before = rows[-1]["event"]
     assert sorted(found, reverse=True) == [4, 3, 2, 1, 0]
     code, output = await finished("service.archive.history", archive.table, "7", "--limit", "2", **env)
@@ -59,6 +59,13 @@ async def test_what_cannot_be_asked_is_one_line(archive: ArchiveWorld) -> None:
     code, output = await finished("service.archive.history", archive.table, "7", "--limit", "0", **env)
     assert code == 2
     assert "at least 1" in output
+    code, output = await finished("service.archive.history", archive.table, "7", "--before", "zz", **env)
+    assert code == 2
+    assert "an event as it was shown" in output
+    code, output = await finished("service.archive.history", archive.world.table, "7", **env)
+    assert (code, output) == (
+        1, f"error: table {archive.world.table} has not the keys client_id, event; give the archive's\n",
+    )  # fmt: skip
     code, output = await finished(
         "service.archive.history", archive.table, "7", **{**env, "AWS_ENDPOINT_URL_DYNAMODB": "garbage"}
     )
