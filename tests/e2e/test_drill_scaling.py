@@ -100,6 +100,7 @@ async def test_scaling(world: World, drill: Drill, pytestconfig: pytest.Config) 
                 await eventually(
                     lambda: sum(drained in line for line in said) == most - 1, within_s=30, what="the tasks' end"
                 )
+                await eventually(lambda: record.moments[-1].tasks == 1, what="a moment with one task again")
                 totals = await base.finish()
             finally:
                 drill.found(f"peak of one task {top:,.0f}/s")

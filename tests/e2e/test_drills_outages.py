@@ -158,7 +158,7 @@ async def test_dynamodb(
         probe, after = Probe(client, world.rows()), Probe(client, world.rows())
         proxy.calls.clear()
         async with faulty(proxy, fault), probe.at(drill.pick(50, 200)):
-            await asyncio.sleep(drill.pick(4.0, 10.0))
+            await asyncio.sleep(drill.pick(5.0 if fault is throttled else 2.5, 10.0))
         recovered_s = await after.until_right(within_s=5)
         calls = len(proxy.calls) / max(1, probe.outcomes.total() + after.outcomes.total())
         await stop(task)
