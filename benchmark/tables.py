@@ -50,8 +50,8 @@ def remarks(result: Result) -> Iterator[str]:
             yield f"Compared with the table: {right:,} balances right, {wrong:,} wrong."
         if "in flight" in result.settings:
             yield (
-                "Mean latency is what a request waited. The last line's average, as the original's, is the whole time "
-                "over the number of requests."
+                "Mean latency is what a request waited. The last line's average, as the Go version's benchmark has it, is "
+                "the whole time over the number of requests."
             )
 
 
