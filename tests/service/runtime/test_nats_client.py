@@ -232,7 +232,9 @@ def frame(sid: int, subject: bytes, reply: bytes, headers: bytes, payload: bytes
 frame_like = st.sampled_from([b" 5 6\r\n", b"r 7 1 2 3\r\n", b"\r\nHMSG a 7 r 0 0\r\n\r\n", b"MSG a 7 1 2 3\r\n"])
 sent = st.tuples(
     st.sampled_from([1, 7]), word, word | st.just(b""), header | frame_like,
-    frame_like | st.binary(max_size=40) | st.integers(30_000, 40_000).map(lambda size: b"\r\nMSG a 7 2\r\n" * (size // 12)),
+    frame_like
+    | st.binary(max_size=40)
+    | st.integers(30_000, 40_000).map(lambda size: b"\r\nMSG a 7 2\r\n" * (size // 12)),
 )  # fmt: skip
 
 
