@@ -50,7 +50,7 @@ def remarks(result: Result) -> Iterator[str]:
             yield f"Compared with the table: {right:,} balances right, {wrong:,} wrong."
         if "in flight" in result.settings:
             yield (
-                "Mean latency is what a request waited. The last line's average, as the Go version's benchmark has it, is "
+                "Mean latency is what a request waited. The last line's average, as the Go version had it, is "
                 "the whole time over the number of requests."
             )
 
