@@ -120,13 +120,19 @@ def deploy(
 
 @cli.command()
 def destroy(*, yes: Yes = False) -> None:
-    """Destroy the stack, delete the secret, clear the seed flag: the next deployment seeds again."""
+    """Destroy the stack, delete its secrets and, unless the table is kept, clear the seed flag."""
 
     def work(settings: Settings) -> None:
         console.print(f"AWS account {checks.account(settings)}, region {settings.region}")
         kept = settings.environment == "production" or bool(settings.existing_table)
         table = "is kept" if kept else "goes, with every balance in it"
-        console.print(f"stack {settings.stack_name} and its secret go; table {settings.table_name} {table}")
+        console.print(f"stack {settings.stack_name} and its secrets go; table {settings.table_name} {table}")
+        if settings.archive.enabled:
+            events = settings.environment == "production" or bool(settings.archive.existing_table)
+            table = "is kept" if events else "goes, with every archived event in it"
+            console.print(f"table {settings.events_table_name} {table}")
+        if settings.environment != "production" and "sqs" in _queues(settings):
+            console.print("the SQS queues that the stack made go, with every message in them")
         if not yes and input(f"type {settings.stack_name} to go on: ").strip() != settings.stack_name:
             raise ProvisioningError("that is not its name; nothing was destroyed")
         _cdk(["destroy", "--force"], settings)
@@ -146,6 +152,10 @@ def destroy(*, yes: Yes = False) -> None:
             console.print(f"seed flag: {'cleared' if cleared else 'was not set'}")
 
     _run(work)
+
+
+def _queues(settings: Settings) -> list[str]:
+    return [section.source for section in (settings.archive, settings.queue) if section.enabled]
 
 
 def _files(settings: Settings) -> Files:
@@ -236,7 +246,7 @@ def _ask_tasks(settings: Settings) -> None:
 async def tasks_answer(nats_servers: Sequence[str], creds: str, wanted: Callable[[], int], *, within_s: float) -> int:
     """Return when as many tasks answer `$SRV.PING` as are wanted then, which autoscaling may change meanwhile.
 
-    Raises `ProvisioningError` when they do not `within_s` seconds.
+    Raises `ProvisioningError` when they do not answer within `within_s` seconds.
     """
     answering, asked_for = 0, wanted()
     async with self_hosted.connected(nats_servers, creds) as client:

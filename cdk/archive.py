@@ -15,6 +15,7 @@ from constructs import Construct
 from cdk.sections import ArchiveSection
 from cdk.settings import Settings
 from cdk.sqs import make_queue, may_read
+from cdk.table import make_table
 from cdk.tasks import Role, Surroundings, Tasks
 from service.archive import contract
 from service.customer.contract import METRICS_DIMENSION, METRICS_NAMESPACE
@@ -56,18 +57,16 @@ class Archive(Construct):
     def __init__(self, scope: Construct, id_: str, around: Surroundings) -> None:
         super().__init__(scope, id_)
         settings = around.settings
-        self.table = dynamodb.Table(
+        self.table = make_table(
             self,
             "Events",
-            table_name=f"customer-events-{settings.initials}",
-            partition_key=dynamodb.Attribute(name=contract.PARTITION_KEY, type=dynamodb.AttributeType.STRING),
-            sort_key=dynamodb.Attribute(name=contract.SORT_KEY, type=dynamodb.AttributeType.STRING),
-            billing_mode=dynamodb.BillingMode.PAY_PER_REQUEST,
-            point_in_time_recovery_specification=dynamodb.PointInTimeRecoverySpecification(
-                point_in_time_recovery_enabled=True
-            ),
-            time_to_live_attribute=contract.TTL_ATTRIBUTE if settings.archive.retention_days else None,
-            removal_policy=around.removal,
+            settings,
+            name=settings.events_table_name,
+            existing=bool(settings.archive.existing_table),
+            keys=(contract.PARTITION_KEY, contract.SORT_KEY),
+            removal=around.removal,
+            first=around.first,
+            expires=contract.TTL_ATTRIBUTE if settings.archive.retention_days else None,
         )
         self.queue = self._queue(settings, around.removal) if settings.archive.source == "sqs" else None
         self.tasks = Tasks(self, "Tasks", around, archive(settings, self.table, self.queue))

@@ -60,17 +60,21 @@ def is_first(settings: Settings) -> bool:
 
 
 def table(settings: Settings, *, first: bool) -> None:
-    """Raises `ProvisioningError` when the table is there and should not be, or the other way round."""
-    there = _is_there(settings)
-    if settings.existing_table and not there:
-        raise ProvisioningError(
-            f"existing_table: there is no table {settings.table_name} in {settings.region}; correct it or leave it out"
-        )
-    if first and there and not settings.existing_table:
-        raise ProvisioningError(
-            f"table {settings.table_name} is there already, from an earlier deployment; to go on with it, set "
-            f'existing_table = "{settings.table_name}" in cdk/settings.toml; otherwise delete it'
-        )
+    """Raises `ProvisioningError` when a table is there and should not be, or the other way round."""
+    wanted = [(settings.table_name, settings.existing_table, "")]
+    if settings.archive.enabled:
+        wanted.append((settings.events_table_name, settings.archive.existing_table, " under [archive]"))
+    for name, existing, where in wanted:
+        there = _is_there(settings, name)
+        if existing and not there:
+            raise ProvisioningError(
+                f"existing_table{where}: there is no table {name} in {settings.region}; correct it or leave it out"
+            )
+        if first and there and not existing:
+            raise ProvisioningError(
+                f"table {name} is there already, from an earlier deployment; to go on with it, set "
+                f'existing_table = "{name}"{where} in cdk/settings.toml; otherwise delete it'
+            )
 
 
 def desired_tasks(settings: Settings) -> int:
@@ -98,13 +102,13 @@ def _stack(settings: Settings) -> dict[str, Any] | None:
     return dict(found)
 
 
-def _is_there(settings: Settings) -> bool:
+def _is_there(settings: Settings, table_name: str) -> bool:
     try:
-        client("dynamodb", settings).describe_table(TableName=settings.table_name)
+        client("dynamodb", settings).describe_table(TableName=table_name)
     except ClientError as error:
         if error.response["Error"]["Code"] == "ResourceNotFoundException":
             return False
-        raise ProvisioningError(f"table {settings.table_name}: AWS says {error}; see that you may read it") from None
+        raise ProvisioningError(f"table {table_name}: AWS says {error}; see that you may read it") from None
     return True
 
 

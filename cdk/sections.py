@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 
 from cdk.fargate import STOP_TIMEOUT_MAX_S, check_size
 
+TableName = Annotated[str, StringConstraints(pattern=r"^([a-zA-Z0-9_.-]{3,255})?$")]
+"""Of a table that is there already; empty: there is none."""
 _QUEUE: Final = r"[A-Za-z0-9_-]{1,80}(\.fifo)?"
 
 
@@ -62,6 +64,7 @@ class ArchiveSection(Section):
             pattern=r"^([A-Za-z0-9_-]{1,80}(\.fifo)?|arn:aws[a-z-]*:sqs:[a-z0-9-]+:\d{12}:[\w-]+(\.fifo)?)?$"
         ),
     ] = ""
+    existing_table: TableName = ""
     idle_exit: Annotated[int, Field(ge=0)] = 60
     retention_days: Annotated[int, Field(ge=0)] = 0
     steps: tuple[Step, ...] = (

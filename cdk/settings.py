@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from cdk.fargate import STOP_TIMEOUT_MAX_S, check_size
-from cdk.sections import ArchiveSection, QueueSection
+from cdk.sections import ArchiveSection, QueueSection, TableName
 from control_plane.aws import caller_initials, check_initials, configured_region
 from control_plane.errors import ProvisioningError
 from service.customer.settings import CustomerSettings
@@ -74,7 +74,7 @@ class Settings(BaseModel):
     zones: Annotated[int, Field(ge=2, le=3)] = 2
     vpc_id: Annotated[str, StringConstraints(pattern=r"^(vpc-[0-9a-f]{8,17})?$")] = ""
     subnet_ids: tuple[Annotated[str, StringConstraints(pattern=r"^subnet-[0-9a-f]{8,17}$")], ...] = ()
-    existing_table: Annotated[str, StringConstraints(pattern=r"^([a-zA-Z0-9_.-]{3,255})?$")] = ""
+    existing_table: TableName = ""
     spot: bool = False
     exec: bool = False
     alert_email: Annotated[str, StringConstraints(pattern=r"^([^@\s]+@[^@\s]+\.[^@\s]+)?$")] = ""
@@ -121,6 +121,10 @@ class Settings(BaseModel):
     @property
     def table_name(self) -> str:
         return self.existing_table or f"customer-balances-{self.initials}"
+
+    @property
+    def events_table_name(self) -> str:
+        return self.archive.existing_table or f"customer-events-{self.initials}"
 
     @property
     def nats_servers(self) -> list[str]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 from aws_cdk import CfnCondition, CfnOutput, CfnParameter, Fn, RemovalPolicy, Stack, Tags
-from aws_cdk import aws_dynamodb as dynamodb
 from aws_cdk import aws_ecs as ecs
 from aws_cdk import aws_secretsmanager as secretsmanager
 from constructs import Construct
@@ -24,6 +23,7 @@ from cdk.settings import (
     SECRET_PARAMETER,
     Settings,
 )
+from cdk.table import make_table
 from cdk.tasks import Surroundings, Tasks, customer
 from control_plane.aws import secret_name
 from service import __version__
@@ -54,7 +54,10 @@ class BalanceStack(Stack):
             removal=removal,
             first=first,
         )
-        table = self._table(settings, removal, first)
+        table = make_table(
+            self, "Balances", settings, name=settings.table_name, existing=bool(settings.existing_table),
+            keys=[contract.KEY_ATTRIBUTE], removal=removal, first=first,
+        )  # fmt: skip
         tasks = Tasks(self, "Tasks", around, customer(settings, table))
         seen = Observability(self, "Observability", settings, service=tasks.service, table=table)
         scale(tasks.service, settings, seen)
@@ -91,27 +94,6 @@ class BalanceStack(Stack):
             allowed_pattern=r"arn:aws[a-z-]*:secretsmanager:[a-z0-9-]+:\d{12}:secret:.+-[A-Za-z0-9]{6}",
         )
         return secretsmanager.Secret.from_secret_complete_arn(self, f"{user.title()}NatsCreds", arn.value_as_string)
-
-    def _table(self, settings: Settings, removal: RemovalPolicy, first: CfnCondition) -> dynamodb.ITable:
-        if settings.existing_table:
-            return dynamodb.Table.from_table_name(self, "Balances", settings.existing_table)
-        table = dynamodb.Table(
-            self,
-            "Balances",
-            table_name=settings.table_name,
-            partition_key=dynamodb.Attribute(name=contract.KEY_ATTRIBUTE, type=dynamodb.AttributeType.STRING),
-            billing_mode=dynamodb.BillingMode.PAY_PER_REQUEST,
-            point_in_time_recovery_specification=dynamodb.PointInTimeRecoverySpecification(
-                point_in_time_recovery_enabled=True
-            ),
-            removal_policy=removal,
-        )
-        if settings.environment == "production":
-            # A protected table would survive a first deployment that fails, and stand in the next one's way.
-            resource = cast("dynamodb.CfnTable", table.node.default_child)
-            protected = Fn.condition_if(first.logical_id, False, True)
-            resource.add_property_override("DeletionProtectionEnabled", protected)
-        return table
 
 
 def _capacity(cluster: ecs.Cluster) -> Construct:

@@ -47,6 +47,22 @@ def test_the_table_has_the_events_keys_and_expires_rows() -> None:
     assert table["TimeToLiveSpecification"] == {"AttributeName": "expires_at", "Enabled": True}
 
 
+@pytest.mark.parametrize(
+    ("environment", "protected"), [("poc", None), ("production", {"Fn::If": ["First", False, True]})]
+)
+def test_a_production_table_is_protected(environment: str, protected: Any) -> None:
+    found = resources(template(**ON, environment=environment), "AWS::DynamoDB::Table")
+    assert [table["Properties"].get("DeletionProtectionEnabled") for table in found] == [protected] * 2
+
+
+def test_a_table_that_is_there_is_used() -> None:
+    changes = {"archive": {**ON["archive"], "existing_table": "events-old"}}
+    assert len(resources(template(**changes), "AWS::DynamoDB::Table")) == 1
+    (container,) = archive_definition(**changes)["ContainerDefinitions"]
+    assert {"Name": "ARCHIVE_TABLE", "Value": "events-old"} in container["Environment"]
+    assert "table/events-old" in json.dumps(statements(**changes))
+
+
 def statements(**changes: Any) -> list[dict[str, Any]]:
     """Of the one policy that lets a task write events: everything that the task may do."""
     (found,) = [

@@ -214,6 +214,23 @@ def test_a_table_that_an_earlier_deployment_left_is_found_before_the_stack_fails
     assert "there is no table customer-balances-DP" in deploy().output
 
 
+def test_so_is_the_archives_and_destroy_says_what_becomes_of_it(deployment: Deployment) -> None:
+    dynamodb = checks.client("dynamodb", deployment.settings)
+    dynamodb.create_table(**{**TABLE, "TableName": "customer-events-DP"})
+    archive = deployment.settings.archive.model_copy(update={"enabled": True})
+    deployment.settings = deployment.settings.model_copy(update={"archive": archive})
+    said = " ".join(deploy().output.split())
+    assert 'set existing_table = "customer-events-DP" under [archive] in cdk/settings.toml' in said
+    assert deployment.asked == []
+    refused = run(cdk_main.cli, ["destroy"], input="no\n")
+    assert "table customer-events-DP goes, with every archived event in it" in refused.output
+    archive = archive.model_copy(update={"existing_table": "customer-events-DP", "source": "sqs"})
+    deployment.settings = deployment.settings.model_copy(update={"archive": archive})
+    refused = run(cdk_main.cli, ["destroy"], input="no\n")
+    assert "table customer-events-DP is kept" in refused.output
+    assert "SQS queues that the stack made go" in refused.output
+
+
 async def test_deploy_says_how_many_tasks_do_not_answer(world: World) -> None:
     async with world.task():
         with pytest.raises(ProvisioningError, match="1 of 3 tasks answer after 3 seconds"):

@@ -1,0 +1,48 @@
+"""A table of the stack, or one that is there already."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+from aws_cdk import CfnCondition, Fn, RemovalPolicy
+from aws_cdk import aws_dynamodb as dynamodb
+from constructs import Construct
+
+from cdk.settings import Settings
+
+
+def make_table(
+    scope: Construct,
+    id_: str,
+    settings: Settings,
+    *,
+    name: str,
+    existing: bool,
+    keys: Sequence[str],
+    removal: RemovalPolicy,
+    first: CfnCondition,
+    expires: str | None = None,
+) -> dynamodb.ITable:
+    """`keys` are strings: the partition key and, where there is one, the sort key. `expires` is the TTL attribute."""
+    if existing:
+        return dynamodb.Table.from_table_name(scope, id_, name)
+    partition, *sort = [dynamodb.Attribute(name=key, type=dynamodb.AttributeType.STRING) for key in keys]
+    table = dynamodb.Table(
+        scope,
+        id_,
+        table_name=name,
+        partition_key=partition,
+        sort_key=sort[0] if sort else None,
+        billing_mode=dynamodb.BillingMode.PAY_PER_REQUEST,
+        point_in_time_recovery_specification=dynamodb.PointInTimeRecoverySpecification(
+            point_in_time_recovery_enabled=True
+        ),
+        time_to_live_attribute=expires,
+        removal_policy=removal,
+    )
+    if settings.environment == "production":
+        # A protected table would survive a first deployment that fails, and stand in the next one's way.
+        resource = cast("dynamodb.CfnTable", table.node.default_child)
+        resource.add_property_override("DeletionProtectionEnabled", Fn.condition_if(first.logical_id, False, True))
+    return table
