@@ -7,7 +7,6 @@ and only its own page or a program may change anything: a browser says which pag
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -27,6 +26,7 @@ from benchmark.plan import Plan
 from benchmark.tasks import TaskLine, Tasks
 from benchmark.totals import Second
 from benchmark.transport import connected
+from service.runtime.cancel import cancel
 
 HOST: Final = "127.0.0.1"
 MAX_RATE: Final = 1_000_000
@@ -48,6 +48,9 @@ HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
 }
+
+UNREAD: Final = 100
+"""States that wait for a tab that does not read; the oldest go first."""
 
 
 class Page:
@@ -85,6 +88,8 @@ class Page:
 
     def tell(self) -> None:
         for watcher in self._watchers:
+            if watcher.full():
+                watcher.get_nowait()
             watcher.put_nowait(self.status())
 
     def _line(self, second: Second) -> dict[str, Any]:
@@ -97,7 +102,7 @@ class Page:
     async def events(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", **HEADERS})
         await response.prepare(request)
-        told: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        told: asyncio.Queue[dict[str, Any]] = asyncio.Queue(UNREAD)
         told.put_nowait(self.status() | {"history": [each["second"] for each in self._history]})
         self._watchers.add(told)
         try:
@@ -218,6 +223,17 @@ async def serving(plan: Plan, port: int) -> AsyncIterator[str]:
             following.append(asyncio.create_task(page.follow_tasks(tasks)))
         runner = web.AppRunner(application(live, page), shutdown_timeout=1)
         await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+
+        def failed(task: asyncio.Task[None]) -> None:
+            if not task.cancelled() and (error := task.exception()):
+                live.note = (
+                    f"the page is not kept up to date any more: {str(error) or type(error).__name__}; start it again"
+                )
+                page.tell()
+
+        for task in following:
+            task.add_done_callback(failed)
         site = web.TCPSite(runner, HOST, port)
         try:
             await site.start()
@@ -226,8 +242,4 @@ async def serving(plan: Plan, port: int) -> AsyncIterator[str]:
             raise BenchmarkError(f"port {port} cannot be taken ({error.strerror}); give another --port") from None
         finally:
             await live.stop()
-            for task in following:
-                task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.gather(*following)
-            await runner.cleanup()
+            await cancel(*following)

@@ -1,4 +1,4 @@
-"""The VPC: a way to DynamoDB that leaves AWS' network for nothing, and no way in."""
+"""The VPC: DynamoDB through a gateway endpoint, which is free, and no way in."""
 
 from __future__ import annotations
 

@@ -83,6 +83,6 @@ def parts_named(names: Sequence[str]) -> list[Part]:
     there = {part.name: part for part in PARTS}
     for name in names:
         if name not in there:
-            known = ", ".join(there) or "none so far"
+            known = ", ".join(there)
             raise UsageError(f"there is no part {name}; --with takes one of: {known}")
     return [there[name] for name in dict.fromkeys(names)]

@@ -265,9 +265,7 @@ class SelfHosted:
         raise ProvisioningError("a nats-server has no HTTP gateway; `make up` brings one of its own")
 
     async def _jetstream_of_server(self) -> dict[str, Any]:
-        reply = await self._system.request("$SYS.REQ.SERVER.PING.JSZ", b"", timeout=TIMEOUT_S)
-        found: dict[str, Any] = json.loads(reply.data)["data"]
-        return found
+        return await _system_request(self._system, "$SYS.REQ.SERVER.PING.JSZ") or {}
 
     @asynccontextmanager
     async def _administrator(self, account: str) -> AsyncIterator[Client]:

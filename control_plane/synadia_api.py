@@ -77,9 +77,9 @@ class Api:
             raise _unexpected(response)
         return items
 
-    async def post(self, path: str, body: Any = None, *, repeatable: bool = False) -> Answer:
-        """Make something. Repeated only when it cannot have been made, unless it is `repeatable` all the same."""
-        return self._body(await self._send("POST", path, body, repeatable=repeatable))
+    async def post(self, path: str, body: Any = None) -> Answer:
+        """Make something. Repeated only when it cannot have been made."""
+        return self._body(await self._send("POST", path, body, repeatable=False))
 
     async def text(self, path: str) -> str:
         """What a `POST` that changes nothing answers."""

@@ -20,6 +20,7 @@ from service.archive.dead_letters import DeadLetters
 from service.archive.event import NS, Rows, Unreadable, event_of, rfc3339
 from service.archive.intake import Intake
 from service.dynamodb.writer import MAX_BYTES, MAX_ITEMS, Item, Key, Writer
+from service.runtime.background import background
 from service.runtime.cancel import cancel
 from service.runtime.logs import Repeated
 from service.sources.source import Message, Source
@@ -93,8 +94,8 @@ class Archiver:
         self._sending: dict[asyncio.Task[None], int] = {}
         """The tasks that write, and the bytes of each one's batch."""
         self._limit = float(BATCHES_AT_START)
-        """Batches in flight: more while calls are answered, half when one is not. What DynamoDB throttles, each batch
-        asks for again after a wait of its own."""
+        """Batches in flight: more while calls are answered, half when one is not. A throttled batch retries by itself
+        and does not lower it."""
         self._shrunk_s = 0.0
         self._draining = False
         self._extending: asyncio.Task[None] | None = None
@@ -111,7 +112,7 @@ class Archiver:
 
     async def start(self) -> None:
         await self._source.start()
-        self._extending = asyncio.create_task(self._extend(), name="extend")
+        self._extending = background(self._extend(), "extend")
         self._intake.start()
 
     def room(self) -> tuple[int, int]:

@@ -18,6 +18,7 @@ from service.archive.host import host
 from service.archive.idle import Watch
 from service.archive.settings import ArchiveSettings
 from service.dynamodb.writer import Writer
+from service.runtime.background import background
 from service.runtime.cancel import cancel
 from service.runtime.connection import Connection, confirm
 from service.runtime.emf import Emitter
@@ -72,7 +73,7 @@ class Archive:
         await self._statistics.start()
         await confirm(self._nc)
         await self._archiver.start()  # last: a start that a signal cancels is not drained
-        self._background.append(asyncio.create_task(self._watch.run(), name="backlog"))
+        self._background.append(background(self._watch.run(), "backlog"))
         self._state = "serving"
         log.info("archiving", source=self._settings.source_shown, table=self._writer.name,
                  id=self._statistics.id, host=self._archiver.host, version=__version__)  # fmt: skip
@@ -80,7 +81,7 @@ class Archive:
             minute = metrics.Minute(self._archiver, self._source, self._writer)
             dimension = (contract.METRICS_DIMENSION, self._writer.name)
             emitter = Emitter(contract.METRICS_NAMESPACE, dimension, minute.figures)
-            self._background.append(asyncio.create_task(emitter.run(), name="emf"))
+            self._background.append(background(emitter.run(), "emf"))
 
     async def drain(self, timeout_s: float) -> None:
         self._state = "draining"
@@ -108,6 +109,8 @@ class Archive:
             found["service"] = self._state
         if not self._nc.is_connected:
             found["nats"] = "not connected"
+        if problem := self._source.problem():
+            found["source"] = problem
         if self._archiver.stalled:
             found["table"] = f"{self._archiver.stalled}; {self._archiver.held} messages held"
         return found

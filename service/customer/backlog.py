@@ -12,9 +12,11 @@ from nats.js.errors import APIError, NotFoundError
 
 from service.customer.contract import ARCHIVE_CONSUMER, STREAM
 from service.runtime.emf import Figure
+from service.runtime.logs import Repeated
 from service.runtime.nats_client import NatsClient
 
 log: Final = structlog.get_logger("service.backlog")
+_unreadable: Final = Repeated(log, "the archive's backlog is not readable")
 
 POLL_S: Final = 15.0
 TIMEOUT_S: Final = 5.0
@@ -52,6 +54,9 @@ class Backlog:
             return {}
         except (nats.errors.Error, APIError) as error:
             log.debug("the archive's backlog cannot be read", error=str(error) or type(error).__name__)
+            return {}
+        except Exception as error:  # an answer that is none: its last figure must not stay for ever
+            _unreadable.warning("", error=f"{type(error).__name__}: {error}")
             return {}
         confirmed = info.ack_floor.stream_seq if info.ack_floor else 0
         return {

@@ -60,7 +60,7 @@ class _Grants:
         self.left = limit
         self.untouched = True
         self.unseen_s = unseen_s
-        """How long the server may have had none, if those before turn out to have been used up."""
+        """Seconds without credit to count, if at the first delivery all grants before these are used up."""
 
 
 class _Window:
@@ -184,7 +184,8 @@ class Credit:
         self._measure()
         room = self._limit - self.in_flight
         if room < self._quarter:
-            self._start_clock()  # a new connection, and as many in flight as there may be
+            if not all(window.outstanding for window in self._windows):
+                self._start_clock()  # a new connection, and as many in flight as there may be
             return
         granted = False
         for window in self._windows:

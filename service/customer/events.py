@@ -8,9 +8,9 @@ batches, while fewer than a `Window` of events are unacknowledged. The stream an
 | flowing | None | what waits, as far as the window goes | a refusal, or no answer at all for `ACK_WAIT_S` |
 | stalled | the reason | the oldest event, a probe, with backoff | a batch sent since then is acknowledged |
 
-So an outage costs a message a second, not a storm, and the requests go on being answered. Only what is overdue is sent
-again: unanswered for `ACK_WAIT_S`, while a later batch was answered, or none was. What does not fit the bounds is
-dropped and counted.
+So an outage costs one or two messages a second, not a storm, and the requests go on being answered. Only what is
+overdue is sent again: unanswered for `ACK_WAIT_S`, while a later batch was answered, or none was. What does not fit the
+bounds is dropped and counted.
 
 At least once: a retry that comes after the stream's duplicate window may store an event twice.
 """
@@ -18,6 +18,7 @@ At least once: a retry that comes after the stream's duplicate window may store 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from service.customer.contract import EVENT_PREFIX
 from service.customer.outbox import MAX_BYTES, MAX_EVENTS, Batch, Outbox
 from service.customer.publisher import BATCHED, SINGLE, Mode, Publisher
 from service.customer.window import Window
+from service.runtime.background import background
 from service.runtime.cancel import cancel
 from service.runtime.nats_client import NatsClient
 
@@ -41,6 +43,7 @@ log: Final = structlog.get_logger("service.events")
 ACK_WAIT_S: Final = 2.0
 PROBE_MIN_S: Final = 0.1
 PROBE_MAX_S: Final = 1.0
+CLOSED_POLL_S: Final = 0.1
 
 
 @dataclass(slots=True)
@@ -92,7 +95,7 @@ class Events:
         self._publisher.mode = BATCHED if batched else SINGLE
         log.info("events are acknowledged", mode=self.mode)
         await self._publisher.listen(self._on_answer)
-        self._watch = asyncio.create_task(self._watch_answers(), name="events")
+        self._watch = background(self._watch_answers(), "events")
 
     def publish(self, client_id: str, payload: bytes, traceparent: str | None = None) -> None:
         """Store the event, now or when the stream is reachable again. Does not raise while it is not."""
@@ -108,13 +111,11 @@ class Events:
 
         At once when the connection is closed for good: none will be.
         """
-        if self._nc.is_closed:
-            return self.pending
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._settled.wait()
-        except TimeoutError:
-            log.debug("flush timed out", pending=self.pending)
+        deadline = self._loop.time() + timeout_s
+        while not (self._settled.is_set() or self._nc.is_closed) and (left_s := deadline - self._loop.time()) > 0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(left_s, CLOSED_POLL_S)):
+                    await self._settled.wait()
         return self.pending
 
     async def close(self) -> None:

@@ -81,7 +81,7 @@ class RequestStats:
 
 
 class _Dispatch:
-    """Takes one endpoint's requests, within the bound of its service."""
+    """Takes one endpoint's requests, within the service's `max_in_flight`."""
 
     def __init__(self, service: ConcurrentService, endpoint: Endpoint) -> None:
         self.endpoint = endpoint

@@ -29,6 +29,7 @@ from service.customer.settings import CustomerSettings
 from service.dynamodb.errors import TableUnavailableError
 from service.dynamodb.table import Table
 from service.runtime import jetstream, permissions
+from service.runtime.background import background
 from service.runtime.cancel import cancel
 from service.runtime.connection import Connection, confirm
 from service.runtime.emf import Emitter
@@ -112,8 +113,8 @@ class Customer:
                 dimension,
                 lambda: {**minute.figures(serving=self._is_serving()), **backlog.figures()},
             )
-            self._emitting = asyncio.create_task(emitter.run(), name="emf")
-            self._watching = asyncio.create_task(backlog.run(), name="backlog")
+            self._emitting = background(emitter.run(), "emf")
+            self._watching = background(backlog.run(), "backlog")
 
     async def drain(self, timeout_s: float) -> None:
         """Take no more requests, answer those in flight, flush their events."""

@@ -34,7 +34,7 @@ class Window:
             self.size = min(WINDOW_MAX, self.size + grown)
 
     def narrow(self, sent_s: float, now_s: float) -> None:
-        """What was sent at `sent_s` was late or lost. What was sent before the last time tells nothing new."""
+        """An event sent at `sent_s` was late or lost. Ignored for one that was sent before the last halving."""
         if sent_s >= self._narrowed_s:
             self._narrowed_s = now_s
             self.size = max(1, self.size // 2)

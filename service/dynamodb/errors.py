@@ -66,3 +66,8 @@ class DynamoDBError(Exception):
     @property
     def access_denied(self) -> bool:
         return self.code in _ACCESS_DENIED
+
+
+def kind(error: BaseException | None) -> str:
+    """What an error is counted by: DynamoDB's own code, else the name of its class."""
+    return error.code if isinstance(error, DynamoDBError) else type(error).__name__

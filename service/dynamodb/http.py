@@ -49,8 +49,8 @@ class Pool:
     async def post(self, headers: str, body: bytes, deadline: float = inf) -> Response:
         """`headers` are lines, each with its CRLF; `deadline` is a time of the loop's clock.
 
-        A new connection and the answer have `timeout_s` each: on a busy CPU a handshake is slow, and one that is given
-        up for its call is made again. Raises `HttpError`, and `TimeoutError` after that, or at the deadline.
+        A new connection and the answer have `timeout_s` each: on a busy CPU a handshake is slow, and one that times out
+        starts from zero at the next call. Raises `HttpError`, and `TimeoutError` after that, or at the deadline.
         """
         connection = self._reusable()
         if connection is None:

@@ -23,6 +23,7 @@ from service.dynamodb.errors import (
     InvalidResponse,
     NoCredentialsError,
     TableUnavailableError,
+    kind,
 )
 from service.runtime.errors import ServiceError
 from service.runtime.metrics import Histogram
@@ -102,7 +103,7 @@ class Table:
                 problem = error
                 if not _is_retryable(error) or loop.time() >= deadline:
                     break
-                self.stats.errors[error.code if isinstance(error, DynamoDBError) else type(error).__name__] += 1
+                self.stats.errors[kind(error)] += 1
                 continue
             if len(found) + len(unprocessed) < len(unread):
                 found.update((key, None) for key in unread if key not in found and key not in unprocessed)
@@ -138,6 +139,7 @@ class Table:
         except Exception as error:
             if isinstance(error, DynamoDBError) and error.code == "ConditionalCheckFailedException":
                 return False
+            self.stats.errors[kind(error)] += 1
             raise _classify(error) from error
         return True
 
@@ -149,9 +151,8 @@ class Table:
         for attempt in range(1, MAX_CALLS):
             try:
                 return await self.insert(row)
-            except TableUnavailableError as error:
-                self.stats.errors[type(error.__cause__).__name__] += 1
-            await asyncio.sleep(_backoff_s(attempt))
+            except TableUnavailableError:
+                await asyncio.sleep(_backoff_s(attempt))
         return await self.insert(row)
 
     async def check(self) -> None:

@@ -22,6 +22,7 @@ from service.dynamodb.errors import (
     HttpError,
     InvalidResponse,
     NoCredentialsError,
+    kind,
 )
 from service.runtime.errors import ServiceError
 
@@ -115,7 +116,7 @@ class Writer:
             try:
                 left = await self._batch_write(batch)
             except Exception as error:
-                self.errors[error.code if isinstance(error, DynamoDBError) else type(error).__name__] += 1
+                self.errors[kind(error)] += 1
                 if not _blames_the_rows(error):
                     result.lost |= not isinstance(error, DynamoDBError)
                     result.problem = str(error) or type(error).__name__

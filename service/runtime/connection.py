@@ -12,6 +12,7 @@ import structlog
 from nats.aio.client import Client, RawCredentials, Server
 from nats.js import JetStreamContext
 
+from service.runtime.cancel import cancel
 from service.runtime.errors import ServiceError
 from service.runtime.logs import Repeated
 from service.runtime.nats_client import NatsClient, NoTlsError
@@ -99,7 +100,7 @@ class Connection:
         either: set[asyncio.Future[Any]] = {connecting, self._refused}
         await asyncio.wait(either, timeout=START_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
         if not connecting.done():
-            connecting.cancel()
+            await cancel(connecting)
         outcome = (await asyncio.gather(connecting, return_exceptions=True))[0]
         if self._refused.done():
             raise self._refused.result()

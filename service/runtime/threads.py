@@ -33,5 +33,8 @@ def in_thread(work: Callable[[], T], name: str) -> asyncio.Future[T]:
         with contextlib.suppress(RuntimeError):  # the loop is closed, and so nobody waits
             loop.call_soon_threadsafe(end, result, failure)
 
-    threading.Thread(target=run, name=name, daemon=True).start()
+    try:
+        threading.Thread(target=run, name=name, daemon=True).start()
+    except RuntimeError as error:  # there are too many: the caller frees what it holds as after any other failure
+        future.set_exception(error)
     return future

@@ -55,7 +55,7 @@ class Consumer:
         """When it was made, in microseconds: one that is made anew has another."""
         self.receipts = Receipts(reader.consumer, 0)
         self.sequence = 0
-        """The last of its deliveries that this sidecar has seen, as it counts them."""
+        """The last of its deliveries that this process has seen, as it counts them."""
 
     def needs(self) -> Sequence[Need]:
         return (

@@ -1,4 +1,4 @@
-"""What a stream discarded before its consumer came to it, told by the numbers of deliveries.
+"""What a stream discarded unread, found by gaps in the numbers of deliveries.
 
 A first delivery advances the stream's sequence and the consumer's, both by one; a repeated one the consumer's alone.
 So where the stream's advances by more than there were deliveries, the stream discarded the difference. Deliveries to

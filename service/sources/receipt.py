@@ -8,7 +8,6 @@ from typing import Final
 
 from service.sources.source import UnknownReceipt
 
-FIELDS: Final = 6
 LONGEST: Final = 6 * 20
 TAG_BYTES: Final = 7
 

@@ -39,7 +39,7 @@ class Message:
     consumer: int = 0
     """Which of the consumers of that name delivered it: when it was made, in microseconds."""
     until_ms: int = 0
-    """When its visibility to others begins, where whoever received it asked for that."""
+    """Until when others do not see it, in milliseconds since 1970, where whoever received it asked for that; else 0."""
 
     @property
     def headers(self) -> Headers:

@@ -8,6 +8,7 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from unittest.mock import Mock
 
 import aiohttp
 import psutil
@@ -19,7 +20,7 @@ from benchmark.job import NatsTarget
 from benchmark.live import Live, Wish
 from benchmark.plan import Plan
 from benchmark.totals import Second
-from benchmark.web import serving
+from benchmark.web import UNREAD, Page, serving
 from tests.support.browser import browser
 from tests.support.world import World, eventually
 
@@ -206,3 +207,14 @@ async def test_a_port_that_is_taken(world: World) -> None:
         with pytest.raises(BenchmarkError, match="give another --port"):
             async with serving(plan(world), int(address.rpartition(":")[2])):
                 await asyncio.sleep(0)
+
+
+async def test_a_tab_that_does_not_read_is_kept_no_more_than_the_newest_states(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = Page(Mock())
+    numbers = iter(range(1000))
+    monkeypatch.setattr(page, "status", lambda: {"number": next(numbers)})
+    unread: asyncio.Queue[dict[str, Any]] = asyncio.Queue(UNREAD)
+    page._watchers.add(unread)
+    for _ in range(1000):
+        page.tell()
+    assert (unread.qsize(), unread.get_nowait()) == (UNREAD, {"number": 1000 - UNREAD})

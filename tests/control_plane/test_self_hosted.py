@@ -8,6 +8,8 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import nats.errors
 import pytest
@@ -73,6 +75,18 @@ async def provisioned(servers: Servers, tmp_path: Path) -> AsyncIterator[Provisi
         if left:
             for step in await reconcile.deletions(provider, left, files):
                 await step.do(left.id)
+
+
+async def test_a_server_without_jetstream_is_said_in_one_line() -> None:
+    """As nats-server 2.15.1 answers then."""
+
+    async def request(*_: object, **__: object) -> SimpleNamespace:
+        return SimpleNamespace(data=b'{"server":{},"error":{"code":503,"description":"JetStream not enabled"}}')
+
+    system: Any = SimpleNamespace(request=request)
+    provider = SelfHosted("nats://127.0.0.1:1", system, Key.operator(), "A")
+    with pytest.raises(ProvisioningError, match="JetStream not enabled"):
+        await provider.max_replicas()
 
 
 async def test_users_have_their_permissions_and_no_more(provisioned: Provisioned) -> None:

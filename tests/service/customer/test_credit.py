@@ -7,6 +7,7 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
+from typing import Any
 
 import nats.errors
 import orjson
@@ -356,6 +357,31 @@ async def test_the_time_in_which_a_task_is_full_is_counted_and_no_other(monkeypa
     await credit.close()
     later(5)
     assert credit.without_s == 17, "a drain wants nothing more"
+
+
+async def test_a_task_whose_room_shrinks_is_not_full_while_it_has_grants(monkeypatch: pytest.MonkeyPatch) -> None:
+    server, credit, later = stood_in(2048, monkeypatch)
+    grants: list[list[Any]] = []
+    monkeypatch.setattr(server, "grant", lambda _subject, _queue, limit, deliver: grants.append([limit, deliver]))
+
+    async def deliver(count: int) -> None:
+        for _ in range(count):
+            grant = next(grant for grant in grants if grant[0])
+            grant[0] -= 1
+            await grant[1](object(), True)
+
+    credit.open()
+    for _ in range(9100):  # fast enough for all the room that there may be
+        await deliver(1)
+        later(1 / 9000)
+        credit.leave()
+    await deliver(1100)
+    later(3)
+    while credit.in_flight:
+        credit.leave()
+    before_s = credit.without_s
+    later(60)
+    assert credit.without_s == before_s
 
 
 async def test_credit_that_may_have_been_used_up_counts_when_it_was(monkeypatch: pytest.MonkeyPatch) -> None:

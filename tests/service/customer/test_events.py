@@ -134,6 +134,18 @@ async def test_a_lone_event_is_acknowledged_within_a_second(world: World, publis
         assert published.stats.published == 3
 
 
+async def test_a_flush_ends_when_the_connection_is_closed_for_good_meanwhile(
+    world: World, publishing: Publishing
+) -> None:
+    await delete_stream(world)
+    async with publishing() as published, asyncio.timeout(10):
+        publish(published, 1)
+        flushing = asyncio.create_task(published.flush(60))
+        await asyncio.sleep(0)
+        await published._nc.close()
+        assert await flushing == 1
+
+
 async def test_two_tasks_never_share_an_id(world: World, publishing: Publishing) -> None:
     async with publishing() as one, publishing() as other:
         for number in range(10):

@@ -271,7 +271,7 @@ async def test_an_insert_is_tried_three_times_while_the_database_is_busy(
     async with through(proxy, world, monkeypatch) as table:
         proxy.fault = lambda *_: refusal("ThrottlingException") if len(proxy.calls) < 3 else None
         assert await table.insert_or_retry(make_row("1", 500)) is True
-        assert table.stats.errors == {"DynamoDBError": 2}
+        assert table.stats.errors == {"ThrottlingException": 2}
         proxy.calls.clear()
         assert await table.insert_or_retry(make_row("1", 600)) is False
         proxy.calls.clear()
@@ -279,6 +279,7 @@ async def test_an_insert_is_tried_three_times_while_the_database_is_busy(
         with pytest.raises(TableUnavailableError, match="busy"):
             await table.insert_or_retry(make_row("2", 500))
         assert len(proxy.calls) == 3
+        assert table.stats.errors == {"ThrottlingException": 7}, "the last call's too"
         proxy.calls.clear()
         proxy.fault = lambda *_: refusal("AccessDeniedException")
         with pytest.raises(DynamoDBError, match="AccessDenied"):

@@ -17,6 +17,16 @@ async def test_a_result_and_an_error_are_handed_back() -> None:
         await in_thread(lambda: 1 // 0, "there")
 
 
+async def test_a_thread_that_cannot_start_is_an_error_of_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    work = in_thread(lambda: 1, "there")
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        await work
+
+
 async def test_one_that_is_not_waited_for_any_more_ends_in_silence() -> None:
     failures: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))

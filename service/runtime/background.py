@@ -1,0 +1,23 @@
+"""Tasks that run beside everything else, and that nobody waits for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, Final
+
+import structlog
+
+log: Final = structlog.get_logger("service.process")
+
+
+def background(work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+    """Start it. An error that ends it is logged, with its traceback; end it with `cancel`."""
+    task = asyncio.create_task(work, name=name)
+    task.add_done_callback(_ended)
+    return task
+
+
+def _ended(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()):
+        log.error("background task failed", task=task.get_name(), exc_info=error)
