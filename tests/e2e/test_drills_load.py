@@ -54,9 +54,11 @@ async def test_overload(world: World, proxy: FaultyDynamoDB, drill: Drill) -> No
         f"memory {grown:+.1f} MiB"
     )
     assert overloaded.errors.keys() == {NO_RESPONDERS}
-    assert measured.throughput > drill.pick(0.5, 0.8) * peak.throughput, "in short, other tests share the machine"
-    assert measured.latency.p99_ms < 1000 * 10 * SLOW_S
-    assert refused_s < 1.0
+    assert measured.replies > peak.replies / 2, "it goes on answering"
+    if drill.full:  # in short, other tests share the machine
+        assert measured.throughput > 0.8 * peak.throughput
+        assert measured.latency.p99_ms < 1000 * 10 * SLOW_S
+        assert refused_s < 1.0
     assert grown < 8
     await stored(world, peak.replies + measured.replies + probe.outcomes["OK"])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
+from collections.abc import Mapping
 
 import orjson
 import pytest
@@ -15,7 +16,7 @@ from service.customer.micro import LATENCY_BUCKETS
 from service.runtime import emf
 from service.runtime.cancel import cancel
 from service.runtime.metrics import quantile
-from tests.support.world import World
+from tests.support.world import World, eventually
 
 
 async def test_a_tasks_lines(world: World) -> None:
@@ -43,12 +44,18 @@ async def test_it_is_written_in_every_interval(
 ) -> None:
     counts = iter(range(1000))
     monkeypatch.setattr(emf, "INTERVAL_S", 0.02)
-    emitter = emf.Emitter("Space", ("Table", "t"), lambda: {"Requests": (next(counts), "Count"), "OK": (7, None)})
-    running = asyncio.create_task(emitter.run())
-    await asyncio.sleep(0.09)
+    written = 0
+
+    def figures() -> Mapping[str, emf.Figure]:
+        nonlocal written
+        written += 1
+        return {"Requests": (next(counts), "Count"), "OK": (7, None)}
+
+    running = asyncio.create_task(emf.Emitter("Space", ("Table", "t"), figures).run())
+    await eventually(lambda: written >= 2, what="two intervals")
     await cancel(running)
     lines = [orjson.loads(line) for line in capfd.readouterr().err.splitlines()]
-    assert len(lines) >= 3
+    assert len(lines) == written
     assert [line["Requests"] for line in lines] == list(range(len(lines))), "one line an interval, one at the end"
     for line in lines:
         (directive,) = line["_aws"]["CloudWatchMetrics"]
