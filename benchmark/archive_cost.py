@@ -33,6 +33,7 @@ from service.customer import contract as customer
 from service.dynamodb.client import DynamoDB
 from service.dynamodb.writer import CALL_TIMEOUT_S, MAX_ITEMS
 from service.runtime.connection import roundtrip
+from service.runtime.jetstream import backlog
 from service.runtime.nats_client import NatsClient, header_block
 
 ROWS_PER_S: Final = 8_000
@@ -144,7 +145,7 @@ async def _publish(nc: NatsClient, count: int) -> None:
 
 async def _backlog(jetstream: JetStreamContext) -> int:
     info = await jetstream.consumer_info(contract.STREAM, contract.CONSUMER)
-    return (info.num_pending or 0) + (info.num_ack_pending or 0)
+    return backlog(info)
 
 
 def _cpu_s(pid: int) -> float:

@@ -22,6 +22,7 @@ from service.customer.contract import EVENT_PREFIX, STREAM
 from service.queue import contract
 from service.queue import sqs_pb2 as pb
 from service.queue.sqs_pb2_grpc import SQSServiceStub
+from service.runtime.jetstream import backlog
 
 MESSAGES: Final = 200
 QUEUE: Final = "orders"
@@ -76,7 +77,7 @@ async def _from_the_stream(console: Console, checks: Checks, system: System, fol
         handled = await _client(console, second[1], MESSAGES, folder)
         checks.append((len(set(handled)) == MESSAGES, f"all {MESSAGES} handled by the example client, none lost"))
         info = await jetstream.consumer_info(STREAM, contract.CONSUMER)
-        left = (info.num_pending or 0) + (info.num_ack_pending or 0)
+        left = backlog(info)
         checks.append((left == 0, "nothing is left"))
 
 

@@ -20,6 +20,7 @@ from cdk.sections import ArchiveSection
 from local.process import ROOT, Child, LocalError, claim_port
 from local.system import Say, service_task
 from service.archive import contract
+from service.runtime.jetstream import backlog
 
 POLL_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 60.0
@@ -122,4 +123,4 @@ class Supervisor:
 async def stream_backlog(jetstream: JetStreamContext) -> int:
     """What waits in the stream, and what any task holds."""
     info = await jetstream.consumer_info(contract.STREAM, contract.CONSUMER)
-    return (info.num_pending or 0) + (info.num_ack_pending or 0)
+    return backlog(info)

@@ -12,6 +12,7 @@ from nats.js.errors import APIError, NotFoundError
 
 from service.customer.contract import ARCHIVE_CONSUMER, STREAM
 from service.runtime.emf import Figure
+from service.runtime.jetstream import backlog
 from service.runtime.logs import Repeated
 from service.runtime.nats_client import NatsClient
 
@@ -60,6 +61,6 @@ class Backlog:
             return {}
         confirmed = info.ack_floor.stream_seq if info.ack_floor else 0
         return {
-            "ArchiveBacklog": ((info.num_pending or 0) + (info.num_ack_pending or 0), UNITS["ArchiveBacklog"]),
+            "ArchiveBacklog": (backlog(info), UNITS["ArchiveBacklog"]),
             "ArchiveUnconfirmed": (max(0, state.first_seq - 1 - confirmed), UNITS["ArchiveUnconfirmed"]),
         }

@@ -121,7 +121,7 @@ class Credit:
         self._without_s = 0.0
         self._empty_since_s: float | None = None
         self._marks = (time.monotonic(), 0.0), (time.monotonic(), 0.0)
-        nc.on_grants_ended = self._forget
+        nc.on_lost = self._forget
         nc.on_reconnected = self._renew
 
     def add(self, subject: str, queue: str, take: Take) -> None:

@@ -7,7 +7,7 @@ from typing import Final
 
 import nats.errors
 from nats.js import JetStreamContext
-from nats.js.api import StreamConfig
+from nats.js.api import ConsumerInfo, StreamConfig
 from nats.js.errors import (
     APIError,
     BucketNotFoundError,
@@ -35,6 +35,11 @@ async def check_stream(
         problem = f"stream {name} does not take {', '.join(subjects)}"
         raise ServiceError(problem, "correct its subjects with `python -m control_plane create`")
     return info.config
+
+
+def backlog(info: ConsumerInfo) -> int:
+    """Messages that wait, and those that anyone holds, dead or alive."""
+    return (info.num_pending or 0) + (info.num_ack_pending or 0)
 
 
 async def open_bucket(jetstream: JetStreamContext, name: str) -> KeyValue:

@@ -71,7 +71,7 @@ class NatsClient(Client):
         self._on_closed = on_closed
         self._grants: dict[int, _Grant] = {}
         self._spent: deque[tuple[float, int]] = deque()
-        self.on_grants_ended: Callable[[], None] = lambda: None
+        self.on_lost: Callable[[], None] = lambda: None
         """Called when the connection is lost."""
         self.on_reconnected: Callable[[], None] = lambda: None
         self._raw: dict[int, RawCallback] = {}
@@ -241,7 +241,7 @@ class NatsClient(Client):
         # A grant that was not sent yet must not reach the next server; nats-py subscribes anew what is its own.
         self._pending = [frame for frame in self._pending if not frame.startswith((b"SUB ", b"UNSUB "))]
         self._pending_data_size = sum(map(len, self._pending))
-        self.on_grants_ended()
+        self.on_lost()
 
     async def _attempt_reconnect(self) -> None:
         self._forget_grants()

@@ -74,7 +74,7 @@ class Consumer:
         except (nats.errors.Error, APIError) as error:
             raise jetstream.explain(what, error, self._reader.user) from None
         self._see(info)
-        return f"backlog {_backlog(info)}"
+        return f"backlog {jetstream.backlog(info)}"
 
     def _see(self, info: ConsumerInfo) -> None:
         """Raises `ServiceError` when it can be no queue."""
@@ -144,7 +144,7 @@ class Consumer:
             raise Unavailable("the server does not tell where the consumer is; call again")
         self._see(info)
         self.continuity.polled(info.delivered.consumer_seq, info.delivered.stream_seq, state.first_seq)
-        return Backlog(_backlog(info), unconfirmed=max(0, state.first_seq - 1 - info.ack_floor.stream_seq))
+        return Backlog(jetstream.backlog(info), unconfirmed=max(0, state.first_seq - 1 - info.ack_floor.stream_seq))
 
     async def last_delivered(self) -> int:
         """The last sequence of the stream that was delivered to anyone; -1 when it cannot be told."""
@@ -189,7 +189,3 @@ def _unfit(config: ConsumerConfig, *, whole: bool) -> str:
 
 def _made(info: ConsumerInfo) -> int:
     return int(info.created.timestamp() * 1_000_000)
-
-
-def _backlog(info: ConsumerInfo) -> int:
-    return (info.num_pending or 0) + (info.num_ack_pending or 0)

@@ -61,7 +61,7 @@ class JetStream:
         """To be acknowledged in the next write."""
         self._number = 0
         """Of the last delivery that arrived. They arrive in order."""
-        self._nc.on_grants_ended = self._on_lost
+        self._nc.on_lost = self._on_lost
 
     @property
     def visibility_s(self) -> float:

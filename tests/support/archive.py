@@ -18,6 +18,7 @@ from local import dynamodb
 from local.process import claim_port
 from local.system import Task, ready, service_env, service_task
 from service.archive import contract
+from service.runtime.jetstream import backlog
 from service.sources.source import Message
 from service.sources.wire import make_message
 from tests.support.world import World
@@ -76,7 +77,7 @@ class ArchiveWorld:
 
     async def backlog(self) -> int:
         info = await self.admin.consumer_info(contract.STREAM, contract.CONSUMER)
-        return (info.num_pending or 0) + (info.num_ack_pending or 0)
+        return backlog(info)
 
     async def is_archived(self) -> bool:
         return await self.backlog() == 0

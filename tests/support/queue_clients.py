@@ -16,6 +16,7 @@ from service.customer import contract as customer
 from service.queue import contract
 from service.queue import sqs_pb2 as pb
 from service.queue.sqs_pb2_grpc import SQSServiceStub
+from service.runtime.jetstream import backlog
 from tests.support.world import World, eventually
 
 ALL_S = 120.0
@@ -158,7 +159,7 @@ async def left(world: World) -> int:
     """What waits in the stream, or is with a client."""
     async with world.administrator() as admin:
         info = await admin.consumer_info(customer.STREAM, contract.CONSUMER)
-        return (info.num_pending or 0) + (info.num_ack_pending or 0)
+        return backlog(info)
 
 
 def describe(clients: Clients) -> str:

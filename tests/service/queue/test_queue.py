@@ -17,6 +17,7 @@ from service.customer import contract as customer
 from service.queue import contract
 from service.queue import sqs_pb2 as pb
 from service.queue.sqs_pb2_grpc import SQSServiceStub
+from service.runtime import jetstream
 from tests.service.queue.conftest import Shared
 from tests.support.command import finished
 from tests.support.sidecar import OriginalClient, sidecar, sidecar_env, store
@@ -32,7 +33,7 @@ def receive(visibility_s: int = 30, wait_s: int = 5, limit: int = 100) -> pb.SQS
 async def backlog(world: World) -> int:
     async with world.administrator() as admin:
         info = await admin.consumer_info(customer.STREAM, contract.CONSUMER)
-        return (info.num_pending or 0) + (info.num_ack_pending or 0)
+        return jetstream.backlog(info)
 
 
 async def test_the_original_client_receives_and_deletes(shared: Shared) -> None:
