@@ -172,6 +172,9 @@ class Bench:
         return Sample(measured, (after[0] - before[0]) * each, (after[1] - before[1]) * each)
 
     def say(self, line: str) -> None:
+        """Between two measurements. Raises `CancelledError` when it was interrupted."""
+        if self._stop.is_set():
+            raise asyncio.CancelledError
         self._console.print(line)
 
     async def _answering(self, children: Sequence[Child], target: NatsTarget) -> None:

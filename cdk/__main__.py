@@ -102,7 +102,7 @@ def deploy(
         console.print("[green]ok[/]  Docker")
         console.print(f"[green]ok[/]  AWS account {checks.account(settings)}, region {settings.region}")
         first = checks.is_first(settings)
-        checks.table(settings, first=first)
+        checks.table(settings)
         arns = {SECRET_PARAMETER: _secret(settings, replace=replace_secret)}
         if settings.archive.enabled:
             arns[ARCHIVE_SECRET_PARAMETER] = _secret(settings, replace=replace_secret, user=ARCHIVE_USER)
@@ -155,7 +155,10 @@ def destroy(*, yes: Yes = False) -> None:
 
 
 def _queues(settings: Settings) -> list[str]:
-    return [section.source for section in (settings.archive, settings.queue) if section.enabled]
+    """Where the roles that are on read from what the stack made."""
+    queue, archive = settings.queue, settings.archive
+    found: list[str] = [queue.source] if queue.enabled else []
+    return [*found, archive.source] if archive.enabled and not archive.queue else found
 
 
 def _files(settings: Settings) -> Files:

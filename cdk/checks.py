@@ -59,8 +59,9 @@ def is_first(settings: Settings) -> bool:
     return found is None or found["StackStatus"] in _NO_STACK
 
 
-def table(settings: Settings, *, first: bool) -> None:
+def table(settings: Settings) -> None:
     """Raises `ProvisioningError` when a table is there and should not be, or the other way round."""
+    own = _own_resources(settings)
     wanted = [(settings.table_name, settings.existing_table, "")]
     if settings.archive.enabled:
         wanted.append((settings.events_table_name, settings.archive.existing_table, " under [archive]"))
@@ -70,7 +71,11 @@ def table(settings: Settings, *, first: bool) -> None:
             raise ProvisioningError(
                 f"existing_table{where}: there is no table {name} in {settings.region}; correct it or leave it out"
             )
-        if first and there and not existing:
+        if existing and name in own:
+            raise ProvisioningError(
+                f"existing_table{where}: {name} is this stack's own table, which it would delete; leave it out"
+            )
+        if there and not existing and name not in own:
             raise ProvisioningError(
                 f"table {name} is there already, from an earlier deployment; to go on with it, set "
                 f'existing_table = "{name}"{where} in cdk/settings.toml; otherwise delete it'
@@ -100,6 +105,18 @@ def _stack(settings: Settings) -> dict[str, Any] | None:
             return None
         raise ProvisioningError(f"stack {settings.stack_name}: AWS says {error}; see that you may read it") from None
     return dict(found)
+
+
+def _own_resources(settings: Settings) -> set[str]:
+    """The physical ids of what the stack has; empty without a stack."""
+    if is_first(settings):
+        return set()
+    pages = client("cloudformation", settings).get_paginator("list_stack_resources")
+    try:
+        listed = list(pages.paginate(StackName=settings.stack_name))
+    except ClientError as error:
+        raise ProvisioningError(f"stack {settings.stack_name}: AWS says {error}; see that you may read it") from None
+    return {found.get("PhysicalResourceId", "") for page in listed for found in page["StackResourceSummaries"]}
 
 
 def _is_there(settings: Settings, table_name: str) -> bool:

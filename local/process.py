@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import ctypes
 import random
@@ -155,6 +156,12 @@ def claim_port(port: int, option: str) -> int:
     raise LocalError(
         f"port {candidates[0]} cannot be used ({problem}); give another with {option}, or 0 for any free one"
     )
+
+
+@atexit.register
+def _let_go() -> None:
+    while _held_ports:
+        _held_ports.pop().close()
 
 
 def _hold(port: int) -> None:

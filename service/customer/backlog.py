@@ -51,16 +51,15 @@ class Backlog:
         try:
             state = (await context.stream_info(STREAM)).state
             info = await context.consumer_info(STREAM, ARCHIVE_CONSUMER)
+            confirmed = info.ack_floor.stream_seq if info.ack_floor else 0
+            return {
+                "ArchiveBacklog": (backlog(info), UNITS["ArchiveBacklog"]),
+                "ArchiveUnconfirmed": (max(0, state.first_seq - 1 - confirmed), UNITS["ArchiveUnconfirmed"]),
+            }
         except NotFoundError:
             return {}
         except (nats.errors.Error, APIError) as error:
             log.debug("the archive's backlog cannot be read", error=str(error) or type(error).__name__)
-            return {}
         except Exception as error:  # an answer that is none: its last figure must not stay for ever
             _unreadable.warning("", error=f"{type(error).__name__}: {error}")
-            return {}
-        confirmed = info.ack_floor.stream_seq if info.ack_floor else 0
-        return {
-            "ArchiveBacklog": (backlog(info), UNITS["ArchiveBacklog"]),
-            "ArchiveUnconfirmed": (max(0, state.first_seq - 1 - confirmed), UNITS["ArchiveUnconfirmed"]),
-        }
+        return {}

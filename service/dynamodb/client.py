@@ -73,6 +73,7 @@ class DynamoDB:
             return decoded
         code = str(decoded["__type"]).rpartition("#")[2]
         if not _code(code):
+            self._pool.close()
             raise InvalidResponse(f"HTTP {response.status} with a code that is not DynamoDB's: {code[:100]!r}")
         if code == "ExpiredTokenException":
             self._chain.forget()

@@ -100,7 +100,11 @@ class Writer:
             )
 
     async def write(self, items: Sequence[Item]) -> Result:
-        """Write up to `MAX_ITEMS` rows, each key once, within `BUDGET_S` and a call. Does not raise."""
+        """Write up to `MAX_ITEMS` rows, each key once. Does not raise.
+
+        What DynamoDB does not take now is asked for again within `BUDGET_S`. A batch that it refuses for its rows is
+        halved until they are found, however long that takes: a search begun anew would never end on a slow table.
+        """
         result = Result()
         clock = asyncio.get_running_loop().time
         deadline = clock() + BUDGET_S
@@ -109,9 +113,9 @@ class Writer:
         while batches:
             if attempt:
                 await asyncio.sleep(min(BACKOFF_MAX_S, BACKOFF_MIN_S * 2.0**attempt) * random.random())
-            if clock() > deadline:
-                result.unwritten += [item for batch in batches for item in batch]
-                break
+                if clock() > deadline:
+                    result.unwritten += [item for batch in batches for item in batch]
+                    break
             batch = batches.pop()
             try:
                 left = await self._batch_write(batch)

@@ -177,7 +177,7 @@ class Consumer:
 def _unfit(config: ConsumerConfig, *, whole: bool) -> str:
     """Why messages could not be handed out by it until they are deleted; empty when they can."""
     if whole and (subjects := config.filter_subjects or [config.filter_subject or ">"]) != [">"]:
-        return f"delivers {', '.join(subjects)} alone, and every message is wanted"
+        return f"has the filter {', '.join(subjects)}, and every message is wanted"
     if config.deliver_subject or config.ack_policy != AckPolicy.EXPLICIT:
         return "is no pull consumer with explicit acknowledgements"
     if config.max_deliver and config.max_deliver > 0:

@@ -49,6 +49,8 @@ class DeadLetterStream:
         if len(data) > room:
             given[cut] = str(len(data))
             data = data[: self._room(given)]
+        if len(header_block(given)) > self._connection.nc.max_payload:  # the server would end the connection
+            return "its headers are more than the server takes (max_payload)"
         try:
             await context.publish(self._subject, data, timeout=ACK_S, headers=given)
         except (nats.errors.Error, APIError) as error:

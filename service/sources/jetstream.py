@@ -17,7 +17,7 @@ from service.runtime.logs import Repeated
 from service.runtime.role import Need
 from service.sources.answers import ATTEMPTS, Answers
 from service.sources.consumer import Consumer, Reader
-from service.sources.pulls import SHORT_S, Pull, Pulls
+from service.sources.pulls import LINGER_MAX_S, SHORT_S, Pull, Pulls
 from service.sources.receipt import Receipt
 from service.sources.redrive import Redrive
 from service.sources.source import Backlog, Done, Message, Result, Unavailable, UnknownReceipt
@@ -198,7 +198,7 @@ class JetStream:
         try:
             async with self._pulls.pull(limit, max_bytes, wait_s) as pull:
                 # The server ends it with a status, also when nothing came: silence is a connection that is none.
-                await pull.wait(max(wait_s, SHORT_S) + GRACE_S)
+                await pull.wait(max(wait_s, SHORT_S) + GRACE_S, min(LINGER_MAX_S, self.visibility_s / 2))
             if pull.is_refused:
                 self._consumer.is_gone()
             try:

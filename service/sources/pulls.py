@@ -33,7 +33,7 @@ SHORT_S: Final = 0.5
 
 LINGER_S: Final = 0.1
 LINGER_MAX_S: Final = 1.0
-"""So long after its first message a pull waits for more that are on their way: between two, and in all."""
+"""So long after its first message a pull waits for more that are on their way: between two, and in all at most."""
 TICK_S: Final = 0.25
 LATE_S: Final = 1.0
 """For so long after a sleep what had come meanwhile may still be read."""
@@ -104,7 +104,7 @@ class Pull:
             if not waiting.done():
                 waiting.set_result(None)
 
-    async def wait(self, timeout_s: float) -> None:
+    async def wait(self, timeout_s: float, linger_max_s: float) -> None:
         """Return when it is done, or soon after its first message; else after `timeout_s`.
 
         At the consumer's max_ack_pending the server leaves it open, and sends what becomes free.
@@ -113,7 +113,7 @@ class Pull:
         while self.messages and not self.done.done():
             had = len(self.messages)
             await asyncio.wait([self.done], timeout=LINGER_S)
-            if len(self.messages) == had or time.monotonic() - self.since_s > LINGER_MAX_S:
+            if len(self.messages) == had or time.monotonic() - self.since_s > linger_max_s:
                 break
 
 

@@ -229,6 +229,23 @@ def test_so_is_the_archives_and_destroy_says_what_becomes_of_it(deployment: Depl
     refused = run(cdk_main.cli, ["destroy"], input="no\n")
     assert "table customer-events-DP is kept" in refused.output
     assert "SQS queues that the stack made go" in refused.output
+    dynamodb.delete_table(TableName="customer-events-DP")
+
+
+def test_an_archive_that_is_turned_on_later_finds_the_table_that_is_there(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deploy_without_tasks(deployment)
+    checks.client("dynamodb", deployment.settings).create_table(**{**TABLE, "TableName": "customer-events-DP"})
+    archive = deployment.settings.archive.model_copy(update={"enabled": True})
+    deployment.settings = deployment.settings.model_copy(update={"archive": archive})
+    assert 'set existing_table = "customer-events-DP" under [archive]' in " ".join(deploy().output.split())
+    monkeypatch.setattr(checks, "_own_resources", lambda _: {"customer-events-DP"})
+    checks.table(deployment.settings)
+    archive = archive.model_copy(update={"existing_table": "customer-events-DP"})
+    with pytest.raises(ProvisioningError, match="is this stack's own table, which it would delete"):
+        checks.table(deployment.settings.model_copy(update={"archive": archive}))
+    checks.client("dynamodb", deployment.settings).delete_table(TableName="customer-events-DP")
 
 
 async def test_deploy_says_how_many_tasks_do_not_answer(world: World) -> None:

@@ -34,6 +34,8 @@ Handle = Callable[["Clients", SQSServiceStub, Sequence[str]], Awaitable[None]]
 class Clients:
     """`violations` is empty, unless a promise was broken."""
 
+    early_s: float = 0.0
+    """So much before its end a visibility may end."""
     deliveries: Counter[str] = field(default_factory=Counter)
     """By message."""
     deleted: dict[str, float] = field(default_factory=dict)
@@ -121,7 +123,7 @@ class Clients:
         """Its visibility began while the call was open, so counted from the call's beginning no right one is early."""
         now, id_ = time.monotonic(), str(message.id)
         before_asked, before_visibility_s = self._asked.get(id_, (-1e9, 0.0))
-        if now < before_asked + before_visibility_s:
+        if now < before_asked + before_visibility_s - self.early_s:
             self.violations.append(
                 f"{id_} was handed out {now - before_asked:.2f} s after a visibility of {before_visibility_s} s began"
             )

@@ -197,22 +197,23 @@ async def test_unprocessed_rows_of_another_table_are_no_answer_and_end_the_conne
         assert not writer._api._pool._free
 
 
-async def test_the_budget_holds_while_a_batch_is_halved(
+async def test_rows_that_are_refused_are_found_however_long_that_takes(
     table: str, proxy: FaultyDynamoDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "BUDGET_S", 0.5)
+    """A search that was cut short would begin with all of them again, and never come to its end."""
+    monkeypatch.setattr(module, "BUDGET_S", 0.1)
 
     async def slowly(action: str, _: Call) -> web.Response | None:
         if action == "DescribeTable":
             return None
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.05)
         return refusal("ValidationException")
 
     proxy.fault = slowly
     async with through(proxy, table, monkeypatch) as writer:
-        result = await writer.write(items(25))
-    assert sum(action == "BatchWriteItem" for action, _ in proxy.calls) <= 4
-    assert len(result.unwritten) + len(result.refused) == 25
+        result = await writer.write(items(9))
+    assert keys([item for item, _ in result.refused]) == keys(items(9))
+    assert not result.unwritten
 
 
 async def test_says_what_is_wrong_with_the_table(servers: Servers, table: str) -> None:
