@@ -6,6 +6,7 @@ import asyncio
 import signal
 import socket
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from service.dynamodb.writer import Item, Key, Writer
 from service.dynamodb.writer import Result as Written
 from service.runtime.connection import roundtrip
 from service.runtime.role import Need
+from service.sources.dead_letters import DeadLetterStream
 from service.sources.source import Backlog, Message, Result
 from tests.support.archive import ArchiveWorld, delivered, ended
 from tests.support.command import finished
@@ -123,6 +125,20 @@ async def test_a_dead_letter_is_cut_only_where_the_server_takes_no_more(
     else:
         assert "Archive-Cut" not in letter.headers
         assert letter.data == body
+
+
+async def test_a_letter_whose_headers_alone_are_too_many_is_refused_and_not_the_connection(
+    archive: ArchiveWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = SimpleNamespace(nc=archive.admin._nc)
+    letters: Any = DeadLetterStream(connection, "archive", contract.DEAD_STREAM, contract.DEAD_SUBJECT, "s")  # type: ignore[arg-type]
+    monkeypatch.setattr(archive.admin._nc, "_max_payload", 1024)
+    assert "more than the server takes" in await letters.put(b"body", {"A": "x" * 1024}, "Cut")
+    assert await letters.put(b"x" * 1024, {"A": "x" * 512}, "Cut") == ""
+    letter = await archive.admin.get_msg(contract.DEAD_STREAM, 1)
+    assert letter.headers
+    assert letter.headers["Cut"] == "1024"
+    assert 400 < len(letter.data or b"") < 512
 
 
 async def test_a_full_dead_letter_stream_keeps_the_message_where_it_is(archive: ArchiveWorld) -> None:

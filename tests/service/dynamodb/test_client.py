@@ -117,10 +117,16 @@ async def test_an_error_is_counted_by_a_code_and_nothing_else(proxy: FaultyDynam
     assert len(str(error.value)) < 200
 
 
-async def test_a_connection_with_what_is_not_dynamodbs_is_not_used_again(aws: None) -> None:
+@pytest.mark.parametrize(
+    "strange",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>",
+        b'HTTP/1.1 400 Bad Request\r\nContent-Length: 16\r\n\r\n{"__type":"a b"}',
+    ],
+)
+async def test_a_connection_with_what_is_not_dynamodbs_is_not_used_again(aws: None, strange: bytes) -> None:
     """What comes on it next may be this call's late answer."""
-    html = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>"
-    async with serving(writes(html)) as (server, url), pool(url) as made:
+    async with serving(writes(strange)) as (server, url), pool(url) as made:
         api = DynamoDB(made, "eu-west-1", 2.0)
         with pytest.raises(InvalidResponse):
             await api.call("BatchGetItem", {})

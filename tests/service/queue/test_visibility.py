@@ -138,6 +138,23 @@ async def test_an_ack_wait_that_was_edited_holds_for_a_change_of_visibility(
         assert await other.receive(10, RESPONSE_BYTES, 30, 2) == []
 
 
+async def test_a_pull_that_fills_slowly_is_handed_out_before_its_visibility_ends(world: World) -> None:
+    """At the consumer's limit messages become free one by one, and each is a reason to wait for the next."""
+    await edit(world, ack_wait=1, max_ack_pending=20)
+    await store(world, *(b"x" for _ in range(200)))
+    async with reading(world) as source, reading(world) as other:
+        held = await other.receive(20, RESPONSE_BYTES, 1, 5)
+
+        async def free_them() -> None:
+            for message in held:
+                await other.delete([other.receipt(message)])
+                await asyncio.sleep(0.05)
+
+        freeing = asyncio.create_task(free_them())
+        assert await source.receive(200, RESPONSE_BYTES, 1, 5)
+        await freeing
+
+
 async def test_a_visibility_that_ends_before_the_server_answers_is_not_changed(world: World) -> None:
     await store(world, b"one")
     async with network(world.nats_url) as (there, url), reading(world.at(url)) as source, reading(world) as other:
