@@ -13,6 +13,7 @@ import pytest
 from service.customer import contract as customer
 from service.queue import contract
 from service.queue.response import RESPONSE_BYTES
+from service.runtime.cancel import cancel
 from service.runtime.errors import ServiceError
 from service.sources.source import Done, Source, Unavailable, UnknownReceipt
 from tests.service.queue.test_source import reading
@@ -138,21 +139,25 @@ async def test_an_ack_wait_that_was_edited_holds_for_a_change_of_visibility(
         assert await other.receive(10, RESPONSE_BYTES, 30, 2) == []
 
 
-async def test_a_pull_that_fills_slowly_is_handed_out_before_its_visibility_ends(world: World) -> None:
+async def test_a_pull_that_fills_slowly_is_handed_out_before_its_visibility_ends(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """At the consumer's limit messages become free one by one, and each is a reason to wait for the next."""
-    await edit(world, ack_wait=1, max_ack_pending=20)
+    monkeypatch.setattr("service.sources.jetstream.LINGER_MAX_S", 60.0)
+    await edit(world, ack_wait=3, max_ack_pending=60)
     await store(world, *(b"x" for _ in range(200)))
     async with reading(world) as source, reading(world) as other:
-        held = await other.receive(20, RESPONSE_BYTES, 1, 5)
+        held = await other.receive(60, RESPONSE_BYTES, 30, 5)
 
         async def free_them() -> None:
             for message in held:
                 await other.delete([other.receipt(message)])
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.06)
 
         freeing = asyncio.create_task(free_them())
-        assert await source.receive(200, RESPONSE_BYTES, 1, 5)
-        await freeing
+        received = await source.receive(200, RESPONSE_BYTES, 3, 5)
+        await cancel(freeing)
+        assert {message.times_received for message in received} == {1}, "none was dropped, and delivered again"
 
 
 async def test_a_visibility_that_ends_before_the_server_answers_is_not_changed(world: World) -> None:
