@@ -7,8 +7,6 @@ import random
 import time
 from typing import Any
 
-import pytest
-
 from service.queue import sqs_pb2 as pb
 from service.queue.sqs_pb2_grpc import SQSServiceStub
 from service.sources.visibility import GAP_MS, GAP_PERIOD_MS, outside_gap
@@ -58,8 +56,7 @@ async def test_a_short_visibility_ends_under_a_steady_stream_of_delayed_naks(sha
         stopping.set()
         await asyncio.gather(*streams)
     assert (again.messageBody, again.times_received) == ("watched", 2)
-    assert took_s > 0.9
+    assert 0.9 < took_s < 3
+    assert sent / took_s > 200, "too few to keep anything from expiring: the test would prove nothing"
     receipts = [message.messageID for message in (again, messages["busy"])]
     await stub.DeleteMessages(pb.SQSDeleteMessagesRequest(messageIDs=receipts))
-    if sent / took_s < 200:
-        pytest.skip("this machine sends too few now to keep anything from expiring")
