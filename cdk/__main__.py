@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -16,11 +17,11 @@ from botocore.exceptions import BotoCoreError, ClientError
 from nats.js.errors import Error as JetStreamError
 from rich.console import Console
 
-from cdk import checks
+from cdk import checks, deployed
 from cdk import settings as settings_module
+from cdk.deployed import Unreadable
 from cdk.settings import (
     ARCHIVE_SECRET_PARAMETER,
-    FIRST_PARAMETER,
     QUEUE_SECRET_PARAMETER,
     SECRET_PARAMETER,
     Settings,
@@ -101,8 +102,10 @@ def deploy(
         checks.docker(settings)
         console.print("[green]ok[/]  Docker")
         console.print(f"[green]ok[/]  AWS account {checks.account(settings)}, region {settings.region}")
-        first = checks.is_first(settings)
-        checks.table(settings)
+        checks.zones(settings)
+        checks.tables(settings)
+        checks.queues(settings)
+        first = deployed.first(settings)
         arns = {SECRET_PARAMETER: _secret(settings, replace=replace_secret)}
         if settings.archive.enabled:
             arns[ARCHIVE_SECRET_PARAMETER] = _secret(settings, replace=replace_secret, user=ARCHIVE_USER)
@@ -110,9 +113,9 @@ def deploy(
             arns[QUEUE_SECRET_PARAMETER] = _secret(settings, replace=replace_secret, user=QUEUE_USER)
         _warn(settings)
         _deploy(settings, arns, first=first)
-        if first and settings.environment == "production":
-            console.print("now that it stands: the table's deletion protection")
-            _deploy(settings, arns, first=False)
+        if any(first.values()) and settings.environment == "production":
+            console.print("now that it stands: the tables' deletion protection")
+            _deploy(settings, arns, first=dict.fromkeys(first, False))
         _ask_tasks(settings)
 
     _run(work)
@@ -131,16 +134,20 @@ def destroy(*, yes: Yes = False) -> None:
             events = settings.environment == "production" or bool(settings.archive.existing_table)
             table = "is kept" if events else "goes, with every archived event in it"
             console.print(f"table {settings.events_table_name} {table}")
-        if settings.environment != "production" and "sqs" in _queues(settings):
-            console.print("the SQS queues that the stack made go, with every message in them")
+        if "sqs" in _queues(settings):
+            queues = "are kept" if settings.environment == "production" else "go, with every message in them"
+            console.print(f"the SQS queues that the stack made {queues}")
         if not yes and input(f"type {settings.stack_name} to go on: ").strip() != settings.stack_name:
             raise ProvisioningError("that is not its name; nothing was destroyed")
+        images = deployed.images(settings)
         _cdk(["destroy", "--force"], settings)
         gone = aws.delete_secret(settings.initials)
         console.print(f"secret {aws.secret_name(settings.initials)}: {'deleted' if gone else 'was not there'}")
         for user in (ARCHIVE_USER, QUEUE_USER):
             if aws.delete_secret(settings.initials, user):
                 console.print(f"secret {aws.secret_name(settings.initials, user)}: deleted")
+        for image in images:
+            console.print(f"image {image} stays in ECR; to delete it: {_deletion(settings, image)}")
         creds = _files(settings).creds_anywhere(SERVICE.name)
         if kept:
             console.print("seed flag: left as it is")
@@ -154,10 +161,16 @@ def destroy(*, yes: Yes = False) -> None:
     _run(work)
 
 
+def _deletion(settings: Settings, image: str) -> str:
+    repository, tag = image.partition("/")[2].rsplit(":", 1)
+    command = ("aws", "ecr", "batch-delete-image", "--region", settings.region, "--repository-name", repository)
+    return shlex.join([*command, "--image-ids", f"imageTag={tag}"])
+
+
 def _queues(settings: Settings) -> list[str]:
     """Where the roles that are on read from what the stack made."""
     queue, archive = settings.queue, settings.archive
-    found: list[str] = [queue.source] if queue.enabled else []
+    found: list[str] = [queue.source] if queue.enabled and not queue.queue else []
     return [*found, archive.source] if archive.enabled and not archive.queue else found
 
 
@@ -198,14 +211,21 @@ async def _connect(settings: Settings, creds: str) -> None:
         ) from None
 
 
-def _deploy(settings: Settings, arns: Mapping[str, str], *, first: bool) -> None:
-    parameters = {**arns, FIRST_PARAMETER: "yes" if first else "no"}
+def _deploy(settings: Settings, arns: Mapping[str, str], *, first: Mapping[str, bool]) -> None:
+    parameters = {**arns, **{name: "yes" if is_first else "no" for name, is_first in first.items()}}
     given = [part for name, value in parameters.items() for part in ("--parameters", f"{name}={value}")]
     _cdk(["deploy", "--require-approval", "never", *given], settings)
 
 
 def _load_for_synth() -> Settings:
     settings, assumed = settings_module.load_or_assume()
+    try:
+        checks.account(settings)
+        checks.zones(settings)
+        if "sqs" in {reader.source for reader in (settings.archive, settings.queue) if reader.enabled}:
+            checks.queues(settings)
+    except (checks.NoAccount, Unreadable):
+        console.print("[yellow]note[/]  AWS does not say what the account has; `make deploy` checks zones and queues")
     for name in assumed:
         console.print(
             f"[yellow]note[/]  {name} is not set and AWS is not configured: {getattr(settings, name)} is assumed"
@@ -241,7 +261,7 @@ def _ask_tasks(settings: Settings) -> None:
         return
     with console.status("waiting for the tasks to answer $SRV.PING"):
         wanted = asyncio.run(
-            tasks_answer(settings.nats_servers, creds, lambda: checks.desired_tasks(settings), within_s=ROLL_OUT_S)
+            tasks_answer(settings.nats_servers, creds, lambda: deployed.desired_tasks(settings), within_s=ROLL_OUT_S)
         )
     console.print(f"[green]ok[/]  {wanted} tasks answer")
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
 
 from aws_cdk import ArnFormat, Stack
 from aws_cdk import aws_cloudwatch as cloudwatch
@@ -12,24 +14,36 @@ from aws_cdk import aws_sns as sns
 from aws_cdk import aws_sns_subscriptions as subscriptions
 from constructs import Construct
 
+from cdk.metrics import Metrics
 from cdk.settings import Settings
 from service.customer.errors import ERRORS
-
-if TYPE_CHECKING:
-    from cdk.observability import Metrics
 
 SERVER_ERRORS: Final = tuple(error.description for error in ERRORS if error.code >= "500")
 ERROR_RATE_PERCENT: Final = 1
 WITHOUT_CREDIT_PERCENT: Final = 20
 
 ABOVE: Final = cloudwatch.ComparisonOperator.GREATER_THAN_THRESHOLD
+AT_LEAST: Final = cloudwatch.ComparisonOperator.GREATER_THAN_OR_EQUAL_TO_THRESHOLD
 BELOW: Final = cloudwatch.ComparisonOperator.LESS_THAN_THRESHOLD
 
 
-def alarms(scope: Construct, settings: Settings, metrics: Metrics) -> None:
-    """Those of the role `customer`."""
+@dataclass(frozen=True)
+class Alarms:
+    """Makes alarms that a person must act on, and sends each, and its end, to `alert_email`.
 
-    def alarm(
+    What only starts and stops tasks is made elsewhere and tells nobody: being in ALARM is its normal state.
+    """
+
+    settings: Settings
+    action: actions.SnsAction | None
+
+    @classmethod
+    def of(cls, stack: Stack, settings: Settings) -> Alarms:
+        return cls(settings, actions.SnsAction(_topic(stack, settings)) if settings.alert_email else None)
+
+    def make(
+        self,
+        scope: Construct,
         name: str,
         metric: cloudwatch.IMetric,
         operator: cloudwatch.ComparisonOperator,
@@ -38,11 +52,11 @@ def alarms(scope: Construct, settings: Settings, metrics: Metrics) -> None:
         description: str,
         missing: cloudwatch.TreatMissingData = cloudwatch.TreatMissingData.NOT_BREACHING,
     ) -> None:
-        """It fires after so many minutes, each beyond the threshold."""
-        cloudwatch.Alarm(
+        """The alarm fires after `minutes`, each beyond the threshold."""
+        made = cloudwatch.Alarm(
             scope,
             name,
-            alarm_name=f"{settings.stack_name}-{name}",
+            alarm_name=f"{self.settings.stack_name}-{name}",
             alarm_description=description,
             metric=metric,
             threshold=threshold,
@@ -51,45 +65,52 @@ def alarms(scope: Construct, settings: Settings, metrics: Metrics) -> None:
             comparison_operator=operator,
             treat_missing_data=missing,
         )
+        if self.action:
+            made.add_alarm_action(self.action)
+            made.add_ok_action(self.action)
 
-    alarm(
+
+def of_customer(alarms: Alarms, scope: Construct, metrics: Metrics) -> None:
+    """Make those of the role `customer`."""
+    make, settings = partial(alarms.make, scope), alarms.settings
+    make(
         "NoTaskServing", metrics.own("Serving", "Sum"), BELOW, 1, 3,
         "No task answers requests. Look at the service's events in ECS, then at the last lines of the log: a task that "
         "cannot start says in one line what is missing and which command mends it.",
         cloudwatch.TreatMissingData.BREACHING,
     )  # fmt: skip
-    alarm(
+    make(
         "FewTasksServing", metrics.own("Serving", "Sum"), BELOW, settings.min_tasks, 10,
         f"Fewer than {settings.min_tasks} tasks (min_tasks) answer requests. Look at the service's events in ECS: no "
         "capacity, a task that does not become healthy, or one that ends; its last line in the log says why.",
         cloudwatch.TreatMissingData.BREACHING,
     )  # fmt: skip
-    alarm(
+    make(
         "ErrorRate", _error_rate(metrics), ABOVE, ERROR_RATE_PERCENT, 5,
         "More than 1 % of the requests are answered with 500 or 503. By code in the metrics: UNAVAILABLE, "
         "see the table's throttles and the DynamoDB status; INTERNAL_ERROR, see the log.",
     )  # fmt: skip
-    alarm(
+    make(
         "Latency", metrics.own("LatencyP99", "Maximum"), ABOVE, settings.latency_p99_ms, 5,
         f"The slowest task's p99 is above {settings.latency_p99_ms} ms (latency_p99_ms). See CPU and requests in "
         "flight: high, raise max_tasks or cpu; low, see DynamoDB's SuccessfulRequestLatency and the table's throttles.",
     )  # fmt: skip
-    alarm(
+    make(
         "TimeWithoutCredit", metrics.own("TimeWithoutCredit", "Average"), ABOVE, WITHOUT_CREDIT_PERCENT, 5,
         "The tasks take no requests for a fifth of the time, because they have as many as they can answer; requesters "
         "get `no responders` or a time-out. Raise max_tasks; if CPU is low, see DynamoDB's latency.",
     )  # fmt: skip
-    alarm(
+    make(
         "EventsNotFlowing", metrics.own("EventsFlowing", "Minimum"), BELOW, 1, 3,
         "A task's events are not acknowledged by the stream; requests are answered, their events kept in memory and "
         "tried again. Run `make cp-status`, see that the stream exists and has room; do not restart tasks meanwhile.",
     )  # fmt: skip
-    alarm(
+    make(
         "EventsDropped", metrics.own("EventsDropped", "Sum"), ABOVE, 0, 1,
         "Events were dropped because there was no room: responses are missing from the stream. Run "
         "`make cp-status`, and see why the stream takes none (the log line `events are waiting` has its reason).",
     )  # fmt: skip
-    alarm(
+    make(
         "TableThrottled", metrics.throttles(), ABOVE, 0, 5,
         "DynamoDB throttles reads. An on-demand table doubles what it allows every 30 minutes; for a sharper rise "
         "warm it up (https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/warm-throughput.html).",
@@ -106,16 +127,6 @@ def _error_rate(metrics: Metrics) -> cloudwatch.MathExpression:
         period=requests.period,
         label="server errors, percent",
     )
-
-
-def tell(stack: Stack, settings: Settings) -> None:
-    """With `alert_email`, let that address hear of every alarm of the stack, and of its end."""
-    if settings.alert_email:
-        action = actions.SnsAction(_topic(stack, settings))
-        for made in stack.node.find_all():
-            if isinstance(made, cloudwatch.Alarm):
-                made.add_alarm_action(action)
-                made.add_ok_action(action)
 
 
 def _topic(scope: Construct, settings: Settings) -> sns.Topic:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Final
 
 from aws_cdk import App, Environment
 from aws_cdk import aws_ecr_assets as assets
@@ -17,10 +18,13 @@ from control_plane.errors import ProvisioningError
 from control_plane.target import ROOT
 from service import __version__
 
+IMAGE_PARTS: Final = ("Dockerfile", ".dockerignore", "requirements/service*.txt", "service")
+"""What the builder is given (.dockerignore)."""
 
-def image_of(settings: Settings) -> ecs.ContainerImage:
-    """Built from the project's folder, for the architecture that the tasks have, with OpenTelemetry if it is used."""
-    platform = assets.Platform.LINUX_ARM64 if settings.architecture == "arm64" else assets.Platform.LINUX_AMD64
+
+def image_of(settings: Settings, architecture: str) -> ecs.ContainerImage:
+    """Built from the project's folder, for an architecture, with OpenTelemetry if it is used."""
+    platform = assets.Platform.LINUX_ARM64 if architecture == "arm64" else assets.Platform.LINUX_AMD64
     arguments = {
         "VERSION": __version__,
         "REVISION": revision(),
@@ -30,15 +34,21 @@ def image_of(settings: Settings) -> ecs.ContainerImage:
 
 
 def revision() -> str:
-    """The commit that the image is made of; `unknown` outside a git repository."""
+    """The last commit that changed what the image is made of; `unknown` outside a git repository.
+
+    A later commit leaves the image, and so the running tasks, as they are.
+    """
     try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],  # noqa: S607
-            cwd=ROOT, capture_output=True, text=True, check=True,
-        )  # fmt: skip
+        commit = _git("log", "-1", "--abbrev=12", "--format=%h", "--", *IMAGE_PARTS)
+        changed = _git("status", "--porcelain", "--", *IMAGE_PARTS)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return described.stdout.strip()
+    return f"{commit}-dirty" if changed else commit or "unknown"
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
 
 
 def main() -> None:
@@ -49,7 +59,12 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     stack = BalanceStack(
-        app, settings.stack_name, settings, image=image_of(settings), env=Environment(region=settings.region)
+        app,
+        settings.stack_name,
+        settings,
+        image=image_of(settings, settings.architecture),
+        queue_image=image_of(settings, settings.queue_architecture),
+        env=Environment(region=settings.region),
     )
     nag.check(app, stack)
     app.synth()

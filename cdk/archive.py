@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, cast
 
-from aws_cdk import Acknowledgment, Duration, RemovalPolicy, Stack, Validations
+from aws_cdk import Acknowledgment, Duration, RemovalPolicy, Validations
 from aws_cdk import aws_applicationautoscaling as autoscaling
 from aws_cdk import aws_cloudwatch as cloudwatch
+from aws_cdk import aws_cloudwatch_actions as actions
 from aws_cdk import aws_dynamodb as dynamodb
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
+from cdk.alarms import ABOVE, AT_LEAST, BELOW, Alarms
+from cdk.metrics import MINUTE, own, queue_backlog, queue_oldest
 from cdk.sections import ArchiveSection
 from cdk.settings import Settings
-from cdk.sqs import make_queue, may_read
-from cdk.table import make_table
+from cdk.sqs import existing_queue, make_queue, may_read
+from cdk.table import make_table, may_use_key
 from cdk.tasks import Role, Surroundings, Tasks
 from service.archive import contract
-from service.customer.contract import METRICS_DIMENSION, METRICS_NAMESPACE
 
-STUCK_MINUTES: Final = 30
-MINUTE: Final = Duration.minutes(1)
+STUCK_S: Final = 1800
+STUCK_MINUTES: Final = 5
 KEPT: Final = Duration.days(14)
 """The longest that SQS keeps a message."""
-OLD: Final = Duration.days(1)
-"""Well before a queue discards a message: SQS' default is four days."""
 
 
 def archive(settings: Settings, table: dynamodb.ITable, queue: sqs.IQueue | None) -> Role:
@@ -37,6 +37,7 @@ def archive(settings: Settings, table: dynamodb.ITable, queue: sqs.IQueue | None
         "archive",
         cpu=section.cpu,
         memory=section.memory,
+        architecture=settings.architecture,
         tasks=0,
         always=0,
         environment={
@@ -45,7 +46,7 @@ def archive(settings: Settings, table: dynamodb.ITable, queue: sqs.IQueue | None
             "IDLE_EXIT": str(section.idle_exit),
             "RETENTION_DAYS": str(section.retention_days),
         },
-        statements=(writes, may_read(queue)) if queue else (writes,),
+        statements=(writes, *may_use_key(section.existing_table_key), *((may_read(queue),) if queue else ())),
     )
 
 
@@ -70,126 +71,87 @@ class Archive(Construct):
         )
         self.queue = self._queue(settings, around.removal) if settings.archive.source == "sqs" else None
         self.tasks = Tasks(self, "Tasks", around, archive(settings, self.table, self.queue))
-        backlog = queue_backlog(self.queue) if self.queue else metric("ArchiveBacklog", settings.table_name, "Maximum")
-        self._scale(settings.archive, backlog)
-        self._alarms(settings, backlog)
         if self.queue:
-            self._alarm_of_queue(settings, self.queue)
+            self._scale(settings.archive, queue_backlog(self.queue))
+            self._alarms(around.alarms, queue_oldest(self.queue))
         else:
-            self._alarms_of_stream(settings)
+            self._scale(settings.archive, own("ArchiveBacklog", settings.table_name, "Maximum"))
+            self._alarms(around.alarms, own("ArchiveOldest", settings.table_name, "Maximum"))
 
     def _queue(self, settings: Settings, removal: RemovalPolicy) -> sqs.IQueue:
-        given = settings.archive.queue
-        if given:
-            stack = Stack.of(self)
-            arn = given if given.startswith("arn:") else stack.format_arn(service="sqs", resource=given)
-            return sqs.Queue.from_queue_arn(self, "Messages", arn)
+        if settings.archive.queue:
+            return existing_queue(self, "Messages", settings.archive.queue)
         queue = make_queue(self, "Messages", f"customer-archive-{settings.initials}", kept=KEPT, removal=removal)
         reason = f"What can be no row goes to the stream {contract.DEAD_STREAM}; anything else is tried again."
         Validations.of(queue).acknowledge(Acknowledgment(id="AwsSolutions::AwsSolutions-SQS3", reason=reason))
         return queue
 
     def _scale(self, section: ArchiveSection, backlog: cloudwatch.IMetric) -> None:
-        """An alarm that stays in ALARM goes on scaling, so a task that dies is replaced while there is a backlog."""
+        """Two alarms share one threshold, half a message below the first step, so exactly one of them fires and no
+        backlog is on a bound, where AWS counts it to one step or the other by the alarm's direction.
+
+        An alarm that stays in ALARM goes on scaling, so a task that dies is replaced while there is a backlog.
+        https://docs.aws.amazon.com/autoscaling/application/APIReference/API_StepAdjustment.html
+        """
         scaling = self.tasks.service.auto_scale_task_count(min_capacity=0, max_capacity=section.steps[-1].tasks)
-        intervals = [autoscaling.ScalingInterval(change=0, upper=section.steps[0].backlog)]
+        target = cast("autoscaling.ScalableTarget", scaling.node.find_child("Target"))
+        first = section.steps[0].backlog
+        start = self._set_tasks("Backlog", target, backlog, first - 0.5, ABOVE)
         for step, after in zip(section.steps, (*section.steps[1:], None), strict=True):
-            upper = after.backlog if after else None
-            intervals.append(autoscaling.ScalingInterval(change=step.tasks, lower=step.backlog, upper=upper))
-        scaling.scale_on_metric(
-            "Backlog",
-            metric=backlog,
-            scaling_steps=intervals,
+            upper = after.backlog - first if after else None
+            start.add_adjustment(adjustment=step.tasks, lower_bound=step.backlog - first, upper_bound=upper)
+        end = self._set_tasks("NoBacklog", target, backlog, first - 0.5, BELOW)
+        end.add_adjustment(adjustment=0, upper_bound=0)
+
+    def _set_tasks(
+        self,
+        name: str,
+        target: autoscaling.ScalableTarget,
+        backlog: cloudwatch.IMetric,
+        threshold: float,
+        operator: cloudwatch.ComparisonOperator,
+    ) -> autoscaling.StepScalingAction:
+        """Return a policy that sets the number of tasks while the backlog is beyond the threshold."""
+        policy = autoscaling.StepScalingAction(
+            self,
+            f"{name}Policy",
+            scaling_target=target,
             adjustment_type=autoscaling.AdjustmentType.EXACT_CAPACITY,
             cooldown=MINUTE,
+            metric_aggregation_type=autoscaling.MetricAggregationType.MAXIMUM,
+        )
+        alarm = cloudwatch.Alarm(
+            self,
+            f"{name}Alarm",
+            alarm_description="Sets the number of the archive's tasks. In ALARM is its normal state: nothing to do.",
+            metric=backlog,
+            threshold=threshold,
             evaluation_periods=1,
+            comparison_operator=operator,
         )
+        alarm.add_alarm_action(actions.ApplicationScalingAction(policy))
+        return policy
 
-    def _alarms(self, settings: Settings, backlog: cloudwatch.IMetric) -> None:
-        self._alarm(
-            settings,
-            "ArchiveStuck",
-            backlog,
-            settings.archive.steps[0].backlog,
-            STUCK_MINUTES,
-            f"The archive's backlog has not been empty for {STUCK_MINUTES} minutes. See that tasks of the service "
-            "`archive` run, their last log lines, and the events table's write throttles.",
-        )
-        self._alarm(
-            settings,
-            "ArchiveDeadLetters",
-            metric("ArchiveDeadLetters", self.table.table_name, "Maximum"),
-            1,
-            1,
+    def _alarms(self, alarms: Alarms, oldest: cloudwatch.IMetric) -> None:
+        alarms.make(
+            self, "ArchiveStuck", oldest, AT_LEAST, STUCK_S, STUCK_MINUTES,
+            f"A message has waited for {STUCK_S // 60} minutes to be archived. See that tasks of the service `archive` "
+            "run, their last log lines, and the events table's write throttles.",
+        )  # fmt: skip
+        alarms.make(
+            self, "ArchiveDeadLetters", own("ArchiveDeadLetters", self.table.table_name, "Maximum"), AT_LEAST, 1, 1,
             f"A message can be no row, and is in the stream {contract.DEAD_STREAM} with the reason in its headers.",
-        )
-
-    def _alarms_of_stream(self, settings: Settings) -> None:
-        self._alarm(
-            settings,
-            "ArchiveDiscarded",
-            metric("ArchiveDiscarded", self.table.table_name, "Maximum"),
-            1,
-            1,
+        )  # fmt: skip
+        if self.queue:
+            return
+        alarms.make(
+            self, "ArchiveDiscarded", own("ArchiveDiscarded", self.table.table_name, "Maximum"), AT_LEAST, 1, 1,
             "The stream discarded events before they were archived: their rows are missing for good. Make the stream "
             "larger (`make cp-create`, option --stream-size), and see why tasks are late.",
-        )
-        self._alarm(
-            settings,
-            "ArchiveUnconfirmed",
-            metric("ArchiveUnconfirmed", settings.table_name, "Maximum"),
-            1,
-            1,
+        )  # fmt: skip
+        unconfirmed = own("ArchiveUnconfirmed", alarms.settings.table_name, "Maximum")
+        alarms.make(
+            self, "ArchiveUnconfirmed", unconfirmed, AT_LEAST, 1, 1,
             "The stream discards events that the archive has not acknowledged in turn; some may be lost to it. Make "
             "the stream larger, and see why the archive's tasks are late.",
-        )
-
-    def _alarm_of_queue(self, settings: Settings, queue: sqs.IQueue) -> None:
-        self._alarm(
-            settings,
-            "ArchiveOld",
-            queue.metric_approximate_age_of_oldest_message(period=MINUTE, statistic="Maximum"),
-            OLD.to_seconds(),
-            1,
-            "A message has been in the archive's queue for a day. The queue discards it, unarchived and untold, when "
-            "its retention ends. See why tasks are late.",
-        )
-
-    def _alarm(
-        self, settings: Settings, name: str, watched: cloudwatch.IMetric, threshold: float, minutes: int, text: str
-    ) -> None:
-        cloudwatch.Alarm(
-            self,
-            name,
-            alarm_name=f"{settings.stack_name}-{name}",
-            alarm_description=text,
-            metric=watched,
-            threshold=threshold,
-            evaluation_periods=minutes,
-            datapoints_to_alarm=minutes,
-            comparison_operator=cloudwatch.ComparisonOperator.GREATER_THAN_OR_EQUAL_TO_THRESHOLD,
-            treat_missing_data=cloudwatch.TreatMissingData.NOT_BREACHING,
-        )
-
-
-def queue_backlog(queue: sqs.IQueue) -> cloudwatch.IMetric:
-    """What waits, and what a task holds, dead or alive. SQS writes neither for a queue unused for hours."""
-    return cloudwatch.MathExpression(
-        expression="waiting + held",
-        using_metrics={
-            "waiting": queue.metric_approximate_number_of_messages_visible(period=MINUTE, statistic="Maximum"),
-            "held": queue.metric_approximate_number_of_messages_not_visible(period=MINUTE, statistic="Maximum"),
-        },
-        period=MINUTE,
-    )
-
-
-def metric(name: str, table: str, statistic: str) -> cloudwatch.Metric:
-    """Each task writes it: Maximum is the figure, and a sum would be a multiple of it."""
-    return cloudwatch.Metric(
-        namespace=METRICS_NAMESPACE,
-        metric_name=name,
-        dimensions_map={METRICS_DIMENSION: table},
-        statistic=statistic,
-        period=MINUTE,
-    )
+        )  # fmt: skip

@@ -1,44 +1,57 @@
-"""What can be known before anything is built: Docker, its architecture, the AWS account, the table."""
+"""What can be known before anything is built: the builder, the AWS account, its zones, tables and queues."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
+from cdk import deployed
+from cdk.deployed import Unreadable, client
+from cdk.sections import Reader
 from cdk.settings import Settings
 from control_plane.errors import ProvisioningError
 
 _PLATFORMS: Final = {"arm64": ("linux/arm64", {"aarch64", "arm64"}), "x86-64": ("linux/amd64", {"x86_64", "amd64"})}
 _BINFMT: Final = Path("/proc/sys/fs/binfmt_misc")
 _EMULATORS: Final = {"arm64": "qemu-aarch64", "x86-64": "qemu-x86_64"}
-_NO_STACK: Final = frozenset({"REVIEW_IN_PROGRESS", "CREATE_FAILED", "ROLLBACK_COMPLETE", "ROLLBACK_FAILED"})
-"""A stack of which nothing runs: the CDK CLI deletes it and makes it anew."""
+_NO_QUEUE: Final = frozenset({"AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist"})
+
+
+class NoAccount(ProvisioningError):
+    """AWS does not know who asks."""
 
 
 def docker(settings: Settings) -> None:
-    """Raises `ProvisioningError` when the image cannot be built here."""
+    """Raise `ProvisioningError` when the images cannot be built here, by the program that `CDK_DOCKER` names."""
     program = os.environ.get("CDK_DOCKER", "docker")
     if shutil.which(program) is None:
-        raise ProvisioningError("Docker is not installed; the image is built with it")
-    asked = _run(program, "info", "--format", "{{.Architecture}}")
-    if asked.returncode:
-        raise ProvisioningError("Docker does not answer; start it, the image is built with it")
-    engine = asked.stdout.strip()
-    platform, native = _PLATFORMS[settings.architecture]
+        raise ProvisioningError(f"{program} is not installed; the image is built with it")
+    if (asked := _run(program, "info")).returncode:
+        said = (asked.stderr.strip().splitlines() or ["nothing"])[-1]
+        raise ProvisioningError(f"{program} does not answer ({said}); start it, the image is built with it")
+    # Docker's own name for it, then Podman's. A program that has neither is believed to build for both.
+    asked_for = [_run(program, "info", "--format", form) for form in ("{{.Architecture}}", "{{.Host.Arch}}")]
+    engine = next((asked.stdout.strip() for asked in asked_for if not asked.returncode), "")
+    for architecture in sorted({settings.architecture, settings.queue_architecture}):
+        _builds_for(architecture, program, engine)
+
+
+def _builds_for(architecture: str, program: str, engine: str) -> None:
+    platform, native = _PLATFORMS[architecture]
     if not engine or engine in native:
         return
     listed = _run(program, "buildx", "inspect")
-    if platform in listed.stdout or (_BINFMT / _EMULATORS[settings.architecture]).exists():
+    if platform in listed.stdout or (_BINFMT / _EMULATORS[architecture]).exists():
         return
-    other = next(name for name in _PLATFORMS if name != settings.architecture)
+    other = next(name for name in _PLATFORMS if name != architecture)
     raise ProvisioningError(
-        f"the tasks are {settings.architecture}, this Docker engine is {engine} and does not emulate it; run `docker "
+        f"the tasks are {architecture}, this engine of {program} is {engine} and does not emulate it; run `{program} "
         f"run --privileged --rm tonistiigi/binfmt --install {platform.partition('/')[2]}`, or set architecture = "
         f'"{other}"'
     )
@@ -49,25 +62,21 @@ def account(settings: Settings) -> str:
     try:
         identity = client("sts", settings).get_caller_identity()
     except (BotoCoreError, ClientError) as error:
-        raise ProvisioningError(f"AWS does not know you ({error}); sign in, for example `aws sso login`") from None
+        raise NoAccount(f"AWS does not know you ({error}); sign in, for example `aws sso login`") from None
     return str(identity["Account"])
 
 
-def is_first(settings: Settings) -> bool:
-    """Whether the next deployment makes the stack."""
-    found = _stack(settings)
-    return found is None or found["StackStatus"] in _NO_STACK
-
-
-def table(settings: Settings) -> None:
-    """Raises `ProvisioningError` when a table is there and should not be, or the other way round."""
-    own = _own_resources(settings)
-    wanted = [(settings.table_name, settings.existing_table, "")]
-    if settings.archive.enabled:
-        wanted.append((settings.events_table_name, settings.archive.existing_table, " under [archive]"))
-    for name, existing, where in wanted:
-        there = _is_there(settings, name)
-        if existing and not there:
+def tables(settings: Settings) -> None:
+    """Raise `ProvisioningError` when a table is there and should not be, or the other way round."""
+    own = deployed.own_resources(settings)
+    wanted = [(settings.table_name, settings.existing_table, settings.existing_table_key, "")]
+    if (archive := settings.archive).enabled:
+        wanted.append(
+            (settings.events_table_name, archive.existing_table, archive.existing_table_key, " under [archive]")
+        )
+    for name, existing, key, where in wanted:
+        found = _table(settings, name)
+        if existing and found is None:
             raise ProvisioningError(
                 f"existing_table{where}: there is no table {name} in {settings.region}; correct it or leave it out"
             )
@@ -75,58 +84,107 @@ def table(settings: Settings) -> None:
             raise ProvisioningError(
                 f"existing_table{where}: {name} is this stack's own table, which it would delete; leave it out"
             )
-        if there and not existing and name not in own:
+        if found is not None and not existing and name not in own:
             raise ProvisioningError(
                 f"table {name} is there already, from an earlier deployment; to go on with it, set "
                 f'existing_table = "{name}"{where} in cdk/settings.toml; otherwise delete it'
             )
+        used = found.get("SSEDescription", {}).get("KMSMasterKeyArn", "") if found and existing else ""
+        if used != key and (key or _is_customers(settings, used)):
+            raise ProvisioningError(
+                f"existing_table_key{where}: table {name} is encrypted with "
+                + (f'another key; set existing_table_key = "{used}"' if used else "AWS' own key; leave it out")
+            )
 
 
-def desired_tasks(settings: Settings) -> int:
-    """How many tasks ECS is to run now: what the first deployment asked for, or what autoscaling has made of it."""
-    found = _stack(settings)
-    if found is None:
-        raise ProvisioningError(f"there is no stack {settings.stack_name}; run `make deploy`")
-    outputs = {output["OutputKey"]: output["OutputValue"] for output in found["Outputs"]}
-    ecs = client("ecs", settings)
-    (service,) = ecs.describe_services(cluster=outputs["ClusterName"], services=[outputs["ServiceName"]])["services"]
-    return int(service["desiredCount"])
+def queues(settings: Settings) -> None:
+    """Raise `ProvisioningError` when an SQS queue is there and should not be, or the other way round."""
+    own = deployed.own_resources(settings)
+    made = {"archive": [f"customer-archive-{settings.initials}"]}
+    made["queue"] = [f"customer-queue-{settings.initials}", f"customer-queue-dead-{settings.initials}"]
+    for section, names in made.items():
+        reader: Reader = getattr(settings, section)
+        if not reader.enabled or reader.source != "sqs":
+            continue
+        if reader.queue:
+            _existing_queue(settings, section, reader, own)
+            continue
+        for name in names:
+            if (url := _queue_url(settings, name)) and url not in own:
+                raise ProvisioningError(
+                    f"queue {name} is there already, from an earlier deployment; to go on with it, set queue = "
+                    f'"{names[0]}" under [{section}] in cdk/settings.toml; otherwise delete it, and wait a minute'
+                )
 
 
-def client(service: Any, settings: Settings) -> Any:
-    return boto3.Session(region_name=settings.region).client(service)
+def _existing_queue(settings: Settings, section: str, reader: Reader, own: Collection[str]) -> None:
+    name = reader.queue.rpartition(":")[2]
+    if reader.queue_account not in {"", account(settings)}:
+        raise ProvisioningError(
+            f"{section}.queue: it is in account {reader.queue_account}, whose metrics the alarms of this one do not "
+            "see; deploy to that account"
+        )
+    url = _queue_url(settings, name)
+    if not url:
+        raise ProvisioningError(
+            f"{section}.queue: there is no queue {name} in {settings.region}; correct it or leave it out"
+        )
+    if url in own:
+        raise ProvisioningError(
+            f"{section}.queue: {name} is this stack's own queue, which it would delete; leave it out"
+        )
 
 
-def _stack(settings: Settings) -> dict[str, Any] | None:
+def zones(settings: Settings) -> None:
+    """Raise `ProvisioningError` when the account sees fewer zones than the new VPC is to have.
+
+    `Fn::GetAZs` gives those with a default subnet, or all where none has one.
+    https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/intrinsic-function-reference-getavailabilityzones.html
+    """
+    if settings.vpc_id:
+        return
+    ec2 = client("ec2", settings)
     try:
-        (found,) = client("cloudformation", settings).describe_stacks(StackName=settings.stack_name)["Stacks"]
+        subnets = ec2.describe_subnets(Filters=[{"Name": "default-for-az", "Values": ["true"]}])["Subnets"]
+        offered = ec2.describe_availability_zones(Filters=[{"Name": "zone-type", "Values": ["availability-zone"]}])
+    except (BotoCoreError, ClientError) as error:
+        raise Unreadable(f"the zones of {settings.region}: AWS says {error}; see that you may read them") from None
+    by_default = {subnet["AvailabilityZone"] for subnet in subnets}
+    found = sorted(by_default or {zone["ZoneName"] for zone in offered["AvailabilityZones"]})
+    if len(found) < settings.zones:
+        raise ProvisioningError(
+            f"zones: this account has {len(found)} in {settings.region} ({', '.join(found)}), not {settings.zones}; "
+            f"set zones = {len(found)}, or deploy to another region"
+        )
+
+
+def _queue_url(settings: Settings, name: str) -> str:
+    """Empty without such a queue."""
+    try:
+        return str(client("sqs", settings).get_queue_url(QueueName=name)["QueueUrl"])
     except ClientError as error:
-        if error.response["Error"]["Code"] == "ValidationError":  # CloudFormation's word for "does not exist"
-            return None
-        raise ProvisioningError(f"stack {settings.stack_name}: AWS says {error}; see that you may read it") from None
-    return dict(found)
+        if error.response["Error"]["Code"] in _NO_QUEUE:
+            return ""
+        raise Unreadable(f"queue {name}: AWS says {error}; see that you may read it") from None
 
 
-def _own_resources(settings: Settings) -> set[str]:
-    """The physical ids of what the stack has; empty without a stack."""
-    if is_first(settings):
-        return set()
-    pages = client("cloudformation", settings).get_paginator("list_stack_resources")
+def _table(settings: Settings, name: str) -> Mapping[str, Any] | None:
     try:
-        listed = list(pages.paginate(StackName=settings.stack_name))
-    except ClientError as error:
-        raise ProvisioningError(f"stack {settings.stack_name}: AWS says {error}; see that you may read it") from None
-    return {found.get("PhysicalResourceId", "") for page in listed for found in page["StackResourceSummaries"]}
-
-
-def _is_there(settings: Settings, table_name: str) -> bool:
-    try:
-        client("dynamodb", settings).describe_table(TableName=table_name)
+        found: Mapping[str, Any] = client("dynamodb", settings).describe_table(TableName=name)["Table"]
     except ClientError as error:
         if error.response["Error"]["Code"] == "ResourceNotFoundException":
-            return False
-        raise ProvisioningError(f"table {table_name}: AWS says {error}; see that you may read it") from None
-    return True
+            return None
+        raise Unreadable(f"table {name}: AWS says {error}; see that you may read it") from None
+    return found
+
+
+def _is_customers(settings: Settings, key_arn: str) -> bool:
+    """Whether a key is not AWS' own, which needs no permission. Everybody may read those."""
+    try:
+        described = client("kms", settings).describe_key(KeyId=key_arn)
+    except ClientError:
+        return True
+    return bool(described["KeyMetadata"]["KeyManager"] == "CUSTOMER")
 
 
 def _run(*command: str) -> subprocess.CompletedProcess[str]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from cdk.settings import SECRET_PARAMETER
+from cdk.table import KEY_ACTIONS
 from control_plane.errors import ProvisioningError
+from service.archive import metrics as archive_metrics
+from service.customer import backlog
 from service.customer.contract import METRICS_DIMENSION, METRICS_NAMESPACE
 from service.customer.metrics import UNITS
 from service.runtime.emf import Emitter
@@ -36,6 +40,27 @@ _FREE: Final = frozenset({
     "AWS::SNS::Subscription", "AWS::SNS::Topic", "AWS::SNS::TopicPolicy",  # 1,000 e-mails a month are free
 })  # fmt: skip
 
+_READERS: Final = {"ARCHIVE_SOURCE": "archive", "QUEUE": "queue"}
+"""Which variable of a role says what it reads."""
+
+_PAID_CALLS: Final = frozenset({
+    "dynamodb:BatchGetItem", "dynamodb:PutItem", "dynamodb:BatchWriteItem",
+    "sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility",
+})  # fmt: skip
+_FREE_CALLS: Final = frozenset({
+    # As often as a task starts: a fraction of a cent.
+    "dynamodb:DescribeTable", "sqs:GetQueueUrl", "sqs:GetQueueAttributes", "secretsmanager:DescribeSecret",
+    "secretsmanager:GetSecretValue", "ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage",
+    "ecr:GetAuthorizationToken", "ecr:GetDownloadUrlForLayer",
+    # Paid for by the gigabyte.
+    "logs:CreateLogStream", "logs:DescribeLogGroups", "logs:DescribeLogStreams", "logs:PutLogEvents",
+    # Of a shell in a task.
+    "ssmmessages:CreateControlChannel", "ssmmessages:CreateDataChannel", "ssmmessages:OpenControlChannel",
+    "ssmmessages:OpenDataChannel",
+    "iam:PassRole",
+    *KEY_ACTIONS,  # DynamoDB keeps a table's key for minutes
+})  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Item:
@@ -52,8 +77,11 @@ class Bill:
 
     items: tuple[Item, ...]
     tasks: int
-    dollars_per_million: float
-    """What each further million requests costs: reads, and bytes that leave AWS."""
+    requests: tuple[Item, ...]
+    """What a million further requests cost, with all that follows from each."""
+
+    others: tuple[Item, ...]
+    """What a million other calls cost: clients made, messages of an SQS queue."""
 
     capacity_per_month: float
     """Requests that the tasks answer when they do nothing else."""
@@ -61,6 +89,10 @@ class Bill:
     @property
     def dollars(self) -> float:
         return sum(item.dollars for item in self.items)
+
+    @property
+    def dollars_per_million(self) -> float:
+        return sum(item.dollars for item in self.requests)
 
     def per_million(self, utilisation: float) -> float:
         """Dollars for a million requests, with its share of the month, at a share of the tasks' capacity."""
@@ -73,6 +105,7 @@ class _Service:
 
     role: str
     tasks: int
+    on_spot: int
     vcpus: float
     gb: float
     architecture: str
@@ -83,20 +116,26 @@ class _Service:
         definition = resources[service["TaskDefinition"]["Ref"]]["Properties"]
         commands = [container.get("Command", [""])[0] for container in definition["ContainerDefinitions"]]
         count = service["DesiredCount"]
+        tasks = int(count["Fn::If"][1] if isinstance(count, dict) else count)
+        strategy = {part["CapacityProvider"]: part for part in service.get("CapacityProviderStrategy", ())}
         return cls(
             role=commands[0],
-            tasks=int(count["Fn::If"][1] if isinstance(count, dict) else count),
+            tasks=tasks,
+            on_spot=max(0, tasks - strategy["FARGATE"]["Base"]) if "FARGATE_SPOT" in strategy else 0,
             vcpus=int(definition["Cpu"]) / 1024,
             gb=int(definition["Memory"]) / MIB_PER_GB,
             architecture="arm64" if definition["RuntimePlatform"]["CpuArchitecture"] == "ARM64" else "x86-64",
             is_public=service["NetworkConfiguration"]["AwsvpcConfiguration"]["AssignPublicIp"] == "ENABLED",
         )
 
-    def item(self, prices: Mapping[str, Any]) -> Item:
-        price = prices["fargate"][self.architecture]
-        hourly = self.tasks * (self.vcpus * price["vcpu_hour"] + self.gb * price["gb_hour"])
-        quantity = f"{self.tasks} x {self.vcpus:g} vCPU, {self.gb:g} GB"
-        return Item(f"tasks of {self.role}, {self.architecture}", quantity, hourly * prices["hours_per_month"])
+    def items(self, prices: Mapping[str, Any]) -> Iterator[Item]:
+        price, discount = prices["fargate"][self.architecture], prices["fargate"]["spot_discount"]
+        month = (self.vcpus * price["vcpu_hour"] + self.gb * price["gb_hour"]) * prices["hours_per_month"]
+        always, size = self.tasks - self.on_spot, f"{self.vcpus:g} vCPU, {self.gb:g} GB"
+        yield Item(f"tasks of {self.role}, {self.architecture}", f"{always} x {size}", always * month)
+        if self.role == CUSTOMER or self.on_spot:
+            name = f"  on Spot, {discount:.0%} off"
+            yield Item(name, f"{self.on_spot} x {size}", self.on_spot * month * (1 - discount))
 
 
 def load_prices(path: Path = FILE) -> Mapping[str, Any]:
@@ -104,34 +143,37 @@ def load_prices(path: Path = FILE) -> Mapping[str, Any]:
 
 
 def bill(template: Mapping[str, Any], prices: Mapping[str, Any]) -> Bill:
-    """Raises `ProvisioningError` for a kind of resource that has no price here."""
+    """Raise `ProvisioningError` for a kind of resource, or a call that a task may make, that has no price here."""
     found = _Resources(template["Resources"])
     services = [_Service.of(service, template["Resources"]) for service in found.all("AWS::ECS::Service")]
     customer = next(service for service in services if service.role == CUSTOMER)
     tasks = sum(service.tasks for service in services)
     hours, use = prices["hours_per_month"], prices["use"]
     network, other = prices["network"], prices["other"]
+    secrets = sum(name.endswith(SECRET_PARAMETER) for name in template["Parameters"])
     nats = found.count("AWS::EC2::NatGateway")
     addresses = found.count("AWS::EC2::EIP") + sum(service.tasks for service in services if service.is_public)
     items = (
-        *(service.item(prices) for service in services),
+        *(item for service in services for item in service.items(prices)),
         Item("public IPv4 addresses", str(addresses), addresses * network["public_ipv4_hour"] * hours),
         Item("NAT gateways", str(nats), nats * network["nat_gateway_hour"] * hours),
-        *_cloudwatch(found, prices, tasks),
-        Item("secret", "1", other["secret_month"]),
+        *_cloudwatch(found, prices, services),
+        Item("secrets", str(secrets), secrets * other["secret_month"]),
         Item("image in ECR", f"{use['image_gb']:g} GB", use["image_gb"] * other["image_gb_month"]),
         Item("table, and its recovery", f"{use['table_gb']:g} GB", use["table_gb"] * other["table_gb_month"]),
     )
     return Bill(
         items=items,
         tasks=tasks,
-        dollars_per_million=_per_million(prices, through_nat=nats > 0),
+        requests=tuple(_requests(found, prices, through_nat=nats > 0)),
+        others=tuple(_others(found, prices)),
         capacity_per_month=customer.tasks * customer.vcpus * use["requests_per_second_per_vcpu"] * hours * 3600,
     )
 
 
-def _cloudwatch(found: _Resources, prices: Mapping[str, Any], tasks: int) -> Iterator[Item]:
+def _cloudwatch(found: _Resources, prices: Mapping[str, Any], services: Sequence[_Service]) -> Iterator[Item]:
     price, use = prices["cloudwatch"], prices["use"]
+    tasks, metrics = sum(service.tasks for service in services), _metrics(found, services)
     watched = sum(_metrics_of(alarm) for alarm in found.all("AWS::CloudWatch::Alarm"))
     policies = found.all("AWS::ApplicationAutoScaling::ScalingPolicy")
     tracked = ALARMS_PER_TRACKING_POLICY * sum(policy["PolicyType"] == "TargetTrackingScaling" for policy in policies)
@@ -143,12 +185,18 @@ def _cloudwatch(found: _Resources, prices: Mapping[str, Any], tasks: int) -> Ite
     days = max(group["RetentionInDays"] for group in found.all("AWS::Logs::LogGroup"))
     stored = (own_gb + rejected_gb) * days / DAYS_PER_MONTH * price["log_storage_gb_month"]
     yield Item("Container Insights", _container_insights(found), 0.0)
-    yield Item("metrics", str(len(UNITS)), len(UNITS) * price["metric_month"])
+    yield Item("metrics", str(metrics), metrics * price["metric_month"])
     yield Item("alarms, by metric", str(watched), watched * price["alarm_metric_month"])
     yield Item("alarms of autoscaling", str(tracked), tracked * price["alarm_metric_month"])
     yield Item("dashboard", str(dashboards), dashboards * price["dashboard_month"])
     yield Item("log, and its storage", f"{own_gb:.2f} GB", own_gb * price["log_gb"] + stored)
     yield Item("log of rejected packets", f"{rejected_gb:.2f} GB", rejected_gb * price["log_gb"])
+
+
+def _actions(policy: Mapping[str, Any]) -> Iterator[str]:
+    for statement in policy["PolicyDocument"]["Statement"]:
+        actions = statement["Action"]
+        yield from [actions] if isinstance(actions, str) else actions
 
 
 def _container_insights(found: _Resources) -> str:
@@ -170,11 +218,42 @@ def _line_bytes() -> int:
     return len(emitter.line()) + 1
 
 
-def _per_million(prices: Mapping[str, Any], *, through_nat: bool) -> float:
-    use, network = prices["use"], prices["network"]
-    out_gb, in_gb = (use[f"bytes_{way}_per_request"] * 1e6 / GB for way in ("out", "in"))
-    nat = (out_gb + in_gb) * network["nat_gateway_gb"] if through_nat else 0.0
-    return float(prices["other"]["read_million"] / 2 + out_gb * network["internet_gb"] + nat)
+def _metrics(found: _Resources, services: Sequence[_Service]) -> int:
+    """Count those that the roles report: the role `customer` reports the backlogs of the stream's readers too."""
+    roles = {service.role for service in services}
+    waiting = [
+        name for name in backlog.UNITS for role in found.readers_of_the_stream() if name.startswith(role.title())
+    ]
+    return len(UNITS) + len(waiting) + (len(archive_metrics.UNITS) if "archive" in roles else 0)
+
+
+def _requests(found: _Resources, prices: Mapping[str, Any], *, through_nat: bool) -> Iterator[Item]:
+    """What a million requests cost: each answer is an event, which the readers of the stream receive."""
+    use, network, other = prices["use"], prices["network"], prices["other"]
+    readers = found.readers_of_the_stream()
+    out_gb = use["bytes_out_per_request"] * 1e6 / GB
+    in_gb = (use["bytes_in_per_request"] + len(readers) * use["bytes_per_event"]) * 1e6 / GB
+    nat_gb = out_gb + in_gb if through_nat else 0.0
+    yield Item("reads", "0.5 M units", other["read_million"] / 2)
+    yield Item("bytes out", f"{out_gb:.2f} GB", out_gb * network["internet_gb"])
+    yield Item("bytes through NAT", f"{nat_gb:.2f} GB", nat_gb * network["nat_gateway_gb"])
+    if "archive" in readers:
+        yield from _rows(prices, "archived rows")
+
+
+def _others(found: _Resources, prices: Mapping[str, Any]) -> Iterator[Item]:
+    yield Item("clients made", "1 M", prices["other"]["write_million"])
+    for role in found.readers_of_a_queue():
+        calls = prices["use"]["sqs_calls_per_message"]
+        yield Item(f"messages of {role}, SQS", f"{calls:g} M calls", calls * prices["other"]["sqs_million"])
+        if role == "archive":
+            yield from _rows(prices, "  their rows")
+
+
+def _rows(prices: Mapping[str, Any], name: str) -> Iterator[Item]:
+    stored_gb = prices["use"]["row_bytes"] * 1e6 / GB
+    yield Item(name, "1 M", prices["other"]["write_million"])
+    yield Item(f"{name}, kept a month", f"{stored_gb:.2f} GB", stored_gb * prices["other"]["table_gb_month"])
 
 
 class _Resources:
@@ -187,6 +266,22 @@ class _Resources:
         unknown = sorted(self._properties.keys() - _PAID - _FREE)
         if unknown:
             raise ProvisioningError(f"{', '.join(unknown)}: no price in {FILE.name}; add it to cdk/cost.py")
+        allowed = {action for policy in self.all("AWS::IAM::Policy") for action in _actions(policy)}
+        if unpriced := sorted(allowed - _PAID_CALLS - _FREE_CALLS):
+            raise ProvisioningError(f"{', '.join(unpriced)}: no price in {FILE.name}; add it to cdk/cost.py")
+
+    def readers_of_the_stream(self) -> list[str]:
+        return [role for role, source in self._sources() if source.startswith("jetstream:")]
+
+    def readers_of_a_queue(self) -> list[str]:
+        return [role for role, source in self._sources() if not source.startswith("jetstream:")]
+
+    def _sources(self) -> Iterator[tuple[str, str]]:
+        """Each role that reads messages, and where from; a queue's URL is an expression."""
+        for definition in self.all("AWS::ECS::TaskDefinition"):
+            for variable in definition["ContainerDefinitions"][0]["Environment"]:
+                if role := _READERS.get(variable["Name"]):
+                    yield role, str(variable["Value"])
 
     def all(self, kind: str) -> list[Mapping[str, Any]]:
         return self._properties.get(kind, [])

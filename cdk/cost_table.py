@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from aws_cdk import App
@@ -11,7 +12,7 @@ from rich.table import Table
 
 from cdk import nag
 from cdk import settings as settings_module
-from cdk.cost import Bill, bill, load_prices
+from cdk.cost import Bill, Item, bill, load_prices
 from cdk.settings import Settings
 from cdk.stack import BalanceStack
 
@@ -40,8 +41,7 @@ def show() -> None:
     for number, column in enumerate(table.columns):
         column.no_wrap = True
         column.justify = "right" if number in {2, 4} else "left"
-    for row in zip(*(found.items for found in bills), strict=True):
-        table.add_row(row[0].name, *(cell for item in row for cell in (item.quantity, f"{item.dollars:.2f}")))
+    _add(table, [found.items for found in bills])
     table.add_section()
     table.add_row("together", *(cell for found in bills for cell in ("", f"{found.dollars:.2f}")))
     capacity = [found.capacity_per_month / prices["hours_per_month"] / 3600 for found in bills]
@@ -52,6 +52,19 @@ def show() -> None:
             for cell in (f"{per_second * share:,.0f} requests/s", f"{found.per_million(share):.3f}")
         ]
         table.add_row(f"a million requests at {share:.0%}", *cells)
-    further = [cell for found in bills for cell in ("reads, bytes out", f"{found.dollars_per_million:.3f}")]
-    table.add_row("  of it, the request's own", *further)
+    table.add_row(
+        "of it, a million requests' own", *(x for found in bills for x in ("", f"{found.dollars_per_million:.3f}"))
+    )
+    _add(table, [found.requests for found in bills], digits=3)
+    table.add_section()
+    table.add_row("other calls, a million of each")
+    _add(table, [found.others for found in bills], digits=3)
     console.print(table)
+
+
+def _add(table: Table, bills: Sequence[Sequence[Item]], digits: int = 2) -> None:
+    """Add a row for each item; one that a bill does not have is 0 there."""
+    names = dict.fromkeys(item.name for items in bills for item in items)
+    for name in names:
+        found = [next((item for item in items if item.name == name), Item(name, "0", 0.0)) for items in bills]
+        table.add_row(name, *(cell for item in found for cell in (item.quantity, f"{item.dollars:.{digits}f}")))

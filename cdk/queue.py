@@ -13,9 +13,11 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
+from cdk.alarms import AT_LEAST, BELOW, Alarms
+from cdk.metrics import MINUTE, own, queue_oldest, running_tasks
 from cdk.sections import QueueSection
 from cdk.settings import Settings
-from cdk.sqs import make_queue, may_read
+from cdk.sqs import existing_queue, make_queue, may_read
 from cdk.tasks import Role, Surroundings, Tasks
 from service.queue import contract
 
@@ -23,9 +25,17 @@ KEPT: Final = Duration.days(7)
 DEAD_KEPT: Final = Duration.days(14)
 """From the first sending on, also in the dead-letter queue."""
 
+NO_TASK_MINUTES: Final = 5
+OLD_S: Final = 3600
+OLD_MINUTES: Final = 5
+
 _ECR: Final = re.compile(
-    r"(?P<account>\d{12})\.dkr\.ecr\.(?P<region>[a-z0-9-]+)\.amazonaws\.com/(?P<name>[^:@]+)[:@]?(?P<tag>.*)"
+    r"(?P<account>\d{12})\.dkr[.-]ecr(-fips)?\.(?P<region>[a-z0-9-]+)\.[a-z0-9.-]+/(?P<name>[^:@]+)([:@].*)?"
 )
+"""A private registry's host: each partition has a suffix, and FIPS and dual stack have their own.
+
+https://docs.aws.amazon.com/AmazonECR/latest/userguide/ecr-requests.html
+"""
 
 
 class Queue(Construct):
@@ -35,9 +45,13 @@ class Queue(Construct):
         super().__init__(scope, id_)
         settings = around.settings
         section = settings.queue
-        self.queue = self._queue(settings, around.removal) if section.source == "sqs" else None
-        self.tasks = Tasks(self, "Tasks", around, _role(section, self.queue))
+        self.queue: sqs.IQueue | None = None
+        dead: sqs.IQueue | None = None
+        if section.source == "sqs":
+            self.queue, dead = self._queues(settings, around.removal)
+        self.tasks = Tasks(self, "Tasks", around, _role(settings, self.queue))
         self._business(section, around)
+        self._alarms(around.alarms, dead)
 
     def _business(self, section: QueueSection, around: Surroundings) -> None:
         business = self.tasks.definition.add_container(
@@ -45,52 +59,70 @@ class Queue(Construct):
             image=self._image(section.image),
             environment={"SIDECAR": contract.LISTEN},
             logging=ecs.LogDrivers.aws_logs(log_group=self.tasks.log_group, stream_prefix="business"),
-            readonly_root_filesystem=not around.settings.exec,
+            readonly_root_filesystem=section.read_only and not around.settings.exec,
             stop_timeout=Duration.seconds(section.stop_timeout),
         )
+        if section.read_only:
+            self.tasks.definition.add_volume(name="tmp")
+            business.add_mount_points(ecs.MountPoint(source_volume="tmp", container_path="/tmp", read_only=False))  # noqa: S108
         # What starts after another is stopped before it: the last messages can still be deleted.
         business.add_container_dependencies(
             ecs.ContainerDependency(container=self.tasks.container, condition=ecs.ContainerDependencyCondition.HEALTHY)
         )
 
     def _image(self, name: str) -> ecs.ContainerImage:
-        """One of ECR may be pulled by this task; any other registry's must be public."""
-        found = _ECR.fullmatch(name)
-        if not found:
-            return ecs.ContainerImage.from_registry(name)
-        arn = f"arn:{Aws.PARTITION}:ecr:{found['region']}:{found['account']}:repository/{found['name']}"
-        repository = ecr.Repository.from_repository_attributes(
-            self, "Image", repository_arn=arn, repository_name=found["name"]
-        )
-        return ecs.ContainerImage.from_ecr_repository(repository, found["tag"] or "latest")
+        """Return the image as it is named. The task may pull it from ECR; any other registry must be public."""
+        if found := _ECR.fullmatch(name):
+            arn = f"arn:{Aws.PARTITION}:ecr:{found['region']}:{found['account']}:repository/{found['name']}"
+            repository = ecr.Repository.from_repository_attributes(
+                self, "Image", repository_arn=arn, repository_name=found["name"]
+            )
+            repository.grant_pull(self.tasks.definition.obtain_execution_role())
+        return ecs.ContainerImage.from_registry(name)
 
-    def _queue(self, settings: Settings, removal: RemovalPolicy) -> sqs.Queue:
-        name = f"customer-queue-{settings.initials}"
+    def _queues(self, settings: Settings, removal: RemovalPolicy) -> tuple[sqs.IQueue, sqs.IQueue | None]:
+        """The queue, and where the stack makes both, its dead-letter queue."""
+        if settings.queue.queue:
+            return existing_queue(self, "Messages", settings.queue.queue), None
         dead = make_queue(
             self, "DeadLetters", f"customer-queue-dead-{settings.initials}", kept=DEAD_KEPT, removal=removal
         )
         queue = make_queue(
-            self, "Messages", name, kept=KEPT, removal=removal, dead=dead,
+            self, "Messages", f"customer-queue-{settings.initials}", kept=KEPT, removal=removal, dead=dead,
             max_receive_count=settings.queue.max_deliver,
         )  # fmt: skip
-        cloudwatch.Alarm(
-            self,
-            "QueueDeadLetters",
-            alarm_name=f"{settings.stack_name}-QueueDeadLetters",
-            alarm_description=(
-                f"A message was received {settings.queue.max_deliver} times and not deleted; it is in the queue "
-                f"customer-queue-dead-{settings.initials}. See the business container's log, correct it, and redrive."
-            ),
-            metric=dead.metric_approximate_number_of_messages_visible(period=Duration.minutes(1), statistic="Maximum"),
-            threshold=1,
-            evaluation_periods=1,
-            comparison_operator=cloudwatch.ComparisonOperator.GREATER_THAN_OR_EQUAL_TO_THRESHOLD,
-            treat_missing_data=cloudwatch.TreatMissingData.NOT_BREACHING,
-        )
-        return queue
+        return queue, dead
+
+    def _alarms(self, alarms: Alarms, dead: sqs.IQueue | None) -> None:
+        settings = alarms.settings
+        alarms.make(
+            self, "QueueNoTask", running_tasks(self.tasks.service), BELOW, 1, NO_TASK_MINUTES,
+            "No task of the service `queue` runs, so nobody handles the messages. See the service's events in ECS, "
+            "then the last lines of both containers' logs.",
+            cloudwatch.TreatMissingData.BREACHING,
+        )  # fmt: skip
+        oldest = queue_oldest(self.queue) if self.queue else own("QueueOldest", settings.table_name, "Maximum")
+        alarms.make(
+            self, "QueueOld", oldest, AT_LEAST, OLD_S, OLD_MINUTES,
+            f"A message has waited for {OLD_S // 60} minutes to be handled and deleted; it is lost when its retention "
+            "ends. See the business container's log, and raise tasks under [queue] if it is busy.",
+        )  # fmt: skip
+        if dead or not self.queue:
+            letters = (
+                dead.metric_approximate_number_of_messages_visible(period=MINUTE, statistic="Maximum")
+                if dead
+                else own("QueueDeadLetters", settings.table_name, "Maximum")
+            )
+            where = f"queue customer-queue-dead-{settings.initials}" if dead else f"stream {contract.DEAD_STREAM}"
+            alarms.make(
+                self, "QueueDeadLetters", letters, AT_LEAST, 1, 1,
+                f"A message was received {settings.queue.max_deliver} times and not deleted; it is in the {where}. See "
+                "the business container's log, correct it, and send the message again.",
+            )  # fmt: skip
 
 
-def _role(section: QueueSection, queue: sqs.Queue | None) -> Role:
+def _role(settings: Settings, queue: sqs.IQueue | None) -> Role:
+    section = settings.queue
     environment = {"QUEUE_LISTEN": contract.LISTEN}
     statements: tuple[iam.PolicyStatement, ...] = ()
     if queue:
@@ -102,8 +134,10 @@ def _role(section: QueueSection, queue: sqs.Queue | None) -> Role:
         "queue",
         cpu=section.cpu,
         memory=section.memory,
+        architecture=settings.queue_architecture,
         tasks=section.tasks,
-        always=section.tasks,
+        always=1,
+        is_autoscaled=False,
         environment=environment,
         statements=statements,
         reads_nats=queue is None,

@@ -11,7 +11,11 @@ from cdk.fargate import STOP_TIMEOUT_MAX_S, check_size
 
 TableName = Annotated[str, StringConstraints(pattern=r"^([a-zA-Z0-9_.-]{3,255})?$")]
 """Of a table that is there already; empty: there is none."""
+KeyArn = Annotated[str, StringConstraints(pattern=r"^(arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:key/[A-Za-z0-9-]+)?$")]
+"""Of the customer managed key of a table that is there already; empty: AWS' own key."""
 _QUEUE: Final = r"[A-Za-z0-9_-]{1,80}(\.fifo)?"
+QueueName = Annotated[str, StringConstraints(pattern=rf"^({_QUEUE}|arn:aws[a-z-]*:sqs:[a-z0-9-]+:\d{{12}}:{_QUEUE})?$")]
+"""Of a queue that is there already, or its ARN; empty: the stack makes one."""
 
 
 class Section(BaseModel):
@@ -29,11 +33,35 @@ class Section(BaseModel):
         return self
 
 
-class QueueSection(Section):
-    """[queue]"""
+class Reader(Section):
+    """What a role that reads messages may be told."""
 
     source: Literal["jetstream", "sqs"] = "jetstream"
+    queue: QueueName = ""
+
+    @model_validator(mode="after")
+    def _names_a_queue_to_read(self) -> Self:
+        if self.queue and self.source != "sqs":
+            raise ValueError('queue: it is read only with source = "sqs"')
+        return self
+
+    @property
+    def queue_region(self) -> str:
+        """Of the ARN; empty for a name."""
+        return self.queue.split(":")[3] if self.queue.startswith("arn:") else ""
+
+    @property
+    def queue_account(self) -> str:
+        """Of the ARN; empty for a name."""
+        return self.queue.split(":")[4] if self.queue.startswith("arn:") else ""
+
+
+class QueueSection(Reader):
+    """[queue]"""
+
     image: str = ""
+    architecture: Literal["", "arm64", "x86-64"] = ""
+    read_only: bool = True
     tasks: Annotated[int, Field(ge=1, le=100)] = 1
     max_deliver: Annotated[int, Field(ge=1, le=1000)] = 10
     stop_timeout: Annotated[int, Field(ge=2, le=STOP_TIMEOUT_MAX_S)] = 30
@@ -54,17 +82,11 @@ class Step(BaseModel):
     tasks: Annotated[int, Field(ge=1, le=100)]
 
 
-class ArchiveSection(Section):
+class ArchiveSection(Reader):
     """[archive]"""
 
-    source: Literal["jetstream", "sqs"] = "jetstream"
-    queue: Annotated[
-        str,
-        StringConstraints(
-            pattern=r"^([A-Za-z0-9_-]{1,80}(\.fifo)?|arn:aws[a-z-]*:sqs:[a-z0-9-]+:\d{12}:[\w-]+(\.fifo)?)?$"
-        ),
-    ] = ""
     existing_table: TableName = ""
+    existing_table_key: KeyArn = ""
     idle_exit: Annotated[int, Field(ge=0)] = 60
     retention_days: Annotated[int, Field(ge=0)] = 0
     steps: tuple[Step, ...] = (
@@ -80,12 +102,6 @@ class ArchiveSection(Section):
                 raise ValueError("steps: each has more backlog and more tasks than the one before")
         if not self.steps:
             raise ValueError("steps: at least one")
-        return self
-
-    @model_validator(mode="after")
-    def _names_a_queue_to_read(self) -> Self:
-        if self.queue and self.source != "sqs":
-            raise ValueError('queue: it is read with source = "sqs" alone')
         return self
 
     def tasks(self, backlog: int) -> int:

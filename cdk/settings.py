@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
+from botocore.session import Session
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -22,7 +24,7 @@ from pydantic import (
 )
 
 from cdk.fargate import STOP_TIMEOUT_MAX_S, check_size
-from cdk.sections import ArchiveSection, QueueSection, TableName
+from cdk.sections import ArchiveSection, KeyArn, QueueSection, Reader, TableName
 from control_plane.aws import caller_initials, check_initials, configured_region
 from control_plane.errors import ProvisioningError
 from service.customer.settings import CustomerSettings
@@ -32,6 +34,7 @@ SECRET_PARAMETER: Final = "NatsSecretArn"  # noqa: S105  its name
 ARCHIVE_SECRET_PARAMETER: Final = "ArchiveNatsSecretArn"  # noqa: S105  its name
 QUEUE_SECRET_PARAMETER: Final = "QueueNatsSecretArn"  # noqa: S105  its name
 FIRST_PARAMETER: Final = "FirstDeployment"
+ARCHIVE_FIRST_PARAMETER: Final = "ArchiveFirstDeployment"
 """The template's parameters."""
 
 ASSUMED: Final = {"region": "us-east-1", "initials": "POC"}
@@ -43,13 +46,14 @@ _MISSING: Final = {
 }
 
 _PRODUCTION: Final[Mapping[str, Any]] = {
-    "cpu": 512, "memory": 1024, "network": "private", "zones": 3, "dashboard": True,
+    "cpu": 512, "memory": 1024, "network": "private", "zones": 3, "dashboard": True, "spot": False,
 }  # fmt: skip
 """The defaults of `environment = "production"`, where they are not those of the fields."""
 
 _DEFAULTS: Final = CustomerSettings.model_fields
 _PORTS: Final = {"nats": 4222, "tls": 4222, "ws": 80, "wss": 443}
 HTTPS_PORT: Final = 443
+DRAIN_MARGIN_S: Final = 5
 
 Count = Annotated[int, Field(ge=1, le=1000)]
 
@@ -59,7 +63,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    region: Annotated[str, StringConstraints(pattern=r"^[a-z]{2}(-[a-z]+)+-\d$")]
+    region: str
     initials: str
     environment: Literal["poc", "production"] = "poc"
     architecture: Literal["arm64", "x86-64"] = "arm64"
@@ -75,7 +79,8 @@ class Settings(BaseModel):
     vpc_id: Annotated[str, StringConstraints(pattern=r"^(vpc-[0-9a-f]{8,17})?$")] = ""
     subnet_ids: tuple[Annotated[str, StringConstraints(pattern=r"^subnet-[0-9a-f]{8,17}$")], ...] = ()
     existing_table: TableName = ""
-    spot: bool = False
+    existing_table_key: KeyArn = ""
+    spot: bool = True
     exec: bool = False
     alert_email: Annotated[str, StringConstraints(pattern=r"^([^@\s]+@[^@\s]+\.[^@\s]+)?$")] = ""
     dashboard: bool = False
@@ -84,7 +89,7 @@ class Settings(BaseModel):
     nats_url: str = _DEFAULTS["nats_url"].default
     seed_rows: int = _DEFAULTS["seed_rows"].default
     max_in_flight: int = _DEFAULTS["max_in_flight"].default
-    shutdown_timeout: Annotated[int, Field(ge=1, le=STOP_TIMEOUT_MAX_S - 5)] = int(
+    shutdown_timeout: Annotated[int, Field(ge=1, le=STOP_TIMEOUT_MAX_S - DRAIN_MARGIN_S)] = int(
         _DEFAULTS["shutdown_timeout"].default
     )
     log_days: Literal[1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365] = 30
@@ -95,6 +100,14 @@ class Settings(BaseModel):
     @classmethod
     def _sized(cls, given: dict[str, Any]) -> dict[str, Any]:
         return {**(_PRODUCTION if given.get("environment") == "production" else {}), **given}
+
+    @field_validator("region")
+    @classmethod
+    def _is_a_region(cls, value: str) -> str:
+        partitions = Session().get_data("partitions")["partitions"]
+        if not any(re.fullmatch(partition["regionRegex"], value) for partition in partitions):
+            raise ValueError(f"AWS has no region {value!r}; give one like eu-west-1")
+        return value
 
     @field_validator("nats_url", "seed_rows", "max_in_flight")
     @classmethod
@@ -113,6 +126,37 @@ class Settings(BaseModel):
         if self.nats_url != self.nats_url.lower() or "@" in self.nats_url:
             raise ValueError("nats_url: no user and no password, and lower case; the credentials are in the secret")
         return self
+
+    @model_validator(mode="after")
+    def _reads_queues_of_its_region(self) -> Self:
+        for name in ("queue", "archive"):
+            reader: Reader = getattr(self, name)
+            if reader.queue_region not in {"", self.region}:
+                raise ValueError(
+                    f"{name}.queue: it is in {reader.queue_region}, the stack in {self.region}, whose alarms do not "
+                    "see it; deploy to the queue's region"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _stops_within_the_notice(self) -> Self:
+        one_after_the_other_s = self.queue.stop_timeout + self.stop_timeout
+        if self.spot and self.queue.enabled and one_after_the_other_s > STOP_TIMEOUT_MAX_S:
+            raise ValueError(
+                f"queue.stop_timeout: the containers stop one after the other, in {one_after_the_other_s} s, and Spot "
+                f"gives them {STOP_TIMEOUT_MAX_S}; lower it or shutdown_timeout"
+            )
+        return self
+
+    @property
+    def queue_architecture(self) -> str:
+        """Of the queue's task, which is the business container's too."""
+        return (self.queue.architecture if self.queue.enabled else "") or self.architecture
+
+    @property
+    def stop_timeout(self) -> int:
+        """Seconds that the service's container has from SIGTERM on."""
+        return min(STOP_TIMEOUT_MAX_S, self.shutdown_timeout + DRAIN_MARGIN_S)
 
     @property
     def stack_name(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from aws_cdk import Duration, RemovalPolicy
+from aws_cdk import Duration, RemovalPolicy, Stack
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_sqs as sqs
 from constructs import Construct
@@ -33,6 +33,12 @@ def make_queue(
         dead_letter_queue=sqs.DeadLetterQueue(queue=dead, max_receive_count=max_receive_count) if dead else None,
         removal_policy=removal,
     )
+
+
+def existing_queue(scope: Construct, id_: str, name: str) -> sqs.IQueue:
+    """Return a queue of the stack's region by its name or ARN."""
+    arn = name if name.startswith("arn:") else Stack.of(scope).format_arn(service="sqs", resource=name)
+    return sqs.Queue.from_queue_arn(scope, id_, arn)
 
 
 def may_read(queue: sqs.IQueue) -> iam.PolicyStatement:

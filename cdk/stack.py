@@ -5,18 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from aws_cdk import CfnCondition, CfnOutput, CfnParameter, Fn, RemovalPolicy, Stack, Tags
+from aws_cdk import Aws, CfnCondition, CfnOutput, CfnParameter, Fn, RemovalPolicy, Stack, Tags
 from aws_cdk import aws_ecs as ecs
+from aws_cdk import aws_iam as iam
 from aws_cdk import aws_secretsmanager as secretsmanager
 from constructs import Construct
 
-from cdk.alarms import tell
+from cdk.alarms import Alarms
 from cdk.archive import Archive
 from cdk.network import Network
 from cdk.observability import Observability
 from cdk.queue import Queue
 from cdk.scaling import scale
 from cdk.settings import (
+    ARCHIVE_FIRST_PARAMETER,
     ARCHIVE_SECRET_PARAMETER,
     FIRST_PARAMETER,
     QUEUE_SECRET_PARAMETER,
@@ -36,12 +38,20 @@ class BalanceStack(Stack):
     """Everything of one deployment. The secret is referenced by its complete ARN, never made or read here."""
 
     def __init__(
-        self, scope: Construct, id_: str, settings: Settings, *, image: ecs.ContainerImage, **options: Any
+        self,
+        scope: Construct,
+        id_: str,
+        settings: Settings,
+        *,
+        image: ecs.ContainerImage,
+        queue_image: ecs.ContainerImage | None = None,
+        **options: Any,
     ) -> None:
+        """`queue_image`: for the architecture of [queue], where it is another."""
         super().__init__(scope, id_, description="Loyalty balances over NATS, from DynamoDB", **options)
         keep = settings.environment == "production"
         removal = RemovalPolicy.RETAIN_ON_UPDATE_OR_DELETE if keep else RemovalPolicy.DESTROY
-        first = self._first()
+        alarms = Alarms.of(self, settings)
         network = Network(self, "Network", settings, removal)
         cluster = ecs.Cluster(self, "Cluster", vpc=network.vpc, container_insights_v2=ecs.ContainerInsights.DISABLED)
         around = Surroundings(
@@ -52,23 +62,25 @@ class BalanceStack(Stack):
             image=image,
             secret=self._secret(settings),
             removal=removal,
-            first=first,
+            first=self._first(FIRST_PARAMETER, "First"),
+            alarms=alarms,
         )
         table = make_table(
             self, "Balances", settings, name=settings.table_name, existing=bool(settings.existing_table),
-            keys=[contract.KEY_ATTRIBUTE], removal=removal, first=first,
+            keys=[contract.KEY_ATTRIBUTE], removal=removal, first=around.first,
         )  # fmt: skip
         tasks = Tasks(self, "Tasks", around, customer(settings, table))
-        seen = Observability(self, "Observability", settings, service=tasks.service, table=table)
+        seen = Observability(self, "Observability", alarms, service=tasks.service, table=table)
         scale(tasks.service, settings, seen)
         if settings.archive.enabled:
             its_own = self._secret(settings, ARCHIVE_SECRET_PARAMETER, archive_contract.USER)
-            Archive(self, "Archive", replace(around, secret=its_own))
+            its_first = self._first(ARCHIVE_FIRST_PARAMETER, "ArchiveFirst")
+            Archive(self, "Archive", replace(around, secret=its_own, first=its_first))
         if settings.queue.enabled:
             if settings.queue.source == "jetstream":
                 around = replace(around, secret=self._secret(settings, QUEUE_SECRET_PARAMETER, queue_contract.USER))
-            Queue(self, "Queue", around)
-        tell(self, settings)
+            Queue(self, "Queue", replace(around, image=queue_image or image))
+        _trust_this_account(self)
         for name, value in tags(settings).items():
             Tags.of(self).add(name, value)
         CfnOutput(self, "TableName", value=table.table_name)
@@ -76,15 +88,15 @@ class BalanceStack(Stack):
         CfnOutput(self, "ServiceName", value=tasks.service.service_name)
         CfnOutput(self, "LogGroupName", value=tasks.log_group.log_group_name)
 
-    def _first(self) -> CfnCondition:
+    def _first(self, name: str, condition: str) -> CfnCondition:
         parameter = CfnParameter(
             self,
-            FIRST_PARAMETER,
-            default="yes",
+            name,
+            default="no",  # deployed without our command, it takes no protection off and leaves the number of tasks
             allowed_values=["yes", "no"],
-            description="Whether this deployment makes the stack; it alone sets the number of tasks",
+            description="Whether this deployment makes the service; it alone sets the number of tasks",
         )
-        return CfnCondition(self, "First", expression=Fn.condition_equals(parameter.value_as_string, "yes"))
+        return CfnCondition(self, condition, expression=Fn.condition_equals(parameter.value_as_string, "yes"))
 
     def _secret(self, settings: Settings, parameter: str = SECRET_PARAMETER, user: str = "") -> secretsmanager.ISecret:
         arn = CfnParameter(
@@ -104,6 +116,17 @@ def _capacity(cluster: ecs.Cluster) -> Construct:
         capacity_providers=["FARGATE", "FARGATE_SPOT"],
         default_capacity_provider_strategy=[],
     )
+
+
+def _trust_this_account(stack: Stack) -> None:
+    """Let AWS' services assume the stack's roles only on behalf of this account.
+
+    https://docs.aws.amazon.com/IAM/latest/UserGuide/confused-deputy.html
+    """
+    for made in stack.node.find_all():
+        if isinstance(made, iam.CfnRole):
+            condition = {"StringEquals": {"aws:SourceAccount": Aws.ACCOUNT_ID}}
+            made.add_property_override("AssumeRolePolicyDocument.Statement.0.Condition", condition)
 
 
 def tags(settings: Settings) -> dict[str, str]:

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Final, cast
 
-from aws_cdk import CfnCondition, Fn, RemovalPolicy
+from aws_cdk import Aws, CfnCondition, Fn, RemovalPolicy
 from aws_cdk import aws_dynamodb as dynamodb
+from aws_cdk import aws_iam as iam
 from constructs import Construct
 
 from cdk.settings import Settings
+
+KEY_ACTIONS: Final = (
+    "kms:Decrypt",
+    "kms:DescribeKey",
+    "kms:Encrypt",
+    "kms:GenerateDataKey",
+    "kms:GenerateDataKeyWithoutPlaintext",
+    "kms:ReEncryptFrom",
+    "kms:ReEncryptTo",
+)
+"""https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/encryption.usagenotes.html"""
 
 
 def make_table(
@@ -46,3 +58,11 @@ def make_table(
         resource = cast("dynamodb.CfnTable", table.node.default_child)
         resource.add_property_override("DeletionProtectionEnabled", Fn.condition_if(first.logical_id, False, True))
     return table
+
+
+def may_use_key(key_arn: str) -> tuple[iam.PolicyStatement, ...]:
+    """Let the role use this customer managed key for its table, and for nothing else."""
+    if not key_arn:
+        return ()
+    via = {"StringEquals": {"kms:ViaService": f"dynamodb.{Aws.REGION}.{Aws.URL_SUFFIX}"}}
+    return (iam.PolicyStatement(actions=list(KEY_ACTIONS), resources=[key_arn], conditions=via),)

@@ -14,13 +14,13 @@ from aws_cdk import aws_logs as logs
 from aws_cdk import aws_secretsmanager as secretsmanager
 from constructs import Construct
 
-from cdk.fargate import STOP_TIMEOUT_MAX_S
+from cdk.alarms import Alarms
 from cdk.network import Network
 from cdk.settings import Settings
+from cdk.table import may_use_key
 from service import HEALTH_PORT
 
 USER: Final = "10001:10001"
-DRAIN_MARGIN_S: Final = 5
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,9 @@ class Surroundings:
     secret: secretsmanager.ISecret
     removal: RemovalPolicy
     first: CfnCondition
-    """True in the deployment that makes the stack."""
+    """True in the deployment that makes the role's service and table."""
+
+    alarms: Alarms
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,9 @@ class Role:
     name: str
     cpu: int
     memory: int
+    architecture: str
     tasks: int
-    """Of the first deployment; later ones leave the number to autoscaling."""
+    """Of the service's first deployment; later ones leave the number to autoscaling, where the role has it."""
 
     always: int
     """Tasks that never run on Spot."""
@@ -57,24 +60,26 @@ class Role:
     statements: Sequence[iam.PolicyStatement] = field(default_factory=tuple)
     """What the role calls in AWS, and nothing else."""
 
+    is_autoscaled: bool = True
     reads_nats: bool = True
     """Whether it has credentials of NATS."""
 
 
 def customer(settings: Settings, table: dynamodb.ITable) -> Role:
-    actions = ["dynamodb:BatchGetItem", "dynamodb:PutItem"]
+    uses = iam.PolicyStatement(actions=["dynamodb:BatchGetItem", "dynamodb:PutItem"], resources=[table.table_arn])
     return Role(
         "customer",
         cpu=settings.cpu,
         memory=settings.memory,
+        architecture=settings.architecture,
         tasks=settings.tasks,
-        always=settings.min_tasks,
+        always=1,
         environment={
             "DDB_TABLE": table.table_name,
             "SEED_ROWS": str(settings.seed_rows),
             "MAX_IN_FLIGHT": str(settings.max_in_flight),
         },
-        statements=(iam.PolicyStatement(actions=actions, resources=[table.table_arn]),),
+        statements=(uses, *may_use_key(settings.existing_table_key)),
     )
 
 
@@ -90,7 +95,7 @@ class Tasks(Construct):
         self.log_group = logs.LogGroup(
             self, "Log", retention=logs.RetentionDays(_retention(settings.log_days)), removal_policy=around.removal
         )
-        self.definition = _definition(self, settings, role)
+        self.definition = _definition(self, role)
         for statement in role.statements:
             self.definition.task_role.add_to_principal_policy(statement)
         self.container = self._container(around, role)
@@ -107,7 +112,7 @@ class Tasks(Construct):
             logging=ecs.LogDrivers.aws_logs(log_group=self.log_group, stream_prefix="service"),
             readonly_root_filesystem=not settings.exec,
             user=USER,
-            stop_timeout=Duration.seconds(min(STOP_TIMEOUT_MAX_S, settings.shutdown_timeout + DRAIN_MARGIN_S)),
+            stop_timeout=Duration.seconds(settings.stop_timeout),
             health_check=ecs.HealthCheck(
                 command=["CMD", "python", "-m", "service.healthcheck"],
                 interval=Duration.seconds(10),
@@ -138,15 +143,16 @@ class Tasks(Construct):
             enable_ecs_managed_tags=True,
             propagate_tags=ecs.PropagatedTagSource.SERVICE,
         )
-        count = Fn.condition_if(around.first.logical_id, role.tasks, Aws.NO_VALUE)
+        first = Fn.condition_if(around.first.logical_id, role.tasks, Aws.NO_VALUE)
+        count = first if role.is_autoscaled else role.tasks
         cast("ecs.CfnService", service.node.default_child).add_property_override("DesiredCount", count)
         if around.capacity:
             service.node.add_dependency(around.capacity)
         return service
 
 
-def _definition(scope: Construct, settings: Settings, role: Role) -> ecs.FargateTaskDefinition:
-    architecture = ecs.CpuArchitecture.ARM64 if settings.architecture == "arm64" else ecs.CpuArchitecture.X86_64
+def _definition(scope: Construct, role: Role) -> ecs.FargateTaskDefinition:
+    architecture = ecs.CpuArchitecture.ARM64 if role.architecture == "arm64" else ecs.CpuArchitecture.X86_64
     return ecs.FargateTaskDefinition(
         scope,
         "Definition",
@@ -173,7 +179,7 @@ def _environment(settings: Settings, region: str) -> dict[str, str]:
 
 
 def _capacity(settings: Settings, role: Role) -> list[ecs.CapacityProviderStrategy] | None:
-    """With Spot, the tasks that must always be there are on capacity that is never taken away."""
+    """With Spot, `always` tasks are on capacity that is never taken away."""
     if not settings.spot:
         return None
     return [

@@ -12,7 +12,9 @@ from pydantic import ValidationError
 
 from cdk.sections import ArchiveSection
 from cdk.sqs import READER_CALLS
-from tests.cdk.test_stack import resources, template
+from service.customer import backlog
+from tests.cdk.aws_rules import alarms, tasks_set_at
+from tests.cdk.test_stack import resources, settings, template
 
 ON = {"archive": {"enabled": True, "retention_days": 30}}
 ON_SQS = {"archive": {"enabled": True, "source": "sqs"}}
@@ -47,12 +49,32 @@ def test_the_table_has_the_events_keys_and_expires_rows() -> None:
     assert table["TimeToLiveSpecification"] == {"AttributeName": "expires_at", "Enabled": True}
 
 
-@pytest.mark.parametrize(
-    ("environment", "protected"), [("poc", None), ("production", {"Fn::If": ["First", False, True]})]
-)
-def test_a_production_table_is_protected(environment: str, protected: Any) -> None:
-    found = resources(template(**ON, environment=environment), "AWS::DynamoDB::Table")
-    assert [table["Properties"].get("DeletionProtectionEnabled") for table in found] == [protected] * 2
+def test_a_production_table_is_protected_but_in_the_deployment_that_makes_it() -> None:
+    """Each by its own parameter: the archive may be turned on in a stack that exists. `no` is what a template without
+    our command is given.
+    """
+    made = template(**ON, environment="production")
+    found = {
+        table["Properties"]["TableName"]: table["Properties"]["DeletionProtectionEnabled"]
+        for table in resources(made, "AWS::DynamoDB::Table")
+    }
+    assert found == {
+        "customer-balances-TT": {"Fn::If": ["First", False, True]},
+        "customer-events-TT": {"Fn::If": ["ArchiveFirst", False, True]},
+    }
+    for name, parameter in {"First": "FirstDeployment", "ArchiveFirst": "ArchiveFirstDeployment"}.items():
+        assert made.to_json()["Conditions"][name] == {"Fn::Equals": [{"Ref": parameter}, "yes"]}
+        assert made.to_json()["Parameters"][parameter]["Default"] == "no"
+    assert "DeletionProtectionEnabled" not in json.dumps(template(**ON).to_json())
+
+
+def test_its_service_begins_with_no_task_whenever_it_is_turned_on() -> None:
+    (count,) = [
+        service["Properties"]["DesiredCount"]
+        for id_, service in template(**ON).find_resources("AWS::ECS::Service").items()
+        if id_.startswith("Archive")
+    ]
+    assert count == {"Fn::If": ["ArchiveFirst", 0, {"Ref": "AWS::NoValue"}]}
 
 
 def test_a_table_that_is_there_is_used() -> None:
@@ -110,13 +132,12 @@ def test_a_queue_that_is_there_already_is_read_and_not_made(changes: dict[str, A
 
 @pytest.mark.parametrize("changes", [ON_SQS, NAMED])
 def test_a_queues_backlog_is_what_waits_and_what_is_held(changes: dict[str, Any]) -> None:
-    """Whatever counts tasks or says that they are stuck."""
     watching = [
         {metric["Id"]: metric for metric in alarm["Properties"]["Metrics"]}
         for alarm in resources(template(**changes), "AWS::CloudWatch::Alarm")
         if "ApproximateNumberOfMessagesVisible" in json.dumps(alarm)
     ]
-    assert len(watching) == 3, "two of the scaling, and ArchiveStuck"
+    assert len(watching) == 2, "they start and end tasks"
     for metrics in watching:
         (sum_,) = [metric for metric in metrics.values() if "Expression" in metric]
         parts = {name: metrics[name]["MetricStat"]["Metric"]["MetricName"] for name in sum_["Expression"].split(" + ")}
@@ -127,13 +148,38 @@ def test_a_queues_backlog_is_what_waits_and_what_is_held(changes: dict[str, Any]
         assert {metrics[name]["MetricStat"]["Stat"] for name in parts} == {"Maximum"}
 
 
-def test_a_queue_says_nothing_of_what_it_discards_so_its_oldest_message_raises_the_alarm() -> None:
-    names = {
-        alarm["Properties"].get("AlarmName", "").removeprefix("CustomerBalance-TT-")
-        for alarm in resources(template(**ON_SQS), "AWS::CloudWatch::Alarm")
-    }
-    assert {"ArchiveStuck", "ArchiveDeadLetters", "ArchiveOld"} <= names
-    assert not {"ArchiveDiscarded", "ArchiveUnconfirmed"} & names
+def test_the_oldest_message_raises_the_alarm() -> None:
+    """A backlog sampled once a minute is hardly ever 0, however healthy the archive."""
+    found = alarms(template(**ON_SQS).to_json())
+    assert not {"ArchiveDiscarded", "ArchiveUnconfirmed"} & found.keys(), "a queue does not say what it discards"
+    stuck = found["ArchiveStuck"]
+    assert (stuck["Namespace"], stuck["MetricName"]) == ("AWS/SQS", "ApproximateAgeOfOldestMessage")
+    stuck = alarms(template(**ON).to_json())["ArchiveStuck"]
+    assert (stuck["Namespace"], stuck["MetricName"]) == ("CustomerBalance", "ArchiveOldest")
+    assert stuck["MetricName"] in backlog.UNITS, "the role customer reports it, also when no task of the archive runs"
+
+
+STEPS = {
+    "default": ({"backlog": 1, "tasks": 1}, {"backlog": 100_000, "tasks": 2}, {"backlog": 1_000_000, "tasks": 4}),
+    "one": ({"backlog": 1, "tasks": 3},),
+    "first above one": ({"backlog": 10, "tasks": 2},),
+    "close": ({"backlog": 1, "tasks": 1}, {"backlog": 2, "tasks": 2}, {"backlog": 3, "tasks": 3}),
+    "four": (
+        {"backlog": 10, "tasks": 1}, {"backlog": 1000, "tasks": 2}, {"backlog": 5000, "tasks": 3},
+        {"backlog": 9000, "tasks": 4},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("source", ["jetstream", "sqs"])
+@pytest.mark.parametrize("steps", STEPS.values(), ids=STEPS.keys())
+def test_each_backlog_sets_one_number_of_tasks(source: str, steps: tuple[dict[str, int], ...]) -> None:
+    made = template(archive={"enabled": True, "source": source, "steps": list(steps)}).to_json()
+    values = {0, 10**9, *(step["backlog"] + off for step in steps for off in (-1, 0, 1))}
+    for value in sorted(values):
+        reached = [step["tasks"] for step in steps if step["backlog"] <= value]
+        assert tasks_set_at(made, value) == (reached[-1:] or [0]), value
+        assert ArchiveSection.model_validate({"steps": steps}).tasks(value) == (reached[-1] if reached else 0)
 
 
 def test_it_arrives_with_its_queue(moto: str) -> None:
@@ -173,6 +219,20 @@ def test_it_arrives_with_its_queue(moto: str) -> None:
 def test_cfn_lint_finds_nothing(changes: dict[str, Any]) -> None:
     found = cfnlint.lint(json.dumps(template(**changes).to_json()), regions=["eu-west-1"])
     assert [str(match) for match in found] == []
+
+
+def test_a_queue_of_another_region_is_refused() -> None:
+    with pytest.raises(ValidationError, match=r"archive\.queue: it is in eu-west-1, the stack in us-east-1"):
+        settings(region="us-east-1", **ELSEWHERE)
+
+
+@pytest.mark.parametrize("sse", [False, True])
+def test_a_table_with_a_key_of_its_own_is_used_with_that_key(*, sse: bool) -> None:
+    key = "arn:aws:kms:eu-west-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+    table = {"existing_table": "events-old", **({"existing_table_key": key} if sse else {})}
+    found = [each for each in statements(archive={**ON["archive"], **table}) if "kms:Decrypt" in each["Action"]]
+    assert [each["Resource"] for each in found] == ([key] if sse else [])
+    assert all("dynamodb." in json.dumps(each["Condition"]["StringEquals"]["kms:ViaService"]) for each in found)
 
 
 @pytest.mark.parametrize(

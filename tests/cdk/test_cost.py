@@ -16,10 +16,13 @@ from cdk.alarms import SERVER_ERRORS
 from cdk.cost import Bill, bill, load_prices
 from control_plane.errors import ProvisioningError
 from local.process import ROOT
+from service.archive.metrics import UNITS as ARCHIVE_UNITS
+from service.customer.backlog import UNITS as BACKLOG_UNITS
 from service.customer.metrics import UNITS
+from tests.cdk.aws_rules import alarms
 from tests.cdk.test_stack import template
 
-PROMISED_DOLLARS = 40
+PROMISED_DOLLARS = 30
 
 
 def bill_of(**changes: Any) -> Bill:
@@ -31,26 +34,30 @@ def dollars(found: Bill, name: str) -> float:
     return item.dollars
 
 
-def test_three_tasks_of_a_proof_of_concept_cost_at_most_forty_dollars_with_everything_counted() -> None:
+def test_three_tasks_of_a_proof_of_concept_cost_at_most_thirty_dollars_with_everything_counted() -> None:
     found = bill_of(alert_email="on-call@example.com")
     assert found.tasks == 3
     assert found.dollars <= PROMISED_DOLLARS
     for name in (
         "tasks of customer", "public IPv4", "NAT", "Container Insights", "metrics", "alarms, by", "alarms of",
-        "dashboard", "log,", "log of", "secret", "image", "table",
+        "dashboard", "log,", "log of", "secrets", "image", "table",
     ):  # fmt: skip
         assert dollars(found, name) >= 0
 
 
 def test_each_item_by_hand() -> None:
     found = bill_of()
+    assert dollars(found, "tasks of customer") == pytest.approx(1 * (0.25 * 0.03238 + 0.5 * 0.00356) * 730)
+    assert dollars(found, "  on Spot, 70% off") == pytest.approx(2 * (0.25 * 0.03238 + 0.5 * 0.00356) * 730 * 0.3)
+    found = bill_of(spot=False)
+    assert dollars(found, "  on Spot") == 0
     assert dollars(found, "tasks of customer") == pytest.approx(3 * (0.25 * 0.03238 + 0.5 * 0.00356) * 730)
     assert dollars(found, "public IPv4") == pytest.approx(3 * 0.005 * 730)
     assert dollars(found, "metrics") == pytest.approx(0.30 * len(UNITS))
     assert dollars(found, "alarms, by") == pytest.approx(0.10 * (7 + len(SERVER_ERRORS) + 1)), "ErrorRate is on several"
     assert dollars(found, "alarms of") == pytest.approx(0.10 * 6), "two for each of three policies"
     assert dollars(found, "NAT") == dollars(found, "dashboard") == 0
-    assert dollars(found, "secret") == 0.40
+    assert dollars(found, "secrets") == 0.40
     assert 0.01 < dollars(found, "log,") < 1
 
 
@@ -65,7 +72,7 @@ def test_production_has_its_nat_gateways_and_their_addresses() -> None:
 
 def test_it_follows_the_settings() -> None:
     assert dollars(bill_of(architecture="x86-64"), "tasks of customer") > dollars(bill_of(), "tasks of customer")
-    assert dollars(bill_of(tasks=6), "tasks of customer") == pytest.approx(2 * dollars(bill_of(), "tasks of customer"))
+    assert dollars(bill_of(tasks=5), "  on Spot") == pytest.approx(2 * dollars(bill_of(), "  on Spot"))
     assert dollars(bill_of(dashboard=True), "dashboard") == 3
     assert dollars(bill_of(log_days=365), "log,") > dollars(bill_of(), "log,")
 
@@ -74,8 +81,47 @@ def test_a_role_that_is_scaled_from_zero_is_counted_with_what_it_has_at_rest() -
     found = bill_of(archive={"enabled": True})
     assert dollars(found, "tasks of archive") == 0
     assert found.tasks == 3
-    assert found.dollars > bill_of().dollars, "its alarms"
+    assert found.dollars > bill_of().dollars, "its alarms, metrics and secret"
     assert found.per_million(0.1) > bill_of().per_million(0.1)
+
+
+KMS_KEY = "arn:aws:kms:eu-west-1:123456789012:key/1234abcd"
+
+
+@pytest.mark.parametrize("environment", ["poc", "production"])
+@pytest.mark.parametrize("source", ["jetstream", "sqs"])
+def test_every_resource_and_every_call_that_is_paid_for_is_on_the_bill(environment: str, source: str) -> None:
+    changes: dict[str, Any] = {
+        "environment": environment,
+        "alert_email": "on-call@example.com",
+        "archive": {"enabled": True, "source": source},
+        "queue": {"enabled": True, "image": "handler", "source": source},
+    }
+    found, made = bill_of(**changes), template(**changes).to_json()
+    secrets = [name for name in made["Parameters"] if name.endswith("NatsSecretArn")]
+    assert len(secrets) == (3 if source == "jetstream" else 2), "the archive's dead letters go to NATS in any case"
+    assert dollars(found, "secrets") == pytest.approx(0.40 * len(secrets))
+    names = {
+        name
+        for alarm in alarms(made).values()
+        for metric in [
+            alarm,
+            *(part["MetricStat"]["Metric"] for part in alarm.get("Metrics", ()) if "MetricStat" in part),
+        ]
+        if metric.get("Namespace") == "CustomerBalance" and (name := metric["MetricName"])
+    }
+    reported = {*UNITS, *ARCHIVE_UNITS, *(BACKLOG_UNITS if source == "jetstream" else ())}
+    assert names <= reported
+    assert dollars(found, "metrics") == pytest.approx(0.30 * len(reported))
+    written = {item.name: item.dollars for item in (*found.requests, *found.others)}
+    if source == "jetstream":
+        assert written["archived rows"] == pytest.approx(0.625), "a write for each answer"
+        assert written["archived rows"] > written["reads"], "the largest item of all"
+    else:
+        assert written["  their rows"] == pytest.approx(0.625)
+        assert written["messages of archive, SQS"] == written["messages of queue, SQS"] == pytest.approx(0.2 * 0.40)
+    keyed = {"existing_table": "old", "existing_table_key": KMS_KEY, "exec": True}
+    assert bill_of(**changes, **keyed).dollars > 0
 
 
 def test_a_million_requests() -> None:
@@ -91,6 +137,13 @@ def test_what_has_no_price_is_not_counted_as_nothing() -> None:
     made = deepcopy(template().to_json())
     made["Resources"]["Balancer"] = {"Type": "AWS::ElasticLoadBalancingV2::LoadBalancer", "Properties": {}}
     with pytest.raises(ProvisioningError, match="AWS::ElasticLoadBalancingV2::LoadBalancer: no price"):
+        bill(made, load_prices())
+    made = deepcopy(template().to_json())
+    statement = {"Action": "s3:PutObject", "Effect": "Allow", "Resource": "*"}
+    made["Resources"]["More"] = {
+        "Type": "AWS::IAM::Policy", "Properties": {"PolicyDocument": {"Statement": [statement]}}
+    }  # fmt: skip
+    with pytest.raises(ProvisioningError, match="s3:PutObject: no price"):
         bill(made, load_prices())
     made = deepcopy(template().to_json())
     for resource in made["Resources"].values():

@@ -15,8 +15,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cdk import __main__ as cdk_main
-from cdk import checks
+from cdk import checks, deployed
 from cdk import settings as settings_module
+from cdk.sections import ArchiveSection, QueueSection
 from cdk.settings import Settings
 from control_plane import aws
 from control_plane.errors import ProvisioningError
@@ -27,14 +28,14 @@ from tests.support.world import World
 
 run = CliRunner().invoke
 
-
+IMAGE = "123456789012.dkr.ecr.eu-north-1.amazonaws.com/cdk-hnb659fds-container-assets-123456789012-eu-north-1:0a1b"
 STACK = {
     "Parameters": {"Tasks": {"Type": "Number"}},
     "Resources": {
         "Cluster": {"Type": "AWS::ECS::Cluster"},
         "Definition": {
             "Type": "AWS::ECS::TaskDefinition",
-            "Properties": {"Family": "dp", "ContainerDefinitions": [{"Name": "a", "Image": "a", "Memory": 128}]},
+            "Properties": {"Family": "dp", "ContainerDefinitions": [{"Name": "a", "Image": IMAGE, "Memory": 128}]},
         },
         "Service": {
             "Type": "AWS::ECS::Service",
@@ -71,8 +72,8 @@ class Deployment:
 
     def cdk(self, arguments: Sequence[str], settings: Settings) -> None:
         self.asked.append(list(arguments))
-        cloudformation = checks.client("cloudformation", settings)
-        if arguments[0] == "deploy" and checks.is_first(settings):
+        cloudformation = deployed.client("cloudformation", settings)
+        if arguments[0] == "deploy" and deployed.is_first(settings):
             cloudformation.create_stack(
                 StackName=settings.stack_name,
                 TemplateBody=json.dumps(STACK),
@@ -104,7 +105,7 @@ def deployment(world: World, moto: str, tmp_path: Path, monkeypatch: pytest.Monk
         files.write_creds(user, world.creds(user))
     aws.delete_secret("DP")
     yield made
-    checks.client("cloudformation", made.settings).delete_stack(StackName=made.settings.stack_name)
+    deployed.client("cloudformation", made.settings).delete_stack(StackName=made.settings.stack_name)
     aws.delete_secret("DP")
 
 
@@ -135,9 +136,9 @@ async def test_a_later_deployment_waits_for_what_autoscaling_has_made_of_it(
 ) -> None:
     await asyncio.to_thread(deploy_without_tasks, deployment)
     Files(deployment.folder).write_creds("client", world.creds("client"))
-    (stack,) = checks.client("cloudformation", deployment.settings).describe_stacks()["Stacks"]
+    (stack,) = deployed.client("cloudformation", deployment.settings).describe_stacks()["Stacks"]
     (cluster,) = [found["OutputValue"] for found in stack["Outputs"] if found["OutputKey"] == "ClusterName"]
-    checks.client("ecs", deployment.settings).update_service(cluster=cluster, service="dp", desiredCount=1)
+    deployed.client("ecs", deployment.settings).update_service(cluster=cluster, service="dp", desiredCount=1)
     async with world.task():
         outcome = await asyncio.to_thread(deploy)
     assert outcome.exit_code == 0, outcome.output
@@ -155,7 +156,7 @@ def test_a_rotated_secret_is_not_overwritten_unless_asked(deployment: Deployment
     rotated = aws.push_secret("DP", "rotated elsewhere")
 
     def stored() -> str:
-        found = checks.client("secretsmanager", deployment.settings).get_secret_value(SecretId=rotated)
+        found = deployed.client("secretsmanager", deployment.settings).get_secret_value(SecretId=rotated)
         return base64.b64decode(found["SecretString"]).decode()
 
     assert "left as it is" in deploy_without_tasks(deployment)
@@ -187,7 +188,9 @@ def test_credentials_that_do_not_connect_are_not_made_a_secret(
 
 def test_a_secret_that_is_being_deleted_is_none(deployment: Deployment) -> None:
     aws.push_secret("DP", "old")
-    checks.client("secretsmanager", deployment.settings).delete_secret(SecretId="DP/NATSCreds", RecoveryWindowInDays=7)
+    deployed.client("secretsmanager", deployment.settings).delete_secret(
+        SecretId="DP/NATSCreds", RecoveryWindowInDays=7
+    )
     assert aws.secret_arn("DP") is None
     assert "made; its credentials connect" in deploy_without_tasks(deployment)
 
@@ -201,7 +204,7 @@ def deploy_without_tasks(deployment: Deployment) -> str:
 
 
 def test_a_table_that_an_earlier_deployment_left_is_found_before_the_stack_fails(deployment: Deployment) -> None:
-    dynamodb = checks.client("dynamodb", deployment.settings)
+    dynamodb = deployed.client("dynamodb", deployment.settings)
     dynamodb.create_table(**TABLE)
     outcome = deploy()
     assert outcome.exit_code == 1
@@ -215,7 +218,7 @@ def test_a_table_that_an_earlier_deployment_left_is_found_before_the_stack_fails
 
 
 def test_so_is_the_archives_and_destroy_says_what_becomes_of_it(deployment: Deployment) -> None:
-    dynamodb = checks.client("dynamodb", deployment.settings)
+    dynamodb = deployed.client("dynamodb", deployment.settings)
     dynamodb.create_table(**{**TABLE, "TableName": "customer-events-DP"})
     archive = deployment.settings.archive.model_copy(update={"enabled": True})
     deployment.settings = deployment.settings.model_copy(update={"archive": archive})
@@ -236,16 +239,16 @@ def test_an_archive_that_is_turned_on_later_finds_the_table_that_is_there(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deploy_without_tasks(deployment)
-    checks.client("dynamodb", deployment.settings).create_table(**{**TABLE, "TableName": "customer-events-DP"})
+    deployed.client("dynamodb", deployment.settings).create_table(**{**TABLE, "TableName": "customer-events-DP"})
     archive = deployment.settings.archive.model_copy(update={"enabled": True})
     deployment.settings = deployment.settings.model_copy(update={"archive": archive})
     assert 'set existing_table = "customer-events-DP" under [archive]' in " ".join(deploy().output.split())
-    monkeypatch.setattr(checks, "_own_resources", lambda _: {"customer-events-DP"})
-    checks.table(deployment.settings)
+    monkeypatch.setattr(deployed, "own_resources", lambda _: {"customer-events-DP"})
+    checks.tables(deployment.settings)
     archive = archive.model_copy(update={"existing_table": "customer-events-DP"})
     with pytest.raises(ProvisioningError, match="is this stack's own table, which it would delete"):
-        checks.table(deployment.settings.model_copy(update={"archive": archive}))
-    checks.client("dynamodb", deployment.settings).delete_table(TableName="customer-events-DP")
+        checks.tables(deployment.settings.model_copy(update={"archive": archive}))
+    deployed.client("dynamodb", deployment.settings).delete_table(TableName="customer-events-DP")
 
 
 async def test_deploy_says_how_many_tasks_do_not_answer(world: World) -> None:
@@ -284,6 +287,107 @@ def test_arm64_on_another_machine_is_found_before_the_build(monkeypatch: pytest.
     checks.docker(graviton)
 
 
+def test_another_builder_is_asked_in_its_own_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Podman says what it runs on in another field, and fails where it is asked for Docker's."""
+    engine = tmp_path / "podman"
+    engine.write_text(
+        "#!/bin/sh\n"
+        'case "$*" in\n'
+        "  info) ;;\n"
+        "  'info --format {{.Host.Arch}}') echo amd64 ;;\n"
+        '  *) echo "can\'t evaluate field" >&2; exit 125 ;;\n'
+        "esac\n"
+    )
+    engine.chmod(0o700)
+    monkeypatch.setenv("CDK_DOCKER", str(engine))
+    monkeypatch.setattr(checks, "_BINFMT", tmp_path)
+    given = Settings(region="eu-west-1", initials="DP", architecture="x86-64")
+    checks.docker(given)
+    with pytest.raises(ProvisioningError, match=r"this engine of \S+podman is amd64 and does not emulate it"):
+        checks.docker(given.model_copy(update={"queue": QueueSection(enabled=True, image="x", architecture="arm64")}))
+    engine.write_text("#!/bin/sh\necho 'cannot connect to the machine' >&2; exit 125\n")
+    with pytest.raises(ProvisioningError, match=r"podman does not answer \(cannot connect to the machine\)"):
+        checks.docker(given)
+
+
+@pytest.mark.parametrize(("region", "zones"), [("us-west-1", 2), ("eu-north-1", 3)])
+def test_an_account_that_sees_fewer_zones_is_found_before_anything_is_made(
+    deployment: Deployment, region: str, zones: int
+) -> None:
+    """Moto has the zones that AWS shows a new account."""
+    given = deployment.settings.model_copy(update={"region": region, "zones": 3})
+    if zones == 3:
+        checks.zones(given)
+        return
+    with pytest.raises(ProvisioningError, match=r"zones: this account has 2 in us-west-1 \(.*\), not 3; set zones = 2"):
+        checks.zones(given)
+    checks.zones(given.model_copy(update={"zones": 2}))
+    checks.zones(given.model_copy(update={"vpc_id": "vpc-0123456789abcdef0"}))
+
+
+def test_a_queue_to_read_must_be_there_and_in_this_account(deployment: Deployment) -> None:
+    def with_queue(name: str) -> Settings:
+        archive = ArchiveSection(enabled=True, source="sqs", queue=name)
+        return deployment.settings.model_copy(update={"archive": archive})
+
+    deployment.settings = with_queue("nubmers")
+    assert "archive.queue: there is no queue nubmers in eu-north-1; correct it" in " ".join(deploy().output.split())
+    assert deployment.asked == []
+    sqs = deployed.client("sqs", deployment.settings)
+    url = sqs.create_queue(QueueName="numbers")["QueueUrl"]
+    checks.queues(with_queue("numbers"))
+    checks.queues(with_queue("arn:aws:sqs:eu-north-1:123456789012:numbers"))
+    with pytest.raises(ProvisioningError, match=r"archive\.queue: it is in account 999999999999"):
+        checks.queues(with_queue("arn:aws:sqs:eu-north-1:999999999999:numbers"))
+    sqs.delete_queue(QueueUrl=url)
+
+
+def test_queues_that_an_earlier_deployment_left_are_found_before_the_stack_fails(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sqs = deployed.client("sqs", deployment.settings)
+    for section, name in (("archive", "customer-archive-DP"), ("queue", "customer-queue-dead-DP")):
+        url = sqs.create_queue(QueueName=name)["QueueUrl"]
+        on = {
+            "archive": ArchiveSection(enabled=section == "archive", source="sqs"),
+            "queue": QueueSection(enabled=section == "queue", source="sqs", image="x"),
+        }
+        given = deployment.settings.model_copy(update=on)
+        with pytest.raises(ProvisioningError, match=rf"queue {name} is there already.*under \[{section}\]"):
+            checks.queues(given)
+        with monkeypatch.context() as patch:
+            patch.setattr(deployed, "own_resources", lambda _, url=url: {url})
+            checks.queues(given)
+        sqs.delete_queue(QueueUrl=url)
+        checks.queues(given)
+
+
+def test_a_table_with_a_key_of_the_customers_asks_for_it(deployment: Deployment) -> None:
+    kms, dynamodb = (deployed.client(name, deployment.settings) for name in ("kms", "dynamodb"))
+    key = kms.create_key()["KeyMetadata"]["Arn"]
+    encrypted = {"Enabled": True, "SSEType": "KMS", "KMSMasterKeyId": key}
+    dynamodb.create_table(**{**TABLE, "TableName": "keyed", "SSESpecification": encrypted})
+    given = deployment.settings.model_copy(update={"existing_table": "keyed"})
+    with pytest.raises(ProvisioningError, match=f'existing_table_key: .*set existing_table_key = "{key}"'):
+        checks.tables(given)
+    checks.tables(given.model_copy(update={"existing_table_key": key}))
+    dynamodb.delete_table(TableName="keyed")
+
+
+def test_an_archive_that_is_turned_on_later_is_first_by_itself(deployment: Deployment) -> None:
+    deploy_without_tasks(deployment)
+    archive = deployment.settings.archive.model_copy(update={"enabled": True})
+    deployment.settings = deployment.settings.model_copy(update={"archive": archive, "environment": "production"})
+    assert deployed.first(deployment.settings) == {"FirstDeployment": False, "ArchiveFirstDeployment": True}
+    aws.push_secret("DP", "x", "archive")
+    deploy()
+    given = [" ".join(arguments[-4:]) for arguments in deployment.asked[1:]]
+    assert given == [
+        f"--parameters FirstDeployment=no --parameters ArchiveFirstDeployment={first}" for first in ("yes", "no")
+    ], "then its table's protection"
+    aws.delete_secret("DP", "archive")
+
+
 async def test_destroy_asks_and_leaves_the_next_deployment_to_seed_again(world: World, deployment: Deployment) -> None:
     aws.push_secret("DP", "x")
     async with world.client("service") as client:
@@ -299,18 +403,27 @@ async def test_destroy_asks_and_leaves_the_next_deployment_to_seed_again(world: 
         assert deployment.asked == [["destroy", "--force"]]
         assert aws.secret_arn("DP") is None
         assert "seed flag: cleared" in outcome.output
+    assert "stays in ECR" not in outcome.output, "there was no stack"
     again = await asyncio.to_thread(run, cdk_main.cli, ["destroy", "--yes"])
     assert "was not there" in again.output
     assert "was not set" in again.output
+
+
+def test_destroy_names_the_image_that_stays(deployment: Deployment) -> None:
+    deploy_without_tasks(deployment)
+    said = " ".join(run(cdk_main.cli, ["destroy", "--yes"]).output.split())
+    repository = "cdk-hnb659fds-container-assets-123456789012-eu-north-1"
+    assert f"image {IMAGE} stays in ECR; to delete it: aws ecr batch-delete-image" in said
+    assert f"--repository-name {repository} --image-ids imageTag=0a1b" in said
 
 
 def test_without_docker_or_aws_it_stops_before_anything_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     given = Settings(region="eu-west-1", initials="DP")
     monkeypatch.setattr(settings_module, "load", lambda: given)
     monkeypatch.setenv("CDK_DOCKER", "no-such-docker")
-    assert "Docker is not installed" in run(cdk_main.cli, ["deploy"]).output
+    assert "no-such-docker is not installed" in run(cdk_main.cli, ["deploy"]).output
     monkeypatch.setenv("CDK_DOCKER", "false")
-    assert "Docker does not answer" in run(cdk_main.cli, ["deploy"]).output
+    assert "false does not answer (nothing)" in run(cdk_main.cli, ["deploy"]).output
     monkeypatch.setenv("CDK_DOCKER", "true")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)

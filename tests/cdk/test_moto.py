@@ -64,8 +64,9 @@ async def deployed(moto: str, tmp_path_factory: pytest.TempPathFactory) -> Deplo
         arn = aws.push_secret("MT", "the creds")
     deployed = Deployed(env, tmp_path_factory.mktemp("cdk"), arn)
     code, output = await deployed.cdk(
-        "deploy", "--method", "direct", "--require-approval", "never", "--parameters", f"NatsSecretArn={arn}"
-    )
+        "deploy", "--method", "direct", "--require-approval", "never", "--parameters", f"NatsSecretArn={arn}",
+        "--parameters", "FirstDeployment=yes",
+    )  # fmt: skip
     assert code == 0, output
     return deployed
 
@@ -133,7 +134,7 @@ async def test_alarms_and_dashboard_arrived(deployed: Deployed) -> None:
     (dashboard,) = deployed.client("cloudwatch").list_dashboards()["DashboardEntries"]
     assert dashboard["DashboardName"] == STACK
     template = deployed.client("cloudformation").get_template(StackName=STACK)["TemplateBody"]
-    assert str(template).count("AWS::CloudWatch::Alarm") == 9
+    assert str(template).count("AWS::CloudWatch::Alarm") == 11
 
 
 async def test_a_second_look_finds_no_difference(deployed: Deployed) -> None:

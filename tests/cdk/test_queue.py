@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import cfnlint
 import pytest
+from aws_cdk import App
+from aws_cdk.assertions import Template
 from pydantic import ValidationError
 
+from cdk.app import image_of
 from cdk.sections import QueueSection
 from cdk.sqs import READER_CALLS
+from cdk.stack import BalanceStack
+from tests.cdk.aws_rules import alarms
 from tests.cdk.test_cost import bill_of, dollars
-from tests.cdk.test_stack import resources, template
+from tests.cdk.test_stack import resources, settings, template
 
 IMAGE = "registry.example/handler:1"
 ON = {"queue": {"enabled": True, "image": IMAGE, "max_deliver": 4, "stop_timeout": 40}}
 ON_SQS = {"queue": {**ON["queue"], "source": "sqs"}}
+GIVEN = {"queue": {**ON_SQS["queue"], "queue": "orders"}}
 
 
 def containers(**changes: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -63,7 +70,6 @@ def test_the_business_container_starts_after_the_sidecar_and_stops_before_it() -
     assert (business["Image"], business["StopTimeout"]) == (IMAGE, 40)
     assert environment(business) == {"SIDECAR": environment(sidecar)["QUEUE_LISTEN"]}
     assert "Secrets" not in business
-    assert business["ReadonlyRootFilesystem"] is True
 
 
 def test_on_the_stream_it_has_its_own_credentials_and_calls_nothing_in_aws() -> None:
@@ -79,6 +85,7 @@ def test_on_sqs_it_may_use_that_one_queue_and_has_no_nats_credentials() -> None:
     assert "Secrets" not in sidecar
     assert "QueueNatsSecretArn" not in template(**ON_SQS).to_json()["Parameters"]
     (statement,) = sqs_statements(**ON_SQS)
+    assert sqs_statements(**GIVEN)[0]["Action"] == list(READER_CALLS)
     assert statement["Action"] == list(READER_CALLS)
     (queue,) = [
         id_
@@ -97,12 +104,23 @@ def test_sqs_sets_a_message_aside_that_is_received_too_often_and_tells() -> None
     kept_s = [made[name]["MessageRetentionPeriod"] for name in ("customer-queue-TT", "customer-queue-dead-TT")]
     assert kept_s == sorted(set(kept_s)), "a dead letter is kept longer: its time counts from its first sending"
     assert all(queue["SqsManagedSseEnabled"] for queue in made.values())
-    names = {alarm["Properties"].get("AlarmName") for alarm in resources(template(**ON_SQS), "AWS::CloudWatch::Alarm")}
-    assert "CustomerBalance-TT-QueueDeadLetters" in names
+    assert alarms(template(**ON_SQS).to_json())["QueueDeadLetters"]["Dimensions"][0]["Name"] == "QueueName"
 
 
-def test_an_image_of_ecr_may_be_pulled_and_no_other() -> None:
-    image = "123456789012.dkr.ecr.eu-west-1.amazonaws.com/team/handler:7"
+@pytest.mark.parametrize(
+    "host",
+    [
+        "dkr.ecr.eu-west-1.amazonaws.com",
+        "dkr.ecr-fips.us-east-1.amazonaws.com",
+        "dkr-ecr.eu-west-1.on.aws",
+        "dkr-ecr-fips.us-east-1.on.aws",
+        "dkr.ecr.cn-north-1.amazonaws.com.cn",
+        "dkr.ecr.eusc-de-east-1.amazonaws.eu",
+    ],
+)
+def test_an_image_of_ecr_may_be_pulled_and_no_other(host: str) -> None:
+    """https://docs.aws.amazon.com/AmazonECR/latest/userguide/ecr-requests.html"""
+    image = f"123456789012.{host}/team/handler:7"
     changes = {"queue": {**ON["queue"], "image": image}}
     pulled = [
         json.dumps(statement["Resource"])
@@ -111,10 +129,59 @@ def test_an_image_of_ecr_may_be_pulled_and_no_other() -> None:
         if "ecr:BatchGetImage" in statement["Action"]
     ]
     assert ["repository/team/handler" in resource for resource in pulled] == [True]
-    assert "team/handler:7" in json.dumps(containers(**changes)[1]["Image"])
+    assert f":ecr:{host.partition('ecr')[2].split('.')[1]}:123456789012:" in pulled[0]
+    assert containers(**changes)[1]["Image"] == image, "from the registry that was named"
 
 
-@pytest.mark.parametrize("changes", [ON, ON_SQS])
+def test_each_deployment_sets_its_number_of_tasks() -> None:
+    """Nothing else would: no autoscaling changes it."""
+    changes = {"queue": {**ON["queue"], "tasks": 5}}
+    counts = {
+        id_.partition("Tasks")[0]: service["Properties"]["DesiredCount"]
+        for id_, service in template(**changes).find_resources("AWS::ECS::Service").items()
+    }
+    assert counts == {"": {"Fn::If": ["First", 3, {"Ref": "AWS::NoValue"}]}, "Queue": 5}
+
+
+def test_a_queue_that_is_there_already_is_read_with_its_own_dead_letters() -> None:
+    assert resources(template(**GIVEN), "AWS::SQS::Queue") == []
+    sidecar, _ = containers(**GIVEN)
+    assert "/orders" in json.dumps(environment(sidecar)["QUEUE"])
+    assert alarms(template(**GIVEN).to_json()).keys() & {"QueueOld", "QueueNoTask", "QueueDeadLetters"} == {
+        "QueueOld", "QueueNoTask",
+    }  # fmt: skip
+
+
+def test_the_business_container_may_write_where_it_says() -> None:
+    _, business = containers(**ON)
+    assert business["ReadonlyRootFilesystem"] is True
+    assert business["MountPoints"] == [{"ContainerPath": "/tmp", "ReadOnly": False, "SourceVolume": "tmp"}]
+    _, business = containers(queue={**ON["queue"], "read_only": False})
+    assert business["ReadonlyRootFilesystem"] is False
+    assert "MountPoints" not in business
+
+
+def test_both_containers_have_the_business_containers_architecture(tmp_path: Path) -> None:
+    app = App(outdir=str(tmp_path))
+    given = settings(queue={**ON["queue"], "architecture": "x86-64"})
+    images = {"image": image_of(given, "arm64"), "queue_image": image_of(given, given.queue_architecture)}
+    made = Template.from_stack(BalanceStack(app, given.stack_name, given, **images)).to_json()
+    found = {
+        definition["Properties"]["ContainerDefinitions"][0]["Command"][0]: (
+            definition["Properties"]["RuntimePlatform"]["CpuArchitecture"],
+            definition["Properties"]["ContainerDefinitions"][0]["Image"]["Fn::Sub"].rpartition(":")[2],
+        )
+        for definition in made["Resources"].values()
+        if definition["Type"] == "AWS::ECS::TaskDefinition"
+    }
+    built = json.loads(next(tmp_path.glob("*.assets.json")).read_text())["dockerImages"]
+    assert {role: (cpu, built[tag]["source"]["platform"]) for role, (cpu, tag) in found.items()} == {
+        "customer": ("ARM64", "linux/arm64"),
+        "queue": ("X86_64", "linux/amd64"),
+    }
+
+
+@pytest.mark.parametrize("changes", [ON, ON_SQS, GIVEN])
 def test_cfn_lint_finds_nothing(changes: dict[str, Any]) -> None:
     found = cfnlint.lint(json.dumps(template(**changes).to_json()), regions=["eu-west-1"])
     assert [str(match) for match in found] == []

@@ -38,10 +38,15 @@ def _toml(value: object) -> str:
 def test_the_file_as_it_is_needs_only_region_and_initials(tmp_path: Path) -> None:
     loaded = settings.load(changed(tmp_path))
     assert (loaded.stack_name, loaded.table_name) == ("CustomerBalance-TT", "customer-balances-TT")
-    assert (loaded.tasks, loaded.architecture, loaded.network, loaded.spot) == (3, "arm64", "public", False)
+    assert (loaded.tasks, loaded.architecture, loaded.network, loaded.spot) == (3, "arm64", "public", True)
     assert (loaded.cpu, loaded.memory, loaded.dashboard) == (256, 512, False)
     assert not loaded.queue.enabled
     assert not loaded.archive.enabled
+
+
+@pytest.mark.parametrize("region", ["eusc-de-east-1", "us-gov-west-1", "cn-north-1", "mx-central-1", "us-iso-east-1"])
+def test_a_region_of_every_partition_is_taken(tmp_path: Path, region: str) -> None:
+    assert settings.load(changed(tmp_path, region=region)).region == region
 
 
 def test_production_is_larger_and_what_is_set_wins(tmp_path: Path) -> None:
@@ -87,7 +92,8 @@ def test_region_and_initials_come_from_aws_or_are_asked_for(tmp_path: Path, monk
         ({"architecture": "mips"}, "architecture: "),
         ({"network": "none"}, "network: "),
         ({"environment": "test"}, "environment: "),
-        ({"region": "Ireland"}, "region: "),
+        ({"region": "Ireland"}, "region: AWS has no region 'Ireland'"),
+        ({"region": "eu-west"}, "region: AWS has no region 'eu-west'"),
         ({"initials": "D.O."}, "initials 'D.O.' will not do"),
         ({"shutdown_timeout": 119}, "shutdown_timeout: "),
         ({"log_days": 31}, "log_days: "),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from aws_cdk import App, Stack
 from aws_cdk import aws_ecs as ecs
 from aws_cdk.assertions import Match, Template
 from aws_cdk.aws_ecr_assets import DockerImageAsset
+from pydantic import ValidationError
 
+from cdk import app as app_module
 from cdk import nag
 from cdk.app import image_of, revision
 from cdk.settings import Settings
@@ -22,6 +25,7 @@ from cdk.stack import BalanceStack
 from local.process import ROOT
 from service.customer.contract import METRICS_NAMESPACE
 from service.customer.errors import ERRORS
+from tests.cdk.aws_rules import alarms
 
 _made: dict[str, Template] = {}
 
@@ -149,7 +153,7 @@ def test_nothing_comes_in_and_little_goes_out(network: str) -> None:
 
 
 def test_the_service_and_how_it_rolls() -> None:
-    service = only(template(), "AWS::ECS::Service")
+    service = only(template(spot=False), "AWS::ECS::Service")
     assert service["LaunchType"] == "FARGATE"
     assert service["DesiredCount"] == {"Fn::If": ["First", 3, {"Ref": "AWS::NoValue"}]}, "later, autoscaling's"
     deployment = service["DeploymentConfiguration"]
@@ -159,17 +163,34 @@ def test_the_service_and_how_it_rolls() -> None:
     assert "LoadBalancers" not in service
 
 
-def test_spot_is_for_what_is_over_the_minimum() -> None:
-    made = template(spot=True)
-    service = only(made, "AWS::ECS::Service")
-    assert service["CapacityProviderStrategy"] == [
-        {"CapacityProvider": "FARGATE", "Base": 3, "Weight": 0},
-        {"CapacityProvider": "FARGATE_SPOT", "Weight": 1},
-    ]
-    assert "LaunchType" not in service
+def test_spot_runs_one_task_on_demand_and_the_others_when_there_is_room() -> None:
+    roles: dict[str, dict[str, Any]] = {"archive": {"enabled": True}, "queue": {"enabled": True, "image": "handler"}}
+    made = template(spot=True, **roles)
     (associated,) = made.find_resources("AWS::ECS::ClusterCapacityProviderAssociations")
-    (whole,) = resources(made, "AWS::ECS::Service")
-    assert associated in whole["DependsOn"]
+    for id_, found in made.find_resources("AWS::ECS::Service").items():
+        service = found["Properties"]
+        assert service["CapacityProviderStrategy"] == [
+            {"CapacityProvider": "FARGATE", "Base": 0 if id_.startswith("Archive") else 1, "Weight": 0},
+            {"CapacityProvider": "FARGATE_SPOT", "Weight": 1},
+        ], id_
+        assert "LaunchType" not in service
+        assert associated in found["DependsOn"]
+    for definition in resources(made, "AWS::ECS::TaskDefinition"):
+        stopping = [each["StopTimeout"] for each in definition["Properties"]["ContainerDefinitions"]]
+        assert sum(stopping) <= 120, "Spot's notice; the containers stop one after the other"
+    with pytest.raises(ValidationError, match=r"queue\.stop_timeout: .* one after the other, in 130 s"):
+        settings(spot=True, queue={**roles["queue"], "stop_timeout": 100})
+    assert not settings(environment="production").spot
+    assert settings().spot
+
+
+def test_roles_are_assumed_only_for_this_account() -> None:
+    everything = {"archive": {"enabled": True}, "queue": {"enabled": True, "image": "handler"}, "exec": True}
+    for network in ("public", "private"):
+        for role in resources(template(network=network, **everything), "AWS::IAM::Role"):
+            for statement in role["Properties"]["AssumeRolePolicyDocument"]["Statement"]:
+                assert "Service" in statement["Principal"]
+                assert statement["Condition"] == {"StringEquals": {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}}
 
 
 @pytest.mark.parametrize(("architecture", "name"), [("arm64", "ARM64"), ("x86-64", "X86_64")])
@@ -343,18 +364,49 @@ def test_no_secret_is_in_the_template() -> None:
 
 def test_alarms_and_their_end_are_sent_to_an_address() -> None:
     made = template(alert_email="on-call@example.com")
-    (topic,) = made.find_resources("AWS::SNS::Topic")
-    for found in resources(made, "AWS::CloudWatch::Alarm"):
-        properties = found["Properties"]
-        assert properties["AlarmActions"] == properties["OKActions"] == [{"Ref": topic}]
+    made.resource_count_is("AWS::SNS::Topic", 1)
     subscription = only(made, "AWS::SNS::Subscription")
     assert (subscription["Protocol"], subscription["Endpoint"]) == ("email", "on-call@example.com")
     policy = only(made, "AWS::SNS::TopicPolicy")["PolicyDocument"]["Statement"]
     (let_in,) = [statement for statement in policy if statement["Effect"] == "Allow"]
     assert let_in["Principal"] == {"Service": "cloudwatch.amazonaws.com"}, "a policy of its own replaces the default"
     assert "alarm:CustomerBalance-TT-*" in json.dumps(let_in["Condition"])
-    assert len(resources(made, "AWS::CloudWatch::Alarm")) == 8
     template().resource_count_is("AWS::SNS::Topic", 0)
+
+
+CUSTOMER = {
+    "NoTaskServing", "FewTasksServing", "ErrorRate", "Latency", "TimeWithoutCredit", "EventsNotFlowing",
+    "EventsDropped", "TableThrottled",
+}  # fmt: skip
+ARCHIVE = {"ArchiveStuck", "ArchiveDeadLetters"}
+LOST = {"ArchiveDiscarded", "ArchiveUnconfirmed"}
+QUEUE = {"QueueNoTask", "QueueOld"}
+LETTERS = {"QueueDeadLetters"}
+
+
+@pytest.mark.parametrize(
+    ("source", "queue", "names"),
+    [
+        ("jetstream", "", CUSTOMER | ARCHIVE | LOST | QUEUE | LETTERS),
+        ("sqs", "", CUSTOMER | ARCHIVE | QUEUE | LETTERS),
+        ("sqs", "orders", CUSTOMER | ARCHIVE | QUEUE),
+    ],
+)
+def test_only_an_alarm_that_a_person_must_act_on_is_mailed(source: str, queue: str, names: set[str]) -> None:
+    """The alarms that start and end the archive's tasks are in ALARM whenever it is idle, or not."""
+    made = template(
+        alert_email="on-call@example.com",
+        archive={"enabled": True, "source": source, "queue": queue},
+        queue={"enabled": True, "image": "handler", "source": source, "queue": queue},
+    )
+    (topic,) = made.find_resources("AWS::SNS::Topic")
+    found = alarms(made.to_json())
+    mailed = {name for name, alarm in found.items() if {"Ref": topic} in alarm.get("AlarmActions", ())}
+    assert mailed == names
+    assert mailed == {name for name, alarm in found.items() if alarm.get("OKActions") == [{"Ref": topic}]}
+    assert len(found.keys() - mailed) == 2, "those that start and end tasks"
+    for name in mailed:
+        assert found[name]["AlarmName"] == f"CustomerBalance-TT-{name}"
 
 
 def test_exec_opens_a_shell_and_only_when_asked() -> None:
@@ -382,7 +434,7 @@ def test_the_image_carries_its_revision_and_tracing_only_when_used(
 ) -> None:
     app = App(outdir=str(tmp_path / "out"))
     given = settings(**changes)
-    BalanceStack(app, given.stack_name, given, image=image_of(given))
+    BalanceStack(app, given.stack_name, given, image=image_of(given, given.architecture))
     app.synth()
     (manifest,) = (tmp_path / "out").glob("*.assets.json")
     (image,) = json.loads(manifest.read_text())["dockerImages"].values()
@@ -391,6 +443,29 @@ def test_the_image_carries_its_revision_and_tracing_only_when_used(
     assert arguments["REVISION"] == revision()
     assert re.fullmatch(r"[0-9a-f]{12,}(-dirty)?|unknown", revision())
     assert image["source"]["platform"] == "linux/arm64"
+
+
+def test_a_commit_that_does_not_change_the_image_does_not_replace_the_tasks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def commit(name: str) -> None:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+        for command in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", name]):
+            who = ["-c", "user.name=t", "-c", "user.email=t@example.com"]
+            subprocess.run(["git", *who, *command], cwd=tmp_path, check=True)
+
+    monkeypatch.setattr(app_module, "ROOT", tmp_path)
+    commit("service/a.py")
+    first = revision()
+    commit("README.md")
+    commit("requirements/dev.txt")
+    (tmp_path / "notes").write_text("untracked")
+    assert revision() == first
+    commit("requirements/service.txt")
+    assert revision() != first
+    (tmp_path / "service" / "a.py").write_text("changed")
+    assert revision().endswith("-dirty")
 
 
 def test_what_is_built_upon_is_pinned_by_digest() -> None:

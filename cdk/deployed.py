@@ -1,0 +1,99 @@
+"""What AWS has of this deployment now: the stack, its resources and its images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import boto3
+from botocore.exceptions import ClientError
+
+from cdk.settings import ARCHIVE_FIRST_PARAMETER, FIRST_PARAMETER, Settings
+from control_plane.errors import ProvisioningError
+
+_NO_STACK: Final = frozenset({"REVIEW_IN_PROGRESS", "CREATE_FAILED", "ROLLBACK_COMPLETE", "ROLLBACK_FAILED"})
+"""A stack of which nothing runs: the CDK CLI deletes it and makes it again."""
+_ASSETS: Final = "-container-assets-"
+"""In the name of the repository that `cdk bootstrap` makes."""
+
+
+class Unreadable(ProvisioningError):
+    """AWS does not say."""
+
+
+def client(service: Any, settings: Settings) -> Any:
+    return boto3.Session(region_name=settings.region).client(service)
+
+
+def is_first(settings: Settings) -> bool:
+    """Whether the next deployment makes the stack."""
+    found = _stack(settings)
+    return found is None or found["StackStatus"] in _NO_STACK
+
+
+def first(settings: Settings) -> dict[str, bool]:
+    """Return, for each parameter that the template has of them, whether the next deployment makes that service."""
+    found = {FIRST_PARAMETER: is_first(settings)}
+    if settings.archive.enabled:
+        services = [name for name, kind in _ids(settings) if kind == "AWS::ECS::Service"]
+        found[ARCHIVE_FIRST_PARAMETER] = not any(name.startswith("Archive") for name in services)
+    return found
+
+
+def desired_tasks(settings: Settings) -> int:
+    """How many tasks ECS is to run now: what the first deployment asked for, or what autoscaling has made of it."""
+    found = _stack(settings)
+    if found is None:
+        raise ProvisioningError(f"there is no stack {settings.stack_name}; run `make deploy`")
+    outputs = {output["OutputKey"]: output["OutputValue"] for output in found["Outputs"]}
+    ecs = client("ecs", settings)
+    (service,) = ecs.describe_services(cluster=outputs["ClusterName"], services=[outputs["ServiceName"]])["services"]
+    return int(service["desiredCount"])
+
+
+def own_resources(settings: Settings) -> set[str]:
+    """The physical ids of what the stack has; empty without a stack."""
+    return {found.get("PhysicalResourceId", "") for found in _resources(settings)}
+
+
+def images(settings: Settings) -> list[str]:
+    """The images in ECR that the stack's tasks run and that this project built: no stack owns them."""
+    definitions = [
+        found["PhysicalResourceId"]
+        for found in _resources(settings)
+        if found["ResourceType"] == "AWS::ECS::TaskDefinition"
+    ]
+    ecs = client("ecs", settings)
+    described = [ecs.describe_task_definition(taskDefinition=arn)["taskDefinition"] for arn in definitions]
+    found = {container["image"] for each in described for container in each["containerDefinitions"]}
+    return sorted(image for image in found if _ASSETS in image)
+
+
+def _ids(settings: Settings) -> list[tuple[str, str]]:
+    return [(found["LogicalResourceId"], found["ResourceType"]) for found in _resources(settings)]
+
+
+def _resources(settings: Settings) -> list[Mapping[str, Any]]:
+    if is_first(settings):
+        return []
+    pages = client("cloudformation", settings).get_paginator("list_stack_resources")
+    try:
+        listed = list(pages.paginate(StackName=settings.stack_name))
+    except ClientError as error:
+        raise _unreadable(settings, error) from None
+    found = [resource for page in listed for resource in page["StackResourceSummaries"]]
+    return [resource for resource in found if resource["ResourceStatus"] != "DELETE_COMPLETE"]
+
+
+def _stack(settings: Settings) -> dict[str, Any] | None:
+    try:
+        (found,) = client("cloudformation", settings).describe_stacks(StackName=settings.stack_name)["Stacks"]
+    except ClientError as error:
+        if error.response["Error"]["Code"] == "ValidationError":  # CloudFormation's word for "does not exist"
+            return None
+        raise _unreadable(settings, error) from None
+    return dict(found)
+
+
+def _unreadable(settings: Settings, error: ClientError) -> Unreadable:
+    return Unreadable(f"stack {settings.stack_name}: AWS says {error}; see that you may read it")

@@ -1,0 +1,69 @@
+"""The metrics that alarms, scaling and the dashboard look at: one value a minute."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from aws_cdk import Duration
+from aws_cdk import aws_cloudwatch as cloudwatch
+from aws_cdk import aws_dynamodb as dynamodb
+from aws_cdk import aws_ecs as ecs
+from aws_cdk import aws_sqs as sqs
+
+from cdk.settings import Settings
+from service.customer.contract import METRICS_DIMENSION, METRICS_NAMESPACE
+
+MINUTE: Final = Duration.minutes(1)
+
+
+def own(name: str, table: str, statistic: str) -> cloudwatch.Metric:
+    """A metric that each task reports. `table` is the dimension that tells deployments apart."""
+    return _metric(METRICS_NAMESPACE, name, {METRICS_DIMENSION: table}, statistic)
+
+
+def running_tasks(service: ecs.FargateService) -> cloudwatch.Metric:
+    """Count the service's running tasks: each sends one sample a minute, and without tasks there is no value.
+
+    https://docs.aws.amazon.com/AmazonECS/latest/developerguide/available-metrics.html
+    """
+    return service.metric_cpu_utilization(period=MINUTE, statistic="SampleCount")
+
+
+def queue_backlog(queue: sqs.IQueue) -> cloudwatch.MathExpression:
+    """Count the messages that wait and those that tasks hold. SQS reports neither of an idle queue."""
+    return cloudwatch.MathExpression(
+        expression="waiting + held",
+        using_metrics={
+            "waiting": queue.metric_approximate_number_of_messages_visible(period=MINUTE, statistic="Maximum"),
+            "held": queue.metric_approximate_number_of_messages_not_visible(period=MINUTE, statistic="Maximum"),
+        },
+        period=MINUTE,
+    )
+
+
+def queue_oldest(queue: sqs.IQueue) -> cloudwatch.Metric:
+    """Return the age of the queue's oldest message, in seconds."""
+    return queue.metric_approximate_age_of_oldest_message(period=MINUTE, statistic="Maximum")
+
+
+class Metrics:
+    """The metrics of the role `customer` and of its table."""
+
+    def __init__(self, settings: Settings, service: ecs.FargateService, table: dynamodb.ITable) -> None:
+        self._settings = settings
+        self._table = table
+        self.cpu = service.metric_cpu_utilization(period=MINUTE)
+        self.memory = service.metric_memory_utilization(period=MINUTE)
+
+    def own(self, name: str, statistic: str) -> cloudwatch.Metric:
+        """A metric that the service reports: a value of each task, each minute."""
+        return own(name, self._settings.table_name, statistic)
+
+    def throttles(self) -> cloudwatch.Metric:
+        return _metric("AWS/DynamoDB", "ReadThrottleEvents", {"TableName": self._table.table_name}, "Sum")
+
+
+def _metric(namespace: str, name: str, dimensions: dict[str, str], statistic: str) -> cloudwatch.Metric:
+    return cloudwatch.Metric(
+        namespace=namespace, metric_name=name, dimensions_map=dimensions, statistic=statistic, period=MINUTE
+    )

@@ -1,0 +1,89 @@
+"""What AWS would do with a template, by its own documents: whether an alarm fires, how many tasks a policy sets.
+
+Nothing here imports the code under test.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, Final
+
+OPERATORS: Final = {
+    "GreaterThanThreshold": operator.gt,
+    "GreaterThanOrEqualToThreshold": operator.ge,
+    "LessThanThreshold": operator.lt,
+    "LessThanOrEqualToThreshold": operator.le,
+}
+
+Template = Mapping[str, Any]
+
+
+def alarms(template: Template) -> dict[str, Mapping[str, Any]]:
+    """The alarms by the last part of their name, or by their logical id where they have none."""
+    return {
+        found["Properties"].get("AlarmName", id_).rpartition("-")[2]: found["Properties"]
+        for id_, found in template["Resources"].items()
+        if found["Type"] == "AWS::CloudWatch::Alarm"
+    }
+
+
+def tasks_set_at(template: Template, backlog: float) -> list[int]:
+    """Return the number of tasks that each policy sets whose alarm fires at this value."""
+    return [
+        adjustment["ScalingAdjustment"]
+        for alarm in alarms(template).values()
+        if OPERATORS[alarm["ComparisonOperator"]](backlog, alarm["Threshold"])
+        for policy in _policies_of(template, alarm)
+        for adjustment in policy["StepAdjustments"]
+        if _applies(adjustment, backlog, alarm["Threshold"])
+    ]
+
+
+def _policies_of(template: Template, alarm: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    for action in alarm.get("AlarmActions", ()):
+        found = template["Resources"][action["Ref"]]
+        if found["Type"] == "AWS::ApplicationAutoScaling::ScalingPolicy":
+            policy = found["Properties"]["StepScalingPolicyConfiguration"]
+            assert policy["AdjustmentType"] == "ExactCapacity"
+            check_ranges(policy["StepAdjustments"])
+            yield policy
+
+
+def _applies(adjustment: Mapping[str, Any], value: float, threshold: float) -> bool:
+    """Above the threshold the lower bound is inclusive and the upper one exclusive; otherwise the other way round.
+
+    https://docs.aws.amazon.com/autoscaling/application/APIReference/API_StepAdjustment.html
+    """
+    lower: float = threshold + adjustment.get("MetricIntervalLowerBound", float("-inf"))
+    upper: float = threshold + adjustment.get("MetricIntervalUpperBound", float("inf"))
+    return lower <= value < upper if value > threshold else lower < value <= upper
+
+
+def check_ranges(adjustments: Sequence[Mapping[str, Any]]) -> None:
+    """The rules that the same page lists, without which a policy is refused."""
+    pairs = [(step.get("MetricIntervalLowerBound"), step.get("MetricIntervalUpperBound")) for step in adjustments]
+    lowers, uppers = [lower for lower, _ in pairs], [upper for _, upper in pairs]
+    assert lowers.count(None) <= 1
+    assert uppers.count(None) <= 1
+    assert (None, None) not in pairs
+    assert None in lowers or not any(lower is not None and lower < 0 for lower in lowers)
+    assert None in uppers or not any(upper is not None and upper > 0 for upper in uppers)
+    ordered = sorted(pairs, key=lambda pair: float("-inf") if pair[0] is None else pair[0])
+    assert all(before[1] == after[0] for before, after in pairwise(ordered)), "a gap, or an overlap"
+
+
+def fires(alarm: Mapping[str, Any], series: Sequence[float | None]) -> bool:
+    """Whether the alarm is in ALARM at some minute of a series; None is a minute without a value.
+
+    https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/alarm-evaluation.html
+    """
+    beyond = OPERATORS[alarm["ComparisonOperator"]]
+    periods = alarm["EvaluationPeriods"]
+    needed = alarm.get("DatapointsToAlarm", periods)
+    missing = alarm.get("TreatMissingData", "missing")
+    assert missing in {"breaching", "notBreaching"}, "an alarm for people says what no value means"
+    breaching = [missing == "breaching" if value is None else beyond(value, alarm["Threshold"]) for value in series]
+    windows = [breaching[at : at + periods] for at in range(len(breaching) - periods + 1)]
+    return any(sum(window) >= needed for window in windows)
