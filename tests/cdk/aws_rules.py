@@ -6,11 +6,13 @@ Nothing here imports the code under test.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final
 
-OPERATORS: Final = {
+from tests.cdk.metric_math import Series, evaluate, parse
+
+OPERATORS: Final[Mapping[str, Callable[[float, float], bool]]] = {
     "GreaterThanThreshold": operator.gt,
     "GreaterThanOrEqualToThreshold": operator.ge,
     "LessThanThreshold": operator.lt,
@@ -74,16 +76,30 @@ def check_ranges(adjustments: Sequence[Mapping[str, Any]]) -> None:
     assert all(before[1] == after[0] for before, after in pairwise(ordered)), "a gap, or an overlap"
 
 
-def fires(alarm: Mapping[str, Any], series: Sequence[float | None]) -> bool:
-    """Whether the alarm is in ALARM at some minute of a series; None is a minute without a value.
+STATISTICS: Final[Mapping[str, Callable[[Sequence[float]], float]]] = {
+    "Sum": sum, "Maximum": max, "Minimum": min, "SampleCount": len,
+    "Average": lambda values: sum(values) / len(values),
+}  # fmt: skip
+
+Reports = Mapping[str, Sequence[Sequence[float]]]
+"""metric -> for each minute, what each task reported; empty: silence."""
+
+
+def fires(alarm: Mapping[str, Any], reports: Reports) -> bool:
+    """Whether the alarm is in ALARM at the end of the reports. What is missing counts as the alarm says.
 
     https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/alarm-evaluation.html
     """
-    beyond = OPERATORS[alarm["ComparisonOperator"]]
     periods = alarm["EvaluationPeriods"]
-    needed = alarm.get("DatapointsToAlarm", periods)
-    missing = alarm.get("TreatMissingData", "missing")
-    assert missing in {"breaching", "notBreaching"}, "an alarm for people says what no value means"
-    breaching = [missing == "breaching" if value is None else beyond(value, alarm["Threshold"]) for value in series]
-    windows = [breaching[at : at + periods] for at in range(len(breaching) - periods + 1)]
-    return any(sum(window) >= needed for window in windows)
+    queries = alarm.get("Metrics") or [{"Id": "m", "MetricStat": {"Metric": alarm, "Stat": alarm["Statistic"]}}]
+    series: dict[str, Series] = {}
+    for query in queries:
+        if "MetricStat" in query:
+            reported = list(reports.get(query["MetricStat"]["Metric"]["MetricName"], [[]] * periods))[-periods:]
+            fold = STATISTICS[query["MetricStat"]["Stat"]]
+            series[query["Id"]] = [float(fold(values)) if values else None for values in reported]
+    watched = next(query.get("Expression", query["Id"]) for query in queries if query.get("ReturnData", True))
+    values = [evaluate(parse(watched), series, minute) for minute in range(periods)]
+    missing, beyond = alarm["TreatMissingData"] == "breaching", OPERATORS[alarm["ComparisonOperator"]]
+    breaches = [missing if value is None else beyond(value, alarm["Threshold"]) for value in values]
+    return bool(sum(breaches) >= int(alarm["DatapointsToAlarm"]))

@@ -1,16 +1,14 @@
-"""CloudWatch takes every expression of the stack, and the alarms fire when they should and not otherwise."""
+"""CloudWatch takes every expression of the stack."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import pytest
 
-from service.customer.errors import ERRORS
-from service.customer.metrics import UNITS
 from tests.cdk.metric_math import ARRAY, TS, S, Series, UnsupportedError, evaluate, parse, type_of
 from tests.cdk.test_stack import resources, template
 
@@ -116,108 +114,3 @@ def test_a_gap_is_no_zero_and_a_division_by_zero_is_no_value() -> None:
     assert [evaluate(parse("a / b"), series, minute) for minute in range(3)] == [0.5, None, None]
     assert [evaluate(parse("FILL(a, 7) ^ 2"), series, minute) for minute in range(3)] == [1.0, 49.0, 16.0]
     assert [evaluate(parse("IF(b > 0, -a, 3)"), series, minute) for minute in range(3)] == [-1.0, None, 3.0]
-
-
-STATISTICS: Final[Mapping[str, Callable[[Sequence[float]], float]]] = {
-    "Sum": sum, "Maximum": max, "Minimum": min, "Average": lambda values: sum(values) / len(values),
-}  # fmt: skip
-COMPARISONS: Final = {"GreaterThanThreshold": ">", "LessThanThreshold": "<"}
-
-Reports = Mapping[str, Sequence[Sequence[float]]]
-"""metric -> for each minute what each task reported; none: silence."""
-
-
-def fires(alarm: Mapping[str, Any], reports: Reports) -> bool:
-    """Whether the alarm is on at the end of the reports. What is missing counts as the alarm says."""
-    periods = alarm["EvaluationPeriods"]
-    queries = alarm.get("Metrics") or [{"Id": "m", "MetricStat": {"Metric": alarm, "Stat": alarm["Statistic"]}}]
-    series: dict[str, Series] = {}
-    for query in queries:
-        if "MetricStat" in query:
-            told = list(reports.get(query["MetricStat"]["Metric"]["MetricName"], [[]] * periods))[-periods:]
-            fold = STATISTICS[query["MetricStat"]["Stat"]]
-            series[query["Id"]] = [float(fold(values)) if values else None for values in told]
-    watched = next(query.get("Expression", query["Id"]) for query in queries if query.get("ReturnData", True))
-    beyond = parse(f"value {COMPARISONS[alarm['ComparisonOperator']]} threshold")
-    breaches = 0
-    for minute in range(periods):
-        value = evaluate(parse(watched), series, minute)
-        limits: dict[str, Series] = {"value": [value], "threshold": [float(alarm["Threshold"])]}
-        missing = alarm["TreatMissingData"] == "breaching"
-        breaches += missing if value is None else bool(evaluate(beyond, limits, 0))
-    return breaches >= int(alarm["DatapointsToAlarm"])
-
-
-def minutes(*values: float) -> list[list[float]]:
-    """The same report of the tasks, for ten minutes."""
-    return [list(values)] * 10
-
-
-def once(value: float) -> list[list[float]]:
-    """Three tasks, all well but one of them in the last minute but one."""
-    return [[0.0, 0.0, 0.0]] * 8 + [[value, 0.0, 0.0], [0.0, 0.0, 0.0]]
-
-
-SERVER_ERRORS: Final = [error.description for error in ERRORS if error.code >= "500"]
-
-
-def answered(requests: float, **errors: float) -> Reports:
-    return {"Requests": minutes(requests), **{name: minutes(errors.get(name, 0)) for name in SERVER_ERRORS}}
-
-
-SHOULD: Final[Mapping[str, Sequence[Reports]]] = {
-    "NoTaskServing": ({}, {"Serving": minutes(0, 0, 0)}),
-    "FewTasksServing": ({}, {"Serving": minutes(1, 1)}, {"Serving": minutes(1, 1, 0)}),
-    "ErrorRate": (answered(1000, UNAVAILABLE=11), answered(1000, UNAVAILABLE=5, INTERNAL_ERROR=6)),
-    "Latency": ({"LatencyP99": minutes(3, 101, 4)},),
-    "TimeWithoutCredit": ({"TimeWithoutCredit": minutes(40, 30, 0)},),
-    "EventsNotFlowing": ({"EventsFlowing": minutes(1, 0, 1)},),
-    "EventsDropped": ({"EventsDropped": minutes(0, 1, 0)},),
-    "TableThrottled": ({"ReadThrottleEvents": minutes(1)},),
-}  # fmt: skip
-SHOULD_NOT: Final[Mapping[str, Sequence[Reports]]] = {
-    "NoTaskServing": (
-        {"Serving": minutes(1), "EventsFlowing": minutes(0)},  # the stream is gone, every request is answered
-        {"Serving": [*minutes(1, 1, 1), [], []]},  # two minutes without a report
-    ),
-    "FewTasksServing": (
-        {"Serving": minutes(1, 1, 1)},
-        {"Serving": minutes(1, 1, 1, 1, 1, 1)},  # while tasks are replaced
-        {"Serving": [*minutes(1, 1), [1, 1, 1]]},
-    ),
-    "ErrorRate": ({}, answered(0), answered(1000, UNAVAILABLE=10), {**answered(1000), "BAD_REQUEST": minutes(900)}),
-    "Latency": ({}, {"LatencyP99": minutes(99)}, {"LatencyP99": once(500)}),
-    "TimeWithoutCredit": ({}, {"TimeWithoutCredit": minutes(19)}, {"TimeWithoutCredit": once(100)}),
-    "EventsNotFlowing": ({}, {"EventsFlowing": minutes(1, 1, 1)}, {"EventsFlowing": [*minutes(1), [0], [1]]}),
-    "EventsDropped": ({}, {"EventsDropped": minutes(0, 0, 0)}),
-    "TableThrottled": ({}, {"ReadThrottleEvents": once(5)}),
-}
-
-
-def alarms() -> dict[str, dict[str, Any]]:
-    found = [one["Properties"] for one in resources(template(), "AWS::CloudWatch::Alarm")]
-    return {alarm["AlarmName"].removeprefix("CustomerBalance-TT-"): alarm for alarm in found}
-
-
-def test_every_alarm_is_tried() -> None:
-    assert alarms().keys() == SHOULD.keys() == SHOULD_NOT.keys()
-
-
-@pytest.mark.parametrize("name", SHOULD)
-def test_an_alarm_fires_when_it_should(name: str) -> None:
-    for reports in SHOULD[name]:
-        assert fires(alarms()[name], reports), reports
-
-
-@pytest.mark.parametrize("name", SHOULD_NOT)
-def test_an_alarm_stays_silent_otherwise(name: str) -> None:
-    for reports in SHOULD_NOT[name]:
-        assert not fires(alarms()[name], reports), reports
-
-
-def test_the_service_reports_every_metric_that_is_watched() -> None:
-    """A misspelt name is an alarm that is silent for ever."""
-    own = json.dumps([one for one in alarms().values() if "CustomerBalance" in json.dumps(one)])
-    watched = set(re.findall(r'"MetricName": "(\w+)"', own)) - {"ReadThrottleEvents"}
-    assert watched
-    assert watched <= UNITS.keys()
