@@ -8,11 +8,13 @@ import structlog
 
 from service.customer import contract
 from service.customer.errors import InternalError, NotFound, RequestError, Unavailable
-from service.dynamodb.errors import DynamoDBError, NoCredentialsError, TableUnavailableError
+from service.dynamodb.errors import DynamoDBError, NoCredentialsError, TableUnavailableError, kind, reason
 from service.dynamodb.table import Outcome, Row
 from service.runtime.logs import Repeated
 
-failed: Final = Repeated(structlog.get_logger("service.customer"), "look-up failed")
+_log: Final = structlog.get_logger("service.customer")
+failed: Final = Repeated(_log, "look-up failed")
+_unavailable: Final = Repeated(_log, "the table is not available")
 
 
 def make_row(client_id: str, balance: int, **texts: str) -> Row:
@@ -52,6 +54,7 @@ def row_of(client_id: str, outcome: Outcome) -> Row:
 def refusal(client_id: str, error: Exception) -> RequestError:
     """The reply for a call of the table that failed. Its cause is logged, not told."""
     if isinstance(error, TableUnavailableError):
+        _unavailable.warning(kind(error.__cause__ or error), error=reason(error))
         return Unavailable(f"{error}; try again")
     if isinstance(error, TimeoutError):
         return Unavailable("the database did not answer in time; try again")

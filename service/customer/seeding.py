@@ -21,7 +21,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, w
 
 from service.customer.contract import BUCKET, SEED_DONE, SEED_KEY, SEED_LEASE_KEY
 from service.customer.rows import make_row
-from service.dynamodb.errors import TableUnavailableError
+from service.dynamodb.errors import TableUnavailableError, reason
 from service.dynamodb.table import Table
 from service.runtime.cancel import cancel
 from service.runtime.errors import ServiceError
@@ -147,10 +147,10 @@ async def _write(bucket: KeyValue, table: Table, rows: int) -> None:
                 group.create_task(insert_some())
     except ExceptionGroup as errors:
         first = errors.exceptions[0]
-        raise ServiceError(
-            f"table {table.name} cannot be seeded ({first})",
-            "see that this task may write to it",
-        ) from None
+        remedy = "see that this task may write to it"
+        if isinstance(first, TableUnavailableError):
+            remedy = table.explain(first).remedy
+        raise ServiceError(f"table {table.name} cannot be seeded ({reason(first)})", remedy) from None
     await bucket.put(SEED_KEY, SEED_DONE)
     seconds = round(time.monotonic() - started, 3)
     log.info("seeded", written=written, already_there=rows - written, seconds=seconds)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import zlib
 from http import HTTPStatus
 from math import inf
 from typing import Any, Final
@@ -14,24 +15,31 @@ from typing import Any, Final
 import orjson
 
 from service.dynamodb.credentials import CredentialChain
-from service.dynamodb.endpoint import endpoint
-from service.dynamodb.errors import DynamoDBError, InvalidResponse
-from service.dynamodb.http import Pool
+from service.dynamodb.endpoint import Endpoint, endpoint, proxy_to
+from service.dynamodb.errors import STALE_CREDENTIALS, DynamoDBError, InvalidResponse
+from service.dynamodb.http import Pool, Response
 from service.dynamodb.signature import Signer
 from service.runtime.errors import ServiceError
 
 _code: Final = re.compile(r"[A-Za-z0-9.]{1,100}").fullmatch
 """What an error is counted by."""
+_A_GATEWAYS: Final = {HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.TOO_MANY_REQUESTS}
+"""Beside 5xx: what is between here and DynamoDB says these, in words of its own."""
 
 
 class DynamoDB:
     """The API of one endpoint, in one region."""
 
-    def __init__(self, pool: Pool, region: str, timeout_s: float) -> None:
-        self._pool = pool
-        self._signer = Signer(pool.host, region, pool.path)
+    def __init__(self, endpoint: Endpoint, timeout_s: float) -> None:
+        self._endpoint = endpoint
         self._chain = CredentialChain()
         self._timeout_s = timeout_s
+        self._account: str | None = None
+        self._is_known = False
+        """The account of the credentials is in `_account`, and `_pool` is its endpoint's."""
+        self._pool: Pool
+        self._signer: Signer
+        self._reach(endpoint.url or endpoint.account_url or "")
         self._loop = asyncio.get_running_loop()
 
     @classmethod
@@ -40,41 +48,88 @@ class DynamoDB:
 
         Raises `ServiceError` when no region is set or the endpoint is not an address.
         """
-        url, region = endpoint()
         try:
-            return cls(Pool(url, timeout_s), region, timeout_s)
+            return cls(endpoint(), timeout_s)
         except ValueError as error:
             raise ServiceError(f"AWS_ENDPOINT_URL_DYNAMODB: {error}", "correct it or unset it") from None
 
     def close(self) -> None:
         self._pool.close()
 
-    async def call(self, action: str, request: dict[str, Any], deadline: float = inf) -> dict[str, Any]:
+    async def call(
+        self, action: str, request: dict[str, Any], deadline: float = inf, *, again: bool = True
+    ) -> dict[str, Any]:
         """One call and its decoded response, by `deadline`, a time of the loop's clock.
 
-        Credentials, a new connection and the answer have `timeout_s` seconds each.
-        Raises `DynamoDBError`, `InvalidResponse`, `NoCredentialsError`, `HttpError` and `TimeoutError`.
+        Credentials, a new connection and the answer have `timeout_s` seconds each. `again`: it may be executed twice,
+        as a read may (`Pool.post`).
+        Raises `DynamoDBError`, `InvalidResponse`, `NoCredentialsError`, `CredentialsRefreshError`, `HttpError`,
+        `TimeoutError`, and `ServiceError` when the endpoint is to be an account's and the credentials name none.
         """
         body = orjson.dumps(request)
         credentials = await self._chain.current(min(deadline, self._loop.time() + self._timeout_s))
+        if credentials.account_id != self._account or not self._is_known:
+            self._use(credentials.account_id)
         headers = self._signer.headers(credentials, action, body)
-        response = await self._pool.post(headers, body, deadline)
+        pool = self._pool
+        response = await pool.post(headers, body, deadline, again=again)
         try:
-            decoded = orjson.loads(response.body)
-        except orjson.JSONDecodeError:
-            decoded = None
-        may_be_a_gateways = response.status >= 500 or response.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
-        if may_be_a_gateways and (type(decoded) is not dict or "__type" not in decoded):
-            raise DynamoDBError(response.status, f"HTTP {response.status}", "")
-        if type(decoded) is not dict or (response.status != 200 and "__type" not in decoded):
-            self._pool.close()  # what comes on that connection next may be this call's answer
-            raise InvalidResponse(f"HTTP {response.status} with a body that is not DynamoDB's")
-        if response.status == 200:
-            return decoded
-        code = str(decoded["__type"]).rpartition("#")[2]
-        if not _code(code):
+            return _decoded(response)
+        except InvalidResponse:
+            pool.close()  # what comes on that connection next may be this call's answer
+            raise
+        except DynamoDBError as error:
+            if error.code in STALE_CREDENTIALS:
+                self._chain.forget()
+            raise
+
+    def _use(self, account: str | None) -> None:
+        """Call the endpoint of that account from now on."""
+        url = self._endpoint.of(account)
+        if url != self._url:
             self._pool.close()
-            raise InvalidResponse(f"HTTP {response.status} with a code that is not DynamoDB's: {code[:100]!r}")
-        if code == "ExpiredTokenException":
-            self._chain.forget()
-        raise DynamoDBError(response.status, code, str(decoded.get("message", decoded.get("Message", ""))))
+            self._reach(url)
+        self._account, self._is_known = account, True
+
+    def _reach(self, url: str) -> None:
+        self._url = url
+        self._pool = Pool(url, self._timeout_s, self._endpoint.tls, proxy_to(url))
+        self._signer = Signer(self._pool.host, self._endpoint.region, self._pool.path)
+
+
+def _decoded(response: Response) -> dict[str, Any]:
+    """The body of a 200.
+
+    Raises `DynamoDBError` for a refusal, and `InvalidResponse` for what DynamoDB does not send.
+    """
+    checksum = response.headers.get(b"x-amz-crc32")
+    if checksum is not None and checksum != b"%d" % zlib.crc32(response.body):
+        raise InvalidResponse(f"HTTP {response.status} with a body that its checksum is not of")
+    try:
+        decoded = orjson.loads(response.body)
+    except orjson.JSONDecodeError:
+        decoded = None
+    is_object = type(decoded) is dict
+    if response.status == 200 and is_object:
+        return decoded  # type: ignore[no-any-return]
+    told = decoded if is_object else {}
+    header = response.headers.get(b"x-amzn-errortype")
+    kind = told.get("__type", told.get("code", header and header.decode("latin-1")))
+    if response.status == 200 or kind is None:
+        if response.status >= 500 or response.status in _A_GATEWAYS:
+            raise DynamoDBError(response.status, f"HTTP {response.status}", "")
+        raise InvalidResponse(f"HTTP {response.status} with a body that is not DynamoDB's")
+    code = _code_of(str(kind))
+    if not _code(code):
+        raise InvalidResponse(f"HTTP {response.status} with a code that is not DynamoDB's: {code[:100]!r}")
+    raise DynamoDBError(response.status, code, str(told.get("message", told.get("Message", ""))))
+
+
+def _code_of(kind: str) -> str:
+    """`Code` of `namespace#Code`, `Code:http://...` and `http://...#Code`.
+
+    https://smithy.io/2.0/aws/protocols/aws-json-1_0-protocol.html#operation-error-serialization
+    """
+    if kind.startswith(("http://", "https://")):
+        kind = kind.partition("#")[2]
+    return kind.partition(":")[0].rpartition("#")[2]

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from typing import Final
 
 from botocore.credentials import Credentials, ReadOnlyCredentials
-from botocore.session import Session
 
+from service.dynamodb.endpoint import aws_session
 from service.dynamodb.errors import CredentialsRefreshError, NoCredentialsError
 from service.runtime.threads import in_thread
 
 RETRY_S: Final = 10.0
 """Between two attempts to refresh credentials that are still valid."""
+_secret: Final = re.compile(r"(?=[A-Za-z+/=]*\d)[A-Za-z0-9+/=]{20,}")
+"""What may be a part of a credential, in the words of a provider."""
 
 
 class CredentialChain:
@@ -27,30 +30,37 @@ class CredentialChain:
         self._frozen: ReadOnlyCredentials | None = None
         self._loading: asyncio.Task[ReadOnlyCredentials] | None = None
         self._tried_s = float("-inf")
+        self._had = False
+        """The chain gave some before."""
 
     async def current(self, deadline: float) -> ReadOnlyCredentials:
-        """Waits for them to `deadline`, a time of the loop's clock.
+        """Waits for them to `deadline`, a time of the loop's clock; a load that is later goes on, for the next call.
 
-        Raises `CredentialsRefreshError` when they have expired and cannot be refreshed, `NoCredentialsError`, and
-        `TimeoutError`; the load goes on, for the next call.
+        Raises `CredentialsRefreshError` when the chain gives none now, whatever it raises itself, and
+        `NoCredentialsError` when it has none and never had.
         """
         frozen = self._frozen
-        if frozen is None:
-            async with asyncio.timeout_at(deadline):
-                return await asyncio.shield(self._load())
-        if self._remain_valid(None):
-            return frozen
-        if self._remain_valid(0):
-            if time.monotonic() - self._tried_s > RETRY_S:
-                self._load()
-            return frozen
+        if frozen is not None:
+            if self._remain_valid(None):
+                return frozen
+            if self._remain_valid(0):
+                if time.monotonic() - self._tried_s > RETRY_S:
+                    self._load()
+                return frozen
+        what = "AWS credentials have expired" if self._had else "AWS credentials cannot be had"
         try:
             async with asyncio.timeout_at(deadline):
                 return await asyncio.shield(self._load())
+        except NoCredentialsError:
+            raise
+        except TimeoutError as error:
+            raise CredentialsRefreshError(f"{what} (no answer in time)") from error
         except Exception as error:
-            raise CredentialsRefreshError(f"AWS credentials have expired ({type(error).__name__})") from error
+            said = _secret.sub("***", " ".join(str(error).split()))[:200]
+            raise CredentialsRefreshError(f"{what} ({type(error).__name__}{said and f': {said}'})") from error
 
     def forget(self) -> None:
+        """Have them read again: DynamoDB does not take these."""
         self._credentials = self._frozen = None
 
     def _remain_valid(self, seconds: int | None) -> bool:
@@ -68,17 +78,17 @@ class CredentialChain:
 
     async def _load_once(self) -> ReadOnlyCredentials:
         credentials = self._credentials or await in_thread(_find, "credentials")
-        if credentials is None:
+        frozen = await in_thread(credentials.get_frozen_credentials, "credentials") if credentials else None
+        if not frozen or not frozen.access_key or not frozen.secret_key:
+            if self._had:
+                raise LookupError("the chain has none any more")
             raise NoCredentialsError
-        frozen = await in_thread(credentials.get_frozen_credentials, "credentials")
-        if not frozen.access_key or not frozen.secret_key:
-            raise NoCredentialsError
-        self._credentials, self._frozen = credentials, frozen
+        self._credentials, self._frozen, self._had = credentials, frozen, True
         return frozen
 
 
 def _find() -> Credentials | None:
-    found: Credentials | None = Session().get_credentials()
+    found: Credentials | None = aws_session().get_credentials()
     return found
 
 

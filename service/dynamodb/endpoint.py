@@ -1,45 +1,141 @@
-"""Where DynamoDB is, as the AWS configuration says."""
+"""Where DynamoDB is and how it is reached, as the AWS configuration says (docs/adr/0008-dynamodb-client.md)."""
 
 from __future__ import annotations
 
 import os
 import re
-from typing import Any
+import ssl
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import urlsplit
 
 from botocore.exceptions import BotoCoreError
+from botocore.httpsession import ProxyConfiguration
 from botocore.session import Session
+from botocore.utils import get_environ_proxies
 
+from service.dynamodb.connect import Proxy
 from service.runtime.errors import ServiceError
 
+_ACCOUNT: Final = "000000000000"
+"""Stands for the account that the credentials will name."""
 
-def endpoint() -> tuple[str, str]:
-    """The URL and the region of DynamoDB, as botocore resolves them, with FIPS, dual stack and configured endpoints.
+_host_label: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,62}").fullmatch
 
-    Raises `ServiceError` when the AWS configuration names no region, or does not make sense.
-    """
+
+@dataclass(frozen=True)
+class Endpoint:
+    region: str
+    url: str | None
+    """Where the account is not known; None: nothing can be called then."""
+    account_url: str | None = None
+    """With `_ACCOUNT` for the account; None: `url` is every account's."""
+    tls: ssl.SSLContext | None = field(default=None, repr=False)
+    """What its certificate is verified with; None: the system's authorities."""
+
+    def of(self, account: str | None) -> str:
+        """The URL for credentials of that account. Raises `ServiceError` when there is none."""
+        if account and self.account_url:
+            if not _host_label(account):
+                raise ServiceError("AWS_ACCOUNT_ID is not an account id", "correct it: it is a part of the host name")
+            return self.account_url.replace(_ACCOUNT, account)
+        if self.url is None:
+            raise ServiceError(
+                "AWS_ACCOUNT_ID_ENDPOINT_MODE is required, and the credentials name no account",
+                "set AWS_ACCOUNT_ID, or the mode to preferred",
+            )
+        return self.url
+
+
+def aws_session() -> Session:
+    """botocore's, with AWS_REGION: it reads only AWS_DEFAULT_REGION and the profile."""
     session = Session()
+    if region := os.environ.get("AWS_REGION"):
+        session.set_config_variable("region", region)
+    return session
+
+
+def endpoint() -> Endpoint:
+    """The endpoint of DynamoDB as botocore resolves it, with its region and the authorities that it is verified by.
+
+    Raises `ServiceError` when the AWS configuration names no region, does not make sense, or has what is not supported.
+    """
+    session = aws_session()
     try:
-        # botocore itself reads only AWS_DEFAULT_REGION and the profile.
-        region = os.environ.get("AWS_REGION") or session.get_config_variable("region")
+        region = session.get_config_variable("region")
         if not region:
             raise ServiceError("AWS_REGION is not set", "set it to the table's region")
-        # Given credentials keep it from looking for some: nothing is called with this client.
-        client: Any = session.create_client(
-            "dynamodb",
-            region_name=region,
-            aws_access_key_id="none",
-            aws_secret_access_key="none",  # noqa: S106
-        )
-        # What it would call: `client.meta` does not know every exception of the endpoint rules.
-        url = client.generate_presigned_url("list_tables").partition("?")[0]
+        if str(session.get_config_variable("endpoint_discovery_enabled")).strip().lower() == "true":
+            raise ServiceError("AWS_ENDPOINT_DISCOVERY_ENABLED is true, which is not supported", "unset it")
+        # These keep it from looking for some: nothing is called with this client.
+        session.set_credentials("none", "none", account_id=_ACCOUNT)
+        given: Any = session.get_credentials()
+        client: Any = session.create_client("dynamodb")
+        account_url = _url(client)
+        given.account_id = None
+        url = _url_without_account(client)
     except (BotoCoreError, ValueError) as error:
         said = re.sub(r"\S*@| as '.*'", "", str(error))  # an address, or what is taken for its port, may be a password
         raise ServiceError(
             f"AWS configuration: {said}", "correct it (AWS_REGION, AWS_PROFILE, AWS_ENDPOINT_URL...)"
         ) from None
-    if "@" in url.partition("://")[2].partition("/")[0]:
+    if "@" in account_url.partition("://")[2].partition("/")[0]:
         raise ServiceError(
             "AWS_ENDPOINT_URL_DYNAMODB or AWS_ENDPOINT_URL has a user in its URL",
             "leave it out: the AWS SDK's credentials are used",
         )
-    return url, region
+    bundle = session.get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE")
+    tls = _verified_by(bundle) if bundle and account_url.startswith("https:") else None
+    proxy_to(account_url)  # so that a wrong one is said at the start
+    return Endpoint(region, url, None if account_url == url else account_url, tls)
+
+
+def proxy_to(url: str) -> Proxy | None:
+    """The proxy on the way to a URL, by HTTP_PROXY, HTTPS_PROXY and NO_PROXY as botocore reads them.
+
+    Raises `ServiceError` for a proxy that is itself spoken to with TLS, and for what is no address.
+    """
+    configured = ProxyConfiguration(get_environ_proxies(url))
+    address = configured.proxy_url_for(url)
+    if not address:
+        return None
+    variable = "HTTPS_PROXY" if url.startswith("https:") else "HTTP_PROXY"
+    try:
+        parts = urlsplit(address)
+        host, port = parts.hostname, parts.port or 80
+        authorization = configured.proxy_headers_for(address).get("Proxy-Authorization")
+    except ValueError:  # its words have the password
+        host = None
+    if not host:
+        raise ServiceError(f"{variable} is not an address", "correct it, or name DynamoDB's host in NO_PROXY")
+    if parts.scheme != "http":
+        raise ServiceError(
+            f"{variable} is an {parts.scheme} proxy, which is not supported",
+            "give an http:// one, or name DynamoDB's host in NO_PROXY",
+        )
+    return Proxy(host, port, f"Proxy-Authorization: {authorization}\r\n" if authorization else "")
+
+
+def _url(client: Any) -> str:
+    """What it would call: `client.meta` does not know every exception of the endpoint rules."""
+    url: str = client.generate_presigned_url("list_tables").partition("?")[0]
+    return url
+
+
+def _url_without_account(client: Any) -> str | None:
+    try:
+        return _url(client)
+    except BotoCoreError:  # AWS_ACCOUNT_ID_ENDPOINT_MODE=required: with an account it has resolved
+        return None
+
+
+def _verified_by(bundle: str) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=bundle)
+    except OSError as error:
+        raise ServiceError(
+            f"CA bundle {bundle}: {error.strerror or error}",
+            "correct AWS_CA_BUNDLE, or ca_bundle of the profile, or REQUESTS_CA_BUNDLE",
+        ) from None
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # as botocore: the authority of a firm may not be strict
+    return context

@@ -1,9 +1,9 @@
 """The errors of the DynamoDB client.
 
 HttpError               no connection, a lost one, or a reply that is not HTTP
-InvalidResponse         a reply that is not DynamoDB's
+InvalidResponse         a reply that is not DynamoDB's, or is not what it sent
 NoCredentialsError      the AWS credential chain has none
-CredentialsRefreshError its credentials have expired, and it gives no new ones now
+CredentialsRefreshError it gives none now
 DynamoDBError           DynamoDB refused the call
 TableUnavailableError   the table raises this for the transient ones of the above, after its own retries
 """
@@ -12,23 +12,55 @@ from __future__ import annotations
 
 from typing import Final
 
-_THROTTLED: Final = {"ProvisionedThroughputExceededException", "RequestLimitExceeded", "ThrottlingException"}
-_ACCESS_DENIED: Final = {
+_THROTTLED: Final = {
+    "BandwidthLimitExceeded",
+    "EC2ThrottledException",
+    "HTTP 429",
+    "LimitExceededException",
+    "PriorRequestNotComplete",
+    "ProvisionedThroughputExceededException",
+    "RequestLimitExceeded",
+    "RequestThrottled",
+    "RequestThrottledException",
+    "SlowDown",
+    "ThrottledException",
+    "Throttling",
+    "ThrottlingException",
+    "TooManyRequestsException",
+    "TransactionInProgressException",
+}
+"""The codes that botocore's standard mode holds for throttling."""
+_TRANSIENT: Final = {
+    "HTTP 413",
+    "ItemCollectionSizeLimitExceededException",
+    "ReplicatedWriteConflictException",
+    "RequestTimeout",
+    "RequestTimeoutException",
+}
+"""The others that are tried again: of botocore's retry modes, and of the document that `DynamoDBError` names."""
+STALE_CREDENTIALS: Final = {"ExpiredTokenException", "UnrecognizedClientException"}
+"""Other credentials may be there by now, or these be known: a role that was just made is not at once known everywhere.
+
+https://docs.aws.amazon.com/IAM/latest/UserGuide/troubleshoot_general.html#troubleshoot_general_eventual-consistency
+"""
+_ACCESS_DENIED: Final = STALE_CREDENTIALS | {
     "AccessDeniedException",
-    "ExpiredTokenException",
     "IncompleteSignatureException",
     "InvalidSignatureException",
     "MissingAuthenticationTokenException",
-    "UnrecognizedClientException",
 }
 
 
 class HttpError(Exception):
     """There is no connection, it was lost, or what came was not HTTP."""
 
+    def __init__(self, problem: str, remedy: str = "see that DynamoDB can be reached from here") -> None:
+        super().__init__(problem)
+        self.remedy = remedy
+
 
 class InvalidResponse(Exception):
-    """A response that is not DynamoDB's."""
+    """A response that is not DynamoDB's, or whose checksum is not its body's."""
 
 
 class NoCredentialsError(Exception):
@@ -36,11 +68,14 @@ class NoCredentialsError(Exception):
 
 
 class CredentialsRefreshError(Exception):
-    """The credentials have expired, and the chain does not give new ones now. The next call may succeed."""
+    """The chain does not give credentials now. The next call may succeed."""
 
 
 class TableUnavailableError(Exception):
-    """The table did not answer within its deadline, or is throttled. The next call may succeed."""
+    """The table did not answer within its deadline, or is throttled. The next call may succeed.
+
+    Its words are for requesters; `__cause__` is for operators.
+    """
 
 
 class DynamoDBError(Exception):
@@ -56,12 +91,12 @@ class DynamoDBError(Exception):
 
     @property
     def throttled(self) -> bool:
-        return self.code in _THROTTLED
+        return self.code in _THROTTLED or self.status == 429
 
     @property
     def retryable(self) -> bool:
         """The next call may succeed."""
-        return self.throttled or self.status >= 500 or self.code in {"ExpiredTokenException", "HTTP 413"}
+        return self.throttled or self.status >= 500 or self.code in _TRANSIENT or self.code in STALE_CREDENTIALS
 
     @property
     def access_denied(self) -> bool:
@@ -71,3 +106,11 @@ class DynamoDBError(Exception):
 def kind(error: BaseException | None) -> str:
     """What an error is counted by: DynamoDB's own code, else the name of its class."""
     return error.code if isinstance(error, DynamoDBError) else type(error).__name__
+
+
+def reason(error: BaseException) -> str:
+    """Why a call failed, in one line for operators."""
+    cause = (isinstance(error, TableUnavailableError) and error.__cause__) or error
+    if isinstance(cause, DynamoDBError) and cause.throttled:
+        return f"the database is busy ({cause.code})"
+    return str(cause) or type(cause).__name__

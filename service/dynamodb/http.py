@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Mapping
 from http import HTTPStatus
 from math import inf
 from typing import Final, NamedTuple, cast
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 
 import httptools
 
+from service.dynamodb.connect import Origin, Proxy, connect
 from service.dynamodb.errors import HttpError
 
 TICK_S: Final = 0.001
@@ -28,12 +30,17 @@ IDLE_S: Final = 20.0
 class Response(NamedTuple):
     status: int
     body: bytes
+    headers: Mapping[bytes, bytes]
+    """By their names in lower case."""
 
 
 class Pool:
     """Connections to one origin. A call has one to itself; the one used last comes first (LIFO)."""
 
-    def __init__(self, url: str, timeout_s: float) -> None:
+    def __init__(
+        self, url: str, timeout_s: float, tls: ssl.SSLContext | None = None, proxy: Proxy | None = None
+    ) -> None:
+        """`tls`: what an https server is verified with, in place of the system's authorities."""
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError(f"{url} is not an HTTP address")
@@ -41,21 +48,38 @@ class Pool:
         self._timeout_s = timeout_s
         self._free: list[_Connection] = []
         self._loop = asyncio.get_running_loop()
-        self._tls = ssl.create_default_context() if parts.scheme == "https" else None
-        self._address = parts.hostname, parts.port or (443 if self._tls else 80)
+        tls = (tls or ssl.create_default_context()) if parts.scheme == "https" else None
+        self._origin = Origin(parts.hostname, parts.port or (443 if tls else 80), tls, proxy)
         self.path = parts.path or "/"
-        self._head = f"POST {self.path} HTTP/1.1\r\nHost: {self.host}\r\n".encode()
+        target, authorization = self.path, ""
+        if proxy and not tls:  # https://www.rfc-editor.org/rfc/rfc9112#section-3.2.2
+            target, authorization = f"http://{self.host}{self.path}", proxy.authorization
+        self._head = f"POST {target} HTTP/1.1\r\nHost: {self.host}\r\n{authorization}".encode()
 
-    async def post(self, headers: str, body: bytes, deadline: float = inf) -> Response:
+    async def post(self, headers: str, body: bytes, deadline: float = inf, *, again: bool = True) -> Response:
         """`headers` are lines, each with its CRLF; `deadline` is a time of the loop's clock.
 
         A new connection and the answer have `timeout_s` each: on a busy CPU a handshake is slow, and one that times out
-        starts from zero at the next call. Raises `HttpError`, and `TimeoutError` after that, or at the deadline.
+        starts from zero at the next call. A kept connection that ends before a byte of the answer came had most likely
+        ended before the request: with `again` it is sent once more, on a new connection, although the first one may
+        have been executed. Raises `HttpError`, and `TimeoutError` after that, or at the deadline.
         """
-        connection = self._reusable()
-        if connection is None:
-            connection = await self._connect(self._ends(deadline))
         request = b"%b%bContent-Length: %d\r\n\r\n%b" % (self._head, headers.encode(), len(body), body)
+        connection = self._reusable()
+        if connection is not None:
+            try:
+                return await self._call(connection, request, deadline)
+            except HttpError:
+                if connection.heard:
+                    raise
+                self._distrust(connection.used_at)
+                if not again:
+                    raise
+        ends = self._ends(deadline)
+        connection = await connect(self._origin, lambda: _Connection(self._loop, self.host), ends)
+        return await self._call(connection, request, deadline)
+
+    async def _call(self, connection: _Connection, request: bytes, deadline: float) -> Response:
         began, ends = self._loop.time(), self._ends(deadline)
         try:
             return await connection.call(request, ends)
@@ -73,9 +97,9 @@ class Pool:
         while self._free:
             self._free.pop().close()
 
-    def _distrust(self, since: float) -> None:
-        """Close what was not answered on since then: a path that died in silence took all its connections along."""
-        for connection in [free for free in self._free if free.used_at < since]:
+    def _distrust(self, until: float) -> None:
+        """Close what was last answered on until then: a path that died takes all its connections along."""
+        for connection in [free for free in self._free if free.used_at <= until]:
             self._free.remove(connection)
             connection.close()
 
@@ -91,26 +115,16 @@ class Pool:
             connection.close()
         return None
 
-    async def _connect(self, deadline: float) -> _Connection:
-        host, port = self._address
-        try:
-            async with asyncio.timeout_at(deadline):
-                _, connection = await self._loop.create_connection(
-                    lambda: _Connection(self._loop), host, port, ssl=self._tls
-                )
-        except TimeoutError:
-            raise
-        except OSError as error:
-            raise HttpError(f"no connection to {self.host}: {error}") from error
-        return connection
-
 
 class _Connection(asyncio.Protocol):
     """One connection, one call at a time."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, host: str) -> None:
         self.idle = True
         """Whether another call may be made on it."""
+        self.heard = False
+        """Whether a byte of the last call's answer came."""
+        self._host = host
         self.used_at = loop.time()
         self._loop = loop
         self._transport: asyncio.Transport
@@ -121,9 +135,10 @@ class _Connection(asyncio.Protocol):
         """Set for this call's deadline or an earlier one's: a new timer for each call costs CPU."""
         self._body: list[bytes] = []
         self._size = 0
+        self._headers: dict[bytes, bytes] = {}
 
     async def call(self, request: bytes, deadline: float) -> Response:
-        self.idle = False
+        self.idle = self.heard = False
         self._response = self._loop.create_future()
         self._deadline = deadline
         if self._timer is None or self._timer.when() > deadline:
@@ -143,7 +158,7 @@ class _Connection(asyncio.Protocol):
             if self._deadline - self._loop.time() > TICK_S:
                 self._arm()
             else:
-                self._fail(TimeoutError())
+                self._fail(TimeoutError(f"{self._host} did not answer in time"))
 
     def close(self) -> None:
         self.idle = False
@@ -165,19 +180,24 @@ class _Connection(asyncio.Protocol):
         if self._response is None or self._response.done():
             self.close()  # nobody asked
             return
+        self.heard = True
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self._fail(HttpError(f"the response is not HTTP: {error}"))
+            self._fail(HttpError(f"the response of {self._host} is not HTTP: {error}"))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._fail(HttpError(f"the connection was lost: {exc or 'closed'}"))
+        self._fail(HttpError(f"the connection to {self._host} was lost: {exc or 'closed'}"))
 
     # httptools
 
     def on_message_begin(self) -> None:
+        self._headers = {}
         if self._response and self._response.done():
             self.close()  # nobody asked for another one
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers[name.lower()] = value
 
     def on_body(self, body: bytes) -> None:
         self._size += len(body)
@@ -194,4 +214,4 @@ class _Connection(asyncio.Protocol):
             # Answered before all of it was sent: the rest would come before the next request.
             is_sent = not self._transport.get_write_buffer_size()
             self.idle = is_sent and self._parser.should_keep_alive()
-            self._response.set_result(Response(self._parser.get_status_code(), b"".join(self._body)))
+            self._response.set_result(Response(self._parser.get_status_code(), b"".join(self._body), self._headers))

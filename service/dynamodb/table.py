@@ -13,18 +13,17 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from botocore.exceptions import BotoCoreError
-
 from service.dynamodb.client import DynamoDB
 from service.dynamodb.errors import (
     CredentialsRefreshError,
     DynamoDBError,
     HttpError,
     InvalidResponse,
-    NoCredentialsError,
     TableUnavailableError,
     kind,
+    reason,
 )
+from service.dynamodb.explain import explain
 from service.runtime.errors import ServiceError
 from service.runtime.metrics import Histogram
 
@@ -115,7 +114,7 @@ class Table:
             self.stats.errors["UnprocessedKeys"] += 1
             unread = list(unprocessed)
         failure = _classify(problem) if problem else TableUnavailableError("the database is busy")
-        self.problem = str(failure) or type(failure).__name__
+        self.problem = reason(failure)
         await give(dict.fromkeys(unread, failure))
 
     async def get(self, key: str, *, consistent: bool = False) -> Outcome:
@@ -131,11 +130,12 @@ class Table:
     async def insert(self, row: Row) -> bool:
         """Put a row unless its key has one. Returns whether it was put.
 
+        It is sent once: sent again after a lost answer, it would find its own row, and tell of another's.
         Raises `TableUnavailableError` when DynamoDB does not answer, and other errors as they are.
         """
-        absent = f"attribute_not_exists({self._key})"
+        put = {"TableName": self.name, "Item": row, "ConditionExpression": f"attribute_not_exists({self._key})"}
         try:
-            await self._api.call("PutItem", {"TableName": self.name, "Item": row, "ConditionExpression": absent})
+            await self._api.call("PutItem", put, again=False)
         except Exception as error:
             if isinstance(error, DynamoDBError) and error.code == "ConditionalCheckFailedException":
                 return False
@@ -159,7 +159,7 @@ class Table:
         """Raise `ServiceError` unless the table can be read."""
         outcome = await self.get("1")
         if isinstance(outcome, Exception):
-            raise self._explain(outcome)
+            raise self.explain(outcome)
 
     async def _batch_get(
         self, keys: Sequence[str], consistent: bool, deadline: float
@@ -181,22 +181,9 @@ class Table:
         except (AttributeError, KeyError, TypeError) as error:
             raise InvalidResponse("a response without Responses") from error
 
-    def _explain(self, error: Exception) -> ServiceError:
-        if isinstance(error, DynamoDBError) and error.code == "ResourceNotFoundException":
-            return ServiceError(f"table {self.name} does not exist", "deploy the stack, or correct DDB_TABLE")
-        if isinstance(error, NoCredentialsError | BotoCoreError) or (
-            isinstance(error, DynamoDBError) and error.access_denied
-        ):
-            reason = error.code if isinstance(error, DynamoDBError) else type(error).__name__
-            return ServiceError(
-                f"AWS refuses to let this task read table {self.name} ({reason})",
-                "give it credentials that may (aws sts get-caller-identity tells whose it has)",
-            )
-        if isinstance(error, TableUnavailableError):
-            return ServiceError(f"table {self.name}: {error}", "see that DynamoDB can be reached from here")
-        return ServiceError(
-            f"table {self.name} cannot be read: {error}", f"see that its key is a string named {self._key}"
-        )
+    def explain(self, error: Exception) -> ServiceError:
+        """Why the table cannot be used, with the remedy."""
+        return explain(error, self.name, "DDB_TABLE", f"see that its key is a string named {self._key}")
 
 
 def _backoff_s(attempt: int) -> float:
@@ -205,11 +192,16 @@ def _backoff_s(attempt: int) -> float:
 
 
 def _classify(error: Exception) -> Exception:
+    """What the caller gets: a transient error has words for requesters, and the error itself as its cause."""
+    if not _is_retryable(error):
+        return error
     if isinstance(error, DynamoDBError) and error.throttled:
-        return TableUnavailableError("the database is busy")
-    if _is_retryable(error) and not (isinstance(error, DynamoDBError) and error.access_denied):
-        return TableUnavailableError("the database did not answer in time")
-    return error
+        said = "the database is busy"
+    else:
+        said = f"the database {'did not answer in time' if isinstance(error, TimeoutError) else 'is not available'}"
+    unavailable = TableUnavailableError(said)
+    unavailable.__cause__ = error
+    return unavailable
 
 
 def _is_retryable(error: Exception) -> bool:

@@ -13,17 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import orjson
-from botocore.exceptions import BotoCoreError
 
 from service.dynamodb.client import DynamoDB
-from service.dynamodb.errors import (
-    CredentialsRefreshError,
-    DynamoDBError,
-    HttpError,
-    InvalidResponse,
-    NoCredentialsError,
-    kind,
-)
+from service.dynamodb.errors import DynamoDBError, InvalidResponse, kind, reason
+from service.dynamodb.explain import explain
 from service.runtime.errors import ServiceError
 
 MAX_ITEMS: Final = 25
@@ -123,7 +116,7 @@ class Writer:
                 self.errors[kind(error)] += 1
                 if not _blames_the_rows(error):
                     result.lost |= not isinstance(error, DynamoDBError)
-                    result.problem = str(error) or type(error).__name__
+                    result.problem = reason(error)
                     batches.append(batch)
                     attempt += 1
                 elif half := len(batch) // 2:
@@ -185,19 +178,7 @@ class Writer:
         return keys
 
     def _explain(self, error: Exception) -> ServiceError:
-        if isinstance(error, DynamoDBError) and error.code == "ResourceNotFoundException":
-            return ServiceError(f"table {self.name} does not exist", "deploy the stack, or correct ARCHIVE_TABLE")
-        denied = isinstance(error, DynamoDBError) and error.access_denied
-        if denied or isinstance(error, NoCredentialsError | CredentialsRefreshError | BotoCoreError):
-            return ServiceError(
-                f"AWS refuses to let this task use table {self.name} ({str(error) or type(error).__name__})",
-                "give it credentials that may (aws sts get-caller-identity tells whose it has)",
-            )
-        if isinstance(error, HttpError | InvalidResponse | TimeoutError):
-            return ServiceError(
-                f"table {self.name}: {str(error) or 'no answer in time'}", "see that DynamoDB can be reached from here"
-            )
-        return ServiceError(f"table {self.name} cannot be used: {error}", "see the table in the AWS console")
+        return explain(error, self.name, "ARCHIVE_TABLE", "see the table in the AWS console")
 
 
 def _blames_the_rows(error: Exception) -> bool:

@@ -257,7 +257,7 @@ async def test_a_table_that_stays_busy_is_said(
     monkeypatch.setattr(seeding, "INSERT_PATIENCE_S", 0.3)
     proxy.fault = lambda *_: refusal("ThrottlingException")
     async with seeder(world) as (bucket, table):
-        with pytest.raises(ServiceError, match=r"cannot be seeded \(the database is busy\)"):
+        with pytest.raises(ServiceError, match=r"cannot be seeded \(the database is busy \("):
             await seed(bucket, table, 5, "me")
 
 

@@ -14,11 +14,11 @@ from botocore.credentials import Credentials, ReadOnlyCredentials
 
 from service.dynamodb import client as module
 from service.dynamodb.client import DynamoDB
+from service.dynamodb.endpoint import Endpoint
 from service.dynamodb.errors import DynamoDBError, InvalidResponse
-from service.dynamodb.http import Pool
 from service.dynamodb.signature import Signer
 from service.runtime.errors import ServiceError
-from tests.service.dynamodb.test_http import OK, pool, serving, writes
+from tests.service.dynamodb.test_http import OK, serving, writes
 from tests.support.faulty import FaultyDynamoDB, answer, refusal
 
 HOST = "dynamodb.eu-west-1.amazonaws.com"
@@ -66,7 +66,7 @@ def test_signatures_are_botocores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def api(proxy: FaultyDynamoDB, aws: None) -> DynamoDB:
-    return DynamoDB(Pool(proxy.env["AWS_ENDPOINT_URL_DYNAMODB"], 2.0), "eu-west-1", 2.0)
+    return DynamoDB(Endpoint("eu-west-1", proxy.env["AWS_ENDPOINT_URL_DYNAMODB"]), 2.0)
 
 
 async def error_of(api: DynamoDB) -> DynamoDBError:
@@ -126,13 +126,14 @@ async def test_an_error_is_counted_by_a_code_and_nothing_else(proxy: FaultyDynam
 )
 async def test_a_connection_with_what_is_not_dynamodbs_is_not_used_again(aws: None, strange: bytes) -> None:
     """What comes on it next may be this call's late answer."""
-    async with serving(writes(strange)) as (server, url), pool(url) as made:
-        api = DynamoDB(made, "eu-west-1", 2.0)
+    async with serving(writes(strange)) as (server, url):
+        api = DynamoDB(Endpoint("eu-west-1", url), 2.0)
         with pytest.raises(InvalidResponse):
             await api.call("BatchGetItem", {})
         server.answering = writes(OK)
         assert await api.call("BatchGetItem", {}) == {}
         assert server.connections == 2
+        api.close()
 
 
 async def test_an_expired_token_has_the_credentials_read_anew(
@@ -149,6 +150,6 @@ async def test_an_expired_token_has_the_credentials_read_anew(
 
 
 def test_an_endpoint_that_is_no_address_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "endpoint", lambda: ("ftp://127.0.0.1", "eu-west-1"))
+    monkeypatch.setattr(module, "endpoint", lambda: Endpoint("eu-west-1", "ftp://127.0.0.1"))
     with pytest.raises(ServiceError, match=r"^AWS_ENDPOINT_URL_DYNAMODB: ftp://127\.0\.0\.1 is not an HTTP address"):
         DynamoDB.configured(1.0)

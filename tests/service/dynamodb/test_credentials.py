@@ -11,13 +11,18 @@ from typing import Any
 
 import pytest
 import uvloop
-from botocore.credentials import RefreshableCredentials
+from botocore.credentials import Credentials, RefreshableCredentials
+from botocore.exceptions import CredentialRetrievalError, MetadataRetrievalError
 from botocore.session import Session
 
+from service.customer.rows import make_row
+from service.customer.rows import refusal as refusal_of
 from service.dynamodb import credentials
 from service.dynamodb.credentials import CredentialChain
-from service.dynamodb.errors import CredentialsRefreshError
-from tests.support.world import eventually
+from service.dynamodb.errors import CredentialsRefreshError, TableUnavailableError
+from tests.support.faulty import FaultyDynamoDB, refusal
+from tests.support.table import open_table
+from tests.support.world import World, eventually
 
 Given = dict[str, str]
 
@@ -101,10 +106,93 @@ async def test_a_load_that_hangs_holds_a_call_up_to_its_deadline_and_goes_on(
         chain = CredentialChain()
     else:
         chain = await loaded(monkeypatch, lambda: hang() and metadata("LATE", 3600), remain_s=remain_s)
-    with pytest.raises((TimeoutError, CredentialsRefreshError)):
+    with pytest.raises(CredentialsRefreshError):
         await chain.current(soon(0.05))
     released.set()
     assert (await chain.current(soon())).access_key == "LATE"
+
+
+def broken(*_: Any) -> Any:
+    return Credentials("key", "")
+
+
+def raising(error: Exception) -> Callable[..., Any]:
+    def provide(*_: Any) -> Any:
+        raise error
+
+    return provide
+
+
+@pytest.mark.parametrize(
+    "provide",
+    [
+        raising(KeyError("SecretAccessKey")),
+        raising(OSError("away")),
+        raising(ValueError("not a date")),
+        raising(TimeoutError()),
+        raising(MetadataRetrievalError(error_msg="HTTP 500")),
+        lambda *_: None,
+        broken,
+    ],
+    ids=["KeyError", "OSError", "ValueError", "TimeoutError", "botocore's", "none", "a part of some"],
+)
+async def test_whatever_a_provider_does_after_a_token_expired_is_a_503(
+    world: World,
+    proxy: FaultyDynamoDB,
+    aws: None,
+    monkeypatch: pytest.MonkeyPatch,
+    provide: Callable[..., Any],
+) -> None:
+    world.put_rows({"1": 10})
+    monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", proxy.env["AWS_ENDPOINT_URL_DYNAMODB"])
+    async with open_table(world.table) as table:
+        assert await table.get("1") == make_row("1", 10)
+        proxy.fault = lambda *_: refusal("ExpiredTokenException")
+        await table.get("1")
+        proxy.fault = None
+        with monkeypatch.context() as patch:
+            patch.setattr(Session, "get_credentials", provide)
+            outcome = await table.get("1")
+            assert isinstance(outcome, TableUnavailableError)
+            assert refusal_of("1", outcome).code == "503"
+            with pytest.raises(TableUnavailableError):
+                await table.insert(make_row("2", 20))
+        assert await table.get("1") == make_row("1", 10), "it recovers"
+
+
+@pytest.mark.parametrize("provide", [raising(KeyError("SecretAccessKey")), raising(OSError("away"))])
+async def test_a_provider_that_fails_at_once_is_an_error_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, provide: Callable[..., Any]
+) -> None:
+    monkeypatch.setattr(Session, "get_credentials", provide)
+    with pytest.raises(CredentialsRefreshError, match=r"cannot be had \((KeyError|OSError): "):
+        await CredentialChain().current(soon())
+
+
+async def test_what_a_provider_says_does_not_show_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
+    error = CredentialRetrievalError(provider="custom-process", error_msg=f"line 1\nSecretAccessKey: {secret}")
+    monkeypatch.setattr(Session, "get_credentials", raising(error))
+    with pytest.raises(CredentialsRefreshError) as raised:
+        await CredentialChain().current(soon())
+    assert "custom-process" in str(raised.value)
+    assert "MDENG" not in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+async def test_providers_are_asked_in_the_services_region(monkeypatch: pytest.MonkeyPatch) -> None:
+    """STS is asked in it; botocore itself does not read AWS_REGION."""
+    asked: list[str] = []
+
+    def provide(session: Session) -> Any:
+        asked.append(session.get_config_variable("region"))
+        return Credentials("key", "secret")
+
+    monkeypatch.delenv("AWS_DEFAULT_REGION", raising=False)
+    monkeypatch.setenv("AWS_REGION", "eu-south-2")
+    monkeypatch.setattr(Session, "get_credentials", provide)
+    await CredentialChain().current(soon())
+    assert asked == ["eu-south-2"]
 
 
 def test_a_load_that_hangs_does_not_keep_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +200,7 @@ def test_a_load_that_hangs_does_not_keep_the_process(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Session, "get_credentials", lambda _: released.wait(20))
 
     async def run() -> None:
-        with pytest.raises(TimeoutError):
+        with pytest.raises(CredentialsRefreshError, match="no answer in time"):
             await CredentialChain().current(soon(0.05))
 
     began = time.monotonic()

@@ -53,8 +53,8 @@ def test_the_endpoint_is_botocores(region: str, variables: dict[str, str], monke
     monkeypatch.setenv("AWS_ACCOUNT_ID_ENDPOINT_MODE", "disabled")
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    url, found = endpoint()
-    assert (url.rstrip("/"), found) == (botocores(region).rstrip("/"), region)
+    found = endpoint()
+    assert (found.of(None).rstrip("/"), found.region) == (botocores(region).rstrip("/"), region)
 
 
 @pytest.mark.parametrize(

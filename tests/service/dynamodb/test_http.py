@@ -89,7 +89,7 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 async def test_a_request_is_well_formed_and_its_connection_is_used_again() -> None:
     async with serving(writes(OK)) as (server, url), pool(url) as made:
         for _ in range(3):
-            assert await post(made, "X-A: 1\r\n", b"body") == Response(200, b"{}")
+            assert (await post(made, "X-A: 1\r\n", b"body"))[:2] == (200, b"{}")
         expected = f"POST / HTTP/1.1\r\nHost: {made.host}\r\nX-A: 1\r\nContent-Length: 4\r\n\r\nbody".encode()
         assert server.requests == [expected] * 3
         assert server.connections == 1
@@ -120,7 +120,7 @@ async def test_calls_at_once_have_a_connection_each_and_their_own_answers() -> N
 async def test_an_answer_in_any_form_is_read(parts: list[bytes]) -> None:
     async with serving(writes(*parts)) as (_, url), pool(url) as made:
         for _ in range(2):
-            assert await post(made) == Response(200, b"{}")
+            assert (await post(made))[:2] == (200, b"{}")
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ async def test_a_lost_connection_is_said_and_not_used_again() -> None:
     async with serving(writes(OK)) as (server, url), pool(url) as made:
         await post(made)
         server.answering = hang_up
-        with pytest.raises(HttpError, match="connection was lost: closed"):
+        with pytest.raises(HttpError, match=r"connection to 127\.0\.0\.1:\d+ was lost: closed"):
             await post(made)
         server.answering = writes(OK)
         assert (await post(made)).status == 200
@@ -294,7 +294,7 @@ async def test_bytes_nobody_asked_for_end_the_connection() -> None:
     for more_than_asked in (OK, OK[:20], b"HTTP", b"zz"):
         async with serving(writes(OK + more_than_asked)) as (server, url), pool(url) as made:
             for _ in range(3):
-                assert await post(made) == Response(200, b"{}")
+                assert (await post(made))[:2] == (200, b"{}")
             assert server.connections == 3, more_than_asked
     more = asyncio.Event()
 
@@ -315,7 +315,7 @@ async def test_bytes_nobody_asked_for_end_the_connection() -> None:
 
 async def test_a_refused_connection_and_a_wrong_address_are_said() -> None:
     async with pool(f"http://127.0.0.1:{claim_port(0, '')}") as made:
-        with pytest.raises(HttpError, match="no connection to 127"):
+        with pytest.raises(HttpError, match=r"127\.0\.0\.1:\d+ refuses connections"):
             await post(made)
     for url in ("dynamodb.local", "ftp://dynamodb", "http://"):
         with pytest.raises(ValueError, match="is not an HTTP address"):
@@ -383,7 +383,7 @@ async def test_tls_is_verified(monkeypatch: pytest.MonkeyPatch) -> None:
     authority.issue_cert("127.0.0.1").configure_cert(context)
     async with serving(writes(OK), context) as (_, url):
         async with pool(url) as made:
-            with pytest.raises(HttpError, match="CERTIFICATE_VERIFY_FAILED"):
+            with pytest.raises(HttpError, match=r"certificate of 127\.0\.0\.1:\d+ is not trusted"):
                 await post(made)
         with authority.cert_pem.tempfile() as bundle:
             monkeypatch.setenv("SSL_CERT_FILE", bundle)
