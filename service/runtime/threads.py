@@ -25,11 +25,15 @@ def in_thread(work: Callable[[], T], name: str) -> asyncio.Future[T]:
             future.set_exception(error)
 
     def run() -> None:
-        result, failure = None, None
+        result: T | None = None
+        failure: Exception | None = None
         try:
             result = work()
         except Exception as error:
             failure = error
+        except BaseException as error:  # a library's `sys.exit` must not leave the caller waiting, nor end the process
+            failure = RuntimeError(f"{type(error).__name__}: {error}")
+            failure.__cause__ = error
         with contextlib.suppress(RuntimeError):  # the loop is closed, and so nobody waits
             loop.call_soon_threadsafe(end, result, failure)
 

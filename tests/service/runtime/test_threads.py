@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 
 import pytest
@@ -15,6 +16,11 @@ async def test_a_result_and_an_error_are_handed_back() -> None:
     assert await in_thread(lambda: threading.current_thread().name, "there") == "there"
     with pytest.raises(ZeroDivisionError):
         await in_thread(lambda: 1 // 0, "there")
+
+
+async def test_work_that_exits_is_an_error_of_the_work() -> None:
+    with pytest.raises(RuntimeError, match="SystemExit: 3"):
+        await asyncio.wait_for(in_thread(lambda: sys.exit(3), "there"), 10)
 
 
 async def test_a_thread_that_cannot_start_is_an_error_of_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
