@@ -1,16 +1,22 @@
-"""HTTP/2 frame by frame: a gRPC client that asks, and reads nothing of what it is sent.
+"""HTTP/2 frame by frame: a gRPC client that asks, and reads nothing of what it is sent, or sends PING.
 
 https://httpwg.org/specs/rfc9113.html
 """
 
 from __future__ import annotations
 
+import asyncio
 import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 END_HEADERS: Final = 4
 END_STREAM: Final = 1
+ACK: Final = 1
+PING: Final = 6
+GOAWAY: Final = 7
 
 
 def frame(kind: int, payload: bytes = b"", flags: int = 0, stream: int = 0) -> bytes:
@@ -20,10 +26,10 @@ def frame(kind: int, payload: bytes = b"", flags: int = 0, stream: int = 0) -> b
 SETTINGS: Final = frame(4)
 
 
-def call(method: str, request: Any, stream: int) -> bytes:
-    """The frames of one gRPC call of the sidecar's service."""
+def call(method: str, request: Any, stream: int, service: str = "sqs.SQSService") -> bytes:
+    """The frames of one gRPC call."""
     fields = {
-        ":method": "POST", ":scheme": "http", ":path": f"/sqs.SQSService/{method}", ":authority": "localhost",
+        ":method": "POST", ":scheme": "http", ":path": f"/{service}/{method}", ":authority": "localhost",
         "content-type": "application/grpc", "te": "trailers",
     }  # fmt: skip
     block = b"".join(
@@ -48,3 +54,65 @@ def unread(listen: str, method: str, request: Any, calls: int = 1) -> socket.soc
     for number in range(calls):
         client.sendall(call(method, request, 2 * number + 1))
     return client
+
+
+class Pinger:
+    """A client that sends PING as gRPC's keepalive does. Use `pinger`."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+        self.pinged = asyncio.Event()
+        """The server has sent a PING of its own."""
+        self._acknowledged = asyncio.Event()
+        self._goaway = ""
+
+    def send(self, data: bytes) -> None:
+        self._writer.write(data)
+
+    async def ping(self, times: int, every_s: float) -> str:
+        """Send one so long after the answer to the last; return what GOAWAY said, if it came.
+
+        So the server never reads two of them closer together, however busy the machine is.
+        """
+        for _ in range(times):
+            if self._goaway:
+                break
+            self._acknowledged.clear()
+            self.send(frame(PING, b"keepaliv"))
+            async with asyncio.timeout(30):
+                await self._acknowledged.wait()
+            await asyncio.sleep(every_s)
+        return self._goaway
+
+    async def read(self) -> None:
+        try:
+            while True:
+                head = await self._reader.readexactly(9)
+                payload = await self._reader.readexactly(int.from_bytes(head[:3], "big"))
+                kind, flags = head[3], head[4]
+                if kind == PING and flags & ACK:
+                    self._acknowledged.set()
+                elif kind == PING:
+                    self.pinged.set()
+                    self.send(frame(PING, payload, ACK))
+                elif kind == GOAWAY:
+                    self._end(payload[8:].decode())
+        except (asyncio.IncompleteReadError, ConnectionError):
+            self._end(self._goaway or "the connection is closed")
+
+    def _end(self, said: str) -> None:
+        self._goaway = said
+        self._acknowledged.set()
+
+
+@asynccontextmanager
+async def pinger(port: int) -> AsyncIterator[Pinger]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    client = Pinger(reader, writer)
+    client.send(PREFACE + SETTINGS)
+    reading = asyncio.create_task(client.read())
+    try:
+        yield client
+    finally:
+        writer.close()
+        await reading
