@@ -37,7 +37,7 @@ CHANGE: Final = "change_message_visibility_batch"
 
 
 class Sqs:
-    """The queue of this name or URL, in the AWS SDK's region. `variable` is the one that named it."""
+    """The queue of this URL, in its region, or of this name, in the AWS SDK's. `variable` is the one that named it."""
 
     dead_letters = 0
     dead_letters_refused = 0
@@ -51,7 +51,7 @@ class Sqs:
         self._shown = sqs_answers.without_user(queue)
         self.name = self._shown.rstrip("/").rpartition("/")[2]
         self._url = queue if "://" in queue else ""
-        self._calls = Calls()
+        self._calls = Calls(self._url)
         self._largest_bytes = 0
         self._stopping = False
         self._problem = ""

@@ -13,6 +13,7 @@ from botocore.config import Config
 
 from service.runtime.threads import in_thread
 from service.sources.sqs_answers import FAILURES, Silent, check, garbled
+from service.sources.sqs_region import region_of
 
 POLL_S: Final = 2
 """The longest that one call waits for a message. A stop waits for the calls that are there."""
@@ -28,9 +29,10 @@ ANSWERS: Final = 16
 
 
 class Calls:
-    """`open` first, in a thread."""
+    """To the region of the queue's URL; to the AWS SDK's own without one. `open` first, in a thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, url: str) -> None:
+        self._queue_url = url
         self._once: Any = None
         self._again: Any = None
         self._receives = asyncio.Semaphore(RECEIVES)
@@ -39,8 +41,10 @@ class Calls:
         """Receives that nobody waits for any more."""
 
     def open(self) -> None:
-        self._once = self._once or _client(attempts=1, read_s=POLL_S + ANSWER_S, size=RECEIVES + ANSWERS)
-        self._again = self._again or _client(attempts=ATTEMPTS, read_s=ANSWER_S, size=ANSWERS)
+        # botocore itself reads only AWS_DEFAULT_REGION and the profile.
+        region = region_of(self._queue_url) or os.environ.get("AWS_REGION")
+        self._once = self._once or _client(region, attempts=1, read_s=POLL_S + ANSWER_S, size=RECEIVES + ANSWERS)
+        self._again = self._again or _client(region, attempts=ATTEMPTS, read_s=ANSWER_S, size=ANSWERS)
 
     async def receive(self, within_s: float, late: Callable[[Any], None], **request: Any) -> Any:
         """The answer; None when no call could be made within that time, because so many others wait.
@@ -102,14 +106,13 @@ async def _within(call: asyncio.Future[Any], seconds: float) -> Any:
         raise Silent(within_s=seconds) from None
 
 
-def _client(*, attempts: int, read_s: float, size: int) -> Any:
+def _client(region: str | None, *, attempts: int, read_s: float, size: int) -> Any:
     config = Config(
         max_pool_connections=size,
         connect_timeout=CONNECT_S,
         read_timeout=read_s,
         retries={"mode": "standard", "total_max_attempts": attempts},
     )
-    # botocore itself reads only AWS_DEFAULT_REGION and the profile.
-    client: Any = boto3.client("sqs", region_name=os.environ.get("AWS_REGION"), config=config)
+    client: Any = boto3.client("sqs", region_name=region, config=config)
     client.meta.events.register("before-parse.sqs", check)
     return client

@@ -82,14 +82,14 @@ async def test_without_the_option_the_same_client_loses_it(world: World, option:
 
 
 async def test_the_server_looks_whether_an_idle_client_is_there(world: World) -> None:
-    """gRPC's own default is two hours."""
+    """By default gRPC looks after two hours."""
     async with listening(world, scaled()) as port, pinger(port) as client:
         client.send(OPEN["Watch"])
         await eventually(client.pinged.is_set, what="the server's PING")
 
 
 async def test_a_second_sidecar_on_the_port_is_told_so() -> None:
-    """gRPC's own default shares the port, and each call is a matter of luck."""
+    """By default gRPC shares the port, and each call is a matter of luck."""
     first, second = (grpc.aio.server(options=OPTIONS) for _ in range(2))
     try:
         port = await bind(first, QueueSettings(queue="jetstream:s", queue_listen="127.0.0.1:0"))
