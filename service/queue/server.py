@@ -14,7 +14,7 @@ from google.protobuf import empty_pb2
 from service.queue import contract
 from service.queue import sqs_pb2 as pb
 from service.queue.outbox import UNREAD_BYTES, Context, Full, Outbox
-from service.sources.source import Done, Result, Source, Unavailable, UnknownReceipt
+from service.sources.source import Done, Result, Source, TooLong, Unavailable, UnknownReceipt
 
 VISIBILITY_MAX_S: Final = 43_200
 WAIT_MAX_S: Final = 20
@@ -214,5 +214,11 @@ async def _wait(freed: asyncio.Event) -> None:
         return  # a visibility may have ended
 
 
-def _status(result: UnknownReceipt | Unavailable) -> grpc.StatusCode:
-    return grpc.StatusCode.NOT_FOUND if isinstance(result, UnknownReceipt) else grpc.StatusCode.UNAVAILABLE
+def _status(result: UnknownReceipt | TooLong | Unavailable) -> grpc.StatusCode:
+    match result:
+        case UnknownReceipt():
+            return grpc.StatusCode.NOT_FOUND
+        case TooLong():
+            return grpc.StatusCode.INVALID_ARGUMENT
+        case Unavailable():
+            return grpc.StatusCode.UNAVAILABLE

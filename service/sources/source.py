@@ -66,11 +66,15 @@ class UnknownReceipt(Exception):
     """The receipt is not this queue's."""
 
 
+class TooLong(Exception):
+    """The queue does not keep this message invisible for so long."""
+
+
 class Unavailable(Exception):
     """The queue cannot be reached now; the same call may succeed later."""
 
 
-Result = Done | UnknownReceipt | Unavailable
+Result = Done | UnknownReceipt | TooLong | Unavailable
 
 
 class Source(Protocol):

@@ -17,7 +17,7 @@ from service.runtime.logs import Repeated
 from service.runtime.role import Need
 from service.runtime.threads import in_thread
 from service.sources import sqs_answers
-from service.sources.source import Backlog, Done, Message, Result, Unavailable, UnknownReceipt
+from service.sources.source import Backlog, Done, Message, Result, TooLong, Unavailable, UnknownReceipt
 from service.sources.sqs_answers import FAILURES, said
 from service.sources.sqs_calls import POLL_S, Calls
 
@@ -213,7 +213,7 @@ class Sqs:
             answer = await self._calls.answer(call, again=again, QueueUrl=self._url, Entries=entries)
         except FAILURES as error:
             failure = sqs_answers.failure(error)
-            if isinstance(failure, UnknownReceipt) and len(receipts) > 1:  # one is, and all were refused
+            if isinstance(failure, UnknownReceipt | TooLong) and len(receipts) > 1:  # one is, and all were refused
                 return [result for receipt in receipts for result in await self._entries(call, [receipt], extra)]
             return [failure] * len(receipts)
         return sqs_answers.results(answer, receipts)

@@ -12,7 +12,7 @@ import structlog
 from botocore.exceptions import BotoCoreError, ClientError
 
 from service.runtime.logs import Repeated
-from service.sources.source import Backlog, Done, Message, Result, Unavailable, UnknownReceipt
+from service.sources.source import Backlog, Done, Message, Result, TooLong, Unavailable, UnknownReceipt
 
 log: Final = structlog.get_logger("service.sources")
 _unreadable: Final = Repeated(log, "message of SQS not readable; it is handed to nobody and comes again")
@@ -21,8 +21,13 @@ FAILURES: Final = (BotoCoreError, ClientError)
 MS: Final = 1_000_000
 SUCCESS: Final = range(200, 300)
 BACKLOG: Final = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible")
-_GONE: Final = {"AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist"}
-_UNKNOWN: Final = {"ReceiptHandleIsInvalid", "InvalidParameterValue", "MessageNotInflight", "MissingParameter"}
+_PREFIX: Final = "AWS.SimpleQueueService."
+"""Of codes as SQS' older protocol has them, which the newer one may give too."""
+_GONE: Final = {"NonExistentQueue", "QueueDoesNotExist"}
+_UNKNOWN: Final = {
+    "ReceiptHandleIsInvalid", "MessageNotInflight", "InvalidIdFormat", "InvalidParameterValue", "MissingParameter",
+}  # fmt: skip
+_visibility: Final = re.compile("(?i)visibility ?timeout").search
 _GARBLED: Final = (AttributeError, LookupError, TypeError, ValueError)
 """What reading an answer raises that has not the form it must have."""
 
@@ -98,7 +103,8 @@ def results(answer: Any, receipts: Sequence[str]) -> list[Result]:
 
 def _result(receipt: str, id_: str, done: set[str], failed: dict[str, Any]) -> Result:
     if entry := failed.get(id_):
-        return _refusal(entry.get("Code"), entry.get("Message") or entry.get("Code"))
+        code = str(entry.get("Code")).removeprefix(_PREFIX)
+        return _refusal(code, str(entry.get("Message") or code))
     if id_ in done:
         return Done(receipt)
     return Unavailable("SQS: the answer does not say what became of it; call again")
@@ -123,10 +129,19 @@ def without_user(address: str) -> str:
 
 
 def _code(error: Exception) -> str:
-    return str(error.response["Error"].get("Code", "")) if isinstance(error, ClientError) else ""
+    code = str(error.response["Error"].get("Code", "")) if isinstance(error, ClientError) else ""
+    return code.removeprefix(_PREFIX)
 
 
-def _refusal(code: str | None, what: object) -> Result:
+def _refusal(code: str, what: str) -> Result:
+    """What SQS' code means to a client.
+
+    A receipt whose visibility has ended is an `InvalidParameterValue`, and so is a visibility that would end more than
+    12 hours after the message was received; the text names the parameter.
+    https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_ChangeMessageVisibility.html
+    """
+    if code == "InvalidParameterValue" and _visibility(what) and "ReceiptHandle" not in what:
+        return TooLong(f"SQS: {what}; a message is invisible for at most 12 hours from its receive")
     if code in _UNKNOWN:
         return UnknownReceipt(f"SQS: {what}; give the messageID as it was received")
     return Unavailable(f"SQS: {what}; call again")

@@ -15,7 +15,7 @@ from service.queue import contract
 from service.queue.response import RESPONSE_BYTES
 from service.runtime.cancel import cancel
 from service.runtime.errors import ServiceError
-from service.sources.source import Done, Source, Unavailable, UnknownReceipt
+from service.sources.source import Done, Result, Source, Unavailable, UnknownReceipt
 from tests.service.queue.test_source import reading
 from tests.support.network import network
 from tests.support.sidecar import store
@@ -35,7 +35,7 @@ async def make_anew(world: World) -> None:
         await admin.add_consumer(customer.STREAM, config)
 
 
-async def kinds(results: Awaitable[list[Done | UnknownReceipt | Unavailable]]) -> list[type]:
+async def kinds(results: Awaitable[list[Result]]) -> list[type]:
     return [type(result) for result in await results]
 
 

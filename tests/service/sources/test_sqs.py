@@ -4,105 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-import uuid
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
-import boto3
 import pytest
 from aiohttp import web
 
 from service.runtime.errors import ServiceError
 from service.sources import sqs_calls
-from service.sources.source import Done, Message, Result, Unavailable, UnknownReceipt
+from service.sources.source import Done, Unavailable, UnknownReceipt
 from service.sources.sqs import MESSAGE_BYTES, Sqs
-from tests.support.faulty import FaultyDynamoDB, answer, faulty_dynamodb, refusal
-from tests.support.world import eventually
+from tests.support.faulty import answer, refusal
+from tests.support.queues import RESPONSE_BYTES, Queue, kinds, reading, receive
 
-RESPONSE_BYTES = 3_500_000
-HIDDEN_S = 3600
 READABLE = {
     "MessageId": "1", "ReceiptHandle": "one", "Body": "good",
     "Attributes": {"ApproximateReceiveCount": "1", "SentTimestamp": "1"},
 }  # fmt: skip
-
-
-@dataclass
-class Queue:
-    """A queue of moto's, with a dead-letter queue."""
-
-    sqs: Any
-    proxy: FaultyDynamoDB
-    name: str = field(default_factory=lambda: f"sqs-{uuid.uuid4().hex[:12]}")
-    urls: dict[str, str] = field(default_factory=dict)
-
-    def make(self) -> None:
-        self.urls["queue"] = self.sqs.create_queue(QueueName=self.name)["QueueUrl"]
-        self.urls["dead"] = self.sqs.create_queue(QueueName=f"{self.name}-dead")["QueueUrl"]
-        self.receive_at_most(3)
-
-    def receive_at_most(self, times: int) -> None:
-        get = self.sqs.get_queue_attributes
-        arn = get(QueueUrl=self.urls["dead"], AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
-        redrive = json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": times})
-        self.sqs.set_queue_attributes(QueueUrl=self.urls["queue"], Attributes={"RedrivePolicy": redrive})
-
-    async def send(self, count: int, body: str = "body", **attributes: Any) -> None:
-        for _ in range(count):
-            await asyncio.to_thread(
-                self.sqs.send_message, QueueUrl=self.urls["queue"], MessageBody=body, MessageAttributes=attributes
-            )
-
-    async def counts(self, queue: str = "queue") -> tuple[int, int]:
-        """Messages that are visible, and those that are not."""
-        get = self.sqs.get_queue_attributes
-        found = (await asyncio.to_thread(get, QueueUrl=self.urls[queue], AttributeNames=["All"]))["Attributes"]
-        return int(found["ApproximateNumberOfMessages"]), int(found["ApproximateNumberOfMessagesNotVisible"])
-
-    async def until_all_are_visible(self, count: int) -> None:
-        async def are_visible() -> bool:
-            return await self.counts() == (count, 0)
-
-        await eventually(are_visible, what=f"{count} visible messages")
-
-    def called(self, action: str) -> int:
-        return [name for name, _ in self.proxy.calls].count(action)
-
-
-@pytest.fixture
-async def queue(moto: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Queue]:
-    env = {"AWS_DEFAULT_REGION": "eu-central-1", "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
-    for name, value in env.items():
-        monkeypatch.setenv(name, value)
-    sqs: Any = boto3.client("sqs", endpoint_url=moto, region_name="eu-central-1")
-    variable = "AWS_ENDPOINT_URL_SQS"
-    async with faulty_dynamodb({variable: moto}, variable) as proxy:
-        monkeypatch.setenv(variable, proxy.env[variable])
-        made = Queue(sqs, proxy)
-        made.make()
-        yield made
-
-
-@asynccontextmanager
-async def reading(queue: Queue) -> AsyncIterator[Sqs]:
-    source = Sqs(queue.name, "QUEUE")
-    for need in source.needs():
-        await need.look()
-    try:
-        yield source
-    finally:
-        queue.proxy.fault = None
-        await source.close()
-
-
-async def receive(source: Sqs, limit: int = 10, visibility_s: float = HIDDEN_S, wait_s: float = 0) -> list[Message]:
-    return await source.receive(limit, RESPONSE_BYTES, visibility_s, wait_s)
-
-
-def kinds(results: list[Result]) -> list[type[Result]]:
-    return [type(result) for result in results]
 
 
 @pytest.mark.parametrize(

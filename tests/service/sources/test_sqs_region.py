@@ -16,10 +16,10 @@ from service.sources.sqs_region import region_of
 from tests.support.faulty import faulty_dynamodb
 
 VARIABLE = "AWS_ENDPOINT_URL_SQS"
-KEYS = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
+KEYS: Any = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
 OWN = "ap-southeast-2"
 """The process's region, in which no queue of these tests is."""
-SESSION = Session()
+SESSION: Any = Session()
 REGIONS = [
     region
     for partition in SESSION.get_available_partitions()
