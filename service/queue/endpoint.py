@@ -7,6 +7,8 @@ import errno
 import fcntl
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -68,13 +70,28 @@ def lost(listen: str) -> str:
     return ""
 
 
+@contextmanager
+def _socket_mode(settings: QueueSettings) -> Iterator[None]:
+    """GRPC binds the socket and listens at once: a mode that is set later is too late for who connects first.
+
+    https://man7.org/linux/man-pages/man7/unix.7.html (Pathname socket ownership and permissions)
+    """
+    before = os.umask(0o777 & ~int(settings.queue_socket_mode, 8))
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
 async def bind(server: grpc.aio.Server, settings: QueueSettings) -> int:
     """The port (0 for a Unix socket). Raises `ServiceError` that says why it cannot listen there."""
     listen = settings.queue_listen
     try:
         claim(listen)
         if settings.queue_certificate:
-            return server.add_secure_port(listen, await asyncio.to_thread(certificates.load, settings))
+            credentials = await asyncio.to_thread(certificates.load, settings)
+            with _socket_mode(settings):
+                return server.add_secure_port(listen, credentials)
         if settings.queue_client_ca or settings.queue_key:
             raise ServiceError("QUEUE_CERTIFICATE is not set", "give certificate and key together, or neither")
         if not settings.is_local:
@@ -82,7 +99,8 @@ async def bind(server: grpc.aio.Server, settings: QueueSettings) -> int:
                 f"QUEUE_LISTEN {listen} is reachable from other machines",
                 "listen on 127.0.0.1 or unix:PATH, or give QUEUE_CERTIFICATE and QUEUE_KEY",
             )
-        return server.add_insecure_port(listen)
+        with _socket_mode(settings):
+            return server.add_insecure_port(listen)
     except OSError as error:
         raise ServiceError(f"QUEUE_LISTEN {listen} cannot be used ({error.strerror})", "set another path") from None
     except (RuntimeError, ValueError):

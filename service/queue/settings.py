@@ -51,6 +51,11 @@ class QueueSettings(NatsSettings):
         AfterValidator(_listen),
         Field(description="HOST:PORT or unix:PATH; beyond loopback only with certificates"),
     ] = contract.LISTEN
+    queue_socket_mode: Annotated[
+        str,
+        StringConstraints(pattern=r"^0?[0-7]{3}$"),
+        Field(description="octal mode of a Unix socket; write permission lets a user connect"),
+    ] = "0600"
     queue_max_deliver: Annotated[
         int, Field(ge=1, le=1000, description="deliveries of a stream's message before it is a dead letter")
     ] = 10
