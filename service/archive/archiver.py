@@ -83,6 +83,8 @@ class Archiver:
         self.stalled = ""
         """Why rows are not written; empty while they are."""
         self.held_bytes = 0
+        self.received = 0
+        """Messages, each delivery of one counted."""
         self._source = source
         self._intake = Intake(source, self)
         self._writer = writer
@@ -124,6 +126,7 @@ class Archiver:
     def take(self, messages: Sequence[Message]) -> None:
         now = self._loop.time()
         self._held.update(dict.fromkeys(messages, now))
+        self.received += len(messages)
         self.held_bytes += sum([message.size for message in messages])
         self._waiting += messages
         self._send_more()

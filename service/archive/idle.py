@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
@@ -18,24 +18,39 @@ _unknown: Final = Repeated(log, "the backlog is not known")
 POLL_S: Final = 1.0
 
 
+class Work(Protocol):
+    @property
+    def held(self) -> int:
+        """Messages that are being worked on."""
+        ...
+
+    @property
+    def received(self) -> int:
+        """Messages that ever came."""
+        ...
+
+
 class Watch:
-    """Reads the backlog every second, and says when it has been 0 for long enough, with nothing held."""
+    """Reads the backlog every second, and says when it has been 0 for long enough, with nothing held or received.
+
+    What comes between two looks and is done before the second is seen by nothing but its number.
+    """
 
     def __init__(
-        self, source: Source, held: Callable[[], int], idle_s: float, *, finish: Callable[[], None],
+        self, source: Source, work: Work, idle_s: float, *, finish: Callable[[], None],
         fail: Callable[[ServiceError], None],
     ) -> None:  # fmt: skip
         self.backlog: Backlog | None = None
         """The last one that was read; None while it cannot be."""
         self._source = source
-        self._held = held
+        self._work = work
         self._idle_s = idle_s
         self._finish = finish
         self._fail = fail
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
-        busy_s = loop.time()
+        busy_s, received = loop.time(), 0
         while True:
             started_s = loop.time()
             try:
@@ -49,7 +64,8 @@ class Watch:
             except Exception as error:  # without this watch the task would never end
                 self.backlog = None
                 _unknown.warning(type(error).__name__, error=f"{type(error).__name__}: {error}")
-            if self.backlog is None or self.backlog.messages or self._held():
+            before, received = received, self._work.received
+            if self.backlog is None or self.backlog.messages or self._work.held or received > before:
                 busy_s = loop.time()
             elif self._idle_s and started_s - busy_s >= self._idle_s:
                 self._finish()

@@ -53,9 +53,7 @@ class Archive:
         )
         letters = Letters(self._dead_letters, self._source.name)
         self._archiver = Archiver(self._source, self._writer, letters, retention_s=settings.retention_days * DAY_S)
-        self._watch = Watch(
-            self._source, lambda: self._archiver.held, settings.idle_exit, finish=self._idle, fail=stop.fail
-        )
+        self._watch = Watch(self._source, self._archiver, settings.idle_exit, finish=self._idle, fail=stop.fail)
         self._statistics = metrics.Statistics(self._nc, self._archiver, self._source, self._writer)
         self._background: list[asyncio.Task[None]] = []
 

@@ -26,7 +26,12 @@ class ArchiveSettings(NatsSettings):
         str, StringConstraints(pattern=r"^[^\s.*>/\\]+$"), Field(description="durable pull consumer of the stream")
     ] = contract.CONSUMER
     idle_exit: Annotated[
-        float, Field(ge=0, le=86_400, description="seconds with backlog 0 after which it ends with 0; 0: never")
+        float,
+        Field(
+            ge=0,
+            le=86_400,
+            description="seconds with backlog 0, nothing received, after which it ends with 0; 0: never",
+        ),
     ] = 60.0
     retention_days: Annotated[
         int, Field(ge=0, le=36_500, description="days after which a row expires (attribute expires_at); 0: never")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -40,8 +41,16 @@ def nothing_logged_yet() -> Iterator[None]:
     idle._unknown._kinds.clear()
 
 
-def watch(source: Any, ends: list[Any]) -> Watch:
-    return Watch(source, lambda: 0, IDLE_S, finish=lambda: ends.append("finished"), fail=ends.append)
+@dataclass
+class Done:
+    """Work that is done whenever it is looked at."""
+
+    received: int = 0
+    held: int = 0
+
+
+def watch(source: Any, ends: list[Any], work: Any = None) -> Watch:
+    return Watch(source, work or Done(), IDLE_S, finish=lambda: ends.append("finished"), fail=ends.append)
 
 
 @pytest.mark.parametrize("problem", [Unavailable("away"), KeyError("Attributes"), OSError("reset")])
@@ -64,3 +73,24 @@ async def test_a_source_that_is_gone_ends_the_task() -> None:
     gone = ServiceError("the queue does not exist", "make it")
     await watch(Answers(Backlog(0), gone), ends).run()
     assert ends == [gone]
+
+
+async def test_a_trickle_that_no_look_sees_keeps_the_task() -> None:
+    """Each event comes after a look at the backlog, and is archived before the next one."""
+    ends: list[Any] = []
+    work = Done()
+
+    class Trickle(Answers):
+        flows = True
+
+        async def backlog(self) -> Backlog:
+            work.received += self.flows
+            return await super().backlog()
+
+    source = Trickle(Backlog(0))
+    running = asyncio.create_task(watch(source, ends, work).run())
+    await eventually(lambda: source.read > 40, what="ten times the idle time")
+    assert not running.done()
+    source.flows = False
+    await asyncio.wait_for(running, 5)
+    assert ends == ["finished"]
