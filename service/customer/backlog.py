@@ -1,65 +1,146 @@
-"""What the archive has still to take, for CloudWatch: this role is always there, the archive's tasks are not."""
+"""What the other roles have still to take, for CloudWatch: this role is always there, their tasks may not be."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import Final
+import time
+from collections.abc import Awaitable, Mapping
+from datetime import datetime
+from typing import Any, Final
 
 import nats.errors
+import orjson
 import structlog
 from nats.js.errors import APIError, NotFoundError
 
-from service.customer.contract import ARCHIVE_CONSUMER, STREAM
+from service.customer.contract import ARCHIVE_CONSUMER, FIGURES, QUEUE_CONSUMER, QUEUE_DEAD_STREAM, STREAM
+from service.runtime import permissions
 from service.runtime.emf import Figure
-from service.runtime.jetstream import backlog
 from service.runtime.logs import Repeated
 from service.runtime.nats_client import NatsClient
+from service.runtime.role import Skipped
 
 log: Final = structlog.get_logger("service.backlog")
-_unreadable: Final = Repeated(log, "the archive's backlog is not readable")
+_unreadable: Final = Repeated(log, "a consumer's backlog is not readable")
 
 POLL_S: Final = 15.0
 TIMEOUT_S: Final = 5.0
+PERMISSIONS_S: Final = 300.0
+"""After so long the permissions are looked at again: `create` may have given more."""
 
-UNITS: Final = {"ArchiveBacklog": "Count", "ArchiveUnconfirmed": "Count"}
-"""The CloudWatch metrics of a deployment with an archive, and their units."""
+UNITS: Final = {
+    "ArchiveBacklog": "Count",
+    "ArchiveUnconfirmed": "Count",
+    "ArchiveOldest": "Seconds",
+    "QueueBacklog": "Count",
+    "QueueOldest": "Seconds",
+    "QueueDeadLetters": "Count",
+}
+"""The CloudWatch metrics of a deployment with an archive or a queue, and their units."""
+
+CONSUMERS: Final = {"Archive": ARCHIVE_CONSUMER, "Queue": QUEUE_CONSUMER}
+"""Each role's, by what its figures begin with."""
+
+FIGURES_LEFT_OUT: Final = "figures are left out; `python -m control_plane create` gives the permissions"
+
+_INFO: Final = "$JS.API.STREAM.INFO."
+_CONSUMER: Final = f"$JS.API.CONSUMER.INFO.{STREAM}."
+_MESSAGE: Final = f"$JS.API.STREAM.MSG.GET.{STREAM}"
+_UNTOLD: Final = {"publish": {"allow": [f"{_INFO}{STREAM}", f"{_CONSUMER}{ARCHIVE_CONSUMER}"]}}
+"""Taken for the permissions while the server does not tell: those of the first version."""
 
 
 class Backlog:
-    """Reads the archive's consumer, where there is one. What cannot be read is no figure: an alarm sees it missing."""
+    """Reads the roles' consumers, where there are any. What cannot be read is no figure: an alarm sees it missing.
+
+    What the user may not ask is not asked: the server would say nothing, and each question would wait for its time-out.
+    """
 
     def __init__(self, nc: NatsClient) -> None:
         self._nc = nc
-        self._figures: Mapping[str, Figure] = {}
+        self._read: dict[str, Mapping[str, float]] = {}
+        self._permissions: Mapping[str, Any] = _UNTOLD
+        self._lacking: list[str] = []
+        self._asked_s = float("-inf")
 
     def figures(self) -> Mapping[str, Figure]:
-        return self._figures
+        return {name: (value, UNITS[name]) for read in self._read.values() for name, value in read.items()}
 
     async def run(self) -> None:
         while True:
-            self._figures = await self._read()
+            await self._look_at_permissions()
+            await asyncio.gather(
+                *(self._keep(consumer, self._of(role, consumer)) for role, consumer in CONSUMERS.items()),
+                self._keep(QUEUE_DEAD_STREAM, self._dead_letters()),
+            )
             await asyncio.sleep(POLL_S)
 
-    async def _read(self) -> Mapping[str, Figure]:
-        """`ArchiveBacklog` counts what a task holds too, dead or alive.
-
-        `ArchiveUnconfirmed`: messages that the stream discarded while one before them was not acknowledged. They may
-        be lost to the archive, or were acknowledged out of turn.
-        """
-        context = self._nc.jetstream(timeout=TIMEOUT_S)
+    async def _look_at_permissions(self) -> None:
+        if time.monotonic() - self._asked_s < PERMISSIONS_S:
+            return
+        self._asked_s = time.monotonic()
         try:
-            state = (await context.stream_info(STREAM)).state
-            info = await context.consumer_info(STREAM, ARCHIVE_CONSUMER)
-            confirmed = info.ack_floor.stream_seq if info.ack_floor else 0
-            return {
-                "ArchiveBacklog": (backlog(info), UNITS["ArchiveBacklog"]),
-                "ArchiveUnconfirmed": (max(0, state.first_seq - 1 - confirmed), UNITS["ArchiveUnconfirmed"]),
-            }
+            self._permissions = await permissions.told(self._nc)
+        except Skipped as skipped:
+            log.debug("the permissions are not known", reason=str(skipped))
+        before, self._lacking = self._lacking, [subject for subject in FIGURES if not self._may(subject)]
+        if self._lacking and self._lacking != before:
+            log.info(FIGURES_LEFT_OUT, subjects=self._lacking)
+
+    def _may(self, subject: str) -> bool:
+        return permissions.allows(self._permissions.get("publish"), subject)
+
+    async def _keep(self, name: str, reading: Awaitable[Mapping[str, float]]) -> None:
+        """One that takes long, or fails, is not in the way of the others."""
+        figures: Mapping[str, float] = {}
+        try:
+            figures = await reading
         except NotFoundError:
-            return {}
+            pass
         except (nats.errors.Error, APIError) as error:
-            log.debug("the archive's backlog cannot be read", error=str(error) or type(error).__name__)
+            log.debug("a backlog cannot be read", of=name, error=str(error) or type(error).__name__)
         except Exception as error:  # an answer that is none: its last figure must not stay for ever
-            _unreadable.warning("", error=f"{type(error).__name__}: {error}")
-        return {}
+            _unreadable.warning(name, of=name, error=f"{type(error).__name__}: {error}")
+        self._read[name] = figures
+
+    async def _of(self, role: str, consumer: str) -> Mapping[str, float]:
+        """`...Backlog` counts what a task holds too, dead or alive; `...Oldest` is the age of the oldest of all these.
+
+        `...Unconfirmed`: messages that the stream discarded while one before them was not acknowledged. They may be
+        lost to the role, or were acknowledged out of turn.
+        """
+        if not self._may(f"{_CONSUMER}{consumer}"):
+            return {}
+        first = (await self._ask(f"{_INFO}{STREAM}"))["state"]["first_seq"]
+        info = await self._ask(f"{_CONSUMER}{consumer}")
+        floor, waits = info["ack_floor"]["stream_seq"], info["num_pending"] + info["num_ack_pending"]
+        figures = {f"{role}Backlog": waits, f"{role}Unconfirmed": max(0, first - 1 - floor)}
+        if self._may(_MESSAGE):
+            try:
+                figures[f"{role}Oldest"] = await self._oldest_s(info, floor + 1) if waits else 0.0
+            except (nats.errors.Error, APIError) as error:
+                log.debug("the oldest message cannot be read", of=consumer, error=str(error) or type(error).__name__)
+        return {name: value for name, value in figures.items() if name in UNITS}
+
+    async def _oldest_s(self, info: Mapping[str, Any], sequence: int) -> float:
+        """By the server's clock alone: the age of the first message that the stream still has from `sequence` on."""
+        wanted = {"seq": sequence, "next_by_subj": info["config"].get("filter_subject") or ">"}
+        try:
+            message = (await self._ask(_MESSAGE, orjson.dumps(wanted)))["message"]
+        except NotFoundError:  # all that waited was discarded
+            return 0.0
+        age = datetime.fromisoformat(info["ts"]) - datetime.fromisoformat(message["time"])
+        return max(0.0, age.total_seconds())
+
+    async def _dead_letters(self) -> Mapping[str, float]:
+        if not self._may(f"{_INFO}{QUEUE_DEAD_STREAM}"):
+            return {}
+        info = await self._ask(f"{_INFO}{QUEUE_DEAD_STREAM}")
+        return {"QueueDeadLetters": int(info["state"]["messages"])}
+
+    async def _ask(self, subject: str, request: bytes = b"") -> dict[str, Any]:
+        """JetStream's own answer: nats-py leaves out the time at which it was true (`ts`)."""
+        answer: dict[str, Any] = orjson.loads((await self._nc.request(subject, request, timeout=TIMEOUT_S)).data)
+        if "error" in answer:
+            raise APIError.from_error(answer["error"])
+        return answer

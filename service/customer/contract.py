@@ -26,6 +26,10 @@ SEED_LEASE_KEY: Final = "seed-lease"
 
 ARCHIVE_CONSUMER: Final = "archive"
 """The stream's consumer by which the role `archive` reads it, where that role is run."""
+QUEUE_CONSUMER: Final = "queue"
+"""The same of the role `queue`."""
+QUEUE_DEAD_STREAM: Final = "queue-dead"
+"""Where that role sets messages aside."""
 
 USER: Final = "service"
 INBOX_PREFIX: Final = "_INBOX_service"
@@ -34,7 +38,14 @@ INBOX_PREFIX: Final = "_INBOX_service"
 _KV: Final = f"KV_{BUCKET}"
 _SEED_SUBJECTS: Final = tuple(f"$KV.{BUCKET}.{key}" for key in (SEED_KEY, SEED_LEASE_KEY))
 
-PUBLISH: Final = (
+FIGURES: Final = (
+    *(f"$JS.API.CONSUMER.INFO.{STREAM}.{consumer}" for consumer in (ARCHIVE_CONSUMER, QUEUE_CONSUMER)),
+    f"$JS.API.STREAM.MSG.GET.{STREAM}",
+    f"$JS.API.STREAM.INFO.{QUEUE_DEAD_STREAM}",
+)
+"""What only the figures about the other roles take: a task without them serves, and leaves those figures out."""
+
+NEEDED: Final = (
     "_INBOX.>",
     f"{EVENT_PREFIX}*",
     *_SEED_SUBJECTS,
@@ -42,9 +53,10 @@ PUBLISH: Final = (
     f"$JS.API.STREAM.MSG.GET.{_KV}",
     f"$JS.API.STREAM.INFO.{_KV}",
     f"$JS.API.STREAM.INFO.{STREAM}",
-    f"$JS.API.CONSUMER.INFO.{STREAM}.{ARCHIVE_CONSUMER}",
     "$SYS.REQ.USER.INFO",  # its own permissions
 )
+
+PUBLISH: Final = (*NEEDED, *FIGURES)
 """What the role's NATS user may publish to, beside one response to each request."""
 
 SUBSCRIBE: Final = (

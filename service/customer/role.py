@@ -16,7 +16,7 @@ from prometheus_client.core import Metric
 
 from service import __version__
 from service.customer import contract, metrics
-from service.customer.backlog import Backlog
+from service.customer.backlog import FIGURES_LEFT_OUT, Backlog
 from service.customer.balance import Balance
 from service.customer.clients import Clients
 from service.customer.create import Create
@@ -191,10 +191,12 @@ class Customer:
         """What can be known without asking the table."""
         return self._state == "serving" and self._nc.is_connected
 
-    async def _look_at_permissions(self) -> None:
+    async def _look_at_permissions(self) -> str:
         self._connection.jetstream  # noqa: B018  raises Skipped without a connection
-        publish = [subject for subject in contract.PUBLISH if not subject.startswith("_")]
-        await permissions.look(self._nc, contract.USER, publish, contract.SUBSCRIBE)
+        publish = [subject for subject in contract.NEEDED if not subject.startswith("_")]
+        given = await permissions.look(self._nc, contract.USER, publish, contract.SUBSCRIBE)
+        lacking = [subject for subject in contract.FIGURES if not permissions.allows(given.get("publish"), subject)]
+        return f"without {', '.join(lacking)}: {FIGURES_LEFT_OUT}" if lacking else ""
 
     async def _look_at_stream(self) -> str:
         stream = await jetstream.check_stream(self._connection.jetstream, contract.STREAM, contract.STREAM_SUBJECTS)

@@ -7,12 +7,12 @@ from service.customer import contract as customer
 USER: Final = "queue"
 INBOX_PREFIX: Final = "_INBOX_queue"
 STREAM: Final = customer.STREAM
-CONSUMER: Final = "queue"
+CONSUMER: Final = customer.QUEUE_CONSUMER
 ACK_WAIT_S: Final = 30
 MAX_ACK_PENDING: Final = 20_000
 """Messages that all clients of all sidecars may hold together."""
 
-DEAD_STREAM: Final = "queue-dead"
+DEAD_STREAM: Final = customer.QUEUE_DEAD_STREAM
 DEAD_SUBJECT: Final = "queue.dead"
 """A dead letter's subject is this and the name of its stream."""
 DEAD_BYTES: Final = 1024 * 1024

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
-from typing import Final
+from typing import Any, Final
 
 import nats.errors
 import orjson
@@ -18,18 +18,25 @@ USER_INFO: Final = "$SYS.REQ.USER.INFO"
 USER_INFO_S: Final = 2.0
 
 
-async def look(
-    nc: Client, user: str, publish: Sequence[str], subscribe: Sequence[str], *, answers: bool = True
-) -> None:
-    """Raise `ServiceError` that names each subject which `nc` may not use, or `Skipped` when the server does not tell.
-
-    A subject may be `SUBJECT QUEUE`. `answers`: it answers requests.
-    """
+async def told(nc: Client) -> Mapping[str, Any]:
+    """The permissions of `nc`; without an entry, all are allowed. Raises `Skipped` when the server does not tell."""
     try:
         reply = await nc.request(USER_INFO, timeout=USER_INFO_S)
         given = orjson.loads(reply.data)["data"].get("permissions") or {}
     except (nats.errors.Error, orjson.JSONDecodeError, KeyError, AttributeError):
         raise Skipped(f"the server does not tell ({USER_INFO}); what follows shows some of them") from None
+    return dict(given)
+
+
+async def look(
+    nc: Client, user: str, publish: Sequence[str], subscribe: Sequence[str], *, answers: bool = True
+) -> Mapping[str, Any]:
+    """Return the permissions of `nc`. Raise `ServiceError` that names each subject which it may not use, or `Skipped`
+    when the server does not tell.
+
+    A subject may be `SUBJECT QUEUE`. `answers`: it answers requests.
+    """
+    given = await told(nc)
     denied = [f"publish to {subject}" for subject in publish if not allows(given.get("publish"), subject)]
     denied += [f"subscribe to {subject}" for subject in subscribe if not allows(given.get("subscribe"), subject)]
     if answers and not given.get("responses") and not allows(given.get("publish"), "_INBOX.any"):
@@ -37,6 +44,7 @@ async def look(
     if denied:
         remedy = f"use the credentials of user `{user}` as `python -m control_plane create` makes them now"
         raise ServiceError(f"no permission to {', '.join(denied)}", remedy)
+    return given
 
 
 def allows(rules: Mapping[str, Sequence[str]] | None, subject: str) -> bool:

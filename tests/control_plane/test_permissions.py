@@ -121,6 +121,11 @@ async def test_the_client_cannot_read_the_services_acknowledgements(world: World
         f"$JS.API.STREAM.INFO.{STREAM}",
         f"$JS.API.STREAM.INFO.KV_{BUCKET}",
         f"$JS.API.DIRECT.GET.KV_{BUCKET}.$KV.{BUCKET}.seed",
+        # For the figures about the other roles:
+        f"$JS.API.CONSUMER.INFO.{STREAM}.archive",
+        f"$JS.API.CONSUMER.INFO.{STREAM}.queue",
+        f"$JS.API.STREAM.MSG.GET.{STREAM}",
+        "$JS.API.STREAM.INFO.queue-dead",
     ],
 )
 async def test_the_service_may_publish_what_it_needs(world: World, subject: str) -> None:
@@ -138,7 +143,13 @@ async def test_the_service_may_publish_what_it_needs(world: World, subject: str)
         f"$JS.API.STREAM.DELETE.{STREAM}",
         f"$JS.API.STREAM.PURGE.{STREAM}",
         f"$JS.API.STREAM.UPDATE.{STREAM}",
-        f"$JS.API.STREAM.MSG.GET.{STREAM}",
+        f"$JS.API.STREAM.MSG.DELETE.{STREAM}",
+        f"$JS.API.DIRECT.GET.{STREAM}",
+        f"$JS.API.CONSUMER.INFO.{STREAM}.other",
+        f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.queue",
+        f"$JS.ACK.{STREAM}.queue.1.1.1.1.0",
+        "$JS.API.STREAM.MSG.GET.queue-dead",
+        "$JS.API.STREAM.INFO.archive-dead",
         "$JS.API.STREAM.CREATE.mine",
         "$SYS.REQ.CLAIMS.UPDATE",
     ],
