@@ -10,12 +10,12 @@ from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
 READER_CALLS: Final = (
-    "sqs:GetQueueUrl",
     "sqs:GetQueueAttributes",
     "sqs:ReceiveMessage",
     "sqs:DeleteMessage",
     "sqs:ChangeMessageVisibility",
 )
+"""Of a role that is told the queue's URL; one that is told its name calls `GetQueueUrl` too."""
 
 
 def make_queue(
