@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -113,8 +112,9 @@ def deploy(
             arns[QUEUE_SECRET_PARAMETER] = _secret(settings, replace=replace_secret, user=QUEUE_USER)
         _warn(settings)
         _deploy(settings, arns, first=first)
-        if any(first.values()) and settings.environment == "production":
-            console.print("now that it stands: the tables' deletion protection")
+        if any(first.values()):
+            # What is kept in the stack is what a deployment without this command is given.
+            console.print("now that it stands: the tables' protection, and the number of tasks as autoscaling has it")
             _deploy(settings, arns, first=dict.fromkeys(first, False))
         _ask_tasks(settings)
 
@@ -134,7 +134,7 @@ def destroy(*, yes: Yes = False) -> None:
             events = settings.environment == "production" or bool(settings.archive.existing_table)
             table = "is kept" if events else "goes, with every archived event in it"
             console.print(f"table {settings.events_table_name} {table}")
-        if "sqs" in _queues(settings):
+        if settings.makes_queues:
             queues = "are kept" if settings.environment == "production" else "go, with every message in them"
             console.print(f"the SQS queues that the stack made {queues}")
         if not yes and input(f"type {settings.stack_name} to go on: ").strip() != settings.stack_name:
@@ -147,7 +147,10 @@ def destroy(*, yes: Yes = False) -> None:
             if aws.delete_secret(settings.initials, user):
                 console.print(f"secret {aws.secret_name(settings.initials, user)}: deleted")
         for image in images:
-            console.print(f"image {image} stays in ECR; to delete it: {_deletion(settings, image)}")
+            console.print(
+                f"image {image} stays in ECR, like those of earlier deployments; if no other stack of the account runs "
+                "it: " + deployed.deletion(settings, image)
+            )
         creds = _files(settings).creds_anywhere(SERVICE.name)
         if kept:
             console.print("seed flag: left as it is")
@@ -159,19 +162,6 @@ def destroy(*, yes: Yes = False) -> None:
             console.print(f"seed flag: {'cleared' if cleared else 'was not set'}")
 
     _run(work)
-
-
-def _deletion(settings: Settings, image: str) -> str:
-    repository, tag = image.partition("/")[2].rsplit(":", 1)
-    command = ("aws", "ecr", "batch-delete-image", "--region", settings.region, "--repository-name", repository)
-    return shlex.join([*command, "--image-ids", f"imageTag={tag}"])
-
-
-def _queues(settings: Settings) -> list[str]:
-    """Where the roles that are on read from what the stack made."""
-    queue, archive = settings.queue, settings.archive
-    found: list[str] = [queue.source] if queue.enabled and not queue.queue else []
-    return [*found, archive.source] if archive.enabled and not archive.queue else found
 
 
 def _files(settings: Settings) -> Files:

@@ -18,8 +18,8 @@ from control_plane.errors import ProvisioningError
 from control_plane.target import ROOT
 from service import __version__
 
-IMAGE_PARTS: Final = ("Dockerfile", ".dockerignore", "requirements/service*.txt", "service")
-"""What the builder is given (.dockerignore)."""
+IMAGE_PARTS: Final = ("Dockerfile", ".dockerignore", "requirements/service*.txt", ":(glob)service/**/*.py")
+"""What the builder is given (.dockerignore), and how."""
 
 
 def image_of(settings: Settings, architecture: str) -> ecs.ContainerImage:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Final, cast
 
 from aws_cdk import Acknowledgment, Duration, RemovalPolicy, Validations
@@ -14,7 +15,7 @@ from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
 from cdk.alarms import ABOVE, AT_LEAST, BELOW, Alarms
-from cdk.metrics import MINUTE, own, queue_backlog, queue_oldest
+from cdk.metrics import MINUTE, own, queue_backlog, queue_oldest, queue_stuck, queue_work, stream_work
 from cdk.sections import ArchiveSection
 from cdk.settings import Settings
 from cdk.sqs import existing_queue, make_queue, may_read
@@ -72,10 +73,11 @@ class Archive(Construct):
         self.queue = self._queue(settings, around.removal) if settings.archive.source == "sqs" else None
         self.tasks = Tasks(self, "Tasks", around, archive(settings, self.table, self.queue))
         if self.queue:
-            self._scale(settings.archive, queue_backlog(self.queue))
+            self._scale(settings.archive, queue_backlog(self.queue), queue_work(self.queue))
             self._alarms(around.alarms, queue_oldest(self.queue))
         else:
-            self._scale(settings.archive, own("ArchiveBacklog", settings.table_name, "Maximum"))
+            backlog = own("ArchiveBacklog", settings.table_name, "Maximum")
+            self._scale(settings.archive, backlog, stream_work(settings))
             self._alarms(around.alarms, own("ArchiveOldest", settings.table_name, "Maximum"))
 
     def _queue(self, settings: Settings, removal: RemovalPolicy) -> sqs.IQueue:
@@ -86,11 +88,13 @@ class Archive(Construct):
         Validations.of(queue).acknowledge(Acknowledgment(id="AwsSolutions::AwsSolutions-SQS3", reason=reason))
         return queue
 
-    def _scale(self, section: ArchiveSection, backlog: cloudwatch.IMetric) -> None:
-        """Two alarms share one threshold, half a message below the first step, so exactly one of them fires and no
+    def _scale(self, section: ArchiveSection, backlog: cloudwatch.IMetric, work: cloudwatch.IMetric) -> None:
+        """Two alarms share one threshold, half a message below the first step, so at most one of them fires and no
         backlog is on a bound, where AWS counts it to one step or the other by the alarm's direction.
 
-        An alarm that stays in ALARM goes on scaling, so a task that dies is replaced while there is a backlog.
+        The second one waits until nothing was done either, for as long as a task waits before it ends: under a trickle
+        each sample of the backlog is 0. An alarm that stays in ALARM goes on scaling, so a task that dies is replaced
+        while there is a backlog.
         https://docs.aws.amazon.com/autoscaling/application/APIReference/API_StepAdjustment.html
         """
         scaling = self.tasks.service.auto_scale_task_count(min_capacity=0, max_capacity=section.steps[-1].tasks)
@@ -100,18 +104,19 @@ class Archive(Construct):
         for step, after in zip(section.steps, (*section.steps[1:], None), strict=True):
             upper = after.backlog - first if after else None
             start.add_adjustment(adjustment=step.tasks, lower_bound=step.backlog - first, upper_bound=upper)
-        end = self._set_tasks("NoBacklog", target, backlog, first - 0.5, BELOW)
+        end = self._set_tasks("NoBacklog", target, work, first - 0.5, BELOW, minutes=1 + ceil(section.idle_exit / 60))
         end.add_adjustment(adjustment=0, upper_bound=0)
 
     def _set_tasks(
         self,
         name: str,
         target: autoscaling.ScalableTarget,
-        backlog: cloudwatch.IMetric,
+        metric: cloudwatch.IMetric,
         threshold: float,
         operator: cloudwatch.ComparisonOperator,
+        minutes: int = 1,
     ) -> autoscaling.StepScalingAction:
-        """Return a policy that sets the number of tasks while the backlog is beyond the threshold."""
+        """Return a policy that sets the number of tasks while the metric is beyond the threshold."""
         policy = autoscaling.StepScalingAction(
             self,
             f"{name}Policy",
@@ -124,9 +129,9 @@ class Archive(Construct):
             self,
             f"{name}Alarm",
             alarm_description="Sets the number of the archive's tasks. In ALARM is its normal state: nothing to do.",
-            metric=backlog,
+            metric=metric,
             threshold=threshold,
-            evaluation_periods=1,
+            evaluation_periods=minutes,
             comparison_operator=operator,
         )
         alarm.add_alarm_action(actions.ApplicationScalingAction(policy))
@@ -135,14 +140,27 @@ class Archive(Construct):
     def _alarms(self, alarms: Alarms, oldest: cloudwatch.IMetric) -> None:
         alarms.make(
             self, "ArchiveStuck", oldest, AT_LEAST, STUCK_S, STUCK_MINUTES,
-            f"A message has waited for {STUCK_S // 60} minutes to be archived. See that tasks of the service `archive` "
-            "run, their last log lines, and the events table's write throttles.",
+            f"A message has waited for {STUCK_S // 60} minutes to be archived, or the role `customer` cannot tell: "
+            "`make cp-create` gives it the permission. See that tasks of the service `archive` run, their last log "
+            "lines, and the events table's write throttles.",
+            cloudwatch.TreatMissingData.NOT_BREACHING if self.queue else cloudwatch.TreatMissingData.BREACHING,
+        )  # fmt: skip
+        alarms.make(
+            self, "ArchiveLettersRefused", own("ArchiveDeadLettersRefused", self.table.table_name, "Maximum"), AT_LEAST,
+            1, 5,
+            f"The stream {contract.DEAD_STREAM} takes no dead letters, so their messages come again and again. Make "
+            "room in it, or make it (`make cp-create`).",
         )  # fmt: skip
         alarms.make(
             self, "ArchiveDeadLetters", own("ArchiveDeadLetters", self.table.table_name, "Maximum"), AT_LEAST, 1, 1,
             f"A message can be no row, and is in the stream {contract.DEAD_STREAM} with the reason in its headers.",
         )  # fmt: skip
         if self.queue:
+            alarms.make(
+                self, "ArchiveNothingDeleted", queue_stuck(self.queue), AT_LEAST, 1, STUCK_S // 60,
+                f"Messages have been in the archive's queue for {STUCK_S // 60} minutes, and none was deleted. See "
+                "that tasks of the service `archive` run, and their last log lines.",
+            )  # fmt: skip
             return
         alarms.make(
             self, "ArchiveDiscarded", own("ArchiveDiscarded", self.table.table_name, "Maximum"), AT_LEAST, 1, 1,

@@ -110,7 +110,7 @@ def queues(settings: Settings) -> None:
             _existing_queue(settings, section, reader, own)
             continue
         for name in names:
-            if (url := _queue_url(settings, name)) and url not in own:
+            if (url := _queue_url(settings, name)) and not _is_own(url, own):
                 raise ProvisioningError(
                     f"queue {name} is there already, from an earlier deployment; to go on with it, set queue = "
                     f'"{names[0]}" under [{section}] in cdk/settings.toml; otherwise delete it, and wait a minute'
@@ -129,10 +129,15 @@ def _existing_queue(settings: Settings, section: str, reader: Reader, own: Colle
         raise ProvisioningError(
             f"{section}.queue: there is no queue {name} in {settings.region}; correct it or leave it out"
         )
-    if url in own:
+    if _is_own(url, own):
         raise ProvisioningError(
             f"{section}.queue: {name} is this stack's own queue, which it would delete; leave it out"
         )
+
+
+def _is_own(url: str, own: Collection[str]) -> bool:
+    """Whether a queue is the stack's. A URL's host may differ (FIPS, dual stack): account and name do not."""
+    return url.split("/")[-2:] in [other.split("/")[-2:] for other in own]
 
 
 def zones(settings: Settings) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from cdk.billable import FILE, Resources
 from cdk.settings import SECRET_PARAMETER
-from cdk.table import KEY_ACTIONS
 from control_plane.errors import ProvisioningError
 from service.archive import metrics as archive_metrics
 from service.customer import backlog
@@ -17,49 +17,12 @@ from service.customer.contract import METRICS_DIMENSION, METRICS_NAMESPACE
 from service.customer.metrics import UNITS
 from service.runtime.emf import Emitter
 
-FILE: Final = Path(__file__).with_name("prices.toml")
 CUSTOMER: Final = "customer"
 GB: Final = 1e9
 MIB_PER_GB: Final = 1024
 DAYS_PER_MONTH: Final = 30
 ALARMS_PER_TRACKING_POLICY: Final = 2
 """Application Auto Scaling makes two for each target tracking policy: out and in."""
-
-_PAID: Final = frozenset({
-    "AWS::CloudWatch::Alarm", "AWS::CloudWatch::Dashboard", "AWS::EC2::EIP", "AWS::EC2::FlowLog",
-    "AWS::EC2::NatGateway", "AWS::ApplicationAutoScaling::ScalingPolicy", "AWS::DynamoDB::Table", "AWS::ECS::Service",
-    "AWS::ECS::TaskDefinition", "AWS::Logs::LogGroup",
-})  # fmt: skip
-_FREE: Final = frozenset({
-    "AWS::ApplicationAutoScaling::ScalableTarget", "AWS::CDK::Metadata", "AWS::EC2::InternetGateway", "AWS::EC2::Route",
-    "AWS::EC2::RouteTable", "AWS::EC2::SecurityGroup", "AWS::EC2::Subnet", "AWS::EC2::SubnetRouteTableAssociation",
-    "AWS::EC2::VPC", "AWS::EC2::VPCGatewayAttachment", "AWS::ECS::Cluster",
-    "AWS::ECS::ClusterCapacityProviderAssociations", "AWS::IAM::Policy", "AWS::IAM::Role",
-    "AWS::EC2::VPCEndpoint",  # a gateway endpoint
-    "AWS::SQS::Queue", "AWS::SQS::QueuePolicy",  # its requests are paid for: as many as there are messages
-    "AWS::SNS::Subscription", "AWS::SNS::Topic", "AWS::SNS::TopicPolicy",  # 1,000 e-mails a month are free
-})  # fmt: skip
-
-_READERS: Final = {"ARCHIVE_SOURCE": "archive", "QUEUE": "queue"}
-"""Which variable of a role says what it reads."""
-
-_PAID_CALLS: Final = frozenset({
-    "dynamodb:BatchGetItem", "dynamodb:PutItem", "dynamodb:BatchWriteItem",
-    "sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility",
-})  # fmt: skip
-_FREE_CALLS: Final = frozenset({
-    # As often as a task starts: a fraction of a cent.
-    "dynamodb:DescribeTable", "sqs:GetQueueUrl", "sqs:GetQueueAttributes", "secretsmanager:DescribeSecret",
-    "secretsmanager:GetSecretValue", "ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage",
-    "ecr:GetAuthorizationToken", "ecr:GetDownloadUrlForLayer",
-    # Paid for by the gigabyte.
-    "logs:CreateLogStream", "logs:DescribeLogGroups", "logs:DescribeLogStreams", "logs:PutLogEvents",
-    # Of a shell in a task.
-    "ssmmessages:CreateControlChannel", "ssmmessages:CreateDataChannel", "ssmmessages:OpenControlChannel",
-    "ssmmessages:OpenDataChannel",
-    "iam:PassRole",
-    *KEY_ACTIONS,  # DynamoDB keeps a table's key for minutes
-})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -106,6 +69,9 @@ class _Service:
     role: str
     tasks: int
     on_spot: int
+    spot: bool
+    """Whether tasks beyond its base are on Spot."""
+
     vcpus: float
     gb: float
     architecture: str
@@ -122,6 +88,7 @@ class _Service:
             role=commands[0],
             tasks=tasks,
             on_spot=max(0, tasks - strategy["FARGATE"]["Base"]) if "FARGATE_SPOT" in strategy else 0,
+            spot="FARGATE_SPOT" in strategy,
             vcpus=int(definition["Cpu"]) / 1024,
             gb=int(definition["Memory"]) / MIB_PER_GB,
             architecture="arm64" if definition["RuntimePlatform"]["CpuArchitecture"] == "ARM64" else "x86-64",
@@ -144,12 +111,13 @@ def load_prices(path: Path = FILE) -> Mapping[str, Any]:
 
 def bill(template: Mapping[str, Any], prices: Mapping[str, Any]) -> Bill:
     """Raise `ProvisioningError` for a kind of resource, or a call that a task may make, that has no price here."""
-    found = _Resources(template["Resources"])
+    found = Resources(template["Resources"])
     services = [_Service.of(service, template["Resources"]) for service in found.all("AWS::ECS::Service")]
     customer = next(service for service in services if service.role == CUSTOMER)
     tasks = sum(service.tasks for service in services)
     hours, use = prices["hours_per_month"], prices["use"]
     network, other = prices["network"], prices["other"]
+    images_gb = len({service.architecture for service in services}) * use["image_gb"]
     secrets = sum(name.endswith(SECRET_PARAMETER) for name in template["Parameters"])
     nats = found.count("AWS::EC2::NatGateway")
     addresses = found.count("AWS::EC2::EIP") + sum(service.tasks for service in services if service.is_public)
@@ -159,19 +127,19 @@ def bill(template: Mapping[str, Any], prices: Mapping[str, Any]) -> Bill:
         Item("NAT gateways", str(nats), nats * network["nat_gateway_hour"] * hours),
         *_cloudwatch(found, prices, services),
         Item("secrets", str(secrets), secrets * other["secret_month"]),
-        Item("image in ECR", f"{use['image_gb']:g} GB", use["image_gb"] * other["image_gb_month"]),
+        Item("images in ECR", f"{images_gb:g} GB", images_gb * other["image_gb_month"]),
         Item("table, and its recovery", f"{use['table_gb']:g} GB", use["table_gb"] * other["table_gb_month"]),
     )
     return Bill(
         items=items,
         tasks=tasks,
         requests=tuple(_requests(found, prices, through_nat=nats > 0)),
-        others=tuple(_others(found, prices)),
+        others=tuple(_others(found, prices, services, through_nat=nats > 0)),
         capacity_per_month=customer.tasks * customer.vcpus * use["requests_per_second_per_vcpu"] * hours * 3600,
     )
 
 
-def _cloudwatch(found: _Resources, prices: Mapping[str, Any], services: Sequence[_Service]) -> Iterator[Item]:
+def _cloudwatch(found: Resources, prices: Mapping[str, Any], services: Sequence[_Service]) -> Iterator[Item]:
     price, use = prices["cloudwatch"], prices["use"]
     tasks, metrics = sum(service.tasks for service in services), _metrics(found, services)
     watched = sum(_metrics_of(alarm) for alarm in found.all("AWS::CloudWatch::Alarm"))
@@ -193,13 +161,7 @@ def _cloudwatch(found: _Resources, prices: Mapping[str, Any], services: Sequence
     yield Item("log of rejected packets", f"{rejected_gb:.2f} GB", rejected_gb * price["log_gb"])
 
 
-def _actions(policy: Mapping[str, Any]) -> Iterator[str]:
-    for statement in policy["PolicyDocument"]["Statement"]:
-        actions = statement["Action"]
-        yield from [actions] if isinstance(actions, str) else actions
-
-
-def _container_insights(found: _Resources) -> str:
+def _container_insights(found: Resources) -> str:
     settings = found.only("AWS::ECS::Cluster")["ClusterSettings"]
     if settings != [{"Name": "containerInsights", "Value": "disabled"}]:
         raise ProvisioningError(f"Container Insights has no price in {FILE.name}; add it, and count its metrics")
@@ -218,7 +180,7 @@ def _line_bytes() -> int:
     return len(emitter.line()) + 1
 
 
-def _metrics(found: _Resources, services: Sequence[_Service]) -> int:
+def _metrics(found: Resources, services: Sequence[_Service]) -> int:
     """Count those that the roles report: the role `customer` reports the backlogs of the stream's readers too."""
     roles = {service.role for service in services}
     waiting = [
@@ -227,7 +189,7 @@ def _metrics(found: _Resources, services: Sequence[_Service]) -> int:
     return len(UNITS) + len(waiting) + (len(archive_metrics.UNITS) if "archive" in roles else 0)
 
 
-def _requests(found: _Resources, prices: Mapping[str, Any], *, through_nat: bool) -> Iterator[Item]:
+def _requests(found: Resources, prices: Mapping[str, Any], *, through_nat: bool) -> Iterator[Item]:
     """What a million requests cost: each answer is an event, which the readers of the stream receive."""
     use, network, other = prices["use"], prices["network"], prices["other"]
     readers = found.readers_of_the_stream()
@@ -241,54 +203,35 @@ def _requests(found: _Resources, prices: Mapping[str, Any], *, through_nat: bool
         yield from _rows(prices, "archived rows")
 
 
-def _others(found: _Resources, prices: Mapping[str, Any]) -> Iterator[Item]:
-    yield Item("clients made", "1 M", prices["other"]["write_million"])
+def _others(
+    found: Resources, prices: Mapping[str, Any], services: Sequence[_Service], *, through_nat: bool
+) -> Iterator[Item]:
+    use, other = prices["use"], prices["other"]
+    yield Item("clients made, a million", "1 M writes", other["write_million"])
     for role in found.readers_of_a_queue():
-        calls = prices["use"]["sqs_calls_per_message"]
-        yield Item(f"messages of {role}, SQS", f"{calls:g} M calls", calls * prices["other"]["sqs_million"])
+        calls = use["sqs_calls_per_message"]
+        gb = use["bytes_per_event"] * 1e6 / GB if through_nat else 0.0
+        dollars = calls * other["sqs_million"] + gb * prices["network"]["nat_gateway_gb"]
+        yield Item(f"messages of {role}, a million", f"{calls:g} M calls", dollars)
         if role == "archive":
             yield from _rows(prices, "  their rows")
+    for service in services:
+        if service.role == "archive":
+            yield from _hour_of_archive(service, prices, on_sqs="archive" in found.readers_of_a_queue())
+
+
+def _hour_of_archive(service: _Service, prices: Mapping[str, Any], *, on_sqs: bool) -> Iterator[Item]:
+    """What the archive costs while there is a backlog: a task, its address, and its looks at the queue."""
+    (task, *_) = replace(service, tasks=1, on_spot=0).items(prices)
+    share = 1 - prices["fargate"]["spot_discount"] if service.spot else 1.0
+    hour = task.dollars / prices["hours_per_month"] * share
+    address = prices["network"]["public_ipv4_hour"] if service.is_public else 0.0
+    yield Item("an hour of a task of archive", "while it works", hour + address)
+    looks = prices["use"]["archive_looks_per_hour"] / 1e6 if on_sqs else 0.0
+    yield Item("  its looks at the queue", f"{looks * 1e6:,.0f} calls", looks * prices["other"]["sqs_million"])
 
 
 def _rows(prices: Mapping[str, Any], name: str) -> Iterator[Item]:
     stored_gb = prices["use"]["row_bytes"] * 1e6 / GB
     yield Item(name, "1 M", prices["other"]["write_million"])
     yield Item(f"{name}, kept a month", f"{stored_gb:.2f} GB", stored_gb * prices["other"]["table_gb_month"])
-
-
-class _Resources:
-    """The properties of a template's resources, by kind."""
-
-    def __init__(self, resources: Mapping[str, Any]) -> None:
-        self._properties: dict[str, list[Mapping[str, Any]]] = {}
-        for resource in resources.values():
-            self._properties.setdefault(resource["Type"], []).append(resource.get("Properties", {}))
-        unknown = sorted(self._properties.keys() - _PAID - _FREE)
-        if unknown:
-            raise ProvisioningError(f"{', '.join(unknown)}: no price in {FILE.name}; add it to cdk/cost.py")
-        allowed = {action for policy in self.all("AWS::IAM::Policy") for action in _actions(policy)}
-        if unpriced := sorted(allowed - _PAID_CALLS - _FREE_CALLS):
-            raise ProvisioningError(f"{', '.join(unpriced)}: no price in {FILE.name}; add it to cdk/cost.py")
-
-    def readers_of_the_stream(self) -> list[str]:
-        return [role for role, source in self._sources() if source.startswith("jetstream:")]
-
-    def readers_of_a_queue(self) -> list[str]:
-        return [role for role, source in self._sources() if not source.startswith("jetstream:")]
-
-    def _sources(self) -> Iterator[tuple[str, str]]:
-        """Each role that reads messages, and where from; a queue's URL is an expression."""
-        for definition in self.all("AWS::ECS::TaskDefinition"):
-            for variable in definition["ContainerDefinitions"][0]["Environment"]:
-                if role := _READERS.get(variable["Name"]):
-                    yield role, str(variable["Value"])
-
-    def all(self, kind: str) -> list[Mapping[str, Any]]:
-        return self._properties.get(kind, [])
-
-    def count(self, kind: str) -> int:
-        return len(self.all(kind))
-
-    def only(self, kind: str) -> Mapping[str, Any]:
-        (found,) = self.all(kind)
-        return found

@@ -57,7 +57,7 @@ def show() -> None:
     )
     _add(table, [found.requests for found in bills], digits=3)
     table.add_section()
-    table.add_row("other calls, a million of each")
+    table.add_row("what else is paid for by use")
     _add(table, [found.others for found in bills], digits=3)
     console.print(table)
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Any, Final
 
 import boto3
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
 from cdk.settings import ARCHIVE_FIRST_PARAMETER, FIRST_PARAMETER, Settings
 from control_plane.errors import ProvisioningError
 
 _NO_STACK: Final = frozenset({"REVIEW_IN_PROGRESS", "CREATE_FAILED", "ROLLBACK_COMPLETE", "ROLLBACK_FAILED"})
 """A stack of which nothing runs: the CDK CLI deletes it and makes it again."""
+_NOT_THERE: Final = frozenset({"CREATE_FAILED", "DELETE_COMPLETE", "DELETE_SKIPPED"})
 _ASSETS: Final = "-container-assets-"
 """In the name of the repository that `cdk bootstrap` makes."""
 
@@ -35,8 +37,10 @@ def first(settings: Settings) -> dict[str, bool]:
     """Return, for each parameter that the template has of them, whether the next deployment makes that service."""
     found = {FIRST_PARAMETER: is_first(settings)}
     if settings.archive.enabled:
-        services = [name for name, kind in _ids(settings) if kind == "AWS::ECS::Service"]
-        found[ARCHIVE_FIRST_PARAMETER] = not any(name.startswith("Archive") for name in services)
+        found[ARCHIVE_FIRST_PARAMETER] = not any(
+            resource["ResourceType"] == "AWS::ECS::Service" and resource["LogicalResourceId"].startswith("Archive")
+            for resource in _resources(settings)
+        )
     return found
 
 
@@ -61,7 +65,7 @@ def images(settings: Settings) -> list[str]:
     definitions = [
         found["PhysicalResourceId"]
         for found in _resources(settings)
-        if found["ResourceType"] == "AWS::ECS::TaskDefinition"
+        if found["ResourceType"] == "AWS::ECS::TaskDefinition" and "PhysicalResourceId" in found
     ]
     ecs = client("ecs", settings)
     described = [ecs.describe_task_definition(taskDefinition=arn)["taskDefinition"] for arn in definitions]
@@ -69,20 +73,24 @@ def images(settings: Settings) -> list[str]:
     return sorted(image for image in found if _ASSETS in image)
 
 
-def _ids(settings: Settings) -> list[tuple[str, str]]:
-    return [(found["LogicalResourceId"], found["ResourceType"]) for found in _resources(settings)]
+def deletion(settings: Settings, image: str) -> str:
+    """The command that deletes an image."""
+    repository, tag = image.partition("/")[2].rsplit(":", 1)
+    command = ("aws", "ecr", "batch-delete-image", "--region", settings.region, "--repository-name", repository)
+    return shlex.join([*command, "--image-ids", f"imageTag={tag}"])
 
 
 def _resources(settings: Settings) -> list[Mapping[str, Any]]:
+    """What was made and is not gone, or kept without the stack."""
     if is_first(settings):
         return []
     pages = client("cloudformation", settings).get_paginator("list_stack_resources")
     try:
         listed = list(pages.paginate(StackName=settings.stack_name))
-    except ClientError as error:
+    except (BotoCoreError, ClientError) as error:
         raise _unreadable(settings, error) from None
     found = [resource for page in listed for resource in page["StackResourceSummaries"]]
-    return [resource for resource in found if resource["ResourceStatus"] != "DELETE_COMPLETE"]
+    return [resource for resource in found if resource["ResourceStatus"] not in _NOT_THERE]
 
 
 def _stack(settings: Settings) -> dict[str, Any] | None:
@@ -92,8 +100,10 @@ def _stack(settings: Settings) -> dict[str, Any] | None:
         if error.response["Error"]["Code"] == "ValidationError":  # CloudFormation's word for "does not exist"
             return None
         raise _unreadable(settings, error) from None
+    except BotoCoreError as error:
+        raise _unreadable(settings, error) from None
     return dict(found)
 
 
-def _unreadable(settings: Settings, error: ClientError) -> Unreadable:
+def _unreadable(settings: Settings, error: Exception) -> Unreadable:
     return Unreadable(f"stack {settings.stack_name}: AWS says {error}; see that you may read it")

@@ -31,19 +31,48 @@ def running_tasks(service: ecs.FargateService) -> cloudwatch.Metric:
 
 def queue_backlog(queue: sqs.IQueue) -> cloudwatch.MathExpression:
     """Count the messages that wait and those that tasks hold. SQS reports neither of an idle queue."""
-    return cloudwatch.MathExpression(
-        expression="waiting + held",
-        using_metrics={
-            "waiting": queue.metric_approximate_number_of_messages_visible(period=MINUTE, statistic="Maximum"),
-            "held": queue.metric_approximate_number_of_messages_not_visible(period=MINUTE, statistic="Maximum"),
-        },
-        period=MINUTE,
-    )
+    return _of_queue(queue, "waiting + held", deleted=False)
+
+
+def queue_work(queue: sqs.IQueue) -> cloudwatch.MathExpression:
+    """Count the messages of `queue_backlog`, and those that were deleted in that minute."""
+    return _of_queue(queue, "waiting + held + FILL(deleted, 0)")
+
+
+def queue_stuck(queue: sqs.IQueue) -> cloudwatch.MathExpression:
+    """Return 1 in a minute in which messages were there and none was deleted.
+
+    The age of the oldest message does not tell: SQS leaves those out that were received three times.
+    https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-available-cloudwatch-metrics.html
+    """
+    return _of_queue(queue, "IF(waiting + held > 0, IF(FILL(deleted, 0) > 0, 0, 1), 0)")
 
 
 def queue_oldest(queue: sqs.IQueue) -> cloudwatch.Metric:
     """Return the age of the queue's oldest message, in seconds."""
     return queue.metric_approximate_age_of_oldest_message(period=MINUTE, statistic="Maximum")
+
+
+def stream_work(settings: Settings) -> cloudwatch.MathExpression:
+    """Count the events that are not archived, and the rows that were written in that minute."""
+    return cloudwatch.MathExpression(
+        expression="backlog + FILL(rows, 0)",
+        using_metrics={
+            "backlog": own("ArchiveBacklog", settings.table_name, "Maximum"),
+            "rows": own("ArchiveRows", settings.events_table_name, "Sum"),
+        },
+        period=MINUTE,
+    )
+
+
+def _of_queue(queue: sqs.IQueue, expression: str, *, deleted: bool = True) -> cloudwatch.MathExpression:
+    metrics: dict[str, cloudwatch.IMetric] = {
+        "waiting": queue.metric_approximate_number_of_messages_visible(period=MINUTE, statistic="Maximum"),
+        "held": queue.metric_approximate_number_of_messages_not_visible(period=MINUTE, statistic="Maximum"),
+    }
+    if deleted:
+        metrics["deleted"] = queue.metric_number_of_messages_deleted(period=MINUTE, statistic="Sum")
+    return cloudwatch.MathExpression(expression=expression, using_metrics=metrics, period=MINUTE)
 
 
 class Metrics:

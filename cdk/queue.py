@@ -14,7 +14,7 @@ from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
 from cdk.alarms import AT_LEAST, BELOW, Alarms
-from cdk.metrics import MINUTE, own, queue_oldest, running_tasks
+from cdk.metrics import MINUTE, own, queue_oldest, queue_stuck, running_tasks
 from cdk.sections import QueueSection
 from cdk.settings import Settings
 from cdk.sqs import existing_queue, make_queue, may_read
@@ -105,8 +105,16 @@ class Queue(Construct):
         alarms.make(
             self, "QueueOld", oldest, AT_LEAST, OLD_S, OLD_MINUTES,
             f"A message has waited for {OLD_S // 60} minutes to be handled and deleted; it is lost when its retention "
-            "ends. See the business container's log, and raise tasks under [queue] if it is busy.",
+            "ends. Or the role `customer` cannot tell (`make cp-create` gives it the permission). See the business "
+            "container's log, and raise tasks under [queue] if it is busy.",
+            cloudwatch.TreatMissingData.NOT_BREACHING if self.queue else cloudwatch.TreatMissingData.BREACHING,
         )  # fmt: skip
+        if self.queue:
+            alarms.make(
+                self, "QueueNothingDeleted", queue_stuck(self.queue), AT_LEAST, 1, OLD_S // 60,
+                f"Messages have been in the queue for {OLD_S // 60} minutes, and none was deleted: the business "
+                "container fails on each. See its log.",
+            )  # fmt: skip
         if dead or not self.queue:
             letters = (
                 dead.metric_approximate_number_of_messages_visible(period=MINUTE, statistic="Maximum")

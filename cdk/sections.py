@@ -18,6 +18,12 @@ QueueName = Annotated[str, StringConstraints(pattern=rf"^({_QUEUE}|arn:aws[a-z-]
 """Of a queue that is there already, or its ARN; empty: the stack makes one."""
 
 
+def check_key(table: str, key: str) -> None:
+    """Raise `ValueError` for a key without its table."""
+    if key and not table:
+        raise ValueError("existing_table_key: it is the key of existing_table, which is empty")
+
+
 class Section(BaseModel):
     """What every further role may be told."""
 
@@ -78,8 +84,12 @@ class Step(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    backlog: Annotated[int, Field(ge=1)]
+    backlog: Annotated[int, Field(ge=1, le=10**12)]
     tasks: Annotated[int, Field(ge=1, le=100)]
+
+
+STEPS_MAX: Final = 20
+"""Of one policy: https://docs.aws.amazon.com/autoscaling/application/userguide/application-auto-scaling-quotas.html"""
 
 
 class ArchiveSection(Reader):
@@ -89,7 +99,7 @@ class ArchiveSection(Reader):
     existing_table_key: KeyArn = ""
     idle_exit: Annotated[int, Field(ge=0)] = 60
     retention_days: Annotated[int, Field(ge=0)] = 0
-    steps: tuple[Step, ...] = (
+    steps: Annotated[tuple[Step, ...], Field(max_length=STEPS_MAX)] = (
         Step(backlog=1, tasks=1),
         Step(backlog=100_000, tasks=2),
         Step(backlog=1_000_000, tasks=4),
@@ -102,6 +112,11 @@ class ArchiveSection(Reader):
                 raise ValueError("steps: each has more backlog and more tasks than the one before")
         if not self.steps:
             raise ValueError("steps: at least one")
+        return self
+
+    @model_validator(mode="after")
+    def _has_the_table_of_its_key(self) -> Self:
+        check_key(self.existing_table, self.existing_table_key)
         return self
 
     def tasks(self, backlog: int) -> int:

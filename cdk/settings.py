@@ -24,7 +24,7 @@ from pydantic import (
 )
 
 from cdk.fargate import STOP_TIMEOUT_MAX_S, check_size
-from cdk.sections import ArchiveSection, KeyArn, QueueSection, Reader, TableName
+from cdk.sections import ArchiveSection, KeyArn, QueueSection, Reader, TableName, check_key
 from control_plane.aws import caller_initials, check_initials, configured_region
 from control_plane.errors import ProvisioningError
 from service.customer.settings import CustomerSettings
@@ -117,6 +117,7 @@ class Settings(BaseModel):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         check_size(self.cpu, self.memory)
+        check_key(self.existing_table, self.existing_table_key)
         if self.max_tasks < self.min_tasks:
             raise ValueError(f"max_tasks: {self.max_tasks} is less than min_tasks, {self.min_tasks}")
         if not self.min_tasks <= self.tasks <= self.max_tasks:
@@ -131,7 +132,7 @@ class Settings(BaseModel):
     def _reads_queues_of_its_region(self) -> Self:
         for name in ("queue", "archive"):
             reader: Reader = getattr(self, name)
-            if reader.queue_region not in {"", self.region}:
+            if reader.enabled and reader.queue_region not in {"", self.region}:
                 raise ValueError(
                     f"{name}.queue: it is in {reader.queue_region}, the stack in {self.region}, whose alarms do not "
                     "see it; deploy to the queue's region"
@@ -141,12 +142,18 @@ class Settings(BaseModel):
     @model_validator(mode="after")
     def _stops_within_the_notice(self) -> Self:
         one_after_the_other_s = self.queue.stop_timeout + self.stop_timeout
-        if self.spot and self.queue.enabled and one_after_the_other_s > STOP_TIMEOUT_MAX_S:
+        if self.spot and self.queue.enabled and self.queue.tasks > 1 and one_after_the_other_s > STOP_TIMEOUT_MAX_S:
             raise ValueError(
                 f"queue.stop_timeout: the containers stop one after the other, in {one_after_the_other_s} s, and Spot "
                 f"gives them {STOP_TIMEOUT_MAX_S}; lower it or shutdown_timeout"
             )
         return self
+
+    @property
+    def makes_queues(self) -> bool:
+        """Whether the stack has SQS queues of its own."""
+        readers: tuple[Reader, ...] = (self.queue, self.archive)
+        return any(reader.enabled and reader.source == "sqs" and not reader.queue for reader in readers)
 
     @property
     def queue_architecture(self) -> str:

@@ -31,15 +31,15 @@ def alarms(template: Template) -> dict[str, Mapping[str, Any]]:
     }
 
 
-def tasks_set_at(template: Template, backlog: float) -> list[int]:
-    """Return the number of tasks that each policy sets whose alarm fires at this value."""
+def tasks_set_by(template: Template, reports: Reports) -> list[int]:
+    """Return the number of tasks that each policy sets whose alarm is in ALARM at the end of the reports."""
     return [
         adjustment["ScalingAdjustment"]
         for alarm in alarms(template).values()
-        if OPERATORS[alarm["ComparisonOperator"]](backlog, alarm["Threshold"])
         for policy in _policies_of(template, alarm)
+        if fires(alarm, reports)
         for adjustment in policy["StepAdjustments"]
-        if _applies(adjustment, backlog, alarm["Threshold"])
+        if (value := values_of(alarm, reports)[-1]) is not None and _applies(adjustment, value, alarm["Threshold"])
     ]
 
 
@@ -90,6 +90,14 @@ def fires(alarm: Mapping[str, Any], reports: Reports) -> bool:
 
     https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/alarm-evaluation.html
     """
+    missing, beyond = alarm.get("TreatMissingData") == "breaching", OPERATORS[alarm["ComparisonOperator"]]
+    values = values_of(alarm, reports)
+    breaches = [missing if value is None else beyond(value, alarm["Threshold"]) for value in values]
+    return bool(sum(breaches) >= int(alarm.get("DatapointsToAlarm", alarm["EvaluationPeriods"])))
+
+
+def values_of(alarm: Mapping[str, Any], reports: Reports) -> Series:
+    """What the alarm looks at, in the minutes that it evaluates."""
     periods = alarm["EvaluationPeriods"]
     queries = alarm.get("Metrics") or [{"Id": "m", "MetricStat": {"Metric": alarm, "Stat": alarm["Statistic"]}}]
     series: dict[str, Series] = {}
@@ -99,7 +107,4 @@ def fires(alarm: Mapping[str, Any], reports: Reports) -> bool:
             fold = STATISTICS[query["MetricStat"]["Stat"]]
             series[query["Id"]] = [float(fold(values)) if values else None for values in reported]
     watched = next(query.get("Expression", query["Id"]) for query in queries if query.get("ReturnData", True))
-    values = [evaluate(parse(watched), series, minute) for minute in range(periods)]
-    missing, beyond = alarm["TreatMissingData"] == "breaching", OPERATORS[alarm["ComparisonOperator"]]
-    breaches = [missing if value is None else beyond(value, alarm["Threshold"]) for value in values]
-    return bool(sum(breaches) >= int(alarm["DatapointsToAlarm"]))
+    return [evaluate(parse(watched), series, minute) for minute in range(periods)]

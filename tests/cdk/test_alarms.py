@@ -44,12 +44,13 @@ SHOULD: Final[Mapping[str, Sequence[Reports]]] = {
     "EventsNotFlowing": ({"EventsFlowing": minutes(1, 0, 1)},),
     "EventsDropped": ({"EventsDropped": minutes(0, 1, 0)},),
     "TableThrottled": ({"ReadThrottleEvents": minutes(1)},),
-    "ArchiveStuck": ({"ArchiveOldest": minutes(1801, 1800)},),
+    "ArchiveStuck": ({}, {"ArchiveOldest": minutes(1801, 1800)}),
     "ArchiveDeadLetters": ({"ArchiveDeadLetters": minutes(0, 1)},),
     "ArchiveDiscarded": ({"ArchiveDiscarded": minutes(5)},),
     "ArchiveUnconfirmed": ({"ArchiveUnconfirmed": minutes(5, 5)},),
+    "ArchiveLettersRefused": ({"ArchiveDeadLettersRefused": minutes(1)},),
     "QueueNoTask": ({}, {"CPUUtilization": [*minutes(3), *[[]] * 5]}),
-    "QueueOld": ({"QueueOldest": minutes(3600)},),
+    "QueueOld": ({}, {"QueueOldest": minutes(3600)}),
     "QueueDeadLetters": ({"QueueDeadLetters": minutes(1, 1)},),
 }  # fmt: skip
 SHOULD_NOT: Final[Mapping[str, Sequence[Reports]]] = {
@@ -69,8 +70,7 @@ SHOULD_NOT: Final[Mapping[str, Sequence[Reports]]] = {
     "EventsDropped": ({}, {"EventsDropped": minutes(0, 0, 0)}),
     "TableThrottled": ({}, {"ReadThrottleEvents": once(5)}),
     "ArchiveStuck": (
-        {},
-        {"ArchiveBacklog": minutes(9)},
+        {"ArchiveOldest": minutes(9), "ArchiveBacklog": minutes(9)},
         {"ArchiveOldest": minutes(1799)},
         {"ArchiveOldest": once(2000)},
     ),
@@ -78,7 +78,8 @@ SHOULD_NOT: Final[Mapping[str, Sequence[Reports]]] = {
     "ArchiveDiscarded": ({}, {"ArchiveDiscarded": minutes(0)}),
     "ArchiveUnconfirmed": ({}, {"ArchiveUnconfirmed": minutes(0, 0)}),
     "QueueNoTask": ({"CPUUtilization": minutes(0)}, {"CPUUtilization": [*minutes(3), [], [], [], []]}),
-    "QueueOld": ({}, {"QueueBacklog": minutes(9)}, {"QueueOldest": once(4000)}),
+    "QueueOld": ({"QueueOldest": minutes(9), "QueueBacklog": minutes(9)}, {"QueueOldest": once(4000)}),
+    "ArchiveLettersRefused": ({}, {"ArchiveDeadLettersRefused": once(3)}),
     "QueueDeadLetters": ({}, {"QueueDeadLetters": minutes(0)}),
 }
 
@@ -131,34 +132,62 @@ def with_those_of_aws(name: str, recorded: Reports) -> Reports:
     """What AWS reports itself. SQS' figures are those of a stream with the same messages."""
     role = "Archive" if name.startswith("Archive") else "Queue"
     length = len(recorded["Serving"])
+    waiting = "QueueDeadLetters" if name == "QueueDeadLetters" else f"{role}Backlog"
     return {
         **recorded,
         "ReadThrottleEvents": [[0.0]] * length,
         "CPUUtilization": [[5.0]] * length,
         "ApproximateAgeOfOldestMessage": recorded[f"{role}Oldest"],
-        "ApproximateNumberOfMessagesVisible": recorded["QueueDeadLetters"],
+        "ApproximateNumberOfMessagesVisible": recorded[waiting],
+        "ApproximateNumberOfMessagesNotVisible": [[0.0]] * length,
+        "NumberOfMessagesDeleted": recorded["ArchiveRows"] if recorded.get("ArchiveRows") else [[]] * length,
     }
 
 
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize(
-    ("name", "expected"),
-    [("healthy-1", set()), ("healthy-20", set()), ("healthy-1000", set()), ("stuck-20", {"ArchiveStuck", "QueueOld"})],
+    ("name", "is_healthy"),
+    [("healthy-1", True), ("healthy-20", True), ("healthy-1000", True), ("stuck-20", False)],
 )
-def test_alarms_on_recorded_series(name: str, expected: set[str], source: str) -> None:
+def test_alarms_on_recorded_series(name: str, source: str, *, is_healthy: bool) -> None:
     """At 1, 20 and 1,000 requests/s nothing fires; with nobody to archive and to handle, what is stuck does."""
+    stuck = {"ArchiveStuck", "QueueOld"} | (
+        {"ArchiveNothingDeleted", "QueueNothingDeleted"} if source == "sqs" else set()
+    )
     found = {
         alarm_name
         for alarm_name, alarm in everything(source).items()
         if ever_fires(alarm, with_those_of_aws(alarm_name, RECORDED[name]))
     }
-    assert found == expected
+    assert found == (set() if is_healthy else stuck)
 
 
-def test_a_healthy_backlog_is_hardly_ever_0() -> None:
-    """Why no alarm watches it: at each sample some messages are on their way."""
-    samples = [max(values) for values in RECORDED["healthy-1000"]["ArchiveBacklog"] if values]
-    assert sum(value > 0 for value in samples) > len(samples) / 2
+def test_a_sampled_backlog_tells_neither_what_is_stuck_nor_what_is_idle() -> None:
+    """Why no alarm for people watches it, and why tasks do not end by it alone."""
+    busy, trickle = (
+        [max(values) for values in RECORDED[name]["ArchiveBacklog"]] for name in ("healthy-1000", "healthy-1")
+    )
+    assert sum(value > 0 for value in busy) > len(busy) / 2
+    assert set(trickle) == {0}
+    assert all(sum(rows) > 0 for rows in RECORDED["healthy-1"]["ArchiveRows"])
+
+
+def test_a_handler_that_fails_on_each_message_of_a_queue_is_seen() -> None:
+    """After a message was received three times, SQS leaves it out of the oldest message's age."""
+    day = 24 * 60
+    reports = {
+        "ApproximateAgeOfOldestMessage": [[min(minute * 60.0, 90.0)] for minute in range(day)],
+        "ApproximateNumberOfMessagesVisible": [[3.0]] * day,
+        "ApproximateNumberOfMessagesNotVisible": [[2.0]] * day,
+        "NumberOfMessagesDeleted": [[0.0]] * day,
+        "CPUUtilization": [[5.0]] * day,
+    }
+    alarms_of_sqs = everything("sqs")
+    assert not fires(alarms_of_sqs["QueueOld"], reports)
+    assert fires(alarms_of_sqs["QueueNothingDeleted"], reports)
+    assert fires(alarms_of_sqs["ArchiveNothingDeleted"], reports)
+    some = {**reports, "NumberOfMessagesDeleted": [[float(minute % 20 == 0)] for minute in range(day)]}
+    assert not fires(alarms_of_sqs["QueueNothingDeleted"], some)
 
 
 def test_the_service_reports_every_metric_that_is_watched() -> None:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from cdk.sections import ArchiveSection
 from cdk.sqs import READER_CALLS
 from service.customer import backlog
-from tests.cdk.aws_rules import alarms, tasks_set_at
+from tests.cdk.aws_rules import Reports, alarms, tasks_set_by
 from tests.cdk.test_stack import resources, settings, template
 
 ON = {"archive": {"enabled": True, "retention_days": 30}}
@@ -132,20 +132,9 @@ def test_a_queue_that_is_there_already_is_read_and_not_made(changes: dict[str, A
 
 @pytest.mark.parametrize("changes", [ON_SQS, NAMED])
 def test_a_queues_backlog_is_what_waits_and_what_is_held(changes: dict[str, Any]) -> None:
-    watching = [
-        {metric["Id"]: metric for metric in alarm["Properties"]["Metrics"]}
-        for alarm in resources(template(**changes), "AWS::CloudWatch::Alarm")
-        if "ApproximateNumberOfMessagesVisible" in json.dumps(alarm)
-    ]
-    assert len(watching) == 2, "they start and end tasks"
-    for metrics in watching:
-        (sum_,) = [metric for metric in metrics.values() if "Expression" in metric]
-        parts = {name: metrics[name]["MetricStat"]["Metric"]["MetricName"] for name in sum_["Expression"].split(" + ")}
-        assert sorted(parts.values()) == [
-            "ApproximateNumberOfMessagesNotVisible",
-            "ApproximateNumberOfMessagesVisible",
-        ]
-        assert {metrics[name]["MetricStat"]["Stat"] for name in parts} == {"Maximum"}
+    made = template(**changes).to_json()
+    held = {**waiting(0), "ApproximateNumberOfMessagesNotVisible": [[5]] * 10}
+    assert tasks_set_by(made, held) == [1]
 
 
 def test_the_oldest_message_raises_the_alarm() -> None:
@@ -171,6 +160,17 @@ STEPS = {
 }  # fmt: skip
 
 
+def waiting(backlog: int, done: int = 0) -> Reports:
+    """Ten minutes with this backlog, and so much archived in each."""
+    return {
+        "ArchiveBacklog": [[backlog, backlog]] * 10,
+        "ArchiveRows": [[done]] * 10,
+        "ApproximateNumberOfMessagesVisible": [[backlog]] * 10,
+        "ApproximateNumberOfMessagesNotVisible": [[0]] * 10,
+        "NumberOfMessagesDeleted": [[done]] * 10,
+    }
+
+
 @pytest.mark.parametrize("source", ["jetstream", "sqs"])
 @pytest.mark.parametrize("steps", STEPS.values(), ids=STEPS.keys())
 def test_each_backlog_sets_one_number_of_tasks(source: str, steps: tuple[dict[str, int], ...]) -> None:
@@ -178,7 +178,7 @@ def test_each_backlog_sets_one_number_of_tasks(source: str, steps: tuple[dict[st
     values = {0, 10**9, *(step["backlog"] + off for step in steps for off in (-1, 0, 1))}
     for value in sorted(values):
         reached = [step["tasks"] for step in steps if step["backlog"] <= value]
-        assert tasks_set_at(made, value) == (reached[-1:] or [0]), value
+        assert tasks_set_by(made, waiting(value)) == (reached[-1:] or [0]), value
         assert ArchiveSection.model_validate({"steps": steps}).tasks(value) == (reached[-1] if reached else 0)
 
 
@@ -219,6 +219,20 @@ def test_it_arrives_with_its_queue(moto: str) -> None:
 def test_cfn_lint_finds_nothing(changes: dict[str, Any]) -> None:
     found = cfnlint.lint(json.dumps(template(**changes).to_json()), regions=["eu-west-1"])
     assert [str(match) for match in found] == []
+
+
+@pytest.mark.parametrize("source", ["jetstream", "sqs"])
+def test_a_trickle_ends_no_task(source: str) -> None:
+    """Each of its messages is archived before anyone counts it, so each sample of the backlog is 0."""
+    made = template(archive={"enabled": True, "source": source, "idle_exit": 120}).to_json()
+    assert tasks_set_by(made, waiting(0, done=1)) == []
+    assert tasks_set_by(made, waiting(0)) == [0]
+    ended = {name: [*series[:7], *waiting(0)[name][:3]] for name, series in waiting(0, done=1).items()}
+    assert tasks_set_by(made, ended) == [0], "nothing for three minutes"
+    short = {name: [*series[:8], *waiting(0)[name][:2]] for name, series in waiting(0, done=1).items()}
+    assert tasks_set_by(made, short) == [], "a task itself waits for two"
+    silent = {**waiting(0), "ArchiveRows": [[]] * 10, "NumberOfMessagesDeleted": [[]] * 10}
+    assert tasks_set_by(made, silent) == [0], "without a task nobody reports"
 
 
 def test_a_queue_of_another_region_is_refused() -> None:
@@ -283,6 +297,8 @@ def test_backlog_loss_and_dead_letters_raise_alarms() -> None:
         [{"backlog": 10, "tasks": 1}, {"backlog": 5, "tasks": 2}],
         [{"backlog": 10, "tasks": 2}, {"backlog": 20, "tasks": 2}],
         [{"backlog": 0, "tasks": 1}],
+        [{"backlog": 10**13, "tasks": 1}],
+        [{"backlog": number, "tasks": number} for number in range(1, 22)],  # AWS takes 20
     ],
 )
 def test_steps_rise(steps: list[dict[str, int]]) -> None:

@@ -119,7 +119,14 @@ def test_every_resource_and_every_call_that_is_paid_for_is_on_the_bill(environme
         assert written["archived rows"] > written["reads"], "the largest item of all"
     else:
         assert written["  their rows"] == pytest.approx(0.625)
-        assert written["messages of archive, SQS"] == written["messages of queue, SQS"] == pytest.approx(0.2 * 0.40)
+        nat = 0.2 * 0.045 if environment == "production" else 0
+        for role in ("archive", "queue"):
+            assert written[f"messages of {role}, a million"] == pytest.approx(0.2 * 0.40 + nat)
+    size = 0.25 * 0.03238 + 0.5 * 0.00356
+    address = 0 if environment == "production" else 0.005
+    share = 1 if environment == "production" else 0.3
+    assert written["an hour of a task of archive"] == pytest.approx(size * share + address)
+    assert written["  its looks at the queue"] == pytest.approx(3600 * 0.40e-6 if source == "sqs" else 0)
     keyed = {"existing_table": "old", "existing_table_key": KMS_KEY, "exec": True}
     assert bill_of(**changes, **keyed).dollars > 0
 

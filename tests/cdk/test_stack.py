@@ -179,7 +179,7 @@ def test_spot_runs_one_task_on_demand_and_the_others_when_there_is_room() -> Non
         stopping = [each["StopTimeout"] for each in definition["Properties"]["ContainerDefinitions"]]
         assert sum(stopping) <= 120, "Spot's notice; the containers stop one after the other"
     with pytest.raises(ValidationError, match=r"queue\.stop_timeout: .* one after the other, in 130 s"):
-        settings(spot=True, queue={**roles["queue"], "stop_timeout": 100})
+        settings(spot=True, queue={**roles["queue"], "tasks": 2, "stop_timeout": 100})
     assert not settings(environment="production").spot
     assert settings().spot
 
@@ -378,9 +378,10 @@ CUSTOMER = {
     "NoTaskServing", "FewTasksServing", "ErrorRate", "Latency", "TimeWithoutCredit", "EventsNotFlowing",
     "EventsDropped", "TableThrottled",
 }  # fmt: skip
-ARCHIVE = {"ArchiveStuck", "ArchiveDeadLetters"}
+ARCHIVE = {"ArchiveStuck", "ArchiveDeadLetters", "ArchiveLettersRefused"}
 LOST = {"ArchiveDiscarded", "ArchiveUnconfirmed"}
 QUEUE = {"QueueNoTask", "QueueOld"}
+NOTHING_DELETED = {"ArchiveNothingDeleted", "QueueNothingDeleted"}
 LETTERS = {"QueueDeadLetters"}
 
 
@@ -388,8 +389,8 @@ LETTERS = {"QueueDeadLetters"}
     ("source", "queue", "names"),
     [
         ("jetstream", "", CUSTOMER | ARCHIVE | LOST | QUEUE | LETTERS),
-        ("sqs", "", CUSTOMER | ARCHIVE | QUEUE | LETTERS),
-        ("sqs", "orders", CUSTOMER | ARCHIVE | QUEUE),
+        ("sqs", "", CUSTOMER | ARCHIVE | QUEUE | NOTHING_DELETED | LETTERS),
+        ("sqs", "orders", CUSTOMER | ARCHIVE | QUEUE | NOTHING_DELETED),
     ],
 )
 def test_only_an_alarm_that_a_person_must_act_on_is_mailed(source: str, queue: str, names: set[str]) -> None:
@@ -459,6 +460,7 @@ def test_a_commit_that_does_not_change_the_image_does_not_replace_the_tasks(
     commit("service/a.py")
     first = revision()
     commit("README.md")
+    commit("service/queue/sqs.proto")
     commit("requirements/dev.txt")
     (tmp_path / "notes").write_text("untracked")
     assert revision() == first
