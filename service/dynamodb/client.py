@@ -80,7 +80,7 @@ class DynamoDB:
             raise
         except DynamoDBError as error:
             if error.code in STALE_CREDENTIALS:
-                self._chain.forget()
+                self._chain.forget(credentials)
             raise
 
     def _use(self, account: str | None) -> None:

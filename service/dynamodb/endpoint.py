@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 
 from botocore.exceptions import BotoCoreError
 from botocore.httpsession import ProxyConfiguration
-from botocore.session import Session
 from botocore.utils import get_environ_proxies
 
 from service.dynamodb.connect import Proxy
+from service.runtime.aws import aws_session
 from service.runtime.errors import ServiceError
 
 _ACCOUNT: Final = "000000000000"
@@ -47,21 +47,13 @@ class Endpoint:
         return self.url
 
 
-def aws_session() -> Session:
-    """botocore's, with AWS_REGION: it reads only AWS_DEFAULT_REGION and the profile."""
-    session = Session()
-    if region := os.environ.get("AWS_REGION"):
-        session.set_config_variable("region", region)
-    return session
-
-
 def endpoint() -> Endpoint:
     """The endpoint of DynamoDB as botocore resolves it, with its region and the authorities that it is verified by.
 
     Raises `ServiceError` when the AWS configuration names no region, does not make sense, or has what is not supported.
     """
-    session = aws_session()
     try:
+        session = aws_session()
         region = session.get_config_variable("region")
         if not region:
             raise ServiceError("AWS_REGION is not set", "set it to the table's region")

@@ -208,4 +208,5 @@ def _is_retryable(error: Exception) -> bool:
     """The next call may succeed."""
     if isinstance(error, DynamoDBError):
         return error.retryable
-    return isinstance(error, HttpError | InvalidResponse | TimeoutError | CredentialsRefreshError)
+    # A ServiceError is what credentials that came since do not fit: the next ones may.
+    return isinstance(error, HttpError | InvalidResponse | TimeoutError | CredentialsRefreshError | ServiceError)

@@ -29,11 +29,8 @@ def in_thread(work: Callable[[], T], name: str) -> asyncio.Future[T]:
         failure: Exception | None = None
         try:
             result = work()
-        except Exception as error:
-            failure = error
-        except BaseException as error:  # a library's `sys.exit` must not leave the caller waiting, nor end the process
-            failure = RuntimeError(f"{type(error).__name__}: {error}")
-            failure.__cause__ = error
+        except BaseException as error:
+            failure = _for_a_future(error)
         with contextlib.suppress(RuntimeError):  # the loop is closed, and so nobody waits
             loop.call_soon_threadsafe(end, result, failure)
 
@@ -42,3 +39,15 @@ def in_thread(work: Callable[[], T], name: str) -> asyncio.Future[T]:
     except RuntimeError as error:  # there are too many: the caller frees what it holds as after any other failure
         future.set_exception(error)
     return future
+
+
+def _for_a_future(error: BaseException) -> Exception:
+    """Return what its caller can be told: a library's `sys.exit` must neither end the process nor leave it waiting.
+
+    A future refuses StopIteration: https://docs.python.org/3/library/asyncio-future.html#asyncio.Future.set_exception
+    """
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
+        return error
+    wrapped = RuntimeError(f"{type(error).__name__}: {error}")
+    wrapped.__cause__ = error
+    return wrapped

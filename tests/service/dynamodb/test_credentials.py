@@ -7,6 +7,8 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from service.customer.rows import refusal as refusal_of
 from service.dynamodb import credentials
 from service.dynamodb.credentials import CredentialChain
 from service.dynamodb.errors import CredentialsRefreshError, TableUnavailableError
+from service.runtime.errors import ServiceError
 from tests.support.faulty import FaultyDynamoDB, refusal
 from tests.support.table import open_table
 from tests.support.world import World, eventually
@@ -144,6 +147,8 @@ async def test_whatever_a_provider_does_after_a_token_expired_is_a_503(
     provide: Callable[..., Any],
 ) -> None:
     world.put_rows({"1": 10})
+    monkeypatch.setattr(credentials, "FAILED_S", 0.0)
+    monkeypatch.setattr(credentials, "RETRY_S", -1.0)
     monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", proxy.env["AWS_ENDPOINT_URL_DYNAMODB"])
     async with open_table(world.table) as table:
         assert await table.get("1") == make_row("1", 10)
@@ -208,3 +213,161 @@ def test_a_load_that_hangs_does_not_keep_the_process(monkeypatch: pytest.MonkeyP
     took_s = time.monotonic() - began
     released.set()
     assert took_s < 10, "of the 20 seconds that the source takes"
+
+
+async def test_an_expiration_without_a_zone_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """botocore takes it over at a refresh, and from then on cannot compare it."""
+
+    def naive() -> Given:
+        return {**metadata("NAIVE", 3600), "expiry_time": "2036-01-01T00:00:00"}
+
+    chain = await loaded(monkeypatch, naive, remain_s=-1)
+    with pytest.raises(CredentialsRefreshError, match="TypeError"):
+        await chain.current(soon())
+    well: Any = Credentials("WELL", "s")
+    monkeypatch.setattr(Session, "get_credentials", lambda _: well)
+    monkeypatch.setattr(credentials, "FAILED_S", 0.0)
+    assert (await chain.current(soon())).access_key == "WELL"
+
+
+async def test_a_provider_that_ends_by_stop_iteration_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Session, "get_credentials", raising(StopIteration("no more")))
+    monkeypatch.setattr(credentials, "FAILED_S", 0.0)
+    chain = CredentialChain()
+    with pytest.raises(CredentialsRefreshError, match="StopIteration"):
+        await chain.current(soon(30))
+    monkeypatch.setattr(Session, "get_credentials", lambda _: Credentials("WELL", "s"))
+    assert (await chain.current(soon())).access_key == "WELL"
+
+
+async def test_a_load_that_hangs_for_long_has_another_beside_it_and_each_waits_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    released = threading.Event()
+    loads: list[None] = []
+
+    def hang(_: Session) -> Any:
+        loads.append(None)
+        released.wait(60)
+        return Credentials("LATE", "s")
+
+    now_s = time.monotonic()
+    monkeypatch.setattr(credentials, "time", SimpleNamespace(monotonic=lambda: now_s))
+    monkeypatch.setattr(Session, "get_credentials", hang)
+    chain = CredentialChain()
+
+    async def has_begun(count: int) -> None:
+        with pytest.raises(CredentialsRefreshError, match="no answer in time"):
+            await chain.current(soon(0.05))
+        await eventually(lambda: len(loads) >= count, what=f"load {count}")
+
+    await has_begun(1)
+    for hung in range(1, 4):
+        wait_s = credentials.HUNG_S * 2 ** (hung - 1)
+        now_s += wait_s - 1
+        await has_begun(hung)
+        assert len(loads) == hung, "not yet"
+        now_s += 2
+        await has_begun(hung + 1)
+    monkeypatch.setattr(Session, "get_credentials", lambda _: Credentials("WELL", "s"))
+    now_s += credentials.HUNG_S * 8
+    assert (await chain.current(soon())).access_key == "WELL"
+    released.set()
+    await eventually(lambda: not chain._hung, what="the end of those that hung")
+
+
+async def test_a_refresh_that_hangs_does_not_hold_the_load_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    released = threading.Event()
+    chain = await loaded(monkeypatch, lambda: released.wait(60) and metadata("LATE", 3600), remain_s=-1)
+    with pytest.raises(CredentialsRefreshError, match="no answer in time"):
+        await chain.current(soon(0.05))
+    monkeypatch.setattr(credentials, "HUNG_S", 0.0)
+    monkeypatch.setattr(Session, "get_credentials", lambda _: Credentials("WELL", "s"))
+    assert (await chain.current(soon())).access_key == "WELL"
+    released.set()
+
+
+async def test_only_the_credentials_that_were_refused_are_forgotten_and_once_in_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loads: list[str] = []
+
+    def provide(_: Session) -> Any:
+        loads.append(f"KEY{len(loads)}")
+        return Credentials(loads[-1], "s")
+
+    monkeypatch.setattr(Session, "get_credentials", provide)
+    chain = CredentialChain()
+    first = await chain.current(soon())
+    chain.forget(first)
+    second = await chain.current(soon())
+    assert loads == ["KEY0", "KEY1"]
+    chain.forget(first)
+    assert await chain.current(soon()) is second, "another's late refusal"
+    chain.forget(second)
+    assert await chain.current(soon()) is second, "too early"
+    monkeypatch.setattr(credentials, "RETRY_S", 0.0)
+    chain.forget(second)
+    assert (await chain.current(soon())).access_key == "KEY2"
+
+
+async def test_calls_that_are_refused_for_good_do_not_have_the_credentials_loaded_each_time(
+    proxy: FaultyDynamoDB, aws: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads: list[None] = []
+
+    def provide(_: Session) -> Any:
+        loads.append(None)
+        return Credentials("key", "secret")
+
+    monkeypatch.setattr(Session, "get_credentials", provide)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", proxy.env["AWS_ENDPOINT_URL_DYNAMODB"])
+    proxy.fault = lambda *_: refusal("UnrecognizedClientException")
+    async with open_table("balances") as table:
+        monkeypatch.setattr(credentials, "RETRY_S", 600.0)
+        loads.clear()  # botocore's client is made at the start, with these
+        await asyncio.gather(*(table.get("1") for _ in range(50)))
+    assert len(proxy.calls) == 150
+    assert len(loads) == 2
+
+
+async def test_loads_that_fail_at_once_do_not_follow_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    loads: list[None] = []
+
+    def provide(_: Session) -> Any:
+        loads.append(None)
+        raise OSError("away")
+
+    monkeypatch.setattr(Session, "get_credentials", provide)
+    monkeypatch.setattr(credentials, "FAILED_S", 600.0)
+    chain = CredentialChain()
+    for _ in range(20):
+        with pytest.raises(CredentialsRefreshError, match="away"):
+            await chain.current(soon())
+    assert len(loads) == 1
+
+
+async def test_credentials_that_fit_no_endpoint_are_a_503_and_at_the_start_the_cause(
+    aws: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_ENDPOINT_URL_DYNAMODB")
+    monkeypatch.setenv("AWS_ACCOUNT_ID_ENDPOINT_MODE", "required")
+    async with open_table("balances") as table:
+        outcome = await table.get("1")
+        with pytest.raises(ServiceError, match=r"^AWS_ACCOUNT_ID_ENDPOINT_MODE is required.*; set AWS_ACCOUNT_ID"):
+            await table.check()
+    assert isinstance(outcome, TableUnavailableError)
+    assert refusal_of("1", outcome).code == "503"
+
+
+async def test_an_account_that_a_process_gives_as_a_number_is_an_account(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    given = '{"Version":1,"AccessKeyId":"a","SecretAccessKey":"s","AccountId":12345678901}'
+    config = tmp_path / "config"
+    (tmp_path / "given").write_text(given)
+    config.write_text(f"[default]\ncredential_process = cat {tmp_path / 'given'}\n")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    assert (await CredentialChain().current(soon())).account_id == "012345678901"

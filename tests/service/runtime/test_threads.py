@@ -23,6 +23,17 @@ async def test_work_that_exits_is_an_error_of_the_work() -> None:
         await asyncio.wait_for(in_thread(lambda: sys.exit(3), "there"), 10)
 
 
+@pytest.mark.parametrize(
+    "ends", [StopIteration("no more"), asyncio.CancelledError("no more"), GeneratorExit("no more")]
+)
+async def test_work_that_raises_what_no_future_takes_ends_for_its_caller(ends: BaseException) -> None:
+    def work() -> None:
+        raise ends
+
+    with pytest.raises(RuntimeError, match=f"{type(ends).__name__}: no more"):
+        await asyncio.wait_for(in_thread(work, "there"), 10)
+
+
 async def test_a_thread_that_cannot_start_is_an_error_of_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     def start(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
