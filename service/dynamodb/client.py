@@ -15,9 +15,9 @@ from typing import Any, Final
 import orjson
 
 from service.dynamodb.credentials import CredentialChain
-from service.dynamodb.endpoint import Endpoint, endpoint, proxy_to
+from service.dynamodb.endpoint import Endpoint, endpoint
 from service.dynamodb.errors import STALE_CREDENTIALS, DynamoDBError, InvalidResponse
-from service.dynamodb.http import Pool, Response
+from service.dynamodb.http import CHECKSUM, ERROR_TYPE, Pool, Response
 from service.dynamodb.signature import Signer
 from service.runtime.errors import ServiceError
 
@@ -56,6 +56,10 @@ class DynamoDB:
     def close(self) -> None:
         self._pool.close()
 
+    def distrust(self) -> None:
+        """Use no connection again: what comes on it next may be the answer to a call that has had another's."""
+        self._pool.drop_idle()
+
     async def call(
         self, action: str, request: dict[str, Any], deadline: float = inf, *, again: bool = True
     ) -> dict[str, Any]:
@@ -76,7 +80,7 @@ class DynamoDB:
         try:
             return _decoded(response)
         except InvalidResponse:
-            pool.close()  # what comes on that connection next may be this call's answer
+            pool.drop_idle()  # as `distrust`
             raise
         except DynamoDBError as error:
             if error.code in STALE_CREDENTIALS:
@@ -93,7 +97,7 @@ class DynamoDB:
 
     def _reach(self, url: str) -> None:
         self._url = url
-        self._pool = Pool(url, self._timeout_s, self._endpoint.tls, proxy_to(url))
+        self._pool = Pool(url, self._timeout_s, self._endpoint.tls, self._endpoint.proxy)
         self._signer = Signer(self._pool.host, self._endpoint.region, self._pool.path)
 
 
@@ -102,9 +106,9 @@ def _decoded(response: Response) -> dict[str, Any]:
 
     Raises `DynamoDBError` for a refusal, and `InvalidResponse` for what DynamoDB does not send.
     """
-    checksum = response.headers.get(b"x-amz-crc32")
-    if checksum is not None and checksum != b"%d" % zlib.crc32(response.body):
-        raise InvalidResponse(f"HTTP {response.status} with a body that its checksum is not of")
+    for name, value in response.headers:
+        if name == CHECKSUM and not _is_sum(value, response.body):
+            raise InvalidResponse(f"HTTP {response.status} with a body that its checksum is not of")
     try:
         decoded = orjson.loads(response.body)
     except orjson.JSONDecodeError:
@@ -113,8 +117,9 @@ def _decoded(response: Response) -> dict[str, Any]:
     if response.status == 200 and is_object:
         return decoded  # type: ignore[no-any-return]
     told = decoded if is_object else {}
-    header = response.headers.get(b"x-amzn-errortype")
-    kind = told.get("__type", told.get("code", header and header.decode("latin-1")))
+    headers = (value.decode("latin-1") for name, value in response.headers if name == ERROR_TYPE)
+    kinds = (told.get("__type"), told.get("code"), next(headers, None))
+    kind = next((kind for kind in kinds if kind is not None), None)
     if response.status == 200 or kind is None:
         if response.status >= 500 or response.status in _A_GATEWAYS:
             raise DynamoDBError(response.status, f"HTTP {response.status}", "")
@@ -123,6 +128,14 @@ def _decoded(response: Response) -> dict[str, Any]:
     if not _code(code):
         raise InvalidResponse(f"HTTP {response.status} with a code that is not DynamoDB's: {code[:100]!r}")
     raise DynamoDBError(response.status, code, str(told.get("message", told.get("Message", ""))))
+
+
+def _is_sum(checksum: bytes, body: bytes) -> bool:
+    """Compared as a number, as botocore does. What is no number is the sum of nothing."""
+    try:
+        return int(checksum) == zlib.crc32(body)
+    except ValueError:
+        return False
 
 
 def _code_of(kind: str) -> str:

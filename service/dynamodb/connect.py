@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import ssl
 from collections.abc import Callable
@@ -20,7 +21,14 @@ uvloop's `create_connection` tries them one after another, and refuses `happy_ey
 """
 MAX_HEAD: Final = 64 * 1024
 """Bytes of a proxy's answer to CONNECT."""
+PROXY_REMEDY: Final = "correct HTTPS_PROXY or HTTP_PROXY, or name the host in NO_PROXY"
 _CORRECT: Final = "correct AWS_REGION or AWS_ENDPOINT_URL_DYNAMODB"
+_PROXY: Final = "correct HTTPS_PROXY or HTTP_PROXY"
+_OF_TIME: Final = {9, 10}
+_OF_THE_NAME: Final = {62, 64}
+"""What makes a certificate invalid: https://docs.openssl.org/3.0/man3/X509_STORE_CTX_get_error/#error-codes"""
+_head_ends: Final = re.compile(rb"\r?\n\r?\n").search
+"""A recipient may take a bare LF: https://www.rfc-editor.org/rfc/rfc9112#section-2.2-3"""
 
 AProtocol = TypeVar("AProtocol", bound=asyncio.Protocol)
 
@@ -52,19 +60,27 @@ async def connect(origin: Origin, make: Callable[[], AProtocol], deadline: float
             return await _connect(origin, make)
     except TimeoutError:
         raise TimeoutError(f"no connection to {via} in time") from None
-    except socket.gaierror as error:
-        where, remedy = (via, "correct HTTPS_PROXY") if origin.proxy else (origin.host, _CORRECT)
-        raise HttpError(f"{where} does not resolve ({error.strerror})", f"{remedy}, or see the DNS") from error
+    except (socket.gaierror, UnicodeError) as error:  # the latter for what cannot be a name: an empty or a long label
+        where, remedy = (via, _PROXY) if origin.proxy else (origin.host, _CORRECT)
+        why = error.strerror if isinstance(error, socket.gaierror) else "not a name"
+        raise HttpError(f"{where} does not resolve ({why})", f"{remedy}, or see the DNS") from error
     except ssl.SSLCertVerificationError as error:
         raise HttpError(
-            f"the certificate of {name} is not trusted ({error.verify_message})",
-            "give its authority in AWS_CA_BUNDLE, or correct AWS_ENDPOINT_URL_DYNAMODB",
+            f"the certificate of {name} is not trusted ({error.verify_message})", _remedy(error.verify_code)
         ) from error
     except ConnectionRefusedError as error:
-        remedy = "correct HTTPS_PROXY" if origin.proxy else _CORRECT
+        remedy = _PROXY if origin.proxy else _CORRECT
         raise HttpError(f"{via} refuses connections", f"see what listens there, or {remedy}") from error
     except (OSError, RuntimeError) as error:  # aiohappyeyeballs and uvloop raise either
         raise HttpError(f"no connection to {via}: {error}") from error
+
+
+def _remedy(verify_code: int) -> str:
+    if verify_code in _OF_TIME:
+        return "renew it, or correct the clock here"
+    if verify_code in _OF_THE_NAME:
+        return "correct AWS_ENDPOINT_URL_DYNAMODB, or give it a certificate of that name"
+    return "give its authority in AWS_CA_BUNDLE, or correct AWS_ENDPOINT_URL_DYNAMODB"
 
 
 async def _connect(origin: Origin, make: Callable[[], AProtocol]) -> AProtocol:
@@ -90,16 +106,16 @@ async def _tunnel(through: socket.socket, origin: Origin, proxy: Proxy) -> None:
     name = f"[{origin.host}]:{origin.port}" if ":" in origin.host else f"{origin.host}:{origin.port}"
     asked = f"CONNECT {name} HTTP/1.1\r\nHost: {name}\r\n{proxy.authorization}\r\n"
     await loop.sock_sendall(through, asked.encode())
-    head = b""
-    while b"\r\n\r\n" not in head:
+    head, end = b"", None
+    while not end:
         part = await loop.sock_recv(through, 4096)
         head += part
+        end = _head_ends(head)
         if not part or len(head) > MAX_HEAD:
             break
-    said = head.partition(b"\r\n")[0].decode("ascii", "replace")[:100]
+    said = head.partition(b"\n")[0].rstrip(b"\r").decode("ascii", "replace")[:100]
     version, _, status = said.partition(" ")
-    if not (version.startswith("HTTP/1.") and status[:1] == "2" and head.endswith(b"\r\n\r\n")):
+    if not (version.startswith("HTTP/1.") and status[:1] == "2" and end and end.end() == len(head)):
         raise HttpError(
-            f"proxy {proxy.host}:{proxy.port} gives no way to {name} ({said or 'it hung up'})",
-            "correct HTTPS_PROXY, or name the host in NO_PROXY",
+            f"proxy {proxy.host}:{proxy.port} gives no way to {name} ({said or 'it hung up'})", PROXY_REMEDY
         )

@@ -18,7 +18,7 @@ RETRY_S: Final = 10.0
 FAILED_S: Final = 1.0
 """For so long a load that failed is the answer: callers would have one follow the other."""
 HUNG_S: Final = 60.0
-"""A load that takes longer has another beside it. Each waits twice as long as the one before: its thread is not freed."""
+"""A load that takes longer has another beside it, twice as long after the one before: its thread cannot be freed."""
 _secret: Final = re.compile(r"(?=[A-Za-z+/=]*\d)[A-Za-z0-9+/=]{20,}")
 """What may be a part of a credential, in the words of a provider."""
 

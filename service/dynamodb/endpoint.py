@@ -7,7 +7,7 @@ import re
 import ssl
 from dataclasses import dataclass, field
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from botocore.exceptions import BotoCoreError
 from botocore.httpsession import ProxyConfiguration
@@ -20,18 +20,23 @@ from service.runtime.errors import ServiceError
 _ACCOUNT: Final = "000000000000"
 """Stands for the account that the credentials will name."""
 
+_plain: Final = re.compile(r"[!-~]*").fullmatch
+_scheme: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://").match
 _host_label: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,62}").fullmatch
 
 
 @dataclass(frozen=True)
 class Endpoint:
     region: str
+    """What calls are signed for: a region may be called by another name (fips-us-east-1)."""
     url: str | None
     """Where the account is not known; None: nothing can be called then."""
     account_url: str | None = None
     """With `_ACCOUNT` for the account; None: `url` is every account's."""
     tls: ssl.SSLContext | None = field(default=None, repr=False)
     """What its certificate is verified with; None: the system's authorities."""
+    proxy: Proxy | None = None
+    """On the way to each of the URLs."""
 
     def of(self, account: str | None) -> str:
         """The URL for credentials of that account. Raises `ServiceError` when there is none."""
@@ -54,8 +59,7 @@ def endpoint() -> Endpoint:
     """
     try:
         session = aws_session()
-        region = session.get_config_variable("region")
-        if not region:
+        if not session.get_config_variable("region"):
             raise ServiceError("AWS_REGION is not set", "set it to the table's region")
         if str(session.get_config_variable("endpoint_discovery_enabled")).strip().lower() == "true":
             raise ServiceError("AWS_ENDPOINT_DISCOVERY_ENABLED is true, which is not supported", "unset it")
@@ -63,7 +67,8 @@ def endpoint() -> Endpoint:
         session.set_credentials("none", "none", account_id=_ACCOUNT)
         given: Any = session.get_credentials()
         client: Any = session.create_client("dynamodb")
-        account_url = _url(client)
+        _check(client.meta.endpoint_url)
+        account_url, region = _called(client)
         given.account_id = None
         url = _url_without_account(client)
     except (BotoCoreError, ValueError) as error:
@@ -71,15 +76,25 @@ def endpoint() -> Endpoint:
         raise ServiceError(
             f"AWS configuration: {said}", "correct it (AWS_REGION, AWS_PROFILE, AWS_ENDPOINT_URL...)"
         ) from None
-    if "@" in account_url.partition("://")[2].partition("/")[0]:
-        raise ServiceError(
-            "AWS_ENDPOINT_URL_DYNAMODB or AWS_ENDPOINT_URL has a user in its URL",
-            "leave it out: the AWS SDK's credentials are used",
-        )
     bundle = session.get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE")
     tls = _verified_by(bundle) if bundle and account_url.startswith("https:") else None
-    proxy_to(account_url)  # so that a wrong one is said at the start
-    return Endpoint(region, url, None if account_url == url else account_url, tls)
+    # botocore judges by it for each account, so that NO_PROXY names the region's host.
+    proxy = proxy_to(client.meta.endpoint_url)
+    return Endpoint(region, url, None if account_url == url else account_url, tls, proxy)
+
+
+def _check(url: str) -> None:
+    """Raise `ServiceError` for an endpoint that cannot be called as it is written."""
+    parts = urlsplit(url)
+    if "@" in parts.netloc:
+        problem, remedy = "has a user in its URL", "leave it out: the AWS SDK's credentials are used"
+    elif parts.query or not _plain(parts.path):
+        problem, remedy = "has a query, or a path that is not encoded", "leave the query out, and write a blank as %20"
+    elif parts.port == 0:
+        problem, remedy = "has a port 0", "give the one that DynamoDB listens on"
+    else:
+        return
+    raise ServiceError(f"AWS_ENDPOINT_URL_DYNAMODB or AWS_ENDPOINT_URL {problem}", remedy)
 
 
 def proxy_to(url: str) -> Proxy | None:
@@ -87,36 +102,40 @@ def proxy_to(url: str) -> Proxy | None:
 
     Raises `ServiceError` for a proxy that is itself spoken to with TLS, and for what is no address.
     """
-    configured = ProxyConfiguration(get_environ_proxies(url))
-    address = configured.proxy_url_for(url)
-    if not address:
+    proxies = get_environ_proxies(url)
+    kind = urlsplit(url).scheme
+    variable, given = f"{kind.upper()}_PROXY", proxies.get(kind)
+    if not given:
         return None
-    variable = "HTTPS_PROXY" if url.startswith("https:") else "HTTP_PROXY"
+    scheme = _scheme(given)  # botocore takes one that it does not know for a host
+    if scheme and scheme[1] != "http":
+        raise ServiceError(
+            f"{variable} is a {scheme[1]}:// proxy, which is not supported",
+            "give an http:// one, or name DynamoDB's host in NO_PROXY",
+        )
+    configured = ProxyConfiguration(proxies)
+    address = configured.proxy_url_for(url)
     try:
         parts = urlsplit(address)
-        host, port = parts.hostname, parts.port or 80
+        host, port = parts.hostname, 80 if parts.port is None else parts.port
         authorization = configured.proxy_headers_for(address).get("Proxy-Authorization")
     except ValueError:  # its words have the password
         host = None
-    if not host:
+    if not host or not port:
         raise ServiceError(f"{variable} is not an address", "correct it, or name DynamoDB's host in NO_PROXY")
-    if parts.scheme != "http":
-        raise ServiceError(
-            f"{variable} is an {parts.scheme} proxy, which is not supported",
-            "give an http:// one, or name DynamoDB's host in NO_PROXY",
-        )
     return Proxy(host, port, f"Proxy-Authorization: {authorization}\r\n" if authorization else "")
 
 
-def _url(client: Any) -> str:
-    """What it would call: `client.meta` does not know every exception of the endpoint rules."""
-    url: str = client.generate_presigned_url("list_tables").partition("?")[0]
-    return url
+def _called(client: Any) -> tuple[str, str]:
+    """What it would call, and the region that it would sign for: `client.meta` does not know each rule's exceptions."""
+    url, _, query = client.generate_presigned_url("list_tables").partition("?")
+    scope: str = parse_qs(query)["X-Amz-Credential"][0]
+    return url, scope.split("/")[2]
 
 
 def _url_without_account(client: Any) -> str | None:
     try:
-        return _url(client)
+        return _called(client)[0]
     except BotoCoreError:  # AWS_ACCOUNT_ID_ENDPOINT_MODE=required: with an account it has resolved
         return None
 

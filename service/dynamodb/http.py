@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Mapping
 from http import HTTPStatus
 from math import inf
 from typing import Final, NamedTuple, cast
@@ -16,7 +15,7 @@ from urllib.parse import urlsplit
 
 import httptools
 
-from service.dynamodb.connect import Origin, Proxy, connect
+from service.dynamodb.connect import PROXY_REMEDY, Origin, Proxy, connect
 from service.dynamodb.errors import HttpError
 
 TICK_S: Final = 0.001
@@ -27,11 +26,16 @@ IDLE_S: Final = 20.0
 """A connection that was idle for longer is not used again: the other side may be closing it."""
 
 
+CHECKSUM: Final = b"x-amz-crc32"
+ERROR_TYPE: Final = b"x-amzn-errortype"
+_READ: Final = frozenset({CHECKSUM, ERROR_TYPE})
+
+
 class Response(NamedTuple):
     status: int
     body: bytes
-    headers: Mapping[bytes, bytes]
-    """By their names in lower case."""
+    headers: list[tuple[bytes, bytes]]
+    """`CHECKSUM` and `ERROR_TYPE` alone, each as often as it came."""
 
 
 class Pool:
@@ -47,9 +51,11 @@ class Pool:
         self.host = parts.netloc
         self._timeout_s = timeout_s
         self._free: list[_Connection] = []
+        self._is_closed = False
         self._loop = asyncio.get_running_loop()
         tls = (tls or ssl.create_default_context()) if parts.scheme == "https" else None
         self._origin = Origin(parts.hostname, parts.port or (443 if tls else 80), tls, proxy)
+        self._name = f"{self.host} through proxy {proxy.host}:{proxy.port}" if proxy else self.host
         self.path = parts.path or "/"
         target, authorization = self.path, ""
         if proxy and not tls:  # https://www.rfc-editor.org/rfc/rfc9112#section-3.2.2
@@ -76,7 +82,7 @@ class Pool:
                 if not again:
                     raise
         ends = self._ends(deadline)
-        connection = await connect(self._origin, lambda: _Connection(self._loop, self.host), ends)
+        connection = await connect(self._origin, lambda: _Connection(self._loop, self._name), ends)
         return await self._call(connection, request, deadline)
 
     async def _call(self, connection: _Connection, request: bytes, deadline: float) -> Response:
@@ -88,14 +94,20 @@ class Pool:
                 self._distrust(began)
             raise
         finally:
-            if connection.idle:
+            if connection.idle and not self._is_closed:
                 self._free.append(connection)
             else:
                 connection.close()
 
-    def close(self) -> None:
+    def drop_idle(self) -> None:
+        """Close the connections that no call has."""
         while self._free:
             self._free.pop().close()
+
+    def close(self) -> None:
+        """Close each connection: those of the calls that are in flight, when these end."""
+        self._is_closed = True
+        self.drop_idle()
 
     def _distrust(self, until: float) -> None:
         """Close what was last answered on until then: a path that died takes all its connections along."""
@@ -119,12 +131,12 @@ class Pool:
 class _Connection(asyncio.Protocol):
     """One connection, one call at a time."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, host: str) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, name: str) -> None:
         self.idle = True
         """Whether another call may be made on it."""
         self.heard = False
         """Whether a byte of the last call's answer came."""
-        self._host = host
+        self._name = name
         self.used_at = loop.time()
         self._loop = loop
         self._transport: asyncio.Transport
@@ -135,7 +147,7 @@ class _Connection(asyncio.Protocol):
         """Set for this call's deadline or an earlier one's: a new timer for each call costs CPU."""
         self._body: list[bytes] = []
         self._size = 0
-        self._headers: dict[bytes, bytes] = {}
+        self._headers: list[tuple[bytes, bytes]] = []
 
     async def call(self, request: bytes, deadline: float) -> Response:
         self.idle = self.heard = False
@@ -158,7 +170,7 @@ class _Connection(asyncio.Protocol):
             if self._deadline - self._loop.time() > TICK_S:
                 self._arm()
             else:
-                self._fail(TimeoutError(f"{self._host} did not answer in time"))
+                self._fail(TimeoutError(f"{self._name} did not answer in time"))
 
     def close(self) -> None:
         self.idle = False
@@ -184,20 +196,22 @@ class _Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self._fail(HttpError(f"the response of {self._host} is not HTTP: {error}"))
+            self._fail(HttpError(f"the response of {self._name} is not HTTP: {error}"))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._fail(HttpError(f"the connection to {self._host} was lost: {exc or 'closed'}"))
+        self._fail(HttpError(f"the connection to {self._name} was lost: {exc or 'closed'}"))
 
     # httptools
 
     def on_message_begin(self) -> None:
-        self._headers = {}
+        self._headers = []
         if self._response and self._response.done():
             self.close()  # nobody asked for another one
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers[name.lower()] = value
+        name = name.lower()
+        if name in _READ:
+            self._headers.append((name, value))
 
     def on_body(self, body: bytes) -> None:
         self._size += len(body)
@@ -207,11 +221,14 @@ class _Connection(asyncio.Protocol):
         self._body.append(body)
 
     def on_message_complete(self) -> None:
-        if self._parser.get_status_code() < HTTPStatus.OK:
+        status = self._parser.get_status_code()
+        if status < HTTPStatus.OK:
             return  # an interim one: the answer follows
+        if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:  # no origin says so
+            self._fail(HttpError(f"no way to {self._name} (HTTP 407)", PROXY_REMEDY))
         if self._response and not self._response.done():
             self.used_at = self._loop.time()
             # Answered before all of it was sent: the rest would come before the next request.
             is_sent = not self._transport.get_write_buffer_size()
             self.idle = is_sent and self._parser.should_keep_alive()
-            self._response.set_result(Response(self._parser.get_status_code(), b"".join(self._body), self._headers))
+            self._response.set_result(Response(status, b"".join(self._body), self._headers))

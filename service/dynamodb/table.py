@@ -175,11 +175,21 @@ class Table:
         finally:
             self.stats.call_seconds.observe(time.perf_counter() - started)
         try:
+            return self._found(response, set(keys))
+        except InvalidResponse:
+            self._api.distrust()
+            raise
+
+    def _found(self, response: Mapping[str, Any], asked: set[str]) -> tuple[dict[str, Outcome], set[str]]:
+        try:
             found: dict[str, Outcome] = {row[self._key]["S"]: row for row in response["Responses"].get(self.name, ())}
-            unprocessed = response.get("UnprocessedKeys", {}).get(self.name, {}).get("Keys", ())
-            return found, {key[self._key]["S"] for key in unprocessed}
+            left = response.get("UnprocessedKeys", {}).get(self.name, {}).get("Keys", ())
+            unprocessed: set[str] = {key[self._key]["S"] for key in left}
         except (AttributeError, KeyError, TypeError) as error:
             raise InvalidResponse("a response without Responses") from error
+        if not found.keys() <= asked or not unprocessed <= asked:
+            raise InvalidResponse("rows of keys that were not asked for")
+        return found, unprocessed - found.keys()
 
     def explain(self, error: Exception) -> ServiceError:
         """Why the table cannot be used, with the remedy."""

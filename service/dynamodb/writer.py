@@ -157,7 +157,7 @@ class Writer:
         try:
             return self._left(response, items)
         except InvalidResponse:
-            self._api.close()  # what comes on that connection next may be this call's answer
+            self._api.distrust()
             raise
 
     def _left(self, response: dict[str, Any], items: Sequence[Item]) -> set[Key]:

@@ -34,6 +34,8 @@ HOSTS = (
     "*.eu-west-1.api.aws",
     "*.ddb.eu-west-1.api.aws",
     "*.eu-central-1.amazonaws.com",
+    "*.us-east-1.amazonaws.com",
+    "*.us-gov-west-1.amazonaws.com",
     "*.example.com",
 )
 

@@ -6,6 +6,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import datetime
 
 import pytest
 import trustme
@@ -30,6 +31,23 @@ async def untrusted(set_: Set) -> AsyncIterator[None]:
     async with serving(writes(OK), context) as (_, url):
         set_("AWS_ENDPOINT_URL_DYNAMODB", url)
         yield
+
+
+def certified(name: str = "127.0.0.1", starts: int = 2019, ends: int = 2100) -> Callable[[Set], object]:
+    """A server whose certificate has a known authority, this name and these years."""
+
+    @asynccontextmanager
+    async def setup(set_: Set) -> AsyncIterator[None]:
+        authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        made = authority.issue_cert(name, not_before=datetime(starts, 1, 1), not_after=datetime(ends, 1, 1))  # noqa: DTZ001
+        made.configure_cert(context)
+        with authority.cert_pem.tempfile() as bundle:
+            set_("AWS_CA_BUNDLE", bundle)
+            async with serving(writes(OK), context) as (_, url):
+                set_("AWS_ENDPOINT_URL_DYNAMODB", url)
+                yield
+
+    return setup
 
 
 @asynccontextmanager
@@ -109,6 +127,22 @@ CAUSES = {
     "an untrusted certificate": (
         untrusted,
         r"the certificate of 127.0.0.1:\d+ is not trusted \(.*certificate.*\); give its authority in AWS_CA_BUNDLE",
+    ),
+    "an expired certificate": (
+        certified(ends=2020),
+        r"the certificate of 127.0.0.1:\d+ is not trusted \(.*expired\); renew it, or correct the clock here",
+    ),
+    "a certificate of the future": (
+        certified(starts=2090),
+        r"the certificate of 127.0.0.1:\d+ is not trusted \(.*not yet valid\); renew it, or correct the clock here",
+    ),
+    "another address's certificate": (
+        certified("127.0.0.2"),
+        r"the certificate of 127.0.0.1:\d+ is not trusted \(.*IP address mismatch.*\); correct AWS_ENDPOINT_URL",
+    ),
+    "another name's certificate": (
+        certified("example.com"),
+        r"the certificate of 127.0.0.1:\d+ is not trusted \(.*mismatch.*\); correct AWS_ENDPOINT_URL_DYNAMODB, or",
     ),
     "a name that does not resolve": (
         no_such_name,

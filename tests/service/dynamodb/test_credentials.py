@@ -216,7 +216,7 @@ def test_a_load_that_hangs_does_not_keep_the_process(monkeypatch: pytest.MonkeyP
 
 
 async def test_an_expiration_without_a_zone_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """botocore takes it over at a refresh, and from then on cannot compare it."""
+    """At a refresh, botocore takes it over, and from then on cannot compare it."""
 
     def naive() -> Given:
         return {**metadata("NAIVE", 3600), "expiry_time": "2036-01-01T00:00:00"}
@@ -278,7 +278,12 @@ async def test_a_load_that_hangs_for_long_has_another_beside_it_and_each_waits_l
 
 async def test_a_refresh_that_hangs_does_not_hold_the_load_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
     released = threading.Event()
-    chain = await loaded(monkeypatch, lambda: released.wait(60) and metadata("LATE", 3600), remain_s=-1)
+
+    def hang() -> Given:
+        released.wait(60)
+        return metadata("LATE", 3600)
+
+    chain = await loaded(monkeypatch, hang, remain_s=-1)
     with pytest.raises(CredentialsRefreshError, match="no answer in time"):
         await chain.current(soon(0.05))
     monkeypatch.setattr(credentials, "HUNG_S", 0.0)

@@ -39,7 +39,7 @@ def botocores(region: str) -> str:
         {"AWS_USE_DUALSTACK_ENDPOINT": "true"},
         {"AWS_USE_FIPS_ENDPOINT": "true", "AWS_USE_DUALSTACK_ENDPOINT": "true"},
         {"AWS_ENDPOINT_URL": "http://localhost:8000"},
-        {"AWS_ENDPOINT_URL": "http://localhost:8000/a path/é"},
+        {"AWS_ENDPOINT_URL": "http://localhost:8000/a%20path/%C3%A9"},
         {"AWS_ENDPOINT_URL": "http://localhost:1", "AWS_ENDPOINT_URL_DYNAMODB": "https://vpce-1.example.com/x"},
         {"AWS_ENDPOINT_URL_DYNAMODB": "http://localhost:8000", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "true"},
     ],
@@ -55,6 +55,19 @@ def test_the_endpoint_is_botocores(region: str, variables: dict[str, str], monke
         monkeypatch.setenv(name, value)
     found = endpoint()
     assert (found.of(None).rstrip("/"), found.region) == (botocores(region).rstrip("/"), region)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:1/a b", "http://127.0.0.1:1/é", "http://127.0.0.1:1/?token=SEKRET", "http://127.0.0.1:0"]
+)
+def test_an_endpoint_that_cannot_be_called_as_it_is_written_is_refused(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", url)
+    with pytest.raises(ServiceError, match="AWS_ENDPOINT_URL_DYNAMODB or AWS_ENDPOINT_URL has a") as refused:
+        endpoint()
+    assert "SEKRET" not in str(refused.value)
 
 
 @pytest.mark.parametrize(

@@ -238,6 +238,32 @@ async def test_a_connection_that_is_not_used_again_is_closed(answer: bytes) -> N
         await eventually(lambda: server.open == 0, what="the end of the pool's connections")
 
 
+async def test_a_pool_that_is_closed_keeps_no_connection_of_the_calls_in_flight() -> None:
+    release = asyncio.Event()
+
+    async def when_released(_: bytes, writer: asyncio.StreamWriter) -> None:
+        await release.wait()
+        writer.write(OK)
+
+    async with serving(when_released) as (server, url), pool(url) as made:
+        calls = [asyncio.create_task(post(made)) for _ in range(5)]
+        await eventually(lambda: len(server.requests) == 5, what="five calls")
+        made.close()
+        release.set()
+        assert {answer.status for answer in await asyncio.gather(*calls)} == {200}
+        await eventually(lambda: server.open == 0, what="the end of all connections")
+
+
+async def test_a_pool_whose_idle_connections_were_dropped_lives_on() -> None:
+    async with serving(writes(OK)) as (server, url), pool(url) as made:
+        for connections in (1, 2):
+            for _ in range(2):
+                await post(made)
+            assert server.connections == connections
+            made.drop_idle()
+            await eventually(lambda: server.open == 0, what="the end of the idle ones")
+
+
 async def test_a_connection_that_was_idle_for_long_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     async with serving(writes(OK)) as (server, url), pool(url) as made:
         await post(made)

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ import uvloop
 from botocore.session import Session
 
 from service.dynamodb.client import DynamoDB
+from service.dynamodb.credentials import CredentialChain
 from service.dynamodb.endpoint import endpoint, proxy_to
+from tests.service.dynamodb.test_http import relay
 from tests.support.reach import Case, Wire, botocores, configure, ours, wired
 
 
@@ -63,6 +66,9 @@ SAME = {
     "no endpoint": Case({"AWS_ENDPOINT_URL": "junk"}),
     "AWS_DEFAULT_REGION": Case({**THROUGH, "AWS_DEFAULT_REGION": "eu-central-1"}),
     "region": Case({**THROUGH, "AWS_DEFAULT_REGION": ""}, "region = eu-central-1"),
+    "a region called fips": Case({**THROUGH, "AWS_DEFAULT_REGION": "fips-us-east-1"}),
+    "a region with fips": Case({**THROUGH, "AWS_DEFAULT_REGION": "us-gov-west-1-fips"}),
+    "local": Case({"AWS_DEFAULT_REGION": "local", "HTTP_PROXY": "http://<proxy>"}),
     "no region": Case({**THROUGH, "AWS_DEFAULT_REGION": ""}),
     "AWS_PROFILE": Case({**THROUGH, "AWS_PROFILE": "other"}, "[profile other]\nuse_dualstack_endpoint = true"),
     "no such profile": Case({**THROUGH, "AWS_PROFILE": "nobody"}),
@@ -96,6 +102,9 @@ SAME = {
     "NO_PROXY": Case({"AWS_ENDPOINT_URL": "<http>", "HTTP_PROXY": "http://<proxy>", "NO_PROXY": "127.0.0.1"}),
     "no_proxy": Case({"AWS_ENDPOINT_URL": "<http>", "HTTP_PROXY": "http://<proxy>", "no_proxy": "*"}),
     "NO_PROXY for others": Case({**THROUGH, "NO_PROXY": "example.com,s3.amazonaws.com"}),
+    "NO_PROXY for the account's host": Case({**ACCOUNT, "NO_PROXY": ".ddb.eu-west-1.amazonaws.com"}),
+    "NO_PROXY for the region's host": Case({**ACCOUNT, "NO_PROXY": "dynamodb.eu-west-1.amazonaws.com"}),
+    "a proxy with an empty label": Case({**THROUGH, "HTTPS_PROXY": "http://my..proxy:3128"}),
     "a proxy that is away": Case({**THROUGH, "HTTPS_PROXY": "http://127.0.0.1:1"}),
     "proxies_config": Case(
         {**THROUGH}, "proxies_config =\n  proxy_ca_bundle = /nowhere\n  proxy_use_forwarding_for_https = true"
@@ -165,12 +174,17 @@ REFUSED = {
     ),
     "a proxy with TLS": (
         Case({**THROUGH, "HTTPS_PROXY": "https://user:SEKRET@<proxy>"}),
-        "HTTPS_PROXY is an https proxy, which is not supported; give an http:// one, or name",
+        "HTTPS_PROXY is a https:// proxy, which is not supported; give an http:// one, or name",
     ),
     "a proxy that is no address": (
         Case({**THROUGH, "HTTPS_PROXY": "http://u:SEKRET@h:x"}),
         "HTTPS_PROXY is not an address",
     ),
+    "a proxy of another kind": (
+        Case({**THROUGH, "HTTPS_PROXY": "socks5://u:SEKRET@<proxy>"}),
+        "HTTPS_PROXY is a socks5:// proxy, which is not supported; give an http:// one, or name",
+    ),
+    "a proxy with port 0": (Case({**THROUGH, "HTTPS_PROXY": "http://127.0.0.1:0"}), "HTTPS_PROXY is not an address"),
     "another proxy": (Case({"AWS_ENDPOINT_URL": "<http>", "HTTP_PROXY": "http://"}), "HTTP_PROXY is not an address"),
     "no bundle": (
         Case({"AWS_ENDPOINT_URL": "<https>", "AWS_CA_BUNDLE": "/nowhere"}),
@@ -204,22 +218,60 @@ async def test_aws_region_is_before_botocores_own(wire: Wire, monkeypatch: pytes
     assert "| eu-central-1 |" in wire.seen[1]
 
 
-async def test_a_proxy_that_refuses_is_named_and_its_password_is_not(
-    wire: Wire, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+@asynccontextmanager
+async def proxy_that(answer: bytes) -> AsyncIterator[str]:
+    """Its address."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+        writer.write(answer)
         await writer.drain()
         writer.close()
 
-    refusing = await asyncio.start_server(refuse, "127.0.0.1", 0)
-    address = f"127.0.0.1:{refusing.sockets[0].getsockname()[1]}"
-    configure(wire, Case({"HTTPS_PROXY": f"http://user:SEKRET@{address}"}), monkeypatch)
-    said = await asyncio.to_thread(ours)
-    assert f"proxy {address} gives no way to dynamodb.eu-west-1.amazonaws.com:443 (HTTP/1.1 407" in said
-    assert "SEKRET" not in said + repr(endpoint()) + repr(proxy_to("https://a"))
-    refusing.close()
+    listening = await asyncio.start_server(handle, "127.0.0.1", 0)
+    yield f"127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+    listening.close()
+
+
+REFUSES = b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("url", "variable", "answer", "line"),
+    [
+        ("", "HTTPS_PROXY", REFUSES, "<proxy> gives no way to dynamodb.eu-west-1.amazonaws.com:443 (HTTP/1.1 407"),
+        ("", "HTTPS_PROXY", b"", "<proxy> gives no way to dynamodb.eu-west-1.amazonaws.com:443 (it hung up"),
+        ("http://a.example.com", "HTTP_PROXY", REFUSES, "no way to a.example.com through <proxy> (HTTP 407)"),
+        ("http://a.example.com", "HTTP_PROXY", b"", "the connection to a.example.com through <proxy> was lost"),
+    ],
+    ids=["https, 407", "https, hangs up", "http, 407", "http, hangs up"],
+)
+async def test_a_proxy_that_refuses_is_named_and_its_password_is_not(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch, url: str, variable: str, answer: bytes, line: str
+) -> None:
+    async with proxy_that(answer) as address:
+        configure(
+            wire, Case({variable: f"http://user:SEKRET@{address}", **({"AWS_ENDPOINT_URL": url} if url else {})}),
+            monkeypatch,
+        )  # fmt: skip
+        said = await asyncio.to_thread(ours)
+        assert line.replace("<proxy>", f"proxy {address}") in said
+        assert "SEKRET" not in said + repr(endpoint()) + repr(proxy_to("https://a"))
+
+
+async def test_a_proxys_answer_may_have_bare_line_feeds(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    """https://www.rfc-editor.org/rfc/rfc9112#section-2.2-3"""
+
+    async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\nVia: x\n\n")
+        await relay(int(wire.https.rpartition(":")[2]), 0, reader, writer)
+
+    listening = await asyncio.start_server(connect, "127.0.0.1", 0)
+    address = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+    configure(wire, Case({**BUNDLE, "HTTPS_PROXY": address}), monkeypatch)
+    assert await asyncio.to_thread(ours) == "answered"
+    listening.close()
 
 
 async def test_credentials_of_another_account_have_its_endpoint(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,7 +279,7 @@ async def test_credentials_of_another_account_have_its_endpoint(wire: Wire, monk
     api = DynamoDB.configured(5.0)
     for account in ("123456789012", "210987654321"):
         monkeypatch.setenv("AWS_ACCOUNT_ID", account)
-        api._chain.forget()
+        api._chain = CredentialChain()
         for _ in range(2):
             await api.call("ListTables", {})
     api.close()

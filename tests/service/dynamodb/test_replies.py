@@ -26,7 +26,7 @@ from service.dynamodb.endpoint import Endpoint
 from service.dynamodb.errors import DynamoDBError, InvalidResponse, TableUnavailableError
 from service.dynamodb.writer import Item, Writer
 from tests.service.dynamodb.test_http import serving, writes
-from tests.support.table import open_table
+from tests.support.table import open_table, read
 
 RULES: Any = standard
 """Of its modes `standard` and `adaptive`."""
@@ -115,11 +115,25 @@ def asked(operation: str, mode: str, status: int, headers: dict[str, str], body:
         summed(WRONG, of=FOUND),
         message(FOUND),
         message(FOUND, x_amz_crc32="0"),
+        message(FOUND, x_amz_crc32=f"{zlib.crc32(FOUND)} \t"),
+        message(FOUND, x_amz_crc32=f"+{zlib.crc32(FOUND)}"),
+        message(FOUND, x_amz_crc32=f"00{zlib.crc32(FOUND)}"),
         summed(b'{"__type":"x#ValidationException"}', status=400),
         summed(b'{"__type":"x#ValidationException"}', of=b"", status=400),
         summed(b'{"__type":"x#AccessDeniedException"}', of=b"", status=403),
     ],
-    ids=["right", "wrong", "none", "zero", "of an error", "not of an error", "not of another error"],
+    ids=[
+        "right",
+        "wrong",
+        "none",
+        "zero",
+        "blanks after it",
+        "a sign",
+        "zeros before it",
+        "of an error",
+        "not of an error",
+        "not of another error",
+    ],
 )
 async def test_a_checksum_is_checked_as_botocore_does(reply: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "sleep", lambda _: None)
@@ -129,6 +143,13 @@ async def test_a_checksum_is_checked_as_botocore_does(reply: bytes, monkeypatch:
         async with open_table("balances") as table:
             await table.get("1")
     assert (replies.count > 1) == (botocores(reply) > 1)
+
+
+@pytest.mark.parametrize("sums", [("abc",), ("",), ("right", "0"), ("0", "right"), ("9" * 5000,)])
+async def test_a_checksum_that_is_no_number_and_any_wrong_one_of_several_is_wrong(sums: tuple[str, ...]) -> None:
+    lines = "".join(f"x-amz-crc32: {sum_.replace('right', str(zlib.crc32(b'{}')))}\r\n" for sum_ in sums)
+    error = await error_of(f"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n{lines}\r\n{{}}".encode())
+    assert isinstance(error, InvalidResponse)
 
 
 async def test_writes_are_checked_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,6 +195,7 @@ async def test_a_code_is_found_in_each_form_and_place(told: str) -> None:
         message(orjson.dumps({"code": told, "message": "slower"}), 400),
         message(orjson.dumps({"message": "slower"}), 400, x_amzn_ErrorType=told),
         message(b"", 400, X_Amzn_Errortype=told),
+        message(b'{"__type":null,"message":"slower"}', 400, x_amzn_ErrorType=told),
     ):
         error = await error_of(reply)
         assert isinstance(error, DynamoDBError), reply
@@ -280,3 +302,37 @@ async def test_a_role_that_was_just_made_is_asked_for_again(monkeypatch: pytest.
         async with open_table("balances") as table:
             assert await table.get("1") == ROW
             assert await table.insert_or_retry(ROW) is True
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [
+        {"Responses": {"balances": [make_row("2", 99)]}, "UnprocessedKeys": {}},
+        {"Responses": {"balances": [ROW, make_row("2", 99)]}, "UnprocessedKeys": {}},
+        {"Responses": {}, "UnprocessedKeys": {"balances": {"Keys": [{"id": {"S": "2"}}]}}},
+        {"Responses": {"balances": [{"id": {"S": ["1"]}}]}, "UnprocessedKeys": {}},
+    ],
+    ids=["another's row", "another's row too", "another's key", "no key"],
+)
+async def test_what_was_not_asked_for_is_asked_again_on_another_connection(
+    strange: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replies = Replies(message(orjson.dumps(strange)), summed(FOUND))
+    async with serving(replies) as (server, url):
+        monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", url)
+        async with open_table("balances") as table:
+            assert await table.get("1") == ROW
+            assert table.stats.errors == {"InvalidResponse": 1}
+            assert (replies.count, server.connections) == (2, 2)
+            replies.replies = [message(orjson.dumps(strange))]
+            assert isinstance(await table.get("1"), TableUnavailableError)
+
+
+async def test_a_row_that_is_found_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = {"Responses": {"balances": [ROW]}, "UnprocessedKeys": {"balances": {"Keys": [{"id": {"S": "1"}}]}}}
+    replies = Replies(message(orjson.dumps(both)))
+    async with serving(replies) as (_, url):
+        monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", url)
+        async with open_table("balances") as table:
+            assert await read(table, ["1"]) == {"1": ROW}
+    assert replies.count == 1
