@@ -117,20 +117,41 @@ class Backlog:
         figures = {f"{role}Backlog": waits, f"{role}Unconfirmed": max(0, first - 1 - floor)}
         if self._may(_MESSAGE):
             try:
-                figures[f"{role}Oldest"] = await self._oldest_s(info, floor + 1) if waits else 0.0
+                oldest_s = await self._oldest_s(info) if waits else 0.0
             except (nats.errors.Error, APIError) as error:
                 log.debug("the oldest message cannot be read", of=consumer, error=str(error) or type(error).__name__)
+            except (AttributeError, LookupError, TypeError, ValueError) as error:  # one odd answer costs one figure
+                _unreadable.warning(consumer, of=consumer, error=f"{type(error).__name__}: {error}")
+            else:
+                if oldest_s is not None:
+                    figures[f"{role}Oldest"] = oldest_s
         return {name: value for name, value in figures.items() if name in UNITS}
 
-    async def _oldest_s(self, info: Mapping[str, Any], sequence: int) -> float:
-        """By the server's clock alone: the age of the first message that the stream still has from `sequence` on."""
-        wanted = {"seq": sequence, "next_by_subj": info["config"].get("filter_subject") or ">"}
+    async def _oldest_s(self, info: Mapping[str, Any]) -> float | None:
+        """By the server's clock alone: the age of the first message that can still be delivered.
+
+        None where the server does not tell: an older one gives no time (`ts`), and what was given up after
+        `max_deliver` deliveries holds the acknowledgement floor while others are held.
+        """
+        config, first = info["config"], info["ack_floor"]["stream_seq"] + 1
+        if not info["num_ack_pending"]:
+            first = max(first, info["delivered"]["stream_seq"] + 1)
+        elif config.get("max_deliver", -1) > 0:
+            return None
+        if "ts" not in info:
+            return None
+        now = datetime.fromisoformat(info["ts"])
+        subjects = config.get("filter_subjects") or [config.get("filter_subject") or ">"]
+        return max([await self._age_s(now, first, subject) for subject in subjects])
+
+    async def _age_s(self, now: datetime, sequence: int, subject: str) -> float:
+        """Of the first message that the stream still has from there on; 0 when it has none."""
         try:
-            message = (await self._ask(_MESSAGE, orjson.dumps(wanted)))["message"]
-        except NotFoundError:  # all that waited was discarded
+            asked = orjson.dumps({"seq": sequence, "next_by_subj": subject})
+            message = (await self._ask(_MESSAGE, asked))["message"]
+        except NotFoundError:
             return 0.0
-        age = datetime.fromisoformat(info["ts"]) - datetime.fromisoformat(message["time"])
-        return max(0.0, age.total_seconds())
+        return max(0.0, (now - datetime.fromisoformat(message["time"])).total_seconds())
 
     async def _dead_letters(self) -> Mapping[str, float]:
         if not self._may(f"{_INFO}{QUEUE_DEAD_STREAM}"):

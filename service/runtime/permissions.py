@@ -23,8 +23,11 @@ async def told(nc: Client) -> Mapping[str, Any]:
     try:
         reply = await nc.request(USER_INFO, timeout=USER_INFO_S)
         given = orjson.loads(reply.data)["data"].get("permissions") or {}
-    except (nats.errors.Error, orjson.JSONDecodeError, KeyError, AttributeError):
-        raise Skipped(f"the server does not tell ({USER_INFO}); what follows shows some of them") from None
+        are_rules = all(_are_rules(given.get(kind)) for kind in ("publish", "subscribe"))
+    except (nats.errors.Error, AttributeError, LookupError, TypeError, ValueError):
+        are_rules = False
+    if not are_rules:
+        raise Skipped(f"the server does not tell ({USER_INFO}); what follows shows some of them")
     return dict(given)
 
 
@@ -45,6 +48,18 @@ async def look(
         remedy = f"use the credentials of user `{user}` as `python -m control_plane create` makes them now"
         raise ServiceError(f"no permission to {', '.join(denied)}", remedy)
     return given
+
+
+def _are_rules(rules: Any) -> bool:
+    """Whether `allows` can read them: nothing, or lists of subjects."""
+    if not rules:
+        return True
+    if not isinstance(rules, dict):
+        return False
+    lists = [rules.get(kind) or [] for kind in ("allow", "deny")]
+    return all(
+        isinstance(subjects, list) and all(isinstance(subject, str) for subject in subjects) for subjects in lists
+    )
 
 
 def allows(rules: Mapping[str, Sequence[str]] | None, subject: str) -> bool:

@@ -145,6 +145,44 @@ async def test_of_a_consumer_with_a_filter_only_its_own_messages_are_old(world: 
         assert await is_oldest(reader, admin, "Queue", 3)
 
 
+async def again(admin: JetStreamContext, **config: Any) -> None:
+    """Make the queue's consumer again, with this."""
+    await admin.delete_consumer(contract.STREAM, contract.QUEUE_CONSUMER)
+    made = {"durable_name": contract.QUEUE_CONSUMER, "ack_policy": "explicit", "ack_wait": 60 * 10**9, **config}
+    subject = f"$JS.API.CONSUMER.CREATE.{contract.STREAM}.{contract.QUEUE_CONSUMER}"
+    request = orjson.dumps({"stream_name": contract.STREAM, "config": made})
+    answer = orjson.loads((await admin._nc.request(subject, request, timeout=10)).data)
+    assert "error" not in answer
+
+
+async def test_of_a_consumer_with_filters_only_their_messages_are_old(world: World) -> None:
+    async with watching(world) as (reader, admin):
+        await again(admin, filter_subjects=[f"{contract.SUBJECT}.3", f"{contract.SUBJECT}.2"])
+        await publish(admin, 5)
+        assert await is_oldest(reader, admin, "Queue", 3)
+        (first,) = await take(admin, contract.QUEUE_CONSUMER, 1)
+        await first.ack_sync()
+        assert await is_oldest(reader, admin, "Queue", 4)
+
+
+async def test_what_a_consumer_has_given_up_is_not_old(world: World) -> None:
+    """The server keeps the acknowledgement floor before it while others are held, and does not tell which they are."""
+    async with watching(world) as (reader, admin):
+        await publish(admin, 3)
+        await again(admin, max_deliver=1)
+        assert await is_oldest(reader, admin, "Queue", 1)
+        await take(admin, contract.QUEUE_CONSUMER, 1)
+        assert (await reader._of("Queue", contract.QUEUE_CONSUMER)).keys() == {"QueueBacklog"}, "held, or given up"
+        await again(admin, max_deliver=1, ack_wait=10**9)
+        await take(admin, contract.QUEUE_CONSUMER, 1)
+        await become(reader, QueueBacklog=2)
+        info = await asked(admin, f"CONSUMER.INFO.{contract.STREAM}.{contract.QUEUE_CONSUMER}")
+        assert info["ack_floor"]["stream_seq"] == 0, "the server holds it there"
+        assert await is_oldest(reader, admin, "Queue", 2)
+        await take(admin, contract.QUEUE_CONSUMER, 2)
+        await become(reader, QueueBacklog=0, QueueOldest=0)
+
+
 async def test_what_is_not_there_has_no_figure_and_the_others_have_theirs(world: World) -> None:
     async with watching(world) as (reader, admin):
         await become(reader, **dict.fromkeys(UNITS, 0))
@@ -170,6 +208,45 @@ async def test_an_answer_that_cannot_be_read_is_no_figure(world: World, monkeypa
         await eventually(lambda: reader.figures() == {}, what="no figure")
         monkeypatch.setattr(Backlog, "_ask", ask)
         await become(reader, ArchiveBacklog=3)
+
+
+@pytest.mark.parametrize("ts", [None, "soon", 5])
+async def test_without_the_servers_time_the_other_figures_are_there(
+    world: World, monkeypatch: pytest.MonkeyPatch, ts: Any
+) -> None:
+    ask = Backlog._ask
+
+    async def without_time(reader: Backlog, subject: str, request: bytes = b"") -> Any:
+        answer = await ask(reader, subject, request)
+        answer.pop("ts", None)
+        return answer if ts is None else {**answer, "ts": ts}
+
+    monkeypatch.setattr(Backlog, "_ask", without_time)
+    async with watching(world) as (reader, admin):
+        await publish(admin, 3)
+        await become(reader, ArchiveBacklog=3, ArchiveUnconfirmed=0, QueueBacklog=3, QueueDeadLetters=0)
+        assert values(reader).keys().isdisjoint({"ArchiveOldest", "QueueOldest"})
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        [], 5, {"data": []}, {"data": {"permissions": "x"}}, {"data": {"permissions": ["x"]}},
+        {"data": {"permissions": {"publish": ["x"]}}}, {"data": {"permissions": {"publish": {"allow": 5}}}},
+        {"data": {"permissions": {"subscribe": {"deny": [5]}}}},
+    ],
+)  # fmt: skip
+async def test_an_odd_answer_about_the_permissions_is_none(world: World, odd: Any) -> None:
+    async with world.client("service") as client:
+
+        class Odd:
+            async def request(self, subject: str, *args: Any, **options: Any) -> Any:
+                if subject == permissions.USER_INFO:
+                    return Msg(client, data=orjson.dumps(odd))
+                return await client.request(subject, *args, **options)
+
+        async with running(Odd()) as reader:
+            await become(reader, ArchiveBacklog=0, ArchiveUnconfirmed=0)
 
 
 @asynccontextmanager
