@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import signal
 import sys
@@ -18,6 +17,7 @@ from boto3.dynamodb.types import Binary
 from botocore.exceptions import BotoCoreError, ClientError
 
 from service.archive.contract import PARTITION_KEY, SORT_KEY
+from service.runtime.aws import aws_session
 
 PAGE: Final = 20
 COLUMNS: Final = ("event_time", "balance", "sequence", "host", "body")
@@ -48,7 +48,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="a line of JSON for each row; what is not UTF-8 in base64")
     arguments = parser.parse_args()
     try:
-        table = boto3.resource("dynamodb", region_name=os.environ.get("AWS_REGION")).Table(arguments.table)
+        table = boto3.Session(botocore_session=aws_session()).resource("dynamodb").Table(arguments.table)
         rows, more = page(table, arguments.client_id, arguments.limit, arguments.before)
     except (BotoCoreError, ClientError, ValueError) as error:
         if "key schema" in str(error):

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import os
 from collections.abc import Callable
 from typing import Any, Final
 
 import boto3
 from botocore.config import Config
 
+from service.runtime.aws import aws_session
 from service.runtime.threads import in_thread
 from service.sources.sqs_answers import FAILURES, Silent, check, garbled
-from service.sources.sqs_region import region_of
+from service.sources.sqs_region import place_of
 
 POLL_S: Final = 2
 """The longest that one call waits for a message. A stop waits for the calls that are there."""
@@ -29,7 +29,10 @@ ANSWERS: Final = 16
 
 
 class Calls:
-    """To the region of the queue's URL; to the AWS SDK's own without one. `open` first, in a thread."""
+    """To the endpoint of the queue's URL, unless the AWS configuration names one. `open` first, in a thread.
+
+    Without a URL, and for one that does not tell its region, the region is the AWS SDK's.
+    """
 
     def __init__(self, url: str) -> None:
         self._queue_url = url
@@ -41,10 +44,14 @@ class Calls:
         """Receives that nobody waits for any more."""
 
     def open(self) -> None:
-        # botocore itself reads only AWS_DEFAULT_REGION and the profile.
-        region = region_of(self._queue_url) or os.environ.get("AWS_REGION")
-        self._once = self._once or _client(region, attempts=1, read_s=POLL_S + ANSWER_S, size=RECEIVES + ANSWERS)
-        self._again = self._again or _client(region, attempts=ATTEMPTS, read_s=ANSWER_S, size=ANSWERS)
+        place = place_of(self._queue_url)
+        core = aws_session(place.region)
+        core.get_credentials()  # found first, STS is asked in the session's region, not in that of the first client
+        session = boto3.Session(botocore_session=core)
+        endpoint_url = None if _is_configured(session) else place.endpoint_url
+        make = functools.partial(_client, session, place.region, endpoint_url)
+        self._once = self._once or make(attempts=1, read_s=POLL_S + ANSWER_S, size=RECEIVES + ANSWERS)
+        self._again = self._again or make(attempts=ATTEMPTS, read_s=ANSWER_S, size=ANSWERS)
 
     async def receive(self, within_s: float, late: Callable[[Any], None], **request: Any) -> Any:
         """The answer; None when no call could be made within that time, because so many others wait.
@@ -106,13 +113,21 @@ async def _within(call: asyncio.Future[Any], seconds: float) -> Any:
         raise Silent(within_s=seconds) from None
 
 
-def _client(region: str | None, *, attempts: int, read_s: float, size: int) -> Any:
+def _is_configured(session: boto3.Session) -> bool:
+    """Whether the environment or the profile names SQS's endpoint: it is then the same in each region."""
+    clients: list[Any] = [session.client("sqs", region_name=region) for region in ("us-east-1", "us-west-2")]
+    return len({client.meta.endpoint_url for client in clients}) == 1
+
+
+def _client(
+    session: boto3.Session, region: str | None, endpoint_url: str | None, *, attempts: int, read_s: float, size: int
+) -> Any:
     config = Config(
         max_pool_connections=size,
         connect_timeout=CONNECT_S,
         read_timeout=read_s,
         retries={"mode": "standard", "total_max_attempts": attempts},
     )
-    client: Any = boto3.client("sqs", region_name=region, config=config)
+    client: Any = session.client("sqs", region_name=region, endpoint_url=endpoint_url, config=config)
     client.meta.events.register("before-parse.sqs", check)
     return client

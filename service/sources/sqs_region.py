@@ -1,4 +1,4 @@
-"""Which region a queue's URL belongs to.
+"""Which endpoint a queue's URL belongs to.
 
 https://docs.aws.amazon.com/general/latest/gr/sqs-service.html
 """
@@ -6,6 +6,7 @@ https://docs.aws.amazon.com/general/latest/gr/sqs-service.html
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -14,19 +15,34 @@ from botocore.session import Session
 _LEGACY_OF_US_EAST_1: Final = "queue.amazonaws.com"
 
 
-def region_of(url: str) -> str | None:
-    """Return the region; None when the host is none of AWS's: a custom endpoint, say.
+@dataclass(frozen=True)
+class Place:
+    region: str | None = None
+    """None: the host does not tell."""
+    endpoint_url: str | None = None
+    """None: the region's, as the AWS configuration says (FIPS, dual stack)."""
 
-    AWS's domains, and what its regions are called, are botocore's `partitions`. A URL may be regional, FIPS, dual
-    stack, of a VPC endpoint, or in the legacy form.
+
+def place_of(url: str) -> Place:
+    """Return where the queue of this URL is called.
+
+    AWS's domains, and what its regions are called, are botocore's `partitions`. A host may be regional, FIPS, dual
+    stack, of a VPC endpoint, or in the legacy form, which is called as the regional one. Any other is called as it is.
+    Raises `ValueError` for what is no URL.
     """
-    host = urlsplit(url).hostname or ""
+    if not url:
+        return Place()
+    parts = urlsplit(url)
+    host, as_it_is = (parts.hostname or "").rstrip("."), f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
     if host == _LEGACY_OF_US_EAST_1:
-        return "us-east-1"
+        return Place("us-east-1")
     for partition in Session().get_component("data_loader").load_data("partitions")["partitions"]:
-        domains = "|".join(re.escape(partition["outputs"][key]) for key in ("dnsSuffix", "dualStackDnsSuffix"))
+        own, dual = (re.escape(partition["outputs"][key]) for key in ("dnsSuffix", "dualStackDnsSuffix"))
         region = f"(?P<region>{partition['regionRegex'].strip('^$')})"
-        for form in (rf"(?:sqs|sqs-fips)\.{region}", rf"[\w.-]+\.sqs\.{region}\.vpce", rf"{region}\.queue"):
-            if found := re.fullmatch(rf"{form}\.(?:{domains})", host):
-                return str(found["region"])
-    return None
+        for form in (rf"sqs\.{region}\.{own}", rf"{region}\.queue\.{own}"):
+            if found := re.fullmatch(form, host):
+                return Place(found["region"], as_it_is if parts.port else None)
+        for form in (rf"(?:sqs|sqs-fips)\.{region}", rf"[\w.-]+\.(?:sqs|sqs-fips)\.{region}\.vpce"):
+            if found := re.fullmatch(rf"{form}\.(?:{own}|{dual})", host):
+                return Place(found["region"], as_it_is)
+    return Place(None, as_it_is)
