@@ -37,7 +37,7 @@ CHANGE: Final = "change_message_visibility_batch"
 
 
 class Sqs:
-    """The queue of this URL, at its host, or of this name, in the AWS SDK's region. `variable` is the one that named it."""
+    """The queue of this URL, at its host, or of this name, in the SDK's region. `variable` is the one that named it."""
 
     dead_letters = 0
     dead_letters_refused = 0
