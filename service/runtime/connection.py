@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import ssl
 from collections.abc import Callable
 from typing import Any, Final
 
 import structlog
-from nats.aio.client import Client, RawCredentials, Server
+from nats.aio.client import Client, RawCredentials
 from nats.js import JetStreamContext
 
 from service.runtime.cancel import cancel
 from service.runtime.errors import ServiceError
 from service.runtime.logs import Repeated
-from service.runtime.nats_client import NatsClient, NoTlsError
+from service.runtime.nats_client import NatsClient
+from service.runtime.nats_reconnect import NoTlsError
 from service.runtime.role import Skipped
 from service.runtime.settings import NatsSettings
 
@@ -25,7 +25,6 @@ _undecodable: Final = Repeated(log, "messages dropped that cannot be decoded")
 
 START_TIMEOUT_S: Final = 10.0
 CONNECT_TIMEOUT_S: Final = 2
-RECONNECT_MAX_S: Final = 2.0
 PING_INTERVAL_S: Final = 10
 CLOSE_S: Final = 1.0
 CONFIRM_POLL_S: Final = 0.05
@@ -61,7 +60,7 @@ class Connection:
         self, settings: NatsSettings, *, name: str, inbox_prefix: str, on_lost: Callable[[ServiceError], None]
     ) -> None:
         """`name` is shown by the server; `inbox_prefix` is the one that the role's NATS user may subscribe to."""
-        self.nc = NatsClient(self._on_undecodable, self._on_close)
+        self.nc = NatsClient(self._on_undecodable, self._on_close, self._on_odd_server)
         self._settings = settings
         self._name = name
         self._inbox_prefix = inbox_prefix
@@ -87,10 +86,8 @@ class Connection:
                 inbox_prefix=self._inbox_prefix,
                 skip_subject_validation=True,  # ours are checked, a requester's inbox came as one word
                 connect_timeout=CONNECT_TIMEOUT_S,
-                reconnect_time_wait=1,
                 max_reconnect_attempts=-1,
                 ping_interval=PING_INTERVAL_S,
-                reconnect_to_server_handler=_next_server,
                 error_cb=self._on_error,
                 disconnected_cb=self._on_disconnect,
                 reconnected_cb=self._on_reconnect,
@@ -168,6 +165,9 @@ class Connection:
     def _on_undecodable(self, error: Exception) -> None:
         _undecodable.warning("", error=type(error).__name__)
 
+    def _on_odd_server(self, address: str) -> None:
+        log.warning("a server said an address that is none", address=address[:100])
+
     async def _on_disconnect(self) -> None:
         if self._started and not self._closing:
             log.warning("NATS connection lost", server=self._settings.nats_shown)
@@ -218,9 +218,3 @@ async def confirm(nc: Client) -> None:
             else:
                 return
         await asyncio.sleep(CONFIRM_POLL_S)
-
-
-def _next_server(servers: list[Server], _info: dict[str, Any]) -> tuple[Server, float]:
-    """The server tried least, after full-jitter backoff that grows with how often it was."""
-    server = min(servers, key=lambda candidate: candidate.reconnects)
-    return server, random.uniform(0.0, min(RECONNECT_MAX_S, 0.1 * 2 ** min(server.reconnects, 5)))

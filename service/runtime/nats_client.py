@@ -1,17 +1,16 @@
 """nats-py's client, made to outlive what a peer or a failing server may send it.
 
-nats-py 2.16 lets an error end the task that reads, writes or reconnects, and goes on as if it had not: connected by
-its own account, silent for good. Here
+nats-py 2.16 lets an error end the task that reads or writes, and goes on as if it had not: connected by its own
+account, silent for good. Here
 
 | what happens | what follows |
 | --- | --- |
 | a message whose subject, reply or headers cannot be decoded | it is dropped and counted in `undecodable` |
 | a PONG that nobody waits for any more | it counts as a PONG |
 | the reading, writing or pinging task ends by itself | it is counted in `loops_ended`; the client reconnects at once |
-| a connection that was made anew falls silent before nats-py is done with it | it is closed, with all that was on it |
-| the reconnecting task fails for an unforeseen reason, or the client is closed by anyone | `on_closed`, once |
-| the reconnecting task misses that the client was closed | it is cancelled again: it would go on for ever |
-| `tls://` or `wss://`, and no TLS | `NoTlsError` before a credential is sent |
+| the client is closed by anyone | `on_closed`, once |
+
+How it reconnects is in `nats_reconnect.py`.
 
 A grant is a queue subscription for a number of messages. It is lighter than nats-py's subscription: no task, no queue,
 and it ends with its connection.
@@ -23,7 +22,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import nats.errors
 from nats.aio.client import Client
@@ -31,10 +30,9 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.protocol import command
 
-from service.runtime.cancel import cancel
 from service.runtime.nats_parser import Parser, RawCallback
+from service.runtime.nats_reconnect import ReconnectingClient
 
-TLS: Final = frozenset({"tls", "wss"})
 SPENT_S: Final = 10.0
 """For so long a grant that has had its messages takes some more: a busy server may deliver between SUB and UNSUB."""
 
@@ -48,10 +46,6 @@ def header_block(headers: Mapping[str, str]) -> bytes:
     return f"NATS/1.0\r\n{lines}\r\n".encode()
 
 
-class NoTlsError(nats.errors.Error):
-    """The URL asks for TLS and the server offers none."""
-
-
 class _Grant:
     __slots__ = ("deliver", "left")
 
@@ -60,11 +54,16 @@ class _Grant:
         self.deliver = deliver
 
 
-class NatsClient(Client):
+class NatsClient(ReconnectingClient):
     """See above. `on_undecodable(error)` is called for each message that was dropped."""
 
-    def __init__(self, on_undecodable: Callable[[Exception], None], on_closed: Callable[[], None]) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        on_undecodable: Callable[[Exception], None],
+        on_closed: Callable[[], None],
+        on_odd_server: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        super().__init__(on_odd_server)
         self.undecodable = 0
         self.loops_ended = 0
         self._on_undecodable = on_undecodable
@@ -155,18 +154,6 @@ class NatsClient(Client):
         if self.is_connected and self._flush_queue is not None and self._flush_queue.empty():
             self._flush_queue.put_nowait(asyncio.get_running_loop().create_future())
 
-    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
-        server = self._current_server
-        if initial_connection and server and server.uri.scheme != "wss":
-            # A server tells of the others as hosts: they are to be as safe as the one that was asked for.
-            given = [other for other in self._server_pool if not other.discovered] if server.discovered else [server]
-            asked = any(other.uri.scheme in TLS for other in given)
-            if asked and info.get("tls_available"):
-                info["tls_required"] = True  # by this client
-            if asked and not info.get("tls_required"):
-                raise NoTlsError(f"{server.uri.hostname}:{server.uri.port} offers no TLS")
-        await super()._process_info(info, initial_connection)
-
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
         grant = self._grants.get(sid)
         if grant is not None:
@@ -224,18 +211,7 @@ class NatsClient(Client):
             self.loops_ended += 1
             await self._process_op_err(nats.errors.ProtocolError())
 
-    async def _connect_to_server(self, s: Any) -> None:
-        if self.is_reconnecting:
-            # The attempt before may have come as far as CONNECTED: its grants, loops and socket are still there.
-            self._forget_grants()
-            for task in (self._reading_task, self._flusher_task, self._ping_interval_task):
-                if task is not None:
-                    task.cancel()
-            if self._transport:
-                self._transport.close()
-        await super()._connect_to_server(s)
-
-    def _forget_grants(self) -> None:
+    def connection_lost(self) -> None:
         self._grants.clear()
         self._spent.clear()
         # A grant that was not sent yet must not reach the next server; nats-py subscribes anew what is its own.
@@ -243,16 +219,8 @@ class NatsClient(Client):
         self._pending_data_size = sum(map(len, self._pending))
         self.on_lost()
 
-    async def _attempt_reconnect(self) -> None:
-        self._forget_grants()
-        try:
-            await super()._attempt_reconnect()
-            if self.is_connected:
-                self.on_reconnected()
-        except Exception as error:
-            self._err = error
-            self._reconnection_task = None  # this one, which closing would cancel
-            await self.close()
+    def connection_restored(self) -> None:
+        self.on_reconnected()
 
     async def _close(self, status: int, do_cbs: bool = True) -> None:
         was_closed = self.is_closed
@@ -260,15 +228,6 @@ class NatsClient(Client):
             self._pending, self._pending_data_size = [], 0  # there is nobody to send it to
         try:
             await super()._close(status, do_cbs)
-            if status == Client.CLOSED:
-                await self._end_reconnection()
         finally:
             if status == Client.CLOSED and not was_closed:
                 self._on_closed()
-
-    async def _end_reconnection(self) -> None:
-        """End the reconnecting task for certain: it may miss that it is cancelled, and would connect again for ever."""
-        task = self._reconnection_task
-        if task is not None and task is not asyncio.current_task() and not task.done():
-            await cancel(task)
-            self._status = Client.CLOSED  # the task thought that it was reconnecting

@@ -8,17 +8,15 @@ from collections.abc import AsyncIterator, MutableMapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 import nats.errors
 import pytest
-from nats.aio.client import Server
 from structlog.testing import capture_logs
 
 from local.process import claim_port
 from service.customer.contract import INBOX_PREFIX
 from service.runtime import connection as module
-from service.runtime.connection import Connection, _next_server, _text, confirm, roundtrip
+from service.runtime.connection import Connection, _text, confirm, roundtrip
 from service.runtime.errors import ServiceError
 from service.runtime.role import Skipped
 from service.runtime.settings import NatsSettings
@@ -237,17 +235,3 @@ async def test_a_confirmation_outlives_an_answer_that_does_not_come_and_ends_wit
 )
 def test_an_error_is_told_in_the_servers_words_or_by_its_kind(error: Exception, text: str) -> None:
     assert _text(error) == text
-
-
-@pytest.mark.parametrize(("reconnects", "longest_s"), [(0, 0.1), (3, 0.8), (5, 2.0), (1000, 2.0)])
-def test_the_backoff_has_full_jitter_and_an_upper_bound(reconnects: int, longest_s: float) -> None:
-    """Tasks that lost the server at the same moment must not come back at the same moment."""
-    server = Server(urlparse("nats://127.0.0.1:4222"), reconnects=reconnects)
-    waits = [_next_server([server], {})[1] for _ in range(50)]
-    assert len(set(waits)) == 50
-    assert 0 <= min(waits) < longest_s / 2 < max(waits) <= longest_s
-
-
-def test_the_server_that_was_tried_least_is_next() -> None:
-    tried, fresh = (Server(urlparse(f"nats://127.0.0.1:{port}"), reconnects=n) for port, n in ((1, 2), (2, 1)))
-    assert _next_server([tried, fresh], {})[0] is fresh

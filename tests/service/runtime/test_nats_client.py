@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nats.aio.msg import Msg
 
-from service.runtime.nats_client import NatsClient, NoTlsError, header_block
+from service.runtime.nats_client import NatsClient, header_block
 from service.runtime.nats_parser import RawMessage
+from service.runtime.nats_reconnect import NoTlsError
 from tests.support.world import World, eventually
 
 word = st.binary(min_size=1, max_size=40).map(lambda raw: raw.translate(None, b" \t\r\n")).filter(bool)
@@ -90,18 +91,32 @@ async def test_a_loop_that_ended_reconnects_at_once(world: World, name: str, mon
         await client.flush()
 
 
-async def test_a_reconnection_that_fails_for_good_is_told_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_whatever_fails_while_it_reconnects_another_try_is_made(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """nats-py closes the client for good when it is not a network error."""
+    async with world.client("service") as client:
+        assert isinstance(client, NatsClient)
+        failures = iter([ValueError("unforeseen"), KeyError("x"), asyncio.InvalidStateError()])
+        connect = client._process_connect_init
+
+        async def fail(*_: object) -> None:
+            if failure := next(failures, None):
+                raise failure
+            await connect()
+
+        monkeypatch.setattr(client, "_process_connect_init", fail)
+        await client.force_reconnect()
+        await eventually(lambda: client.stats["reconnects"] == 1 and client.is_connected)
+        await client.flush()
+
+
+async def test_a_close_is_told_once(world: World) -> None:
     async with world.client("service") as client:
         assert isinstance(client, NatsClient)
         closed: list[bool] = []
         client._on_closed = lambda: closed.append(client.is_closed)
-
-        async def fail(*_: object) -> None:
-            raise ValueError("unforeseen")
-
-        monkeypatch.setattr(client, "_process_connect_init", fail)
-        await client.force_reconnect()
-        await eventually(lambda: bool(closed))
+        await client.close()
         await client.close()
         assert closed == [True]
 
@@ -124,7 +139,7 @@ async def test_a_client_that_is_closed_while_it_reconnects_ceases_to(
                     raise ConnectionRefusedError from None
                 raise
 
-        monkeypatch.setattr(client, "_connect_to_server", attempt)
+        monkeypatch.setattr(client, "_open", attempt)
         await client.force_reconnect()
         await eventually(lambda: attempts == 1)
         reconnecting = client._reconnection_task
@@ -146,12 +161,11 @@ async def test_tls_is_asked_of_a_server_that_only_offers_it() -> None:
         await client._process_info({}, initial_connection=True)
 
 
-async def test_a_server_that_was_told_of_is_as_safe_as_the_one_asked_for() -> None:
+async def test_a_server_that_was_said_is_as_safe_as_the_one_that_said_it() -> None:
     client = NatsClient(lambda _: None, lambda: None)
-    client._setup_server_pool(["wss://127.0.0.1:1"])
+    client._setup_server_pool(["tls://127.0.0.1:1"])
     client._current_server = client._server_pool[0]
-    client._server_info, client.options["dont_randomize"] = {}, True
-    await client._process_info({"connect_urls": ["127.0.0.1:2"]}, initial_connection=True)
+    await client._process_info({"connect_urls": ["127.0.0.1:2"], "tls_available": True}, initial_connection=True)
     client._current_server = next(server for server in client._server_pool if server.discovered)
     with pytest.raises(NoTlsError):
         await client._process_info({}, initial_connection=True)

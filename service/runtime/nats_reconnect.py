@@ -1,0 +1,287 @@
+"""nats-py's client, made to find its way back: which server is next, what it says of itself, and when to give up.
+
+nats-py 2.16 ends a client for good when anything but a network error happens while it reconnects, and takes over half
+of what a server says of itself. Here
+
+| what happens | what follows |
+| --- | --- |
+| the connection is lost, at whatever step | servers are tried in rounds, without end |
+| a server is silent | the next one is tried a quarter of a second later; the first that answers is taken |
+| a server accepts, and then fails in whatever way | it is tried after the others |
+| `tls://` or `wss://`, and no TLS | `NoTlsError` before a credential is sent |
+| an INFO later says another payload limit, or other servers | they count from then on |
+
+Only `close` ends it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+from urllib.parse import ParseResult, unquote
+
+import nats.errors
+from nats.aio.client import Client, Srv
+from nats.aio.transport import TcpTransport, Transport, WebSocketTransport
+from nats.protocol import command
+
+from service.runtime.background import background
+from service.runtime.cancel import cancel
+from service.runtime.nats_servers import Servers
+
+TLS: Final = frozenset({"tls", "wss"})
+RACE_S: Final = 0.25
+"""A server that has not answered for so long is raced by the next."""
+INFO_MAX: Final = 1024 * 1024
+"""Bytes of an INFO line: a cluster says each address of each of its servers."""
+
+
+class NoTlsError(nats.errors.Error):
+    """The URL asks for TLS and the server offers none."""
+
+
+class _Hearing(Transport):
+    """A transport whose first line is read while servers are raced: a host may accept and then say nothing."""
+
+    _first = b""
+
+    async def hear(self) -> None:
+        """Wait for the first line."""
+        self._first = await self.readline()
+        if not self._first:
+            raise nats.errors.UnexpectedEOF
+
+    async def readline(self) -> bytes:
+        first, self._first = self._first, b""
+        return first or await super().readline()  # type: ignore[safe-super]  # the transport beside it
+
+
+class _Tcp(_Hearing, TcpTransport):
+    """nats-py's, for a longer INFO."""
+
+    async def connect(self, uri: ParseResult, buffer_size: int, connect_timeout: int) -> None:
+        await super().connect(uri, max(buffer_size, INFO_MAX), connect_timeout)
+
+    async def connect_tls(
+        self, uri: str | ParseResult, ssl_context: ssl.SSLContext, buffer_size: int, connect_timeout: int
+    ) -> None:
+        await super().connect_tls(uri, ssl_context, buffer_size, connect_timeout)
+        self._io_reader._limit = max(buffer_size, INFO_MAX)  # type: ignore[union-attr]  # with TLS before INFO
+
+
+class _WebSocket(_Hearing, WebSocketTransport):
+    """nats-py's, with the name that the server's certificate is to have, and without what aiohttp has deprecated."""
+
+    def __init__(self, name: str | None) -> None:
+        super().__init__()
+        self._name = name
+
+    async def connect(self, uri: ParseResult, _buffer_size: int, connect_timeout: int) -> None:
+        await self._connect(uri, connect_timeout)
+
+    async def connect_tls(
+        self, uri: str | ParseResult, ssl_context: ssl.SSLContext, _buffer_size: int, connect_timeout: int
+    ) -> None:
+        if not isinstance(uri, str):  # a name: it is asked again after INFO, when TLS is there already
+            await self._connect(uri, connect_timeout, ssl=ssl_context, server_hostname=self._name or uri.hostname)
+
+    async def _connect(self, uri: ParseResult, timeout_s: float, **tls: Any) -> None:
+        async with asyncio.timeout(timeout_s):
+            self._ws = await self._client.ws_connect(uri.geturl(), max_msg_size=0, **tls)
+        self._using_tls = bool(tls)
+
+
+class ReconnectingClient(Client):
+    """See above. `on_odd_server(address)` is called for each address that a server said and that is none."""
+
+    def __init__(self, on_odd_server: Callable[[str], None]) -> None:
+        super().__init__()
+        self._servers = Servers((), on_odd_server)
+        self._on_odd_server = on_odd_server
+
+    def connection_lost(self) -> None:
+        """Forget what ended with the connection."""
+
+    def connection_restored(self) -> None:
+        """All is as before: subscriptions are made again, and the server has confirmed them."""
+
+    def _setup_server_pool(self, connect_url: str | list[str]) -> None:
+        super()._setup_server_pool(connect_url)  # type: ignore[arg-type]
+        self._servers = Servers(self._server_pool, self._on_odd_server)
+
+    async def _select_next_server(self) -> None:
+        """Connect to the first server that answers, in as many rounds as it takes."""
+        while True:
+            await asyncio.sleep(self._servers.backoff_s())
+            self._servers.begin_round()
+            if await self._race(self._servers.in_order()):
+                return
+
+    async def _race(self, servers: Sequence[Srv]) -> bool:
+        """Connect to each, `RACE_S` after the one before. Returns whether one is connected."""
+        waiting, attempts = list(servers), dict[asyncio.Task[Transport], Srv]()
+        try:
+            while waiting or attempts:
+                if waiting:
+                    server = waiting.pop(0)
+                    attempts[asyncio.create_task(self._open(server))] = server
+                done, _ = await asyncio.wait(
+                    attempts, timeout=RACE_S if waiting else None, return_when=asyncio.FIRST_COMPLETED
+                )
+                for attempt in done:
+                    server = attempts.pop(attempt)
+                    if error := attempt.exception():
+                        await self._failed(server, error)
+                    else:
+                        self._transport, self._current_server = attempt.result(), server
+                        return True
+            return False
+        finally:
+            for attempt in attempts:  # one that has connected meanwhile forgets that it is cancelled
+                attempt.add_done_callback(_discard)
+                attempt.cancel()
+
+    async def _open(self, server: Srv) -> Transport:
+        is_websocket = server.uri.scheme in {"ws", "wss"}
+        transport = _WebSocket(server.tls_name) if is_websocket else _Tcp()
+        timeout_s = self.options["connect_timeout"]
+        try:
+            async with asyncio.timeout(timeout_s):
+                if server.uri.scheme == "wss":
+                    await transport.connect_tls(server.uri, self.ssl_context, INFO_MAX, timeout_s)
+                else:
+                    await transport.connect(server.uri, INFO_MAX, timeout_s)
+                if not self.options["tls_handshake_first"]:
+                    await transport.hear()
+        except BaseException:
+            await _close(transport)
+            raise
+        return transport
+
+    async def _failed(self, server: Srv, error: BaseException) -> None:
+        self._servers.bad(server)
+        if not isinstance(error, Exception):
+            raise error
+        self._err = error
+        await self._error_cb(error)
+
+    async def _attempt_reconnect(self) -> None:
+        await self._drop()
+        self._err = None
+        if self._disconnected_cb is not None:
+            await self._disconnected_cb()
+        while not self.is_closed:
+            server: Srv | None = None
+            try:
+                await self._select_next_server()
+                server = self._current_server
+                await self._process_connect_init()
+                await self._subscribe_again()
+                await self.flush()
+                if asyncio.current_task() is not self._reconnection_task:
+                    return  # the connection was lost again, and `flush` forgot that it was cancelled
+            except Exception as error:  # whatever it was, another server or a later round may do
+                if self.is_closed:
+                    return
+                self._status = Client.RECONNECTING
+                if server:
+                    await self._failed(server, error)
+                await self._drop()
+                continue
+            self.stats["reconnects"] += 1
+            self.connection_restored()
+            if self._reconnected_cb is not None:
+                await self._reconnected_cb()
+            return
+
+    async def _drop(self) -> None:
+        """End what belongs to the connection, as far as it had come."""
+        self.connection_lost()
+        for task in (self._reading_task, self._flusher_task, self._ping_interval_task):
+            if task is not None and task is not asyncio.current_task():
+                task.cancel()
+        if self._transport is not None:
+            await _close(self._transport)
+        self._ps.reset()
+        for pong in self._pongs:  # nobody answers those PINGs any more
+            if not pong.done():
+                pong.set_exception(nats.errors.ConnectionReconnectingError())
+                pong.exception()  # where nobody waits, nobody misses it
+        self._pongs = []
+
+    async def _subscribe_again(self) -> None:
+        assert self._transport is not None  # noqa: S101  it has just been connected
+        for sid, subscription in list(self._subs.items()):
+            limit, left = subscription._max_msgs, subscription._max_msgs - subscription._received
+            if limit and left <= 0:
+                self._subs.pop(sid)
+                continue
+            self._transport.write(command.sub_cmd(subscription._subject, subscription._queue, sid))
+            if limit:
+                self._transport.write(command.unsub_cmd(sid, left))
+        await self._transport.drain()
+        await self._flush_pending()
+
+    async def _process_connect_init(self) -> None:
+        try:
+            await super()._process_connect_init()
+        except (OSError, nats.errors.Error, TimeoutError):
+            raise
+        except Exception as error:  # nats-py's `connect` tries again only after those
+            raise nats.errors.Error(f"the server cannot be understood ({type(error).__name__}: {error})") from error
+        assert self._current_server is not None  # noqa: S101  it has just been connected to
+        self._servers.good(self._current_server)
+
+    def _connect_command(self) -> bytes:
+        """The user of a URL is percent-encoded there: https://www.rfc-editor.org/rfc/rfc3986#section-2.1"""
+        uri, options = self._current_server.uri if self._current_server else None, self.options
+        if uri is not None and uri.username is not None:
+            user, password = unquote(uri.username), None if uri.password is None else unquote(uri.password)
+            its_own = {"token": user} if password is None else {"user": user, "password": password}
+            self.options = {**options, **its_own}  # this server's alone
+        try:
+            return super()._connect_command()
+        finally:
+            self.options = options
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        server = self._current_server
+        assert server is not None  # noqa: S101  it says this
+        if initial_connection and server.uri.scheme == "tls":
+            if info.get("tls_available"):
+                info["tls_required"] = True  # by this client
+            if not info.get("tls_required"):
+                raise NoTlsError(f"{server.uri.hostname}:{server.uri.port} offers no TLS")
+        self._servers.take(info, server)
+        self._server_pool = self._servers.all()
+        if isinstance(limit := info.get("max_payload"), int):
+            self._max_payload = limit  # an account's is said once it is known
+        await super()._process_info({**info, "connect_urls": None}, initial_connection)
+
+    async def _close(self, status: int, do_cbs: bool = True) -> None:
+        await super()._close(status, do_cbs)
+        if status == Client.CLOSED:
+            await self._end_reconnection()
+
+    async def _end_reconnection(self) -> None:
+        """End the reconnecting task for certain, unless this is it."""
+        task = self._reconnection_task
+        if task is not None and task is not asyncio.current_task() and not task.done():
+            await cancel(task)
+            self._status = Client.CLOSED  # the task thought that it was reconnecting
+
+
+def _discard(attempt: asyncio.Task[Transport]) -> None:
+    if not attempt.cancelled() and not attempt.exception():
+        background(_close(attempt.result()), "close")
+
+
+async def _close(transport: Transport) -> None:
+    transport.close()
+    try:
+        async with asyncio.timeout(RACE_S):
+            await transport.wait_closed()
+    except Exception:  # noqa: S110  it is gone, in whatever way
+        pass

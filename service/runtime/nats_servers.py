@@ -1,0 +1,108 @@
+"""Which servers a connection may go to: those that were given, and those that the servers last said.
+
+A server says the addresses of its cluster without how to reach them. So each is reached as the one that said it: by its
+transport and as safely, with its user, and verified by the name that was given.
+
+nats-py 2.16 takes each address as `nats://` or `tls://` without a user, never forgets one, and ends the client for good
+when one does not parse.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+from urllib.parse import ParseResult, urlparse
+
+from nats.aio.client import Srv
+
+PORTS: Final = {"nats": 4222, "tls": 4222, "ws": 80, "wss": 443}
+BACKOFF_MAX_S: Final = 2.0
+BACKOFF_S: Final = 0.1
+
+Place = tuple[str, int]
+"""Host and port: the same place is one entry, however it was learnt."""
+
+
+class Servers:
+    """The servers, in the order in which they are tried."""
+
+    def __init__(self, given: Sequence[Srv], on_odd: Callable[[str], None]) -> None:
+        """`on_odd` is called with each address that cannot be used, once."""
+        self._given = {_place(server.uri): server for server in random.sample(given, len(given))}
+        self._said: dict[Place, Srv] = {}
+        self._last_good: Srv | None = None
+        self._rounds = 0
+        self._on_odd = on_odd
+        self._odd: set[str] = set()
+
+    def all(self) -> list[Srv]:
+        return [*self._given.values(), *self._said.values()]
+
+    def take(self, info: Mapping[str, Any], by: Srv) -> None:
+        """Replace what servers said before by what `by` says in this INFO; without addresses, nothing changes.
+
+        https://docs.nats.io/reference/reference-protocols/nats-protocol#info
+        """
+        addresses = info.get("connect_urls")
+        if not isinstance(addresses, list) or not addresses:
+            return
+        found = [server for address in addresses if (server := self._server(address, by))]
+        random.shuffle(found)
+        self._said = {
+            place: self._said.get(place, server) for server in found if (place := _place(server.uri)) not in self._given
+        }
+
+    def in_order(self) -> list[Srv]:
+        """Those that failed least first; of these the last good one, then those that were given."""
+        servers = self.all()
+        servers.sort(key=lambda server: (server.reconnects, server is not self._last_good))
+        return servers
+
+    def backoff_s(self) -> float:
+        """Seconds to wait before the next round: full jitter, longer with each round that found no server."""
+        return random.uniform(0.0, min(BACKOFF_MAX_S, BACKOFF_S * 2.0 ** min(self._rounds, 5)))
+
+    def begin_round(self) -> None:
+        self._rounds += 1
+
+    def good(self, server: Srv) -> None:
+        """A connection is up."""
+        self._last_good, self._rounds = server, 0
+        server.did_connect, server.reconnects = True, 0
+
+    def bad(self, server: Srv) -> None:
+        """It did not connect, or not for long."""
+        server.reconnects += 1
+
+    def _server(self, address: Any, by: Srv) -> Srv | None:
+        """The server at an address that `by` said; None when it is no address."""
+        user, at, _ = by.uri.netloc.rpartition("@")
+        try:
+            uri = urlparse(f"{by.uri.scheme}://{user}{at}{address}")
+            host, port = _place(uri)
+            if uri.port is None:
+                uri = uri._replace(netloc=f"{uri.netloc.rstrip(':')}:{port}")
+        except ValueError:
+            host = ""
+        if not host or not isinstance(address, str):
+            if str(address) not in self._odd:
+                self._odd.add(str(address))
+                self._on_odd(str(address))
+            return None
+        name = (by.tls_name or by.uri.hostname) if _is_ip(host) else None
+        return Srv(uri, discovered=True, tls_name=name)
+
+
+def _place(uri: ParseResult) -> Place:
+    """Raises `ValueError` for a port that is none."""
+    return uri.hostname or "", uri.port or PORTS.get(uri.scheme, 0)
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

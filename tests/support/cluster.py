@@ -1,0 +1,86 @@
+"""Plain nats-servers in a cluster, each of which a test may kill and add, asked in each of the ways that people use."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import trustme
+
+from local.nats_server import binary
+from local.process import Child, accepts, claim_port, running
+
+_TLS: Final = 'tls {{ cert_file: "{folder}/server.pem", key_file: "{folder}/server.pem" }}'
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a client reaches a server: a URL, and what the server is configured with."""
+
+    url: str
+    config: str = ""
+
+
+WAYS: Final = {
+    "password": Way("nats://me:p%40ss%3A@127.0.0.1:{port}", 'authorization {{ user: me, password: "p@ss:" }}'),
+    "token": Way("nats://t%2Fken@127.0.0.1:{port}", 'authorization {{ token: "t/ken" }}'),
+    "TLS by name": Way("tls://localhost:{port}", _TLS),
+    "ws": Way("ws://127.0.0.1:{web}", 'websocket {{ listen: "127.0.0.1:{web}", no_tls: true }}'),
+    "wss": Way("wss://localhost:{web}", f'websocket {{{{ listen: "127.0.0.1:{{web}}"\n{_TLS} }}}}'),
+}
+
+
+class PlainCluster:
+    """Servers without accounts. `ca.pem` in its folder is who signed their certificate, which is for `localhost`."""
+
+    def __init__(self, folder: Path, way: Way) -> None:
+        self._folder = folder
+        self._way = way
+        self._running: dict[int, tuple[Child, AsyncExitStack]] = {}
+        self._route_ports: list[int] = []
+        authority = trustme.CA()
+        authority.cert_pem.write_to_path(folder / "ca.pem")
+        authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(folder / "server.pem")
+
+    async def add(self) -> tuple[int, str]:
+        """Start one more server. Returns the port that clients reach it at, and its URL."""
+        port, web, route = (claim_port(0, "") for _ in range(3))
+        name = f"node-{len(self._route_ports)}"
+        routes = ", ".join(f'"nats://127.0.0.1:{other}"' for other in self._route_ports)
+        self._route_ports.append(route)
+        config = self._folder / f"{name}.conf"
+        config.write_text(
+            f'server_name: {name}\nlisten: "127.0.0.1:{port}"\n'
+            f'cluster {{ name: plain, listen: "127.0.0.1:{route}", routes: [{routes}] }}\n'
+            + self._way.config.format(web=web, folder=self._folder)
+        )
+        stack = AsyncExitStack()
+        command = [binary(), "-c", str(config)]
+        child = await stack.enter_async_context(running(name, command, self._folder / f"{name}.log"))
+        await child.until(lambda: accepts(port))
+        url = self._way.url.format(port=port, web=web)
+        reached_at = web if "{web}" in self._way.url else port
+        self._running[reached_at] = child, stack
+        return reached_at, url
+
+    async def kill(self, port: int) -> None:
+        child, stack = self._running.pop(port)
+        child.signal(signal.SIGKILL)
+        await stack.aclose()
+
+    async def stop(self) -> None:
+        for _, stack in self._running.values():
+            await stack.aclose()
+
+
+@asynccontextmanager
+async def plain_cluster(folder: Path, way: Way) -> AsyncIterator[PlainCluster]:
+    cluster = PlainCluster(folder, way)
+    try:
+        yield cluster
+    finally:
+        await cluster.stop()
