@@ -15,7 +15,7 @@ from service.runtime.cancel import cancel
 from service.runtime.errors import ServiceError
 from service.runtime.logs import Repeated
 from service.runtime.nats_client import NatsClient
-from service.runtime.nats_reconnect import NoTlsError
+from service.runtime.nats_reconnect import REFUSALS, NoTlsError
 from service.runtime.role import Skipped
 from service.runtime.settings import NatsSettings
 
@@ -28,21 +28,6 @@ CONNECT_TIMEOUT_S: Final = 2
 PING_INTERVAL_S: Final = 10
 CLOSE_S: Final = 1.0
 CONFIRM_POLL_S: Final = 0.05
-_REFUSALS: Final = {
-    "authorization violation",
-    "authorization failed",  # nats-py's word for it
-    "authentication error",
-    "authentication expired",
-    "authentication revoked",
-    "authentication timeout",
-    "user authentication expired",
-    "user authentication revoked",
-    "account authentication expired",
-}
-"""What the server says of a connection, whole: any other error may quote what a requester sent.
-
-https://github.com/nats-io/nats-server/blob/main/server/errors.go
-"""
 
 
 class Connection:
@@ -136,7 +121,7 @@ class Connection:
 
     async def _on_error(self, error: Exception) -> None:
         self._last_error = _text(error)
-        refusal = self._last_error.lower() in _REFUSALS
+        refusal = self._last_error.lower() in REFUSALS
         if not self._started:
             if refusal:
                 self._refuse(self._refusal())
@@ -181,7 +166,7 @@ class Connection:
         if not self._started or self._closing:
             return
         reason = _text(self.nc.last_error) if self.nc.last_error else self._last_error
-        if reason.lower() in _REFUSALS:
+        if reason.lower() in REFUSALS:
             self._last_error = reason
             self._lose(self._refusal())
         else:

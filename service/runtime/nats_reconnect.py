@@ -9,9 +9,10 @@ of what a server says of itself. Here
 | a server is silent | the next one is tried a quarter of a second later; the first that answers is taken |
 | a server accepts, and then fails in whatever way | it is tried after the others |
 | `tls://` or `wss://`, and no TLS | `NoTlsError` before a credential is sent |
+| an error that is not about credentials (`maximum payload violation`, `slow consumer`) | it connects again |
 | an INFO later says another payload limit, or other servers | they count from then on |
 
-Only `close` ends it.
+Only `close`, and a refusal of the credentials while connected, end it.
 """
 
 from __future__ import annotations
@@ -32,6 +33,21 @@ from service.runtime.cancel import cancel
 from service.runtime.nats_servers import Servers
 
 TLS: Final = frozenset({"tls", "wss"})
+REFUSALS: Final = frozenset({
+    "authorization violation",
+    "authorization failed",  # nats-py's word for it
+    "authentication error",
+    "authentication expired",
+    "authentication revoked",
+    "authentication timeout",
+    "user authentication expired",
+    "user authentication revoked",
+    "account authentication expired",
+})  # fmt: skip
+"""What the server says of a connection, whole: any other error may quote what a requester sent.
+
+https://github.com/nats-io/nats-server/blob/main/server/errors.go
+"""
 RACE_S: Final = 0.25
 """A server that has not answered for so long is raced by the next."""
 INFO_MAX: Final = 1024 * 1024
@@ -166,6 +182,20 @@ class ReconnectingClient(Client):
             raise error
         self._err = error
         await self._error_cb(error)
+
+    async def _process_err(self, err_msg: str) -> None:
+        """A refusal of the credentials ends the client. After any other error, the server or the client goes on.
+
+        nats-py ends the client for all but permissions and a stale connection.
+        """
+        said = err_msg.strip("'").lower()
+        if said in REFUSALS or said.startswith(("permissions violation", "stale connection")):
+            await super()._process_err(err_msg)
+            return
+        error = nats.errors.Error(f"nats: {said}")
+        self._err = error
+        await self._error_cb(error)
+        await self._process_op_err(error)
 
     async def _attempt_reconnect(self) -> None:
         await self._drop()

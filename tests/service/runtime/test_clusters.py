@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
+import nats.errors
 import pytest
 import structlog
 
+from control_plane import claims, self_hosted
+from control_plane.desired import EVERYTHING
 from service.runtime.connection import Connection
 from service.runtime.errors import ServiceError
 from service.runtime.settings import NatsSettings
 from tests.support.cluster import WAYS, plain_cluster
-from tests.support.world import eventually
+from tests.support.world import World, eventually
 
 
 @asynccontextmanager
@@ -175,3 +180,36 @@ async def test_whatever_a_server_says_while_it_reconnects_another_try_is_made() 
             await eventually(lambda count=count: connection.nc.stats["reconnects"] == count)
         assert ends == []
         await connection.close()
+
+
+async def test_the_payload_limit_in_force_is_the_last_one_said(world: World) -> None:
+    """An account's is below the server's, and said once the user is known."""
+    creds = world.creds("client")
+    settings = settings_of(world, creds)
+    await push_payload_limit(world, 1000)
+    ends: list[ServiceError] = []
+    connection = Connection(settings, name="test", inbox_prefix="_INBOX", on_lost=ends.append)
+    await connection.open()
+    await eventually(lambda: connection.nc.max_payload == 1000, what="the account's limit")
+    with pytest.raises(nats.errors.MaxPayloadError):
+        connection.nc.post("customer.balance", b"x" * 1001)
+    connection.nc._max_payload = 10_000  # as one that was not told
+    connection.nc.post("customer.balance", b"x" * 1001)
+    await eventually(lambda: connection.nc.stats["reconnects"] == 1 and connection.nc.is_connected)
+    await eventually(lambda: connection.nc.max_payload == 1000, what="the limit again")
+    assert ends == [], "an error that is not about credentials ends nothing"
+    await connection.close()
+
+
+def settings_of(world: World, creds: str) -> NatsSettings:
+    encoded: Any = base64.b64encode(creds.encode()).decode()
+    return NatsSettings(nats_url=world.nats_url, nats_credentials=encoded)
+
+
+async def push_payload_limit(world: World, limit: int) -> None:
+    operator = world.servers.operator
+    said = claims.decode(claims.account_jwt("test", world.account.public, operator, limits=EVERYTHING.limits))
+    said["nats"]["limits"]["payload"] = limit
+    token = claims.sign("test", world.account.public, operator, said["nats"])
+    async with self_hosted.connected(world.nats_url.split(","), world.servers.system_creds) as system:
+        await self_hosted.push_account(system, token)
