@@ -40,7 +40,9 @@ class PlainCluster:
     def __init__(self, folder: Path, way: Way) -> None:
         self._folder = folder
         self._way = way
-        self._running: dict[int, tuple[Child, AsyncExitStack]] = {}
+        self._running: dict[int, AsyncExitStack] = {}
+        self._children: dict[int, Child] = {}
+        self._configs: dict[int, tuple[Path, int]] = {}
         self._route_ports: list[int] = []
         authority = trustme.CA()
         authority.cert_pem.write_to_path(folder / "ca.pem")
@@ -50,30 +52,34 @@ class PlainCluster:
         """Start one more server. Returns the port that clients reach it at, and its URL."""
         port, web, route = (claim_port(0, "") for _ in range(3))
         name = f"node-{len(self._route_ports)}"
+        self._route_ports.append(route)  # a server alone has itself: JetStream in a cluster starts with routes
         routes = ", ".join(f'"nats://127.0.0.1:{other}"' for other in self._route_ports)
-        self._route_ports.append(route)
         config = self._folder / f"{name}.conf"
         config.write_text(
-            f'server_name: {name}\nlisten: "127.0.0.1:{port}"\n'
+            f'server_name: {name}\nlisten: "127.0.0.1:{port}"\njetstream {{ store_dir: "{self._folder}/{name}" }}\n'
             f'cluster {{ name: plain, listen: "127.0.0.1:{route}", routes: [{routes}] }}\n'
             + self._way.config.format(web=web, folder=self._folder)
         )
+        reached_at = web if "{web}" in self._way.url else port
+        self._configs[reached_at] = config, port
+        await self.start(reached_at)
+        return reached_at, self._way.url.format(port=port, web=web)
+
+    async def start(self, reached_at: int) -> None:
+        """Start one that was added, or was killed since."""
+        config, port = self._configs[reached_at]
         stack = AsyncExitStack()
         command = [binary(), "-c", str(config)]
-        child = await stack.enter_async_context(running(name, command, self._folder / f"{name}.log"))
+        child = await stack.enter_async_context(running(config.stem, command, config.with_suffix(".log")))
         await child.until(lambda: accepts(port))
-        url = self._way.url.format(port=port, web=web)
-        reached_at = web if "{web}" in self._way.url else port
-        self._running[reached_at] = child, stack
-        return reached_at, url
+        self._running[reached_at], self._children[reached_at] = stack, child
 
-    async def kill(self, port: int) -> None:
-        child, stack = self._running.pop(port)
-        child.signal(signal.SIGKILL)
-        await stack.aclose()
+    async def kill(self, reached_at: int) -> None:
+        self._children[reached_at].signal(signal.SIGKILL)
+        await self._running.pop(reached_at).aclose()
 
     async def stop(self) -> None:
-        for _, stack in self._running.values():
+        for stack in self._running.values():
             await stack.aclose()
 
 
