@@ -10,8 +10,7 @@ from typing import Any, Final
 
 from benchmark.errors import BenchmarkError
 from benchmark.job import GatewayTarget, NatsTarget
-from control_plane import claims
-from control_plane.claims import Key
+from control_plane.creds import Creds
 from control_plane.desired import CLIENT, GATEWAY
 from control_plane.files import Files
 from local.state import DEFAULT
@@ -93,13 +92,10 @@ def from_context(name: str) -> NatsTarget:
 
 
 def _creds(path: Path) -> str:
-    text = _text(path)
     try:
-        claims.decode(claims.token_of(text))
-        Key.from_seed(claims.seed_of(text))
+        return Creds.parse(_text(path)).text
     except ValueError as error:
-        raise BenchmarkError(f"{path} is not a whole .creds file ({error}); write it anew") from None
-    return text
+        raise BenchmarkError(f"{path} is not a whole .creds file ({error}); write it again") from None
 
 
 def _text(path: Path) -> str:

@@ -21,6 +21,7 @@ from jwt.algorithms import Algorithm
 
 from control_plane.desired import Limits, User
 from control_plane.settings import limits_settings, user_settings
+from service.runtime import creds
 
 ALGORITHM: Final = "ed25519-nkey"
 
@@ -170,49 +171,14 @@ def decode(token: str) -> dict[str, Any]:
     Raises `ValueError`, which tells nothing of it, when it is none.
     """
     try:
-        _, body, _ = token.split(".")
-        said: dict[str, Any] | None = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
+        return creds.decode(token)
     except ValueError:
-        said = None
-    if isinstance(said, dict):
-        return said
-    raise ValueError("not a JWT")
-
-
-def token_of(creds: str) -> str:
-    """The JWT in a `.creds` text.
-
-    Raises `ValueError` when there is none.
-    """
-    return _block(creds, "BEGIN NATS USER JWT")
-
-
-def seed_of(creds: str) -> str:
-    """The user's seed in a `.creds` text.
-
-    Raises `ValueError` when there is none.
-    """
-    return _block(creds, "BEGIN USER NKEY SEED")
-
-
-def _block(creds: str, header: str) -> str:
-    lines = creds.splitlines()
-    try:
-        return lines[next(n for n, line in enumerate(lines) if header in line) + 1].strip()
-    except (StopIteration, IndexError):
-        raise ValueError("not a .creds file") from None
+        raise ValueError("not a JWT") from None
 
 
 def creds_file(token: str, key: Key) -> str:
-    """The text of a `.creds` file: https://docs.nats.io/using-nats/developer/connecting/creds"""
-    return (
-        f"-----BEGIN NATS USER JWT-----\n{token}\n------END NATS USER JWT------\n\n"
-        "************************* IMPORTANT *************************\n"
-        "NKEY Seed printed below can be used to sign and prove identity.\n"
-        "NKEYs are sensitive and should be treated as secrets.\n\n"
-        f"-----BEGIN USER NKEY SEED-----\n{key.seed}\n------END USER NKEY SEED------\n\n"
-        "*************************************************************\n"
-    )
+    """The text of a `.creds` file."""
+    return creds.write(token, key.seed)
 
 
 def mint_creds(user: User, signer: Key, *, account: str, expires_s: int | None = None) -> str:

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from control_plane import claims
 from control_plane.claims import Key
 from control_plane.desired import User
 from control_plane.settings import Difference, Settings, differences, user_settings
+from service.runtime import creds
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,15 @@ class Creds:
     @classmethod
     def parse(cls, text: str) -> Creds:
         """Raises `ValueError`, which tells nothing of the text, when it is no whole `.creds` file."""
-        said = claims.decode(claims.token_of(text))
-        key = Key.from_seed(claims.seed_of(text))
+        try:
+            there = creds.parse(text)
+        except ValueError as error:
+            raise ValueError(f"not a .creds file: it {error}") from None
+        said, key = there.claims, Key.from_seed(there.seed)
         whole = isinstance(said.get("nats"), Mapping) and all(isinstance(said.get(n, 0), int) for n in ("iat", "exp"))
         if said.get("sub") != key.public or not whole:
-            raise ValueError("not a .creds file: its parts do not belong together")
-        return cls(text, said, key)
+            raise ValueError("not a .creds file: its claims are of another kind")
+        return cls(there.text, said, key)
 
     @property
     def account(self) -> str | None:
@@ -57,21 +60,21 @@ class Identity:
     revoked: Mapping[str, int] = field(default_factory=dict)
 
 
-def creds_differences(creds: Creds, user: User, identity: Identity) -> tuple[Difference, ...]:
+def creds_differences(held: Creds, user: User, identity: Identity) -> tuple[Difference, ...]:
     """Why these credentials are not, or not any more, what the user is to have; empty when they are."""
-    said, nats = creds.claims, creds.claims["nats"]
+    said, nats = held.claims, held.claims["nats"]
     found = [
         Difference(name, wanted, there)
         for name, wanted, there in (
-            ("account", identity.account, creds.account),
-            ("key", identity.key, creds.key.public),
+            ("account", identity.account, held.account),
+            ("key", identity.key, held.key.public),
             ("issuer", identity.issuer, said.get("iss")),
         )
         if wanted is not None and wanted != there
     ]
     if found:
         return tuple(found)
-    if _is_revoked(creds, identity.revoked):
+    if _is_revoked(held, identity.revoked):
         return (Difference("key", "valid", "revoked"),)
     end = said.get("exp")
     if end and (not identity.expires or end <= time.time()):
@@ -84,10 +87,10 @@ def creds_differences(creds: Creds, user: User, identity: Identity) -> tuple[Dif
 _ABOUT_THE_JWT = frozenset({"type", "version", "issuer_account"})
 
 
-def _is_revoked(creds: Creds, revoked: Mapping[str, int]) -> bool:
+def _is_revoked(held: Creds, revoked: Mapping[str, int]) -> bool:
     """A revocation is of what was issued to a key up to a second; `*` is every key."""
-    until = max(revoked.get(creds.key.public, 0), revoked.get("*", 0))
-    return bool(until and creds.claims.get("iat", 0) <= until)
+    until = max(revoked.get(held.key.public, 0), revoked.get("*", 0))
+    return bool(until and held.claims.get("iat", 0) <= until)
 
 
 def _date(second: Any) -> str:

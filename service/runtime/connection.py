@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import structlog
 from nats.aio.client import Client, RawCredentials
 from nats.js import JetStreamContext
 
+from service.runtime import creds
 from service.runtime.cancel import cancel
 from service.runtime.errors import ServiceError
 from service.runtime.logs import Repeated
@@ -62,12 +64,12 @@ class Connection:
 
         Raises `ServiceError` when the server refuses the credentials, or none answers in `START_TIMEOUT_S` seconds.
         """
-        creds = self._settings.nats_credentials
+        given = self._settings.nats_credentials
         connecting = asyncio.create_task(
             self.nc.connect(
                 self._settings.nats_servers,
                 name=self._name,
-                user_credentials=RawCredentials(creds.get_secret_value()) if creds else None,
+                user_credentials=RawCredentials(given.get_secret_value()) if given else None,
                 inbox_prefix=self._inbox_prefix,
                 skip_subject_validation=True,  # ours are checked, a requester's inbox came as one word
                 connect_timeout=CONNECT_TIMEOUT_S,
@@ -113,9 +115,11 @@ class Connection:
             log.debug("NATS connection not closed", error=str(error))
 
     def _refusal(self) -> ServiceError:
-        problem = f"NATS at {self._settings.nats_shown} refuses the credentials ({self._last_error})"
+        said, given = self._last_error, self._settings.nats_credentials
+        if given and (end := creds.parse(given.get_secret_value()).end) and end <= _now():
+            said += f": NATS_CREDENTIALS expired at {end}"
         return ServiceError(
-            problem,
+            f"NATS at {self._settings.nats_shown} refuses the credentials ({said})",
             "put current ones into NATS_CREDENTIALS (base64 of the .creds file)",
         )
 
@@ -176,6 +180,10 @@ class Connection:
         if not self._closing:
             self._closing = True
             self._on_lost(fault)
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _text(error: Exception) -> str:

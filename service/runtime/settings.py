@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, TypeVar
@@ -19,6 +18,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service import HEALTH_PORT
+from service.runtime import creds
 from service.runtime.errors import ServiceError
 
 AnySettings = TypeVar("AnySettings", bound="Settings")
@@ -33,16 +33,17 @@ def _servers(value: str) -> str:
 
 
 def _creds(value: Any) -> Any:
-    """The text of the `.creds` file out of its base64; the value itself never appears in an error."""
+    """A `.creds` text that every client can read, out of its base64; the value itself never appears in an error."""
     if value is None:
         return None
     try:
-        text = base64.b64decode("".join(str(value).split()), validate=True).decode("ascii")
-    except (binascii.Error, UnicodeDecodeError, ValueError):
+        decoded = base64.b64decode("".join(str(value).split()), validate=True)
+    except ValueError:
         raise ValueError("must be the base64 of a .creds file (base64 -w0 service.creds)") from None
-    if "BEGIN NATS USER JWT" not in text or "BEGIN USER NKEY SEED" not in text:
-        raise ValueError("decodes to something that is not a .creds file")
-    return text if text.endswith("\n") else text + "\n"
+    try:
+        return creds.parse(decoded).text
+    except ValueError as error:
+        raise ValueError(f"the base64 of a file that {error}") from None
 
 
 def _lower(value: Any) -> Any:

@@ -16,6 +16,7 @@ from control_plane import claims
 from control_plane.claims import Key
 from control_plane.desired import CLIENT
 from control_plane.files import Files
+from service.runtime import creds
 
 Context = Callable[..., None]
 KEY = Key.account()
@@ -40,7 +41,7 @@ def test_a_context_by_name(context: Context, tmp_path: Path, monkeypatch: pytest
     context("prod", url="tls://a:4222, tls://b:4222", creds="$CREDS_FOLDER/a.creds", description="x", token="")
     target = nats_target(None, None, "prod")
     assert (target.servers, target.creds, target.token) == (["tls://a:4222", "tls://b:4222"], CREDS, None)
-    assert claims.seed_of(CREDS) not in repr(target)
+    assert creds.parse(CREDS).seed not in repr(target)
 
 
 def test_what_else_a_context_may_say(context: Context, tmp_path: Path) -> None:

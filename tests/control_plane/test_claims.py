@@ -77,13 +77,6 @@ def test_a_jwt_of_any_length_is_decoded_and_what_is_none_is_said() -> None:
             claims.decode(text)
 
 
-@pytest.mark.parametrize("text", ["", "-----BEGIN NATS USER JWT-----", "x\n-----BEGIN USER NKEY SEED-----"])
-def test_a_creds_text_without_a_part_is_said(text: str) -> None:
-    for read in (claims.token_of, claims.seed_of):
-        with pytest.raises(ValueError, match=r"^not a \.creds file$"):
-            read(text)
-
-
 def test_a_signature_is_its_keys_alone() -> None:
     ours, theirs = Key.user(), Key.user()
     algorithm = claims._Ed25519Nkey()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from control_plane import claims
+from service.runtime import creds
 from tests.support.synadia_state import Account, FakeSynadia, User
 
 NOW: Final = "2026-01-01T00:00:00Z"
@@ -73,7 +74,7 @@ def account(fake: FakeSynadia, account: Account) -> dict[str, Any]:
 
 def user(fake: FakeSynadia, user: User) -> dict[str, Any]:
     account = fake.accounts[user.account]
-    token = claims.token_of(fake.creds(user))
+    token = creds.parse(fake.creds(user)).token
     return {
         "account": _account_info(account),
         "claims": claims.decode(token),

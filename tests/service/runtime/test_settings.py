@@ -6,17 +6,15 @@ import base64
 
 import pytest
 
+from control_plane import claims
+from control_plane.claims import Key
+from control_plane.desired import CLIENT
 from service.customer.settings import CustomerSettings
 from service.runtime.errors import ServiceError
 from service.runtime.settings import load
 
-CREDS = """-----BEGIN NATS USER JWT-----
-abc
-------END NATS USER JWT------
------BEGIN USER NKEY SEED-----
-SUSECRET
-------END USER NKEY SEED------
-"""
+KEY = Key.user()
+CREDS = claims.creds_file(claims.user_jwt(CLIENT, KEY.public, KEY, account=KEY.public), KEY)
 
 
 @pytest.fixture(autouse=True)
@@ -44,8 +42,8 @@ def test_credentials_are_decoded_and_hidden(monkeypatch: pytest.MonkeyPatch) -> 
     loaded = load(CustomerSettings)
     assert loaded.nats_credentials is not None
     assert loaded.nats_credentials.get_secret_value() == CREDS
-    assert "SUSECRET" not in repr(loaded)
-    assert "SUSECRET" not in str(loaded)
+    assert KEY.seed not in repr(loaded)
+    assert KEY.seed not in str(loaded)
 
 
 def test_several_servers(monkeypatch: pytest.MonkeyPatch) -> None:
