@@ -49,6 +49,6 @@ class Balance:
         for request in requests:
             try:
                 if await request.respond(payload):
-                    self._events.publish(client_id, payload, request.traceparent)
+                    self._events.publish(client_id, payload, request.context)
             except Exception as error:  # the other requests of the batch are not to wait for ever
                 failed.error(type(error).__name__, client_id=client_id, exc_info=error)

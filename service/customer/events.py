@@ -21,6 +21,7 @@ import asyncio
 import contextlib
 import random
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -97,9 +98,9 @@ class Events:
         await self._publisher.listen(self._on_answer)
         self._watch = background(self._watch_answers(), "events")
 
-    def publish(self, client_id: str, payload: bytes, traceparent: str | None = None) -> None:
+    def publish(self, client_id: str, payload: bytes, context: Mapping[str, str] | None = None) -> None:
         """Store the event, now or when the stream is reachable again. Does not raise while it is not."""
-        if not self._outbox.add(EVENT_PREFIX + client_id, payload, traceparent):
+        if not self._outbox.add(EVENT_PREFIX + client_id, payload, context):
             self._drop()
         elif not self._sending:
             self._sending = True

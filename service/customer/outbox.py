@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
+
+from service.runtime.nats_client import header_lines
 
 MAX_EVENTS: Final = 100_000
 MAX_BYTES: Final = 16 * 1024 * 1024
@@ -17,11 +19,12 @@ class Event:
     number: int
     subject: str
     payload: bytes
-    traceparent: str | None
+    context: bytes
+    """Header lines that carry its request's span on, each with its CRLF."""
 
     @property
     def size_bytes(self) -> int:
-        return len(self.subject) + len(self.payload) + _OVERHEAD_BYTES
+        return len(self.subject) + len(self.payload) + len(self.context) + _OVERHEAD_BYTES
 
 
 @dataclass(slots=True)
@@ -50,9 +53,9 @@ class Outbox:
     def __len__(self) -> int:
         return self.unacknowledged + len(self.waiting)
 
-    def add(self, subject: str, payload: bytes, traceparent: str | None) -> bool:
+    def add(self, subject: str, payload: bytes, context: Mapping[str, str] | None) -> bool:
         """Let an event wait. False when there is no room for it."""
-        event = Event(self._next_event, subject, payload, traceparent)
+        event = Event(self._next_event, subject, payload, header_lines(context) if context else b"")
         size_bytes = event.size_bytes
         if len(self) >= self._max_events or self.held_bytes + size_bytes > self._max_bytes:
             return False

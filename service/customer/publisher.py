@@ -44,6 +44,7 @@ class Publisher:
         # A NUID could be guessed from the service's public one, and an acknowledgement forged.
         self._inbox = f"{INBOX_PREFIX}.{secrets.token_hex(16)}"
         self._id = secrets.token_hex(8)
+        self._id_bytes = self._id.encode()
 
     @property
     def batch_max(self) -> int:
@@ -73,5 +74,4 @@ class Publisher:
 
     def _headers(self, event: Event) -> bytes:
         """The same for each time an event is sent, so that the stream knows it again."""
-        context = f"\r\ntraceparent: {event.traceparent}" if event.traceparent else ""
-        return f"NATS/1.0\r\nNats-Msg-Id: {self._id}.{event.number}{context}\r\n\r\n".encode()
+        return b"NATS/1.0\r\nNats-Msg-Id: %b.%d\r\n%b\r\n" % (self._id_bytes, event.number, event.context)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Final
 
@@ -54,9 +54,9 @@ class Request:
         return self._msg.data
 
     @property
-    def traceparent(self) -> str | None:
-        """The context of this request's span; None when requests are not traced."""
-        return self._tracing.traceparent(self.span)  # type: ignore[arg-type]  # the span is of that tracing
+    def context(self) -> Mapping[str, str] | None:
+        """The headers that carry this request's span on; None when requests are not traced."""
+        return self._tracing.context(self.span)  # type: ignore[arg-type]  # the span is of that tracing
 
     async def respond(self, payload: bytes) -> bool:
         """Answer. False when the reply could not be handed to the connection; never raises for that."""

@@ -42,8 +42,12 @@ Deliver = Callable[[Msg | None, bool], Awaitable[None]]
 
 def header_block(headers: Mapping[str, str]) -> bytes:
     """Headers as the wire has them. Names and values are the service's own, and are not checked."""
-    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    return f"NATS/1.0\r\n{lines}\r\n".encode()
+    return b"NATS/1.0\r\n%b\r\n" % header_lines(headers)
+
+
+def header_lines(headers: Mapping[str, str]) -> bytes:
+    """Each header as a line with its CRLF."""
+    return "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode()
 
 
 class _Grant:

@@ -1,8 +1,9 @@
 """One OpenTelemetry span for each request, when `OTEL_EXPORTER_OTLP_ENDPOINT` says where they go.
 
 Everything else is the SDK's own: https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
-Context comes from the request's `traceparent` header (https://www.w3.org/TR/trace-context/) and goes on in the
-event's. OpenTelemetry is imported only when it is asked for: requirements/service-otel.txt.
+Context comes from the request's `traceparent` and `tracestate` headers, their names in any case, and goes on in the
+event's (https://www.w3.org/TR/trace-context/#header-name). OpenTelemetry is imported only when it is asked for:
+requirements/service-otel.txt.
 """
 
 from __future__ import annotations
@@ -34,7 +35,12 @@ Result = TypeVar("Result")
 Give = Callable[[Mapping[str, Result]], Awaitable[None]]
 Read = Callable[[Sequence[str], Give[Result]], Awaitable[None]]
 
-TRACEPARENT: Final = "traceparent"
+_CONTEXT: Final = frozenset({"traceparent", "tracestate"})
+_STATE_MAX: Final = 512
+_MEMBER_MAX: Final = 128
+"""Characters of a tracestate that must go on, and of a member that is left out first where it has more:
+https://www.w3.org/TR/trace-context/#tracestate-limits
+"""
 _VARIABLES: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _batch: ContextVar[Span | None] = ContextVar("batch", default=None)
 """Span of the BatchGetItem call whose answers the current asyncio task delivers."""
@@ -87,7 +93,7 @@ class NoTracing:
     def end(self, span: Any, endpoint: str, outcome: str) -> None:
         """No span to end."""
 
-    def traceparent(self, span: Any) -> None:
+    def context(self, span: Any) -> None:
         """No context to pass on."""
 
     def read(self, read: Read[Result]) -> Read[Result]:
@@ -112,7 +118,7 @@ class Tracing:
     @_harmless
     def begin(self, subject: str, headers: Mapping[str, str] | None) -> Span | None:
         """A request's span: a child of the requester's, if it sent one."""
-        parent = self._propagator.extract(headers) if headers else None
+        parent = self._propagator.extract(_context(headers)) if headers else None
         attributes = {"messaging.system": "nats", "messaging.destination.name": subject}
         return self._tracer.start_span(subject, context=parent, kind=self._kinds.SERVER, attributes=attributes)
 
@@ -126,13 +132,17 @@ class Tracing:
         span.end()
 
     @_harmless
-    def traceparent(self, span: Span) -> str | None:
-        """None for a span that is not recorded, as all are with `OTEL_SDK_DISABLED=true`."""
+    def context(self, span: Span) -> Mapping[str, str] | None:
+        """The headers that carry a span on; none for one that is not recorded, as all are with
+        `OTEL_SDK_DISABLED=true`.
+        """
         from opentelemetry.trace import set_span_in_context  # noqa: PLC0415
 
         carrier: dict[str, str] = {}
         self._propagator.inject(carrier, set_span_in_context(span))
-        return carrier.get(TRACEPARENT)
+        if state := carrier.pop("tracestate", ""):
+            carrier |= _bounded(state)
+        return carrier
 
     def read(self, read: Read[Result]) -> Read[Result]:
         """`read` with a span, to which the spans of its requests are linked."""
@@ -163,3 +173,18 @@ class Tracing:
         closing = threading.Thread(target=self._provider.shutdown, name="tracing", daemon=True)
         closing.start()
         await asyncio.to_thread(closing.join, timeout_s)
+
+
+def _context(headers: Mapping[str, str]) -> Mapping[str, str]:
+    """Those of W3C, in lower case: NATS keeps a header's name as it was written."""
+    return {lower: value for name, value in headers.items() if (lower := name.lower()) in _CONTEXT}
+
+
+def _bounded(state: str) -> Mapping[str, str]:
+    """A tracestate that no requester makes longer than it must be."""
+    members = state.split(",")
+    if len(state) > _STATE_MAX:
+        members = [member for member in members if len(member) <= _MEMBER_MAX]
+    while len(",".join(members)) > _STATE_MAX:
+        members.pop()
+    return {"tracestate": ",".join(members)} if members else {}

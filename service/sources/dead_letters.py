@@ -71,7 +71,7 @@ def sendable(headers: Headers, left: int) -> dict[str, str]:
     chosen: dict[str, str] = {}
     for name, value in headers:
         size = len(name) + len(value.encode()) + len(": \r\n")
-        if _NAME.fullmatch(name) and not name.startswith("Nats-") and name not in chosen and size <= left:
+        if _NAME.fullmatch(name) and not name.lower().startswith("nats-") and name not in chosen and size <= left:
             chosen[name] = value
             left -= size
     return chosen

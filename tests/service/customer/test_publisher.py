@@ -19,7 +19,9 @@ async def sent(world: World, mode: Mode, count: int) -> list[tuple[str, dict[str
     """Each message's reply subject and headers."""
     outbox = Outbox(1000, 1_000_000)
     for number in range(count):
-        outbox.add(f"customer.balance.c{number}", b"{}", "00-context" if number else None)
+        outbox.add(
+            f"customer.balance.c{number}", b"{}", {"traceparent": "00-context", "tracestate": "a=1"} if number else None
+        )
     async with world.client("service") as client, world.administrator() as admin:
         assert isinstance(client, NatsClient)
         heard = await admin._nc.subscribe("customer.balance.*")
@@ -73,7 +75,7 @@ async def test_nobody_can_guess_where_acknowledgements_go(world: World) -> None:
 async def test_the_headers_are_the_id_and_the_requests_context(world: World) -> None:
     (_, first), (_, second) = await sent(world, BATCHED, 2)
     assert first.keys() == {"Nats-Msg-Id"}
-    assert second["traceparent"] == "00-context"
+    assert (second["traceparent"], second["tracestate"]) == ("00-context", "a=1")
     assert first["Nats-Msg-Id"] != second["Nats-Msg-Id"]
 
 

@@ -13,8 +13,11 @@ from aiohttp import web
 from nats.aio.msg import Msg
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceState
 
 from local.process import claim_port
+from service.runtime.tracing import Tracing
 from tests.support.world import World, complaint, eventually, stop
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -96,6 +99,44 @@ async def test_a_span_for_each_request_with_its_batch(world: World, collector: C
     assert collector.resource["service.name"] == "customer-balance"
     (event,) = events
     assert (event.headers or {})["traceparent"] == f"00-{TRACE}-{first.span_id.hex()}-01"
+
+
+STATE = "congo=t61rcWkgMzE,rojo=00f067aa0ba902b7"
+NAMES = [("traceparent", "tracestate"), ("Traceparent", "Tracestate"), ("TRACEPARENT", "TRACESTATE")]
+
+
+@pytest.mark.parametrize(("parent", "state"), NAMES)
+async def test_the_names_of_w3c_are_read_in_any_case_and_both_go_on(
+    parent: str, state: str, world: World, collector: Collector
+) -> None:
+    """https://www.w3.org/TR/trace-context/#header-name"""
+    async with world.task(OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint) as task, world.client() as client:
+        async with world.administrator() as admin:
+            events = await admin._nc.subscribe("customer.balance.*")
+            await admin._nc.flush()
+            headers = {"X-First": "1", parent: f"00-{TRACE}-{PARENT}-01", state: STATE}
+            await client.request("customer.balance", b'{"client_id":"7"}', timeout=2, headers=headers)
+            event = await events.next_msg(timeout=10)
+        await stop(task)
+    (span,) = collector.named("customer.balance")
+    assert (span.trace_id.hex(), span.parent_span_id.hex()) == (TRACE, PARENT)
+    assert event.headers
+    assert event.headers["traceparent"] == f"00-{TRACE}-{span.span_id.hex()}-01"
+    assert event.headers["tracestate"] == STATE
+    assert event.headers.keys() == {"Nats-Msg-Id", "traceparent", "tracestate"}
+
+
+def test_a_long_state_is_cut_as_w3c_says() -> None:
+    """https://www.w3.org/TR/trace-context/#tracestate-limits: 512 characters go on at least; long members go first."""
+    short, long = [f"k{number}={'v' * 90}" for number in range(8)], "l=" + "v" * 200
+    given = TraceState.from_header([",".join([long, *short])])
+    span = NonRecordingSpan(SpanContext(1, 2, is_remote=True, trace_state=given))
+    context = Tracing(TracerProvider()).context(span)
+    assert context
+    assert context["tracestate"] == ",".join(short[:5])
+    whole = "a=" + "v" * 250
+    span = NonRecordingSpan(SpanContext(1, 2, is_remote=True, trace_state=TraceState.from_header([whole])))
+    assert (Tracing(TracerProvider()).context(span) or {})["tracestate"] == whole
 
 
 async def test_a_collector_that_is_away_costs_no_request(world: World) -> None:
