@@ -56,6 +56,9 @@ class Baseline:
     async def problems(self) -> Mapping[str, str]:
         return {}
 
+    async def remarks(self) -> Mapping[str, str]:
+        return {}
+
     def metrics(self) -> Sequence[Metric]:
         return ()
 

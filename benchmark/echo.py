@@ -59,6 +59,9 @@ class Echo:
     async def problems(self) -> Mapping[str, str]:
         return {}
 
+    async def remarks(self) -> Mapping[str, str]:
+        return {}
+
     def metrics(self) -> Sequence[Metric]:
         return ()
 

@@ -113,6 +113,10 @@ class Archive:
             found["table"] = f"{self._archiver.stalled}; {self._archiver.held} messages held"
         return found
 
+    async def remarks(self) -> Mapping[str, str]:
+        remark = await self._source.remark()
+        return {"source": remark} if remark else {}
+
     def metrics(self) -> Iterator[Metric]:
         return metrics.families(self._archiver, self._source, self._writer, self._watch, self._nc)
 

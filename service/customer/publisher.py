@@ -30,6 +30,8 @@ BATCHED: Final = "by the batch"
 SINGLE: Final = "one by one"
 
 BATCH_MAX: Final = 100
+EVENT_BYTES: Final = 768
+"""Of an event's headers and payload at most, its trace's context among them."""
 _FLOW: Final = 50
 """The server says after so many events of a batch that it is alive: a slow stream takes long for a whole one."""
 _BEGIN, _APPEND, _COMMIT = range(3)

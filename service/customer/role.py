@@ -23,7 +23,7 @@ from service.customer.create import Create
 from service.customer.events import Events
 from service.customer.get import Get
 from service.customer.micro import ConcurrentService
-from service.customer.publisher import BATCHED, SINGLE
+from service.customer.publisher import BATCHED, EVENT_BYTES, SINGLE
 from service.customer.seeding import is_seeded, seed
 from service.customer.settings import CustomerSettings
 from service.dynamodb.errors import TableUnavailableError
@@ -184,6 +184,9 @@ class Customer:
             "events_dropped": self._events.stats.dropped,
         }
 
+    async def remarks(self) -> Mapping[str, str]:
+        return {"events": f"waiting: {self._events.stalled}"} if self._events.stalled else {}
+
     def metrics(self) -> Iterator[Metric]:
         return metrics.families(self._service, self._table, self._events, self._nc)
 
@@ -199,12 +202,20 @@ class Customer:
         return f"without {', '.join(lacking)}: {FIGURES_LEFT_OUT}" if lacking else ""
 
     async def _look_at_stream(self) -> str:
-        stream = await jetstream.check_stream(self._connection.jetstream, contract.STREAM, contract.STREAM_SUBJECTS)
-        self._batched = bool(stream.allow_batched)
+        stream = await jetstream.check_stream(
+            self._connection.jetstream,
+            contract.STREAM,
+            (f"{contract.EVENT_PREFIX}*",),
+            size=EVENT_BYTES,
+            requests=(contract.SUBJECT, contract.GET_SUBJECT, contract.CREATE_SUBJECT),
+        )
+        self._batched = bool(stream.get("allow_batched"))
         return f"which acknowledges events {BATCHED if self._batched else SINGLE}"
 
     async def _look_at_bucket(self) -> str:
-        self._bucket = await jetstream.open_bucket(self._connection.jetstream, contract.BUCKET)
+        self._bucket = await jetstream.open_bucket(
+            self._connection.jetstream, contract.BUCKET, (contract.SEED_KEY, contract.SEED_LEASE_KEY)
+        )
         try:
             return "the seed flag is set" if await is_seeded(self._bucket) else "no seed flag: the first task will seed"
         except (nats.errors.Error, APIError) as error:

@@ -26,8 +26,11 @@ from service.dynamodb.table import Table
 from service.runtime.cancel import cancel
 from service.runtime.errors import ServiceError
 from service.runtime.jetstream import explain
+from service.runtime.logs import Repeated
 
 log: Final = structlog.get_logger("service.seeding")
+_failing: Final = Repeated(log, "the bucket does not answer")
+_unrenewed: Final = Repeated(log, "seeding lease not renewed")
 
 LEASE_S: Final = 3.0
 RENEW_S: Final = 0.75
@@ -45,27 +48,31 @@ class LeaseLostError(Exception):
 async def seed(bucket: KeyValue, table: Table, rows: int, owner: str) -> None:
     """Return when the table is seeded, by this task or another.
 
-    Raises `ServiceError` when rows cannot be written, with the lease free for the next task, or when the bucket does
-    not answer for `BUCKET_PATIENCE_S` seconds.
+    Raises `ServiceError` when rows cannot be written, with the lease free for the next task, or when the bucket cannot
+    be read, or not be written, for `BUCKET_PATIENCE_S` seconds.
     """
-    last_revision, seen_s, answered_s = 0, 0.0, time.monotonic()
+    last_revision, seen_s, failing_s, done = 0, 0.0, float("inf"), "read"
     while True:
         try:
+            done = "read"
             if await is_seeded(bucket):
                 return
-            answered_s = time.monotonic()
             revision, held = await _look(bucket)
             if held and revision != last_revision:
                 last_revision, seen_s = revision, time.monotonic()
             if not held or time.monotonic() - seen_s > LEASE_S:
+                done = "written"
                 await _seed_while_held(bucket, table, rows, owner, revision)
                 return
+            failing_s = float("inf")
         except LeaseLostError:
+            failing_s = float("inf")
             log.info("another task is seeding")
         except (nats.errors.Error, APIError) as error:
-            if time.monotonic() - answered_s > BUCKET_PATIENCE_S:
-                raise explain(f"bucket {BUCKET}", error) from None
-            log.warning("the bucket does not answer", error=str(error))
+            failing_s = min(failing_s, time.monotonic())
+            if time.monotonic() - failing_s > BUCKET_PATIENCE_S:
+                raise explain(f"bucket {BUCKET}", error, done=done) from None
+            _failing.warning(done, problem=f"cannot be {done}", error=str(error))
             seen_s = time.monotonic()  # nobody could renew a lease either
         await asyncio.sleep(POLL_S * random.uniform(0.5, 1.0))
 
@@ -118,7 +125,7 @@ class _Lease:
             try:
                 await self.take(self._revision)
             except (nats.errors.Error, APIError) as error:
-                log.warning("seeding lease not renewed", error=str(error))
+                _unrenewed.warning(type(error).__name__, error=str(error))
 
     async def release(self) -> None:
         try:

@@ -112,6 +112,10 @@ class Queue:
             found["queue"] = problem
         return found
 
+    async def remarks(self) -> Mapping[str, str]:
+        remark = await self._source.remark()
+        return {"queue": remark} if remark else {}
+
     def metrics(self) -> Iterator[Metric]:
         counts = self._service.counts
         for name, value, what in (

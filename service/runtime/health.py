@@ -34,6 +34,7 @@ async def serve_health(
     host: str,
     port: int,
     problems: Callable[[], Awaitable[Mapping[str, str]]],
+    remarks: Callable[[], Awaitable[Mapping[str, str]]],
     metrics: Callable[[], Iterable[Metric]],
     is_alive: Callable[[], bool],
 ) -> AsyncIterator[int]:
@@ -44,7 +45,7 @@ async def serve_health(
     registry = CollectorRegistry()
     for collector in (_Role(metrics), PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
         registry.register(collector)
-    asked_s, found = float("-inf"), dict[str, str]()
+    asked_s, found, noted = float("-inf"), dict[str, str](), dict[str, str]()
 
     async def healthz(_: web.Request) -> web.Response:
         if is_alive():
@@ -52,11 +53,13 @@ async def serve_health(
         return web.json_response({"status": "dead"}, status=503)
 
     async def readyz(_: web.Request) -> web.Response:
-        nonlocal asked_s, found
+        nonlocal asked_s, found, noted
         if time.monotonic() - asked_s > READY_CACHE_S:
             found = dict(await problems())
+            noted = {} if found else dict(await remarks())
             asked_s = time.monotonic()
-        body = {"status": "not ready", "problems": found} if found else {"status": "ready"}
+        ready = {"status": "ready", "remarks": noted} if noted else {"status": "ready"}
+        body = {"status": "not ready", "problems": found} if found else ready
         return web.json_response(body, status=503 if found else 200)
 
     async def scrape(_: web.Request) -> web.Response:

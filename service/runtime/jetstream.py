@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import nats.errors
 from nats.js import JetStreamContext
-from nats.js.api import ConsumerInfo, StreamConfig
+from nats.js.api import ConsumerInfo
 from nats.js.errors import (
     APIError,
     BucketNotFoundError,
@@ -17,24 +18,47 @@ from nats.js.errors import (
 from nats.js.kv import KeyValue
 
 from service.runtime.errors import ServiceError
+from service.runtime.fit import bucket_unfit, stream_unfit
 
 PROVISION: Final = "make it with `python -m control_plane create`"
+CORRECT: Final = "correct it with `python -m control_plane create`"
+LETTER_BYTES: Final = 1024
+"""Of a message that is set aside, at least."""
+VALUE_BYTES: Final = 128
+"""Of a bucket's value and its headers."""
 
 
 async def check_stream(
-    jetstream: JetStreamContext, name: str, subjects: Sequence[str], user: str = "service"
-) -> StreamConfig:
-    """The stream's configuration. Raises `ServiceError` unless it is there and takes the subjects."""
+    jetstream: JetStreamContext,
+    name: str,
+    subjects: Sequence[str],
+    user: str = "service",
+    *,
+    size: int = LETTER_BYTES,
+    requests: Sequence[str] = (),
+) -> Mapping[str, Any]:
+    """The stream's configuration, as the server gives it.
+
+    Raises `ServiceError` unless it is there and, where there are `subjects`, stores and acknowledges messages of up to
+    `size` bytes on them, and none of `requests`.
+    """
     try:
-        info = await jetstream.stream_info(name)
+        config = await _config(jetstream, name)
     except NotFoundError:
         raise ServiceError(f"stream {name} does not exist", PROVISION) from None
     except (nats.errors.Error, APIError) as error:
         raise explain(f"stream {name}", error, user) from None
-    if not set(subjects) <= set(info.config.subjects or ()):
-        problem = f"stream {name} does not take {', '.join(subjects)}"
-        raise ServiceError(problem, "correct its subjects with `python -m control_plane create`")
-    return info.config
+    if subjects and (unfit := stream_unfit(config, subjects, size, requests)):
+        raise ServiceError(f"stream {name} {unfit}", CORRECT)
+    return config
+
+
+async def consumer(jetstream: JetStreamContext, stream: str, name: str) -> tuple[ConsumerInfo, Mapping[str, Any]]:
+    """What the server tells of a consumer, and its configuration as it gives it: nats-py leaves out what it does not
+    know. Raises `nats.errors.Error` or `APIError`.
+    """
+    answer = await _ask(jetstream, f"CONSUMER.INFO.{stream}.{name}")
+    return ConsumerInfo.from_response(copy.deepcopy(answer)), answer["config"]
 
 
 def backlog(info: ConsumerInfo) -> int:
@@ -42,9 +66,12 @@ def backlog(info: ConsumerInfo) -> int:
     return (info.num_pending or 0) + (info.num_ack_pending or 0)
 
 
-async def open_bucket(jetstream: JetStreamContext, name: str) -> KeyValue:
-    """Raises `ServiceError` when the bucket is not there."""
+async def open_bucket(jetstream: JetStreamContext, name: str, keys: Sequence[str]) -> KeyValue:
+    """Raises `ServiceError` when the bucket is not there, or its `keys` cannot be written again and again."""
     try:
+        config = await _config(jetstream, f"KV_{name}")
+        if unfit := bucket_unfit(config, [f"$KV.{name}.{key}" for key in keys], VALUE_BYTES):
+            raise ServiceError(f"KV bucket {name} {unfit}", CORRECT)
         return await jetstream.key_value(name)
     except (BucketNotFoundError, NotFoundError):
         raise ServiceError(f"KV bucket {name} does not exist", PROVISION) from None
@@ -52,16 +79,28 @@ async def open_bucket(jetstream: JetStreamContext, name: str) -> KeyValue:
         raise explain(f"KV bucket {name}", error) from None
 
 
-def explain(name: str, error: Exception, user: str = "service") -> ServiceError:
-    """What JetStream's error about `name` means to an operator. `user` is the one whose credentials the role has."""
+async def _config(jetstream: JetStreamContext, stream: str) -> Mapping[str, Any]:
+    config: Mapping[str, Any] = (await _ask(jetstream, f"STREAM.INFO.{stream}"))["config"]
+    return config
+
+
+async def _ask(jetstream: JetStreamContext, what: str) -> Any:
+    return await jetstream._api_request(f"{jetstream._prefix}.{what}", timeout=jetstream._timeout)
+
+
+def explain(name: str, error: Exception, user: str = "service", done: str = "read") -> ServiceError:
+    """What JetStream's error about `name` means to an operator. `user` is the one whose credentials the role has;
+    `done` is what was tried.
+    """
     if isinstance(error, nats.errors.NoRespondersError | ServiceUnavailableError):
         return ServiceError(
             f"{name}: JetStream is not available to this account",
-            "enable JetStream for it, or use the account's own credentials",
+            "enable JetStream for it, use the account's own credentials, or, where it is in another JetStream domain "
+            "(a leaf below a hub), use a NATS_URL of that domain",
         )
     if isinstance(error, nats.errors.TimeoutError):
         return ServiceError(
-            f"{name} cannot be read: no answer (a user without permission gets none)",
+            f"{name} cannot be {done}: no answer (a user without permission gets none)",
             f"use the credentials of user `{user}`, or see the permissions violation logged above",
         )
-    return ServiceError(f"{name} cannot be read: {error}", "see the server's log")
+    return ServiceError(f"{name} cannot be {done}: {error}", "see the server's log")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import zip_longest
 from typing import Any, Final
 
 import nats.errors
@@ -12,6 +11,7 @@ from nats.aio.client import Client
 
 from service.runtime.errors import ServiceError
 from service.runtime.role import Skipped
+from service.runtime.subjects import covers
 
 USER_INFO: Final = "$SYS.REQ.USER.INFO"
 """https://docs.nats.io/running-a-nats-service/configuration/sys_accounts#user-services"""
@@ -72,14 +72,8 @@ def allows(rules: Mapping[str, Sequence[str]] | None, subject: str) -> bool:
 
 
 def _matches(pattern: str, subject: str) -> bool:
-    """https://docs.nats.io/nats-concepts/subjects#wildcards"""
     pattern, _, group = pattern.partition(" ")
     subject, _, asked = subject.partition(" ")
     if group and group != asked:
         return False
-    for wanted, given in zip_longest(pattern.split("."), subject.split(".")):
-        if wanted == ">":
-            return given is not None
-        if given is None or wanted not in {given, "*"}:
-            return False
-    return True
+    return covers(pattern, subject)

@@ -86,7 +86,12 @@ async def run(make: Callable[[AnySettings, Stop], Role], settings: AnySettings) 
         stack.push_async_callback(role.close)
         port = await stack.enter_async_context(
             serve_health(
-                settings.health_host, settings.health_port, role.problems, role.metrics, lambda: not stop.failed
+                settings.health_host,
+                settings.health_port,
+                role.problems,
+                role.remarks,
+                role.metrics,
+                lambda: not stop.failed,
             )
         )
         log.info("health and metrics", port=port)

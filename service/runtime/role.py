@@ -45,6 +45,10 @@ class Role(Protocol):
         """What is not ready, by name, and why. Empty: ready."""
         ...
 
+    async def remarks(self) -> Mapping[str, str]:
+        """What to know of a role that is ready, by name. Empty: nothing."""
+        ...
+
     def metrics(self) -> Iterable[Metric]:
         """The role's Prometheus metrics, read when they are scraped."""
         ...

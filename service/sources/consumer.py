@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import nats.errors
-from nats.js.api import AckPolicy, ConsumerConfig, ConsumerInfo
+import structlog
+from nats.js.api import ConsumerInfo
 from nats.js.errors import APIError, NotFoundError
 
 from service.runtime import jetstream, permissions
 from service.runtime.connection import Connection
 from service.runtime.errors import ServiceError
+from service.runtime.fit import NS, consumer_unfit
+from service.runtime.logs import Repeated
 from service.runtime.role import Need
 from service.sources.continuity import Continuity
+from service.sources.pulls import Pull
 from service.sources.receipt import Receipts
 from service.sources.source import Backlog, Message, Unavailable
+
+_held_back: Final = Repeated(structlog.get_logger("service.sources"), "the consumer hands out nothing more")
 
 LOOK_S: Final = 1.0
 
@@ -38,6 +46,18 @@ class Reader:
     """It is to be given every message of the stream."""
 
 
+@dataclass(frozen=True)
+class Bounds:
+    """What a pull may ask for at most: the server refuses one that asks for more, whole."""
+
+    messages: float = math.inf
+    bytes: float = math.inf
+    expires_s: float = math.inf
+
+    def within(self, messages: int, size: int, expires_s: float) -> tuple[int, int, float]:
+        return int(min(messages, self.messages)), int(min(size, self.bytes)), min(expires_s, self.expires_s)
+
+
 class Consumer:
     """What it `needs` is looked at before anything else."""
 
@@ -51,6 +71,9 @@ class Consumer:
         self._looked_s = 0.0
         self._looking: asyncio.Task[str] | None = None
         self.ack_wait_s = 0.0
+        self.remark = ""
+        """Why no messages come, where that is as it is to be: it is full, or paused."""
+        self.bounds = Bounds()
         self.id = 0
         """When it was made, in microseconds: one that is made anew has another."""
         self.receipts = Receipts(reader.consumer, 0)
@@ -73,15 +96,23 @@ class Consumer:
             raise self._gone() from None
         except (nats.errors.Error, APIError) as error:
             raise jetstream.explain(what, error, self._reader.user) from None
-        self._see(info)
-        return f"backlog {jetstream.backlog(info)}"
+        self._see(*info)
+        backlog = f"backlog {jetstream.backlog(info[0])}"
+        return f"{backlog}, {self.remark}" if self.remark else backlog
 
-    def _see(self, info: ConsumerInfo) -> None:
+    def _see(self, info: ConsumerInfo, config: Mapping[str, Any]) -> None:
         """Raises `ServiceError` when it can be no queue."""
-        if unfit := _unfit(info.config, whole=self._reader.whole):
-            raise ServiceError(
-                f"consumer {self._name} of {self._stream} {unfit}", "correct it with `python -m control_plane create`"
-            )
+        if unfit := consumer_unfit(config, whole=self._reader.whole):
+            raise ServiceError(f"consumer {self._name} of {self._stream} {unfit}", jetstream.CORRECT)
+        self.remark = _remark(info)
+        if self.remark:
+            kind = self.remark.partition(" ")[0]
+            _held_back.warning(kind, consumer=self._name, stream=self._stream, reason=self.remark)
+        self.bounds = Bounds(
+            config.get("max_batch") or math.inf,
+            config.get("max_bytes") or math.inf,
+            (config.get("max_expires") or math.inf) / NS,
+        )
         self.ack_wait_s = float(info.config.ack_wait or 30.0)
         if self.id != _made(info):
             self.continuity.restart()
@@ -103,6 +134,20 @@ class Consumer:
         self._looking = None
         if not looking.cancelled():
             looking.exception()  # whoever waits is told
+
+    async def remark_now(self) -> str:
+        """The remark, of a moment ago or of when the server last answered."""
+        with contextlib.suppress(ServiceError, TimeoutError):
+            async with asyncio.timeout(LOOK_S):
+                await self.look_again()
+        return self.remark
+
+    async def heed(self, pull: Pull) -> None:
+        """Look where what a pull came to may be this consumer's doing. Raises `ServiceError`."""
+        if pull.is_refused:
+            self.is_gone()
+        elif pull.found_nothing:  # it may be full, or paused
+            await self.look_again()
 
     def is_gone(self) -> None:
         """What comes next may come from another one of the same name."""
@@ -134,7 +179,7 @@ class Consumer:
         """Raises `Unavailable` when it cannot be told now, and `ServiceError` when it is gone or unfit."""
         try:
             state = (await self._connection.jetstream.stream_info(self._stream)).state
-            info = await self._info()
+            info, config = await self._info()
         except NotFoundError:
             raise self._gone() from None
         except (nats.errors.Error, APIError) as error:
@@ -142,21 +187,20 @@ class Consumer:
             raise Unavailable(f"the consumer cannot be read ({said}); call again") from None
         if info.delivered is None or info.ack_floor is None:
             raise Unavailable("the server does not tell where the consumer is; call again")
-        self._see(info)
+        self._see(info, config)
         self.continuity.polled(info.delivered.consumer_seq, info.delivered.stream_seq, state.first_seq)
         return Backlog(jetstream.backlog(info), unconfirmed=max(0, state.first_seq - 1 - info.ack_floor.stream_seq))
 
     async def last_delivered(self) -> int:
         """The last sequence of the stream that was delivered to anyone; -1 when it cannot be told."""
         try:
-            info = await self._info()
+            info, _ = await self._info()
         except (nats.errors.Error, APIError):
             return -1
         return info.delivered.stream_seq if info.delivered else -1
 
-    async def _info(self) -> ConsumerInfo:
-        info: ConsumerInfo = await self._connection.jetstream.consumer_info(self._stream, self._name)
-        return info
+    async def _info(self) -> tuple[ConsumerInfo, Mapping[str, Any]]:
+        return await jetstream.consumer(self._connection.jetstream, self._stream, self._name)
 
     def _gone(self) -> ServiceError:
         return ServiceError(f"consumer {self._name} of stream {self._stream} does not exist", jetstream.PROVISION)
@@ -174,16 +218,13 @@ class Consumer:
         await jetstream.check_stream(self._connection.jetstream, self._stream, (), self._reader.user)
 
 
-def _unfit(config: ConsumerConfig, *, whole: bool) -> str:
-    """Why messages could not be handed out by it until they are deleted; empty when they can."""
-    if whole and (subjects := config.filter_subjects or [config.filter_subject or ">"]) != [">"]:
-        return f"has the filter {', '.join(subjects)}, and every message is wanted"
-    if config.deliver_subject or config.ack_policy != AckPolicy.EXPLICIT:
-        return "is no pull consumer with explicit acknowledgements"
-    if config.max_deliver and config.max_deliver > 0:
-        return f"gives a message up after {config.max_deliver} deliveries (max_deliver), and keeps it nowhere"
-    if config.headers_only:
-        return "delivers headers only, and a deletion would lose the bodies"
+def _remark(info: ConsumerInfo) -> str:
+    """What keeps messages back, as it was configured or asked for; empty: nothing."""
+    if info.paused:
+        return f"paused until {info.config.pause_until}: no message is handed out before"
+    limit = info.config.max_ack_pending or 0
+    if 0 < limit <= (info.num_ack_pending or 0):
+        return f"full: {info.num_ack_pending} messages are held and not deleted yet (max_ack_pending {limit})"
     return ""
 
 

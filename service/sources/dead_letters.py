@@ -61,7 +61,7 @@ class DeadLetterStream:
         return max(0, self._connection.nc.max_payload - len(header_block(headers)))
 
     async def _look(self) -> None:
-        await jetstream.check_stream(self._connection.jetstream, self._stream, (), self._user)
+        await jetstream.check_stream(self._connection.jetstream, self._stream, (self._subject,), self._user)
 
 
 def sendable(headers: Headers, left: int) -> dict[str, str]:

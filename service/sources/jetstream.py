@@ -17,7 +17,7 @@ from service.runtime.logs import Repeated
 from service.runtime.role import Need
 from service.sources.answers import ATTEMPTS, Answers
 from service.sources.consumer import Consumer, Reader
-from service.sources.pulls import LINGER_MAX_S, SHORT_S, Pull, Pulls
+from service.sources.pulls import GRACE_S, LINGER_MAX_S, SHORT_S, Pull, Pulls
 from service.sources.receipt import Receipt
 from service.sources.redrive import Redrive
 from service.sources.source import Backlog, Done, Message, Result, Unavailable, UnknownReceipt
@@ -33,7 +33,6 @@ ENVELOPE_BYTES: Final = 64 * 1024
 """Of subject, reply and headers of one message, beside the server's largest payload."""
 PAUSE_S: Final = 0.02
 PAUSE_MAX_S: Final = 0.5
-GRACE_S: Final = 2.0
 CLOSE_S: Final = 1.0
 ACKNOWLEDGE_S: Final = 0.05
 """Acknowledgements of so long leave together, not in a write and a wake-up for each batch."""
@@ -106,13 +105,12 @@ class JetStream:
                     return messages
             else:
                 self._problem = "not connected to NATS"
-            problem = self._problem
             if time.monotonic() >= deadline or self._stopping:
                 break
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, PAUSE_MAX_S)
-        if problem:
-            raise Unavailable(f"{problem}; call again")
+        if self._problem:
+            raise Unavailable(f"{self._problem}; call again")
         return []
 
     def acknowledge(self, messages: Sequence[Message]) -> None:
@@ -171,6 +169,9 @@ class JetStream:
     def problem(self) -> str:
         return self._problem if self._nc.is_connected else "not connected"
 
+    async def remark(self) -> str:
+        return await self._consumer.remark_now()
+
     async def close(self) -> None:
         with contextlib.suppress(TimeoutError):  # a silent server hears nothing of it
             async with asyncio.timeout(CLOSE_S):
@@ -195,12 +196,12 @@ class JetStream:
     async def _pull(self, limit: int, max_bytes: int, visibility_s: float, wait_s: float) -> tuple[list[Message], str]:
         """What one pull brought, and why it failed, if it did."""
         newest = self._consumer.sequence
+        limit, max_bytes, wait_s = self._consumer.bounds.within(limit, max_bytes, wait_s)
         try:
             async with self._pulls.pull(limit, max_bytes, wait_s) as pull:
                 # The server ends it with a status, also when nothing came: silence is a connection that is none.
                 await pull.wait(max(wait_s, SHORT_S) + GRACE_S, min(LINGER_MAX_S, self.visibility_s / 2))
-            if pull.is_refused:
-                self._consumer.is_gone()
+            await self._consumer.heed(pull)
             try:
                 messages = await self._accept(pull, visibility_s, newest)
             except ServiceError:  # to give them back would use up a delivery of those that have few
@@ -217,10 +218,9 @@ class JetStream:
             return [], error.problem
 
     def _why(self, pull: Pull) -> str:
-        if pull.is_refused:
-            said = pull.status.decode(errors="replace").replace("503", "nobody is there (503)")
-            return f"consumer {self._reader.consumer} of {self.name}: {said}"
-        return "" if pull.ended or self._stopping else "NATS does not answer"
+        if not pull.is_refused:
+            return "" if pull.ended or pull.messages or self._stopping else "NATS does not answer"
+        return f"consumer {self._reader.consumer} of {self.name}: {pull.said}"
 
     async def _accept(self, pull: Pull, visibility_s: float, newest: int) -> list[Message]:
         """The messages to hand out. Those received too often become dead letters. Raises `ServiceError`."""

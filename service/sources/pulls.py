@@ -28,6 +28,8 @@ from service.runtime.nats_parser import RawMessage
 from service.sources.source import Message
 from service.sources.visibility import NAK, NS
 
+GRACE_S: Final = 2.0
+"""So long after its end a pull waits for the server to say so."""
 SHORT_S: Final = 0.5
 """For so long a pull that does not wait may stay open: at the consumer's max_ack_pending `no_wait` alone hangs."""
 
@@ -42,6 +44,14 @@ Make = Callable[[bytes, bytes, bytes, bytes], Message]
 """Makes a message of its subject, acknowledgement subject, payload and header block, in the order of their arrival."""
 
 
+_USUAL: Final = (
+    b"404 No Messages", b"408", b"409 Batch Completed", b"409 Message Size Exceeds MaxBytes",
+    b"409 Leadership Change", b"409 Server Shutdown",
+)  # fmt: skip
+"""How a pull ends that is to be asked for again: any other status means that none will bring anything.
+
+https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-37.md#status-codes
+"""
 _PENDING: Final = re.compile(rb"\r\nNats-Pending-Messages: *(\d+)\r\n")
 
 
@@ -75,8 +85,18 @@ class Pull:
 
     @property
     def is_refused(self) -> bool:
-        """There is no such consumer, or it does not take what is asked for."""
-        return self.status.startswith((b"503", b"409 Consumer", b"409 Exceeded MaxRequest"))
+        """The server says what is none of the usual ends: no such consumer, or it does not take what is asked for."""
+        return bool(self.status) and not self.status.startswith(_USUAL)
+
+    @property
+    def said(self) -> str:
+        """The server's status, for a person."""
+        return self.status.decode(errors="replace").replace("503", "nobody is there (503)")
+
+    @property
+    def found_nothing(self) -> bool:
+        """It was open for all of its time, and nothing came."""
+        return not self.messages and self.status.startswith(b"408")
 
     @property
     def met_a_giant(self) -> bool:

@@ -128,6 +128,9 @@ class Sqs:
     def problem(self) -> str:
         return self._problem
 
+    async def remark(self) -> str:
+        return ""
+
     async def close(self) -> None:
         """For what a drain that took all of its time has given back."""
         if self._answers:

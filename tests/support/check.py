@@ -9,10 +9,10 @@ from local.process import ROOT
 from tests.support.world import World
 
 
-async def check(world: World, **env: str) -> tuple[int, list[str]]:
+async def check(world: World, *, role: str = "customer", **env: str) -> tuple[int, list[str]]:
     """Exit code and lines."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "service", "--check", cwd=ROOT, env=world.service_env(**env),
+        sys.executable, "-m", "service", role, "--check", cwd=ROOT, env=world.service_env(**env),
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     async with asyncio.timeout(30):

@@ -249,6 +249,9 @@ class Recording:
     def problem(self) -> str:
         return ""
 
+    async def remark(self) -> str:
+        return ""
+
     async def settle(self) -> None: ...
 
     async def close(self) -> None: ...

@@ -321,3 +321,19 @@ async def test_seeding_can_be_turned_off(world: World) -> None:
     async with world.task(SEED_ROWS="0"):
         assert world.rows() == {}
         assert await flag(world) is None
+
+
+async def test_a_bucket_that_is_read_and_takes_no_write_is_said_in_one_line(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seeding, "BUCKET_PATIENCE_S", 1.0)
+    seeding._failing._kinds.clear()
+    async with seeder(world) as (bucket, table):
+        async with world.administrator() as admin:
+            config = (await admin.stream_info(f"KV_{BUCKET}")).config
+            config.sealed = True
+            await admin.update_stream(config)
+        with capture_logs() as logs, pytest.raises(ServiceError, match=r"bucket config cannot be written: .*sealed"):
+            await seed(bucket, table, 10, "me")
+    assert world.rows() == {}
+    assert [line["problem"] for line in logs if line["log_level"] == "warning"] == ["cannot be written"]

@@ -56,13 +56,13 @@ async def test_while_the_stream_of_dead_letters_is_full_they_stay_in_their_own_a
     world: World,
 ) -> None:
     await set_ack_wait(world, 1)
-    async with world.administrator() as admin:
-        full = (await admin.stream_info(contract.DEAD_STREAM)).config
-        room = full.max_bytes
-        full.max_bytes = 100
-        await admin.update_stream(full)
     await store(world, b"p" * 200)
     async with sidecar(world, QUEUE_MAX_DELIVER="1") as (task, channel):
+        async with world.administrator() as admin:
+            full = (await admin.stream_info(contract.DEAD_STREAM)).config
+            room = full.max_bytes
+            full.max_bytes = 100
+            await admin.update_stream(full)
         assert len(await received(channel)) == 1
         assert await received(channel, wait_s=0) == [], "it is handed to nobody any more"
         await store(world, b"good")

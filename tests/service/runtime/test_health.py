@@ -121,7 +121,7 @@ async def test_a_process_that_has_failed_is_not_alive() -> None:
     async def nothing() -> dict[str, str]:
         return {}
 
-    async with serve_health("127.0.0.1", 0, nothing, lambda: (), lambda: alive) as port:
+    async with serve_health("127.0.0.1", 0, nothing, nothing, lambda: (), lambda: alive) as port:
         assert (await get(f"http://127.0.0.1:{port}/healthz"))[0] == 200
         alive = False
         assert (await get(f"http://127.0.0.1:{port}/healthz"))[0] == 503

@@ -1,0 +1,82 @@
+"""What a stream's, a bucket's and a consumer's configuration decide about our use of them.
+
+Each function takes the configuration as the server gives it, and returns why it does not do; empty when it does. What
+is not looked at does no harm: the tables in tests/service/runtime/test_fit.py name every field.
+
+https://github.com/nats-io/nats-server/blob/main/server/stream.go (`StreamConfig`), `consumer.go` (`ConsumerConfig`)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from service.runtime.subjects import covers, overlap
+
+NS: Final = 1_000_000_000
+Config = Mapping[str, Any]
+
+
+def stream_unfit(config: Config, subjects: Sequence[str], size: int, requests: Sequence[str] = ()) -> str:
+    """Why messages of up to `size` bytes on `subjects` are not stored and acknowledged there.
+
+    A stream that takes `requests` answers those who ask them.
+    """
+    if config.get("mirror"):
+        return "is a mirror, which takes no messages of its own"
+    taken = config.get("subjects") or ()
+    if missing := [subject for subject in subjects if not any(covers(pattern, subject) for pattern in taken)]:
+        return f"does not take {', '.join(missing)}"
+    if asked := [subject for subject in requests if any(overlap(pattern, subject) for pattern in taken)]:
+        return f"takes requests too ({', '.join(asked)}), and would answer them with its own acknowledgements"
+    transform = config.get("subject_transform") or {}
+    if transform and any(overlap(transform.get("src") or ">", subject) for subject in subjects):
+        return "stores messages under other subjects (subject_transform)"
+    return _stores_nothing(config, size)
+
+
+def bucket_unfit(config: Config, keys: Sequence[str], size: int) -> str:
+    """Why values of up to `size` bytes cannot be written again and again to `keys`, which are subjects."""
+    if int(config.get("max_msgs_per_subject") or 0) < 1:
+        return "is a plain stream, not a bucket"
+    return stream_unfit(config, keys, size)
+
+
+def consumer_unfit(config: Config, *, whole: bool) -> str:
+    """Why its messages cannot be handed out until they are deleted; `whole`: every message is asked for."""
+    filters = config.get("filter_subjects") or [config.get("filter_subject") or ">"]
+    if whole and filters != [">"]:
+        return f"has the filter {', '.join(filters)}, and every message is wanted"
+    if config.get("headers_only"):
+        return "delivers headers only, and a deletion would lose the bodies"
+    if config.get("priority_groups"):
+        return "delivers to priority groups only (priority_groups), and this reads without one"
+    return _loses(config)
+
+
+def _loses(config: Config) -> str:
+    backoff, ack_wait = config.get("backoff") or (), config.get("ack_wait") or 0
+    if config.get("deliver_subject") or config.get("ack_policy") != "explicit":
+        return "is no pull consumer with explicit acknowledgements"
+    if (times := config.get("max_deliver") or -1) > 0:
+        return f"gives a message up after {times} deliveries (max_deliver), and keeps it nowhere"
+    if any(wait < ack_wait for wait in backoff):
+        return "delivers again before its ack_wait is over (backoff)"
+    if idle := config.get("inactive_threshold"):
+        return f"is deleted when nobody reads it for {idle / NS:g} seconds (inactive_threshold), and its place is lost"
+    return ""
+
+
+def _stores_nothing(config: Config, size: int) -> str:
+    if config.get("sealed"):
+        return "is sealed"
+    if config.get("no_ack"):
+        return "acknowledges nothing (no_ack)"
+    if config.get("allow_msg_counter"):
+        return "is a counter, which takes numbers alone (allow_msg_counter)"
+    for name in ("max_msg_size", "max_bytes"):
+        if 0 < int(config.get(name) or 0) < size:
+            return f"takes no message of {size} bytes ({name} {config[name]})"
+    if config.get("discard_new_per_subject"):
+        return "refuses what comes to a subject that has its messages (discard_new_per_subject)"
+    return ""
