@@ -189,24 +189,20 @@ def mint_creds(user: User, signer: Key, *, account: str, expires_s: int | None =
 
 def sign(name: str, subject: str, signer: Key, body: dict[str, Any], expires_s: int | None = None) -> str:
     """Claims as a JWT, void after `expires_s` seconds from now."""
-    now = int(time.time())
-    claims: dict[str, Any] = {
-        "iat": now,
-        "iss": signer.public,
-        "name": name,
-        "sub": subject,
-        "nats": {**body, "version": 2},
-    }
-    if expires_s is not None:
-        claims["exp"] = now + expires_s
-    digest = hashlib.new("sha512_256", _json(claims)).digest()
-    claims["jti"] = base64.b32encode(digest).decode().rstrip("=")
-    return _jws.encode(_json(claims), signer, algorithm=ALGORITHM)  # type: ignore[arg-type]  # an nkey, not its own kinds
+    end = {} if expires_s is None else {"exp": int(time.time()) + expires_s}
+    return sign_again({"name": name, "sub": subject, "nats": {**body, "version": 2}, **end}, signer)
 
 
 def sign_again(claims: Mapping[str, Any], signer: Key) -> str:
-    """Claims that were changed, signed anew."""
-    return sign(claims["name"], claims["sub"], signer, dict(claims["nats"]))
+    """Claims that were changed, signed now; each that a signature does not set stays (`exp`, `nbf`, `aud`, any other).
+
+    https://www.rfc-editor.org/rfc/rfc7519#section-4.1
+    """
+    signed = {**claims, "iat": int(time.time()), "iss": signer.public, "nats": {**claims["nats"], "version": 2}}
+    signed.pop("jti", None)
+    digest = hashlib.new("sha512_256", _json(signed)).digest()
+    signed["jti"] = base64.b32encode(digest).decode().rstrip("=")
+    return _jws.encode(_json(signed), signer, algorithm=ALGORITHM)  # type: ignore[arg-type]  # an nkey, not its own kinds
 
 
 def _json(claims: dict[str, Any]) -> bytes:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from nats.aio.msg import Msg
-from nats.micro.service import EndpointStats, Service, ServiceConfig, ServiceStats
+from nats.micro.service import EndpointStats, ServiceConfig, ServiceStats
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from service import __version__
@@ -14,6 +13,7 @@ from service.archive import contract
 from service.archive.archiver import Archiver
 from service.archive.idle import Watch
 from service.dynamodb.writer import Writer
+from service.runtime.discovery import Discovery
 from service.runtime.emf import Figure
 from service.runtime.metrics import counters
 from service.runtime.nats_client import NatsClient
@@ -84,7 +84,7 @@ class Minute:
         }
 
 
-class Statistics(Service):
+class Statistics(Discovery):
     """`$SRV` of a service that answers no requests: its one endpoint counts rows."""
 
     def __init__(self, nc: NatsClient, archiver: Archiver, source: Source, writer: Writer) -> None:
@@ -116,15 +116,3 @@ class Statistics(Service):
             )
         ]
         return stats
-
-    async def _handle_ping_request(self, msg: Msg) -> None:
-        if msg.reply.startswith("_"):
-            await super()._handle_ping_request(msg)
-
-    async def _handle_info_request(self, msg: Msg) -> None:
-        if msg.reply.startswith("_"):
-            await super()._handle_info_request(msg)
-
-    async def _handle_stats_request(self, msg: Msg) -> None:
-        if msg.reply.startswith("_"):
-            await super()._handle_stats_request(msg)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from service.customer import contract
-from service.customer.clients import Clients
+from service.customer.clients import Answer, Clients
 from service.customer.decode import decode_client_id
-from service.customer.errors import RequestError
 from service.customer.events import Events
 from service.customer.micro import Endpoint
 from service.customer.request import Request
-from service.customer.rows import balance_of, failed, row_of
+from service.customer.rows import balance_of, row_of
 from service.dynamodb.table import Outcome
 
 
@@ -34,21 +31,16 @@ class Balance:
         )
         self._clients = clients
         self._events = events
+        self._answer = Answer(_encode, self._publish)
 
     async def handle(self, request: Request) -> None:
-        """Start the look-up for a request; `_answer` replies to it, together with its batch."""
+        """Start the look-up for a request, which is answered together with its batch."""
         self._clients.load(decode_client_id(request.data), request, self._answer)
 
-    async def _answer(self, client_id: str, outcome: Outcome, requests: Sequence[Request]) -> None:
-        try:
-            payload = encode(balance_of(client_id, row_of(client_id, outcome)))
-        except RequestError as error:
-            for request in requests:
-                await request.refuse(error)
-            return
-        for request in requests:
-            try:
-                if await request.respond(payload):
-                    self._events.publish(client_id, payload, request.context)
-            except Exception as error:  # the other requests of the batch are not to wait for ever
-                failed.error(type(error).__name__, client_id=client_id, exc_info=error)
+    def _publish(self, client_id: str, payload: bytes, request: Request) -> None:
+        self._events.publish(client_id, payload, request.context)
+
+
+def _encode(client_id: str, outcome: Outcome) -> bytes:
+    """Raises the `RequestError` that answers where no client was found."""
+    return encode(balance_of(client_id, row_of(client_id, outcome)))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
 import structlog
 
+from service.customer.errors import InternalError, RequestError
 from service.customer.lookup import BatchLoader
+from service.customer.replies import Sent, reply
 from service.customer.request import Request
 from service.dynamodb.table import Outcome, Table
 from service.runtime.logs import Repeated
@@ -16,8 +19,16 @@ from service.runtime.tracing import NoTracing, Tracing
 
 _failed: Final = Repeated(structlog.get_logger("service.customer"), "delivery failed")
 
-Answer = Callable[[str, Outcome, Sequence[Request]], Awaitable[None]]
-"""Replies to the requests of one endpoint that asked for one client."""
+
+@dataclass(frozen=True)
+class Answer:
+    """How one endpoint answers those that asked it for one client."""
+
+    encode: Callable[[str, Outcome], bytes]
+    """A reply's bytes. Raises the `RequestError` that answers instead."""
+    sent: Sent | None = None
+
+
 Waiter = tuple[Answer, Request]
 
 
@@ -29,7 +40,7 @@ class Clients:
         self._consistent = BatchLoader[Waiter](tracing.read(partial(table.read, consistent=True)), _deliver)
 
     def load(self, client_id: str, request: Request, answer: Answer, *, consistent: bool = False) -> None:
-        """Look the client up; `answer` is called with the outcome and all its requests."""
+        """Look the client up; `answer` is for all its requests of that endpoint."""
         (self._consistent if consistent else self._shared).load(client_id, (answer, request))
 
     async def drain(self) -> None:
@@ -43,7 +54,14 @@ async def _deliver(client_id: str, outcome: Outcome, waiters: Sequence[Waiter]) 
     for answer, request in waiters:
         requests.setdefault(answer, []).append(request)
     for answer, asked in requests.items():
-        try:
-            await answer(client_id, outcome, asked)
-        except Exception as error:  # one endpoint's failure is not the other's
-            _failed.error(type(error).__name__, client_id=client_id, exc_info=error)
+        await reply(client_id, _encoded(answer, client_id, outcome), asked, answer.sent)
+
+
+def _encoded(answer: Answer, client_id: str, outcome: Outcome) -> bytes | RequestError:
+    try:
+        return answer.encode(client_id, outcome)
+    except RequestError as error:
+        return error
+    except Exception as error:  # one endpoint's failure is not the other's
+        _failed.error(type(error).__name__, client_id=client_id, exc_info=error)
+        return InternalError("internal error")

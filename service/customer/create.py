@@ -20,6 +20,7 @@ from service.customer import contract
 from service.customer.decode import client_id_of, decode_object
 from service.customer.errors import BadRequest, Conflict, RequestError
 from service.customer.micro import Endpoint
+from service.customer.replies import reply
 from service.customer.request import Request
 from service.customer.rows import make_row, refusal, row_of, text_of
 from service.dynamodb.errors import TableUnavailableError
@@ -102,15 +103,15 @@ class Create:
         write.add_done_callback(self._writes.discard)
 
     async def _answer(self, client: NewClient, request: Request) -> None:
+        answer: bytes | RequestError = orjson.dumps({"client_id": client.client_id})
         try:
             async with asyncio.timeout(DEADLINE_S):
                 await self._write(client)
         except RequestError as error:
-            await request.refuse(error)
+            answer = error
         except Exception as error:
-            await request.refuse(refusal(client.client_id, error))
-        else:
-            await request.respond(orjson.dumps({"client_id": client.client_id}))
+            answer = refusal(client.client_id, error)
+        await reply(client.client_id, answer, [request])
 
     async def _write(self, client: NewClient) -> None:
         """Return when the client is there as asked for. Raises `Conflict` when another is."""

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import orjson
 
 from service.customer import contract
-from service.customer.clients import Clients
+from service.customer.clients import Answer, Clients
 from service.customer.decode import client_id_of, decode_object
-from service.customer.errors import BadRequest, RequestError
+from service.customer.errors import BadRequest
 from service.customer.micro import Endpoint
 from service.customer.request import Request
 from service.customer.rows import balance_of, row_of, text_of
@@ -29,24 +27,15 @@ class Get:
             response_schema=contract.GET_RESPONSE_SCHEMA,
         )
         self._clients = clients
+        self._answer = Answer(encode)
 
     async def handle(self, request: Request) -> None:
-        """Start the look-up for a request; `_answer` replies to it, together with its batch."""
+        """Start the look-up for a request, which is answered together with its batch."""
         body = decode_object(request.data)
         consistent = body.get("consistent", False)
         if type(consistent) is not bool:
             raise BadRequest("consistent must be true or false")
         self._clients.load(client_id_of(body), request, self._answer, consistent=consistent)
-
-    async def _answer(self, client_id: str, outcome: Outcome, requests: Sequence[Request]) -> None:
-        try:
-            payload = encode(client_id, outcome)
-        except RequestError as error:
-            for request in requests:
-                await request.refuse(error)
-            return
-        for request in requests:
-            await request.respond(payload)
 
 
 def encode(client_id: str, outcome: Outcome) -> bytes:

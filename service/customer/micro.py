@@ -20,12 +20,13 @@ from typing import Any, Final
 import orjson
 import structlog
 from nats.aio.msg import Msg
-from nats.micro.service import EndpointInfo, EndpointStats, Service, ServiceConfig, ServiceInfo, ServiceStats
+from nats.micro.service import EndpointInfo, EndpointStats, ServiceConfig, ServiceInfo, ServiceStats
 
 from service.customer.contract import QUEUE_GROUP
 from service.customer.credit import Credit
 from service.customer.errors import ERRORS, BadRequest, InternalError, NotFound, RequestError
-from service.customer.request import OK, REPLY_LOST, Request, is_inbox
+from service.customer.request import OK, REPLY_LOST, Request
+from service.runtime.discovery import Discovery, is_inbox
 from service.runtime.logs import Repeated
 from service.runtime.metrics import Histogram
 from service.runtime.nats_client import NatsClient
@@ -137,7 +138,7 @@ class _Dispatch:
         )
 
 
-class ConcurrentService(Service):
+class ConcurrentService(Discovery):
     """`nats.micro`'s service (PING, INFO and STATS, each plain, by name and by id) over concurrent endpoints.
 
     All endpoints together are given at most `max_in_flight` requests, by credit: see `credit.py`.
@@ -181,18 +182,6 @@ class ConcurrentService(Service):
     @property
     def in_flight(self) -> int:
         return self.credit.in_flight
-
-    async def _handle_ping_request(self, msg: Msg) -> None:
-        if is_inbox(msg.reply):
-            await super()._handle_ping_request(msg)
-
-    async def _handle_info_request(self, msg: Msg) -> None:
-        if is_inbox(msg.reply):
-            await super()._handle_info_request(msg)
-
-    async def _handle_stats_request(self, msg: Msg) -> None:
-        if is_inbox(msg.reply):
-            await super()._handle_stats_request(msg)
 
     def stats(self) -> ServiceStats:
         stats = super().stats()

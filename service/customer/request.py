@@ -11,8 +11,8 @@ import structlog
 from nats.aio.msg import Msg
 from nats.micro.request import ERROR_CODE_HEADER, ERROR_HEADER
 
-from service.customer.contract import INBOX_PREFIX
 from service.customer.errors import RequestError
+from service.runtime.discovery import is_inbox
 from service.runtime.nats_client import NatsClient, header_block
 from service.runtime.tracing import NoTracing, Tracing
 
@@ -20,16 +20,6 @@ log: Final = structlog.get_logger("service.micro")
 
 OK: Final = "OK"
 REPLY_LOST: Final = "REPLY_LOST"
-_OWN_INBOX: Final = f"{INBOX_PREFIX}."
-
-
-def is_inbox(subject: str) -> bool:
-    """Whether a reply may go there: an inbox, as clients (`_INBOX`) and servers (`_R_`) make them.
-
-    The service may publish where a requester must not, and must not be made to do it in its name: to the stream and
-    the bucket, to other programs' subjects, to the inbox in which its own events are acknowledged.
-    """
-    return subject.startswith("_") and not subject.startswith(_OWN_INBOX)
 
 
 class Request:

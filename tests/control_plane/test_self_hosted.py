@@ -15,10 +15,10 @@ import nats.errors
 import pytest
 from nats.aio.client import Client, RawCredentials
 
-from control_plane import reconcile, rotation, self_hosted
+from control_plane import claims, reconcile, rotation, self_hosted
 from control_plane.claims import Key
 from control_plane.creds import Creds
-from control_plane.desired import ACCOUNT, CLIENT, SERVICE, User
+from control_plane.desired import ACCOUNT, CLIENT, SERVICE, TAG, User
 from control_plane.errors import ProvisioningError
 from control_plane.files import Files
 from control_plane.self_hosted import SelfHosted
@@ -223,3 +223,23 @@ async def test_tls_or_nothing(servers: Servers) -> None:
         async with self_hosted.connected(servers.nats_url.replace("nats://", "tls://"), servers.system_creds):
             pass
     assert sent == b""
+
+
+async def test_signing_again_keeps_every_claim_that_is_not_ours(servers: Servers) -> None:
+    """https://www.rfc-editor.org/rfc/rfc7519#section-4.1: `exp`, `nbf` and `aud` are the account's own."""
+    account, now = Key.account().public, int(time.time())
+    theirs = {"exp": now + 3_600, "nbf": now - 60, "aud": "NATS", "https://example.com/team": "loyalty"}
+    body = {"type": "account", "limits": {"subs": -1, "conn": -1, "leaf": -1, "imports": -1, "exports": -1}}
+    token = claims.sign_again({"name": "THEIRS", "sub": account, "nats": body, **theirs}, servers.operator)
+    assert claims.decode(token).items() >= theirs.items()
+    async with self_hosted.connected(servers.nats_url, servers.system_creds) as system:
+        provider = SelfHosted(servers.nats_url, system, servers.operator, servers.system.public)
+        await self_hosted.push_account(system, token)
+        try:
+            await provider.adopt(account)
+            await provider.put_limits(account, ACCOUNT.limits)
+            said = await provider._claims(account)
+            assert said.items() >= theirs.items()
+            assert TAG in said["nats"]["tags"]
+        finally:
+            await self_hosted.delete_account(system, account, servers.operator)
