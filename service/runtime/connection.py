@@ -20,6 +20,7 @@ from service.runtime.nats_client import NatsClient
 from service.runtime.nats_reconnect import REFUSALS, NoTlsError
 from service.runtime.role import Skipped
 from service.runtime.settings import NatsSettings
+from service.runtime.unreachable import tls_context, unreachable
 
 log: Final = structlog.get_logger("service.connection")
 _errors: Final = Repeated(log, "NATS error")
@@ -64,7 +65,7 @@ class Connection:
 
         Raises `ServiceError` when the server refuses the credentials, or none answers in `START_TIMEOUT_S` seconds.
         """
-        given = self._settings.nats_credentials
+        given, context = self._settings.nats_credentials, tls_context(self._settings)
         connecting = asyncio.create_task(
             self.nc.connect(
                 self._settings.nats_servers,
@@ -73,6 +74,8 @@ class Connection:
                 inbox_prefix=self._inbox_prefix,
                 skip_subject_validation=True,  # ours are checked, a requester's inbox came as one word
                 connect_timeout=CONNECT_TIMEOUT_S,
+                tls_handshake_first=self._settings.nats_tls_handshake_first,
+                tls=context,
                 max_reconnect_attempts=-1,
                 ping_interval=PING_INTERVAL_S,
                 error_cb=self._on_error,
@@ -90,10 +93,8 @@ class Connection:
             raise self._refused.result()
         if isinstance(outcome, BaseException):
             reason = self._last_error or str(outcome) or "no answer"
-            raise ServiceError(
-                f"no NATS server at {self._settings.nats_shown} ({reason})",
-                "correct NATS_URL, or start the server",
-            )
+            asks = bool(self.nc._server_info.get("tls_verify"))
+            raise await unreachable(self._settings, reason, asks_for_certificate=asks)
         self._started = True
 
     @property

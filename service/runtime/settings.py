@@ -27,6 +27,10 @@ AnySettings = TypeVar("AnySettings", bound="Settings")
 def _servers(value: str) -> str:
     for server in value.split(","):
         url = urlsplit(server.strip())
+        try:
+            _ = url.port
+        except ValueError:
+            raise ValueError("has a port that is none; a port is a number up to 65535") from None
         if url.scheme not in {"nats", "tls", "ws", "wss"} or not url.hostname:
             raise ValueError("must be one or more of nats://HOST:PORT or tls://HOST:PORT, comma separated")
     return value
@@ -87,6 +91,13 @@ class NatsSettings(Settings):
         BeforeValidator(_creds),
         Field(description="base64 of the .creds file; kept in memory; not set: none"),
     ] = None
+    nats_certificate: Annotated[
+        str | None, Field(description="path of the client's certificate, for servers that verify; PEM")
+    ] = None
+    nats_key: Annotated[str | None, Field(description="path of its key; PEM")] = None
+    nats_tls_handshake_first: Annotated[
+        bool, Field(description="true: TLS before the server's first word (handshake_first)")
+    ] = False
 
     @property
     def nats_servers(self) -> list[str]:

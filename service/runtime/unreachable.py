@@ -1,0 +1,88 @@
+"""Why no server let a client in, for an operator: the real cause, and what to do."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from typing import Final
+from urllib.parse import urlsplit
+
+from service.runtime.errors import ServiceError
+from service.runtime.nats_servers import PORTS
+from service.runtime.settings import NatsSettings
+
+PROBE_S: Final = 1.0
+_FULL: Final = ("maximum account active connections exceeded", "maximum connections exceeded")
+"""https://github.com/nats-io/nats-server/blob/main/server/errors.go"""
+
+
+def tls_context(settings: NatsSettings) -> ssl.SSLContext | None:
+    """What a client shows of itself, if it is given; the authorities are SSL_CERT_FILE's.
+
+    Raises `ServiceError` when the files cannot be used.
+    """
+    if not settings.nats_certificate and not settings.nats_key:
+        return None
+    if not settings.nats_certificate or not settings.nats_key:
+        lacking = "NATS_KEY" if settings.nats_certificate else "NATS_CERTIFICATE"
+        raise ServiceError(f"{lacking} is not set, and the other is", "set both, or none")
+    context = ssl.create_default_context()
+    try:
+        context.load_cert_chain(settings.nats_certificate, settings.nats_key, password="")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or "not PEM"
+        problem = f"NATS_CERTIFICATE {settings.nats_certificate} with NATS_KEY {settings.nats_key} cannot be used"
+        raise ServiceError(f"{problem} ({reason})", "give the paths of a PEM certificate and of its key") from None
+    return context
+
+
+async def unreachable(settings: NatsSettings, reason: str, *, asks_for_certificate: bool) -> ServiceError:
+    """What `reason`, the last error before time was up, means."""
+    shown, said = settings.nats_shown, reason.lower()
+    if any(full in said for full in _FULL):
+        return ServiceError(
+            f"NATS at {shown} takes no more connections ({reason})",
+            "close connections of the account or server, or raise its limit",
+        )
+    alert = "certificate required" in said or "certificate_required" in said
+    if not settings.nats_certificate and (alert or asks_for_certificate):
+        return ServiceError(
+            f"NATS at {shown} asks for a client's certificate (verify) and is shown none",
+            "set NATS_CERTIFICATE and NATS_KEY to the paths of one that it trusts, and of its key",
+        )
+    if settings.nats_certificate and "alert" in said:
+        return ServiceError(
+            f"NATS at {shown} refuses NATS_CERTIFICATE ({reason})", "use one that its authorities have signed"
+        )
+    if settings.nats_tls_handshake_first and "ssl" in said:
+        return ServiceError(
+            f"NATS at {shown} does not begin with TLS ({reason})",
+            "unset NATS_TLS_HANDSHAKE_FIRST, unless the server has handshake_first",
+        )
+    if not settings.nats_tls_handshake_first and await _begins_with_tls(settings):
+        return ServiceError(
+            f"NATS at {shown} begins with TLS (handshake_first), and this client waits for a word",
+            "set NATS_TLS_HANDSHAKE_FIRST=true",
+        )
+    return ServiceError(f"no NATS server at {shown} ({reason})", "correct NATS_URL, or start the server")
+
+
+async def _begins_with_tls(settings: NatsSettings) -> bool:
+    """Whether a server says its INFO once there is TLS. Nothing is sent to it, and nothing believed."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    for server in settings.nats_servers:
+        url = urlsplit(server)
+        if url.scheme in {"ws", "wss"}:
+            continue
+        with contextlib.suppress(OSError, TimeoutError, ValueError):
+            async with asyncio.timeout(PROBE_S):
+                port = url.port or PORTS[url.scheme]
+                reader, writer = await asyncio.open_connection(url.hostname, port, ssl=context)
+                try:
+                    if (await reader.read(5)).startswith(b"INFO"):
+                        return True
+                finally:
+                    writer.close()
+    return False
