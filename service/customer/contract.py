@@ -79,12 +79,24 @@ METRICS_NAMESPACE: Final = "CustomerBalance"
 METRICS_DIMENSION: Final = "Table"
 """CloudWatch's. The one name that the environment gives a task, and that no two deployments share."""
 
+_WHITE: Final = r"\t-\r \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\ufeff"
+"""White space as a JSON Schema's patterns have it, which are ECMA-262's; what Python takes for it is other."""
+_CONTROL: Final = r"\u0000-\u001f\u007f-\u009f"
+
 CLIENT_ID_MAX: Final = 128
-CLIENT_ID_CHARACTER: Final = r"[^\s\u0000-\u001f\u007f-\u009f.*>]"
+CLIENT_ID_CHARACTER: Final = f"[^{_WHITE}{_CONTROL}.*>]"
 """Each character of a client's id, which is one NATS subject token."""
 
 NAME_MAX: Final = 256
 """Characters of a client's name, after trimming."""
+NAME_PATTERN: Final = (
+    f"^[{_WHITE}]*([^{_WHITE}{_CONTROL}]([^{_CONTROL}]{{0,{NAME_MAX - 2}}}[^{_WHITE}{_CONTROL}])?)[{_WHITE}]*$"
+)
+"""A name with white space around it."""
+DATE_TIME_PATTERN: Final = (
+    r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}(:[0-9]{2}([.,][0-9]+)?)?([Zz]|[+-][0-9]{2}:[0-9]{2})?$"
+)
+"""RFC 3339, where the seconds and the offset may be missing: https://www.rfc-editor.org/rfc/rfc3339#section-5.6"""
 
 _DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 _CLIENT_ID: Final = {
@@ -100,6 +112,11 @@ _NAME: Final = {
     "pattern": r"^[^\u0000-\u001f\u007f-\u009f]*$",
 }
 _CREATED_AT: Final = {"type": "string", "anyOf": [{"format": "date"}, {"format": "date-time"}]}
+_NAME_GIVEN: Final = {"type": "string", "pattern": NAME_PATTERN}
+_CREATED_AT_GIVEN: Final = {
+    "type": ["string", "null"],
+    "anyOf": [{"type": "null"}, {"format": "date"}, {"format": "date-time"}, {"pattern": DATE_TIME_PATTERN}],
+}
 
 REQUEST_SCHEMA: Final = {
     "$schema": _DIALECT,
@@ -134,7 +151,7 @@ CREATE_REQUEST_SCHEMA: Final = {
     "$schema": _DIALECT,
     "type": "object",
     "required": ["name"],
-    "properties": {"client_id": _CLIENT_ID, "name": _NAME, "created_at": _CREATED_AT},
+    "properties": {"client_id": _CLIENT_ID, "name": _NAME_GIVEN, "created_at": _CREATED_AT_GIVEN},
 }
 CREATE_RESPONSE_SCHEMA: Final = {
     "$schema": _DIALECT,

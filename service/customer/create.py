@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-import unicodedata
 import uuid
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
 
 import orjson
@@ -26,9 +25,10 @@ from service.customer.rows import make_row, refusal, row_of, text_of
 from service.dynamodb.errors import TableUnavailableError
 from service.dynamodb.table import DEADLINE_S, Row, Table
 
-_DATE: Final = re.compile(r"\d{4}-\d\d-\d\d")
-_DATE_TIME: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d([.,]\d{1,9})?)?([Zz]|[+-]\d\d:\d\d)?")
-"""RFC 3339, where the seconds and the offset may be missing: https://www.rfc-editor.org/rfc/rfc3339#section-5.6"""
+_DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_DATE_TIME: Final = re.compile(contract.DATE_TIME_PATTERN)
+_NAME: Final = re.compile(contract.NAME_PATTERN)
+_LEAP: Final = ":59:60"
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,10 @@ def _name(body: dict[str, Any]) -> str:
     name = body.get("name")
     if type(name) is not str:
         raise BadRequest("name must be a string" if "name" in body else "name is missing")
-    name = name.strip()
-    if not 1 <= len(name) <= contract.NAME_MAX:
-        raise BadRequest(f"name must have 1 to {contract.NAME_MAX} characters, white space around it not counted")
-    if any(unicodedata.category(character) == "Cc" for character in name):
-        raise BadRequest("name must have no control character")
-    return name
+    if found := _NAME.fullmatch(name):
+        return found[1]
+    rule = f"1 to {contract.NAME_MAX} characters, white space around it not counted, and no control character"
+    raise BadRequest(f"name must have {rule}")
 
 
 def _created_at(body: dict[str, Any]) -> str | None:
@@ -70,11 +68,23 @@ def _created_at(body: dict[str, Any]) -> str | None:
         if type(given) is str and _DATE.fullmatch(given):
             return date.fromisoformat(given).isoformat()
         if type(given) is str and _DATE_TIME.fullmatch(given):
-            moment = datetime.fromisoformat(given.upper())
-            return _written(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+            return _written(_moment(given.upper()))
     except (ValueError, OverflowError):
         pass
     raise BadRequest("created_at must be an ISO date or date-time, such as 2024-01-23 or 2024-01-23T10:00:00Z")
+
+
+def _moment(given: str) -> datetime:
+    """A leap second, the last of a month in UTC, is the second after it, as POSIX counts. Raises `ValueError`."""
+    is_leap = _LEAP in given
+    moment = datetime.fromisoformat(given.replace(_LEAP, ":59:59") if is_leap else given)
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    if not is_leap:
+        return moment
+    after = moment.astimezone(UTC).replace(microsecond=0) + timedelta(seconds=1)
+    if (after.day, after.hour, after.minute) != (1, 0, 0):
+        raise ValueError("no leap second")
+    return after
 
 
 def _written(moment: datetime) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any, Final
 
@@ -22,10 +23,29 @@ def decode_object(payload: bytes) -> dict[str, Any]:
     try:
         body = orjson.loads(payload)
     except orjson.JSONDecodeError:
-        raise BadRequest("the request is not JSON") from None
+        body = _decode_slowly(payload)
     if type(body) is not dict:
         raise BadRequest("the request is not a JSON object")
     return body
+
+
+def _decode_slowly(payload: bytes) -> Any:
+    """What orjson refuses may be JSON: a number that no float holds, or a deep one. RFC 8259 sets no bounds."""
+    try:
+        body = json.loads(payload.decode(), parse_int=float, parse_constant=_no_number)
+        json.dumps(body, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise BadRequest("the request has half of a character (a lone surrogate)") from None
+    except RecursionError:
+        raise BadRequest("the request is nested too deeply") from None
+    except ValueError:
+        raise BadRequest("the request is not JSON") from None
+    return body
+
+
+def _no_number(constant: str) -> None:
+    """NaN and the infinities are Python's own."""
+    raise ValueError(constant)
 
 
 def decode_client_id(payload: bytes) -> str:
