@@ -22,6 +22,7 @@ from benchmark.plan import Plan
 from benchmark.totals import Second
 from benchmark.web import UNREAD, Page, serving
 from tests.support.browser import browser
+from tests.support.processes import family
 from tests.support.world import World, eventually
 
 FIGURE = "Number([...document.querySelectorAll('#figures div')].find(box => box.innerText.startsWith('{}')).querySelector('dd').innerText.replace(/[^0-9.]/g, ''))"  # noqa: E501
@@ -39,9 +40,7 @@ async def ask(url: str, method: str = "GET", **headers: str) -> tuple[int, dict[
 
 
 def generators() -> list[psutil.Process]:
-    return [
-        child for child in psutil.Process().children() if "benchmark.generator" in " ".join(child.cmdline() or [""])
-    ]
+    return [child for child, command in family(os.getpid()) if "benchmark.generator" in command]
 
 
 @asynccontextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import psutil
 import pytest
 
 from local.process import ROOT
+from tests.support.processes import family
 from tests.support.world import eventually
 
 SLOW: Final = "tests/service/customer/test_seeding.py::test_a_renewed_lease_is_respected"
@@ -24,18 +26,19 @@ async def test_it_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None
         f"--basetemp={tmp_path / 'run'}", SLOW,
         cwd=ROOT, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
     )  # fmt: skip
-    family: list[psutil.Process] = []
+    there: list[psutil.Process] = []
 
     def servers_run() -> bool:
-        family[:] = psutil.Process(process.pid).children(recursive=True)
-        return sum(name in each.name() for each in family for name in ("nats-server", "dynoxide")) >= 2
+        found = family(process.pid)
+        there[:] = [child for child, _ in found]
+        return all(any(name in command for _, command in found) for name in ("nats-server", "dynoxide"))
 
     try:
         await eventually(servers_run, within_s=30, what="nats-server and the engine")
         process.send_signal(number)
         await process.wait()
-        await eventually(lambda: not any(each.is_running() for each in family), within_s=10, what="an end of them all")
+        await eventually(lambda: not any(each.is_running() for each in there), within_s=10, what="an end of them all")
     finally:
-        for each in family:
-            if each.is_running():
+        for each in there:
+            with contextlib.suppress(psutil.NoSuchProcess):
                 each.kill()

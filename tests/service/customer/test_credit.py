@@ -70,9 +70,8 @@ async def test_what_there_is_no_room_for_meets_no_responder_at_once(world: World
         for _ in range(3):
             asking = [asyncio.create_task(ask(client)) for _ in range(room)]
             await eventually(lambda: len(held.messages) == room)
-            started = asyncio.get_running_loop().time()
             assert await ask(client) == "no responders"
-            assert asyncio.get_running_loop().time() - started < 1
+            assert not any(task.done() for task in asking), "it did not wait for room"
             assert credit.in_flight == room <= max_in_flight
             await held.answer(room)
             assert await asyncio.gather(*asking) == ["ok"] * room
@@ -454,7 +453,7 @@ async def test_a_server_that_does_not_confirm_the_end_keeps_no_drain_back(monkey
 
     server.end_grants = end_grants
     await credit.close()
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(10):
         await credit.idle()
 
 

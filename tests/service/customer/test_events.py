@@ -414,7 +414,7 @@ async def test_on_a_connection_that_is_closed_events_are_held_and_nothing_raises
         await published._nc.close()
         publish(published, 10)
         await eventually(lambda: published.stalled is not None)
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(10):
             assert await published.flush(60) == 10, "on a connection that is closed for good nothing is waited for"
 
 
