@@ -18,19 +18,19 @@ Only `close`, and a refusal of the credentials while connected, end it.
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import Callable, Sequence
 from typing import Any, Final
-from urllib.parse import ParseResult, unquote
+from urllib.parse import unquote
 
 import nats.errors
 from nats.aio.client import Client, Srv
-from nats.aio.transport import TcpTransport, Transport, WebSocketTransport
+from nats.aio.transport import Transport
 from nats.protocol import command
 
 from service.runtime.background import background
 from service.runtime.cancel import cancel
 from service.runtime.nats_servers import Servers
+from service.runtime.nats_transport import INFO_MAX, Tcp, WebSocket, close
 
 TLS: Final = frozenset({"tls", "wss"})
 REFUSALS: Final = frozenset({
@@ -50,63 +50,10 @@ https://github.com/nats-io/nats-server/blob/main/server/errors.go
 """
 RACE_S: Final = 0.25
 """A server that has not answered for so long is raced by the next."""
-INFO_MAX: Final = 1024 * 1024
-"""Bytes of an INFO line: a cluster says each address of each of its servers."""
 
 
 class NoTlsError(nats.errors.Error):
     """The URL asks for TLS and the server offers none."""
-
-
-class _Hearing(Transport):
-    """A transport whose first line is read while servers are raced: a host may accept and then say nothing."""
-
-    _first = b""
-
-    async def hear(self) -> None:
-        """Wait for the first line."""
-        self._first = await self.readline()
-        if not self._first:
-            raise nats.errors.UnexpectedEOF
-
-    async def readline(self) -> bytes:
-        first, self._first = self._first, b""
-        return first or await super().readline()  # type: ignore[safe-super]  # the transport beside it
-
-
-class _Tcp(_Hearing, TcpTransport):
-    """nats-py's, for a longer INFO."""
-
-    async def connect(self, uri: ParseResult, buffer_size: int, connect_timeout: int) -> None:
-        await super().connect(uri, max(buffer_size, INFO_MAX), connect_timeout)
-
-    async def connect_tls(
-        self, uri: str | ParseResult, ssl_context: ssl.SSLContext, buffer_size: int, connect_timeout: int
-    ) -> None:
-        await super().connect_tls(uri, ssl_context, buffer_size, connect_timeout)
-        self._io_reader._limit = max(buffer_size, INFO_MAX)  # type: ignore[union-attr]  # with TLS before INFO
-
-
-class _WebSocket(_Hearing, WebSocketTransport):
-    """nats-py's, with the name that the server's certificate is to have, and without what aiohttp has deprecated."""
-
-    def __init__(self, name: str | None) -> None:
-        super().__init__()
-        self._name = name
-
-    async def connect(self, uri: ParseResult, _buffer_size: int, connect_timeout: int) -> None:
-        await self._connect(uri, connect_timeout)
-
-    async def connect_tls(
-        self, uri: str | ParseResult, ssl_context: ssl.SSLContext, _buffer_size: int, connect_timeout: int
-    ) -> None:
-        if not isinstance(uri, str):  # a name: it is asked again after INFO, when TLS is there already
-            await self._connect(uri, connect_timeout, ssl=ssl_context, server_hostname=self._name or uri.hostname)
-
-    async def _connect(self, uri: ParseResult, timeout_s: float, **tls: Any) -> None:
-        async with asyncio.timeout(timeout_s):
-            self._ws = await self._client.ws_connect(uri.geturl(), max_msg_size=0, **tls)
-        self._using_tls = bool(tls)
 
 
 class ReconnectingClient(Client):
@@ -161,7 +108,7 @@ class ReconnectingClient(Client):
 
     async def _open(self, server: Srv) -> Transport:
         is_websocket = server.uri.scheme in {"ws", "wss"}
-        transport = _WebSocket(server.tls_name) if is_websocket else _Tcp()
+        transport = WebSocket(server.tls_name) if is_websocket else Tcp()
         timeout_s = self.options["connect_timeout"]
         try:
             async with asyncio.timeout(timeout_s):
@@ -172,7 +119,7 @@ class ReconnectingClient(Client):
                 if not self.options["tls_handshake_first"]:
                     await transport.hear()
         except BaseException:
-            await _close(transport)
+            await close(transport)
             raise
         return transport
 
@@ -233,7 +180,7 @@ class ReconnectingClient(Client):
             if task is not None and task is not asyncio.current_task():
                 task.cancel()
         if self._transport is not None:
-            await _close(self._transport)
+            await close(self._transport)
         self._ps.reset()
         for pong in self._pongs:  # nobody answers those PINGs any more
             if not pong.done():
@@ -305,13 +252,4 @@ class ReconnectingClient(Client):
 
 def _discard(attempt: asyncio.Task[Transport]) -> None:
     if not attempt.cancelled() and not attempt.exception():
-        background(_close(attempt.result()), "close")
-
-
-async def _close(transport: Transport) -> None:
-    transport.close()
-    try:
-        async with asyncio.timeout(RACE_S):
-            await transport.wait_closed()
-    except Exception:  # noqa: S110  it is gone, in whatever way
-        pass
+        background(close(attempt.result()), "close")

@@ -15,6 +15,8 @@ from service.runtime.settings import NatsSettings
 PROBE_S: Final = 1.0
 _FULL: Final = ("maximum account active connections exceeded", "maximum connections exceeded")
 """https://github.com/nats-io/nats-server/blob/main/server/errors.go"""
+_LOST: Final = ("broken pipe", "connection reset", "eof", "connection lost")
+"""How a refused certificate looks when the server's end of the connection comes before its alert is read."""
 
 
 def tls_context(settings: NatsSettings) -> ssl.SSLContext | None:
@@ -51,7 +53,8 @@ async def unreachable(settings: NatsSettings, reason: str, *, asks_for_certifica
             f"NATS at {shown} asks for a client's certificate (verify) and is shown none",
             "set NATS_CERTIFICATE and NATS_KEY to the paths of one that it trusts, and of its key",
         )
-    if settings.nats_certificate and "alert" in said:
+    is_lost = any(word in said for word in _LOST) and (asks_for_certificate or settings.nats_tls_handshake_first)
+    if settings.nats_certificate and ("alert" in said or is_lost):
         return ServiceError(
             f"NATS at {shown} refuses NATS_CERTIFICATE ({reason})", "use one that its authorities have signed"
         )

@@ -19,6 +19,7 @@ from service.runtime.connection import Connection
 from service.runtime.errors import ServiceError
 from service.runtime.jetstream import check_stream, open_bucket
 from service.runtime.settings import NatsSettings, load
+from service.runtime.unreachable import unreachable
 from tests.support.plain import api, client_of, plain_server
 from tests.support.world import World
 
@@ -78,6 +79,13 @@ async def test_a_server_that_verifies(folder: Path, *, first: bool) -> None:
         other = str(folder / "other.pem")
         told = await tried(url, nats_tls_handshake_first=first, nats_certificate=other, nats_key=other)
         assert "refuses NATS_CERTIFICATE" in told
+
+
+@pytest.mark.parametrize("reason", ["[Errno 32] Broken pipe", "Connection reset by peer", "unexpected EOF"])
+async def test_a_certificate_that_is_refused_before_the_alert_is_read(reason: str) -> None:
+    given = NatsSettings(nats_url="tls://127.0.0.1:1", nats_certificate="client.pem", nats_key="client.pem")
+    assert "refuses NATS_CERTIFICATE" in str(await unreachable(given, reason, asks_for_certificate=True))
+    assert "no NATS server" in str(await unreachable(given, reason, asks_for_certificate=False))
 
 
 async def test_a_certificate_that_cannot_be_used(folder: Path) -> None:

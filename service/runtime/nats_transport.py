@@ -1,0 +1,75 @@
+"""nats-py's transports, raced by who says something first; with a longer INFO, and TLS names for a web socket."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from typing import Any, Final
+from urllib.parse import ParseResult
+
+import nats.errors
+from nats.aio.transport import TcpTransport, Transport, WebSocketTransport
+
+INFO_MAX: Final = 1024 * 1024
+"""Bytes of an INFO line: a cluster says each address of each of its servers."""
+CLOSE_S: Final = 0.25
+
+
+class Hearing(Transport):
+    """A transport whose first line is read while servers are raced: a host may accept and then say nothing."""
+
+    _first = b""
+
+    async def hear(self) -> None:
+        """Wait for the first line."""
+        self._first = await self.readline()
+        if not self._first:
+            raise nats.errors.UnexpectedEOF
+
+    async def readline(self) -> bytes:
+        first, self._first = self._first, b""
+        return first or await super().readline()  # type: ignore[safe-super]  # the transport beside it
+
+
+class Tcp(Hearing, TcpTransport):
+    """nats-py's, for a longer INFO."""
+
+    async def connect(self, uri: ParseResult, buffer_size: int, connect_timeout: int) -> None:
+        await super().connect(uri, max(buffer_size, INFO_MAX), connect_timeout)
+
+    async def connect_tls(
+        self, uri: str | ParseResult, ssl_context: ssl.SSLContext, buffer_size: int, connect_timeout: int
+    ) -> None:
+        await super().connect_tls(uri, ssl_context, buffer_size, connect_timeout)
+        self._io_reader._limit = max(buffer_size, INFO_MAX)  # type: ignore[union-attr]  # with TLS before INFO
+
+
+class WebSocket(Hearing, WebSocketTransport):
+    """nats-py's, with the name that the server's certificate is to have, and without what aiohttp has deprecated."""
+
+    def __init__(self, name: str | None) -> None:
+        super().__init__()
+        self._name = name
+
+    async def connect(self, uri: ParseResult, _buffer_size: int, connect_timeout: int) -> None:
+        await self._connect(uri, connect_timeout)
+
+    async def connect_tls(
+        self, uri: str | ParseResult, ssl_context: ssl.SSLContext, _buffer_size: int, connect_timeout: int
+    ) -> None:
+        if not isinstance(uri, str):  # a name: it is asked again after INFO, when TLS is there already
+            await self._connect(uri, connect_timeout, ssl=ssl_context, server_hostname=self._name or uri.hostname)
+
+    async def _connect(self, uri: ParseResult, timeout_s: float, **tls: Any) -> None:
+        async with asyncio.timeout(timeout_s):
+            self._ws = await self._client.ws_connect(uri.geturl(), max_msg_size=0, **tls)
+        self._using_tls = bool(tls)
+
+
+async def close(transport: Transport) -> None:
+    transport.close()
+    try:
+        async with asyncio.timeout(CLOSE_S):
+            await transport.wait_closed()
+    except Exception:  # noqa: S110  it is gone, in whatever way
+        pass
