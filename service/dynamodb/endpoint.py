@@ -39,7 +39,7 @@ class Endpoint:
     """On the way to each of the URLs."""
 
     def of(self, account: str | None) -> str:
-        """The URL for credentials of that account. Raises `ServiceError` when there is none."""
+        """The URL for credentials of that account. Raises `ServiceError` when it has no endpoint."""
         if account and self.account_url:
             if not _host_label(account):
                 raise ServiceError("AWS_ACCOUNT_ID is not an account id", "correct it: it is a part of the host name")

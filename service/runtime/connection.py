@@ -156,7 +156,7 @@ class Connection:
         _undecodable.warning("", error=type(error).__name__)
 
     def _on_odd_server(self, address: str) -> None:
-        log.warning("a server said an address that is none", address=address[:100])
+        log.warning("a server named an address that does not parse", address=address[:100])
 
     async def _on_disconnect(self) -> None:
         if self._started and not self._closing:

@@ -79,7 +79,7 @@ def write(token: str, seed: str) -> str:
 
 
 def decode(token: str) -> dict[str, Any]:
-    """A JWT's claims, unverified: what it says, not whether it is to be believed. Raise `ValueError` if it is none."""
+    """A JWT's claims, unverified: what it says, not whether it is true. Raise `ValueError` if it is not a JWT."""
     try:
         _, body, _ = token.split(".")
         said: dict[str, Any] | None = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))

@@ -57,7 +57,7 @@ class NoTlsError(nats.errors.Error):
 
 
 class ReconnectingClient(Client):
-    """See above. `on_odd_server(address)` is called for each address that a server said and that is none."""
+    """See above. `on_odd_server(address)` is called for each address that a server said and that does not parse."""
 
     def __init__(self, on_odd_server: Callable[[str], None]) -> None:
         super().__init__()
@@ -243,7 +243,7 @@ class ReconnectingClient(Client):
             await self._end_reconnection()
 
     async def _end_reconnection(self) -> None:
-        """End the reconnecting task for certain, unless this is it."""
+        """End the reconnecting task, unless this is it: one cancellation may be forgotten."""
         task = self._reconnection_task
         if task is not None and task is not asyncio.current_task() and not task.done():
             await cancel(task)

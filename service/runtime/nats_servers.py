@@ -96,7 +96,7 @@ class Servers:
 
 
 def _place(uri: ParseResult) -> Place:
-    """Raises `ValueError` for a port that is none."""
+    """Raise `ValueError` for an invalid port."""
     return uri.hostname or "", uri.port or PORTS.get(uri.scheme, 0)
 
 

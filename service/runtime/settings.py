@@ -30,7 +30,7 @@ def _servers(value: str) -> str:
         try:
             _ = url.port
         except ValueError:
-            raise ValueError("has a port that is none; a port is a number up to 65535") from None
+            raise ValueError("has an invalid port; a port is a number up to 65535") from None
         if url.scheme not in {"nats", "tls", "ws", "wss"} or not url.hostname:
             raise ValueError("must be one or more of nats://HOST:PORT or tls://HOST:PORT, comma separated")
     return value

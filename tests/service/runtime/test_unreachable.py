@@ -122,7 +122,7 @@ async def test_no_server_is_none(folder: Path) -> None:
 def test_a_port_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DDB_TABLE", "t")
     monkeypatch.setenv("NATS_URL", "nats://localhost:99999")
-    with pytest.raises(ServiceError, match=r"^NATS_URL is not valid: has a port that is none"):
+    with pytest.raises(ServiceError, match=r"^NATS_URL is not valid: has an invalid port"):
         load(CustomerSettings)
 
 
