@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import signal
 
+import aiohttp
 import orjson
 
 from control_plane import jetstream
 from control_plane.desired import ACCOUNT
 from service.customer.contract import STREAM
+from service.runtime.cancel import cancel
 from service.runtime.health import serve_health
 from tests.support.faulty import FaultyDynamoDB, refusal
 from tests.support.world import World, eventually, get, log_lines, metric, statistics
@@ -88,13 +90,25 @@ async def test_a_task_that_waits_for_another_to_seed_is_alive_and_not_ready(worl
     async with world.client("service") as client:
         bucket = await client.jetstream().key_value("config")
         revision = await bucket.create("seed-lease", b"another")
-        async with world.launch() as task:
-            for _ in range(4):
+
+        async def renew(revision: int) -> None:
+            while True:
                 await asyncio.sleep(0.5)
                 revision = await bucket.update("seed-lease", b"another", last=revision)
+
+        renewing = asyncio.create_task(renew(revision))
+        async with world.launch() as task:
+
+            async def waits() -> bool:
+                try:
+                    status, body = await get(f"{task.health_url}/readyz")
+                except aiohttp.ClientError:
+                    return False
+                return (status, orjson.loads(body)["problems"]) == (503, {"service": "starting"})
+
+            await eventually(waits, what="a start that waits, connected and with its table")
             assert (await get(f"{task.health_url}/healthz"))[0] == 200
-            status, body = await get(f"{task.health_url}/readyz")
-            assert (status, orjson.loads(body)["problems"]["service"]) == (503, "starting")
+            await cancel(renewing)
             await bucket.put("seed", b"done")
             await eventually(lambda: "serving" in task.child.log.read_text())
 
