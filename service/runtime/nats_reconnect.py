@@ -75,12 +75,17 @@ class ReconnectingClient(Client):
         self._servers = Servers(self._server_pool, self._on_odd_server)
 
     async def _select_next_server(self) -> None:
-        """Connect to the first server that answers, in as many rounds as it takes."""
+        """Connect to the first server that answers, in as many rounds as it takes; in one, without `allow_reconnect`.
+
+        Raises `NoServersError` after that one.
+        """
         while True:
             await asyncio.sleep(self._servers.backoff_s())
             self._servers.begin_round()
             if await self._race(self._servers.in_order()):
                 return
+            if not self.options["allow_reconnect"]:
+                raise nats.errors.NoServersError
 
     async def _race(self, servers: Sequence[Srv]) -> bool:
         """Connect to each, `RACE_S` after the one before. Returns whether one is connected."""
