@@ -111,6 +111,19 @@ async def test_whatever_fails_while_it_reconnects_another_try_is_made(
         await client.flush()
 
 
+async def test_a_reconnection_that_another_has_replaced_ends(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`asyncio.wait_for` may forget its cancellation; then two would take each other's connection away."""
+    async with world.client("service") as client:
+        assert isinstance(client, NatsClient)
+
+        async def fail() -> None:
+            raise ConnectionRefusedError
+
+        monkeypatch.setattr(client, "_select_next_server", fail)
+        async with asyncio.timeout(10):
+            await client._attempt_reconnect()  # not the client's own task for it
+
+
 async def test_a_close_is_told_once(world: World) -> None:
     async with world.client("service") as client:
         assert isinstance(client, NatsClient)
