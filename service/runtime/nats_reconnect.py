@@ -165,7 +165,7 @@ class ReconnectingClient(Client):
                 if asyncio.current_task() is not self._reconnection_task:
                     return  # the connection was lost again, and `flush` forgot that it was cancelled
             except Exception as error:  # whatever it was, another server or a later round may do
-                if self.is_closed or asyncio.current_task() is not self._reconnection_task:
+                if asyncio.current_task() is not self._reconnection_task or self.is_closed:
                     return  # another task reconnects: two would take each other's connection away
                 self._status = Client.RECONNECTING
                 if server:
