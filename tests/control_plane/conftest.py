@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import sys
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,15 @@ class Program:
     @property
     def files(self) -> Files:
         return Files(self.config / "POC-TT", self.config)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_trio() -> Iterator[None]:
+    """Tell httpcore at once what it would look for in every folder of the path at every request."""
+    with pytest.MonkeyPatch.context() as patch:
+        if find_spec("sniffio") is None:
+            patch.setitem(sys.modules, "sniffio", None)
+        yield
 
 
 @pytest.fixture

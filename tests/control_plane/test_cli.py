@@ -34,25 +34,34 @@ class Cli:
     env: dict[str, str] = field(default_factory=dict)
     options: tuple[str, ...] = ()
 
-    async def __call__(self, *arguments: str, stdin: bytes = b"", options: bool = True) -> tuple[int, str, str]:
-        command = [sys.executable, "-m", "control_plane", *arguments]
-        command += ["--config", str(self.config)]
+    async def __call__(self, *arguments: str, options: bool = True) -> tuple[int, str, str]:
+        """In this process, where it starts at once."""
+        command_line = [*arguments, "--config", str(self.config), *(self.options if options else ())]
+        ran = await asyncio.to_thread(CliRunner().invoke, cli, command_line, env=self.env)
+        assert ran.exception is None or isinstance(ran.exception, SystemExit), ran.exc_info
+        return self._safe(ran.exit_code, ran.stdout, ran.stderr)
+
+    async def process(self, *arguments: str, stdin: str = "") -> tuple[int, str, str]:
+        """In one of its own: each command that asks, and another of each test."""
+        command = [sys.executable, "-m", "control_plane", *arguments, "--config", str(self.config), *self.options]
         process = await asyncio.create_subprocess_exec(
-            *command, *(self.options if options else ()), cwd=ROOT, env=self.env, stdin=asyncio.subprocess.PIPE,
+            *command, cwd=ROOT, env={"PATH": os.environ["PATH"], **self.env}, stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
-        output, error = await process.communicate(stdin)
-        text = output.decode() + error.decode()
-        assert "Traceback" not in text
-        assert TOKEN not in text
-        assert "SU" + "A" not in error.decode()
-        return process.returncode or 0, output.decode(), error.decode()
+        output, error = await process.communicate(stdin.encode())
+        return self._safe(process.returncode or 0, output.decode(), error.decode())
+
+    def _safe(self, code: int, output: str, error: str) -> tuple[int, str, str]:
+        assert "Traceback" not in output + error
+        assert TOKEN not in output + error
+        assert "SU" + "A" not in error
+        return code, output, error
 
 
 @pytest.fixture
 async def cloud(tmp_path: Path) -> AsyncIterator[tuple[Cli, FakeSynadia]]:
     async with fake_synadia() as fake:
-        env = {"PATH": os.environ["PATH"], "SYNADIA_API": fake.url, "SYNADIA_TOKEN": TOKEN}
+        env = {"SYNADIA_API": fake.url, "SYNADIA_TOKEN": TOKEN}
         yield Cli(tmp_path / "config", env), fake
 
 
@@ -62,58 +71,58 @@ def own(servers: Servers, tmp_path: Path) -> Cli:
     write_private(tmp_path / "system.creds", servers.system_creds)
     place = ("--server", servers.nats_url, "--operator", str(tmp_path / "operator.seed"))
     creds = ("--system-creds", str(tmp_path / "system.creds"))
-    return Cli(tmp_path / "config", {"PATH": os.environ["PATH"]}, (*place, *creds))
+    return Cli(tmp_path / "config", {}, (*place, *creds))
 
 
 async def test_the_life_of_an_account_on_the_cloud(cloud: tuple[Cli, FakeSynadia]) -> None:
-    cli, fake = cloud
-    code, output, _ = await cli("create", "--initials", "tt", "--dry-run")
+    person, fake = cloud
+    code, output, _ = await person("create", "--initials", "tt", "--dry-run")
     assert code == 0
     assert "would create  account POC-TT" in output
     assert len(fake.accounts) == 1
     planned = [line.removeprefix("would create  ") for line in output.splitlines() if line.startswith("would create")]
-    code, output, _ = await cli("status", "--initials", "TT")
+    code, output, _ = await person.process("status", "--initials", "TT")
     assert code == 3
-    code, output, _ = await cli("create", "--initials", "TT")
+    code, output, _ = await person.process("create", "--initials", "TT")
     assert code == 0
     made = [line.removeprefix("created  ") for line in output.splitlines() if line.startswith("created")]
     assert made == planned
     assert "user service" in made
-    code, output, _ = await cli("create", "--initials", "TT")
+    code, output, _ = await person("create", "--initials", "TT")
     assert (code, output) == (0, "nothing to do: account POC-TT is as wanted\n")
-    code, output, _ = await cli("status", "--initials", "TT", "--json")
+    code, output, _ = await person("status", "--initials", "TT", "--json")
     assert code == 0
     assert json.loads(output)["as_wanted"] is True
-    code, output, _ = await cli("list", "--json")
+    code, output, _ = await person("list", "--json")
     assert [(account["name"], account["is_system"]) for account in json.loads(output)] == [
         ("SYS", True),
         ("POC-TT", False),
     ]
-    before = (cli.config / "POC-TT" / "gateway.creds").read_text()
+    before = (person.config / "POC-TT" / "gateway.creds").read_text()
     with_tokens = len(fake.tokens)
-    code, output, _ = await cli("rotate", "--user", "gateway", "--initials", "TT")
+    code, output, _ = await person("rotate", "--user", "gateway", "--initials", "TT")
     assert code == 0
-    assert (cli.config / "POC-TT" / "gateway.creds").read_text() != before
+    assert (person.config / "POC-TT" / "gateway.creds").read_text() != before
     assert len(fake.tokens) == with_tokens + 1, "a new key needs a new token"
-    assert (cli.config / "POC-TT" / "gateway.token").read_text().strip() == fake.tokens[-1]
-    assert (await cli("status", "--initials", "TT"))[0] == 0
-    code, output, _ = await cli("delete", "--initials", "TT", "--yes")
+    assert (person.config / "POC-TT" / "gateway.token").read_text().strip() == fake.tokens[-1]
+    assert (await person("status", "--initials", "TT"))[0] == 0
+    code, output, _ = await person("delete", "--initials", "TT", "--yes")
     assert code == 0
     assert "removed  account POC-TT" in output
-    code, output, _ = await cli("delete", "--initials", "TT", "--yes")
+    code, output, _ = await person("delete", "--initials", "TT", "--yes")
     assert (code, output) == (0, "nothing to do: there is no account POC-TT\n")
-    assert not list(cli.config.glob("*/*"))
+    assert not list(person.config.glob("*/*"))
 
 
 async def test_a_rotation_may_reach_the_deployments_secret(cloud: tuple[Cli, FakeSynadia], moto: str) -> None:
-    cli, _ = cloud
+    person, _ = cloud
     aws = {"AWS_ENDPOINT_URL": moto, "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_REGION": "eu-west-1"}
-    cli.env.update(aws)
-    await cli("create", "--initials", "TT")
-    code, output, _ = await cli("secret", "push", "--initials", "TT", "--json")
+    person.env.update(aws)
+    await person("create", "--initials", "TT")
+    code, output, _ = await person.process("secret", "push", "--initials", "TT", "--json")
     assert code == 0
     pushed = json.loads(output)
-    code, output, _ = await cli("rotate", "--user", "service", "--secret", "--initials", "TT")
+    code, output, _ = await person("rotate", "--user", "service", "--secret", "--initials", "TT")
     assert code == 0
     assert pushed["arn"] in output
     client = boto3.client(
@@ -121,57 +130,57 @@ async def test_a_rotation_may_reach_the_deployments_secret(cloud: tuple[Cli, Fak
     )
     value = client.get_secret_value(SecretId=pushed["name"])["SecretString"]
     client.close()
-    assert base64.b64decode(value).decode() == (cli.config / "POC-TT" / "service.creds").read_text()
+    assert base64.b64decode(value).decode() == (person.config / "POC-TT" / "service.creds").read_text()
     assert value not in output
     for expected in ("deleted TT/NATSCreds\n", "nothing to do: there is no secret TT/NATSCreds\n"):
-        assert await cli("secret", "delete", "--initials", "TT") == (0, expected, "")
+        assert await person("secret", "delete", "--initials", "TT") == (0, expected, "")
 
 
 async def test_drift_is_shown_side_by_side(cloud: tuple[Cli, FakeSynadia]) -> None:
-    cli, fake = cloud
-    await cli("create", "--initials", "TT")
+    person, fake = cloud
+    await person("create", "--initials", "TT")
     (stream,) = fake.streams.values()
     stream["max_bytes"] = 5
     fake.user("client").settings["pub"]["allow"] = [
         "customer.balance.>",
         *(f"a.rather.long.subject.{n}" for n in "abc"),
     ]
-    code, output, _ = await cli("status", "--initials", "TT")
+    code, output, _ = await person.process("status", "--initials", "TT")
     assert code == 3
     assert "drifted    stream customer-balances\n  * max_bytes  wanted 10485760, there 5\n" in output
     assert "  * pub.allow\n    wanted  customer.balance\n" in output
     assert "    there   customer.balance.>\n            a.rather.long.subject.a\n" in output
     assert max(len(line) for line in output.splitlines() if "config" not in line and "note" not in line) <= 80
-    _, planned, _ = await cli("create", "--initials", "TT", "--dry-run")
-    _, output, _ = await cli("create", "--initials", "TT")
+    _, planned, _ = await person("create", "--initials", "TT", "--dry-run")
+    _, output, _ = await person("create", "--initials", "TT")
     assert "changed  stream customer-balances: max_bytes 5 -> 10485760" in output
     changed = [line.split(maxsplit=1)[1] for line in output.splitlines() if line.startswith("changed")]
     assert changed == [line.split(maxsplit=2)[2] for line in planned.splitlines() if line.startswith("would change")]
-    assert (await cli("status", "--initials", "TT"))[0] == 0
+    assert (await person("status", "--initials", "TT"))[0] == 0
 
 
 async def test_delete_asks_for_the_name(cloud: tuple[Cli, FakeSynadia]) -> None:
-    cli, fake = cloud
-    await cli("create", "--initials", "TT")
-    for answer in (b"", b"yes\n", b"POC-XX\n"):
-        code, output, error = await cli("delete", "--initials", "TT", stdin=answer)
+    person, fake = cloud
+    await person("create", "--initials", "TT")
+    for answer in ("", "yes\n", "POC-XX\n"):
+        code, output, error = await person.process("delete", "--initials", "TT", stdin=answer)
         assert code == 1
         assert "stream customer-balances" in output
         assert "nothing was removed" in error
         assert len(fake.accounts) == 2
-    code, _, _ = await cli("delete", "--initials", "TT", stdin=b"POC-TT\n")
+    code, _, _ = await person.process("delete", "--initials", "TT", stdin="POC-TT\n")
     assert code == 0
     assert len(fake.accounts) == 1
 
 
 async def test_the_token_may_be_in_a_file(cloud: tuple[Cli, FakeSynadia]) -> None:
-    cli, _ = cloud
-    del cli.env["SYNADIA_TOKEN"]
-    code, _, error = await cli("list")
+    person, _ = cloud
+    del person.env["SYNADIA_TOKEN"]
+    code, _, error = await person("list")
     assert code == 1
     assert error.startswith("error: there is no personal access token; make one")
-    write_private(cli.config / "control-plane-agent.token", TOKEN + "\n")
-    assert (await cli("list"))[0] == 0
+    write_private(person.config / "control-plane-agent.token", TOKEN + "\n")
+    assert (await person("list"))[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -206,9 +215,9 @@ async def test_a_users_mistake_is_one_line(
 
 
 async def test_an_expired_token_is_one_line(cloud: tuple[Cli, FakeSynadia]) -> None:
-    cli, _ = cloud
-    cli.env["SYNADIA_TOKEN"] = "uat_an_old_one"
-    code, _, error = await cli("list")
+    person, _ = cloud
+    person.env["SYNADIA_TOKEN"] = "uat_an_old_one"
+    code, _, error = await person.process("list")
     assert code == 1
     assert "token is expired; make a new personal access token" in error
     assert "uat_an_old_one" not in error
@@ -216,7 +225,7 @@ async def test_an_expired_token_is_one_line(cloud: tuple[Cli, FakeSynadia]) -> N
 
 async def test_the_life_of_an_account_on_a_server_of_ones_own(own: Cli, servers: Servers) -> None:
     try:
-        code, output, _ = await own("create", "--initials", "CLI")
+        code, output, _ = await own.process("create", "--initials", "CLI")
         assert code == 0
         assert "this server allows 1 of the wanted 3 replicas" in output
         assert (await own("status", "--initials", "CLI"))[0] == 0

@@ -18,7 +18,8 @@ class Document:
         self._document = json.loads(path.read_text())
         schemas = self._document["components"]["schemas"]
         self._definitions = {name: _converted(schema, closed=False) for name, schema in schemas.items()}
-        self._validators: dict[str, Draft202012Validator] = {}
+        self._validators: dict[int, Draft202012Validator] = {}
+        self._judged: dict[tuple[int, bytes], list[str]] = {}
         self._paths = [(_pattern(template), methods) for template, methods in self._document["paths"].items()]
 
     def operation(self, method: str, path: str) -> tuple[Mapping[str, Any], dict[str, str]] | None:
@@ -52,15 +53,21 @@ class Document:
         return self._problems(content[content_type]["schema"], body)
 
     def _problems(self, schema: Mapping[str, Any], body: bytes) -> list[str]:
+        """Each body is judged once: it takes milliseconds, and most are the same again and again."""
+        key = id(schema)  # the document's own, which stay
+        if (key, body) not in self._judged:
+            self._judged[key, body] = self._judge(schema, body)
+        return self._judged[key, body]
+
+    def _judge(self, schema: Mapping[str, Any], body: bytes) -> list[str]:
         try:
             value = json.loads(body)
         except ValueError:
             return ["not JSON"]
-        key = json.dumps(schema)
-        if key not in self._validators:
+        if id(schema) not in self._validators:
             whole = {"$defs": self._definitions, **_converted(schema, closed=True)}
-            self._validators[key] = Draft202012Validator(whole)
-        errors = self._validators[key].iter_errors(value)
+            self._validators[id(schema)] = Draft202012Validator(whole)
+        errors = self._validators[id(schema)].iter_errors(value)
         return [f"{'.'.join(map(str, error.absolute_path))}: {error.message}" for error in errors]
 
 
