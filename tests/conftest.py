@@ -10,6 +10,7 @@ from pathlib import Path
 
 import botocore.session
 import pytest
+import trustme
 from _pytest.nodeid import coerce_node_id
 
 from local.process import accepts, claim_port, running
@@ -40,6 +41,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             group = item.get_closest_marker("xdist_group")
             if group and "@" not in item.nodeid.rpartition("]")[2]:
                 item._id = coerce_node_id(f"{item.nodeid}@{group.args[0]}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_starts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Spare each program that is started from compiling the sources, and from reading the system's 150 authorities.
+
+    `import aiohttp` alone reads them twice, a tenth of a second; no test talks to a public server.
+    """
+    authority = tmp_path_factory.mktemp("authority") / "ca.pem"
+    trustme.CA().cert_pem.write_to_path(str(authority))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSL_CERT_FILE", str(authority))
+        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

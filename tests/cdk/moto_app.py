@@ -15,7 +15,7 @@ REGION = "eu-west-1"
 
 
 def main() -> None:
-    app = App()
+    app = App(builtin_cloud_formation_validation=False)  # a test of its own tries it
     queue = QueueSection(enabled=True, image=HANDLER, source="sqs", tasks=2, max_deliver=4)
     settings = Settings(region=REGION, initials="MT", dashboard=True, queue=queue)
     image = ecs.ContainerImage.from_registry(IMAGE)

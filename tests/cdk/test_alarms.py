@@ -17,6 +17,8 @@ from tests.cdk.aws_rules import Reports, alarms, fires
 from tests.cdk.record_series import FOLDER as SERIES
 from tests.cdk.test_stack import template
 
+pytestmark = pytest.mark.xdist_group("templates")
+
 
 def minutes(*values: float) -> list[list[float]]:
     """The same report of the tasks, for ten minutes."""

@@ -16,6 +16,8 @@ from service.customer import backlog
 from tests.cdk.aws_rules import Reports, alarms, tasks_set_by
 from tests.cdk.test_stack import resources, settings, template
 
+pytestmark = pytest.mark.xdist_group("templates")
+
 ON = {"archive": {"enabled": True, "retention_days": 30}}
 ON_SQS = {"archive": {"enabled": True, "source": "sqs"}}
 NAMED = {"archive": {**ON_SQS["archive"], "queue": "numbers"}}

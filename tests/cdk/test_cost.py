@@ -22,6 +22,8 @@ from service.customer.metrics import UNITS
 from tests.cdk.aws_rules import alarms
 from tests.cdk.test_stack import template
 
+pytestmark = pytest.mark.xdist_group("templates")
+
 PROMISED_DOLLARS = 30
 
 

@@ -12,6 +12,8 @@ import pytest
 from tests.cdk.metric_math import ARRAY, TS, S, Series, UnsupportedError, evaluate, parse, type_of
 from tests.cdk.test_stack import resources, template
 
+pytestmark = pytest.mark.xdist_group("templates")
+
 VARIANTS: Final[Sequence[dict[str, Any]]] = (
     {},
     {"environment": "production", "alert_email": "on-call@example.com"},

@@ -20,6 +20,8 @@ from tests.cdk.aws_rules import alarms
 from tests.cdk.test_cost import bill_of, dollars
 from tests.cdk.test_stack import resources, settings, template
 
+pytestmark = pytest.mark.xdist_group("templates")
+
 IMAGE = "registry.example/handler:1"
 ON = {"queue": {"enabled": True, "image": IMAGE, "max_deliver": 4, "stop_timeout": 40}}
 ON_SQS = {"queue": {**ON["queue"], "source": "sqs"}}
@@ -162,7 +164,7 @@ def test_the_business_container_may_write_where_it_says() -> None:
 
 
 def test_both_containers_have_the_business_containers_architecture(tmp_path: Path) -> None:
-    app = App(outdir=str(tmp_path))
+    app = App(outdir=str(tmp_path), builtin_cloud_formation_validation=False)
     given = settings(queue={**ON["queue"], "architecture": "x86-64"})
     images = {"image": image_of(given, "arm64"), "queue_image": image_of(given, given.queue_architecture)}
     made = Template.from_stack(BalanceStack(app, given.stack_name, given, **images)).to_json()

@@ -27,6 +27,8 @@ from service.customer.contract import METRICS_NAMESPACE
 from service.customer.errors import ERRORS
 from tests.cdk.aws_rules import alarms
 
+pytestmark = pytest.mark.xdist_group("templates")  # one worker makes each once, in one Node
+
 _made: dict[str, Template] = {}
 
 
@@ -38,7 +40,7 @@ def template(**changes: Any) -> Template:
     """The template for some settings; made once for each."""
     key = json.dumps(changes, sort_keys=True)
     if key not in _made:
-        app = App()
+        app = App(builtin_cloud_formation_validation=False)  # it only warns, where cdk.json is not read
         image = ecs.ContainerImage.from_registry("registry.example/customer-balance:1")
         given = settings(**changes)
         stack = BalanceStack(app, given.stack_name, given, image=image)
