@@ -14,7 +14,7 @@ from local.process import claim_port
 from local.system import Task, ready, service_task
 from service.customer import contract
 from service.queue import contract as queue
-from tests.support.world import World
+from tests.support.world import World, one_authority
 
 _INT64 = descriptor_pb2.FieldDescriptorProto.TYPE_INT64
 _STRING = descriptor_pb2.FieldDescriptorProto.TYPE_STRING
@@ -90,7 +90,7 @@ async def sidecar(world: World, **overrides: str) -> AsyncIterator[tuple[Task, g
 @asynccontextmanager
 async def started(world: World, env: Mapping[str, str]) -> AsyncIterator[tuple[Task, grpc.aio.Channel]]:
     listen = f"127.0.0.1:{claim_port(0, '')}"
-    given = {"QUEUE_LISTEN": listen, "LOG_FORMAT": "json", "SHUTDOWN_TIMEOUT": "10", **env}
+    given = {"QUEUE_LISTEN": listen, "LOG_FORMAT": "json", "SHUTDOWN_TIMEOUT": "10", **one_authority(), **env}
     log = world.folder / f"queue-{listen.rpartition(':')[2]}.log"
     async with service_task("queue", given, claim_port(0, ""), log, role="queue") as task:
         await ready(task)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import time
 import uuid
@@ -49,6 +50,11 @@ class Servers:
         return self_hosted.administrator_creds(self.system, self.system.public)
 
 
+def one_authority() -> dict[str, str]:
+    """For a program that is given an environment of its own: `quick_starts` says why."""
+    return {"SSL_CERT_FILE": os.environ["SSL_CERT_FILE"]}
+
+
 @asynccontextmanager
 async def start_servers(folder: Path) -> AsyncIterator[Servers]:
     operator, system = Key.operator(), Key.account()
@@ -57,7 +63,8 @@ async def start_servers(folder: Path) -> AsyncIterator[Servers]:
         nats_server(folder / "nats", nats_port, operator=operator, system=system),
         dynamodb.dynamodb(folder / "dynamodb", dynamodb_port),
     ):
-        yield Servers(f"nats://127.0.0.1:{nats_port}", operator, system, dynamodb.environment(dynamodb_port))
+        env = {**dynamodb.environment(dynamodb_port), **one_authority()}
+        yield Servers(f"nats://127.0.0.1:{nats_port}", operator, system, env)
 
 
 @dataclass(frozen=True)
