@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import signal
 import subprocess
@@ -21,8 +20,8 @@ from control_plane import claims
 from control_plane.claims import Key
 from control_plane.desired import CLIENT
 from local.gateway import gateway
-from local.process import ROOT, claim_port
-from tests.support.command import command, finished
+from local.process import claim_port
+from tests.support.command import command, finished, one_after_another
 from tests.support.world import World, eventually
 
 BENCHMARK = "benchmark"
@@ -144,37 +143,19 @@ MISTAKES = [
 
 
 HELP = [["run", "--help"], ["sweep", "--help"], ["cost", "--help"]]
-ONE_AFTER_ANOTHER = """
-import json, sys
-from typer.testing import CliRunner
-from benchmark.__main__ import cli
-for arguments in json.loads(sys.argv[1]):
-    result = CliRunner().invoke(cli, arguments)
-    print(json.dumps([arguments, result.exit_code, result.output]))
-"""
-
-
 Said = asyncio.Future[dict[tuple[str, ...], tuple[int, str]]]
 """Command line -> exit code and output."""
 
 
 @pytest.fixture(scope="module", autouse=True)
 async def said() -> Said:
-    """What comes of each command line: in one process, which runs beside this module's tests.
+    """What comes of each command line: in one process, which runs beside this module's tests."""
+    command_lines = [tuple(arguments) for arguments in (*(arguments for arguments, _ in MISTAKES), *HELP)]
 
-    To start one takes longer than to find a mistake, and for a server that is away it waits.
-    """
-    command_lines = json.dumps([arguments for arguments, _ in MISTAKES] + HELP)
+    async def run_them() -> dict[tuple[str, ...], tuple[int, str]]:
+        return dict(zip(command_lines, await one_after_another(BENCHMARK, command_lines), strict=True))
 
-    def run_them() -> dict[tuple[str, ...], tuple[int, str]]:
-        done = subprocess.run(
-            [sys.executable, "-c", ONE_AFTER_ANOTHER, command_lines], cwd=ROOT,
-            env={**os.environ, "COLUMNS": "300"}, capture_output=True, text=True, timeout=90, check=True,
-        )  # fmt: skip
-        lines = [json.loads(line) for line in done.stdout.splitlines()]
-        return {tuple(arguments): (code, output) for arguments, code, output in lines}
-
-    return asyncio.get_running_loop().run_in_executor(None, run_them)
+    return asyncio.create_task(run_them())
 
 
 async def test_a_mistake_of_a_process_of_its_own_is_one_line() -> None:

@@ -19,7 +19,7 @@ from rich.console import Console
 from control_plane import self_hosted
 from local import demo
 from service.customer import contract
-from tests.support.command import Run, command, finished
+from tests.support.command import Run, command, finished, one_after_another
 from tests.support.world import eventually
 
 ANY_PORTS = ("--nats-port", "0", "--dynamodb-port", "0", "--gateway-port", "0", "--health-port", "0")
@@ -56,8 +56,8 @@ async def test_a_local_tasks_health_page_is_on_loopback_alone(up: Up) -> None:
 
 
 async def test_one_state_is_one_systems_at_a_time(up: Up) -> None:
-    for arguments in (("up", *ANY_PORTS), ("reset",)):
-        code, output = await finished("local", arguments[0], "--state", str(up.state), *arguments[1:])
+    state = ("--state", str(up.state))
+    for code, output in await one_after_another("local", [("up", *state, *ANY_PORTS), ("reset", *state)]):
         assert (code, "is in use by another" in output) == (1, True), output
     assert (up.state / "keys" / "operator.seed").exists()
 
@@ -143,30 +143,33 @@ async def test_reset_deletes_nothing_that_is_not_its_own(tmp_path: Path) -> None
     assert (tmp_path / "precious").exists()
     (tmp_path / "keys").mkdir()
     (tmp_path / "keys" / "operator.seed").write_text("mine")
-    for subcommand in ("reset", "up"):
-        code, output = await finished("local", subcommand, "--state", str(tmp_path))
+    for code, output in await one_after_another(
+        "local", [(subcommand, "--state", str(tmp_path)) for subcommand in ("reset", "up")]
+    ):
         assert code == 1
         assert "is not empty and not a state folder" in output
     assert {path.name for path in tmp_path.iterdir()} == {"precious", "keys"}
 
 
-@pytest.mark.parametrize(
-    "option", ["--nats-port", "--dynamodb-port", "--gateway-port", "--health-port", "--queue-port"]
-)
-async def test_a_port_that_is_taken_is_said_in_one_line(tmp_path: Path, option: str) -> None:
+async def test_a_port_that_is_taken_is_said_in_one_line(tmp_path: Path) -> None:
+    options = ("--nats-port", "--dynamodb-port", "--gateway-port", "--health-port", "--queue-port")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        given = (*ANY_PORTS, "--queue-port", "0", "--queue")
-        ports = [port if before == option else value for before, value in zip(("", *given), given, strict=False)]
-        code, output = await finished("local", "up", "--state", str(tmp_path / "state"), *ports)
-    assert code == 1
-    complaint = output.strip().splitlines()[-1]
-    assert complaint.startswith(
-        f"error: port {port} cannot be used (Address already in use); give another with {option}"
-    )
-    assert "Traceback" not in output
+        given = ("up", "--state", str(tmp_path / "state"), *ANY_PORTS, "--queue-port", "0", "--queue")
+        command_lines = [
+            [port if before == option else value for before, value in zip(("", *given), given, strict=False)]
+            for option in options
+        ]
+        said = await one_after_another("local", command_lines)
+    for option, (code, output) in zip(options, said, strict=True):
+        assert code == 1
+        complaint = output.strip().splitlines()[-1]
+        assert complaint.startswith(
+            f"error: port {port} cannot be used (Address already in use); give another with {option}"
+        )
+        assert "Traceback" not in output
 
 
 async def test_a_child_that_crashes_is_named_and_the_rest_is_stopped(tmp_path: Path) -> None:
@@ -224,20 +227,23 @@ async def test_a_persons_mistakes_are_one_line(tmp_path: Path) -> None:
     folder_key = tmp_path / "folder"
     (folder_key / "keys" / "operator.seed").mkdir(parents=True)
     (folder_key / ".customer-balance").touch()
-    for state, says in (
-        (tmp_path / "file", "is not a folder"),
-        (tmp_path / "file" / "below", "Not a directory"),
-        (lost, "operator.seed is missing, and the accounts"),
-        (folder_key, "Is a directory"),
-    ):
-        code, output = await finished("local", "up", "--state", str(state), *ANY_PORTS)
+    states = {
+        tmp_path / "file": "is not a folder",
+        tmp_path / "file" / "below": "Not a directory",
+        lost: "operator.seed is missing, and the accounts",
+        folder_key: "Is a directory",
+    }
+    twice = ("--nats-port", "31999", "--dynamodb-port", "31999", "--gateway-port", "0", "--health-port", "0")
+    command_lines = [("up", "--state", str(state), *ANY_PORTS) for state in states]
+    command_lines.append(("up", "--state", str(tmp_path / "state"), *twice))
+    *said, (code, output) = await one_after_another("local", command_lines)
+    assert (code, "port 31999 is given twice (--nats-port, --dynamodb-port)" in output) == (1, True), output
+    assert await finished("local", *command_lines[0]) == said[0], "as in a process of its own"
+    for says, (code, output) in zip(states.values(), said, strict=True):
         assert code == 1
         assert output.startswith("error: ")
         assert says in output
         assert len(output.splitlines()) == 1
-    twice = ("--nats-port", "31999", "--dynamodb-port", "31999", "--gateway-port", "0", "--health-port", "0")
-    code, output = await finished("local", "up", "--state", str(tmp_path / "state"), *twice)
-    assert (code, "port 31999 is given twice (--nats-port, --dynamodb-port)" in output) == (1, True), output
 
 
 async def test_a_damaged_state_is_put_right_or_named(tmp_path: Path) -> None:
