@@ -1,4 +1,5 @@
-"""What the archive costs: rows of one task, of those of a bare loop of BatchWriteItem with the same client.
+"""What the archive costs: rows/s of one task, of those of a bare loop of BatchWriteItem with the same client, and CPU
+of a row, over that of a plain consumer (`plain_archive`), which no change of ours makes cheaper.
 
 The bare loop is a process of its own, as a task is one. `python -m benchmark.archive_cost` is that process: each line
 of its input is a number of rows, each line of its output the `Writes` that wrote them. A task's turn begins with as
@@ -37,6 +38,7 @@ from service.runtime.jetstream import backlog
 from service.runtime.nats_client import NatsClient, header_block
 
 ROWS_PER_S: Final = 8_000
+PLAIN_ROWS_PER_S: Final = 1_000
 SLOW_ROWS_PER_S: Final = 30_000
 """Of a step: a turn is a number of rows, so that none is left to the next."""
 SLOW_MS: Final = 8.0
@@ -62,28 +64,29 @@ class Task:
 class Archived:
     rate_of_writes: float
     """Rows/s of a task, of those of the bare loop."""
-    cpu_over_writes: float
-    """CPU of a row, over the same."""
+    cpu_over_plain: float
+    """CPU of a row, over a plain consumer's."""
     slow_rows: float
     """Rows/s with a DynamoDB that takes `SLOW_MS` for each call."""
 
 
 async def beside(
-    archived: Measure, written: Measure, *, rounds: int, step_s: float, say: Callable[[str], None]
+    archived: Measure, written: Measure, plain: Measure, *, rounds: int, step_s: float, say: Callable[[str], None]
 ) -> tuple[float, float]:
-    """Rate and CPU of a task over those of the bare loop: the medians of the rounds, in turns."""
-    turns, count = [archived, written], int(step_s * ROWS_PER_S)
-    for measure in turns:
-        await measure(min(CHUNK, count))
+    """A task's rate over the bare loop's, its CPU over the plain consumer's: the medians of the rounds, in turns."""
+    turns = [(archived, ROWS_PER_S), (written, ROWS_PER_S), (plain, PLAIN_ROWS_PER_S)]
+    for measure, rows_per_s in turns:
+        await measure(min(CHUNK, int(step_s * rows_per_s)))
     rates, cpus = [], []
     for number in range(rounds):
-        found = {measure: await measure(count) for measure in (turns[::-1] if number % 2 else turns)}
-        ours, bare = found[archived], found[written]
-        rates.append(ours.rate / bare.rate)
-        cpus.append(ours.cpu_us / bare.cpu_us)
+        order = turns[::-1] if number % 2 else turns
+        found = {measure: await measure(int(step_s * rows_per_s)) for measure, rows_per_s in order}
+        ours, theirs = found[archived], found[plain]
+        rates.append(ours.rate / found[written].rate)
+        cpus.append(ours.cpu_us / theirs.cpu_us)
         say(
-            f"archive: {ours.rate:,.0f} rows/s at {ours.cpu_us:.1f} us of CPU, of {bare.rate:,.0f} at "
-            f"{bare.cpu_us:.1f} us of bare writes"
+            f"archive: {ours.rate:,.0f} rows/s at {ours.cpu_us:.1f} us of CPU, of {found[written].rate:,.0f} of bare "
+            f"writes; a plain consumer's at {theirs.cpu_us:.1f} us"
         )
     return statistics.median(rates), statistics.median(cpus)
 
@@ -115,7 +118,7 @@ async def archiving(task: Task) -> AsyncIterator[Measure]:
                 await _publish(writer, count)
                 while await _backlog(jetstream) < count:
                     await asyncio.sleep(POLL_S)
-                began, cpu_s = time.perf_counter(), _cpu_s(task.child.pid)
+                began, cpu_s = time.perf_counter(), _cpu_s(task.child)
             finally:
                 task.child.signal(signal.SIGCONT)
             while await _backlog(jetstream):
@@ -123,7 +126,7 @@ async def archiving(task: Task) -> AsyncIterator[Measure]:
                     raise BenchmarkError(f"the archive did not take {count:,} events: {task.child.last_words()}")
                 await asyncio.sleep(POLL_S)
             elapsed_s = time.perf_counter() - began
-            return Writes(rate=count / elapsed_s, cpu_us=(_cpu_s(task.child.pid) - cpu_s) * 1e6 / count)
+            return Writes(rate=count / elapsed_s, cpu_us=(_cpu_s(task.child) - cpu_s) * 1e6 / count)
 
         yield measure
 
@@ -148,8 +151,11 @@ async def _backlog(jetstream: JetStreamContext) -> int:
     return backlog(info)
 
 
-def _cpu_s(pid: int) -> float:
-    times = psutil.Process(pid).cpu_times()
+def _cpu_s(child: Child) -> float:
+    try:
+        times = psutil.Process(child.pid).cpu_times()
+    except psutil.NoSuchProcess:
+        raise BenchmarkError(f"{child.name} has ended: {child.last_words()}") from None
     return float(times.user + times.system)
 
 
@@ -199,9 +205,9 @@ async def write_rows(api: DynamoDB, table: str, rows: list[bytes]) -> None:
 
 async def _timed(api: DynamoDB, table: str, count: int) -> Writes:
     rows = make_rows(count)
-    began, cpu_s = time.perf_counter(), time.process_time()
+    began = time.perf_counter()
     await write_rows(api, table, rows)
-    return Writes(rate=count / (time.perf_counter() - began), cpu_us=(time.process_time() - cpu_s) * 1e6 / count)
+    return Writes(rate=count / (time.perf_counter() - began))
 
 
 async def main() -> None:

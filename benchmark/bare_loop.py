@@ -22,7 +22,7 @@ TABLE: Final = "BARE_LOOP_TABLE"
 
 
 class Writes(BaseModel):
-    """Writes/s and what one cost, or why there are none."""
+    """Writes/s, what one cost if that is asked, or why there are none."""
 
     rate: float = 0.0
     cpu_us: float = 0.0

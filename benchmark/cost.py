@@ -1,6 +1,6 @@
-"""What one request costs on this machine: the service beside an echo (the ceiling) and beside a simple baseline.
+"""What one request costs on this machine: the service beside the same design in Go, a lean echo and a plain baseline.
 
-All three run the whole time, each in its own account of one nats-server, and are measured in turns. So what else the
+All run the whole time, each in its own account of one nats-server, and are measured in turns. So what else the
 machine does affects all alike. A ratio compares two programs in one round; the result is the median of the rounds.
 """
 
@@ -19,7 +19,7 @@ from rich.console import Console
 from benchmark import archive_cost, create_cost, queue_cost
 from benchmark import result as results
 from benchmark.archive_cost import Archived
-from benchmark.cost_figures import BUSY, SERVICE, Round, Sample, cost_rows, requirements, scale_row
+from benchmark.cost_figures import BUSY, PEER, SERVICE, VARIANTS, Round, Sample, cost_rows, requirements, scale_row
 from benchmark.endpoints import CREATE
 from benchmark.job import Closed
 from benchmark.programs import EVENTS, PROGRAMS, TABLE, Bench, Program, memory_mib
@@ -60,8 +60,10 @@ async def measure(profile: Profile, console: Console, stop: asyncio.Event) -> Co
     with tempfile.TemporaryDirectory(prefix="balance-bench-") as folder:
         bench = Bench(Path(folder), console, stop)
         async with bench.running():
+            left_out = await bench.build_peer()
+            names = [*PROGRAMS] if left_out else [*PROGRAMS, PEER]
             async with bench.engine(1000) as dynamodb_env:
-                rounds, resident = await _side_by_side(bench, dynamodb_env, profile)
+                rounds, resident = await _side_by_side(bench, dynamodb_env, profile, names)
                 scale = await _over_tasks(bench, dynamodb_env, profile)
                 memory = await _memory(bench, dynamodb_env, profile)
             scale += await _over_rows(bench, profile)
@@ -80,15 +82,16 @@ async def measure(profile: Profile, console: Console, stop: asyncio.Event) -> Co
         scale=scale,
         memory=memory,
         claims=requirements(rounds, scale, memory, creates, queue, archived),
+        left_out=left_out,
     )
 
 
 async def _side_by_side(
-    bench: Bench, dynamodb_env: dict[str, str], profile: Profile
+    bench: Bench, dynamodb_env: dict[str, str], profile: Profile, names: Sequence[str]
 ) -> tuple[list[Round], dict[str, float]]:
     """Returns the rounds, and each program's memory after them."""
     async with AsyncExitStack() as stack:
-        programs = {name: await stack.enter_async_context(bench.program(name, dynamodb_env)) for name in PROGRAMS}
+        programs = {name: await stack.enter_async_context(bench.program(name, dynamodb_env)) for name in names}
         for name, program in programs.items():
             await bench.measure(program, _closed(BUSY, profile.warm_up_s), f"warming up {name}")
         rounds: list[Round] = []
@@ -100,10 +103,14 @@ async def _side_by_side(
             for concurrency in profile.concurrencies:
                 for name, program in order:
                     label = f"round {number + 1} of {profile.rounds}: {name}, {concurrency} in flight"
-                    now[name, concurrency] = await bench.measure(program, _closed(concurrency, profile.step_s), label)
+                    loop = _closed(concurrency, profile.step_s)
+                    now[name, concurrency] = await bench.measure(program, loop, label)
+                    for variant, frames in VARIANTS.items() if (name, concurrency) == (SERVICE, BUSY) else ():
+                        now[variant, BUSY] = await bench.measure(program, loop, f"{label}, {variant}", frames=frames)
             rounds.append(now)
             bench.say(f"round {number + 1} of {profile.rounds} is measured")
-        return rounds, {name: memory_mib(program.children[0]) for name, program in programs.items()}
+        resident = {name: memory_mib(program.children[0]) for name, program in programs.items()}
+        return rounds, resident | dict.fromkeys(VARIANTS, resident[SERVICE])
 
 
 async def _over_tasks(bench: Bench, dynamodb_env: dict[str, str], profile: Profile) -> list[ScaleRow]:
@@ -152,17 +159,19 @@ async def _creates(bench: Bench, profile: Profile) -> float:
 
 
 async def _archive(bench: Bench, profile: Profile) -> Archived:
-    """A task of the archive beside a bare loop of writes, and with a DynamoDB that is slow."""
+    """A task of the archive beside a bare loop of writes and a plain consumer, and with a DynamoDB that is slow."""
     keys = (contract.PARTITION_KEY, contract.SORT_KEY)
     async with bench.engine(1) as dynamodb_env:
         await create_table(EVENTS, dynamodb_env, keys)
         async with (
             bench.archive("archive", dynamodb_env) as task,
             archive_cost.archiving(task) as archived,
+            bench.archive("archive-plain", dynamodb_env, "benchmark.plain_archive") as plain,
+            archive_cost.archiving(plain) as archived_plainly,
             archive_cost.writing(EVENTS, dynamodb_env) as written,
         ):
             rate, cpu = await archive_cost.beside(
-                archived, written, rounds=profile.rounds, step_s=profile.step_s, say=bench.say
+                archived, written, archived_plainly, rounds=profile.rounds, step_s=profile.step_s, say=bench.say
             )
     async with (
         bench.slow_dynamodb(archive_cost.SLOW_MS) as slow_env,

@@ -1,76 +1,49 @@
-"""The ceiling: the service without a look-up, on the same dispatch, each of its events acknowledged by itself."""
+"""The lean echo: nats-py alone and no look-up. A request is answered, and an event published that is acknowledged."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import ClassVar, Final
+import asyncio
+import base64
+import os
+from typing import Final
 
+import nats
 import uvloop
+from nats.aio.client import RawCredentials
+from nats.aio.msg import Msg
+from nats.micro import add_service
 from nats.micro.service import ServiceConfig
-from prometheus_client.core import Metric
 
 from service import __version__
 from service.customer import contract
-from service.customer.balance import encode
-from service.customer.events import Events
-from service.customer.micro import ConcurrentService, Endpoint
-from service.customer.request import Request
-from service.customer.settings import CustomerSettings
-from service.runtime.connection import Connection
-from service.runtime.logs import configure_logs
-from service.runtime.process import Stop, run
-from service.runtime.role import Need
-from service.runtime.settings import load
-from service.runtime.tracing import NoTracing
 
-REPLY: Final = encode(7120)
+REPLY: Final = b'{"balance":7120}'
 
 
-class Echo:
-    """Answers every request with the same balance."""
+async def main() -> None:
+    """Serve until a signal ends the process: nothing is lost that the benchmark counts."""
+    creds = base64.b64decode(os.environ["NATS_CREDENTIALS"]).decode()
+    nc = await nats.connect(
+        os.environ["NATS_URL"], user_credentials=RawCredentials(creds), inbox_prefix=contract.INBOX_PREFIX
+    )
+    inbox, published, stored = nc.new_inbox(), 0, 0
 
-    SETTINGS: ClassVar = CustomerSettings
+    async def on_request(msg: Msg) -> None:
+        nonlocal published
+        published += 1
+        await nc.publish(msg.reply, REPLY)
+        headers = {"Nats-Msg-Id": f"{inbox}.{published}"}
+        await nc.publish(f"{contract.EVENT_PREFIX}678", REPLY, reply=f"{inbox}.{published}", headers=headers)
 
-    def __init__(self, settings: CustomerSettings, stop: Stop) -> None:
-        self._connection = Connection(settings, name="echo", inbox_prefix=contract.INBOX_PREFIX, on_lost=stop.fail)
-        self._events = Events(self._connection.nc)
-        self._service = ConcurrentService(
-            self._connection.nc,
-            ServiceConfig(name=contract.SERVICE_NAME, version=__version__),
-            (Endpoint(contract.ENDPOINT_NAME, contract.SUBJECT, self._echo, "An echo.", {}, {}),),
-            max_in_flight=settings.max_in_flight,
-            tracing=NoTracing(),
-        )
+    async def on_stored(_: Msg) -> None:
+        nonlocal stored
+        stored += 1
 
-    def needs(self) -> Sequence[Need]:
-        return (Need("NATS", self._connection.open),)
-
-    async def start(self) -> None:
-        await self._events.start()
-        await self._service.serve()
-
-    async def drain(self, timeout_s: float) -> None:
-        """Nothing is lost that the benchmark counts."""
-
-    async def close(self) -> None:
-        await self._events.close()
-        await self._connection.close()
-
-    async def problems(self) -> Mapping[str, str]:
-        return {}
-
-    async def remarks(self) -> Mapping[str, str]:
-        return {}
-
-    def metrics(self) -> Sequence[Metric]:
-        return ()
-
-    async def _echo(self, request: Request) -> None:
-        if await request.respond(REPLY):
-            self._events.publish("678", REPLY)
+    await nc.subscribe(f"{inbox}.*", cb=on_stored)
+    await nc.subscribe(contract.SUBJECT, queue=contract.QUEUE_GROUP, cb=on_request)
+    await add_service(nc, ServiceConfig(name=contract.SERVICE_NAME, version=__version__))
+    await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
-    loaded = load(Echo.SETTINGS)
-    configure_logs(loaded)
-    uvloop.run(run(Echo, loaded))
+    uvloop.run(main())

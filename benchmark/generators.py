@@ -12,6 +12,7 @@ from benchmark.errors import BenchmarkError
 from benchmark.job import Closed, Job, Open, Start, Tick
 from benchmark.totals import Totals
 
+GENERATOR: Final = "benchmark.generator"
 HEAD_START_S: Final = 0.05
 _LINE_BYTES: Final = 1 << 20
 
@@ -57,7 +58,8 @@ async def run(
     generators: list[asyncio.subprocess.Process] = []
     try:
         for _ in jobs:
-            generators.append(await spawn())  # noqa: PERF401  what is there is ended, even if the next cannot start
+            module = "benchmark.frames" if job.frames else GENERATOR
+            generators.append(await spawn(module))  # what is there is ended, even if the next cannot start
         await asyncio.gather(*(give_job(*pair) for pair in zip(generators, jobs, strict=True)))
         totals.started_at = time.monotonic() + HEAD_START_S
         start = Start(at=totals.started_at).model_dump_json().encode() + b"\n"
@@ -77,9 +79,9 @@ async def run(
     return totals
 
 
-async def spawn() -> asyncio.subprocess.Process:
+async def spawn(module: str = GENERATOR) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "benchmark.generator",
+        sys.executable, "-m", module,
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=_LINE_BYTES, start_new_session=True,
     )  # fmt: skip
 

@@ -68,6 +68,10 @@ class Open(BaseModel):
 Loop = Annotated[Closed | Open, Field(discriminator="kind")]
 
 
+Frames = Literal["plain", "traceparent", "odd"]
+"""Requests for balances as they are, with a `traceparent` each, or one in a hundred odd."""
+
+
 class Job(BaseModel):
     """The work of one generator process."""
 
@@ -90,6 +94,8 @@ class Job(BaseModel):
     """Clients that this load creates have ids that begin with it."""
     expected: dict[str, int] | None = None
     """The right balances, when they are to be checked."""
+    frames: Frames | None = None
+    """A closed loop by `benchmark.frames`; None: by `benchmark.generator`."""
 
 
 class Start(BaseModel):

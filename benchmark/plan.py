@@ -17,7 +17,7 @@ from rich.console import Console
 from benchmark import generators, instances
 from benchmark.endpoints import BALANCE, CREATE, mix_text, parse_mix
 from benchmark.errors import BenchmarkError
-from benchmark.job import ENDLESS, Closed, Job, Loop, NatsTarget, Target
+from benchmark.job import ENDLESS, Closed, Frames, Job, Loop, NatsTarget, Target
 from benchmark.options import LoadOptions
 from benchmark.result import CHECKED, TaskShare
 from benchmark.show import Progress
@@ -49,11 +49,13 @@ class Plan:
     settings: dict[str, str]
     mix: Mapping[str, float] = field(default_factory=lambda: {BALANCE: 1.0})
     warm_up_s: float = 0.0
+    frames: Frames | None = None
 
     def job(self, loop: Loop) -> Job:
         return Job(
             target=self.target, mix=dict(self.mix), loop=loop, timeout_s=self.timeout_s, ids=self.ids,
             zipf=self.zipf, seed=SEED, expected=self.expected, nonce=f"load-{uuid.uuid4().hex[:12]}",
+            frames=self.frames,
         )  # fmt: skip
 
     def warm_up(self, loop: Loop) -> Loop:

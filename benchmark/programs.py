@@ -16,12 +16,12 @@ from typing import Final
 import psutil
 from rich.console import Console
 
-from benchmark import archive_cost
-from benchmark.cost_figures import BASELINE, ECHO, SERVICE, Sample
+from benchmark import archive_cost, peer
+from benchmark.cost_figures import BASELINE, ECHO, PEER, SERVICE, Sample
 from benchmark.endpoints import BALANCE
 from benchmark.errors import BenchmarkError
 from benchmark.instances import statistics
-from benchmark.job import Loop, NatsTarget
+from benchmark.job import Frames, Loop, NatsTarget
 from benchmark.measured import Measured
 from benchmark.plan import Plan, one_load
 from benchmark.queue_cost import Sidecar
@@ -77,6 +77,11 @@ class Bench:
         async with dynamodb(folder, port):
             yield environment(port)
 
+    async def build_peer(self) -> str:
+        """Returns why there is no Go peer: empty when there is one."""
+        self.say("go build")
+        return await peer.build(self._folder / "logs" / "go-build.log")
+
     @asynccontextmanager
     async def program(
         self,
@@ -96,6 +101,9 @@ class Bench:
             children = []
             for number in range(1, tasks + 1):
                 log = self._folder / "logs" / f"{account}-{number}.log"
+                if name == PEER:
+                    children.append(await stack.enter_async_context(running(name, [str(peer.BINARY)], log, env)))
+                    continue
                 task = service_task(name, env, claim_port(0, ""), log, PROGRAMS[name])
                 children.append((await stack.enter_async_context(task)).child)
             await self._answering(children, target)
@@ -110,15 +118,17 @@ class Bench:
             yield Sidecar(self._url, listen, writer_creds, reader_creds, child.pid)
 
     @asynccontextmanager
-    async def archive(self, account: str, dynamodb_env: dict[str, str]) -> AsyncIterator[archive_cost.Task]:
-        """Run a task of the archive on a stream in an account of its own, with a table that is there."""
+    async def archive(
+        self, account: str, dynamodb_env: dict[str, str], module: str = "service"
+    ) -> AsyncIterator[archive_cost.Task]:
+        """Run a task of the archive, or another program in its place, on a stream in an account of its own."""
         own = {
             "ARCHIVE_SOURCE": f"jetstream:{archive.STREAM}",
             "ARCHIVE_TABLE": EVENTS,
             "IDLE_EXIT": "0",
             **dynamodb_env,
         }
-        async with self._reader("archive", archive.USER, own, account) as (child, writer_creds, reader_creds):
+        async with self._reader("archive", archive.USER, own, account, module) as (child, writer_creds, reader_creds):
             yield archive_cost.Task(child, self._url, writer_creds, reader_creds)
 
     @asynccontextmanager
@@ -131,7 +141,7 @@ class Bench:
 
     @asynccontextmanager
     async def _reader(
-        self, role: str, user: str, env: dict[str, str], account: str = ""
+        self, role: str, user: str, env: dict[str, str], account: str = "", module: str = "service"
     ) -> AsyncIterator[tuple[Child, str, str]]:
         """Run a role that reads the stream; yields it, and the credentials of who writes there and of its own."""
         account = account or role
@@ -147,19 +157,22 @@ class Bench:
             **env,
         }
         log = self._folder / "logs" / f"{account}.log"
-        async with service_task(account, env, claim_port(0, ""), log, role=role) as task:
-            await ready(task)
+        async with service_task(account, env, claim_port(0, ""), log, module, role) as task:
+            if module == "service":  # another program is warmed up before it is measured
+                await ready(task)
             yield task.child, writer_creds, reader_creds
 
     async def measure(
-        self, program: Program, loop: Loop, label: str, ids: int = 1000, endpoint: str = BALANCE
-    ) -> Sample:
+        self, program: Program, loop: Loop, label: str, ids: int = 1000, frames: Frames = "plain",
+        endpoint: str = BALANCE,
+    ) -> Sample:  # fmt: skip
         """Run one load against a program; returns what it cost.
 
         Raises `BenchmarkError` when a request failed: a failed request does not cost what a reply costs; and
         `CancelledError` when it was interrupted.
         """
-        plan = Plan(program.target, None, 5.0, ids, None, 1, None, {}, {endpoint: 1.0})
+        raw = frames if endpoint == BALANCE else None
+        plan = Plan(program.target, None, 5.0, ids, None, 1, None, {}, {endpoint: 1.0}, frames=raw)
         before = _cpu_s(program.children), _cpu_s([self._nats])
         totals, _ = await one_load(plan, loop, self._console, self._stop, label)
         after = _cpu_s(program.children), _cpu_s([self._nats])
@@ -169,7 +182,8 @@ class Bench:
         if measured.failed:
             raise BenchmarkError(f"{label}: {measured.errors}; see that the machine is not overloaded")
         each = 1e6 / measured.replies
-        return Sample(measured, (after[0] - before[0]) * each, (after[1] - before[1]) * each)
+        load_s = measured.generators.cpu_share * measured.elapsed_s
+        return Sample(measured, (after[0] - before[0]) * each, (after[1] - before[1]) * each, load_s * each)
 
     def say(self, line: str) -> None:
         """Between two measurements. Raises `CancelledError` when it was interrupted."""

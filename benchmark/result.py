@@ -149,6 +149,8 @@ class CostRow(Model):
     """CPU of the server program for one request."""
     nats_cpu_us: float
     """CPU of nats-server for one request."""
+    load_cpu_us: float = 0.0
+    """CPU of the generator for one request."""
     memory_mib: float
     """Resident memory of the server program after the rounds."""
 
@@ -168,13 +170,16 @@ class Requirement(Model):
 
     name: str
     text: str
-    figure: float
+    figure: float | None
+    """None: it was left out."""
     bound: float
     at_least: bool
     unit: str
 
     @property
     def holds(self) -> bool:
+        if self.figure is None:
+            return True
         return self.figure >= self.bound if self.at_least else self.figure <= self.bound
 
 
@@ -187,9 +192,11 @@ class CostResult(Header):
     memory: list[tuple[int, float]]
     """Pairs of requests so far and resident MiB."""
     claims: list[Requirement]
+    left_out: str = ""
+    """Why there is no Go peer."""
 
     def figures(self) -> dict[str, float]:
-        return {claim.name: claim.figure for claim in self.claims}
+        return {claim.name: claim.figure for claim in self.claims if claim.figure is not None}
 
 
 Result = RunResult | SweepResult | CostResult

@@ -42,6 +42,11 @@ def remarks(result: Result) -> Iterator[str]:
     if isinstance(result, CostResult) and result.memory:
         after = ", ".join(f"{mib:.1f} MiB after {requests:,}" for requests, mib in result.memory)
         yield f"Memory of one task: {after} requests."
+    if isinstance(result, CostResult):
+        share = max(row.load_cpu_us * row.throughput for row in result.rows) / 1e6 / result.machine.cores
+        yield f"The generator took at most {share:.0%} of this machine's CPU."
+        if result.left_out:
+            yield f"The Go peer was left out: {result.left_out}."
     if isinstance(result, RunResult):
         yield from _limits(result.measured)
         if result.settings.get(CHECKED) == "yes":
@@ -107,11 +112,12 @@ def _sweep(result: SweepResult) -> Grid:
 
 def _cost(result: CostResult) -> Iterator[Grid]:
     yield Grid(
-        ("program", "in flight", "throughput", "p50", "p99", "CPU", "nats CPU", "memory"),
+        ("program", "in flight", "throughput", "p50", "p99", "CPU", "nats CPU", "load CPU", "memory"),
         [
             (
                 row.program, f"{row.concurrency:,}", f"{row.throughput:,.0f}/s", _ms(row.p50_ms), _ms(row.p99_ms),
-                f"{row.server_cpu_us:,.0f} µs", f"{row.nats_cpu_us:,.0f} µs", f"{row.memory_mib:.0f} MiB",
+                f"{row.server_cpu_us:,.1f} µs", f"{row.nats_cpu_us:,.1f} µs", f"{row.load_cpu_us:,.1f} µs",
+                f"{row.memory_mib:.0f} MiB",
             )
             for row in result.rows
         ],
@@ -129,8 +135,8 @@ def _cost(result: CostResult) -> Iterator[Grid]:
         (
             claim.text,
             f"{'at least' if claim.at_least else 'at most'} {claim.bound:g}{claim.unit}",
-            f"{claim.figure:.2f}{claim.unit}",
-            "ok" if claim.holds else "NO",
+            "-" if claim.figure is None else f"{claim.figure:.2f}{claim.unit}",
+            "left out" if claim.figure is None else "ok" if claim.holds else "NO",
         )
         for claim in result.claims
     ]

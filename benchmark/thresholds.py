@@ -17,10 +17,11 @@ DURATIONS: Final = ("mean", "p50", "p90", "p95", "p99", "p99.9", "max")
 RUN: Final = ("throughput", *DURATIONS, "errors", "error_rate", "timeouts")
 SWEEP: Final = ("best", "throughput")
 COST: Final = (
-    "of_ceiling", "over_plain", "cpu_over_ceiling", "both_cpu_over_ceiling", "p50_over_echo", "memory",
-    "memory_growth", "cpu_over_rows", "create_of_insert", "queue_of_pull",
+    "cpu_over_peer", "both_cpu_over_peer", "of_peer", "p50_over_peer", "cpu_over_echo", "cpu_over_untraced",
+    "cpu_over_regular", "over_plain", "p50_over_echo", "memory", "memory_growth", "cpu_over_rows",
+    "create_of_insert", "queue_of_pull",
     "queue_short_of_pull", "queue_delete_of_empty", "queue_receive_of_empty", "queue_memory", "queue_growth",
-    "archive_of_writes", "archive_cpu_over_writes", "archive_slow_rows",
+    "archive_of_writes", "archive_cpu_over_plain", "archive_slow_rows",
 )  # fmt: skip
 _OPERATORS: Final[Mapping[str, Callable[[float, float], bool]]] = {
     ">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le,
@@ -39,7 +40,9 @@ class Threshold:
 
     def verdict(self, figures: Mapping[str, float]) -> str | None:
         """Says what failed; None when the threshold is kept."""
-        value = figures[self.figure]
+        value = figures.get(self.figure)
+        if value is None:
+            return f"{self.text}: it was left out"
         unit = " ms" if _is_duration(self.figure) else ""
         return f"{self.text}: it is {value:,.3f}{unit}" if self.fails(value, self.bound) else None
 
