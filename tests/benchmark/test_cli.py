@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -130,7 +131,7 @@ MISTAKES = [
     (["run", "--gateway", "ftp://x"], "--gateway ftp://x is no HTTP address"),
     (["run", "--fail-if", "speed>1"], "no figure speed; there are throughput, mean, p50, p90, p95, p99"),
     (["sweep", "--fail-if", "p99>1ms"], "no figure p99; there are best, throughput"),
-    (["cost", "--fail-if", "p99>1ms"], "no figure p99; there are of_ceiling"),
+    (["cost", "--fail-if", "p99>1ms"], "no figure p99; there are cpu_over_peer"),
     (["run", "--json", "/dev/null/x.json"], "/dev/null/x.json cannot be written"),
     (["run", "--report", "/dev/null/x.html"], "/dev/null/x.html cannot be written"),
     (["run", "--rate", "5", "--requests", "5"], "--requests is for a closed loop and --rate for an open one"),
@@ -234,9 +235,9 @@ async def test_credentials_of_somewhere_else(world: World, tmp_path: Path) -> No
 
 async def test_help_names_the_figures_that_there_are(said: Said) -> None:
     for verb, there, not_there in (
-        ("run", "p95", "of_ceiling"),
+        ("run", "p95", "cpu_over_peer"),
         ("sweep", "best", "p95"),
-        ("cost", "of_ceiling", "p95"),
+        ("cost", "cpu_over_peer", "p95"),
     ):
         code, output = (await said)[verb, "--help"]
         assert code == 0
@@ -252,14 +253,18 @@ async def test_nobody_serves(options: list[str]) -> None:
     )  # fmt: skip
 
 
-async def test_what_a_request_costs_is_measured_for_each_program() -> None:
+async def test_what_a_request_costs_is_measured_for_each_program(monkeypatch: pytest.MonkeyPatch) -> None:
     """The figures are the machine's; here: that each of them is there, and is one of a program that served."""
+    monkeypatch.setattr(shutil, "which", lambda _: None)  # to build the peer takes a minute
     profile = Profile(rounds=1, step_s=0.1, concurrencies=(1, BUSY), tasks=(1,), rows=(1_000, 2_000),
                     memory_after=(500, 1_000), warm_up_s=0.1)  # fmt: skip
     found = await measure(profile, Console(quiet=True), asyncio.Event())
     assert [(row.program, row.concurrency) for row in found.rows] == [
-        (program, concurrency) for concurrency in (1, BUSY) for program in ("echo", "service", "baseline")
+        *((program, 1) for program in ("echo", "service", "baseline")),
+        *((program, BUSY) for program in ("echo", "service", "service, traceparent", "service, 1 % odd", "baseline")),
     ]
+    assert found.left_out == "Go is not installed"
+    assert all(row.load_cpu_us > 0 for row in found.rows)
     assert all(row.throughput > 0 and row.server_cpu_us > 0 and row.memory_mib > 20 for row in found.rows)
     assert [(row.of, row.size) for row in found.scale] == [("tasks", 1), ("rows", 1000), ("rows", 2000)]
     assert tuple(claim.name for claim in found.claims) == COST

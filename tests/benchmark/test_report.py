@@ -72,7 +72,7 @@ def cost_result() -> CostResult:
         for concurrency in (1, 500)
         for program in ("echo", "service", "baseline")
     ]  # fmt: skip
-    claim = Requirement(name="of_ceiling", text="of the echo's", figure=0.8, bound=0.75, at_least=True, unit="")
+    claim = Requirement(name="of_peer", text="of the echo's", figure=0.8, bound=0.75, at_least=True, unit="")
     scale = [ScaleRow(of="tasks", size=1, throughput=20_000, p99_ms=3, server_cpu_us=25)]
     return CostResult(
         started_at=STARTED, machine=Machine.this(), settings={}, rows=rows, scale=scale, memory=[(1000, 69.0)],
