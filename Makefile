@@ -49,7 +49,7 @@ drill: setup ## what production does to a task, in full: half an hour, and a tab
 mutants: setup ## change a line at a time and see that a test fails; resumable (ARGS="--report")
 	@$(PY) -m tests.mutants $(ARGS)
 
-bench: setup ## what one request costs here, beside an echo and the plain way; some minutes (ARGS="--quick")
+bench: setup ## what one request costs here, beside Go, an echo and the plain way; some minutes (ARGS="--quick")
 	@$(PY) -m benchmark cost --json .bench/cost.json --report .bench/cost.html $(ARGS)
 
 web: setup ## the live page: a load to be set and seen, on this machine (ARGS="--port 8090")

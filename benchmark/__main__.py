@@ -123,7 +123,7 @@ def cost(
     output: OutputOptions,
     fail_if: Annotated[list[str] | None, typer.Option(help=f"{FAIL_IF} {', '.join(thresholds.COST)}.")] = None,
 ) -> None:
-    """What one request costs on this machine: the service beside an echo and beside a simple baseline.
+    """What one request costs on this machine: the service beside the same in Go, an echo and a simple baseline.
 
     Starts everything it needs and takes some minutes. Exits with 1 when a figure is not what it must be.
     """
