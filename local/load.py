@@ -73,7 +73,7 @@ async def _ask(client: Client, client_id: str, expected: Mapping[str, int], time
         return
     if reply.headers and ERROR_CODE_HEADER in reply.headers:
         tally.errors[reply.headers[ERROR_CODE_HEADER]] += 1
-    elif reply.data == encode(expected[client_id]):
+    elif reply.data.decode() == encode(expected[client_id]):
         tally.balances += 1
     else:
         tally.wrong.append(f"{client_id}: {reply.data!r}")

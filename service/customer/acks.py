@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
-from nats.aio.msg import Msg
 
 from service.customer.contract import STREAM
 
@@ -35,11 +34,11 @@ class Refused:
     takes_no_batches: bool = False
 
 
-def read(msg: Msg, sent: int) -> Stored | Refused | None:
-    """What the stream says of a batch of `sent` events."""
-    if msg.headers and msg.headers.get("Status") == "503":
+def read(payload: str, headers: str, sent: int) -> Stored | Refused | None:
+    """What the stream says of a batch of `sent` events, in the wire's own form: each character is a byte."""
+    if headers.startswith("NATS/1.0 503"):
         return Refused("no stream takes the subject")
-    answer = _decode(msg.data)
+    answer = _decode(payload.encode("latin-1"))
     if answer is None or "stream" not in answer or "type" in answer:
         return None
     if answer.get("error"):

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Final
+
 from service.customer import contract
-from service.customer.clients import Answer, Clients
-from service.customer.decode import decode_client_id
+from service.customer.burst import Burst
+from service.customer.clients import Clients
+from service.customer.decode import decode_client_id, usual_client_ids
 from service.customer.events import Events
 from service.customer.micro import Endpoint
-from service.customer.request import Request
 from service.customer.rows import balance_of, row_of
 from service.dynamodb.table import Outcome
 
-
-def encode(balance: int) -> bytes:
-    """A reply's bytes, which are the event's too."""
-    return b'{"balance":%d}' % balance
+_BALANCE: Final = contract.BALANCE_ATTRIBUTE
 
 
 class Balance:
@@ -31,16 +31,29 @@ class Balance:
         )
         self._clients = clients
         self._events = events
-        self._answer = Answer(_encode, self._publish)
 
-    async def handle(self, request: Request) -> None:
-        """Start the look-up for a request, which is answered together with its batch."""
-        self._clients.load(decode_client_id(request.data), request, self._answer)
+    def handle(self, burst: Burst, payloads: Sequence[str]) -> None:
+        """Start the look-up for requests, each of which is answered together with its batch."""
+        client_ids = usual_client_ids(payloads)
+        if client_ids is None:
+            client_ids = burst.each(decode_client_id, payloads)
+        self._clients.load(burst, client_ids, self._answer)
 
-    def _publish(self, client_id: str, payload: bytes, request: Request) -> None:
-        self._events.publish(client_id, payload, request.context)
+    def _answer(self, burst: Burst, client_ids: Sequence[str], outcomes: Mapping[str, Outcome]) -> None:
+        try:
+            payloads = [encode(outcomes[client_id][_BALANCE]["N"]) for client_id in client_ids]  # type: ignore[index]
+        except Exception:  # a row may hold anything, or there is none
+            found = burst.each(lambda client_id: (client_id, _balance(client_id, outcomes)), client_ids)
+            client_ids, payloads = [client_id for client_id, _ in found], [encode(balance) for _, balance in found]
+        if burst.respond(payloads):
+            self._events.publish(client_ids, payloads, burst.context)
 
 
-def _encode(client_id: str, outcome: Outcome) -> bytes:
+def encode(balance: str | int) -> str:
+    """A reply's text, which is the event's too. Raises `ValueError` unless it is an integer."""
+    return f'{{"balance":{int(balance)}}}'
+
+
+def _balance(client_id: str, outcomes: Mapping[str, Outcome]) -> int:
     """Raises the `RequestError` that answers where no client was found."""
-    return encode(balance_of(client_id, row_of(client_id, outcome)))
+    return balance_of(client_id, row_of(client_id, outcomes[client_id]))

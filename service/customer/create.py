@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
@@ -16,11 +17,10 @@ from typing import Any, Final
 import orjson
 
 from service.customer import contract
+from service.customer.burst import Burst
 from service.customer.decode import client_id_of, decode_object
 from service.customer.errors import BadRequest, Conflict, RequestError
 from service.customer.micro import Endpoint
-from service.customer.replies import reply
-from service.customer.request import Request
 from service.customer.rows import make_row, refusal, row_of, text_of
 from service.dynamodb.errors import TableUnavailableError
 from service.dynamodb.table import DEADLINE_S, Row, Table
@@ -39,7 +39,7 @@ class NewClient:
     """None: not given."""
 
 
-def decode(payload: bytes) -> NewClient:
+def decode(payload: str) -> NewClient:
     """The client that a request asks for, with an id made where it gives none.
 
     Raises `BadRequest` that says what is wrong with the payload.
@@ -106,22 +106,24 @@ class Create:
         self._table = table
         self._writes: set[asyncio.Task[None]] = set()
 
-    async def handle(self, request: Request) -> None:
-        """Start the write for a request, which is answered when it is done."""
-        write = asyncio.create_task(self._answer(decode(request.data), request))
-        self._writes.add(write)
-        write.add_done_callback(self._writes.discard)
+    def handle(self, burst: Burst, payloads: Sequence[str]) -> None:
+        """Start the write for each request, which is answered when it is done."""
+        clients = burst.each(decode, payloads)
+        for request, client in zip(burst.singles(), clients, strict=True):
+            write = asyncio.create_task(self._answer(client, request))
+            self._writes.add(write)
+            write.add_done_callback(self._writes.discard)
 
-    async def _answer(self, client: NewClient, request: Request) -> None:
-        answer: bytes | RequestError = orjson.dumps({"client_id": client.client_id})
+    async def _answer(self, client: NewClient, request: Burst) -> None:
         try:
             async with asyncio.timeout(DEADLINE_S):
                 await self._write(client)
         except RequestError as error:
-            answer = error
+            request.refuse(error)
         except Exception as error:
-            answer = refusal(client.client_id, error)
-        await reply(client.client_id, answer, [request])
+            request.refuse(refusal(client.client_id, error))
+        else:
+            request.respond([orjson.dumps({"client_id": client.client_id}).decode()])
 
     async def _write(self, client: NewClient) -> None:
         """Return when the client is there as asked for. Raises `Conflict` when another is."""

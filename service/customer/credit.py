@@ -25,15 +25,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 import nats.errors
 import structlog
-from nats.aio.msg import Msg
 
 from service.runtime.nats_client import NatsClient
+from service.runtime.nats_parser import Callback, Read
 
 log: Final = structlog.get_logger("service.micro")
 
@@ -48,16 +48,15 @@ SLEEP_S: Final = 0.1
 TELLING: Final = 16
 """Requests. Of grants for fewer, the first may stay untouched while others are used: that says nothing."""
 
-Take = Callable[[Msg], Awaitable[None]]
+Take = Callable[[Read], None]
 
 
 class _Grants:
     """What was granted at one moment."""
 
-    __slots__ = ("left", "unseen_s", "untouched")
+    __slots__ = ("unseen_s", "untouched")
 
-    def __init__(self, limit: int, unseen_s: float) -> None:
-        self.left = limit
+    def __init__(self, unseen_s: float) -> None:
         self.untouched = True
         self.unseen_s = unseen_s
         """Seconds without credit to count, if at the first delivery all grants before these are used up."""
@@ -70,40 +69,67 @@ class _Window:
         self.subject = subject
         self.queue = queue
         self.take = take
+        self.on_read: Callback
+        """One for all its grants: what they bring in one read comes together."""
         self.outstanding = 0
         """Requests that the server may still deliver."""
         self.granted_s: float | None = None
         """When grants were last made on this connection."""
-        self._grants: deque[_Grants] = deque()
+        self._open: dict[str, tuple[_Grants, int]] = {}
+        """By sid: what a grant belongs to, and how many messages of it are left."""
 
-    def add(self, limit: int, empty_s: float) -> _Grants:
-        """Note further grants, made now; the subject was seen without any for the last `empty_s`."""
+    def add(self, sids: Sequence[str], limit: int, empty_s: float) -> None:
+        """Note further grants of `limit` each, made now; the subject was seen without any for the last `empty_s`."""
         now_s = time.monotonic()
         since_s = now_s - self.granted_s if self.granted_s is not None else 0.0
         self.granted_s = now_s
-        grants = _Grants(limit, max(0.0, min(since_s, SLEEP_S) - empty_s) if limit >= TELLING else 0.0)
-        self._grants.append(grants)
-        self.outstanding += limit
-        return grants
+        total = limit * len(sids)
+        grants = _Grants(max(0.0, min(since_s, SLEEP_S) - empty_s) if total >= TELLING else 0.0)
+        self._open.update(dict.fromkeys(sids, (grants, limit)))
+        self.outstanding += total
 
-    def use(self, grants: _Grants) -> float:
-        """Note a delivery. Returns for how many seconds, unseen until now, the server had no credit."""
-        unseen_s = grants.unseen_s if grants.untouched and self._grants[0] is grants else 0.0
-        grants.untouched = False
-        grants.left -= 1
-        self.outstanding -= 1
-        while self._grants and self._grants[0].left == 0:
-            self._grants.popleft()
+    def use(self, sids: Sequence[str], spend: Callable[[str], None]) -> float:
+        """Note deliveries, by sid. Returns for how many seconds, unseen until now, the server had no credit.
+
+        Messages beyond a grant's limit do not count: a busy server may deliver some.
+        """
+        unseen_s = 0.0
+        for sid in dict.fromkeys(sids):
+            grants, _ = self._open.get(sid, (None, 0))
+            if grants and grants.untouched:
+                grants.untouched = False
+                if grants.unseen_s and self._is_oldest(grants, sids[: sids.index(sid)]):
+                    unseen_s += grants.unseen_s
+        for sid in set(sids):
+            grants, left = self._open.get(sid, (None, 0))
+            if grants is None:
+                continue
+            used = min(left, sids.count(sid))
+            self.outstanding -= used
+            if used < left:
+                self._open[sid] = grants, left - used
+            else:
+                del self._open[sid]
+                spend(sid)
         return unseen_s
 
+    def _is_oldest(self, grants: _Grants, before: Sequence[str]) -> bool:
+        """Whether all grants that were made earlier are used up, with deliveries of these sids."""
+        for sid, (of, left) in self._open.items():
+            if of is grants:
+                return True
+            if before.count(sid) < left:
+                return False
+        return True
+
     def forget(self) -> None:
-        self._grants.clear()
+        self._open.clear()
         self.outstanding = 0
         self.granted_s = None
 
 
 class Credit:
-    """The room for requests, and how much of it is taken. `enter` and `leave` for each request."""
+    """The room for requests, and how much of it is taken. Each request enters and leaves."""
 
     def __init__(self, nc: NatsClient, max_in_flight: int) -> None:
         self.in_flight = 0
@@ -126,7 +152,9 @@ class Credit:
 
     def add(self, subject: str, queue: str, take: Take) -> None:
         """Have `take` called with each request to `subject`. It starts the work and returns."""
-        self._windows.append(_Window(subject, queue, take))
+        window = _Window(subject, queue, take)
+        window.on_read = partial(self._on_read, window)
+        self._windows.append(window)
 
     def open(self) -> None:
         """Take requests, on this connection and those to come."""
@@ -146,16 +174,16 @@ class Credit:
         """Return when no request is in flight."""
         await self._idle.wait()
 
-    def enter(self) -> None:
-        """Count a request as in flight."""
-        if self.in_flight == 0:
+    def enter(self, count: int) -> None:
+        """Count requests as in flight."""
+        if count and self.in_flight == 0:
             self._idle.clear()
-        self.in_flight += 1
+        self.in_flight += count
 
-    def leave(self) -> None:
-        """Count a request as answered; its room is given to the server again, with that of others."""
-        self.in_flight -= 1
-        self._answered += 1
+    def leave(self, count: int) -> None:
+        """Count requests as answered; their room is given to the server again, with that of others."""
+        self.in_flight -= count
+        self._answered += count
         if self.in_flight == 0:
             self._idle.set()
         if self._limit - self.in_flight >= self._quarter:
@@ -191,9 +219,8 @@ class Credit:
         for window in self._windows:
             quarters = (room - window.outstanding) // self._quarter
             if quarters > 0:
-                deliver = self._deliver(window, window.add(quarters * self._quarter, self._empty_s))
-                for _ in range(quarters):
-                    self._nc.grant(window.subject, window.queue, self._quarter, deliver)
+                grant = partial(self._nc.grant, window.subject, window.queue, self._quarter, window.on_read)
+                window.add([grant() for _ in range(quarters)], self._quarter, self._empty_s)
                 granted = True
         if granted and all(window.outstanding for window in self._windows):
             self._stop_clock()
@@ -204,18 +231,13 @@ class Credit:
             self._limit = min(self._most, max(self._least, int(AHEAD_S * self._answered / passed_s)))
             self._answered, self._answered_since_s = 0, self._answered_since_s + passed_s
 
-    def _deliver(self, window: _Window, grants: _Grants) -> Callable[[Msg | None, bool], Awaitable[None]]:
-        async def deliver(msg: Msg | None, counted: bool) -> None:
-            if counted:
-                self._without_s += window.use(grants)
-                if window.outstanding == 0 and self._is_open:
-                    self._start_clock()
-            if msg is not None:
-                await window.take(msg)
-            elif window.outstanding == 0:
-                self._renew()
-
-        return deliver
+    def _on_read(self, window: _Window, read: Read) -> None:
+        self._without_s += window.use(read.sids, self._nc.spend)
+        if window.outstanding == 0 and self._is_open:
+            self._start_clock()
+        window.take(read)
+        if window.outstanding == 0 and self.in_flight == 0:  # nothing of it could be decoded
+            self._renew()
 
     def _forget(self) -> None:
         for window in self._windows:

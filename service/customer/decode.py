@@ -1,9 +1,13 @@
-"""What a request's bytes ask for. Each function raises `BadRequest`, which says what is wrong with them."""
+"""What a request's payload asks for. Each function raises `BadRequest`, which says what is wrong with it.
+
+A payload is as the wire has it: each character is a byte.
+"""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any, Final
 
 import orjson
@@ -12,18 +16,20 @@ from service.customer import contract
 from service.customer.errors import BadRequest
 
 _CLIENT_ID: Final = re.compile(f"{contract.CLIENT_ID_CHARACTER}{{1,{contract.CLIENT_ID_MAX}}}")
+_usual: Final = re.compile(r'^\{"client_id": ?"([0-9A-Za-z_-]{1,128})"\}$', re.MULTILINE).findall
 _RULE: Final = (
     f"client_id must be one NATS subject token: 1 to {contract.CLIENT_ID_MAX} characters, "
     "no white space or control character, no . * >"
 )
 
 
-def decode_object(payload: bytes) -> dict[str, Any]:
+def decode_object(payload: str) -> dict[str, Any]:
     """The JSON object that a request is."""
+    content = payload.encode("latin-1")
     try:
-        body = orjson.loads(payload)
+        body = orjson.loads(content)
     except orjson.JSONDecodeError:
-        body = _decode_slowly(payload)
+        body = _decode_slowly(content)
     if type(body) is not dict:
         raise BadRequest("the request is not a JSON object")
     return body
@@ -48,9 +54,20 @@ def _no_number(constant: str) -> None:
     raise ValueError(constant)
 
 
-def decode_client_id(payload: bytes) -> str:
+def decode_client_id(payload: str) -> str:
     """The client id that a request asks for."""
     return client_id_of(decode_object(payload))
+
+
+def usual_client_ids(payloads: Sequence[str]) -> list[str] | None:
+    """The client ids of requests that have the most common form, all of them; else None.
+
+    One search over all is a tenth of the work. Each must be a line: bodies that are joined in any other way could
+    shift an id to another request.
+    """
+    lines = "\n".join(payloads)
+    client_ids: list[str] = _usual(lines)
+    return client_ids if len(client_ids) == len(payloads) == lines.count("\n") + 1 else None
 
 
 def client_id_of(body: dict[str, Any]) -> str:

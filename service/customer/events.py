@@ -21,17 +21,15 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import nats.errors
 import structlog
-from nats.aio.msg import Msg
 
 from service.customer import acks
 from service.customer.acks import Refused
-from service.customer.contract import EVENT_PREFIX
 from service.customer.outbox import MAX_BYTES, MAX_EVENTS, Batch, Outbox
 from service.customer.publisher import BATCHED, SINGLE, Mode, Publisher
 from service.customer.window import Window
@@ -98,11 +96,14 @@ class Events:
         await self._publisher.listen(self._on_answer)
         self._watch = background(self._watch_answers(), "events")
 
-    def publish(self, client_id: str, payload: bytes, context: Mapping[str, str] | None = None) -> None:
-        """Store the event, now or when the stream is reachable again. Does not raise while it is not."""
-        if not self._outbox.add(EVENT_PREFIX + client_id, payload, context):
-            self._drop()
-        elif not self._sending:
+    def publish(
+        self, client_ids: Sequence[str], payloads: Sequence[str], context: Mapping[str, str] | None = None
+    ) -> None:
+        """Store each event, now or when the stream is reachable again. Does not raise while it is not."""
+        dropped = self._outbox.add(client_ids, payloads, context)
+        if dropped:
+            self._drop(dropped)
+        if not self._sending and self._outbox.waiting:
             self._sending = True
             self._settled.clear()
             self._loop.call_soon(self._send_waiting)
@@ -140,12 +141,12 @@ class Events:
             self._take_back(batch)
             self._stall(str(error))
 
-    async def _on_answer(self, msg: Msg) -> None:
-        batch = self._outbox.sent.get(self._publisher.number(msg.subject))
+    def _on_answer(self, subject: str, payload: str, headers: str) -> None:
+        batch = self._outbox.sent.get(self._publisher.number(subject))
         if batch is None:
             return
         self._answered_s = time.monotonic()
-        answer = acks.read(msg, len(batch.events))
+        answer = acks.read(payload, headers, len(batch.events))
         if isinstance(answer, Refused):
             self._refuse(batch, answer)
         elif answer is not None:
@@ -222,8 +223,8 @@ class Events:
         self._notice_overdue()
         log.info("events are flowing", pending=self.pending, dropped=self.stats.dropped)
 
-    def _drop(self) -> None:
-        self.stats.dropped += 1
+    def _drop(self, events: int) -> None:
+        self.stats.dropped += events
         if not self._dropping:
             self._dropping = True
             log.error(

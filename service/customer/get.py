@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import orjson
 
 from service.customer import contract
-from service.customer.clients import Answer, Clients
+from service.customer.burst import Burst
+from service.customer.clients import Clients
 from service.customer.decode import client_id_of, decode_object
 from service.customer.errors import BadRequest
 from service.customer.micro import Endpoint
-from service.customer.request import Request
 from service.customer.rows import balance_of, row_of, text_of
 from service.dynamodb.table import Outcome
 
@@ -27,20 +29,32 @@ class Get:
             response_schema=contract.GET_RESPONSE_SCHEMA,
         )
         self._clients = clients
-        self._answer = Answer(encode)
 
-    async def handle(self, request: Request) -> None:
-        """Start the look-up for a request, which is answered together with its batch."""
-        body = decode_object(request.data)
-        consistent = body.get("consistent", False)
-        if type(consistent) is not bool:
-            raise BadRequest("consistent must be true or false")
-        self._clients.load(client_id_of(body), request, self._answer, consistent=consistent)
+    def handle(self, burst: Burst, payloads: Sequence[str]) -> None:
+        """Start the look-up for requests, each of which is answered together with its batch."""
+        asked = burst.each(_decode, payloads)
+        certain = [number for number, (_, consistent) in enumerate(asked) if consistent]
+        if certain:
+            self._clients.load(burst.take(certain), [asked[number][0] for number in certain], _answer, consistent=True)
+        self._clients.load(burst, [client_id for client_id, consistent in asked if not consistent], _answer)
 
 
-def encode(client_id: str, outcome: Outcome) -> bytes:
-    """A reply's bytes. Raises the `RequestError` that answers where no client was found."""
+def _decode(payload: str) -> tuple[str, bool]:
+    """The client id, and whether the read must be consistent."""
+    body = decode_object(payload)
+    consistent = body.get("consistent", False)
+    if type(consistent) is not bool:
+        raise BadRequest("consistent must be true or false")
+    return client_id_of(body), consistent
+
+
+def _answer(burst: Burst, client_ids: Sequence[str], outcomes: Mapping[str, Outcome]) -> None:
+    burst.respond(burst.each(lambda client_id: encode(client_id, outcomes[client_id]), client_ids))
+
+
+def encode(client_id: str, outcome: Outcome) -> str:
+    """A reply's text. Raises the `RequestError` that answers where no client was found."""
     row = row_of(client_id, outcome)
     texts = {name: text_of(row, name) for name in (contract.NAME_ATTRIBUTE, contract.CREATED_AT_ATTRIBUTE)}
     known = {name: text for name, text in texts.items() if text is not None}
-    return orjson.dumps({"client_id": client_id, **known, "balance": balance_of(client_id, row)})
+    return orjson.dumps({"client_id": client_id, **known, "balance": balance_of(client_id, row)}).decode()

@@ -14,18 +14,16 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final, Generic, TypeVar
 
-import structlog
-
 from service.dynamodb.table import MAX_KEYS, Give, Outcome
-from service.runtime.logs import Repeated
 
-log: Final = structlog.get_logger("service.lookup")
-_failed: Final = Repeated(log, "delivery failed")
 Waiter = TypeVar("Waiter")
 
 Read = Callable[[Sequence[str], Give], Awaitable[None]]
 """Gives each key's outcome once, in as many parts as it comes in."""
-Deliver = Callable[[str, Outcome, Sequence[Waiter]], Awaitable[None]]
+Deliver = Callable[[Sequence[str], Sequence[Waiter], Mapping[str, Outcome]], None]
+"""Given keys, who waits for each of them, and outcomes, theirs among them. Must not raise."""
+Group = tuple[Sequence[str], Sequence[Waiter], Deliver[Waiter]]
+"""Keys that came together, each with its waiter."""
 
 EAGER_CALLS: Final = 4
 """While fewer are in flight, a batch is dispatched however small it is."""
@@ -34,17 +32,39 @@ MAX_WAIT_S: Final = 0.05
 """Several times what a call usually takes."""
 
 
+class _Batch(Generic[Waiter]):
+    __slots__ = ("groups", "keys")
+
+    def __init__(self) -> None:
+        self.keys: dict[str, None] = {}
+        self.groups: list[Group[Waiter]] = []
+
+    def add(self, keys: Sequence[str], waiters: Sequence[Waiter], deliver: Deliver[Waiter], max_keys: int) -> int:
+        """Take as many as there is room for. Returns how many."""
+        together = self.keys | dict.fromkeys(keys)
+        if len(together) > max_keys:
+            together = dict(self.keys)
+            for count, key in enumerate(keys):
+                if len(together) == max_keys and key not in together:
+                    keys, waiters = keys[:count], waiters[:count]
+                    break
+                together[key] = None
+        self.keys = together
+        if keys:
+            self.groups.append((keys, waiters, deliver))
+        return len(keys)
+
+
 class BatchLoader(Generic[Waiter]):
-    """Calls `deliver(key, outcome, waiters)` once for each distinct key of a batch, with everyone who asked for it.
+    """Calls `deliver` with a batch's outcomes, once for each group of keys that came together.
 
     A request that arrives after a batch was dispatched never shares its answer: what it gets was read after it asked.
     """
 
-    def __init__(self, read: Read, deliver: Deliver[Waiter], *, max_keys: int = MAX_KEYS) -> None:
+    def __init__(self, read: Read, *, max_keys: int = MAX_KEYS) -> None:
         self._read = read
-        self._deliver = deliver
         self._max_keys = max_keys
-        self._batch: dict[str, list[Waiter]] = {}
+        self._batch = _Batch[Waiter]()
         """The batch that is forming."""
         self._dispatching = False
         """A call is about to take the batch, in this turn of the event loop."""
@@ -53,25 +73,23 @@ class BatchLoader(Generic[Waiter]):
         self._calls: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
 
-    def load(self, key: str, waiter: Waiter) -> None:
-        """Queue `key`; `deliver` is called with its outcome and `waiter`."""
-        waiters = self._batch.get(key)
-        if waiters is not None:
-            waiters.append(waiter)
+    def load(self, keys: Sequence[str], waiters: Sequence[Waiter], deliver: Deliver[Waiter]) -> None:
+        """Queue each key with its waiter. `deliver` is called for all of them, once for each part that is read."""
+        while keys:
+            taken = self._batch.add(keys, waiters, deliver, self._max_keys)
+            keys, waiters = keys[taken:], waiters[taken:]
+            if len(self._batch.keys) >= self._max_keys:
+                self._start(self._call(self._take()))
+        if not self._batch.keys or self._dispatching or self._timer:
             return
-        self._batch[key] = [waiter]
-        if len(self._batch) >= self._max_keys:
-            self._start(self._call(self._take()))
-        elif self._dispatching or self._timer:
-            pass
-        elif len(self._calls) < EAGER_CALLS:
+        if len(self._calls) < EAGER_CALLS:
             self._dispatch()
         else:
             self._timer = self._loop.call_later(MAX_WAIT_S, self._dispatch)
 
     async def drain(self) -> None:
         """Return when every waiter so far has been delivered to."""
-        while self._calls or self._batch:
+        while self._calls or self._batch.keys:
             if self._calls:
                 await asyncio.wait(self._calls)
             else:
@@ -88,36 +106,39 @@ class BatchLoader(Generic[Waiter]):
 
     def _done(self, call: asyncio.Task[None]) -> None:
         self._calls.discard(call)
-        if self._batch and not self._dispatching and len(self._calls) < EAGER_CALLS:
+        if self._batch.keys and not self._dispatching and len(self._calls) < EAGER_CALLS:
             self._dispatch()
 
     async def _call_with_all(self) -> None:
         """Call with what is there when the loop gets to it, which is all that this turn brought."""
         self._dispatching = False
-        if self._batch:
+        if self._batch.keys:
             await self._call(self._take())
 
-    def _take(self) -> dict[str, list[Waiter]]:
+    def _take(self) -> _Batch[Waiter]:
         """The batch, which takes no more waiters from here on."""
         if self._timer:
             self._timer.cancel()
             self._timer = None
-        batch, self._batch = self._batch, {}
+        batch, self._batch = self._batch, _Batch()
         return batch
 
-    async def _call(self, batch: dict[str, list[Waiter]]) -> None:
-        async def give(outcomes: Mapping[str, Outcome]) -> None:
-            for key, outcome in outcomes.items():
-                await self._give(key, outcome, batch.pop(key))
-
+    async def _call(self, batch: _Batch[Waiter]) -> None:
         try:
-            await self._read(list(batch), give)
+            await self._read(list(batch.keys), lambda outcomes: _give(batch, outcomes))
         except Exception as error:  # one failing batch fails its own requests, those that are left
-            for key, waiters in batch.items():
-                await self._give(key, error, waiters)
+            _give(batch, dict.fromkeys(batch.keys, error))
 
-    async def _give(self, key: str, outcome: Outcome, waiters: Sequence[Waiter]) -> None:
-        try:
-            await self._deliver(key, outcome, waiters)
-        except Exception as error:  # one key's failure is not the others'
-            _failed.error(type(error).__name__, key=key, exc_info=error)
+
+def _give(batch: _Batch[Waiter], outcomes: Mapping[str, Outcome]) -> None:
+    """Deliver outcomes to those who wait for them. The others stay in the batch."""
+    groups, batch.groups = batch.groups, []
+    batch.keys = {key: None for key in batch.keys if key not in outcomes} if len(outcomes) < len(batch.keys) else {}
+    for keys, waiters, deliver in groups:
+        if batch.keys and (left := [number for number, key in enumerate(keys) if key in batch.keys]):
+            batch.groups.append(([keys[number] for number in left], [waiters[number] for number in left], deliver))
+            here = [number for number, key in enumerate(keys) if key in outcomes]
+            if here:
+                deliver([keys[number] for number in here], [waiters[number] for number in here], outcomes)
+        else:
+            deliver(keys, waiters, outcomes)

@@ -10,10 +10,10 @@ from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from service.customer.burst import OK
 from service.customer.errors import ERRORS
 from service.customer.events import Events
 from service.customer.micro import LATENCY_BUCKETS, OUTCOMES, ConcurrentService
-from service.customer.request import OK
 from service.dynamodb.table import Table
 from service.runtime.emf import Figure
 from service.runtime.metrics import counters, histograms, quantile

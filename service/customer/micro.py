@@ -2,7 +2,7 @@
 
 `nats.micro` awaits a handler before it takes the next message, so it serves one request at a time and its
 numbers follow from that. Discovery, identity and the `$SRV` replies are its own; the endpoints are replaced
-(docs/adr/0002-micro.md). A handler returns as soon as its request is on the way; the request stays in flight,
+(docs/adr/0002-micro.md). A handler returns as soon as its requests are on the way; a request stays in flight,
 and in the statistics, until it is answered.
 
 The wire format is ADR-32's: https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-32.md
@@ -13,27 +13,25 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import orjson
 import structlog
-from nats.aio.msg import Msg
 from nats.micro.service import EndpointInfo, EndpointStats, ServiceConfig, ServiceInfo, ServiceStats
 
+from service.customer.burst import OK, REPLY_LOST, Burst
 from service.customer.contract import QUEUE_GROUP
 from service.customer.credit import Credit
-from service.customer.errors import ERRORS, BadRequest, InternalError, NotFound, RequestError
-from service.customer.request import OK, REPLY_LOST, Request
-from service.runtime.discovery import Discovery, is_inbox
-from service.runtime.logs import Repeated
+from service.customer.errors import ERRORS, BadRequest, NotFound
+from service.runtime.discovery import Discovery, are_inboxes, is_inbox
 from service.runtime.metrics import Histogram
 from service.runtime.nats_client import NatsClient
+from service.runtime.nats_parser import Read
 from service.runtime.tracing import NoTracing, Tracing
 
 log: Final = structlog.get_logger("service.micro")
-_failed: Final = Repeated(log, "request failed")
 
 OUTCOMES: Final = (OK, REPLY_LOST, *(error.description for error in ERRORS))
 ANSWERS: Final = frozenset({OK, NotFound.description})
@@ -43,8 +41,11 @@ LATENCY_BUCKETS: Final = (
     0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0,
 )  # fmt: skip
 
-Handler = Callable[[Request], Awaitable[None]]
-"""Starts the work on a request and returns; a `RequestError` it raises becomes the reply."""
+Handler = Callable[[Burst, Sequence[str]], None]
+"""Starts the work on requests, given their payloads, in which each character is a byte, and returns.
+
+What it raises becomes the reply to those that are left in the burst.
+"""
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Endpoint:
 
 @dataclass(slots=True)
 class RequestStats:
-    """What an endpoint has done since it started. Plain numbers: they are written once a request."""
+    """What an endpoint has done since it started. Plain numbers: they are written once a burst."""
 
     received: int = 0
     finished: int = 0
@@ -89,39 +90,63 @@ class _Dispatch:
         self.stats = RequestStats()
         self._service = service
         self._log_requests = log.bind().is_enabled_for(logging.DEBUG)
+        self._is_traced = isinstance(service.tracing, Tracing)
 
-    async def on_message(self, msg: Msg) -> None:
+    def on_read(self, read: Read) -> None:
+        """Take the requests of one read. None waits for another's answer, or fails with it."""
+        received_ns = time.perf_counter_ns()
+        if self._is_traced:
+            for number, (reply, payload) in enumerate(zip(read.replies, read.payloads, strict=True)):
+                span = self._service.tracing.begin(self.endpoint.subject, read.headers[number])
+                self._take(received_ns, [reply], [payload], span)
+        else:
+            self._take(received_ns, read.replies, read.payloads)
+
+    def _take(self, received_ns: int, replies: Sequence[str], payloads: Sequence[str], span: Any = None) -> None:
         service = self._service
-        request = Request(service.nc, msg, service.tracing, self._finish)
-        self.stats.received += 1
-        service.credit.enter()
-        try:
-            if is_inbox(msg.reply):
-                await self.endpoint.handler(request)
-            else:
-                await request.refuse(BadRequest("no inbox to reply to"))
-        except RequestError as error:
-            await request.refuse(error)
-        except Exception as error:
-            _failed.error(type(error).__name__, exc_info=error)
-            await request.refuse(InternalError("internal error"))
+        odd: Sequence[int] = ()
+        if not are_inboxes(replies):
+            replies, payloads = self._decoded(replies, payloads)
+            odd = [number for number, reply in enumerate(replies) if not is_inbox(reply)]
+        self.stats.received += len(replies)
+        service.credit.enter(len(replies))
+        context = service.tracing.context(span) if span else None
+        burst = Burst(replies, received_ns, service.nc.post_frames, self._finish, span, context)
+        if odd:
+            burst.take(odd).refuse(BadRequest("no inbox to reply to"))
+            payloads = [payload for number, payload in enumerate(payloads) if number not in odd]
+        if burst.replies:
+            burst.attempt(self.endpoint.handler, payloads)
 
-    def _finish(self, request: Request, outcome: str, error: str) -> None:
+    def _decoded(self, replies: Sequence[str], payloads: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Reply subjects as text, with their payloads; a request whose reply subject is no text is dropped."""
+        texts, theirs = list[str](), list[str]()
+        for reply, payload in zip(replies, payloads, strict=True):
+            try:
+                texts.append(reply.encode("latin-1").decode())
+                theirs.append(payload)
+            except UnicodeDecodeError as error:
+                self._service.nc.drop(error)
+        return texts, theirs
+
+    def _finish(self, burst: Burst, count: int, outcome: str, *, error: str = "", lost: int = 0) -> None:
         stats = self.stats
-        elapsed_ns = time.perf_counter_ns() - request.received_ns
-        stats.finished += 1
-        stats.processing_ns += elapsed_ns
-        stats.outcomes[outcome] += 1
+        elapsed_ns = time.perf_counter_ns() - burst.received_ns
+        stats.finished += count
+        stats.processing_ns += elapsed_ns * count
+        stats.outcomes[outcome] += count
         if outcome in ANSWERS:
-            stats.latency_seconds.observe(elapsed_ns / 1e9)
-        stats.replies_lost += request.reply_lost
+            stats.latency_seconds.observe(elapsed_ns / 1e9, count)
+        stats.replies_lost += lost
         if error:
-            stats.errors += 1
+            stats.errors += count
             stats.last_error = error
         if self._log_requests:
-            log.debug("request", endpoint=self.endpoint.name, outcome=outcome, ms=elapsed_ns / 1e6)
-        self._service.tracing.end(request.span, self.endpoint.name, outcome)  # type: ignore[arg-type]
-        self._service.credit.leave()
+            for _ in range(count):
+                log.debug("request", endpoint=self.endpoint.name, outcome=outcome, ms=elapsed_ns / 1e6)
+        if burst.span:
+            self._service.tracing.end(burst.span, self.endpoint.name, outcome)
+        self._service.credit.leave(count)
 
     def to_stats(self) -> EndpointStats:
         stats = self.stats
@@ -162,7 +187,7 @@ class ConcurrentService(Discovery):
         self.credit = Credit(nc, max_in_flight)
         self._dispatches = tuple(_Dispatch(self, endpoint) for endpoint in endpoints)
         for dispatch in self._dispatches:
-            self.credit.add(dispatch.endpoint.subject, QUEUE_GROUP, dispatch.on_message)
+            self.credit.add(dispatch.endpoint.subject, QUEUE_GROUP, dispatch.on_read)
 
     @property
     def requests(self) -> Mapping[str, RequestStats]:

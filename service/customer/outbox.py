@@ -5,26 +5,21 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count, repeat
 from typing import Final
 
+from service.customer.contract import EVENT_PREFIX
 from service.runtime.nats_client import header_lines
 
 MAX_EVENTS: Final = 100_000
 MAX_BYTES: Final = 16 * 1024 * 1024
-_OVERHEAD_BYTES: Final = 64
+_OVERHEAD_BYTES: Final = 64 + len(EVENT_PREFIX)
 
 
-@dataclass(slots=True)
-class Event:
-    number: int
-    subject: str
-    payload: bytes
-    context: bytes
-    """Header lines that carry its request's span on, each with its CRLF."""
-
-    @property
-    def size_bytes(self) -> int:
-        return len(self.subject) + len(self.payload) + len(self.context) + _OVERHEAD_BYTES
+Event = tuple[int, str, str, str]
+"""Number, client id, payload, and header lines that carry its request's span on, each with its CRLF."""
+FIRST: Final = 10**15
+"""The first event's number: all have as many digits."""
 
 
 @dataclass(slots=True)
@@ -46,37 +41,39 @@ class Outbox:
         """Events in `sent`."""
         self.held_bytes = 0
         self.next_batch = 0
-        self._next_event = 0
+        self._next_event = FIRST
         self._max_events = max_events
         self._max_bytes = max_bytes
 
     def __len__(self) -> int:
         return self.unacknowledged + len(self.waiting)
 
-    def add(self, subject: str, payload: bytes, context: Mapping[str, str] | None) -> bool:
-        """Let an event wait. False when there is no room for it."""
-        event = Event(self._next_event, subject, payload, header_lines(context) if context else b"")
-        size_bytes = event.size_bytes
-        if len(self) >= self._max_events or self.held_bytes + size_bytes > self._max_bytes:
-            return False
-        self._next_event += 1
+    def add(self, client_ids: Sequence[str], payloads: Sequence[str], context: Mapping[str, str] | None) -> int:
+        """Let events wait. Returns for how many of them, the last ones, there is no room."""
+        lines = header_lines(context).decode() if context else ""
+        events: list[Event] = list(zip(count(self._next_event), client_ids, payloads, repeat(lines)))
+        size_bytes, room = _size_bytes(events), self._max_events - len(self)
+        while events and (len(events) > room or self.held_bytes + size_bytes > self._max_bytes):
+            size_bytes -= _size_bytes([events.pop()])
+        self._next_event += len(events)
         self.held_bytes += size_bytes
-        self.waiting.append(event)
-        return True
+        self.waiting.extend(events)
+        return len(client_ids) - len(events)
 
-    def take(self, count: int, now_s: float) -> Batch:
+    def take(self, size: int, now_s: float) -> Batch:
         """Make a batch of the oldest waiting events; it counts as sent."""
-        batch = Batch(self.next_batch, [self.waiting.popleft() for _ in range(count)], now_s)
+        popleft = self.waiting.popleft
+        batch = Batch(self.next_batch, [popleft() for _ in range(size)], now_s)
         self.next_batch += 1
         self.sent[batch.number] = batch
-        self.unacknowledged += count
+        self.unacknowledged += size
         return batch
 
     def stored(self, batch: Batch, count: int) -> int:
         """Let go of a batch's first `count` events, and let the others wait again. How many these are."""
         done, rest = batch.events[:count], batch.events[count:]
         self.unacknowledged -= len(done)
-        self.held_bytes -= sum(event.size_bytes for event in done)
+        self.held_bytes -= _size_bytes(done)
         batch.events = rest
         return self.take_back(batch)
 
@@ -86,7 +83,13 @@ class Outbox:
         events = batch.events
         self.unacknowledged -= len(events)
         older = []
-        while events and self.waiting and self.waiting[0].number < events[-1].number:
+        while events and self.waiting and self.waiting[0][0] < events[-1][0]:
             older.append(self.waiting.popleft())
-        self.waiting.extendleft(sorted([*older, *events], key=lambda event: -event.number))
+        self.waiting.extendleft(sorted([*older, *events], reverse=True))
         return len(events)
+
+
+def _size_bytes(events: Sequence[Event]) -> int:
+    """What they take, in characters: nearly all are ASCII."""
+    held = sum([len(client_id) + len(payload) + len(context) for _, client_id, payload, context in events])
+    return held + _OVERHEAD_BYTES * len(events)

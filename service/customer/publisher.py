@@ -16,14 +16,13 @@ https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-50.md
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Literal
 
-from nats.aio.msg import Msg
-
-from service.customer.contract import INBOX_PREFIX
-from service.customer.outbox import Batch, Event
+from service.customer.contract import EVENT_PREFIX, INBOX_PREFIX
+from service.customer.outbox import FIRST, Batch, Event
 from service.runtime.nats_client import NatsClient
+from service.runtime.nats_parser import Read
 
 Mode = Literal["by the batch", "one by one"]
 BATCHED: Final = "by the batch"
@@ -34,7 +33,7 @@ EVENT_BYTES: Final = 768
 """Of an event's headers and payload at most, its trace's context among them."""
 _FLOW: Final = 50
 """The server says after so many events of a batch that it is alive: a slow stream takes long for a whole one."""
-_BEGIN, _APPEND, _COMMIT = range(3)
+_BEGIN, _APPEND, _COMMIT = "012"
 
 
 class Publisher:
@@ -46,15 +45,20 @@ class Publisher:
         # A NUID could be guessed from the service's public one, and an acknowledgement forged.
         self._inbox = f"{INBOX_PREFIX}.{secrets.token_hex(16)}"
         self._id = secrets.token_hex(8)
-        self._id_bytes = self._id.encode()
+        self._head = f"NATS/1.0\r\nNats-Msg-Id: {self._id}."
 
     @property
     def batch_max(self) -> int:
         return BATCH_MAX if self.mode == BATCHED else 1
 
-    async def listen(self, on_answer: Callable[[Msg], Awaitable[None]]) -> None:
-        """Have each answer of the stream handed over."""
-        await self._nc.subscribe(f"{self._inbox}.>", cb=on_answer)
+    async def listen(self, on_answer: Callable[[str, str, str], None]) -> None:
+        """Have each answer of the stream handed over: its subject, payload and headers."""
+
+        def on_read(read: Read) -> None:
+            for subject, payload, headers in zip(read.subjects, read.payloads, read.headers, strict=True):
+                on_answer(subject, payload, headers)
+
+        self._nc.deliver(await self._nc.subscribe(f"{self._inbox}.>"), on_read)
 
     def number(self, subject: str) -> int:
         """The number of the batch that an answer to `subject` is about; -1: of none."""
@@ -63,17 +67,26 @@ class Publisher:
 
     def send(self, batch: Batch) -> None:
         """Raises `nats.errors.Error` when the connection does not take all of them."""
-        reply, events = f"{self._inbox}.{self._id}-{batch.number}", batch.events
-        if len(events) == 1:
-            (event,) = events
-            self._nc.post(event.subject, event.payload, reply, self._headers(event))
-            return
-        reply = f"{reply}.{_FLOW}.fail."
-        last = len(events)
-        for sequence, event in enumerate(events, 1):
-            operation = _COMMIT if sequence == last else _APPEND if sequence > 1 else _BEGIN
-            self._nc.post(event.subject, event.payload, f"{reply}{sequence}.{operation}.$FI", self._headers(event))
+        events, size = batch.events, len(batch.events)
+        reply = f"{self._inbox}.{self._id}-{batch.number}"
+        replies = [reply]
+        if size > 1:
+            operations = f"{_BEGIN}{_APPEND * (size - 2)}{_COMMIT}"
+            replies = [f"{reply}.{_FLOW}.fail.{number}.{what}.$FI" for number, what in enumerate(operations, 1)]
+        frames = self._frames(events, replies, len)
+        if not frames.isascii():
+            frames = self._frames(events, replies, _bytes)
+        self._nc.post_frames(frames, [len(event[2]) for event in events])
 
-    def _headers(self, event: Event) -> bytes:
-        """The same for each time an event is sent, so that the stream knows it again."""
-        return b"NATS/1.0\r\nNats-Msg-Id: %b.%d\r\n%b\r\n" % (self._id_bytes, event.number, event.context)
+    def _frames(self, events: Sequence[Event], replies: Sequence[str], length: Callable[[str], int]) -> str:
+        """Each event as it is on the wire: the same headers each time, so that the stream knows it again."""
+        head, context_at = self._head, len(f"{self._head}{FIRST}\r\n\r\n")
+        return "".join([
+            f"HPUB {EVENT_PREFIX}{client_id} {reply} {context_at + length(context)}"
+            f" {context_at + length(context) + length(payload)}\r\n{head}{number}\r\n{context}\r\n{payload}\r\n"
+            for (number, client_id, payload, context), reply in zip(events, replies, strict=True)
+        ])  # fmt: skip
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode())

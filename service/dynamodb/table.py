@@ -9,7 +9,7 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -43,7 +43,7 @@ Row = Mapping[str, Any]
 Outcome = Row | None | Exception
 """What a read found for a key: a row; None, there is none; or the error that kept it from being read."""
 
-Give = Callable[[Mapping[str, Outcome]], Awaitable[None]]
+Give = Callable[[Mapping[str, Outcome]], None]
 """Takes a part of what a read found, by key."""
 
 
@@ -108,23 +108,20 @@ class Table:
                 found.update((key, None) for key in unread if key not in found and key not in unprocessed)
             self.problem = None
             if found:
-                await give(found)
+                give(found)
             if not unprocessed:
                 return
             self.stats.errors["UnprocessedKeys"] += 1
             unread = list(unprocessed)
         failure = _classify(problem) if problem else TableUnavailableError("the database is busy")
         self.problem = reason(failure)
-        await give(dict.fromkeys(unread, failure))
+        give(dict.fromkeys(unread, failure))
 
     async def get(self, key: str, *, consistent: bool = False) -> Outcome:
         """The outcome of one key. Does not raise."""
         outcomes: dict[str, Outcome] = {}
 
-        async def keep(part: Mapping[str, Outcome]) -> None:
-            outcomes.update(part)
-
-        await self.read([key], keep, consistent=consistent)
+        await self.read([key], outcomes.update, consistent=consistent)
         return outcomes[key]
 
     async def insert(self, row: Row) -> bool:

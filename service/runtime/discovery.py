@@ -6,6 +6,8 @@ other programs' subjects, to the inboxes in which the roles' own messages are ac
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Final
 
 from nats.aio.msg import Msg
@@ -18,6 +20,14 @@ OWN: Final = ("_INBOX_service.", "_INBOX_archive.", "_INBOX_queue.")
 def is_inbox(subject: str) -> bool:
     """Whether a reply may go there: an inbox, as clients (`_INBOX`) and servers (`_R_`) make them, and no role's."""
     return subject.startswith("_") and not subject.startswith(OWN)
+
+
+_inboxes: Final = re.compile(rf"(?:(?!{'|'.join(map(re.escape, OWN))})_[!-~]*\n)*").fullmatch
+
+
+def are_inboxes(subjects: Sequence[str]) -> bool:
+    """Whether each is an inbox, and in ASCII: one search over all is a fraction of the work."""
+    return _inboxes("\n".join(subjects) + "\n") is not None
 
 
 class Discovery(Service):

@@ -14,6 +14,8 @@ How it reconnects is in `nats_reconnect.py`.
 
 A grant is a queue subscription for a number of messages. It is lighter than nats-py's subscription: no task, no queue,
 and it ends with its connection.
+
+What one turn of the event loop posts leaves in one write.
 """
 
 from __future__ import annotations
@@ -21,23 +23,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import nats.errors
 from nats.aio.client import Client
-from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.protocol import command
 
-from service.runtime.nats_parser import Parser, RawCallback
+from service.runtime.nats_parser import Callback, Parser
 from service.runtime.nats_reconnect import ReconnectingClient
 
 SPENT_S: Final = 10.0
 """For so long a grant that has had its messages takes some more: a busy server may deliver between SUB and UNSUB."""
-
-Deliver = Callable[[Msg | None, bool], Awaitable[None]]
-"""Given a message, or None for one that cannot be decoded, and whether the grant counts it. Must not wait."""
 
 
 def header_block(headers: Mapping[str, str]) -> bytes:
@@ -48,14 +46,6 @@ def header_block(headers: Mapping[str, str]) -> bytes:
 def header_lines(headers: Mapping[str, str]) -> bytes:
     """Each header as a line with its CRLF."""
     return "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode()
-
-
-class _Grant:
-    __slots__ = ("deliver", "left")
-
-    def __init__(self, limit: int, deliver: Deliver) -> None:
-        self.left = limit
-        self.deliver = deliver
 
 
 class NatsClient(ReconnectingClient):
@@ -72,30 +62,31 @@ class NatsClient(ReconnectingClient):
         self.loops_ended = 0
         self._on_undecodable = on_undecodable
         self._on_closed = on_closed
-        self._grants: dict[int, _Grant] = {}
-        self._spent: deque[tuple[float, int]] = deque()
+        self._callbacks: dict[str, Callback] = {}
+        """By sid: of grants, and of nats-py's subscriptions that are delivered as they come."""
+        self._grants: set[str] = set()
+        self._spent: deque[tuple[float, str]] = deque()
         self.on_lost: Callable[[], None] = lambda: None
         """Called when the connection is lost."""
         self.on_reconnected: Callable[[], None] = lambda: None
-        self._raw: dict[int, RawCallback] = {}
-        self._parser = self._ps = Parser(self, self._raw, self.drop)
+        self._parser = self._ps = Parser(self, self._callbacks, self.drop)
 
-    def deliver_raw(self, subscription: Subscription, callback: RawCallback) -> None:
+    def deliver(self, subscription: Subscription, callback: Callback) -> None:
         """Give a subscription's messages to `callback` as they are on the wire: no queue, no coroutine, no decoding.
 
         What it raises counts as one message that was dropped, whatever else it was given.
         """
-        self._raw[subscription._id] = callback
+        self._callbacks[str(subscription._id)] = callback
 
-    def end_raw(self, subscription: Subscription) -> None:
+    def end_delivery(self, subscription: Subscription) -> None:
         """Forget the callback of a subscription that has ended: until then it is given what was on its way."""
-        self._raw.pop(subscription._id, None)
+        self._callbacks.pop(str(subscription._id), None)
 
     def post(self, subject: str, payload: bytes, reply: str = "", headers: bytes = b"") -> None:
         """`publish` without a coroutine, its headers encoded already (`header_block`).
 
-        What one turn of the loop posts leaves in one write. Raises `nats.errors.Error` as `publish` does, and when more
-        waits to be written than nats-py buffers; the subjects are not validated.
+        Raises `nats.errors.Error` as `publish` does, and when more waits to be written than nats-py buffers; the
+        subjects are not validated.
         """
         self._check(len(payload))
         if headers:
@@ -116,17 +107,32 @@ class NatsClient(ReconnectingClient):
         rest = b" %d\r\n%b\r\n" % (len(payload), payload)
         self._append(b"".join([b"PUB %b%b" % (subject.encode(), rest) for subject in subjects]))
 
-    def grant(self, subject: str, queue: str, limit: int, deliver: Deliver) -> None:
+    def post_frames(self, frames: str, sizes: Sequence[int]) -> None:
+        """Messages that are written out already, as `post` does: all of them, or none. `sizes` are their payloads'."""
+        self._check(max(sizes))
+        self.stats["out_msgs"] += len(sizes)
+        self.stats["out_bytes"] += sum(sizes)
+        self._append(frames.encode())
+
+    def grant(self, subject: str, queue: str, limit: int, callback: Callback) -> str:
         """Let the server deliver `limit` messages. Only while connected: a grant ends with its connection.
 
-        The limit is a SUB and an UNSUB behind it:
+        Returns its sid. The limit is a SUB and an UNSUB behind it:
         https://docs.nats.io/reference/reference-protocols/nats-protocol#unsub
         """
         while self._spent and time.monotonic() - self._spent[0][0] > SPENT_S:
-            self._grants.pop(self._spent.popleft()[1], None)
+            self._callbacks.pop(self._spent.popleft()[1], None)
         self._sid += 1
-        self._grants[self._sid] = _Grant(limit, deliver)
+        sid = str(self._sid)
+        self._callbacks[sid] = callback
+        self._grants.add(sid)
         self._append(command.sub_cmd(subject, queue, self._sid) + command.unsub_cmd(self._sid, limit))
+        return sid
+
+    def spend(self, sid: str) -> None:
+        """A grant has had its messages. What comes late is still delivered."""
+        self._grants.discard(sid)
+        self._spent.append((time.monotonic(), sid))
 
     async def end_grants(self) -> None:
         """Take no more messages; return when what the server had delivered is processed.
@@ -135,9 +141,8 @@ class NatsClient(ReconnectingClient):
         """
         if not self.is_connected:
             return
-        for sid, grant in self._grants.items():
-            if grant.left > 0:
-                self._append(command.unsub_cmd(sid, 0))
+        for sid in self._grants:
+            self._append(command.unsub_cmd(int(sid), 0))
         # A message is delivered in the order of the connection: those before the answer are all there is.
         await self.flush()
         await self.flush()
@@ -159,14 +164,7 @@ class NatsClient(ReconnectingClient):
             self._flush_queue.put_nowait(asyncio.get_running_loop().create_future())
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
-        grant = self._grants.get(sid)
-        if grant is not None:
-            await self._process_granted(sid, grant, subject, reply, data, headers)
-            return
         try:
-            if self._raw and (callback := self._raw.get(sid)):
-                self._parser.give(callback, [(subject, reply or b"", data, headers or b"")])
-                return
             await super()._process_msg(sid, subject, reply, data, headers)
         except Exception as error:  # whatever it was, the next message is another one
             self.drop(error)
@@ -175,21 +173,6 @@ class NatsClient(ReconnectingClient):
         """Count a message that cannot be decoded, and say so."""
         self.undecodable += 1
         self._on_undecodable(error)
-
-    async def _process_granted(
-        self, sid: int, grant: _Grant, subject: bytes, reply: bytes, data: bytes, headers: bytes
-    ) -> None:
-        self.stats["in_msgs"] += 1
-        self.stats["in_bytes"] += len(data)
-        grant.left -= 1
-        if grant.left == 0:
-            self._spent.append((time.monotonic(), sid))
-        msg: Msg | None = None
-        try:
-            msg = self._build_message(sid, subject, reply, data, await self._process_headers(headers))
-        except Exception as error:
-            self.drop(error)
-        await grant.deliver(msg, grant.left >= 0)
 
     async def _process_pong(self) -> None:
         if self._pongs and self._pongs[0].done():  # its `flush` gave up
@@ -216,6 +199,8 @@ class NatsClient(ReconnectingClient):
             await self._process_op_err(nats.errors.ProtocolError())
 
     def connection_lost(self) -> None:
+        for sid in (*self._grants, *[sid for _, sid in self._spent]):
+            self._callbacks.pop(sid, None)
         self._grants.clear()
         self._spent.clear()
         # A grant that was not sent yet must not reach the next server; nats-py subscribes anew what is its own.

@@ -1,82 +1,188 @@
-"""nats-py's parser, with a short way for messages that are delivered as they are on the wire.
+"""nats-py's parser, with a short way for subscriptions that take what a read brought in columns.
 
-nats-py matches each message from the front of its buffer, takes it out of there and awaits a coroutine for it. Here the
-whole messages of raw subscriptions are found in one go and handed over. Whatever else comes is nats-py's.
+nats-py matches each message from the front of its buffer, takes it out of there and awaits a coroutine for it. Here one
+regular expression finds all messages of a read, and each callback is called once with those that are for it.
+
+| what a read holds | how it is found |
+| --- | --- |
+| messages whose payload is one line, with headers or without | all in one go |
+| a message that does not look so: several lines, an odd subject | alone, by its sizes |
+| PING, PONG, INFO, +OK, -ERR | given to nats-py, alone |
+| the beginning of a message | kept, and not looked at again until all of it may be there |
+
+A payload may look like messages: what was found counts up to the first message whose sizes are not what it says. As
+many messages as were found in vain are then taken alone, so that a read is searched twice at most.
+https://docs.nats.io/reference/reference-protocols/nats-protocol
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 from nats.protocol import parser
 
+_WIRE: Final = "latin-1"
+"""Each byte is one character, so that lengths are the wire's."""
+
+
+class Read(NamedTuple):
+    """Messages of one read, in columns, those of a subscription in their order. Each character is a byte."""
+
+    sids: Sequence[str]
+    replies: Sequence[str]
+    """Empty for a message without one."""
+    headers: Sequence[str]
+    """Each block as it came; empty for a message without one."""
+    payloads: Sequence[str]
+    subjects: Sequence[str]
+
+
 RawMessage = tuple[bytes, bytes, bytes, bytes]
-"""Subject, reply, payload and header block, each as it came; no reply and no headers are empty."""
-RawCallback = Callable[[Sequence[RawMessage]], None]
-"""Given the messages that came together, in their order."""
+"""Subject, reply, payload and header block, as they came; no reply and no headers are empty."""
+Callback = Callable[[Read], None]
+_Row = tuple[str, str, str, str, str, str, str, str, str]
+"""H or nothing, subject, sid, reply, size of the headers, size in all, headers, payload; or all that is left."""
 
 # nats-py's own end a word at any white space, the server's at a blank: a form feed in a reply ended the connection.
-_WORD: Final = rb"([^ \r\n]+)"
-_MSG: Final = rb"MSG +%b +%b +(%b +)?(\d+)\r\n" % (_WORD, rb"(\d+)", _WORD)
-_HMSG: Final = rb"HMSG +%b +%b +(%b +)?(\d+) +(\d+)\r\n" % (_WORD, rb"(\d+)", _WORD)
-parser.MSG_RE = re.compile(rb"\A" + _MSG)
-parser.HMSG_RE = re.compile(rb"\A" + _HMSG)
-# Subject, subscription, reply, size of the headers, size in all. The common form is tried first, and takes half the
-# time: its words end at a blank alone. The two numbers at its end keep it from matching beyond its line.
-_plain_hmsg: Final = re.compile(rb"HMSG ([^ ]+) (\d+) ([^ ]+) (\d+) (\d+)\r\n").match
-_hmsg: Final = re.compile(_HMSG.replace(rb"(%b +)?" % _WORD, rb"(?:%b +)?" % _WORD)).match
-_msg: Final = re.compile(_MSG.replace(rb"(%b +)?(\d+)" % _WORD, rb"(?:%b +)?()(\d+)" % _WORD)).match
-SHORT_BYTES: Final = 32 * 1024
-"""What is longer comes in many reads: nats-py's own way looks at it once, not at each."""
+_WORD: Final = "([^ \r\n]+)"
+_MSG: Final = rf"MSG +{_WORD} +(\d+) +(?:{_WORD} +)?()(\d+)\r\n"
+_HMSG: Final = rf"HMSG +{_WORD} +(\d+) +(?:{_WORD} +)?(\d+) +(\d+)\r\n"
+_one: Final = re.compile(f"{_HMSG}|{_MSG}").match
+_all: Final = re.compile(
+    r"(H)?MSG ([!-~]+) (\d+) (?:([!-~]+) )?(?(1)(\d{1,9}) )(\d{1,9})\r\n"
+    r"(?(1)(NATS/1\.0[^\r\n]*\r\n(?:[^\r\n]+\r\n)*\r\n))([^\r\n]*)\r\n|(.+)",
+    re.DOTALL,
+).findall
+"""The last alternative is all that does not begin with such a message, so that nothing is skipped."""
+
+
+def raw(read: Read) -> Iterator[RawMessage]:
+    """Each message by itself, in bytes."""
+    for subject, reply, payload, block in zip(read.subjects, read.replies, read.payloads, read.headers, strict=True):
+        yield subject.encode(_WIRE), reply.encode(_WIRE), payload.encode(_WIRE), block.encode(_WIRE)
 
 
 class Parser(parser.Parser):
-    """`on_error(error)` is called when a callback failed."""
+    """`callbacks` are by sid; all else is nats-py's. `on_error(error)` is called when a callback failed."""
 
-    def __init__(self, nc: Any, callbacks: Mapping[int, RawCallback], on_error: Callable[[Exception], None]) -> None:
+    def __init__(self, nc: Any, callbacks: Mapping[str, Callback], on_error: Callable[[Exception], None]) -> None:
+        self._enough = 0
+        """With fewer bytes, the message at the front of the buffer is not whole."""
+        self._resets = 0
         super().__init__(nc)
         self._callbacks = callbacks
         self._on_error = on_error
 
+    def reset(self) -> None:
+        super().reset()
+        self._enough = 0
+        self._resets += 1
+
     async def parse(self, data: bytes = b"") -> None:
         self.buf.extend(data)
-        if self.state == parser.AWAITING_CONTROL_LINE and self._callbacks and self._hand_over():
+        if len(self.buf) < self._enough:
             return
-        await super().parse()
+        text, at, resets = self.buf.decode(_WIRE), 0, self._resets
+        self.buf.clear()
+        self._enough = 0
+        while at < len(text):
+            rows, at = self._find(text, at)
+            await self._give(rows)
+            end = 0 if self._enough else text.find(parser._CRLF_.decode(), at) + parser.CRLF_SIZE
+            line = text[at:end] if end >= parser.CRLF_SIZE else text[at:]
+            if self._resets != resets:
+                return  # another connection reads now
+            self.buf[:] = line.encode(_WIRE)
+            if self._enough:
+                return
+            await super().parse()  # one line, or the beginning of one
+            if self._resets != resets:
+                return
+            at += len(line)
 
-    def _hand_over(self) -> bool:
-        """The raw messages at the front. Returns whether nothing is left but the beginning of another one."""
-        data = bytes(self.buf)
-        start, has_begun = 0, False
-        whose, callback, came = b"", None, list[RawMessage]()
-        while line := _plain_hmsg(data, start) or _hmsg(data, start) or _msg(data, start):
-            subject, sid, reply, headers_size, total = line.groups()
-            if sid != whose:
-                self.give(callback, came)
-                whose, callback, came = sid, self._callbacks.get(int(sid)), []
-            if callback is None:
+    def _find(self, text: str, at: int) -> tuple[list[_Row], int]:
+        """The messages from `at` on, up to what is no whole one; and where that begins."""
+        rows: list[_Row] = []
+        in_vain = 0
+        while at < len(text):
+            if in_vain:
+                in_vain -= 1
+            else:
+                found = _all(text, at)
+                rest = found[-1][-1]
+                if rest:
+                    found.pop()
+                good = _whole(found)
+                in_vain = len(found) - good
+                rows += found[:good]
+                at = at + sum(map(_length, found[:good])) if in_vain else len(text) - len(rest)
+            line = _one(text, at)
+            if line is None:
                 break
-            body = line.end()
-            end = body + int(total)
-            if end + parser.CRLF_SIZE > len(data):
-                has_begun = end - body <= SHORT_BYTES
+            row, end = _row(text, line)
+            if end > len(text):
+                self._enough = end - at
                 break
-            headers_end = body + int(headers_size or 0)
-            start = end + parser.CRLF_SIZE
-            came.append((subject, reply or b"", data[headers_end:end], data[body:headers_end]))
-        self.give(callback, came)
-        del self.buf[:start]
-        return has_begun or not self.buf
+            rows.append(row)
+            at = end
+        return rows, at
 
-    def give(self, callback: RawCallback | None, came: Sequence[RawMessage]) -> None:
-        """Hand messages over, and count them."""
-        if callback is None or not came:
+    async def _give(self, rows: Sequence[_Row]) -> None:
+        """Hand messages over: to each callback those of its subscriptions, together."""
+        if not rows:
             return
-        self.nc.stats["in_msgs"] += len(came)
-        self.nc.stats["in_bytes"] += sum([len(payload) for _, _, payload, _ in came])
-        try:
-            callback(came)
-        except Exception as error:  # whatever it was, what comes next is something else
-            self._on_error(error)
+        callbacks = self._callbacks
+        takers = set(map(callbacks.get, {row[2] for row in rows}))
+        for taker in takers:
+            theirs = rows if len(takers) == 1 else [row for row in rows if callbacks.get(row[2]) == taker]
+            if taker is None:
+                await self._leave(theirs)
+                continue
+            _, subjects, sids, replies, _, _, headers, payloads, _ = zip(*theirs, strict=True)
+            self.nc.stats["in_msgs"] += len(theirs)
+            self.nc.stats["in_bytes"] += sum(map(len, payloads))
+            try:
+                taker(Read(sids, replies, headers, payloads, subjects))
+            except Exception as error:  # whatever it was, what comes next is something else
+                self._on_error(error)
+
+    async def _leave(self, rows: Sequence[_Row]) -> None:
+        """Leave messages to nats-py, as its own parser does."""
+        for _, subject, sid, reply, _, _, block, payload, _ in rows:
+            words = subject.encode(_WIRE), reply.encode(_WIRE), payload.encode(_WIRE)
+            await self.nc._process_msg(int(sid), *words, block.encode(_WIRE) or None)
+
+
+def _whole(rows: Sequence[_Row]) -> int:
+    """How many of them, from the first, are as large as they say."""
+    if not rows:
+        return 0
+    is_headed, _, _, _, head_sizes, sizes, headers, payloads, _ = zip(*rows, strict=True)
+    if any(is_headed):
+        wrong = [
+            int(size) != len(block) + len(payload) or int(head_size or 0) != len(block)
+            for head_size, size, block, payload in zip(head_sizes, sizes, headers, payloads, strict=True)
+        ]
+    else:
+        if list(map(int, sizes)) == list(map(len, payloads)):
+            return len(rows)
+        wrong = [int(size) != len(payload) for size, payload in zip(sizes, payloads, strict=True)]
+    return wrong.index(True) if True in wrong else len(rows)
+
+
+def _length(row: _Row) -> int:
+    """Of a message that was found by `_all`, with its blanks and line ends."""
+    is_headed, reply = row[0], row[3]
+    return sum(map(len, row)) + len("MSG   \r\n\r\n") + bool(reply) + bool(is_headed)
+
+
+def _row(text: str, line: re.Match[str]) -> tuple[_Row, int]:
+    """The message behind its first line, and where it ends."""
+    subject, sid, reply, head_size, size = line.groups()[:5] if line[1] else line.groups()[5:]
+    body = line.end()
+    end = body + int(size)
+    payload_at = body + int(head_size or 0)
+    row = ("", subject, sid, reply or "", "", size, text[body:payload_at], text[payload_at:end], "")
+    return row, end + parser.CRLF_SIZE

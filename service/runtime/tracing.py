@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+import re
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
@@ -32,10 +33,10 @@ P = ParamSpec("P")
 T = TypeVar("T")
 Result = TypeVar("Result")
 
-Give = Callable[[Mapping[str, Result]], Awaitable[None]]
+Give = Callable[[Mapping[str, Result]], None]
 Read = Callable[[Sequence[str], Give[Result]], Awaitable[None]]
 
-_CONTEXT: Final = frozenset({"traceparent", "tracestate"})
+_context_lines: Final = re.compile(r"\n(traceparent|tracestate):[ \t]*([^\r\n]*)", re.IGNORECASE).findall
 _STATE_MAX: Final = 512
 _MEMBER_MAX: Final = 128
 """Characters of a tracestate that must go on, and of a member that is left out first where it has more:
@@ -87,7 +88,7 @@ def _harmless(method: Callable[P, T]) -> Callable[P, T | None]:
 class NoTracing:
     """Does nothing, where no endpoint is set."""
 
-    def begin(self, subject: str, headers: Mapping[str, str] | None) -> None:
+    def begin(self, subject: str, headers: str) -> None:
         """No span."""
 
     def end(self, span: Any, endpoint: str, outcome: str) -> None:
@@ -116,8 +117,8 @@ class Tracing:
         self._kinds = SpanKind
 
     @_harmless
-    def begin(self, subject: str, headers: Mapping[str, str] | None) -> Span | None:
-        """A request's span: a child of the requester's, if it sent one."""
+    def begin(self, subject: str, headers: str) -> Span | None:
+        """A request's span: a child of the requester's, if it sent one. `headers` are the block as it came."""
         parent = self._propagator.extract(_context(headers)) if headers else None
         attributes = {"messaging.system": "nats", "messaging.destination.name": subject}
         return self._tracer.start_span(subject, context=parent, kind=self._kinds.SERVER, attributes=attributes)
@@ -175,9 +176,9 @@ class Tracing:
         await asyncio.to_thread(closing.join, timeout_s)
 
 
-def _context(headers: Mapping[str, str]) -> Mapping[str, str]:
+def _context(headers: str) -> Mapping[str, str]:
     """Those of W3C, in lower case: NATS keeps a header's name as it was written."""
-    return {lower: value for name, value in headers.items() if (lower := name.lower()) in _CONTEXT}
+    return {name.lower(): value.rstrip() for name, value in _context_lines(headers)}
 
 
 def _bounded(state: str) -> Mapping[str, str]:

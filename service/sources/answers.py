@@ -11,7 +11,7 @@ from typing import Final
 import nats.errors
 
 from service.runtime.nats_client import NatsClient
-from service.runtime.nats_parser import RawMessage
+from service.runtime.nats_parser import Read, raw
 
 CONFIRM_S: Final = 2.0
 ATTEMPTS: Final = 2
@@ -58,7 +58,7 @@ class Answers:
     async def start(self) -> None:
         self._inbox = self._nc.new_inbox()
         subscription = await self._nc.subscribe(f"{self._inbox}.*")
-        self._nc.deliver_raw(subscription, self._on_replies)
+        self._nc.deliver(subscription, self._on_replies)
 
     async def send(self, answers: Sequence[tuple[str, bytes]], attempts: int) -> list[bool]:
         """Whether the server confirmed each (subject, payload). What it did not is sent again, in so many attempts.
@@ -132,8 +132,8 @@ class Answers:
             except nats.errors.Error:
                 batch.end()  # what is not confirmed is told
 
-    def _on_replies(self, came: Sequence[RawMessage]) -> None:
-        for subject, _, _, headers in came:
+    def _on_replies(self, read: Read) -> None:
+        for subject, _, _, headers in raw(read):
             if b" 503" not in headers[:16] and (waiting := self._waiting.pop(subject, None)):
                 batch, number = waiting
                 batch.confirm(number)

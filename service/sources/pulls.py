@@ -24,7 +24,7 @@ from nats.aio.subscription import Subscription
 
 from service.runtime.connection import roundtrip
 from service.runtime.nats_client import NatsClient
-from service.runtime.nats_parser import RawMessage
+from service.runtime.nats_parser import Read, raw
 from service.sources.source import Message
 from service.sources.visibility import NAK, NS
 
@@ -151,7 +151,7 @@ class _Slot:
 
     async def open(self) -> None:
         self.subscription = await self._nc.subscribe(f"{self._base}.*")
-        self._nc.deliver_raw(self.subscription, self._on_messages)
+        self._nc.deliver(self.subscription, self._on_messages)
 
     def begin(self, limit: int) -> Pull:
         self._number += 1
@@ -169,11 +169,11 @@ class _Slot:
         except nats.errors.Error:
             pass  # a lost connection ends both the subscription and the pull
         finally:
-            self._nc.end_raw(self.subscription)
+            self._nc.end_delivery(self.subscription)
 
-    def _on_messages(self, came: Sequence[RawMessage]) -> None:
+    def _on_messages(self, read: Read) -> None:
         messages: list[Message] = []
-        for subject, reply, data, headers in came:
+        for subject, reply, data, headers in raw(read):
             try:
                 if reply:
                     messages.append(self._make(subject, reply, data, headers))

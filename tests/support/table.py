@@ -24,7 +24,7 @@ async def read(table: Table, keys: Sequence[str]) -> dict[str, Outcome]:
     """Every key's outcome, once all have come."""
     found: dict[str, Outcome] = {}
 
-    async def give(part: Mapping[str, Outcome]) -> None:
+    def give(part: Mapping[str, Outcome]) -> None:
         assert not found.keys() & part.keys(), "each key once"
         found.update(part)
 

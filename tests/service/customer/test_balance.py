@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
+import nats.errors
 import orjson
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
-from nats.aio.msg import Msg
 
 from service.customer.balance import Balance, encode
+from service.customer.burst import REPLY_LOST, Burst
 from service.customer.clients import Clients
 from service.customer.contract import REQUEST_SCHEMA
-from service.customer.decode import decode_client_id as decode
+from service.customer.decode import decode_client_id, usual_client_ids
 from service.customer.errors import BadRequest
 from service.customer.events import Events
-from service.customer.request import REPLY_LOST, Request
-from service.dynamodb.table import Table
 from service.runtime.nats_client import NatsClient
 from service.runtime.tracing import NoTracing
 from tests.support.table import open_table
 from tests.support.world import World, eventually
+
+
+def decode(payload: bytes) -> str:
+    """As it comes from the wire: each byte a character."""
+    return decode_client_id(payload.decode("latin-1"))
+
 
 FORBIDDEN = set(".*>") | {chr(code) for code in (*range(0x21), *range(0x7F, 0xA0))}
 client_ids = st.text(
@@ -103,7 +109,7 @@ def test_a_client_id_may_have_128_characters() -> None:
 
 @pytest.mark.parametrize("balance", [0, -5, 7120, 10**37])
 def test_the_reply_is_those_bytes(balance: int) -> None:
-    assert encode(balance) == b'{"balance":' + str(balance).encode() + b"}"
+    assert encode(balance) == f'{{"balance":{balance}}}'
 
 
 @given(st.text(max_size=140) | client_ids | st.integers() | st.none(), st.booleans())
@@ -119,50 +125,71 @@ def test_the_published_schema_says_what_the_code_does(client_id: object, named: 
     assert Draft202012Validator(REQUEST_SCHEMA).is_valid(body) is taken
 
 
+usual = st.from_regex(r'\A\{"client_id": ?"[0-9A-Za-z_-]{1,5}"\}\Z')
+tricky = st.sampled_from([
+    b'{"client_id":"1"}\n{"client_id":"2"}', b"zz", b"\n", b"", b'{"client_id":"1"}\n', b'{"a":[1', b"2]}", b"{},{}",
+    b'{"client_id":"1"},{"client_id":"2"}', b'{"client_id":"1"}\r', '{"client_id":"\u00fc"}'.encode(),
+])  # fmt: skip
+
+
+@given(st.lists(usual.map(str.encode) | tricky | st.binary(max_size=20), min_size=1, max_size=8))
+def test_ids_that_are_found_together_are_those_that_are_found_one_by_one(payloads: list[bytes]) -> None:
+    """Two bodies that are joined must not shift an id to another request."""
+    texts = [payload.decode("latin-1") for payload in payloads]
+    found = usual_client_ids(texts)
+    if found is not None:
+        assert found == [decode_client_id(text) for text in texts]
+    else:
+        assert any(not payload.startswith(b'{"client_id"') or b"\n" in payload or b"\r" in payload
+                   or not payload.isascii() or payload.count(b":") > 1 for payload in payloads)  # fmt: skip
+
+
 @pytest.mark.usefixtures("aws")
 async def test_an_answer_is_published_exactly_when_its_reply_left(world: World) -> None:
-    """One request has no inbox to reply to: nobody was told a balance that an event could record."""
-    world.put_rows({"1": 7})
-    table = Table(world.table, "id")
-    table.open()
-    async with world.client("service") as client:
-        assert isinstance(client, NatsClient)
-        events, outcomes = Events(client), list[str]()
-        await events.start(batched=True)
-        balance = Balance(Clients(table, NoTracing()), events)
-        for reply in ("_INBOX.told", "", "_INBOX.told.too"):
-            msg = Msg(client, "customer.balance", reply, b'{"client_id":"1"}')
-            request = Request(client, msg, NoTracing(), lambda _, outcome, __: outcomes.append(outcome))
-            await balance.handle(request)
-        await eventually(lambda: len(outcomes) == 3)
-        assert await events.flush(5) == 0
-        assert (outcomes.count("OK"), outcomes.count(REPLY_LOST)) == (2, 1)
-        await events.close()
-    table.close()
-    assert await world.last_sequence() == 2
-
-
-@pytest.mark.usefixtures("aws")
-async def test_all_who_asked_for_one_client_are_answered_alike_whatever_becomes_of_one(world: World) -> None:
-    world.put_rows({"1": 7})
-    outcomes = list[str]()
-
-    def done(_: Request, outcome: str, __: str) -> None:
-        outcomes.append(outcome)
-        if len(outcomes) == 1:
-            raise ZeroDivisionError("as the test wants it")
-
+    world.put_rows({"1": 7, "2": 8})
+    outcomes = list[tuple[int, str]]()
     async with world.client("service") as client, open_table(world.table) as table:
         assert isinstance(client, NatsClient)
         events = Events(client)
         await events.start(batched=True)
         balance = Balance(Clients(table, NoTracing()), events)
-        for client_id in (b"1", b"nobody"):
-            for number in range(3):
-                msg = Msg(client, "customer.balance", f"_INBOX.{number}", b'{"client_id":"%b"}' % client_id)
-                await balance.handle(Request(client, msg, NoTracing(), done))
-            await eventually(lambda client_id=client_id: len(outcomes) == (3 if client_id == b"1" else 6))
+
+        def post(frames: str, sizes: Sequence[int]) -> None:
+            if "_INBOX.lost" in frames:
+                raise nats.errors.OutboundBufferLimitError
+            client.post_frames(frames, sizes)
+
+        def done(_: Burst, count: int, outcome: str, **__: object) -> None:
+            outcomes.append((count, outcome))
+
+        for replies in (["_INBOX.a", "_INBOX.b"], ["_INBOX.lost", "_INBOX.too"], ["_INBOX.c", "_INBOX.d"]):
+            balance.handle(Burst(replies, 0, post, done), ['{"client_id":"1"}', '{"client_id":"2"}'])
+        await eventually(lambda: len(outcomes) == 3)
         assert await events.flush(5) == 0
         await events.close()
-    assert outcomes == ["OK"] * 3 + ["NOT_FOUND"] * 3
-    assert await world.last_sequence() == 2, "of the two whose replies were told to have left"
+    assert sorted(outcomes) == [(2, "OK"), (2, "OK"), (2, REPLY_LOST)], "all of a burst, or none"
+    assert await world.last_sequence() == 4
+
+
+@pytest.mark.usefixtures("aws")
+async def test_one_odd_client_is_answered_for_itself_and_the_others_together(world: World) -> None:
+    world.put_rows({"1": 7, "2": 8})
+    world.put_item({"id": {"S": "odd"}, "client_balance": {"S": "seven"}})
+    outcomes = list[tuple[int, str]]()
+    async with world.client("service") as client, open_table(world.table) as opened:
+        assert isinstance(client, NatsClient)
+        events = Events(client)
+        await events.start(batched=True)
+        balance = Balance(Clients(opened, NoTracing()), events)
+        ids = ["1", "nobody", "2", "odd", "1"]
+
+        def done(_: Burst, count: int, outcome: str, **__: object) -> None:
+            outcomes.append((count, outcome))
+
+        burst = Burst([f"_INBOX.{number}" for number in range(6)], 0, client.post_frames, done)
+        balance.handle(burst, [*[f'{{"client_id":"{client_id}"}}' for client_id in ids], "zz"])
+        await eventually(lambda: len(outcomes) == 4)
+        assert await events.flush(5) == 0
+        await events.close()
+    assert outcomes == [(1, "BAD_REQUEST"), (1, "NOT_FOUND"), (1, "INTERNAL_ERROR"), (3, "OK")]
+    assert await world.last_sequence() == 3

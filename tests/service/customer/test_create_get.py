@@ -15,12 +15,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nats.aio.client import Client
 
-from service.customer import contract
-from service.customer.create import decode
+from service.customer import contract, create
 from service.customer.errors import BadRequest
 from tests.support.drill import stored
 from tests.support.faulty import Call, FaultyDynamoDB, refusal, stall
 from tests.support.world import World, eventually, metric, statistics
+
+
+def decode(payload: bytes) -> create.NewClient:
+    """As it comes from the wire: each byte a character."""
+    return create.decode(payload.decode("latin-1"))
+
 
 JOHN = {"client_id": "j1", "name": "John Doe", "created_at": "2024-01-23"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -15,14 +16,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nats.aio.client import Client
-from nats.aio.msg import Msg
 
 from control_plane import self_hosted
 from service.customer import credit as module
 from service.customer.credit import Credit, _Window
 from service.runtime.connection import roundtrip
 from service.runtime.nats_client import NatsClient
-from tests.support.wire import pub, wire
+from service.runtime.nats_parser import Callback, Read
 from tests.support.world import World, eventually
 
 
@@ -30,17 +30,19 @@ class Held:
     """Takes requests and keeps them in flight until it is told to answer."""
 
     def __init__(self) -> None:
-        self.messages: list[Msg] = []
+        self.messages: list[str] = []
+        """Their reply subjects."""
         self.credit: Credit
 
-    async def take(self, msg: Msg) -> None:
-        self.credit.enter()
-        self.messages.append(msg)
+    def take(self, read: Read) -> None:
+        self.credit.enter(len(read.replies))
+        self.messages += read.replies
 
-    async def answer(self, count: int) -> None:
-        for _ in range(count):
-            await self.messages.pop(0).respond(b"ok")
-            self.credit.leave()
+    def answer(self, count: int) -> None:
+        answered, self.messages = self.messages[:count], self.messages[count:]
+        for reply in answered:
+            self.credit._nc.post(reply, b"ok")
+        self.credit.leave(count)
 
 
 @asynccontextmanager
@@ -73,7 +75,7 @@ async def test_what_there_is_no_room_for_meets_no_responder_at_once(world: World
             assert await ask(client) == "no responders"
             assert not any(task.done() for task in asking), "it did not wait for room"
             assert credit.in_flight == room <= max_in_flight
-            await held.answer(room)
+            held.answer(room)
             assert await asyncio.gather(*asking) == ["ok"] * room
             await roundtrip(nc)
         assert credit.without_s > 0
@@ -83,15 +85,15 @@ async def test_room_is_given_back_in_quarters(world: World) -> None:
     async with crediting(world, 8) as (nc, credit, held), world.client() as client:
         asking = [asyncio.create_task(ask(client)) for _ in range(8)]
         await eventually(lambda: len(held.messages) == 8)
-        await held.answer(1)
+        held.answer(1)
         await roundtrip(nc)
         assert await ask(client) == "no responders", "one is not a quarter"
-        await held.answer(1)
+        held.answer(1)
         await roundtrip(nc)
         asking += [asyncio.create_task(ask(client)) for _ in range(2)]
         await eventually(lambda: len(held.messages) == 8)
         assert await ask(client) == "no responders"
-        await held.answer(8)
+        held.answer(8)
         assert await asyncio.gather(*asking) == ["ok"] * 10
         assert credit.in_flight == 0
 
@@ -106,15 +108,15 @@ async def test_a_subject_is_given_nothing_while_others_fill_the_room(world: Worl
         # It was idle, and its grants stand; then they are used up.
         asking += [asyncio.create_task(ask(client, "customer.b")) for _ in range(4)]
         await eventually(lambda: len(held.messages) == 8)
-        await held.answer(4)
+        held.answer(4)
         await roundtrip(nc)
         assert await ask(client, "customer.a") == "no responders"
         assert await ask(client, "customer.b") == "no responders"
-        await held.answer(4)
+        held.answer(4)
         await roundtrip(nc)
         asking += [asyncio.create_task(ask(client, f"customer.{name}")) for name in "ab"]
         await eventually(lambda: len(held.messages) == 2)
-        await held.answer(2)
+        held.answer(2)
         assert await asyncio.gather(*asking) == ["ok"] * 10
 
 
@@ -130,7 +132,7 @@ async def test_a_new_connection_has_the_room_there_is_and_no_more(world: World) 
         asking += [asyncio.create_task(ask(client)) for _ in range(2)]
         await eventually(lambda: len(held.messages) == 7)
         assert await ask(client) == "no responders"
-        await held.answer(7)
+        held.answer(7)
         assert await asyncio.gather(*asking) == ["ok"] * 7
         assert credit.in_flight == 0
         await eventually(lambda: server_knows(world, 4), what="four grants")
@@ -143,7 +145,7 @@ async def test_nothing_is_granted_on_a_lost_connection(world: World) -> None:
         await nc.force_reconnect()
         for _ in range(4):
             held.messages.pop()
-            credit.leave()
+            credit.leave(1)
         await eventually(lambda: nc.is_connected)
         await eventually(lambda: server_knows(world, 4), what="four grants")
         for task in asking:
@@ -159,7 +161,7 @@ async def test_a_full_task_is_known_as_full_on_a_new_connection(world: World) ->
         await roundtrip(nc)
         before_s = credit.without_s
         await eventually(lambda: credit.without_s > before_s)
-        await held.answer(4)
+        held.answer(4)
         assert await asyncio.gather(*asking) == ["ok"] * 4
         given_s = credit.without_s
         assert await asyncio.to_thread(lambda: credit.without_s) == given_s
@@ -186,11 +188,11 @@ async def test_credit_that_was_used_up_while_the_task_slept_counts(
     async with crediting(world, 64) as (_, credit, held):
         taken = 0
 
-        async def take_and_answer(msg: Msg) -> None:
+        def take_and_answer(read: Read) -> None:
             nonlocal taken
-            taken += 1
-            await Held.take(held, msg)
-            await held.answer(1)
+            taken += len(read.replies)
+            held.take(read)
+            held.answer(len(read.replies))
 
         credit._windows[0].take = take_and_answer
         burst(world, requests)
@@ -211,7 +213,7 @@ async def test_a_closed_credit_takes_nothing_on_no_connection(world: World) -> N
         await eventually(lambda: nc.stats["reconnects"] == 1 and nc.is_connected)
         await roundtrip(nc)
         assert await ask(client) == "no responders"
-        await held.answer(1)
+        held.answer(1)
         assert await asking == "ok"
         assert await ask(client) == "no responders"
         await asyncio.wait_for(credit.idle(), 1)
@@ -234,7 +236,7 @@ async def test_no_grant_is_left_behind(world: World, monkeypatch: pytest.MonkeyP
         for _ in range(150):
             asking = [asyncio.create_task(ask(client)) for _ in range(6)]
             await eventually(lambda: len(held.messages) == 6)
-            await held.answer(6)
+            held.answer(6)
             assert await asyncio.gather(*asking) == ["ok"] * 6
         await roundtrip(nc)
         assert len(nc._grants) <= 16
@@ -243,29 +245,14 @@ async def test_no_grant_is_left_behind(world: World, monkeypatch: pytest.MonkeyP
         assert credit.in_flight == 0
 
 
-async def test_messages_that_cannot_be_decoded_use_no_room_up(world: World) -> None:
-    async with crediting(world, 4) as (nc, credit, held), world.client() as client:
-        async with wire(world.nats_url, world.creds("client")) as raw:
-            for _ in range(50):
-                raw.send(pub(b"customer.balance", b"x", b"_\xff\xfe"))
-                await raw.roundtrip()
-                await roundtrip(nc)
-        assert nc.undecodable == 50
-        assert credit.in_flight == 0
-        asking = asyncio.create_task(ask(client))
-        await eventually(lambda: len(held.messages) == 1)
-        await held.answer(1)
-        assert await asking == "ok"
-
-
 async def test_more_than_a_grant_is_taken_too(world: World) -> None:
     """A busy server delivers some between SUB and UNSUB."""
     async with crediting(world, 4) as (nc, credit, held):
-        sid = next(iter(nc._grants))
+        sid = next(iter(nc._grants)).encode()
         for _ in range(3):
-            await nc._process_msg(sid, b"customer.balance", b"_INBOX.x", b"", b"")
+            await nc._ps.parse(b"MSG customer.balance %b _INBOX.x 0\r\n\r\n" % sid)
         assert credit.in_flight == len(held.messages) == 3
-        await held.answer(3)
+        held.answer(3)
         assert credit.in_flight == 0
 
 
@@ -283,19 +270,38 @@ async def server_knows(world: World, grants: int) -> bool:
     return await grants_at_the_server(world) == grants
 
 
+def messages(*sids: str) -> Read:
+    """One message of each subscription."""
+    count = len(sids)
+    return Read(sids, ["_INBOX.x"] * count, [""] * count, ["x"] * count, ["a"] * count)
+
+
 class Server:
     """Stands in for the connection, to see every grant."""
 
     def __init__(self) -> None:
         self.is_connected = True
         self.granted = 0
+        self.grants: list[list[Any]] = []
+        """What is left of each, and who takes its messages."""
         self.end_grants = self._end_grants
 
     async def _end_grants(self) -> None: ...
 
-    def grant(self, _subject: str, _queue: str, limit: int, deliver: object) -> None:
+    def grant(self, _subject: str, _queue: str, limit: int, callback: Callback) -> str:
         self.granted += limit
-        self.deliver = deliver
+        self.grants.append([limit, callback])
+        return str(len(self.grants) - 1)
+
+    def spend(self, sid: str) -> None:
+        assert self.grants[int(sid)][0] == 0
+
+    def deliver(self, count: int = 1) -> None:
+        """The oldest grants' messages, each by itself."""
+        for _ in range(count):
+            sid, grant = next((sid, grant) for sid, grant in enumerate(self.grants) if grant[0])
+            grant[0] -= 1
+            grant[1](messages(str(sid)))
 
 
 def stood_in(max_in_flight: int, monkeypatch: pytest.MonkeyPatch) -> tuple[Server, Credit, Callable[[float], None]]:
@@ -305,10 +311,7 @@ def stood_in(max_in_flight: int, monkeypatch: pytest.MonkeyPatch) -> tuple[Serve
     server = Server()
     credit = Credit(server, max_in_flight)  # type: ignore[arg-type]
 
-    async def take(_: Msg) -> None:
-        credit.enter()
-
-    credit.add("a", "q", take)
+    credit.add("a", "q", lambda read: credit.enter(len(read.sids)))
 
     def later(seconds: float) -> None:
         nonlocal now_s
@@ -323,14 +326,14 @@ async def test_the_time_in_which_a_task_is_full_is_counted_and_no_other(monkeypa
     for _ in range(4):
         later(1)
         assert credit.without_s == 0
-        await server.deliver(object(), True)  # type: ignore[operator]
+        server.deliver()
     later(3)
     assert credit.without_s == 3
     assert credit.recent_share_without() == pytest.approx(3 / 7)
-    credit.leave()
+    credit.leave(1)
     later(1)
     assert credit.without_s == 3, "there is room for one"
-    await server.deliver(object(), True)  # type: ignore[operator]
+    server.deliver()
     later(2)
     assert credit.without_s == 5
     server.is_connected = False
@@ -347,12 +350,12 @@ async def test_the_time_in_which_a_task_is_full_is_counted_and_no_other(monkeypa
     later(7)
     assert credit.recent_share_without() == pytest.approx(11 / 11), "since it was last marked"
     for _ in range(4):
-        credit.leave()
+        credit.leave(1)
     later(11)
     assert (credit.without_s, credit.in_flight) == (17, 0)
     assert credit.recent_share_without() == 0
     for _ in range(4):
-        await server.deliver(object(), True)  # type: ignore[operator]
+        server.deliver()
     await credit.close()
     later(5)
     assert credit.without_s == 17, "a drain wants nothing more"
@@ -360,24 +363,15 @@ async def test_the_time_in_which_a_task_is_full_is_counted_and_no_other(monkeypa
 
 async def test_a_task_whose_room_shrinks_is_not_full_while_it_has_grants(monkeypatch: pytest.MonkeyPatch) -> None:
     server, credit, later = stood_in(2048, monkeypatch)
-    grants: list[list[Any]] = []
-    monkeypatch.setattr(server, "grant", lambda _subject, _queue, limit, deliver: grants.append([limit, deliver]))
-
-    async def deliver(count: int) -> None:
-        for _ in range(count):
-            grant = next(grant for grant in grants if grant[0])
-            grant[0] -= 1
-            await grant[1](object(), True)
-
     credit.open()
     for _ in range(9100):  # fast enough for all the room that there may be
-        await deliver(1)
+        server.deliver()
         later(1 / 9000)
-        credit.leave()
-    await deliver(1100)
+        credit.leave(1)
+    server.deliver(1100)
     later(3)
     while credit.in_flight:
-        credit.leave()
+        credit.leave(1)
     before_s = credit.without_s
     later(60)
     assert credit.without_s == before_s
@@ -388,51 +382,66 @@ async def test_credit_that_may_have_been_used_up_counts_when_it_was(monkeypatch:
     now_s = 100.0
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now_s))
 
-    async def take(_: Msg) -> None: ...
+    window, spent, made = _Window("a", "q", lambda _: None), list[str](), itertools.count()
 
-    window = _Window("a", "q", take)
-    first = window.add(32, 0.0)
-    assert window.use(first) == 0, "there was none before"
+    def add(limit: int, empty_s: float) -> str:
+        sid = str(next(made))
+        window.add([sid], limit, empty_s)
+        return sid
+
+    def use(*sids: str) -> float:
+        return window.use(sids, spent.append)
+
+    first = add(32, 0.0)
+    assert use(first) == 0, "there was none before"
     now_s += 0.05
-    second = window.add(32, 0.0)
-    assert [window.use(first) for _ in range(31)] == [0] * 31
-    assert [window.use(second) for _ in range(2)] == pytest.approx([0.05, 0])
+    second = add(32, 0.0)
+    assert use(*[first] * 31) == 0
+    assert [use(second), use(second)] == pytest.approx([0.05, 0])
     now_s += 5
-    third, fourth = window.add(16, 0.04), window.add(16, 0.0)
-    assert window.use(third) == 0, "the second had some left"
-    assert [window.use(second) for _ in range(30)] == [0] * 30
-    assert [window.use(third) for _ in range(15)] == [0] * 15, "it was touched before"
-    assert window.use(fourth) == 0, "made in the same moment"
+    third, fourth = add(16, 0.04), add(16, 0.0)
+    assert use(third) == 0, "the second had some left"
+    assert use(*[second] * 30) == 0
+    assert use(*[third] * 15) == 0, "it was touched before"
+    assert use(fourth) == 0, "made in the same moment"
     now_s += 5
-    fifth, few = window.add(16, 0.04), window.add(15, 0.0)
-    assert [window.use(fourth) for _ in range(15)] == [0] * 15
-    assert window.use(fifth) == pytest.approx(0.06)
-    assert [window.use(fifth) for _ in range(15)] == [0] * 15
-    assert window.use(few) == 0, "too few to tell"
-    assert window.outstanding == 14
+    fifth, few = add(16, 0.04), add(15, 0.0)
+    assert use(*[fourth] * 15) == 0
+    assert use(fifth) == pytest.approx(0.06)
+    assert use(*[fifth] * 15) == 0
+    assert use(few) == 0, "too few to tell"
+    now_s += 5
+    sixth = add(16, 0.0)
+    assert use(*[few] * 13, sixth, few) == 0, "the one before had one left when the first of this one came"
+    now_s += 5
+    seventh = add(16, 0.0)
+    assert use(*[sixth] * 15, seventh) == pytest.approx(0.1), "it had none"
+    assert use(few, sixth, "another's") == 0, "more than was granted counts for nothing"
+    assert (window.outstanding, spent) == (15, [first, second, third, fourth, fifth, few, sixth])
 
 
 async def test_it_is_idle_when_nothing_is_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
     _, credit, _ = stood_in(4, monkeypatch)
     for _ in range(2):
         await asyncio.wait_for(credit.idle(), 1)
-        credit.enter()
+        credit.enter(1)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(credit.idle(), 0.01)
         waiting = asyncio.create_task(credit.idle())
-        credit.enter()
-        credit.leave()
+        credit.enter(1)
+        credit.leave(1)
         await asyncio.sleep(0)
         assert not waiting.done()
-        credit.leave()
+        credit.leave(1)
         await asyncio.wait_for(waiting, 1)
 
 
 async def test_a_message_that_cannot_be_decoded_uses_up_the_last_grant(monkeypatch: pytest.MonkeyPatch) -> None:
     server, credit, _ = stood_in(1, monkeypatch)
     credit.open()
+    credit._windows[0].take = lambda _: None
     for granted in (2, 3):
-        await server.deliver(None, True)  # type: ignore[operator]
+        server.deliver()
         assert (server.granted, credit.in_flight) == (granted, 0)
 
 
@@ -477,9 +486,9 @@ async def test_there_is_room_for_what_is_answered_in_a_quarter_of_a_second(
     credit.open()
     least = min(max_in_flight, max(1024, max_in_flight // 2))
     assert server.granted == least, "before anything is known of it"
-    await serve(server, credit, answered - 1)
+    serve(server, credit, answered - 1)
     later(passed_s)
-    await serve(server, credit, 1)
+    serve(server, credit, 1)
     assert server.granted - answered in range(room - least // 4 + 1, room + 1)
 
 
@@ -488,18 +497,18 @@ async def test_a_task_that_becomes_slow_has_less_room_again(monkeypatch: pytest.
     credit.open()
     outstanding = []
     for answered in (20_000, 6_000, 2_000, 1, 6_000):
-        await serve(server, credit, answered - 1)
+        serve(server, credit, answered - 1)
         later(1)
-        await serve(server, credit, 1)
+        serve(server, credit, 1)
         outstanding.append(credit._windows[0].outstanding)
     # Room for 2048, 1500, 1024, 1024, 1500, in quarters of 256; what was granted is not taken back.
     assert outstanding == [2016, 1904, 1440, 1439, 1327]
 
 
-async def serve(server: Server, credit: Credit, requests: int) -> None:
+def serve(server: Server, credit: Credit, requests: int) -> None:
     for _ in range(requests):
-        await server.deliver(object(), True)  # type: ignore[operator]
-        credit.leave()
+        server.deliver()
+        credit.leave(1)
 
 
 @settings(deadline=None)
@@ -510,21 +519,20 @@ def test_in_flight_and_outstanding_never_pass_the_bound(max_in_flight: int, step
         credit = Credit(server, max_in_flight)  # type: ignore[arg-type]
         delivered = answered = 0
 
-        async def take(_: Msg) -> None:
-            credit.enter()
-
-        credit.add("a", "q", take)
+        credit.add("a", "q", lambda read: credit.enter(len(read.sids)))
         credit.open()
         for step in steps:
             if step == "deliver" and delivered < server.granted:
                 delivered += 1
-                await server.deliver(object(), True)  # type: ignore[operator]
+                server.deliver()
             elif step == "answer" and answered < delivered:
                 answered += 1
-                credit.leave()
+                credit.leave(1)
             elif step == "lose":
                 server.is_connected = False
                 server.granted = delivered  # what was outstanding is void
+                for grant in server.grants:
+                    grant[0] = 0
                 credit._forget()
                 server.is_connected = True
                 credit._renew()

@@ -90,7 +90,7 @@ async def test_a_connection_that_goes_mute_leaves_no_grant_counted(
         await eventually(lambda: between.muted == 1 and nc.is_connected, what="a mute connection")
         for _ in range(4):
             held.messages.pop()
-            credit.leave()
+            credit.leave(1)
         between.mute = False
         # The mute one is no reconnection: it confirmed nothing.
         await eventually(lambda: nc.stats["reconnects"] == 1 and nc.is_connected, what="another connection")
@@ -98,7 +98,7 @@ async def test_a_connection_that_goes_mute_leaves_no_grant_counted(
         await eventually(lambda: len(between.open) == 1, what="the end of the mute connection")
         asking.append(asyncio.create_task(ask(client)))
         await eventually(lambda: len(held.messages) == 1)
-        await held.answer(1)
+        held.answer(1)
         assert await asking.pop() == "ok"
         for task in asking:
             task.cancel()

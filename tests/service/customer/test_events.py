@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from nats.aio.client import Client
-from nats.aio.msg import Msg
 from nats.js.api import DiscardPolicy, StreamConfig
 from structlog.testing import capture_logs
 
@@ -20,6 +21,7 @@ from service.customer import contract, events, window
 from service.customer.events import PROBE_MAX_S, Events
 from service.runtime.connection import roundtrip
 from service.runtime.nats_client import NatsClient
+from service.runtime.nats_parser import Read
 from tests.support.world import World, eventually
 
 Publishing = Callable[..., AbstractAsyncContextManager[Events]]
@@ -51,7 +53,7 @@ async def publisher(world: World, *, batched: bool = True, **bounds: int) -> Asy
 
 def publish(published: Events, count: int, start: int = 0) -> None:
     for number in range(start, start + count):
-        published.publish(f"c{number}", b'{"balance":%d}' % number)
+        published.publish([f"c{number}"], [f'{{"balance":{number}}}'])
 
 
 def subjects(count: int) -> list[str]:
@@ -77,24 +79,41 @@ async def restore_stream(world: World) -> None:
 
 def lose(published: Events, which: Callable[[str], bool]) -> list[str]:
     """Lose what is posted with a reply subject of that kind, once each. Returns what was lost so far."""
-    post, lost = published._nc.post, []
+    post, lost = published._nc.post_frames, []
 
-    def lossy(subject: str, payload: bytes, reply: str = "", headers: bytes = b"") -> None:
-        if which(reply) and reply not in lost:
-            lost.append(reply)
-        else:
-            post(subject, payload, reply, headers)
+    def lossy(frames: str, sizes: Sequence[int]) -> None:
+        kept = ""
+        for frame in re.findall(r"HPUB .*?\r\n\r\n.*?\r\n", frames, re.DOTALL):
+            reply = frame.split(" ", 3)[2]
+            if which(reply) and reply not in lost:
+                lost.append(reply)
+            else:
+                kept += frame
+        post(kept, sizes)
 
-    published._nc.post = lossy  # type: ignore[method-assign]
+    published._nc.post_frames = lossy  # type: ignore[method-assign]
     return lost
 
 
-def intercept(published: Events, on_answer: Callable[[Msg], Any]) -> Callable[[Msg], Any]:
-    """Have the stream's answers handed to `on_answer`. Returns who had them before."""
+@dataclass
+class Answer:
+    """One answer of the stream."""
+
+    subject: str
+    payload: str
+    headers: str
+
+
+def intercept(published: Events, on_answer: Callable[[Answer], Any]) -> Callable[[Answer], None]:
+    """Have the stream's answers handed to `on_answer`. Returns what takes them otherwise."""
     (subscription,) = [sub for sub in published._nc._subs.values() if sub.subject.startswith(contract.INBOX_PREFIX)]
-    before, subscription._cb = subscription._cb, on_answer
-    assert before
-    return before
+
+    def on_read(read: Read) -> None:
+        for columns in zip(read.subjects, read.payloads, read.headers, strict=True):
+            on_answer(Answer(*columns))
+
+    published._nc.deliver(subscription, on_read)
+    return lambda answer: published._on_answer(answer.subject, answer.payload, answer.headers)
 
 
 def nothing_is_held(published: Events) -> bool:
@@ -285,12 +304,8 @@ async def test_a_silent_stream_is_asked_again_with_the_same_id(
     """The first attempts are stored, but their acknowledgements are lost: the ids keep them from being stored twice."""
     monkeypatch.setattr(events, "ACK_WAIT_S", 0.4)
     async with publishing() as published:
-        lost: list[Msg] = []
-
-        async def deaf(msg: Msg) -> None:
-            lost.append(msg)
-
-        heard = intercept(published, deaf)
+        lost: list[Answer] = []
+        heard = intercept(published, lost.append)
         publish(published, 20)
         await eventually(
             lambda: published.stalled is not None, within_s=1.2, what="a stall, well before twice the wait"
@@ -305,7 +320,7 @@ async def test_a_silent_stream_is_asked_again_with_the_same_id(
         assert (published.stats.published, published.pending) == (20, 0)
         assert published.stats.retried >= 20
         for msg in lost:  # late, and for events that are held no longer
-            await heard(msg)
+            heard(msg)
         assert published.stats.published == 20
         assert nothing_is_held(published)
     assert await world.last_sequence() == 20
@@ -316,13 +331,13 @@ async def test_an_answer_that_is_not_late_is_waited_for(
 ) -> None:
     monkeypatch.setattr(events, "ACK_WAIT_S", 1.0)
     async with publishing() as published:
-        answers = asyncio.Queue[Msg]()
-        heard = intercept(published, answers.put)
+        answers = asyncio.Queue[Answer]()
+        heard = intercept(published, answers.put_nowait)
         publish(published, 5)
         await asyncio.sleep(0.6)  # looked at twice meanwhile
         assert (published.stats.retried, published.stalled) == (0, None)
         while published.pending:
-            await heard(await answers.get())
+            heard(await answers.get())
         assert published.stats.retried == 0
 
 
@@ -332,9 +347,9 @@ async def test_only_what_is_overdue_is_sent_again(
     monkeypatch.setattr(events, "ACK_WAIT_S", 0.2)
     async with publishing() as published:
 
-        async def lose_the_third(msg: Msg) -> None:
+        def lose_the_third(msg: Answer) -> None:
             if published._publisher.number(msg.subject) != 2:
-                await heard(msg)
+                heard(msg)
 
         heard = intercept(published, lose_the_third)
         stalls: list[str] = []
@@ -359,12 +374,12 @@ async def test_nothing_is_sent_again_while_a_slow_stream_goes_on_answering(
     monkeypatch.setattr(events, "ACK_WAIT_S", 0.2)
     monkeypatch.setattr(window, "LATE_S", 0.1)
     async with publishing() as published:
-        answers = asyncio.Queue[Msg]()
-        heard = intercept(published, answers.put)
+        answers = asyncio.Queue[Answer]()
+        heard = intercept(published, answers.put_nowait)
         publish(published, 20 * published._publisher.batch_max)
         while published.pending:
             await asyncio.sleep(0.04)
-            await heard(await answers.get())
+            heard(await answers.get())
         assert (published.stats.retried, published.stalled) == (0, None)
         assert published.stats.published == 20 * published._publisher.batch_max
         assert published._window.size < window.WINDOW_MAX, "it gave way"
@@ -446,8 +461,8 @@ async def test_a_stream_that_ceases_to_take_batches_gets_events_one_by_one(world
 async def test_who_sees_where_acknowledgements_go_can_send_none(world: World, publishing: Publishing) -> None:
     """User `viewer` may subscribe to events, and have JetStream's API answer to any subject."""
     async with publishing() as published, world.client("viewer") as viewer:
-        answers = asyncio.Queue[Msg]()
-        heard = intercept(published, answers.put)
+        answers = asyncio.Queue[Answer]()
+        heard = intercept(published, answers.put_nowait)
         seen = await viewer.subscribe("customer.balance.*")
         await roundtrip(viewer)
         publish(published, 5)
@@ -466,9 +481,9 @@ async def test_who_sees_where_acknowledgements_go_can_send_none(world: World, pu
         told = [await answers.get() for _ in range(genuine)]
         while not answers.empty():
             forged = await answers.get()
-            assert forged.data != acknowledgement
-            await heard(forged)
+            assert forged.payload != acknowledgement.decode()
+            heard(forged)
         assert (published.stats.published, published.pending, published.stalled) == (0, 5, None)
         for msg in told:
-            await heard(msg)
+            heard(msg)
         assert (published.stats.published, published.pending, published.stalled) == (5, 0, None)

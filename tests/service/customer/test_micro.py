@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import nats.errors
@@ -13,12 +13,13 @@ from nats.aio.client import Client
 from nats.micro.service import ServiceConfig
 from structlog.testing import capture_logs
 
+from service.customer.burst import Burst
 from service.customer.errors import BadRequest
 from service.customer.micro import ConcurrentService, Endpoint
-from service.customer.request import Request
 from service.runtime.connection import roundtrip
 from service.runtime.nats_client import NatsClient
 from service.runtime.tracing import NoTracing
+from tests.support.wire import pub, wire
 from tests.support.world import World, eventually, statistics
 
 
@@ -26,18 +27,21 @@ class Held:
     """A handler that keeps its requests until it is told to let them go."""
 
     def __init__(self) -> None:
-        self.requests: list[Request] = []
+        self.requests: list[Burst] = []
 
-    async def __call__(self, request: Request) -> None:
-        if request.data == b"bad":
+    def __call__(self, burst: Burst, payloads: Sequence[str]) -> None:
+        burst.each(self._look, payloads)
+        self.requests += burst.singles()
+
+    def _look(self, payload: str) -> None:
+        if payload == "bad":
             raise BadRequest("as the test wants it")
-        if request.data == b"broken":
+        if payload == "broken":
             raise ZeroDivisionError("a secret cause")
-        self.requests.append(request)
 
-    async def answer_all(self) -> None:
+    def answer_all(self) -> None:
         while self.requests:
-            await self.requests.pop(0).respond(b"ok")
+            self.requests.pop(0).respond(["ok"])
 
 
 @asynccontextmanager
@@ -115,7 +119,7 @@ async def test_statistics_are_true_while_hundreds_are_in_flight(world: World) ->
         assert endpoint["data"] == {"in_flight": 300}
         assert (endpoint["num_errors"], endpoint["last_error"], endpoint["processing_time"]) == (0, "", 0)
         await asyncio.sleep(0.05)
-        await held.answer_all()
+        held.answer_all()
         await asyncio.gather(*asking)
         (after,) = await statistics(client, 1)
         (endpoint,) = after["endpoints"]
@@ -162,7 +166,7 @@ async def test_a_drain_answers_what_was_delivered_and_takes_no_more(world: World
         assert not draining.done(), "50 requests are in flight"
         (stats,) = await statistics(client, 1)
         assert stats["endpoints"][0]["num_requests"] >= 50, "$SRV answers during the drain"
-        await held.answer_all()
+        held.answer_all()
         await asyncio.wait_for(draining, 5)
         assert [body for body, _ in await asyncio.gather(*asking)] == [b"ok"] * 50
 
@@ -209,6 +213,38 @@ async def test_a_reply_subject_of_the_services_own_gets_nothing(world: World, in
         assert await world.last_sequence() == 0
 
 
+async def test_a_request_whose_reply_subject_is_no_text_is_dropped_and_uses_no_room_up(world: World) -> None:
+    held = Held()
+    async with (
+        world.client("service") as server,
+        world.client() as client,
+        serving(server, held, max_in_flight=4) as service,
+    ):
+        assert isinstance(server, NatsClient)
+        async with wire(world.nats_url, world.creds("client")) as raw:
+            for _ in range(50):
+                raw.send(pub(b"customer.balance", b"x", b"_\xff\xfe"))
+                await raw.roundtrip()
+                await roundtrip(server)
+        assert server.undecodable == 50
+        assert (service.in_flight, service.requests["balance"].received) == (0, 0)
+        asking = asyncio.create_task(ask(client))
+        await eventually(lambda: len(held.requests) == 1)
+        held.answer_all()
+        assert await asking == (b"ok", {})
+
+
+async def test_an_inbox_may_be_of_any_letters(world: World) -> None:
+    held = Held()
+    async with world.client("service") as server, world.administrator() as admin, serving(server, held):
+        answers = await admin._nc.subscribe("_INBOX.größe")
+        for reply in ("_INBOX.größe", "_INBOX.ascii"):
+            await admin._nc.publish("customer.balance", b"x", reply=reply)
+        await eventually(lambda: len(held.requests) == 2)
+        held.answer_all()
+        assert (await answers.next_msg(timeout=10)).data == b"ok"
+
+
 async def test_a_requesters_inbox_may_have_any_prefix_of_an_inbox(world: World) -> None:
     """`allow_responses`: the reply reaches an inbox that no permission of the service names."""
     held = Held()
@@ -217,7 +253,7 @@ async def test_a_requesters_inbox_may_have_any_prefix_of_an_inbox(world: World) 
         answers = await client.subscribe("_PROGRAMS_OWN.inbox")
         await client.publish("customer.balance", b"x", reply="_PROGRAMS_OWN.inbox")
         await eventually(lambda: len(held.requests) == 1)
-        await held.answer_all()
+        held.answer_all()
         assert (await answers.next_msg(timeout=10)).data == b"ok"
 
 
@@ -241,6 +277,6 @@ async def test_the_endpoints_of_a_service_share_its_drain_and_keep_their_own_sta
         draining = asyncio.create_task(service.drain())
         await eventually(lambda: nobody_listens(client), what="the end of the subscriptions")
         assert not draining.done()
-        await held.answer_all()
+        held.answer_all()
         await asyncio.wait_for(draining, 5)
         assert [reply.data for reply in await asyncio.gather(*asking)] == [b"ok", b"ok"]

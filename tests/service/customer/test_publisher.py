@@ -19,9 +19,8 @@ async def sent(world: World, mode: Mode, count: int) -> list[tuple[str, dict[str
     """Each message's reply subject and headers."""
     outbox = Outbox(1000, 1_000_000)
     for number in range(count):
-        outbox.add(
-            f"customer.balance.c{number}", b"{}", {"traceparent": "00-context", "tracestate": "a=1"} if number else None
-        )
+        context = {"traceparent": "00-context", "tracestate": "a=1"} if number else None
+        outbox.add([f"c{number}ü" if number % 2 else f"c{number}"], ['{"balance":1}'], context)
     async with world.client("service") as client, world.administrator() as admin:
         assert isinstance(client, NatsClient)
         heard = await admin._nc.subscribe("customer.balance.*")
@@ -31,7 +30,8 @@ async def sent(world: World, mode: Mode, count: int) -> list[tuple[str, dict[str
         batch = outbox.take(count, 0.0)
         publisher.send(batch)
         messages = [await heard.next_msg(timeout=10) for _ in range(count)]
-        assert [msg.subject for msg in messages] == [event.subject for event in batch.events]
+        assert [msg.subject for msg in messages] == [f"customer.balance.{event[1]}" for event in batch.events]
+        assert {msg.data for msg in messages} == {b'{"balance":1}'}
         assert {publisher.number(msg.reply) for msg in messages} == {0}
     return [(msg.reply, msg.headers or {}) for msg in messages]
 

@@ -38,9 +38,14 @@ CHARACTERS = sorted({*WHITE, *CONTROL, *OTHERS})
 FORMS = ("{0}", "a{0}", "{0}a", "a{0}b", "{0}{0}")
 
 
+def wire(body: object) -> str:
+    """As it comes from the wire: each byte a character."""
+    return orjson.dumps(body).decode("latin-1")
+
+
 def is_taken(take: Any, body: object) -> bool:
     try:
-        take(orjson.dumps(body))
+        take(wire(body))
     except BadRequest:
         return False
     return True
@@ -85,7 +90,7 @@ def test_each_body(body: object) -> None:
     ],
 )
 def test_date_times_of_rfc_3339(given: str, written: str) -> None:
-    assert decode(orjson.dumps({"name": "x", "created_at": given})).created_at == written
+    assert decode(wire({"name": "x", "created_at": given})).created_at == written
 
 
 @pytest.mark.parametrize(
@@ -93,16 +98,15 @@ def test_date_times_of_rfc_3339(given: str, written: str) -> None:
 )
 def test_seconds_that_there_are_not(given: str) -> None:
     with pytest.raises(BadRequest, match="created_at must be"):
-        decode(orjson.dumps({"name": "x", "created_at": given}))
+        decode(wire({"name": "x", "created_at": given}))
 
 
 # https://www.rfc-editor.org/rfc/rfc8259#section-6 sets no bounds to a number
 @pytest.mark.parametrize("number", ["1e999", "-1e999", "1" * 5000, "1e-999", "123456789012345678901234567890", "0.1e1"])
 def test_a_number_of_any_size_is_json(number: str) -> None:
-    payload = b'{"client_id":"7","more":%b}' % number.encode()
-    assert decode_client_id(payload) == "7"
+    assert decode_client_id(f'{{"client_id":"7","more":{number}}}') == "7"
     with pytest.raises(BadRequest, match="client_id must be a string"):
-        decode_client_id(b'{"client_id":%b}' % number.encode())
+        decode_client_id(f'{{"client_id":{number}}}')
 
 
 @pytest.mark.parametrize(
@@ -117,4 +121,4 @@ def test_a_number_of_any_size_is_json(number: str) -> None:
 )  # fmt: skip
 def test_what_is_not_json_or_not_text_is_said(payload: bytes, problem: str) -> None:
     with pytest.raises(BadRequest, match=problem):
-        decode_object(payload)
+        decode_object(payload.decode("latin-1"))

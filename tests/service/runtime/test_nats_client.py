@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 
 import nats.errors
 import pytest
@@ -12,7 +11,6 @@ from hypothesis import strategies as st
 from nats.aio.msg import Msg
 
 from service.runtime.nats_client import NatsClient, header_block
-from service.runtime.nats_parser import RawMessage
 from service.runtime.nats_reconnect import NoTlsError
 from tests.support.world import World, eventually
 
@@ -201,6 +199,20 @@ async def test_what_is_posted_arrives_as_if_it_had_been_published(world: World) 
         assert (client.stats["out_msgs"], client.stats["out_bytes"]) == (3, 14)
 
 
+async def test_frames_are_posted_all_or_none(world: World) -> None:
+    async with world.client("administrator") as client, world.client("administrator") as listener:
+        assert isinstance(client, NatsClient)
+        heard = await listener.subscribe("a.>")
+        await listener.flush()
+        client.post_frames("PUB a.1 2\r\nü\r\nPUB a.2 1\r\nx\r\n", [2, 1])
+        assert [(await heard.next_msg(timeout=10)).data for _ in range(2)] == ["ü".encode(), b"x"]
+        assert (client.stats["out_msgs"], client.stats["out_bytes"]) == (2, 3)
+        with pytest.raises(nats.errors.MaxPayloadError):
+            client.post_frames("PUB a.3 1\r\nx\r\n", [1, client.max_payload + 1])
+        await client.flush()
+        assert heard.pending_msgs == 0
+
+
 async def test_one_payload_is_posted_to_each(world: World) -> None:
     async with world.client("administrator") as client, world.client("administrator") as listener:
         assert isinstance(client, NatsClient)
@@ -247,67 +259,3 @@ async def test_nothing_is_posted_where_nothing_can_be_published(world: World) ->
         await client.close()
         with pytest.raises(nats.errors.ConnectionClosedError):
             client.post("a", b"")
-
-
-def frame(sid: int, subject: bytes, reply: bytes, headers: bytes, payload: bytes) -> bytes:
-    told = b" ".join(filter(None, [subject, b"%d" % sid, reply]))
-    if headers:
-        return b"HMSG %b %d %d\r\n%b%b\r\n" % (told, len(headers), len(headers) + len(payload), headers, payload)
-    return b"MSG %b %d\r\n%b\r\n" % (told, len(payload), payload)
-
-
-frame_like = st.sampled_from([b" 5 6\r\n", b"r 7 1 2 3\r\n", b"\r\nHMSG a 7 r 0 0\r\n\r\n", b"MSG a 7 1 2 3\r\n"])
-sent = st.tuples(
-    st.sampled_from([1, 7]), word, word | st.just(b""), header | frame_like,
-    frame_like
-    | st.binary(max_size=40)
-    | st.integers(30_000, 40_000).map(lambda size: b"\r\nMSG a 7 2\r\n" * (size // 12)),
-)  # fmt: skip
-
-
-@settings(
-    max_examples=200, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(messages=st.lists(sent, max_size=12), cuts=st.lists(st.integers(0, 2_000), max_size=8))
-async def test_raw_messages_come_as_they_were_sent_however_the_wire_cuts_them(
-    messages: list[tuple[int, bytes, bytes, bytes, bytes]], cuts: list[int]
-) -> None:
-    """Between those of another subscription, PINGs, and callbacks that fail."""
-    client = await client_with_subscription()
-    came: list[RawMessage] = []
-    failures = 0
-
-    def callback(messages: Sequence[RawMessage]) -> None:
-        nonlocal failures
-        came.extend(messages)
-        if len(came) % 3 == 0:
-            failures += 1
-            raise ValueError
-
-    client._raw[7] = callback
-    wire = b"".join(frame(*message) + b"PING\r\n" * (message[0] == 1) for message in messages)
-    start = 0
-    for cut in [*cuts, len(wire)]:
-        await client._ps.parse(wire[start : start + cut])
-        start += cut
-    raw = [(subject, reply, payload, headers) for sid, subject, reply, headers, payload in messages if sid == 7]
-    assert came == raw
-    assert client._subs[1]._received == len(messages) - len(raw)
-    assert client.stats["in_msgs"] == len(messages)
-    assert client.stats["in_bytes"] == sum(len(payload) for *_, payload in messages)
-    assert not client._ps.buf
-    assert client.undecodable >= failures
-    client._subs[1]._stop_processing()
-    await asyncio.sleep(0)
-
-
-async def test_a_short_message_whose_end_has_not_come_waits_for_it() -> None:
-    client = await client_with_subscription()
-    came: list[bytes] = []
-    client._raw[7] = lambda messages: came.extend(data for _, _, data, _ in messages)
-    whole = frame(7, b"a", b"r", b"NATS/1.0\r\n\r\n", b"body")
-    for byte in range(len(whole)):
-        assert not came
-        await client._ps.parse(whole[byte : byte + 1])
-    assert came == [b"body"]
-    client._subs[1]._stop_processing()

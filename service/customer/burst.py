@@ -1,0 +1,158 @@
+"""Requests to one endpoint that one read brought, and their replies.
+
+What one read brings is handled as lists: no object and no call for a request, but where it is odd. A burst of one is
+the same, only short.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Final, Protocol, TypeVar
+
+import structlog
+from nats.micro.request import ERROR_CODE_HEADER, ERROR_HEADER
+
+from service.customer.errors import InternalError, RequestError
+from service.runtime.discovery import is_inbox
+from service.runtime.logs import Repeated
+from service.runtime.nats_client import header_block
+
+log: Final = structlog.get_logger("service.micro")
+
+OK: Final = "OK"
+REPLY_LOST: Final = "REPLY_LOST"
+_request_failed: Final = Repeated(log, "request failed")
+_reply_failed: Final = Repeated(log, "reply failed")
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Done(Protocol):
+    """Told what became of requests of a burst."""
+
+    def __call__(self, burst: Burst, count: int, outcome: str, *, error: str = "", lost: int = 0) -> None: ...
+
+
+class Burst:
+    """Requests that are not answered yet, each known by its reply subject.
+
+    A request that is answered, or taken into another burst, is in this one no more: it is answered once, and whoever
+    catches an error can refuse what is left.
+    """
+
+    __slots__ = ("_done", "_failed", "_post", "context", "received_ns", "replies", "span")
+
+    def __init__(
+        self,
+        replies: Sequence[str],
+        received_ns: int,
+        post: Callable[[str, Sequence[int]], None],
+        done: Done,
+        span: Any = None,
+        context: Mapping[str, str] | None = None,
+    ) -> None:
+        """`post(frames, sizes)` hands replies to the connection, `done` is told what became of them."""
+        self.replies = replies
+        self.received_ns = received_ns
+        self.span = span
+        self.context = context
+        """Headers that carry the request's span on; None when requests are not traced."""
+        self._post = post
+        self._done = done
+        self._failed = _request_failed
+
+    def respond(self, payloads: Sequence[str]) -> bool:
+        """Answer each with its payload. False when the connection does not take the replies: all of them, or none."""
+        if not self.replies:
+            return False
+        sizes = list(map(len, payloads if "".join(payloads).isascii() else [text.encode() for text in payloads]))
+        frames = [
+            f"PUB {to} {size}\r\n{text}\r\n" for to, size, text in zip(self.replies, sizes, payloads, strict=True)
+        ]
+        count = self._release()
+        sent = self._send("".join(frames), sizes)
+        self._done(self, count, OK if sent else REPLY_LOST, lost=0 if sent else count)
+        return sent
+
+    def refuse(self, error: RequestError) -> None:
+        """Answer all with an error: its code and description as headers, its body as payload."""
+        if not self.replies:
+            return
+        headers, body = _error_headers(error.code, error.description), error.body.decode()
+        size = len(error.body)
+        rest = f" {len(headers)} {len(headers) + size}\r\n{headers}{body}\r\n"
+        frames = [f"HPUB {to}{rest}" for to in self.replies if is_inbox(to)]
+        count = self._release()
+        lost = len(frames) if frames and not self._send("".join(frames), [size] * len(frames)) else 0
+        self._done(self, count, error.description, error=f"{error.code}:{error.description}", lost=lost)
+
+    def fail(self, error: Exception) -> None:
+        """Refuse all for an error. One that no requester must know of is logged."""
+        if isinstance(error, RequestError):
+            self.refuse(error)
+        else:
+            self._failed.error(type(error).__name__, exc_info=error)
+            self.refuse(InternalError("internal error"))
+
+    def attempt(self, work: Callable[..., None], *args: Any) -> None:
+        """`work(self, *args)`. If it raises, the requests that are left are refused."""
+        try:
+            work(self, *args)
+        except Exception as error:
+            self.fail(error)
+
+    def each(self, work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+        """The result of `work` for each request's item. A request whose work raises is refused, the others stay."""
+        kept, results, odd = list[str](), list[Result](), list[tuple[str, Exception]]()
+        for reply, item in zip(self.replies, items, strict=True):
+            try:
+                results.append(work(item))
+                kept.append(reply)
+            except Exception as error:
+                odd.append((reply, error))
+        self.replies = kept
+        for reply, why in odd:
+            self._like([reply]).fail(why)
+        return results
+
+    def take(self, numbers: Sequence[int]) -> Burst:
+        """Some requests, by their position, as a burst of their own."""
+        replies, taken = self.replies, set(numbers)
+        self.replies = [reply for number, reply in enumerate(replies) if number not in taken]
+        return self._like([replies[number] for number in numbers])
+
+    def singles(self) -> Iterator[Burst]:
+        """Each request as a burst of its own."""
+        while self.replies:
+            reply, self.replies = self.replies[0], self.replies[1:]
+            yield self._like([reply])
+
+    def looked_up(self, replies: Sequence[str]) -> Burst:
+        """Requests of this burst whose look-up is done: what fails from now on is their reply."""
+        burst = self._like(replies)
+        burst._failed = _reply_failed
+        return burst
+
+    def _like(self, replies: Sequence[str]) -> Burst:
+        burst = Burst(replies, self.received_ns, self._post, self._done, self.span, self.context)
+        burst._failed = self._failed
+        return burst
+
+    def _release(self) -> int:
+        count, self.replies = len(self.replies), ()
+        return count
+
+    def _send(self, frames: str, sizes: Sequence[int]) -> bool:
+        try:
+            self._post(frames, sizes)
+        except Exception as error:  # nats-py's own, or its transport's
+            log.debug("replies lost", count=len(sizes), error=str(error))
+            return False
+        return True
+
+
+@lru_cache(maxsize=64)
+def _error_headers(code: str, description: str) -> str:
+    return header_block({ERROR_CODE_HEADER: code, ERROR_HEADER: description}).decode()
