@@ -32,7 +32,7 @@ Result = TypeVar("Result")
 class Done(Protocol):
     """Told what became of requests of a burst."""
 
-    def __call__(self, burst: Burst, count: int, outcome: str, *, error: str = "", lost: int = 0) -> None: ...
+    def __call__(self, burst: Burst, count: int, outcome: str, /, *, error: str = "", lost: int = 0) -> None: ...
 
 
 class Burst:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Final, Literal
 
 from service.customer.contract import EVENT_PREFIX, INBOX_PREFIX
@@ -33,7 +34,7 @@ EVENT_BYTES: Final = 768
 """Of an event's headers and payload at most, its trace's context among them."""
 _FLOW: Final = 50
 """The server says after so many events of a batch that it is alive: a slow stream takes long for a whole one."""
-_BEGIN, _APPEND, _COMMIT = "012"
+_BEGIN, _APPEND, _COMMIT = range(3)
 
 
 class Publisher:
@@ -67,25 +68,29 @@ class Publisher:
 
     def send(self, batch: Batch) -> None:
         """Raises `nats.errors.Error` when the connection does not take all of them."""
-        events, size = batch.events, len(batch.events)
         reply = f"{self._inbox}.{self._id}-{batch.number}"
-        replies = [reply]
-        if size > 1:
-            operations = f"{_BEGIN}{_APPEND * (size - 2)}{_COMMIT}"
-            replies = [f"{reply}.{_FLOW}.fail.{number}.{what}.$FI" for number, what in enumerate(operations, 1)]
-        frames = self._frames(events, replies, len)
+        frames = self._frames(batch.events, reply, len)
         if not frames.isascii():
-            frames = self._frames(events, replies, _bytes)
-        self._nc.post_frames(frames, [len(event[2]) for event in events])
+            frames = self._frames(batch.events, reply, _bytes)
+        self._nc.post_frames(frames, [len(payload) for _, _, payload, _ in batch.events])
 
-    def _frames(self, events: Sequence[Event], replies: Sequence[str], length: Callable[[str], int]) -> str:
+    def _frames(self, events: Sequence[Event], reply: str, length: Callable[[str], int]) -> str:
         """Each event as it is on the wire: the same headers each time, so that the stream knows it again."""
         head, context_at = self._head, len(f"{self._head}{FIRST}\r\n\r\n")
         return "".join([
-            f"HPUB {EVENT_PREFIX}{client_id} {reply} {context_at + length(context)}"
+            f"HPUB {EVENT_PREFIX}{client_id} {reply}{end} {context_at + length(context)}"
             f" {context_at + length(context) + length(payload)}\r\n{head}{number}\r\n{context}\r\n{payload}\r\n"
-            for (number, client_id, payload, context), reply in zip(events, replies, strict=True)
+            for (number, client_id, payload, context), end in zip(events, _ends(len(events)), strict=True)
         ])  # fmt: skip
+
+
+@lru_cache(maxsize=BATCH_MAX)
+def _ends(size: int) -> Sequence[str]:
+    """How the reply subjects of a batch's events end."""
+    if size == 1:
+        return ("",)
+    operations = [_BEGIN, *[_APPEND] * (size - 2), _COMMIT]
+    return [f".{_FLOW}.fail.{sequence}.{operation}.$FI" for sequence, operation in enumerate(operations, 1)]
 
 
 def _bytes(text: str) -> int:

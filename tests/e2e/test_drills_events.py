@@ -113,7 +113,7 @@ async def test_no_event_is_lost_when_the_streams_leader_changes_in_the_middle_of
                 change = asyncio.create_task(another_leader(own))
                 while not change.done():
                     for _ in range(250):
-                        events.publish(f"c{count}", b"{}")
+                        events.publish([f"c{count}"], ["{}"])
                         count += 1
                     await asyncio.sleep(0.05)
                 await change

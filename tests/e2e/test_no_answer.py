@@ -111,7 +111,7 @@ async def published_behind_open_batches(world: World) -> Published:
             await admin._nc.publish("customer.balance.open", b"x", reply=reply)
         await roundtrip(admin._nc)
         for number in range(250):
-            events.publish(f"c{number}", b"{}")
+            events.publish([f"c{number}"], ["{}"])
         await eventually(lambda: events.stalled is not None)
         stalled, unpublished = events.stalled, await events.flush(20)
         await events.close()

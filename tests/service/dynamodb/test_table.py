@@ -237,7 +237,7 @@ async def test_what_a_call_found_does_not_wait_for_what_it_left(
         proxy.fault = leaving_unprocessed(world, rows, lambda _: ["3"])
         given = list[tuple[set[str], int]]()
 
-        async def give(part: Mapping[str, Outcome]) -> None:
+        def give(part: Mapping[str, Outcome]) -> None:
             given.append((set(part), len(proxy.calls)))
 
         await table.read(list(rows), give)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from nats.errors import ProtocolError
 from nats.protocol import parser as upstream
 
 from service.runtime import nats_parser
@@ -72,7 +73,7 @@ def by_sid(found: Sequence[tuple[int, RawMessage]]) -> dict[int, list[RawMessage
 
 async def found_by_nats_py(wire: bytes) -> Connection:
     connection = Connection()
-    await upstream.Parser(connection).parse(wire)  # type: ignore[no-untyped-call]
+    await upstream.Parser(connection).parse(wire)
     return connection
 
 
@@ -87,7 +88,8 @@ word = st.binary(min_size=1, max_size=12).map(lambda word: word.translate(None, 
 usual_word = st.from_regex(rb"\A[a-zA-Z0-9_.]{1,12}\Z")
 forged = st.sampled_from([
     b"x\r\nMSG a 7 1\r\nx", b"\r\n", b"MSG a 7 r 3\r\nabc\r\n", b"PING\r\n",
-    b"\r\nHMSG a 7 r 12 12\r\nNATS/1.0\r\n\r\n", b"HMSG a 7 1 2\r\n", b'{"client_id":"1"}\r\n\r\n', b"+OK\r\n-ERR 'x'\r\n", b"\n", b"\r", b"5 6\r\n",
+    b"\r\nHMSG a 7 r 12 12\r\nNATS/1.0\r\n\r\n", b"HMSG a 7 1 2\r\n", b'{"client_id":"1"}\r\n\r\n',
+    b"+OK\r\n-ERR 'x'\r\n", b"\n", b"\r", b"5 6\r\n",
 ])  # fmt: skip
 header = st.sampled_from([
     b"NATS/1.0\r\n\r\n", b"NATS/1.0 503\r\n\r\n", b"NATS/1.0\r\ntraceparent: 00-1\r\nA:\r\n\r\n", b"NATS/1.0",
@@ -233,7 +235,7 @@ async def test_what_comes_behind_the_end_of_a_connection_is_not_read() -> None:
     async def end(_: str) -> None:
         parser.reset()
 
-    connection._process_err = end  # type: ignore[method-assign]
+    connection._process_err = end  # type: ignore[assignment,method-assign]
     await parser.parse(frame(7, b"a", b"", b"", b"1") + b"-ERR 'x'\r\n" + frame(7, b"a", b"", b"", b"2") + b"MSG a")
     assert [payload for _, (_, _, payload, _) in connection.found] == [b"1"]
     assert not parser.buf
@@ -248,5 +250,5 @@ async def test_a_word_ends_at_a_blank_as_the_server_has_it() -> None:
 
 async def test_an_unknown_line_is_refused() -> None:
     parser, _ = ours()
-    with pytest.raises(upstream.ProtocolError):
+    with pytest.raises(ProtocolError):
         await parser.parse(frame(7, b"a", b"", b"", b"1") + b"HELLO\r\n")

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from service.runtime.nats_client import NatsClient
+from service.runtime.nats_parser import RawMessage, Read
 from service.sources.pulls import _Slot
 from service.sources.wire import make_message
+
+
+def read(messages: Sequence[RawMessage]) -> Read:
+    """Of subjects, replies, payloads and header blocks."""
+    subjects, replies, payloads, headers = zip(
+        *[[part.decode("latin-1") for part in message] for message in messages], strict=True
+    )
+    return Read(["1"] * len(messages), replies, headers, payloads, subjects)
 
 
 @pytest.mark.parametrize(
@@ -25,10 +36,10 @@ async def test_a_status_that_overtakes_its_messages_ends_a_pull_when_they_have_c
     """With replicas a message waits for the other servers, its pull's status does not."""
     slot = _Slot(NatsClient(lambda _: None, lambda: None), make_message, lambda: False)
     pull = slot.begin(3)
-    slot._on_messages([(pull.inbox, b"", b"", b"NATS/1.0 " + status + b"\r\n\r\n")])
+    slot._on_messages(read([(pull.inbox, b"", b"", b"NATS/1.0 " + status + b"\r\n\r\n")]))
     for number in range(1, messages + 1):
         assert not pull.done.done()
-        slot._on_messages([(b"a.b", b"$JS.ACK.s.c.1.%d.%d.1700000000000000000.0" % (number, number), b"{}", b"")])
+        slot._on_messages(read([(b"a.b", b"$JS.ACK.s.c.1.%d.%d.1700000000000000000.0" % (number, number), b"{}", b"")]))
     assert pull.done.done()
     assert pull.ended
     assert len(pull.messages) == messages
@@ -41,8 +52,8 @@ async def test_a_pull_is_given_no_more_than_it_asked_for(monkeypatch: pytest.Mon
     slot = _Slot(NatsClient(lambda _: None, lambda: None), make_message, lambda: False)
     pull = slot.begin(2)
     replies = [b"$JS.ACK.s.c.1.%d.%d.1700000000000000000.0" % (number, number) for number in range(1, 5)]
-    slot._on_messages([(b"a.b", reply, b"{}", b"") for reply in replies[:3]])
-    slot._on_messages([(b"a.b", reply, b"{}", b"") for reply in replies[3:]])
+    slot._on_messages(read([(b"a.b", reply, b"{}", b"") for reply in replies[:3]]))
+    slot._on_messages(read([(b"a.b", reply, b"{}", b"") for reply in replies[3:]]))
     assert [message.sequence for message in pull.messages] == [1, 2]
     assert given_back == [reply.decode() for reply in replies[2:]]
 
@@ -52,6 +63,6 @@ async def test_what_is_no_delivery_costs_none_of_those_it_comes_with() -> None:
     slot = _Slot(nc, make_message, lambda: False)
     pull = slot.begin(3)
     replies = [b"$JS.ACK.s.c.1.1.1.1700000000000000000.0", b"_INBOX.x", b"$JS.ACK.s.c.1.2.2.1700000000000000000.0"]
-    slot._on_messages([(b"a.b", reply, b"{}", b"") for reply in replies])
+    slot._on_messages(read([(b"a.b", reply, b"{}", b"") for reply in replies]))
     assert [message.sequence for message in pull.messages] == [1, 2]
     assert nc.undecodable == 1
