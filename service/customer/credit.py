@@ -2,20 +2,29 @@
 
 A grant is a queue subscription that ends by itself after so many messages. There is room for 1,024 requests, or for
 what this task answers in a quarter of a second, where that is more; `max_in_flight` is the most. Grants are made in
-quarters of the least room, as requests are answered. What this task has no room for, the server gives to other tasks of
-the queue group; when none has room, it tells the requester "no responders" at once. So nothing is refused here, and
-nothing waits in a socket until its requester has given up (docs/adr/0011-credit.md).
+pieces of the least room, as requests are answered: the more of them are open, the more a server sends here. So nothing
+waits in a socket until its requester has given up (docs/adr/0011-credit.md).
 
-| state | grants | left by |
-| --- | --- | --- |
-| closed | none | `open` |
-| open, connected | `outstanding` of each subject, renewed while there is room | `close`, or the connection is lost |
-| open, not connected | none: they ended with the connection | a new connection: made anew, for the room there is |
-| closed for good | none, on no connection yet to come | |
+What this task has no room for, the server gives to other tasks of the queue group; when none has room, it tells the
+requester "no responders" at once. But another node or cluster hears late that a grant has ended, and what it sends
+meanwhile is lost without a word. So one more grant of each subject, the overdraft, stays open: what it brings beyond
+the room is told "no responders" here, in the server's own form.
+
+| state | grants | overdraft | left by |
+| --- | --- | --- | --- |
+| closed | none | none | `open` |
+| room | `outstanding` of each subject, renewed | open; taken while there is room | the room is used up |
+| full | those that are left | open; turned away | half of the room is free again |
+| dry: full, and the allowance is used up | those that are left | none: the server says "no responders" | the same |
+| not connected | none: they ended with the connection | none | a new connection: made again, for the room there is |
+| closed for good | none, on no connection yet to come | none | |
+
+Of the overdraft, `RATIO` requests may be turned away for each that is answered, so that answers keep most of the CPU.
+A full task takes again only when half of the room is free: what there is earlier would come in tiny bursts, which cost
+a multiple of long ones.
 
 Every subject has the whole room: one that nobody asks for holds its grants back from no other. The requests in flight
-are the service's: a grant is made only while all of them leave room. Where several subjects were idle and are asked at
-the same moment, more than `max_in_flight` may be in flight until these grants are used up.
+are the service's: a grant is made only while all of them leave room, and what comes beyond it is turned away.
 
 Time without credit is the operator's sign that a task is full. A task that sleeps, because its CPU is used up, does not
 see that its grants are used up too: when they turn out to have been, all the time since they were made counts.
@@ -24,16 +33,19 @@ see that its grants are used up too: when they turn out to have been, all the ti
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
 import nats.errors
 import structlog
 
+from service.customer.grants import Take, Window
+from service.runtime.discovery import are_inboxes
 from service.runtime.nats_client import NatsClient
-from service.runtime.nats_parser import Callback, Read
+from service.runtime.nats_parser import Read
 
 log: Final = structlog.get_logger("service.micro")
 
@@ -43,89 +55,17 @@ AHEAD_S: Final = 0.25
 """A task without CPU sleeps for less, and a requester waits for longer."""
 RATE_S: Final = 1.0
 RECENT_S: Final = 10.0
-SLEEP_S: Final = 0.1
-"""A CPU quota's period, the longest sleep: https://docs.kernel.org/scheduler/sched-bwc.html"""
-TELLING: Final = 16
-"""Requests. Of grants for fewer, the first may stay untouched while others are used: that says nothing."""
+PIECES: Final = 16
+"""Grants for the least room. A task with less room has fewer open, and is sent less."""
+OVERDRAFT: Final = 16_384
+"""Requests beyond the room that the server may deliver at once."""
+RATIO: Final = 3.5
+"""Requests that may be turned away for each that is answered."""
+FREE: Final = 0.5
+"""The share of the room that is free when a task that was full takes requests again."""
 
-Take = Callable[[Read], None]
-
-
-class _Grants:
-    """What was granted at one moment."""
-
-    __slots__ = ("unseen_s", "untouched")
-
-    def __init__(self, unseen_s: float) -> None:
-        self.untouched = True
-        self.unseen_s = unseen_s
-        """Seconds without credit to count, if at the first delivery all grants before these are used up."""
-
-
-class _Window:
-    """One subject's grants, oldest first."""
-
-    def __init__(self, subject: str, queue: str, take: Take) -> None:
-        self.subject = subject
-        self.queue = queue
-        self.take = take
-        self.on_read: Callback
-        """One for all its grants: what they bring in one read comes together."""
-        self.outstanding = 0
-        """Requests that the server may still deliver."""
-        self.granted_s: float | None = None
-        """When grants were last made on this connection."""
-        self._open: dict[str, tuple[_Grants, int]] = {}
-        """By sid: what a grant belongs to, and how many messages of it are left."""
-
-    def add(self, sids: Sequence[str], limit: int, empty_s: float) -> None:
-        """Note further grants of `limit` each, made now; the subject was seen without any for the last `empty_s`."""
-        now_s = time.monotonic()
-        since_s = now_s - self.granted_s if self.granted_s is not None else 0.0
-        self.granted_s = now_s
-        total = limit * len(sids)
-        grants = _Grants(max(0.0, min(since_s, SLEEP_S) - empty_s) if total >= TELLING else 0.0)
-        self._open.update(dict.fromkeys(sids, (grants, limit)))
-        self.outstanding += total
-
-    def use(self, sids: Sequence[str], spend: Callable[[str], None]) -> float:
-        """Note deliveries, by sid. Returns for how many seconds, unseen until now, the server had no credit.
-
-        Messages beyond a grant's limit do not count: a busy server may deliver some.
-        """
-        unseen_s = 0.0
-        for sid in dict.fromkeys(sids):
-            grants, _ = self._open.get(sid, (None, 0))
-            if grants and grants.untouched:
-                grants.untouched = False
-                if grants.unseen_s and self._is_oldest(grants, sids[: sids.index(sid)]):
-                    unseen_s += grants.unseen_s
-        for sid in set(sids):
-            grants, left = self._open.get(sid, (None, 0))
-            if grants is None:
-                continue
-            used = min(left, sids.count(sid))
-            self.outstanding -= used
-            if used < left:
-                self._open[sid] = grants, left - used
-            else:
-                del self._open[sid]
-                spend(sid)
-        return unseen_s
-
-    def _is_oldest(self, grants: _Grants, before: Sequence[str]) -> bool:
-        """Whether all grants that were made earlier are used up, with deliveries of these sids."""
-        for sid, (of, left) in self._open.items():
-            if of is grants:
-                return True
-            if before.count(sid) < left:
-                return False
-        return True
-
-    def forget(self) -> None:
-        self._open.clear()
-        self.outstanding = 0
-        self.granted_s = None
+NO_RESPONDERS: Final = " 16 16\r\nNATS/1.0 503\r\n\r\n\r\n"
+"""https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-4.md"""
 
 
 class Credit:
@@ -136,11 +76,15 @@ class Credit:
         self._nc = nc
         self._most = max_in_flight
         self._least = min(max_in_flight, max(LEAST, max_in_flight // 2))
-        self._quarter = max(1, self._least // 4)
+        self._piece = max(1, self._least // PIECES)
+        self._is_full = False
+        self._spare = float(OVERDRAFT)
+        """Requests that may be turned away now."""
+        self.turned_away = 0
         self._limit = self._least
         self._answered = 0
         self._answered_since_s = time.monotonic()
-        self._windows: list[_Window] = []
+        self._windows: list[Window] = []
         self._is_open = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -152,7 +96,7 @@ class Credit:
 
     def add(self, subject: str, queue: str, take: Take) -> None:
         """Have `take` called with each request to `subject`. It starts the work and returns."""
-        window = _Window(subject, queue, take)
+        window = Window(subject, queue, take)
         window.on_read = partial(self._on_read, window)
         self._windows.append(window)
 
@@ -179,14 +123,19 @@ class Credit:
         if count and self.in_flight == 0:
             self._idle.clear()
         self.in_flight += count
+        if self.in_flight >= self._limit:
+            self._is_full = True
+            self._start_clock()
 
     def leave(self, count: int) -> None:
         """Count requests as answered; their room is given to the server again, with that of others."""
         self.in_flight -= count
         self._answered += count
+        self._spare = min(OVERDRAFT, self._spare + RATIO * count)
         if self.in_flight == 0:
             self._idle.set()
-        if self._limit - self.in_flight >= self._quarter:
+        if self._limit - self.in_flight >= max(self._piece, FREE * self._limit if self._is_full else 0):
+            self._is_full = False
             self._renew()
 
     @property
@@ -210,20 +159,29 @@ class Credit:
         if not self._is_open or not self._nc.is_connected:
             return
         self._measure()
-        room = self._limit - self.in_flight
-        if room < self._quarter:
-            if not all(window.outstanding for window in self._windows):
-                self._start_clock()  # a new connection, and as many in flight as there may be
-            return
-        granted = False
         for window in self._windows:
-            quarters = (room - window.outstanding) // self._quarter
-            if quarters > 0:
-                grant = partial(self._nc.grant, window.subject, window.queue, self._quarter, window.on_read)
-                window.add([grant() for _ in range(quarters)], self._quarter, self._empty_s)
-                granted = True
-        if granted and all(window.outstanding for window in self._windows):
+            self._overdraw(window)
+        room = 0 if self._is_full else self._limit - self.in_flight
+        for window in self._windows:
+            pieces = (room - window.outstanding) // self._piece
+            if pieces > 0:
+                grant = partial(self._nc.grant, window.subject, window.queue, self._piece, window.on_read)
+                window.add([grant() for _ in range(pieces)], self._piece, self._empty_s)
+        if self._is_full or not all(window.outstanding for window in self._windows):
+            self._start_clock()
+        else:
             self._stop_clock()
+
+    def _overdraw(self, window: Window) -> None:
+        """Make a new overdraft where half of the last one is used up, as large as may be turned away now."""
+        last, left = next(reversed(window.overdraft.items()), ("", 0))
+        limit = int(self._spare)
+        if left > OVERDRAFT // 2 or limit < left + OVERDRAFT // 8:
+            return
+        sid = self._nc.grant(window.subject, window.queue, limit, window.on_read)
+        if last:
+            self._nc.end_grant(last)  # behind the new one, so that there is interest at every moment
+        window.overdraft = {last: left, sid: limit} if last else {sid: limit}
 
     def _measure(self) -> None:
         passed_s = time.monotonic() - self._answered_since_s
@@ -231,13 +189,41 @@ class Credit:
             self._limit = min(self._most, max(self._least, int(AHEAD_S * self._answered / passed_s)))
             self._answered, self._answered_since_s = 0, self._answered_since_s + passed_s
 
-    def _on_read(self, window: _Window, read: Read) -> None:
+    def _on_read(self, window: Window, read: Read) -> None:
         self._without_s += window.use(read.sids, self._nc.spend)
+        if self.in_flight + len(read.sids) > self._limit or not window.overdraft.keys().isdisjoint(read.sids):
+            read = self._within_room(window, read)
         if window.outstanding == 0 and self._is_open:
             self._start_clock()
-        window.take(read)
+        if read.sids:
+            window.take(read)
         if window.outstanding == 0 and self.in_flight == 0:  # nothing of it could be decoded
             self._renew()
+
+    def _within_room(self, window: Window, read: Read) -> Read:
+        """Turn away what there is no room for. Returns the rest."""
+        for sid in window.overdraft:
+            window.overdraft[sid] = max(0, window.overdraft[sid] - read.sids.count(sid))
+        granted = [number for number, sid in enumerate(read.sids) if sid not in window.overdraft]
+        overdrawn = [number for number, sid in enumerate(read.sids) if sid in window.overdraft]
+        room = max(0, self._limit - self.in_flight)
+        away = {*granted[room:], *overdrawn[0 if self._is_full else max(0, room - len(granted)) :]}
+        if not away:
+            return read
+        self._turn_away([read.replies[number] for number in away])
+        self._overdraw(window)
+        return Read(*[[value for number, value in enumerate(column) if number not in away] for column in read])
+
+    def _turn_away(self, replies: Sequence[str]) -> None:
+        """Tell requesters that there are no responders, as the server does when no task has room."""
+        self.turned_away += len(replies)
+        self._spare -= len(replies)
+        self._start_clock()
+        if not are_inboxes(replies):
+            replies = [reply for reply in replies if are_inboxes([reply])]
+        if replies:
+            with contextlib.suppress(nats.errors.Error):  # as lost as if there had been no overdraft
+                self._nc.post_frames(f"HPUB {f'{NO_RESPONDERS}HPUB '.join(replies)}{NO_RESPONDERS}", [0] * len(replies))
 
     def _forget(self) -> None:
         for window in self._windows:

@@ -48,6 +48,9 @@ def families(service: ConcurrentService, table: Table, events: Events, nc: NatsC
     yield CounterMetricFamily(
         "balance_without_credit_seconds", "Time in which this task had no room for requests.", service.credit.without_s
     )
+    yield CounterMetricFamily(
+        "balance_requests_turned_away", "Requests told that there are no responders.", service.credit.turned_away
+    )
     lost = sum(stats.replies_lost for stats in requests.values())
     yield CounterMetricFamily("balance_replies_lost", "Replies the connection did not take.", lost)
     calls = table.stats

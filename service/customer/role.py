@@ -178,6 +178,7 @@ class Customer:
             "ready": not problems,
             "problems": problems,
             "time_without_credit": round(self._service.credit.recent_share_without(), 4),
+            "turned_away": self._service.credit.turned_away,
             "events": self._events.mode,
             "events_stalled": self._events.stalled,
             "events_pending": self._events.pending,

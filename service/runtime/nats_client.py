@@ -134,6 +134,11 @@ class NatsClient(ReconnectingClient):
         self._grants.discard(sid)
         self._spent.append((time.monotonic(), sid))
 
+    def end_grant(self, sid: str) -> None:
+        """End a grant that has messages left. What is on its way is still delivered."""
+        self._append(command.unsub_cmd(int(sid), 0))
+        self.spend(sid)
+
     async def end_grants(self) -> None:
         """Take no more messages; return when what the server had delivered is processed.
 

@@ -18,11 +18,14 @@ from hypothesis import strategies as st
 from nats.aio.client import Client
 
 from control_plane import self_hosted
-from service.customer import credit as module
-from service.customer.credit import Credit, _Window
+from service.customer import credit as credit_module
+from service.customer import grants
+from service.customer.credit import OVERDRAFT, Credit
+from service.customer.grants import Window
 from service.runtime.connection import roundtrip
 from service.runtime.nats_client import NatsClient
 from service.runtime.nats_parser import Callback, Read
+from tests.support.wire import pub, wire
 from tests.support.world import World, eventually
 
 
@@ -81,21 +84,70 @@ async def test_what_there_is_no_room_for_meets_no_responder_at_once(world: World
         assert credit.without_s > 0
 
 
-async def test_room_is_given_back_in_quarters(world: World) -> None:
+async def test_a_full_task_takes_again_when_half_of_its_room_is_free(world: World) -> None:
     async with crediting(world, 8) as (nc, credit, held), world.client() as client:
         asking = [asyncio.create_task(ask(client)) for _ in range(8)]
         await eventually(lambda: len(held.messages) == 8)
+        await use_up_what_is_granted(credit, client)
+        held.answer(3)
+        await roundtrip(nc)
+        before = credit.turned_away
+        assert [await ask(client) for _ in range(8)] == ["no responders"] * 8
+        assert credit.turned_away == before + 8
         held.answer(1)
         await roundtrip(nc)
-        assert await ask(client) == "no responders", "one is not a quarter"
-        held.answer(1)
-        await roundtrip(nc)
-        asking += [asyncio.create_task(ask(client)) for _ in range(2)]
+        asking += [asyncio.create_task(ask(client)) for _ in range(4)]
         await eventually(lambda: len(held.messages) == 8)
-        assert await ask(client) == "no responders"
         held.answer(8)
-        assert await asyncio.gather(*asking) == ["ok"] * 10
+        assert await asyncio.gather(*asking) == ["ok"] * 12
         assert credit.in_flight == 0
+
+
+async def use_up_what_is_granted(credit: Credit, client: Client) -> None:
+    """Of a full task: the overdraft has brought some of what there was room for, and as much is still granted."""
+    while credit._windows[0].outstanding:
+        assert await ask(client) == "no responders"
+
+
+async def test_what_is_turned_away_is_told_in_the_servers_own_words(world: World) -> None:
+    async with crediting(world, 1) as (nc, credit, held), wire(world.nats_url, world.creds("client")) as raw:
+        raw.send(b"SUB _INBOX.own 1\r\n")
+        raw.send(pub(b"customer.balance", b"x", b"_INBOX.own"))
+        await eventually(lambda: len(held.messages) == 1)
+        for reply in (b"", b"customer.balance.1", b"_INBOX_service.x", b"_\xff"):
+            raw.send(pub(b"customer.balance", b"x", reply))  # to none of these
+        raw.send(pub(b"customer.balance", b"x", b"_INBOX.own"))
+        await eventually(lambda: credit.turned_away == 5)
+        await roundtrip(nc)
+        raw.send(pub(b"customer.get", b"x", b"_INBOX.own"))
+        await raw.roundtrip()
+        ours, theirs = raw.messages.get_nowait(), raw.messages.get_nowait()
+        assert ours == theirs == (b"_INBOX.own", b"NATS/1.0 503\r\n\r\n", b"")
+        assert raw.messages.empty()
+
+
+async def test_a_task_that_has_turned_away_its_allowance_lets_the_server_say_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And there is interest at every moment until then: an overdraft that is half used up is made again first."""
+    monkeypatch.setattr(credit_module, "OVERDRAFT", 64)
+    async with crediting(world, 8) as (_, credit, held), world.client() as client:
+        asking = [asyncio.create_task(ask(client)) for _ in range(8)]
+        await eventually(lambda: len(held.messages) == 8)
+        for _ in range(100):
+            assert await ask(client) == "no responders"
+        assert credit.turned_away == 64
+        assert await grants_at_the_server(world) == 0
+        held.answer(8)
+        assert await asyncio.gather(*asking) == ["ok"] * 8
+        await eventually(
+            lambda: server_knows(world, 8 + 1), what="the grants, and an overdraft of what is allowed again"
+        )
+        for _ in range(3):
+            asking = [asyncio.create_task(ask(client)) for _ in range(8)]
+            await eventually(lambda: len(held.messages) == 8)
+            held.answer(8)
+            assert await asyncio.gather(*asking) == ["ok"] * 8
 
 
 async def test_a_subject_is_given_nothing_while_others_fill_the_room(world: World) -> None:
@@ -105,19 +157,14 @@ async def test_a_subject_is_given_nothing_while_others_fill_the_room(world: Worl
     ):
         asking = [asyncio.create_task(ask(client, "customer.a")) for _ in range(4)]
         await eventually(lambda: len(held.messages) == 4)
-        # It was idle, and its grants stand; then they are used up.
-        asking += [asyncio.create_task(ask(client, "customer.b")) for _ in range(4)]
-        await eventually(lambda: len(held.messages) == 8)
-        held.answer(4)
-        await roundtrip(nc)
-        assert await ask(client, "customer.a") == "no responders"
-        assert await ask(client, "customer.b") == "no responders"
+        # The other was idle, and its grants stand.
+        assert [await ask(client, "customer.b") for _ in range(8)] == ["no responders"] * 8
         held.answer(4)
         await roundtrip(nc)
         asking += [asyncio.create_task(ask(client, f"customer.{name}")) for name in "ab"]
         await eventually(lambda: len(held.messages) == 2)
         held.answer(2)
-        assert await asyncio.gather(*asking) == ["ok"] * 10
+        assert await asyncio.gather(*asking) == ["ok"] * 6
 
 
 async def test_a_new_connection_has_the_room_there_is_and_no_more(world: World) -> None:
@@ -127,15 +174,14 @@ async def test_a_new_connection_has_the_room_there_is_and_no_more(world: World) 
         for kick in range(1, 4):
             await nc.force_reconnect()
             await eventually(lambda kick=kick: nc.stats["reconnects"] == kick and nc.is_connected)
-            await eventually(lambda: server_knows(world, 1), what="one grant")
-        # Five are in flight: of a quarter's two there is room for one grant.
-        asking += [asyncio.create_task(ask(client)) for _ in range(2)]
-        await eventually(lambda: len(held.messages) == 7)
+            await eventually(lambda: server_knows(world, 3 + 1), what="three grants, and an overdraft")
+        asking += [asyncio.create_task(ask(client)) for _ in range(3)]
+        await eventually(lambda: len(held.messages) == 8)
         assert await ask(client) == "no responders"
-        held.answer(7)
-        assert await asyncio.gather(*asking) == ["ok"] * 7
+        held.answer(8)
+        assert await asyncio.gather(*asking) == ["ok"] * 8
         assert credit.in_flight == 0
-        await eventually(lambda: server_knows(world, 4), what="four grants")
+        await eventually(lambda: server_knows(world, 8 + 1), what="a grant for each, and an overdraft")
 
 
 async def test_nothing_is_granted_on_a_lost_connection(world: World) -> None:
@@ -147,7 +193,7 @@ async def test_nothing_is_granted_on_a_lost_connection(world: World) -> None:
             held.messages.pop()
             credit.leave(1)
         await eventually(lambda: nc.is_connected)
-        await eventually(lambda: server_knows(world, 4), what="four grants")
+        await eventually(lambda: server_knows(world, 4 + 1), what="four grants, and an overdraft")
         for task in asking:
             task.cancel()
 
@@ -241,7 +287,7 @@ async def test_no_grant_is_left_behind(world: World, monkeypatch: pytest.MonkeyP
         await roundtrip(nc)
         assert len(nc._grants) <= 16
         assert len(asyncio.all_tasks()) <= tasks_before + 1
-        assert await grants_at_the_server(world) <= 8
+        assert await grants_at_the_server(world) <= 8 + 1
         assert credit.in_flight == 0
 
 
@@ -289,6 +335,8 @@ class Server:
     async def _end_grants(self) -> None: ...
 
     def grant(self, _subject: str, _queue: str, limit: int, callback: Callback) -> str:
+        if limit == OVERDRAFT:
+            return "overdraft"
         self.granted += limit
         self.grants.append([limit, callback])
         return str(len(self.grants) - 1)
@@ -307,7 +355,8 @@ class Server:
 def stood_in(max_in_flight: int, monkeypatch: pytest.MonkeyPatch) -> tuple[Server, Credit, Callable[[float], None]]:
     """With a clock that moves when it is told to, by so many seconds."""
     now_s = 100.0
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now_s))
+    for module in (credit_module, grants):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now_s))
     server = Server()
     credit = Credit(server, max_in_flight)  # type: ignore[arg-type]
 
@@ -330,10 +379,10 @@ async def test_the_time_in_which_a_task_is_full_is_counted_and_no_other(monkeypa
     later(3)
     assert credit.without_s == 3
     assert credit.recent_share_without() == pytest.approx(3 / 7)
-    credit.leave(1)
+    credit.leave(2)
     later(1)
-    assert credit.without_s == 3, "there is room for one"
-    server.deliver()
+    assert credit.without_s == 3, "half of the room is free"
+    server.deliver(2)
     later(2)
     assert credit.without_s == 5
     server.is_connected = False
@@ -380,9 +429,10 @@ async def test_a_task_whose_room_shrinks_is_not_full_while_it_has_grants(monkeyp
 async def test_credit_that_may_have_been_used_up_counts_when_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     """All the time since the last grants, at most a CPU quota's period, less what was seen to be without credit."""
     now_s = 100.0
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now_s))
+    for module in (credit_module, grants):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now_s))
 
-    window, spent, made = _Window("a", "q", lambda _: None), list[str](), itertools.count()
+    window, spent, made = Window("a", "q", lambda _: None), list[str](), itertools.count()
 
     def add(limit: int, empty_s: float) -> str:
         sid = str(next(made))
@@ -485,11 +535,12 @@ async def test_there_is_room_for_what_is_answered_in_a_quarter_of_a_second(
     server, credit, later = stood_in(max_in_flight, monkeypatch)
     credit.open()
     least = min(max_in_flight, max(1024, max_in_flight // 2))
-    assert server.granted == least, "before anything is known of it"
+    piece = least // 16
+    assert server.granted == least // piece * piece, "before anything is known of it"
     serve(server, credit, answered - 1)
     later(passed_s)
     serve(server, credit, 1)
-    assert server.granted - answered in range(room - least // 4 + 1, room + 1)
+    assert server.granted - answered in range(room - piece + 1, room + 1)
 
 
 async def test_a_task_that_becomes_slow_has_less_room_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -501,8 +552,8 @@ async def test_a_task_that_becomes_slow_has_less_room_again(monkeypatch: pytest.
         later(1)
         serve(server, credit, 1)
         outstanding.append(credit._windows[0].outstanding)
-    # Room for 2048, 1500, 1024, 1024, 1500, in quarters of 256; what was granted is not taken back.
-    assert outstanding == [2016, 1904, 1440, 1439, 1327]
+    # Room for 2048, 1500, 1024, 1024, 1500, in pieces of 64; what was granted is not taken back.
+    assert outstanding == [2016, 2032, 1440, 1439, 1455]
 
 
 def serve(server: Server, credit: Credit, requests: int) -> None:

@@ -80,7 +80,7 @@ async def test_a_connection_that_goes_mute_leaves_no_grant_counted(
         credit = held.credit = Credit(nc, 4)
         credit.add("customer.balance", "q", held.take)
         credit.open()
-        await eventually(lambda: grants(world, 4), what="four grants")
+        await eventually(lambda: grants(world, 4 + 1), what="four grants, and an overdraft")
         asking = [asyncio.create_task(ask(client)) for _ in range(4)]
         await eventually(lambda: len(held.messages) == 4)
 
@@ -94,7 +94,7 @@ async def test_a_connection_that_goes_mute_leaves_no_grant_counted(
         between.mute = False
         # The mute one is no reconnection: it confirmed nothing.
         await eventually(lambda: nc.stats["reconnects"] == 1 and nc.is_connected, what="another connection")
-        await eventually(lambda: grants(world, 4), what="four grants")
+        await eventually(lambda: grants(world, 4 + 1), what="four grants, and an overdraft")
         await eventually(lambda: len(between.open) == 1, what="the end of the mute connection")
         asking.append(asyncio.create_task(ask(client)))
         await eventually(lambda: len(held.messages) == 1)

@@ -43,6 +43,7 @@ async def test_operators_read_a_task_in_its_statistics(world: World, proxy: Faul
         assert data.pop("uptime_s") > 0
         assert data == {
             "in_flight": 0, "version": __version__, "ready": True, "problems": {}, "time_without_credit": 0.0,
+            "turned_away": 0,
             "events": "by the batch", "events_stalled": None, "events_pending": 0, "events_dropped": 0,
         }  # fmt: skip
         proxy.fault = stall(0.5)
