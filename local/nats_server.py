@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from control_plane import claims
@@ -26,25 +26,38 @@ resolver {{ type: full, dir: "{folder}/accounts", allow_delete: true, interval: 
 resolver_preload {{ {system}: {system_jwt} }}
 """
 _CLUSTER = """\
-cluster {{ name: local, listen: "127.0.0.1:{port}", routes: [{routes}] }}
+cluster {{ name: {cluster}, listen: "127.0.0.1:{port}", routes: [{routes}] }}
+"""
+_GATEWAY = """\
+gateway {{ name: {cluster}, listen: "127.0.0.1:{port}", gateways: [{gateways}] }}
 """
 
 
 @dataclass(frozen=True)
 class Node:
-    """One server of a cluster: its own route port, and everybody's."""
+    """One server of a cluster: its own route port, and everybody's; and the clusters that it is one of, by gateway."""
 
     number: int
     route_ports: Sequence[int]
+    cluster: str = "local"
+    gateway_port: int = 0
+    gateways: Mapping[str, int] = field(default_factory=dict)
+    """A port of each cluster, by name."""
 
     @property
     def name(self) -> str:
-        return f"local-{self.number}"
+        return f"{self.cluster}-{self.number}"
 
     @property
     def config(self) -> str:
         routes = ", ".join(f'"nats://127.0.0.1:{port}"' for port in self.route_ports)
-        return _CLUSTER.format(port=self.route_ports[self.number], routes=routes)
+        cluster = _CLUSTER.format(cluster=self.cluster, port=self.route_ports[self.number], routes=routes)
+        if not self.gateways:
+            return cluster
+        gateways = ", ".join(
+            f'{{ name: {name}, url: "nats://127.0.0.1:{port}" }}' for name, port in self.gateways.items()
+        )
+        return cluster + _GATEWAY.format(cluster=self.cluster, port=self.gateway_port, gateways=gateways)
 
 
 def binary() -> str:
