@@ -1,4 +1,4 @@
-"""Drills on overload as requesters on other servers see it: interest lags behind there, and what is lost says nothing."""
+"""Drills on overload as requesters on other servers see it: they hear late that a task is full."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ VCPU = 0.25
 
 
 async def burst(world: World, requests: int) -> Counter[str]:
-    """What becomes of requests that are sent at once. In `PATIENCE_S` each is answered, refused, or neither."""
+    """What becomes of requests that are sent at once: answered, refused, or neither within `PATIENCE_S`."""
     told = Counter[str]()
     async with world.client() as client:
         inbox, all_told = client.new_inbox(), asyncio.Event()
@@ -54,7 +54,7 @@ async def burst(world: World, requests: int) -> Counter[str]:
 )
 async def test_a_burst(world: World, drill: Drill, tmp_path: Path) -> None:
     async with places(world, tmp_path) as at, at[PLACES[0]].task() as one, at[PLACES[0]].task() as other:
-        lost = {}
+        lost, found = {}, []
         for place in PLACES:
             await burst(at[place], 1000)  # each server knows of the tasks
             runs = []
