@@ -62,8 +62,8 @@ async def test_a_burst(world: World, drill: Drill, tmp_path: Path) -> None:
                 await asyncio.sleep(1.0)  # the tasks' room is free again
                 runs.append(await burst(at[place], AT_ONCE))
             lost[place] = median(run[TIMEOUT] / AT_ONCE for run in runs)
-            drill.found(
-                f"{place}: " + "; ".join(f"{run['answered']:,} answered, {run[TIMEOUT]:,} neither" for run in runs)
-            )
+            counts = ", ".join(f"{run['answered']:,} and {run[TIMEOUT]:,}" for run in runs)
+            found.append(f"{place}: answered and neither {counts}")
+        drill.found("; ".join(found))
         await stop(one, other)
     assert max(lost.values()) <= 0.01, lost
