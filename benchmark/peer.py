@@ -11,6 +11,13 @@ from local.process import ROOT, running
 
 SOURCE: Final = ROOT / "benchmark" / "peers"
 BINARY: Final = ROOT / ".bench" / "peer"
+RUN_TIME: Final = ("GOGC", "GOMAXPROCS", "GOMEMLIMIT")
+"""What tunes Go's run-time, which has its defaults otherwise: https://pkg.go.dev/runtime#hdr-Environment_Variables"""
+
+
+def run_time() -> dict[str, str]:
+    """Settings of Go's run-time that this process was given."""
+    return {name: os.environ[name] for name in RUN_TIME if name in os.environ}
 
 
 async def build(log: Path) -> str:

@@ -104,7 +104,8 @@ class Bench:
             for number in range(1, tasks + 1):
                 log = self._folder / "logs" / f"{account}-{number}.log"
                 if name == PEER:
-                    children.append(await stack.enter_async_context(running(name, [str(peer.BINARY)], log, env)))
+                    started = running(name, [str(peer.BINARY)], log, env | peer.run_time())
+                    children.append(await stack.enter_async_context(started))
                     continue
                 task = service_task(name, env, claim_port(0, ""), log, PROGRAMS[name])
                 children.append((await stack.enter_async_context(task)).child)

@@ -12,8 +12,6 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"runtime"
-	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -34,9 +32,6 @@ const (
 	maxEvents   = 100_000 // not acknowledged yet
 	stopTimeout = 10 * time.Second
 	drainPoll   = 5 * time.Millisecond
-	processors  = 1   // a task has one vCPU or a part of it: a second processor's wake-ups cost a tenth of the CPU
-	gcPercent   = 400 // the live heap is a few MiB: fewer collections cost little memory
-	memoryLimit = 400 << 20
 )
 
 func run(stop <-chan os.Signal) error {
@@ -97,9 +92,6 @@ func (b *balances) drain(nc *nats.Conn, service micro.Service) error {
 }
 
 func main() {
-	runtime.GOMAXPROCS(processors)
-	debug.SetGCPercent(gcPercent)
-	debug.SetMemoryLimit(memoryLimit)
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, os.Interrupt, syscall.SIGTERM)
 	if err := run(stop); err != nil {

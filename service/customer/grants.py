@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -61,17 +62,18 @@ class Window:
         Messages beyond a grant's limit do not count: a busy server may deliver some.
         """
         unseen_s = 0.0
-        for sid in dict.fromkeys(sids):
+        counts = Counter(sids)
+        for sid in counts:
             grants, _ = self._open.get(sid, (None, 0))
             if grants and grants.untouched:
                 grants.untouched = False
                 if grants.unseen_s and self._is_oldest(grants, sids[: sids.index(sid)]):
                     unseen_s += grants.unseen_s
-        for sid in set(sids):
+        for sid, count in counts.items():
             grants, left = self._open.get(sid, (None, 0))
             if grants is None:
                 continue
-            used = min(left, sids.count(sid))
+            used = min(left, count)
             self.outstanding -= used
             if used < left:
                 self._open[sid] = grants, left - used

@@ -61,16 +61,16 @@ class DynamoDB:
         self._pool.drop_idle()
 
     async def call(
-        self, action: str, request: dict[str, Any], deadline: float = inf, *, again: bool = True
+        self, action: str, request: dict[str, Any] | bytes, deadline: float = inf, *, again: bool = True
     ) -> dict[str, Any]:
-        """One call and its decoded response, by `deadline`, a time of the loop's clock.
+        """One call and its decoded response, by `deadline`, a time of the loop's clock. Bytes are JSON already.
 
         Credentials, a new connection and the answer have `timeout_s` seconds each. `again`: it may be executed twice,
         as a read may (`Pool.post`).
         Raises `DynamoDBError`, `InvalidResponse`, `NoCredentialsError`, `CredentialsRefreshError`, `HttpError`,
         `TimeoutError`, and `ServiceError` when the endpoint is to be an account's and the credentials name none.
         """
-        body = orjson.dumps(request)
+        body = request if isinstance(request, bytes) else orjson.dumps(request)
         credentials = await self._chain.current(min(deadline, self._loop.time() + self._timeout_s))
         if credentials.account_id != self._account or not self._is_known:
             self._use(credentials.account_id)

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from aiohttp import web
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from service.customer.rows import make_row
 from service.dynamodb import table as module
@@ -329,3 +335,32 @@ async def test_an_endpoint_that_is_no_address_is_said(monkeypatch: pytest.Monkey
     monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", "ftp://127.0.0.1")
     with pytest.raises(ServiceError, match="AWS_ENDPOINT_URL_DYNAMODB"):
         Table("t", "id").open()
+
+
+class Asked(Exception):
+    """Ends a read at its call."""
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    st.lists(
+        st.text(st.characters(exclude_categories=["Cs"]))
+        | st.sampled_from(['","', '"', "\\", '\\",\\"', '"}},{"id":{"S":"']),
+        min_size=1,
+        unique=True,
+    )
+)
+async def test_the_body_is_json_whatever_the_keys_are(keys: list[str]) -> None:
+    asked: list[Any] = []
+
+    async def call(_action: str, request: bytes, _deadline: float) -> None:
+        asked.append(json.loads(request))
+        raise Asked
+
+    table = Table('balances"', "id")
+    table._api = SimpleNamespace(call=call)  # type: ignore[assignment]
+    for consistent in (False, True):
+        with suppress(Asked):
+            await table._batch_get(keys, consistent, math.inf)
+    of_keys = {"Keys": [{"id": {"S": key}} for key in keys]}
+    assert asked == [{"RequestItems": {'balances"': of_keys | more}} for more in ({}, {"ConsistentRead": True})]
