@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import sysconfig
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -35,8 +36,14 @@ class Machine(Model):
             system=f"{platform.system()} {platform.release()}",
             cpu=_cpu_name() or platform.machine(),
             cores=os.cpu_count() or 1,
-            python=platform.python_version(),
+            python=platform.python_version() + ("" if _is_optimized() else ", built without optimizations"),
         )
+
+
+def _is_optimized() -> bool:
+    """Whether the interpreter's build was guided by a profile; Debian's has no option for it in its configuration."""
+    built_with = sysconfig.get_config_var("CONFIG_ARGS") or ""
+    return "--enable-optimizations" in built_with or not sysconfig.get_config_var("PGO_PROF_USE_FLAG")
 
 
 class TaskShare(Model):

@@ -44,7 +44,7 @@ def remarks(result: Result) -> Iterator[str]:
         yield f"Memory of one task: {after} requests."
     if isinstance(result, CostResult):
         share = max(row.load_cpu_us * row.throughput for row in result.rows) / 1e6 / result.machine.cores
-        yield f"The generator took at most {share:.0%} of this machine's CPU."
+        yield f"The generator took at most {share:.0%} of this machine's CPU. Python {result.machine.python}."
         if result.left_out:
             yield f"The Go peer was left out: {result.left_out}."
     if isinstance(result, RunResult):

@@ -11,8 +11,7 @@ from benchmark.job import Closed, Open
 from benchmark.load import TIMEOUT
 from benchmark.measured import Measured
 from benchmark.transport import NO_RESPONDERS
-from local.system import Task
-from tests.support.drill import Drill, answered, put_on, stored, words
+from tests.support.drill import Drill, answered, bounds, put_on, stored, words
 from tests.support.world import World, eventually, metric, own_cluster, stop
 
 pytestmark = [pytest.mark.xdist_group("drills"), pytest.mark.timeout(600)]
@@ -30,10 +29,6 @@ async def peak(world: World, requests: int, concurrency: int) -> Measured:
         await load.finish_by_itself()
     async with put_on(world, Closed(requests=requests, concurrency=concurrency), expected=rows) as load:
         return Measured.of(await load.finish_by_itself())
-
-
-def bounds(*tasks: Task) -> str:
-    return "" if all(task.is_bounded for task in tasks) else "; the tasks ran UNBOUNDED: no cgroup may be written here"
 
 
 @pytest.mark.drill(
@@ -98,35 +93,6 @@ async def test_an_unequal_pair(world: World, drill: Drill) -> None:
         )
         await stop(weak, strong)
     assert in_time >= 0.99
-
-
-@pytest.mark.drill(
-    "a cluster of three, requester and task (0.1 vCPU) on different nodes, offered 0.9, 2 and 4 times what a closed "
-    "loop gets",
-    "at 0.9 everything answered; above, at most 5 % of what was offered unanswered, the rest answered or told "
-    "`no responders`",
-)
-async def test_overload_in_a_cluster(world: World, drill: Drill, tmp_path: Path) -> None:
-    if not drill.full:
-        pytest.skip("it measures the machine, which other tests share: make drill")
-    times, duration_s = (0.9, 2.0, 4.0), 15.0
-    async with own_cluster(world, tmp_path / "cluster") as (own, _):
-        nodes = own.nats_url.split(",")
-        async with own.at(nodes[0]).bounded(0.1).task() as task:
-            asking = own.at(nodes[1])
-            rows = own.rows()
-            top = await peak(asking, 40_000, 200)
-            found, unanswered = [f"peak {top.throughput:,.0f}/s"], {}
-            for factor in times:
-                flood = Open(rate=factor * top.throughput, duration_s=duration_s)
-                async with put_on(asking, flood, timeout_s=PATIENCE_S, expected=rows) as load:
-                    totals = await load.finish_by_itself()
-                unanswered[factor] = totals.errors[TIMEOUT] / totals.sent
-                found.append(f"{factor:g} x: {totals.replies:,} of {totals.sent:,} answered, {words(totals.errors)}")
-            drill.found("; ".join(found) + bounds(task))
-            await stop(task)
-    assert max(unanswered.values()) <= 0.05
-    assert unanswered.get(0.9, 0.0) <= 0.001
 
 
 @pytest.mark.drill(

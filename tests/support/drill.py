@@ -219,3 +219,8 @@ def drill_table(reports: Sequence[pytest.TestReport]) -> str:
     text = StringIO()
     Console(file=text, width=120, emoji=False, highlight=False, markup=False).print(table)
     return text.getvalue()
+
+
+def bounds(*tasks: Task) -> str:
+    """Words for a drill's print where the tasks' CPU could not be bounded."""
+    return "" if all(task.is_bounded for task in tasks) else "; the tasks ran UNBOUNDED: no cgroup may be written here"
