@@ -60,8 +60,7 @@ class Archive:
     def needs(self) -> Sequence[Need]:
         return (
             Need(f"NATS at {self._settings.nats_shown}", self._connection.open),
-            *self._source.needs(),
-            self._dead_letters.need(),
+            *map(self._connection.steady, (*self._source.needs(), self._dead_letters.need())),
             Need(f"table {self._writer.name}", self._look_at_table),
         )
 

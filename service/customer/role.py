@@ -85,9 +85,9 @@ class Customer:
     def needs(self) -> Sequence[Need]:
         return (
             Need(f"NATS at {self._settings.nats_shown}", self._connection.open),
-            Need("permissions", self._look_at_permissions),
-            Need(f"stream {contract.STREAM}", self._look_at_stream),
-            Need(f"bucket {contract.BUCKET}", self._look_at_bucket),
+            self._connection.steady(Need("permissions", self._look_at_permissions)),
+            self._connection.steady(Need(f"stream {contract.STREAM}", self._look_at_stream)),
+            self._connection.steady(Need(f"bucket {contract.BUCKET}", self._look_at_bucket)),
             Need(f"table {self._table.name}", self._look_at_table),
         )
 
@@ -129,7 +129,8 @@ class Customer:
                 if self._nc.is_connected or self._nc.pending_data_size:
                     await confirm(self._nc)
         except TimeoutError:
-            log.warning("requests left unanswered", in_flight=self._service.in_flight)
+            if self._service.in_flight:
+                log.warning("requests left unanswered", in_flight=self._service.in_flight)
         lost = await self._events.flush(max(0.0, deadline - asyncio.get_running_loop().time()))
         if lost or self._service.in_flight:
             raise ServiceError(

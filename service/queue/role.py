@@ -50,8 +50,10 @@ class Queue:
         self._server: grpc.aio.Server | None = None
 
     def needs(self) -> Sequence[Need]:
-        own = (Need(f"NATS at {self._settings.nats_shown}", self._connection.open),) if self._connection else ()
-        return (*own, *self._source.needs())
+        if not self._connection:
+            return self._source.needs()
+        connected = Need(f"NATS at {self._settings.nats_shown}", self._connection.open)
+        return (connected, *map(self._connection.steady, self._source.needs()))
 
     async def start(self) -> None:
         await self._source.start()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -13,12 +13,13 @@ from nats.aio.client import Client, RawCredentials
 from nats.js import JetStreamContext
 
 from service.runtime import creds
+from service.runtime.background import background
 from service.runtime.cancel import cancel
 from service.runtime.errors import ServiceError
 from service.runtime.logs import Repeated
 from service.runtime.nats_client import NatsClient
 from service.runtime.nats_reconnect import REFUSALS, NoTlsError
-from service.runtime.role import Skipped
+from service.runtime.role import Need, Skipped
 from service.runtime.settings import NatsSettings
 from service.runtime.unreachable import tls_context, unreachable
 
@@ -59,6 +60,8 @@ class Connection:
         self._refused_twice = False
         self._last_error = ""
         self._refused: asyncio.Future[ServiceError] = asyncio.get_running_loop().create_future()
+        self._lost = asyncio.Event()
+        """Set when the connection is lost, until somebody looks again."""
 
     async def open(self) -> None:
         """Connect.
@@ -96,6 +99,36 @@ class Connection:
             asks = bool(self.nc._server_info.get("tls_verify"))
             raise await unreachable(self._settings, reason, asks_for_certificate=asks)
         self._started = True
+
+    def steady(self, need: Need) -> Need:
+        """A need that is looked at again when the connection is lost meanwhile: what is said then is not the server's.
+
+        Raises `ServiceError` when it is not back within `START_TIMEOUT_S` seconds.
+        """
+
+        async def look() -> str | None:
+            while True:
+                self._lost.clear()
+                looking, lost = asyncio.create_task(_awaited(need.look())), asyncio.create_task(self._lost.wait())
+                try:
+                    await asyncio.wait({looking, lost}, return_when=asyncio.FIRST_COMPLETED)
+                    if not self._lost.is_set():
+                        return await looking
+                finally:
+                    await cancel(looking)
+                    await cancel(lost)
+                await self._until_back()
+
+        return Need(need.name, look)
+
+    async def _until_back(self) -> None:
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                await confirm(self.nc)
+        except TimeoutError:
+            raise await unreachable(self._settings, self._last_error or "lost", asks_for_certificate=False) from None
+        if self._refused.done():
+            raise self._refused.result()
 
     @property
     def jetstream(self) -> JetStreamContext:
@@ -159,6 +192,7 @@ class Connection:
         log.warning("a server named an address that does not parse", address=address[:100])
 
     async def _on_disconnect(self) -> None:
+        self._lost.set()
         if self._started and not self._closing:
             log.warning("NATS connection lost", server=self._settings.nats_shown)
 
@@ -178,9 +212,15 @@ class Connection:
             self._lose(ServiceError(f"NATS closed the connection ({reason})", "see the server's log"))
 
     def _lose(self, fault: ServiceError) -> None:
+        """Report it, and end a client that still tries: a drain waits for no connection that cannot come back."""
         if not self._closing:
             self._closing = True
             self._on_lost(fault)
+            background(self.nc.close(), "close")
+
+
+async def _awaited(looking: Awaitable[str | None]) -> str | None:
+    return await looking
 
 
 def _now() -> str:

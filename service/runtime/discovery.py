@@ -10,8 +10,12 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
+import nats.errors
+import structlog
 from nats.aio.msg import Msg
 from nats.micro.service import Service
+
+log: Final = structlog.get_logger("service.discovery")
 
 OWN: Final = ("_INBOX_service.", "_INBOX_archive.", "_INBOX_queue.")
 """The inboxes of each role, whichever is asked."""
@@ -32,6 +36,15 @@ def are_inboxes(subjects: Sequence[str]) -> bool:
 
 class Discovery(Service):
     """PING, INFO and STATS, each plain, by name and by id."""
+
+    async def start(self) -> None:
+        """Answer them, on whichever connection. `confirm` shows when the server knows of it."""
+        try:
+            await super().start()
+        except nats.errors.Error as error:  # the connection is lost; the next one has the subscriptions
+            if self._client.is_closed:
+                raise
+            log.debug("no answer from NATS", error=str(error))
 
     async def _handle_ping_request(self, msg: Msg) -> None:
         if is_inbox(msg.reply):

@@ -39,7 +39,6 @@ REFUSALS: Final = frozenset({
     "authentication error",
     "authentication expired",
     "authentication revoked",
-    "authentication timeout",
     "user authentication expired",
     "user authentication revoked",
     "account authentication expired",
