@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final, Protocol, TypeVar
 
+import nats.errors
 import structlog
 from nats.micro.request import ERROR_CODE_HEADER, ERROR_HEADER
 
@@ -71,8 +72,15 @@ class Burst:
         frames = [
             f"PUB {to} {size}\r\n{text}\r\n" for to, size, text in zip(self.replies, sizes, payloads, strict=True)
         ]
+        try:
+            sent = self._send("".join(frames), sizes)
+        except nats.errors.MaxPayloadError as error:
+            if len(sizes) > 1:  # one giant takes no other reply with it
+                each = [one.respond([text]) for one, text in zip(self.singles(), payloads, strict=True)]
+                return all(each)
+            self.fail(error)
+            return False
         count = self._release()
-        sent = self._send("".join(frames), sizes)
         self._done(self, count, OK if sent else REPLY_LOST, lost=0 if sent else count)
         return sent
 
@@ -148,6 +156,8 @@ class Burst:
         try:
             self._post(frames, sizes)
         except Exception as error:  # nats-py's own, or its transport's
+            if isinstance(error, nats.errors.MaxPayloadError):
+                raise
             log.debug("replies lost", count=len(sizes), error=str(error))
             return False
         return True

@@ -14,14 +14,14 @@ the room is told "no responders" here, in the server's own form.
 | --- | --- | --- | --- |
 | closed | none | none | `open` |
 | room | `outstanding` of each subject, renewed | open; taken while there is room | the room is used up |
-| full | those that are left | open; turned away | half of the room is free again |
+| full | those that are left | open; turned away | a quarter of the room is free again |
 | dry: full, and the allowance is used up | those that are left | none: the server says "no responders" | the same |
 | not connected | none: they ended with the connection | none | a new connection: made again, for the room there is |
 | closed for good | none, on no connection yet to come | none | |
 
 Of the overdraft, `RATIO` requests may be turned away for each that is answered, so that answers keep most of the CPU.
-A full task takes again only when half of the room is free: what there is earlier would come in tiny bursts, which cost
-a multiple of long ones.
+A full task takes again only when a quarter of the room is free: what there is earlier would come in tiny bursts, which
+cost a multiple of long ones.
 
 Every subject has the whole room: one that nobody asks for holds its grants back from no other. The requests in flight
 are the service's: a grant is made only while all of them leave room, and what comes beyond it is turned away.
@@ -35,6 +35,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from typing import Final
@@ -43,7 +44,7 @@ import nats.errors
 import structlog
 
 from service.customer.grants import Take, Window
-from service.runtime.discovery import are_inboxes
+from service.runtime.discovery import are_inboxes, is_inbox
 from service.runtime.nats_client import NatsClient
 from service.runtime.nats_parser import Read
 
@@ -57,11 +58,11 @@ RATE_S: Final = 1.0
 RECENT_S: Final = 10.0
 PIECES: Final = 16
 """Grants for the least room. A task with less room has fewer open, and is sent less."""
-OVERDRAFT: Final = 16_384
+OVERDRAFT: Final = 4096
 """Requests beyond the room that the server may deliver at once."""
-RATIO: Final = 3.5
+RATIO: Final = 1.0
 """Requests that may be turned away for each that is answered."""
-FREE: Final = 0.5
+FREE: Final = 0.25
 """The share of the room that is free when a task that was full takes requests again."""
 
 NO_RESPONDERS: Final = " 16 16\r\nNATS/1.0 503\r\n\r\n\r\n"
@@ -176,7 +177,7 @@ class Credit:
         """Make a new overdraft where half of the last one is used up, as large as may be turned away now."""
         last, left = next(reversed(window.overdraft.items()), ("", 0))
         limit = int(self._spare)
-        if left > OVERDRAFT // 2 or limit < left + OVERDRAFT // 8:
+        if not self._is_open or left > OVERDRAFT // 2 or limit < left + OVERDRAFT // 8:
             return
         sid = self._nc.grant(window.subject, window.queue, limit, window.on_read)
         if last:
@@ -202,28 +203,33 @@ class Credit:
 
     def _within_room(self, window: Window, read: Read) -> Read:
         """Turn away what there is no room for. Returns the rest."""
+        counts = Counter(read.sids)
         for sid in window.overdraft:
-            window.overdraft[sid] = max(0, window.overdraft[sid] - read.sids.count(sid))
+            window.overdraft[sid] = max(0, window.overdraft[sid] - counts[sid])
+        room = max(0, self._limit - self.in_flight)
+        if room == 0 or (self._is_full and counts.keys() <= window.overdraft.keys()):
+            self._turn_away(window, read.replies)
+            return Read((), (), (), (), ())
         granted = [number for number, sid in enumerate(read.sids) if sid not in window.overdraft]
         overdrawn = [number for number, sid in enumerate(read.sids) if sid in window.overdraft]
-        room = max(0, self._limit - self.in_flight)
         away = {*granted[room:], *overdrawn[0 if self._is_full else max(0, room - len(granted)) :]}
         if not away:
             return read
-        self._turn_away([read.replies[number] for number in away])
-        self._overdraw(window)
+        self._turn_away(window, [read.replies[number] for number in away])
         return Read(*[[value for number, value in enumerate(column) if number not in away] for column in read])
 
-    def _turn_away(self, replies: Sequence[str]) -> None:
+    def _turn_away(self, window: Window, replies: Sequence[str]) -> None:
         """Tell requesters that there are no responders, as the server does when no task has room."""
         self.turned_away += len(replies)
-        self._spare -= len(replies)
+        self._spare = max(0.0, self._spare - len(replies))
         self._start_clock()
         if not are_inboxes(replies):
-            replies = [reply for reply in replies if are_inboxes([reply])]
+            texts = [reply.encode("latin-1").decode(errors="replace") for reply in replies]
+            replies = [text for text in texts if is_inbox(text)]
         if replies:
             with contextlib.suppress(nats.errors.Error):  # as lost as if there had been no overdraft
                 self._nc.post_frames(f"HPUB {f'{NO_RESPONDERS}HPUB '.join(replies)}{NO_RESPONDERS}", [0] * len(replies))
+        self._overdraw(window)
 
     def _forget(self) -> None:
         for window in self._windows:
@@ -231,7 +237,7 @@ class Credit:
         self._stop_clock()
 
     def _start_clock(self) -> None:
-        if self._empty_since_s is None:
+        if self._empty_since_s is None and self._is_open:
             self._empty_since_s = time.monotonic()
 
     def _stop_clock(self) -> None:

@@ -133,10 +133,11 @@ class Parser(parser.Parser):
         """Hand messages over: to each callback those of its subscriptions, together."""
         if not rows:
             return
-        callbacks = self._callbacks
-        takers = set(map(callbacks.get, {row[2] for row in rows}))
+        # Looked up once: a callback may end subscriptions.
+        taken_by = {sid: self._callbacks.get(sid) for sid in {row[2] for row in rows}}
+        takers = set(taken_by.values())
         for taker in takers:
-            theirs = rows if len(takers) == 1 else [row for row in rows if callbacks.get(row[2]) == taker]
+            theirs = rows if len(takers) == 1 else [row for row in rows if taken_by[row[2]] == taker]
             if taker is None:
                 await self._leave(theirs)
                 continue

@@ -146,7 +146,8 @@ class ReconnectingClient(Client):
         error = nats.errors.Error(f"nats: {said}")
         self._err = error
         await self._error_cb(error)
-        await self._process_op_err(error)
+        if said != "maximum subscriptions exceeded":  # after that the server goes on
+            await self._process_op_err(error)
 
     async def _attempt_reconnect(self) -> None:
         await self._drop()
@@ -212,6 +213,8 @@ class ReconnectingClient(Client):
             raise
         except Exception as error:  # nats-py's `connect` tries again only after those
             raise nats.errors.Error(f"the server cannot be understood ({type(error).__name__}: {error})") from error
+        if not self.is_connected:  # nats-py goes on as if it were, when the first line is no PONG
+            raise nats.errors.Error("the server says something else before its first PONG")
         assert self._current_server is not None  # noqa: S101  it has just been connected to
         self._servers.good(self._current_server)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import os
 import re
 import threading
@@ -65,6 +66,8 @@ def tracing() -> NoTracing | Tracing:
             f"{variable} is set and OpenTelemetry is not installed ({error})",
             "install requirements/service-otel.txt, or unset it",
         ) from None
+    # It logs each member of a tracestate that it cannot read, and any requester may send one.
+    logging.getLogger("opentelemetry.trace.span").setLevel(logging.ERROR)
     name = os.environ.get("OTEL_SERVICE_NAME") or "customer-balance"
     provider = TracerProvider(resource=Resource.create({"service.name": name, "service.version": __version__}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))

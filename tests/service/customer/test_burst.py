@@ -132,3 +132,14 @@ async def test_two_requests_with_one_reply_subject_are_two() -> None:
     assert list(made.burst.replies) == ["_INBOX.a"], "what is not taken is left"
     made.burst.respond(["3"])
     assert [count for count, *_ in made.done] == [1, 1, 1]
+
+
+async def test_a_reply_that_is_too_large_takes_no_other_with_it() -> None:
+    made = Made("_INBOX.a", "_INBOX.b", "_INBOX.c")
+    made.client._max_payload = 100
+    with capture_logs() as logs:
+        assert made.burst.respond(["one", "x" * 101, "three"]) is False
+    assert made.written.startswith(b"PUB _INBOX.a 3\r\none\r\nHPUB _INBOX.b ")
+    assert made.written.endswith(b"PUB _INBOX.c 5\r\nthree\r\n")
+    assert [(count, outcome) for count, outcome, _, _ in made.done] == [(1, OK), (1, "INTERNAL_ERROR"), (1, OK)]
+    assert [line["event"] for line in logs] == ["request failed"]

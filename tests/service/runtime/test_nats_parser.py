@@ -14,7 +14,7 @@ from nats.errors import ProtocolError
 from nats.protocol import parser as upstream
 
 from service.runtime import nats_parser
-from service.runtime.nats_parser import Parser, RawMessage, Read, raw
+from service.runtime.nats_parser import Callback, Parser, RawMessage, Read, raw
 
 OWN, GRANTED, TAKEN = 1, 7, 8
 """The first is nats-py's; two sids have one callback, as grants of one subject have."""
@@ -225,6 +225,20 @@ async def test_a_callback_that_fails_costs_its_own_messages_alone() -> None:
     await parser.parse(frame(7, b"a", b"", b"", b"x") + frame(8, b"a", b"", b"", b"y") + frame(1, b"a", b"", b"", b"z"))
     assert (connection.failures, sorted(sid for sid, _ in connection.found)) == (1, [1, 8])
     assert connection.stats == {"in_msgs": 2, "in_bytes": 2}
+
+
+async def test_a_callback_may_end_the_other_subscriptions_of_its_read() -> None:
+    connection = Connection()
+    callbacks: dict[str, Callback] = {}
+
+    def take_and_end(read: Read) -> None:
+        connection.take(read)
+        callbacks.clear()
+
+    callbacks |= {"7": take_and_end, "8": lambda read: take_and_end(read)}
+    parser = Parser(connection, callbacks, connection.fail)
+    await parser.parse((frame(7, b"a", b"", b"", b"x") + frame(8, b"a", b"", b"", b"y")) * 3)
+    assert sorted(sid for sid, _ in connection.found) == [7] * 3 + [8] * 3
 
 
 async def test_what_comes_behind_the_end_of_a_connection_is_not_read() -> None:

@@ -29,6 +29,17 @@ async def test_a_network_that_stalls_is_no_refusal(world: World) -> None:
         assert "refuses" not in task.child.log.read_text()
 
 
+async def test_a_server_that_says_something_else_before_its_pong_is_asked_again(world: World) -> None:
+    async with network(world.nats_url) as (between, url), world.task(NATS_URL=url) as task, world.client() as client:
+        between.last_words = [b"PING\r\n", b"+OK\r\n", b"INFO {}\r\n"]
+        async with between.cut():
+            pass
+        await eventually(lambda: "NATS connection restored" in task.child.log.read_text())
+        assert not between.last_words
+        reply = await client.request("customer.balance", b'{"client_id":"1"}', timeout=5)
+        assert reply.data.startswith(b'{"balance":')
+
+
 async def test_a_task_that_is_refused_on_a_new_connection_waits_for_nothing(world: World) -> None:
     """Its event cannot be stored any more: nothing is flushed on a connection that does not come back."""
     key = Key.user()
