@@ -106,12 +106,12 @@ def test_what_was_left_out_is_said_and_is_no_figure() -> None:
     claim = Requirement(name="of_peer", text="of the peer's", figure=None, bound=1.0, at_least=True, unit="")
     row = CostRow(program="service", concurrency=500, throughput=20_000, p50_ms=1, p99_ms=2, server_cpu_us=20,
                   nats_cpu_us=10, load_cpu_us=5, memory_mib=70)  # fmt: skip
-    machine = Machine(system="", cpu="", cores=2, python="")
+    machine = Machine(system="", cpu="", cores=2, python="3.11")
     result = CostResult(started_at="", machine=machine, settings={}, rows=[row], scale=[], memory=[], claims=[claim],
                         left_out="Go is not installed")  # fmt: skip
     assert list(grids(result))[-1].rows == [("of the peer's", "at least 1", "-", "left out")]
     assert list(remarks(result)) == [
-        "The generator took at most 5% of this machine's CPU.", "The Go peer was left out: Go is not installed.",
+        "The generator took at most 5% of this machine's CPU. Python 3.11.", "The Go peer was left out: Go is not installed.",
     ]  # fmt: skip
     assert result.figures() == {}
     assert parse("of_peer<1", COST).verdict(result.figures()) == "of_peer<1: it was left out"
