@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import ssl
 import zlib
 from http import HTTPStatus
 from math import inf
@@ -40,10 +39,7 @@ class DynamoDB:
         """The account of the credentials is in `_account`, and `_pool` is its endpoint's."""
         self._pool: Pool
         self._signer: Signer
-        url = endpoint.url or endpoint.account_url or ""
-        # Made once: to read the system's authorities is 50 ms of CPU, and the account's endpoint follows the region's.
-        self._tls = endpoint.tls or (ssl.create_default_context() if url.startswith("https:") else None)
-        self._reach(url)
+        self._reach(endpoint.url or endpoint.account_url or "")
         self._loop = asyncio.get_running_loop()
 
     @classmethod
@@ -101,7 +97,7 @@ class DynamoDB:
 
     def _reach(self, url: str) -> None:
         self._url = url
-        self._pool = Pool(url, self._timeout_s, self._tls, self._endpoint.proxy)
+        self._pool = Pool(url, self._timeout_s, self._endpoint.tls, self._endpoint.proxy)
         self._signer = Signer(self._pool.host, self._endpoint.region, self._pool.path)
 
 
