@@ -1,7 +1,7 @@
 """nats-py's parser, with a short way for subscriptions that take what a read brought in columns.
 
 nats-py matches each message from the front of its buffer, takes it out of there and awaits a coroutine for it. Here one
-regular expression finds all messages of a read, and each callback is called once with those that are for it.
+regular expression finds all messages of a read, and a callback is given those that follow one another.
 
 | what a read holds | how it is found |
 | --- | --- |
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Any, Final, NamedTuple
 
 from nats.protocol import parser
@@ -28,7 +29,7 @@ _WIRE: Final = "latin-1"
 
 
 class Read(NamedTuple):
-    """Messages of one read, in columns, those of a subscription in their order. Each character is a byte."""
+    """Messages of one read, in columns and in their order. Each character is a byte."""
 
     sids: Sequence[str]
     replies: Sequence[str]
@@ -130,14 +131,14 @@ class Parser(parser.Parser):
         return rows, at
 
     async def _give(self, rows: Sequence[_Row]) -> None:
-        """Hand messages over: to each callback those of its subscriptions, together."""
-        if not rows:
-            return
+        """Hand messages over in their order: to each callback those that follow one another, together.
+
+        The order counts across subscriptions too: a consumer numbers its deliveries, whichever pull they are for.
+        """
         # Looked up once: a callback may end subscriptions.
         taken_by = {sid: self._callbacks.get(sid) for sid in {row[2] for row in rows}}
-        takers = set(taken_by.values())
-        for taker in takers:
-            theirs = rows if len(takers) == 1 else [row for row in rows if taken_by[row[2]] == taker]
+        for taker, run in groupby(rows, key=lambda row: taken_by[row[2]]):
+            theirs = list(run)
             if taker is None:
                 await self._leave(theirs)
                 continue

@@ -111,7 +111,8 @@ def test_what_was_left_out_is_said_and_is_no_figure() -> None:
                         left_out="Go is not installed")  # fmt: skip
     assert list(grids(result))[-1].rows == [("of the peer's", "at least 1", "-", "left out")]
     assert list(remarks(result)) == [
-        "The generator took at most 5% of this machine's CPU. Python 3.11.", "The Go peer was left out: Go is not installed.",
+        "The generator took at most 5% of this machine's CPU. Python 3.11.",
+        "The Go peer was left out: Go is not installed.",
     ]  # fmt: skip
     assert result.figures() == {}
     assert parse("of_peer<1", COST).verdict(result.figures()) == "of_peer<1: it was left out"

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.xdist_group("drills"), pytest.mark.timeout(600)]
 
 PATIENCE_S = 1.0
 """How long a requester waits."""
-VCPU = 0.08
+VCPU = 0.15
 """Four times what a larger task answers is more than generator and servers can do on two cores."""
 
 
@@ -32,8 +32,8 @@ async def peak(world: World, requests: int, concurrency: int) -> Measured:
 
 
 @pytest.mark.drill(
-    "overload of the CPU: a task bounded to 0.08 vCPU, offered 1, 2 and 4 times what a closed loop gets",
-    "goodput at least 90 % of that, p99 of what is answered at 4 times at most 0.8 s, nothing answered after its "
+    "overload of the CPU: a task bounded to 0.15 vCPU, offered 1, 2 and 4 times what a closed loop gets",
+    "goodput at least 90 % of that, p99 of what is answered at 4 times at most 0.5 s, nothing answered after its "
     "requester gave up (1 s), the rest told `no responders`",
 )
 async def test_overload_of_the_cpu(world: World, drill: Drill) -> None:
@@ -62,7 +62,7 @@ async def test_overload_of_the_cpu(world: World, drill: Drill) -> None:
         drill.found("; ".join([*found, f"{late} answered too late"]) + bounds(task))
         await stop(task)
     assert min(goodputs) >= least
-    assert p99_ms <= 800
+    assert p99_ms <= 500
     assert late == 0
 
 

@@ -17,6 +17,7 @@ from benchmark.measured import Measured
 from benchmark.transport import NO_RESPONDERS
 from control_plane import self_hosted
 from local.system import Task
+from service.customer.credit import PIECES
 from tests.support.drill import Drill, Probe, answered, memory_mib, put_on, stored, words
 from tests.support.faulty import FaultyDynamoDB, stall
 from tests.support.world import World, eventually, metric, stop, tasks
@@ -134,7 +135,7 @@ async def test_no_leak(world: World, drill: Drill) -> None:
     assert totals.errors.keys() <= {TIMEOUT, NO_RESPONDERS}
     assert after["memory"] - before["memory"] < 10
     assert after["file descriptors"] <= before["file descriptors"] + 4
-    assert after["subscriptions"] <= before["subscriptions"] + 3 * 17, "grants that are used up in part"
+    assert after["subscriptions"] <= before["subscriptions"] + 3 * PIECES, "grants that are used up in part"
     for same in ("threads", "tasks"):
         assert after[same] == before[same], same
     assert answers >= warm.replies + totals.replies
