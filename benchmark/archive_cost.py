@@ -28,9 +28,9 @@ from nats.js import JetStreamContext
 from benchmark.bare_loop import TABLE, Writes, bare_loop, serve
 from benchmark.errors import BenchmarkError
 from local.process import Child
-from service.archive import contract
 from service.archive.archiver import BATCHES
-from service.customer import contract as customer
+from service.contracts import archive as contract
+from service.contracts import customer
 from service.dynamodb.client import DynamoDB
 from service.dynamodb.writer import CALL_TIMEOUT_S, MAX_ITEMS
 from service.runtime.connection import roundtrip

@@ -15,7 +15,7 @@ from nats.micro.service import EndpointConfig, ServiceConfig
 from prometheus_client.core import Metric
 
 from service import __version__
-from service.customer import contract
+from service.contracts import customer as contract
 from service.customer.settings import CustomerSettings
 from service.runtime.connection import Connection
 from service.runtime.logs import configure_logs

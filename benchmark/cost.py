@@ -26,7 +26,7 @@ from benchmark.programs import EVENTS, PROGRAMS, TABLE, Bench, Program, memory_m
 from benchmark.result import CostResult, Machine, ScaleRow
 from control_plane.desired import REGISTRAR
 from local.dynamodb import create_table
-from service.archive import contract
+from service.contracts import archive as contract
 
 _ENDLESS: Final = 1 << 40
 

@@ -19,7 +19,7 @@ from typing import Final
 import uvloop
 
 from benchmark.bare_loop import TABLE, Writes, bare_loop, serve
-from service.customer import contract
+from service.contracts import customer as contract
 from service.customer.rows import make_row
 from service.dynamodb.table import Table
 

@@ -15,7 +15,7 @@ from nats.micro import add_service
 from nats.micro.service import ServiceConfig
 
 from service import __version__
-from service.customer import contract
+from service.contracts import customer as contract
 
 REPLY: Final = b'{"balance":7120}'
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 import orjson
 
 from benchmark.errors import BenchmarkError
-from service.customer import contract
+from service.contracts import customer as contract
 
 BALANCE: Final = contract.ENDPOINT_NAME
 GET: Final = contract.GET_NAME

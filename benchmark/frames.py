@@ -29,7 +29,7 @@ from benchmark.job import TICK_S, Closed, Done, Frames, Job, NatsTarget, Start, 
 from benchmark.latency import MAX_US, encoded, new_histogram
 from benchmark.load import TIMEOUT
 from benchmark.transport import connected
-from service.customer import contract
+from service.contracts import customer as contract
 from service.runtime.connection import roundtrip
 
 ODD_EVERY: Final = 100

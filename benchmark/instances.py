@@ -9,7 +9,7 @@ from nats.aio.client import Client
 
 from benchmark.result import TaskShare
 from control_plane.discovery import instances
-from service.customer.contract import SERVICE_NAME
+from service.contracts.customer import SERVICE_NAME
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import nats
 from nats.aio.client import RawCredentials
 from nats.aio.msg import Msg
 
-from service.archive import contract
+from service.contracts import archive as contract
 
 BATCH: Final = 100
 

@@ -34,8 +34,7 @@ from local.nats_server import nats_server
 from local.process import Child, accepts, claim_port, running
 from local.state import State
 from local.system import provision, ready, service_env, service_task
-from service.archive import contract as archive
-from service.queue import contract as queue
+from service.contracts import archive, queue
 
 PROGRAMS: Final = {ECHO: "benchmark.echo", SERVICE: "service", BASELINE: "benchmark.baseline"}
 TABLE: Final = "balances"

@@ -12,7 +12,7 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from benchmark.errors import BenchmarkError
-from service.queue import contract
+from service.contracts import queue as contract
 from service.queue.sqs_pb2 import SQSDeleteMessageRequest, SQSDeleteMessagesRequest, SQSReceiveMessageRequest
 from service.queue.sqs_pb2_grpc import SQSServiceStub
 

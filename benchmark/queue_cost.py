@@ -21,8 +21,8 @@ from nats.aio.client import Client, RawCredentials
 from nats.js import JetStreamContext
 
 from benchmark.queue_calls import WAIT_S, QueueCalls
-from service.customer import contract as customer
-from service.queue import contract
+from service.contracts import customer
+from service.contracts import queue as contract
 
 BATCH: Final = 100
 SHORTER_S: Final = 20

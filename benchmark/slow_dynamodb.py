@@ -14,7 +14,7 @@ import httptools
 import orjson
 import uvloop
 
-from service.archive.contract import PARTITION_KEY, SORT_KEY
+from service.contracts.archive import PARTITION_KEY, SORT_KEY
 
 _TABLE: Final = {
     "Table": {

@@ -10,7 +10,7 @@ from typing import Any
 from nats.aio.client import Client
 
 from control_plane.discovery import instances
-from service.customer.contract import SERVICE_NAME
+from service.contracts.customer import SERVICE_NAME
 
 
 @dataclass(frozen=True)

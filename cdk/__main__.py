@@ -31,9 +31,9 @@ from control_plane.discovery import instances
 from control_plane.errors import ProvisioningError
 from control_plane.files import Files
 from control_plane.target import CONFIG, PREFIX, account_files
-from service.archive.contract import USER as ARCHIVE_USER
-from service.customer import contract
-from service.queue.contract import USER as QUEUE_USER
+from service.contracts import customer as contract
+from service.contracts.archive import USER as ARCHIVE_USER
+from service.contracts.queue import USER as QUEUE_USER
 
 FOLDER: Final = Path(__file__).parent
 CLI: Final = FOLDER / "node_modules" / ".bin" / "cdk"

@@ -21,7 +21,7 @@ from cdk.settings import Settings
 from cdk.sqs import existing_queue, make_queue, may_read
 from cdk.table import make_table, may_use_key
 from cdk.tasks import Role, Surroundings, Tasks
-from service.archive import contract
+from service.contracts import archive as contract
 
 STUCK_S: Final = 1800
 STUCK_MINUTES: Final = 5

@@ -19,7 +19,7 @@ from cdk.sections import QueueSection
 from cdk.settings import Settings
 from cdk.sqs import existing_queue, make_queue, may_read
 from cdk.tasks import Role, Surroundings, Tasks
-from service.queue import contract
+from service.contracts import queue as contract
 
 KEPT: Final = Duration.days(7)
 DEAD_KEPT: Final = Duration.days(14)

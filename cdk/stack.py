@@ -29,9 +29,9 @@ from cdk.table import make_table
 from cdk.tasks import Surroundings, Tasks, customer
 from control_plane.aws import secret_name
 from service import __version__
-from service.archive import contract as archive_contract
-from service.customer import contract
-from service.queue import contract as queue_contract
+from service.contracts import archive as archive_contract
+from service.contracts import customer as contract
+from service.contracts import queue as queue_contract
 
 
 class BalanceStack(Stack):

@@ -12,9 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from service.archive import contract as archive
-from service.customer import contract
-from service.queue import contract as queue
+from service.contracts import archive, queue
+from service.contracts import customer as contract
 
 TAG: Final = "customer-balance"
 """Marks the accounts that this program made, and may therefore change and delete."""

@@ -8,7 +8,7 @@ from nats.js.errors import KeyNotFoundError, NotFoundError
 
 from control_plane.errors import ProvisioningError
 from control_plane.self_hosted import connected
-from service.customer import contract
+from service.contracts import customer as contract
 
 
 async def clear(nats_url: str, creds: str) -> bool:

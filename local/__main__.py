@@ -21,7 +21,7 @@ from local.process import LocalError, kill_children
 from local.sidecar import sidecar, stream_env
 from local.state import DEFAULT, State
 from local.system import TABLE, Ports, System, first_to_end, local_system, service_env
-from service.queue import contract as queue_contract
+from service.contracts import queue as queue_contract
 from service.runtime.cancel import cancel
 
 cli = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)

@@ -22,8 +22,8 @@ from local.dynamodb import client, create_table
 from local.process import LocalError, accepts, claim_port, running
 from local.supervisor import KEYS, TABLE, Supervisor, section, stream_backlog
 from local.system import Say, System, local_system, service_env
-from service.archive import contract
-from service.customer.contract import EVENT_PREFIX
+from service.contracts import archive as contract
+from service.contracts.customer import EVENT_PREFIX
 from service.runtime.connection import roundtrip
 
 EVENTS: Final = 12_000

@@ -26,7 +26,7 @@ from local.dynamodb import has_engine, rows
 from local.load import ask_all, request_for
 from local.process import LocalError
 from local.system import TABLE, Ports, System, local_system
-from service.customer import contract
+from service.contracts import customer as contract
 
 TASKS = 3
 ANY_PORT = Ports(nats=0, dynamodb=0, gateway=0, health=0)

@@ -23,7 +23,7 @@ from botocore.exceptions import ClientError
 from botocore.session import Session
 
 from local.process import Child, LocalError, accepts, running
-from service.customer import contract
+from service.contracts import customer as contract
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient

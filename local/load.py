@@ -15,7 +15,7 @@ import orjson
 from nats.aio.client import Client
 from nats.micro.request import ERROR_CODE_HEADER
 
-from service.customer import contract
+from service.contracts import customer as contract
 from service.customer.balance import encode
 
 

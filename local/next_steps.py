@@ -8,8 +8,8 @@ from control_plane.desired import GATEWAY, REGISTRAR
 from local.state import State
 from local.supervisor import TABLE as ARCHIVE_TABLE
 from local.system import System
-from service.customer import contract
-from service.queue import contract as queue
+from service.contracts import customer as contract
+from service.contracts import queue
 
 
 def next_steps(system: System, *, archive: bool = False) -> str:

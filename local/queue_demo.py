@@ -18,8 +18,8 @@ from local.demo import ANY_PORT
 from local.process import LocalError, accepts, claim_port, running
 from local.sidecar import sidecar, stream_env
 from local.system import System, local_system
-from service.customer.contract import EVENT_PREFIX, STREAM
-from service.queue import contract
+from service.contracts import queue as contract
+from service.contracts.customer import EVENT_PREFIX, STREAM
 from service.queue import sqs_pb2 as pb
 from service.queue.sqs_pb2_grpc import SQSServiceStub
 from service.runtime.jetstream import backlog

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from local.process import claim_port
 from local.system import System, Task, ready, service_env, service_task
-from service.queue import contract
+from service.contracts import queue as contract
 
 
 def stream_env(system: System) -> dict[str, str]:

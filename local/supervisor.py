@@ -19,7 +19,7 @@ from nats.js import JetStreamContext
 from cdk.sections import ArchiveSection
 from local.process import ROOT, Child, LocalError, claim_port
 from local.system import Say, service_task
-from service.archive import contract
+from service.contracts import archive as contract
 from service.runtime.jetstream import backlog
 
 POLL_S: Final = 1.0

@@ -12,7 +12,7 @@ from typing import Final
 
 from orjson import dumps
 
-from service.archive.contract import PARTITION_KEY, SORT_KEY, TTL_ATTRIBUTE
+from service.contracts.archive import PARTITION_KEY, SORT_KEY, TTL_ATTRIBUTE
 from service.dynamodb.writer import Item
 from service.sources.source import Message
 from service.sources.wire import message_id

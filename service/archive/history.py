@@ -16,7 +16,7 @@ from boto3.dynamodb.conditions import Key
 from boto3.dynamodb.types import Binary
 from botocore.exceptions import BotoCoreError, ClientError
 
-from service.archive.contract import PARTITION_KEY, SORT_KEY
+from service.contracts.archive import PARTITION_KEY, SORT_KEY
 from service.runtime.aws import aws_session
 
 PAGE: Final = 20

@@ -9,9 +9,9 @@ from nats.micro.service import EndpointStats, ServiceConfig, ServiceStats
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from service import __version__
-from service.archive import contract
 from service.archive.archiver import Archiver
 from service.archive.idle import Watch
+from service.contracts import archive as contract
 from service.dynamodb.writer import Writer
 from service.runtime.discovery import Discovery
 from service.runtime.emf import Figure

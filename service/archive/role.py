@@ -10,13 +10,14 @@ import structlog
 from prometheus_client.core import Metric
 
 from service import __version__
-from service.archive import contract, metrics
+from service.archive import metrics
 from service.archive.archiver import Archiver
 from service.archive.dead_letters import Letters
 from service.archive.heap import give_back_large_blocks
 from service.archive.host import host
 from service.archive.idle import Watch
 from service.archive.settings import ArchiveSettings
+from service.contracts import archive as contract
 from service.dynamodb.writer import Writer
 from service.runtime.background import background
 from service.runtime.cancel import cancel

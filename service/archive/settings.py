@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-from service.archive import contract
+from service.contracts import archive as contract
 from service.runtime.settings import NatsSettings
 
 

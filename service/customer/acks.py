@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import orjson
 
-from service.customer.contract import STREAM
+from service.contracts.customer import STREAM
 
 _BATCHES_DISABLED: Final = 10205
 """JetStream's error code for a stream without `allow_batched`."""

@@ -13,7 +13,7 @@ import orjson
 import structlog
 from nats.js.errors import APIError, NotFoundError
 
-from service.customer.contract import ARCHIVE_CONSUMER, FIGURES, QUEUE_CONSUMER, QUEUE_DEAD_STREAM, STREAM
+from service.contracts.customer import ARCHIVE_CONSUMER, FIGURES, QUEUE_CONSUMER, QUEUE_DEAD_STREAM, STREAM
 from service.runtime import permissions
 from service.runtime.emf import Figure
 from service.runtime.logs import Repeated

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from service.customer import contract
+from service.contracts import customer as contract
 from service.customer.burst import Burst
 from service.customer.clients import Clients
 from service.customer.decode import decode_client_id, usual_client_ids

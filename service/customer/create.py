@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import orjson
 
-from service.customer import contract
+from service.contracts import customer as contract
 from service.customer.burst import Burst
 from service.customer.decode import client_id_of, decode_object
 from service.customer.errors import BadRequest, Conflict, RequestError

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import orjson
 
-from service.customer import contract
+from service.contracts import customer as contract
 from service.customer.errors import BadRequest
 
 _CLIENT_ID: Final = re.compile(f"{contract.CLIENT_ID_CHARACTER}{{1,{contract.CLIENT_ID_MAX}}}")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import orjson
 
-from service.customer import contract
+from service.contracts import customer as contract
 from service.customer.burst import Burst
 from service.customer.clients import Clients
 from service.customer.decode import client_id_of, decode_object

@@ -21,8 +21,8 @@ import orjson
 import structlog
 from nats.micro.service import EndpointInfo, EndpointStats, ServiceConfig, ServiceInfo, ServiceStats
 
+from service.contracts.customer import QUEUE_GROUP
 from service.customer.burst import OK, REPLY_LOST, Burst
-from service.customer.contract import QUEUE_GROUP
 from service.customer.credit import Credit
 from service.customer.errors import ERRORS, BadRequest, NotFound
 from service.runtime.discovery import Discovery, are_inboxes, is_inbox

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Final, Literal
 
-from service.customer.contract import EVENT_PREFIX, INBOX_PREFIX
+from service.contracts.customer import EVENT_PREFIX, INBOX_PREFIX
 from service.customer.outbox import FIRST, Batch, Event
 from service.runtime.nats_client import NatsClient
 from service.runtime.nats_parser import Read

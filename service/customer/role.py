@@ -15,7 +15,8 @@ from nats.micro.service import ServiceConfig
 from prometheus_client.core import Metric
 
 from service import __version__
-from service.customer import contract, metrics
+from service.contracts import customer as contract
+from service.customer import metrics
 from service.customer.backlog import FIGURES_LEFT_OUT, Backlog
 from service.customer.balance import Balance
 from service.customer.clients import Clients

@@ -6,7 +6,7 @@ from typing import Final
 
 import structlog
 
-from service.customer import contract
+from service.contracts import customer as contract
 from service.customer.errors import InternalError, NotFound, RequestError, Unavailable
 from service.dynamodb.errors import DynamoDBError, NoCredentialsError, TableUnavailableError, kind, reason
 from service.dynamodb.table import Outcome, Row

@@ -14,7 +14,7 @@ from grpc_reflection.v1alpha import reflection
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from service import __version__
-from service.queue import contract
+from service.contracts import queue as contract
 from service.queue.endpoint import OPTIONS, bind, lost
 from service.queue.response import RESPONSE_BYTES
 from service.queue.server import SQSService

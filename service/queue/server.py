@@ -11,7 +11,7 @@ from typing import Any, Final, NoReturn
 import grpc
 from google.protobuf import empty_pb2
 
-from service.queue import contract
+from service.contracts import queue as contract
 from service.queue import sqs_pb2 as pb
 from service.queue.outbox import UNREAD_BYTES, Context, Full, Outbox
 from service.sources.source import Done, Result, Source, TooLong, Unavailable, UnknownReceipt

@@ -9,7 +9,7 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator, Field, StringConstraints
 
-from service.queue import contract
+from service.contracts import queue as contract
 from service.runtime.settings import NatsSettings
 
 UNIX_PATH_BYTES: Final = 107

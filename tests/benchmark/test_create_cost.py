@@ -8,7 +8,7 @@ import pytest
 
 from benchmark.create_cost import CONCURRENCY, Measure, insert_for, inserting, ratio
 from benchmark.errors import BenchmarkError
-from service.customer import contract
+from service.contracts import customer as contract
 from service.dynamodb.table import Row, Table
 from tests.support.world import World
 

@@ -20,7 +20,7 @@ from benchmark.errors import BenchmarkError
 from benchmark.frames import ODD, ODD_EVERY, replies, requests
 from benchmark.job import Closed, Frames, Job, NatsTarget
 from benchmark.totals import Totals
-from service.customer import contract
+from service.contracts import customer as contract
 from service.runtime.connection import roundtrip
 from tests.support.world import World
 

@@ -20,7 +20,7 @@ from benchmark.measured import Latency
 from benchmark.totals import Totals
 from local.gateway import gateway
 from local.process import claim_port
-from service.customer import contract
+from service.contracts import customer as contract
 from service.runtime.connection import roundtrip
 from tests.support.world import World
 

@@ -11,7 +11,7 @@ from nats.micro.request import ERROR_CODE_HEADER
 
 from benchmark import peer
 from local.process import running
-from service.customer import contract
+from service.contracts import customer as contract
 from tests.support.world import World, statistics
 
 

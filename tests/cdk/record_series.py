@@ -28,7 +28,7 @@ from local.process import claim_port, running
 from local.sidecar import sidecar, stream_env
 from local.supervisor import KEYS, TABLE, Supervisor, section, stream_backlog
 from local.system import Ports, System, local_system, ready, service_env, service_task
-from service.archive import contract
+from service.contracts import archive as contract
 from service.queue import sqs_pb2 as pb
 from service.queue.sqs_pb2_grpc import SQSServiceStub
 from service.runtime.cancel import cancel

@@ -22,7 +22,7 @@ from cdk.settings import Settings
 from control_plane import aws
 from control_plane.errors import ProvisioningError
 from control_plane.files import Files
-from service.customer.contract import BUCKET, SEED_DONE, SEED_KEY
+from service.contracts.customer import BUCKET, SEED_DONE, SEED_KEY
 from service.healthcheck import main as healthcheck
 from tests.support.world import World
 

@@ -23,7 +23,7 @@ from cdk.app import image_of, revision
 from cdk.settings import Settings
 from cdk.stack import BalanceStack
 from local.process import ROOT
-from service.customer.contract import METRICS_NAMESPACE
+from service.contracts.customer import METRICS_NAMESPACE
 from service.customer.errors import ERRORS
 from tests.cdk.aws_rules import alarms
 

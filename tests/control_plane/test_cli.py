@@ -23,7 +23,7 @@ from control_plane.__main__ import cli
 from control_plane.errors import ProvisioningError
 from control_plane.files import write_private
 from local.process import ROOT
-from service.customer.contract import BUCKET, INBOX_PREFIX, SEED_DONE, SEED_KEY
+from service.contracts.customer import BUCKET, INBOX_PREFIX, SEED_DONE, SEED_KEY
 from tests.support.fake_synadia import TOKEN, FakeSynadia, fake_synadia
 from tests.support.world import Servers
 

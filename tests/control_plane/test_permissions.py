@@ -13,7 +13,7 @@ from control_plane import claims
 from control_plane.claims import Key
 from control_plane.desired import EVERYTHING
 from control_plane.discovery import instances
-from service.customer.contract import BUCKET, STREAM
+from service.contracts.customer import BUCKET, STREAM
 from service.runtime.connection import roundtrip
 from tests.support.world import World, eventually, make_world
 

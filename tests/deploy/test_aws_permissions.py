@@ -22,7 +22,7 @@ import orjson
 import pytest
 
 from local.process import ROOT
-from service.customer.contract import CREATE_SUBJECT, GET_SUBJECT, SUBJECT
+from service.contracts.customer import CREATE_SUBJECT, GET_SUBJECT, SUBJECT
 from service.queue import sqs_pb2 as pb
 from service.queue.sqs_pb2_grpc import SQSServiceStub
 from tests.cdk import test_archive, test_queue, test_stack

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from nats.aio.msg import Msg
 
 from local.system import Task
-from service.customer import contract
+from service.contracts import customer as contract
 from tests.support.drill import Drill, Probe, memory_mib, stored, words
 from tests.support.wire import Wire, hpub, pub, wire
 from tests.support.world import World, metric, statistics, stop, tasks

@@ -17,8 +17,8 @@ from nats.js.errors import APIError
 
 from control_plane.desired import ADMINISTRATOR
 from local.system import Task
-from service.archive import contract
-from service.customer.contract import EVENT_PREFIX, STREAM
+from service.contracts import archive as contract
+from service.contracts.customer import EVENT_PREFIX, STREAM
 from service.runtime.connection import roundtrip
 from service.runtime.nats_client import NatsClient, header_block
 from tests.support.archive import ArchiveWorld, make_archive

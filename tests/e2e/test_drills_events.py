@@ -14,7 +14,7 @@ from nats.aio.msg import Msg
 from nats.js.errors import APIError
 
 from benchmark.job import Open
-from service.customer import contract
+from service.contracts import customer as contract
 from service.customer.events import Events
 from service.runtime.connection import roundtrip
 from service.runtime.nats_client import NatsClient

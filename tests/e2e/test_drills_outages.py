@@ -15,7 +15,7 @@ from nats.js.api import ClusterInfo
 from nats.js.errors import APIError
 
 from control_plane.errors import ProvisioningError
-from service.customer import contract
+from service.contracts import customer as contract
 from tests.support.drill import DOCUMENTED, Drill, Probe, answered, stored, traffic, words
 from tests.support.faulty import Fault, FaultyDynamoDB, refusal, stall
 from tests.support.world import NODES, World, eventually, get, metric, own_cluster, own_server, stop, tasks

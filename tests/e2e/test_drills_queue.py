@@ -16,8 +16,8 @@ from contextlib import AsyncExitStack
 import grpc
 import pytest
 
-from service.customer import contract as customer
-from service.queue import contract
+from service.contracts import customer
+from service.contracts import queue as contract
 from service.queue import sqs_pb2 as pb
 from service.queue.sqs_pb2_grpc import SQSServiceStub
 from tests.e2e.test_drills_outages import settled

@@ -21,8 +21,8 @@ from control_plane.claims import Key
 from control_plane.desired import ACCOUNT
 from local.load import request_for
 from local.system import Task, ready
-from service.customer import contract
-from service.customer.contract import SEED_DONE, SEED_KEY
+from service.contracts import customer as contract
+from service.contracts.customer import SEED_DONE, SEED_KEY
 from service.runtime.cancel import cancel
 from tests.support.drill import Drill, Probe, stored, traffic, words
 from tests.support.faulty import Call, FaultyDynamoDB

@@ -16,7 +16,7 @@ from nats.js.errors import NotFoundError
 
 from local import dynamodb
 from local.system import Task
-from service.customer import contract
+from service.contracts import customer as contract
 from tests.support.faulty import FaultyDynamoDB, refusal
 from tests.support.wire import hpub, pub, wire
 from tests.support.world import Servers, World, eventually, get, make_world, metric, statistics

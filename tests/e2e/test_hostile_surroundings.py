@@ -17,7 +17,7 @@ import pytest
 
 from local import dynamodb
 from local.process import running
-from service.customer import contract
+from service.contracts import customer as contract
 from tests.support.faulty import Call, FaultyDynamoDB, refusal, stall
 from tests.support.world import World, complaint, eventually, metric, own_server
 

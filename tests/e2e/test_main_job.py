@@ -13,7 +13,7 @@ import orjson
 from nats.aio.msg import Msg
 
 from local.load import ask_all, request_for
-from service.customer import contract
+from service.contracts import customer as contract
 from service.runtime.connection import roundtrip
 from tests.support.faulty import Call, FaultyDynamoDB
 from tests.support.world import World, clients, eventually, metric, statistics, stop, tasks

@@ -17,8 +17,8 @@ import pytest
 from control_plane import claims
 from control_plane.desired import ACCOUNT
 from local.process import claim_port
-from service.customer import contract
-from service.customer.contract import BUCKET, SEED_KEY, STREAM
+from service.contracts import customer as contract
+from service.contracts.customer import BUCKET, SEED_KEY, STREAM
 from service.customer.events import Events
 from service.runtime.connection import roundtrip
 from service.runtime.nats_client import NatsClient

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from control_plane import self_hosted
 from local import demo
-from service.customer import contract
+from service.contracts import customer as contract
 from tests.support.command import Run, command, finished, one_after_another
 from tests.support.world import eventually
 

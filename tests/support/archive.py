@@ -17,7 +17,7 @@ from nats.js import JetStreamContext
 from local import dynamodb
 from local.process import claim_port
 from local.system import Task, ready, service_env, service_task
-from service.archive import contract
+from service.contracts import archive as contract
 from service.runtime.jetstream import backlog
 from service.sources.source import Message
 from service.sources.wire import make_message

@@ -27,7 +27,7 @@ from benchmark.totals import Totals
 from benchmark.transport import NO_RESPONDERS
 from local.load import request_for
 from local.system import Task
-from service.customer import contract
+from service.contracts import customer as contract
 from service.runtime.cancel import cancel
 from tests.support.world import World, eventually, get
 

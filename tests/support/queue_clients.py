@@ -12,8 +12,8 @@ from typing import Any
 
 import grpc
 
-from service.customer import contract as customer
-from service.queue import contract
+from service.contracts import customer
+from service.contracts import queue as contract
 from service.queue import sqs_pb2 as pb
 from service.queue.sqs_pb2_grpc import SQSServiceStub
 from service.runtime.jetstream import backlog

@@ -12,8 +12,8 @@ from google.protobuf import descriptor_pb2, descriptor_pool, empty_pb2, message_
 
 from local.process import claim_port
 from local.system import Task, ready, service_task
-from service.customer import contract
-from service.queue import contract as queue
+from service.contracts import customer as contract
+from service.contracts import queue
 from tests.support.world import World, one_authority
 
 _INT64 = descriptor_pb2.FieldDescriptorProto.TYPE_INT64

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
-from service.customer.contract import KEY_ATTRIBUTE
+from service.contracts.customer import KEY_ATTRIBUTE
 from service.customer.rows import make_row
 from service.dynamodb.table import Outcome, Row, Table
 

@@ -28,7 +28,7 @@ from local import dynamodb
 from local.nats_server import Node, nats_server
 from local.process import Child, claim_port
 from local.system import Task, ready, service_env, service_task
-from service.customer import contract
+from service.contracts import customer as contract
 from service.runtime.cancel import cancel
 from service.runtime.nats_client import NatsClient
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from control_plane.desired import ADMINISTRATOR
-from service.archive import contract
 from service.archive.archiver import BATCHES, BATCHES_AT_START, Archiver
-from service.archive.contract import STREAM
+from service.contracts import archive as contract
+from service.contracts.archive import STREAM
 from service.dynamodb.writer import Item, Key, Writer
 from service.dynamodb.writer import Result as Written
 from service.runtime.connection import roundtrip

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from service.archive import contract as archive_contract
-from service.customer import contract as customer
-from service.queue import contract as queue
+from service.contracts import archive as archive_contract
+from service.contracts import customer, queue
 from service.runtime.discovery import OWN
 from tests.support.archive import ArchiveWorld
 from tests.support.world import statistics

@@ -17,8 +17,8 @@ from control_plane import claims
 from control_plane.claims import Key
 from control_plane.desired import ADMINISTRATOR, EVERYTHING
 from local import dynamodb
-from service.archive import contract
-from service.archive.contract import STREAM
+from service.contracts import archive as contract
+from service.contracts.archive import STREAM
 from service.runtime.connection import roundtrip
 from tests.support.archive import ArchiveWorld, ended
 from tests.support.faulty import Call, FaultyDynamoDB, refusal

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from service.archive import contract
-from service.customer.contract import STREAM
+from service.contracts import archive as contract
+from service.contracts.customer import STREAM
 from tests.control_plane.test_permissions import watched
 from tests.support.world import World
 

@@ -18,9 +18,10 @@ from structlog.testing import capture_logs
 
 from control_plane import claims
 from control_plane.desired import SERVICE
-from service.customer import backlog, contract
+from service.contracts import customer as contract
+from service.contracts import queue
+from service.customer import backlog
 from service.customer.backlog import FIGURES_LEFT_OUT, UNITS, Backlog
-from service.queue import contract as queue
 from service.runtime import permissions
 from service.runtime.background import background
 from service.runtime.cancel import cancel

@@ -12,10 +12,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
+from service.contracts.customer import REQUEST_SCHEMA
 from service.customer.balance import Balance, encode
 from service.customer.burst import REPLY_LOST, Burst
 from service.customer.clients import Clients
-from service.customer.contract import REQUEST_SCHEMA
 from service.customer.decode import decode_client_id, usual_client_ids
 from service.customer.errors import BadRequest
 from service.customer.events import Events

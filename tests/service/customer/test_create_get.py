@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nats.aio.client import Client
 
-from service.customer import contract, create
+from service.contracts import customer as contract
+from service.customer import create
 from service.customer.errors import BadRequest
 from tests.support.drill import stored
 from tests.support.faulty import Call, FaultyDynamoDB, refusal, stall

@@ -17,7 +17,8 @@ from structlog.testing import capture_logs
 
 from control_plane import jetstream
 from control_plane.desired import ACCOUNT
-from service.customer import contract, events, window
+from service.contracts import customer as contract
+from service.customer import events, window
 from service.customer.events import PROBE_MAX_S, Events
 from service.runtime.connection import roundtrip
 from service.runtime.nats_client import NatsClient

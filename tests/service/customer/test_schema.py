@@ -8,7 +8,7 @@ import jsonschema
 import orjson
 import pytest
 
-from service.customer import contract
+from service.contracts import customer as contract
 from service.customer.create import decode
 from service.customer.decode import decode_client_id, decode_object
 from service.customer.errors import BadRequest

@@ -16,8 +16,8 @@ from nats.js.kv import KeyValue
 from structlog.testing import capture_logs
 
 from local.system import ready
+from service.contracts.customer import BUCKET, SEED_DONE, SEED_KEY, SEED_LEASE_KEY
 from service.customer import seeding
-from service.customer.contract import BUCKET, SEED_DONE, SEED_KEY, SEED_LEASE_KEY
 from service.customer.seeding import LEASE_S, is_seeded, seed
 from service.dynamodb.table import Table
 from service.runtime.errors import ServiceError

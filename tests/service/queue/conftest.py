@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 
-from service.customer import contract
+from service.contracts import customer as contract
 from tests.support.sidecar import sidecar
 from tests.support.world import Servers, World, make_world
 

@@ -14,8 +14,8 @@ from nats.js.api import ConsumerConfig
 from control_plane import claims
 from control_plane.claims import Key
 from control_plane.desired import EVERYTHING
-from service.customer import contract as customer
-from service.queue import contract
+from service.contracts import customer
+from service.contracts import queue as contract
 from service.queue import sqs_pb2 as pb
 from service.queue.sqs_pb2_grpc import SQSServiceStub
 from service.sources.receipt import Receipt, Receipts

@@ -7,8 +7,8 @@ from typing import Any
 import grpc
 import pytest
 
-from service.customer import contract as customer
-from service.queue import contract
+from service.contracts import customer
+from service.contracts import queue as contract
 from service.queue import sqs_pb2 as pb
 from service.queue.response import RESPONSE_BYTES
 from service.queue.sqs_pb2_grpc import SQSServiceStub

@@ -11,8 +11,8 @@ import pytest
 
 from local.process import claim_port
 from local.system import Task
-from service.customer import contract as customer
-from service.queue import contract
+from service.contracts import customer
+from service.contracts import queue as contract
 from service.queue import sqs_pb2 as pb
 from service.queue.server import SQSService
 from service.queue.sqs_pb2_grpc import SQSServiceStub

@@ -9,8 +9,8 @@ import orjson
 import pytest
 from structlog.testing import capture_logs
 
-from service.customer import contract as customer
-from service.queue import contract
+from service.contracts import customer
+from service.contracts import queue as contract
 from service.sources import consumer as module
 from service.sources.source import Unavailable
 from tests.service.queue.test_source import reading

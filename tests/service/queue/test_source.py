@@ -12,8 +12,8 @@ from unittest.mock import Mock
 import pytest
 from pydantic import SecretStr
 
-from service.customer import contract as customer
-from service.queue import contract
+from service.contracts import customer
+from service.contracts import queue as contract
 from service.queue.response import RESPONSE_BYTES
 from service.queue.role import _source
 from service.queue.settings import QueueSettings

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from service.queue import contract
+from service.contracts import queue as contract
 from service.queue.endpoint import OPTIONS, bind
 from service.queue.settings import QueueSettings
 from service.runtime.errors import ServiceError

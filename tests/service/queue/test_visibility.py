@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable
 import nats.errors
 import pytest
 
-from service.customer import contract as customer
-from service.queue import contract
+from service.contracts import customer
+from service.contracts import queue as contract
 from service.queue.response import RESPONSE_BYTES
 from service.runtime.cancel import cancel
 from service.runtime.errors import ServiceError

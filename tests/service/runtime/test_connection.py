@@ -14,7 +14,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from local.process import claim_port
-from service.customer.contract import INBOX_PREFIX
+from service.contracts.customer import INBOX_PREFIX
 from service.runtime import connection as module
 from service.runtime.connection import Connection, _text, confirm, roundtrip
 from service.runtime.errors import ServiceError

@@ -12,7 +12,7 @@ from control_plane import claims
 from control_plane.claims import Key
 from control_plane.creds import Creds
 from control_plane.desired import SERVICE
-from service.customer.contract import INBOX_PREFIX
+from service.contracts.customer import INBOX_PREFIX
 from service.customer.settings import CustomerSettings
 from service.runtime.connection import Connection
 from service.runtime.creds import parse

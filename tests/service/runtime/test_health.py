@@ -10,7 +10,7 @@ import orjson
 
 from control_plane import jetstream
 from control_plane.desired import ACCOUNT
-from service.customer.contract import STREAM
+from service.contracts.customer import STREAM
 from service.runtime.cancel import cancel
 from service.runtime.health import serve_health
 from tests.support.faulty import FaultyDynamoDB, refusal

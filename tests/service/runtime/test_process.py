@@ -12,7 +12,7 @@ import pytest
 from control_plane import claims
 from control_plane.claims import Key
 from control_plane.desired import ACCOUNT
-from service.customer.contract import BUCKET, STREAM
+from service.contracts.customer import BUCKET, STREAM
 from tests.support.world import World, complaint, eventually, get, log_lines, own_server
 
 

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from service.customer import contract as customer
+from service.contracts import customer
 
 USER: Final = "queue"
 INBOX_PREFIX: Final = "_INBOX_queue"

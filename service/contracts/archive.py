@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from service.customer import contract as customer
+from service.contracts import customer
 
 SERVICE_NAME: Final = "archive"
 USER: Final = "archive"
