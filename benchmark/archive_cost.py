@@ -33,9 +33,9 @@ from service.contracts import archive as contract
 from service.contracts import customer
 from service.dynamodb.client import DynamoDB
 from service.dynamodb.writer import CALL_TIMEOUT_S, MAX_ITEMS
-from service.runtime.connection import roundtrip
-from service.runtime.jetstream import backlog
-from service.runtime.nats_client import NatsClient, header_block
+from service.nats.client import NatsClient, header_block
+from service.nats.connection import roundtrip
+from service.nats.jetstream import backlog
 
 ROWS_PER_S: Final = 8_000
 PLAIN_ROWS_PER_S: Final = 1_000

@@ -17,7 +17,7 @@ from prometheus_client.core import Metric
 from service import __version__
 from service.contracts import customer as contract
 from service.customer.settings import CustomerSettings
-from service.runtime.connection import Connection
+from service.nats.connection import Connection
 from service.runtime.logs import configure_logs
 from service.runtime.process import Stop, run
 from service.runtime.role import Need

@@ -30,7 +30,7 @@ from benchmark.latency import MAX_US, encoded, new_histogram
 from benchmark.load import TIMEOUT
 from benchmark.transport import connected
 from service.contracts import customer as contract
-from service.runtime.connection import roundtrip
+from service.nats.connection import roundtrip
 
 ODD_EVERY: Final = 100
 TRACEPARENT: Final = b"traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from nats.aio.client import Client
 
 from benchmark.result import TaskShare
-from control_plane.discovery import instances
 from service.contracts.customer import SERVICE_NAME
+from service.nats.discovery import instances
 
 
 @dataclass(frozen=True)

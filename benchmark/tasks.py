@@ -9,8 +9,8 @@ from typing import Any
 
 from nats.aio.client import Client
 
-from control_plane.discovery import instances
 from service.contracts.customer import SERVICE_NAME
+from service.nats.discovery import instances
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from nats.micro.request import ERROR_CODE_HEADER, ERROR_HEADER
 from benchmark.endpoints import WRONG_SHAPE
 from benchmark.errors import BenchmarkError
 from benchmark.job import GatewayTarget, NatsTarget, Target
-from service.runtime.connection import roundtrip
-from service.runtime.nats_client import NatsClient
+from service.nats.client import NatsClient
+from service.nats.connection import roundtrip
 
 GATEWAY_ERROR: Final = "x-nats-api-gateway-error"
 NO_RESPONDERS: Final = "no responders"

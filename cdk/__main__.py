@@ -27,13 +27,13 @@ from cdk.settings import (
 )
 from control_plane import aws, seed_flag, self_hosted
 from control_plane.desired import CLIENT, SERVICE
-from control_plane.discovery import instances
 from control_plane.errors import ProvisioningError
 from control_plane.files import Files
 from control_plane.target import CONFIG, PREFIX, account_files
 from service.contracts import customer as contract
 from service.contracts.archive import USER as ARCHIVE_USER
 from service.contracts.queue import USER as QUEUE_USER
+from service.nats.discovery import instances
 
 FOLDER: Final = Path(__file__).parent
 CLI: Final = FOLDER / "node_modules" / ".bin" / "cdk"

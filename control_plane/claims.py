@@ -21,7 +21,7 @@ from jwt.algorithms import Algorithm
 
 from control_plane.desired import Limits, User
 from control_plane.settings import limits_settings, user_settings
-from service.runtime import creds
+from service.nats import creds
 
 ALGORITHM: Final = "ed25519-nkey"
 

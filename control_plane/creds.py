@@ -14,7 +14,7 @@ from typing import Any
 from control_plane.claims import Key
 from control_plane.desired import User
 from control_plane.settings import Difference, Settings, differences, user_settings
-from service.runtime import creds
+from service.nats import creds
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from control_plane.desired import ADMINISTRATOR, TAG, Bucket, Consumer, Limits, 
 from control_plane.errors import ProvisioningError
 from control_plane.provider import AccountSummary, Actual
 from control_plane.settings import KV_PREFIX, Settings, bucket_stream_settings, limits_settings, stream_settings
-from control_plane.tls import TlsClient
+from service.nats.tls import TlsClient
 
 TIMEOUT_S: Final = 5
 ADMINISTRATOR_S: Final = 300

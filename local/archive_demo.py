@@ -24,7 +24,7 @@ from local.supervisor import KEYS, TABLE, Supervisor, section, stream_backlog
 from local.system import Say, System, local_system, service_env
 from service.contracts import archive as contract
 from service.contracts.customer import EVENT_PREFIX
-from service.runtime.connection import roundtrip
+from service.nats.connection import roundtrip
 
 EVENTS: Final = 12_000
 NUMBERS: Final = 1_100

@@ -21,12 +21,12 @@ from rich.table import Table
 
 from control_plane import self_hosted
 from control_plane.desired import GATEWAY, REGISTRAR
-from control_plane.discovery import instances
 from local.dynamodb import has_engine, rows
 from local.load import ask_all, request_for
 from local.process import LocalError
 from local.system import TABLE, Ports, System, local_system
 from service.contracts import customer as contract
+from service.nats.discovery import instances
 
 TASKS = 3
 ANY_PORT = Ports(nats=0, dynamodb=0, gateway=0, health=0)

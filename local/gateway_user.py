@@ -16,8 +16,8 @@ import nats.errors
 from nats.aio.client import RawCredentials
 from nats.aio.msg import Msg
 
-from service.runtime.connection import roundtrip
-from service.runtime.nats_client import NatsClient
+from service.nats.client import NatsClient
+from service.nats.connection import roundtrip
 
 MAX_PERMITTED: Final = 1000
 _VIOLATION: Final = re.compile(r'permissions violation for publish to "([^"]+)"', re.IGNORECASE)

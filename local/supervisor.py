@@ -20,7 +20,7 @@ from cdk.sections import ArchiveSection
 from local.process import ROOT, Child, LocalError, claim_port
 from local.system import Say, service_task
 from service.contracts import archive as contract
-from service.runtime.jetstream import backlog
+from service.nats.jetstream import backlog
 
 POLL_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 60.0

@@ -13,10 +13,10 @@ from service.archive.archiver import Archiver
 from service.archive.idle import Watch
 from service.contracts import archive as contract
 from service.dynamodb.writer import Writer
-from service.runtime.discovery import Discovery
+from service.nats.client import NatsClient
+from service.nats.srv import Discovery
 from service.runtime.emf import Figure
 from service.runtime.metrics import counters
-from service.runtime.nats_client import NatsClient
 from service.sources.source import Source
 
 UNITS: Final = {

@@ -19,9 +19,9 @@ from service.archive.idle import Watch
 from service.archive.settings import ArchiveSettings
 from service.contracts import archive as contract
 from service.dynamodb.writer import Writer
+from service.nats.connection import Connection, confirm
 from service.runtime.background import background
 from service.runtime.cancel import cancel
-from service.runtime.connection import Connection, confirm
 from service.runtime.emf import Emitter
 from service.runtime.logs import writes_json
 from service.runtime.process import Stop

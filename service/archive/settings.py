@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field, StringConstraints
 
 from service.contracts import archive as contract
-from service.runtime.settings import NatsSettings
+from service.nats.settings import NatsSettings
 
 
 class ArchiveSettings(NatsSettings):

@@ -14,10 +14,10 @@ import structlog
 from nats.js.errors import APIError, NotFoundError
 
 from service.contracts.customer import ARCHIVE_CONSUMER, FIGURES, QUEUE_CONSUMER, QUEUE_DEAD_STREAM, STREAM
-from service.runtime import permissions
+from service.nats import permissions
+from service.nats.client import NatsClient
 from service.runtime.emf import Figure
 from service.runtime.logs import Repeated
-from service.runtime.nats_client import NatsClient
 from service.runtime.role import Skipped
 
 log: Final = structlog.get_logger("service.backlog")

@@ -15,9 +15,9 @@ import structlog
 from nats.micro.request import ERROR_CODE_HEADER, ERROR_HEADER
 
 from service.customer.errors import InternalError, RequestError
-from service.runtime.discovery import is_inbox
+from service.nats.client import header_block
+from service.nats.srv import is_inbox
 from service.runtime.logs import Repeated
-from service.runtime.nats_client import header_block
 
 log: Final = structlog.get_logger("service.micro")
 

@@ -44,9 +44,9 @@ import nats.errors
 import structlog
 
 from service.customer.grants import Take, Window
-from service.runtime.discovery import are_inboxes, is_inbox
-from service.runtime.nats_client import NatsClient
-from service.runtime.nats_parser import Read
+from service.nats.client import NatsClient
+from service.nats.parser import Read
+from service.nats.srv import are_inboxes, is_inbox
 
 log: Final = structlog.get_logger("service.micro")
 

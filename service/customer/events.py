@@ -33,9 +33,9 @@ from service.customer.acks import Refused
 from service.customer.outbox import MAX_BYTES, MAX_EVENTS, Batch, Outbox
 from service.customer.publisher import BATCHED, SINGLE, Mode, Publisher
 from service.customer.window import Window
+from service.nats.client import NatsClient
 from service.runtime.background import background
 from service.runtime.cancel import cancel
-from service.runtime.nats_client import NatsClient
 
 log: Final = structlog.get_logger("service.events")
 

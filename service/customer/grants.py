@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from service.runtime.nats_parser import Callback, Read
+from service.nats.parser import Callback, Read
 
 SLEEP_S: Final = 0.1
 """A CPU quota's period, the longest sleep: https://docs.kernel.org/scheduler/sched-bwc.html"""

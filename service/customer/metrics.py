@@ -15,9 +15,9 @@ from service.customer.errors import ERRORS
 from service.customer.events import Events
 from service.customer.micro import LATENCY_BUCKETS, OUTCOMES, ConcurrentService
 from service.dynamodb.table import Table
+from service.nats.client import NatsClient
 from service.runtime.emf import Figure
 from service.runtime.metrics import counters, histograms, quantile
-from service.runtime.nats_client import NatsClient
 
 UNITS: Final = {
     "Requests": "Count",

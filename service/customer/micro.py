@@ -25,10 +25,10 @@ from service.contracts.customer import QUEUE_GROUP
 from service.customer.burst import OK, REPLY_LOST, Burst
 from service.customer.credit import Credit
 from service.customer.errors import ERRORS, BadRequest, NotFound
-from service.runtime.discovery import Discovery, are_inboxes, is_inbox
+from service.nats.client import NatsClient
+from service.nats.parser import Read
+from service.nats.srv import Discovery, are_inboxes, is_inbox
 from service.runtime.metrics import Histogram
-from service.runtime.nats_client import NatsClient
-from service.runtime.nats_parser import Read
 from service.runtime.tracing import NoTracing, Tracing
 
 log: Final = structlog.get_logger("service.micro")

@@ -9,7 +9,7 @@ from itertools import count, repeat
 from typing import Final
 
 from service.contracts.customer import EVENT_PREFIX
-from service.runtime.nats_client import header_lines
+from service.nats.client import header_lines
 
 MAX_EVENTS: Final = 100_000
 MAX_BYTES: Final = 16 * 1024 * 1024

@@ -22,8 +22,8 @@ from typing import Final, Literal
 
 from service.contracts.customer import EVENT_PREFIX, INBOX_PREFIX
 from service.customer.outbox import FIRST, Batch, Event
-from service.runtime.nats_client import NatsClient
-from service.runtime.nats_parser import Read
+from service.nats.client import NatsClient
+from service.nats.parser import Read
 
 Mode = Literal["by the batch", "one by one"]
 BATCHED: Final = "by the batch"

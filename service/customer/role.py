@@ -29,10 +29,10 @@ from service.customer.seeding import is_seeded, seed
 from service.customer.settings import CustomerSettings
 from service.dynamodb.errors import TableUnavailableError
 from service.dynamodb.table import Table
-from service.runtime import jetstream, permissions
+from service.nats import jetstream, permissions
+from service.nats.connection import Connection, confirm
 from service.runtime.background import background
 from service.runtime.cancel import cancel
-from service.runtime.connection import Connection, confirm
 from service.runtime.emf import Emitter
 from service.runtime.errors import ServiceError
 from service.runtime.logs import writes_json

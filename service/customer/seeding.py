@@ -23,9 +23,9 @@ from service.contracts.customer import BUCKET, SEED_DONE, SEED_KEY, SEED_LEASE_K
 from service.customer.rows import make_row
 from service.dynamodb.errors import TableUnavailableError, reason
 from service.dynamodb.table import Table
+from service.nats.jetstream import explain
 from service.runtime.cancel import cancel
 from service.runtime.errors import ServiceError
-from service.runtime.jetstream import explain
 from service.runtime.logs import Repeated
 
 log: Final = structlog.get_logger("service.seeding")

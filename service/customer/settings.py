@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-from service.runtime.settings import NatsSettings
+from service.nats.settings import NatsSettings
 
 
 class CustomerSettings(NatsSettings):

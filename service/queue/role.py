@@ -15,11 +15,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from service import __version__
 from service.contracts import queue as contract
+from service.nats.connection import Connection
 from service.queue.endpoint import OPTIONS, bind, lost
 from service.queue.response import RESPONSE_BYTES
 from service.queue.server import SQSService
 from service.queue.settings import QueueSettings
-from service.runtime.connection import Connection
 from service.runtime.process import Stop
 from service.runtime.role import Need
 from service.sources.source import Source

@@ -10,7 +10,7 @@ from typing import Annotated, Final
 from pydantic import AfterValidator, Field, StringConstraints
 
 from service.contracts import queue as contract
-from service.runtime.settings import NatsSettings
+from service.nats.settings import NatsSettings
 
 UNIX_PATH_BYTES: Final = 107
 """Linux' bound."""

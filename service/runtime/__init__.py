@@ -1,1 +1,1 @@
-"""What every role stands on. Knows no balance, no table, no subject."""
+"""What every role stands on. Knows no NATS, no balance, no table, no subject."""

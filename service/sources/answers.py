@@ -10,8 +10,8 @@ from typing import Final
 
 import nats.errors
 
-from service.runtime.nats_client import NatsClient
-from service.runtime.nats_parser import Read, raw
+from service.nats.client import NatsClient
+from service.nats.parser import Read, raw
 
 CONFIRM_S: Final = 2.0
 ATTEMPTS: Final = 2

@@ -15,10 +15,10 @@ import structlog
 from nats.js.api import ConsumerInfo
 from nats.js.errors import APIError, NotFoundError
 
-from service.runtime import jetstream, permissions
-from service.runtime.connection import Connection
+from service.nats import jetstream, permissions
+from service.nats.connection import Connection
+from service.nats.fit import NS, consumer_unfit
 from service.runtime.errors import ServiceError
-from service.runtime.fit import NS, consumer_unfit
 from service.runtime.logs import Repeated
 from service.runtime.role import Need
 from service.sources.continuity import Continuity

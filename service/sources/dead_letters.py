@@ -9,9 +9,9 @@ from typing import Final
 import nats.errors
 from nats.js.errors import APIError
 
-from service.runtime import jetstream
-from service.runtime.connection import Connection
-from service.runtime.nats_client import header_block
+from service.nats import jetstream
+from service.nats.client import header_block
+from service.nats.connection import Connection
 from service.runtime.role import Need
 from service.sources.source import Headers
 

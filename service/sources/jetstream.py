@@ -11,7 +11,7 @@ from typing import Final
 import nats.errors
 import structlog
 
-from service.runtime.connection import Connection, confirm
+from service.nats.connection import Connection, confirm
 from service.runtime.errors import ServiceError
 from service.runtime.logs import Repeated
 from service.runtime.role import Need

@@ -22,9 +22,9 @@ import nats.errors
 import orjson
 from nats.aio.subscription import Subscription
 
-from service.runtime.connection import roundtrip
-from service.runtime.nats_client import NatsClient
-from service.runtime.nats_parser import Read, raw
+from service.nats.client import NatsClient
+from service.nats.connection import roundtrip
+from service.nats.parser import Read, raw
 from service.sources.source import Message
 from service.sources.visibility import NAK, NS
 

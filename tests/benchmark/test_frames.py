@@ -21,7 +21,7 @@ from benchmark.frames import ODD, ODD_EVERY, replies, requests
 from benchmark.job import Closed, Frames, Job, NatsTarget
 from benchmark.totals import Totals
 from service.contracts import customer as contract
-from service.runtime.connection import roundtrip
+from service.nats.connection import roundtrip
 from tests.support.world import World
 
 UNKNOWN, INVALID = b'{"client_id":"unknown"}', b'{"client_id":'

@@ -21,7 +21,7 @@ from benchmark.totals import Totals
 from local.gateway import gateway
 from local.process import claim_port
 from service.contracts import customer as contract
-from service.runtime.connection import roundtrip
+from service.nats.connection import roundtrip
 from tests.support.world import World
 
 TOKEN = "nhg_thetokenofclient"

@@ -16,7 +16,7 @@ from control_plane import claims
 from control_plane.claims import Key
 from control_plane.desired import CLIENT
 from control_plane.files import Files
-from service.runtime import creds
+from service.nats import creds
 
 Context = Callable[..., None]
 KEY = Key.account()

@@ -14,7 +14,7 @@ from control_plane import __main__ as main
 from control_plane import claims, self_hosted
 from control_plane.creds import Creds
 from control_plane.desired import ACCOUNT, CLIENT, User
-from service.runtime.connection import roundtrip
+from service.nats.connection import roundtrip
 from tests.control_plane.conftest import Program
 from tests.support.fake_synadia import FakeSynadia
 from tests.support.world import Servers

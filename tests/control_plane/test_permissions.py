@@ -12,9 +12,9 @@ from nats.aio.client import Client, RawCredentials
 from control_plane import claims
 from control_plane.claims import Key
 from control_plane.desired import EVERYTHING
-from control_plane.discovery import instances
 from service.contracts.customer import BUCKET, STREAM
-from service.runtime.connection import roundtrip
+from service.nats.connection import roundtrip
+from service.nats.discovery import instances
 from tests.support.world import World, eventually, make_world
 
 

@@ -23,7 +23,7 @@ from control_plane.errors import ProvisioningError
 from control_plane.files import Files
 from control_plane.self_hosted import SelfHosted
 from service.contracts.customer import INBOX_PREFIX
-from service.runtime.connection import roundtrip
+from service.nats.connection import roundtrip
 from tests.support.world import Servers, eventually
 
 NAME = "POC-SH"

@@ -18,8 +18,8 @@ from local import dynamodb
 from local.process import claim_port
 from local.supervisor import KEYS
 from local.system import Task, ready, service_env, service_task
-from service.runtime.connection import Connection
-from service.runtime.settings import NatsSettings
+from service.nats.connection import Connection
+from service.nats.settings import NatsSettings
 from tests.support.cluster import WAYS, plain_cluster
 from tests.support.drill import Drill
 from tests.support.world import World, eventually, get, log_lines

@@ -19,8 +19,8 @@ from control_plane.desired import ADMINISTRATOR
 from local.system import Task
 from service.contracts import archive as contract
 from service.contracts.customer import EVENT_PREFIX, STREAM
-from service.runtime.connection import roundtrip
-from service.runtime.nats_client import NatsClient, header_block
+from service.nats.client import NatsClient, header_block
+from service.nats.connection import roundtrip
 from tests.support.archive import ArchiveWorld, make_archive
 from tests.support.drill import Drill, memory_mib
 from tests.support.faulty import Call, FaultyDynamoDB, answer, refusal, stall

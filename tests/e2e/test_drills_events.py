@@ -16,8 +16,8 @@ from nats.js.errors import APIError
 from benchmark.job import Open
 from service.contracts import customer as contract
 from service.customer.events import Events
-from service.runtime.connection import roundtrip
-from service.runtime.nats_client import NatsClient
+from service.nats.client import NatsClient
+from service.nats.connection import roundtrip
 from tests.support.drill import Drill, answered, put_on, stored
 from tests.support.world import World, eventually, metric, own_cluster, stop, tasks
 

@@ -13,7 +13,7 @@ from nats.aio.msg import Msg
 from nats.micro.request import ERROR_CODE_HEADER, ERROR_HEADER
 
 from service.contracts import customer as contract
-from service.runtime.connection import roundtrip
+from service.nats.connection import roundtrip
 from tests.support.drill import DOCUMENTED, Drill, Probe, answered, memory_mib, stored, words
 from tests.support.world import World, eventually, metric, stop, tasks
 

@@ -20,8 +20,8 @@ from local.process import claim_port
 from service.contracts import customer as contract
 from service.contracts.customer import BUCKET, SEED_KEY, STREAM
 from service.customer.events import Events
-from service.runtime.connection import roundtrip
-from service.runtime.nats_client import NatsClient
+from service.nats.client import NatsClient
+from service.nats.connection import roundtrip
 from tests.support.archive import make_archive
 from tests.support.check import check
 from tests.support.command import finished

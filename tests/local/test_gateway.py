@@ -18,7 +18,7 @@ from nats.aio.msg import Msg
 
 from local.gateway import gateway
 from local.process import claim_port
-from service.runtime.connection import roundtrip
+from service.nats.connection import roundtrip
 from tests.support.world import Servers, World, eventually, make_world, own_server
 
 TOKEN = "nhg_thetokenofclient"

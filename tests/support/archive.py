@@ -18,7 +18,7 @@ from local import dynamodb
 from local.process import claim_port
 from local.system import Task, ready, service_env, service_task
 from service.contracts import archive as contract
-from service.runtime.jetstream import backlog
+from service.nats.jetstream import backlog
 from service.sources.source import Message
 from service.sources.wire import make_message
 from tests.support.world import World

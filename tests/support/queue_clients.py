@@ -14,9 +14,9 @@ import grpc
 
 from service.contracts import customer
 from service.contracts import queue as contract
+from service.nats.jetstream import backlog
 from service.queue import sqs_pb2 as pb
 from service.queue.sqs_pb2_grpc import SQSServiceStub
-from service.runtime.jetstream import backlog
 from tests.support.world import World, eventually
 
 ALL_S = 120.0

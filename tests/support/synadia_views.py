@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from control_plane import claims
-from service.runtime import creds
+from service.nats import creds
 from tests.support.synadia_state import Account, FakeSynadia, User
 
 NOW: Final = "2026-01-01T00:00:00Z"

@@ -29,8 +29,8 @@ from local.nats_server import Node, nats_server
 from local.process import Child, claim_port
 from local.system import Task, ready, service_env, service_task
 from service.contracts import customer as contract
+from service.nats.client import NatsClient
 from service.runtime.cancel import cancel
-from service.runtime.nats_client import NatsClient
 
 NODES: Final = 3
 DRILL_S: Final = 7_200

@@ -17,7 +17,7 @@ from service.contracts import archive as contract
 from service.contracts.archive import STREAM
 from service.dynamodb.writer import Item, Key, Writer
 from service.dynamodb.writer import Result as Written
-from service.runtime.connection import roundtrip
+from service.nats.connection import roundtrip
 from service.runtime.role import Need
 from service.sources.dead_letters import DeadLetterStream
 from service.sources.source import Backlog, Message, Result

@@ -6,7 +6,7 @@ import pytest
 
 from service.contracts import archive as archive_contract
 from service.contracts import customer, queue
-from service.runtime.discovery import OWN
+from service.nats.srv import OWN
 from tests.support.archive import ArchiveWorld
 from tests.support.world import statistics
 

@@ -19,7 +19,7 @@ from control_plane.desired import ADMINISTRATOR, EVERYTHING
 from local import dynamodb
 from service.contracts import archive as contract
 from service.contracts.archive import STREAM
-from service.runtime.connection import roundtrip
+from service.nats.connection import roundtrip
 from tests.support.archive import ArchiveWorld, ended
 from tests.support.faulty import Call, FaultyDynamoDB, refusal
 from tests.support.world import World, complaint, eventually, get, metric

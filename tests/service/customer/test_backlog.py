@@ -22,10 +22,10 @@ from service.contracts import customer as contract
 from service.contracts import queue
 from service.customer import backlog
 from service.customer.backlog import FIGURES_LEFT_OUT, UNITS, Backlog
-from service.runtime import permissions
+from service.nats import permissions
+from service.nats.client import NatsClient
 from service.runtime.background import background
 from service.runtime.cancel import cancel
-from service.runtime.nats_client import NatsClient
 from tests.support.check import check
 from tests.support.world import World, eventually
 

@@ -19,7 +19,7 @@ from service.customer.clients import Clients
 from service.customer.decode import decode_client_id, usual_client_ids
 from service.customer.errors import BadRequest
 from service.customer.events import Events
-from service.runtime.nats_client import NatsClient
+from service.nats.client import NatsClient
 from service.runtime.tracing import NoTracing
 from tests.support.table import open_table
 from tests.support.world import World, eventually

@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 from service.customer import burst
 from service.customer.burst import OK, REPLY_LOST, Burst
 from service.customer.errors import BadRequest, NotFound
-from service.runtime.nats_client import NatsClient
+from service.nats.client import NatsClient
 
 
 @pytest.fixture(autouse=True)

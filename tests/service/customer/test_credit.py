@@ -22,9 +22,9 @@ from service.customer import credit as credit_module
 from service.customer import grants
 from service.customer.credit import OVERDRAFT, Credit
 from service.customer.grants import Window
-from service.runtime.connection import roundtrip
-from service.runtime.nats_client import NatsClient
-from service.runtime.nats_parser import Callback, Read
+from service.nats.client import NatsClient
+from service.nats.connection import roundtrip
+from service.nats.parser import Callback, Read
 from tests.support.wire import pub, wire
 from tests.support.world import World, eventually
 
@@ -294,7 +294,7 @@ async def test_a_drain_while_the_server_is_away_takes_nothing_later(world: World
 
 async def test_no_grant_is_left_behind(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the client and in the server, after hundreds of them."""
-    monkeypatch.setattr("service.runtime.nats_client.SPENT_S", 0.0)
+    monkeypatch.setattr("service.nats.client.SPENT_S", 0.0)
     async with crediting(world, 8) as (nc, credit, held), world.client() as client:
         tasks_before = len(asyncio.all_tasks())
         for _ in range(150):

@@ -14,7 +14,7 @@ from nats.aio.msg import Msg
 from local.nats_server import binary
 from local.process import accepts, claim_port, running
 from service.customer.credit import Credit
-from service.runtime.nats_client import NatsClient
+from service.nats.client import NatsClient
 from tests.service.customer.test_credit import Held, ask
 from tests.support.world import eventually
 

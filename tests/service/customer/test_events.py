@@ -20,9 +20,9 @@ from control_plane.desired import ACCOUNT
 from service.contracts import customer as contract
 from service.customer import events, window
 from service.customer.events import PROBE_MAX_S, Events
-from service.runtime.connection import roundtrip
-from service.runtime.nats_client import NatsClient
-from service.runtime.nats_parser import Read
+from service.nats.client import NatsClient
+from service.nats.connection import roundtrip
+from service.nats.parser import Read
 from tests.support.world import World, eventually
 
 Publishing = Callable[..., AbstractAsyncContextManager[Events]]

@@ -11,7 +11,7 @@ from service.customer.events import Events
 from service.customer.metrics import Minute
 from service.customer.micro import ConcurrentService
 from service.dynamodb.table import Table
-from service.runtime.nats_client import NatsClient
+from service.nats.client import NatsClient
 from service.runtime.tracing import NoTracing
 from tests.support.faulty import FaultyDynamoDB, refusal, stall
 from tests.support.world import World, metric, statistics

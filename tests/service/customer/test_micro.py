@@ -16,8 +16,8 @@ from structlog.testing import capture_logs
 from service.customer.burst import Burst
 from service.customer.errors import BadRequest
 from service.customer.micro import ConcurrentService, Endpoint
-from service.runtime.connection import roundtrip
-from service.runtime.nats_client import NatsClient
+from service.nats.client import NatsClient
+from service.nats.connection import roundtrip
 from service.runtime.tracing import NoTracing
 from tests.support.wire import pub, wire
 from tests.support.world import World, eventually, statistics

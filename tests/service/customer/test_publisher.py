@@ -8,8 +8,8 @@ import pytest
 
 from service.customer.outbox import Outbox
 from service.customer.publisher import BATCHED, SINGLE, Mode, Publisher
-from service.runtime.connection import roundtrip
-from service.runtime.nats_client import NatsClient
+from service.nats.client import NatsClient
+from service.nats.connection import roundtrip
 from tests.support.world import World
 
 SECRET = r"_INBOX_service\.([0-9a-f]{32})\.([0-9a-f]{16})-0"

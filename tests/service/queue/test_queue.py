@@ -15,9 +15,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from service.contracts import customer
 from service.contracts import queue as contract
+from service.nats import jetstream
 from service.queue import sqs_pb2 as pb
 from service.queue.sqs_pb2_grpc import SQSServiceStub
-from service.runtime import jetstream
 from tests.service.queue.conftest import Shared
 from tests.support.command import finished
 from tests.support.sidecar import OriginalClient, sidecar, sidecar_env, store

@@ -14,12 +14,12 @@ from pydantic import SecretStr
 
 from service.contracts import customer
 from service.contracts import queue as contract
+from service.nats.client import NatsClient
+from service.nats.connection import Connection
 from service.queue.response import RESPONSE_BYTES
 from service.queue.role import _source
 from service.queue.settings import QueueSettings
-from service.runtime.connection import Connection
 from service.runtime.errors import ServiceError
-from service.runtime.nats_client import NatsClient
 from service.sources.jetstream import JetStream
 from service.sources.source import Done, Result, Source, Unavailable, UnknownReceipt
 from tests.support.network import network

@@ -21,10 +21,10 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from service.contracts import queue as contract
+from service.nats.jetstream import explain
 from service.queue.endpoint import OPTIONS, bind
 from service.queue.settings import QueueSettings
 from service.runtime.errors import ServiceError
-from service.runtime.jetstream import explain
 from service.runtime.settings import load
 
 

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from service.contracts.customer import BUCKET, SEED_DONE, SEED_KEY, STREAM
-from service.runtime.permissions import allows
+from service.nats.permissions import allows
 from tests.support.check import check
 from tests.support.world import World
 

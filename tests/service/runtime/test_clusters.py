@@ -15,9 +15,9 @@ import structlog
 
 from control_plane import claims, self_hosted
 from control_plane.desired import EVERYTHING
-from service.runtime.connection import Connection
+from service.nats.connection import Connection
+from service.nats.settings import NatsSettings
 from service.runtime.errors import ServiceError
-from service.runtime.settings import NatsSettings
 from tests.support.cluster import WAYS, plain_cluster
 from tests.support.world import World, eventually
 

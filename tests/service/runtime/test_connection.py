@@ -15,11 +15,11 @@ from structlog.testing import capture_logs
 
 from local.process import claim_port
 from service.contracts.customer import INBOX_PREFIX
-from service.runtime import connection as module
-from service.runtime.connection import Connection, _text, confirm, roundtrip
+from service.nats import connection as module
+from service.nats.connection import Connection, _text, confirm, roundtrip
+from service.nats.settings import NatsSettings
 from service.runtime.errors import ServiceError
 from service.runtime.role import Skipped
-from service.runtime.settings import NatsSettings
 from tests.support.world import World, eventually, own_server
 
 REFUSED = nats.errors.Error("nats: 'Authorization Violation'")

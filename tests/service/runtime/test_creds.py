@@ -14,10 +14,11 @@ from control_plane.creds import Creds
 from control_plane.desired import SERVICE
 from service.contracts.customer import INBOX_PREFIX
 from service.customer.settings import CustomerSettings
-from service.runtime.connection import Connection
-from service.runtime.creds import parse
+from service.nats.connection import Connection
+from service.nats.creds import parse
+from service.nats.settings import NatsSettings
 from service.runtime.errors import ServiceError
-from service.runtime.settings import NatsSettings, load
+from service.runtime.settings import load
 from tests.support.world import World
 
 KEY = Key.user()

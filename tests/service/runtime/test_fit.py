@@ -14,10 +14,10 @@ from nats.js.api import ConsumerConfig, StreamConfig
 from nats.js.errors import APIError
 
 from service.customer.publisher import EVENT_BYTES
+from service.nats.fit import consumer_unfit, stream_unfit
+from service.nats.jetstream import check_stream, open_bucket
+from service.nats.subjects import covers, overlap
 from service.runtime.errors import ServiceError
-from service.runtime.fit import consumer_unfit, stream_unfit
-from service.runtime.jetstream import check_stream, open_bucket
-from service.runtime.subjects import covers, overlap
 from tests.support.plain import api, client_of, plain_server
 
 S = 1_000_000_000

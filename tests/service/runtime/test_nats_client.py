@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nats.aio.msg import Msg
 
-from service.runtime.nats_client import NatsClient, header_block
-from service.runtime.nats_reconnect import NoTlsError
+from service.nats.client import NatsClient, header_block
+from service.nats.link.reconnect import NoTlsError
 from tests.support.world import World, eventually
 
 word = st.binary(min_size=1, max_size=40).map(lambda raw: raw.translate(None, b" \t\r\n")).filter(bool)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from nats.errors import ProtocolError
 from nats.protocol import parser as upstream
 
-from service.runtime import nats_parser
-from service.runtime.nats_parser import Callback, Parser, RawMessage, Read, raw
+from service.nats import parser as nats_parser
+from service.nats.parser import Callback, Parser, RawMessage, Read, raw
 
 OWN, GRANTED, TAKEN = 1, 7, 8
 """The first is nats-py's; two sids have one callback, as grants of one subject have."""

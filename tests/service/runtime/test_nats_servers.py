@@ -8,7 +8,7 @@ from urllib.parse import urlparse
 import pytest
 from nats.aio.client import Srv
 
-from service.runtime.nats_servers import BACKOFF_MAX_S, Servers
+from service.nats.link.servers import BACKOFF_MAX_S, Servers
 
 
 def given(*urls: str) -> tuple[Servers, list[str]]:

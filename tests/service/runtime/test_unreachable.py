@@ -14,12 +14,13 @@ from control_plane import claims, self_hosted
 from control_plane.desired import EVERYTHING
 from local.process import claim_port
 from service.customer.settings import CustomerSettings
-from service.runtime import connection as module
-from service.runtime.connection import Connection
+from service.nats import connection as module
+from service.nats.connection import Connection
+from service.nats.jetstream import check_stream, open_bucket
+from service.nats.settings import NatsSettings
+from service.nats.unreachable import unreachable
 from service.runtime.errors import ServiceError
-from service.runtime.jetstream import check_stream, open_bucket
-from service.runtime.settings import NatsSettings, load
-from service.runtime.unreachable import unreachable
+from service.runtime.settings import load
 from tests.support.plain import api, client_of, plain_server
 from tests.support.world import World
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from service.runtime.nats_client import NatsClient
-from service.runtime.nats_parser import RawMessage, Read
+from service.nats.client import NatsClient
+from service.nats.parser import RawMessage, Read
 from service.sources.pulls import _Slot
 from service.sources.wire import make_message
 

@@ -17,8 +17,8 @@ from nats.js.errors import (
 )
 from nats.js.kv import KeyValue
 
+from service.nats.fit import bucket_unfit, stream_unfit
 from service.runtime.errors import ServiceError
-from service.runtime.fit import bucket_unfit, stream_unfit
 
 PROVISION: Final = "make it with `python -m control_plane create`"
 CORRECT: Final = "correct it with `python -m control_plane create`"

@@ -8,35 +8,15 @@ import ssl
 from typing import Final
 from urllib.parse import urlsplit
 
+from service.nats.link.servers import PORTS
+from service.nats.settings import NatsSettings
 from service.runtime.errors import ServiceError
-from service.runtime.nats_servers import PORTS
-from service.runtime.settings import NatsSettings
 
 PROBE_S: Final = 1.0
 _FULL: Final = ("maximum account active connections exceeded", "maximum connections exceeded")
 """https://github.com/nats-io/nats-server/blob/main/server/errors.go"""
 _LOST: Final = ("broken pipe", "connection reset", "eof", "connection lost")
 """How a refused certificate looks when the server's end of the connection comes before its alert is read."""
-
-
-def tls_context(settings: NatsSettings) -> ssl.SSLContext | None:
-    """What a client shows of itself, if it is given; the authorities are SSL_CERT_FILE's.
-
-    Raises `ServiceError` when the files cannot be used.
-    """
-    if not settings.nats_certificate and not settings.nats_key:
-        return None
-    if not settings.nats_certificate or not settings.nats_key:
-        lacking = "NATS_KEY" if settings.nats_certificate else "NATS_CERTIFICATE"
-        raise ServiceError(f"{lacking} is not set, and the other is", "set both, or none")
-    context = ssl.create_default_context()
-    try:
-        context.load_cert_chain(settings.nats_certificate, settings.nats_key, password="")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or "not PEM"
-        problem = f"NATS_CERTIFICATE {settings.nats_certificate} with NATS_KEY {settings.nats_key} cannot be used"
-        raise ServiceError(f"{problem} ({reason})", "give the paths of a PEM certificate and of its key") from None
-    return context
 
 
 async def unreachable(settings: NatsSettings, reason: str, *, asks_for_certificate: bool) -> ServiceError:

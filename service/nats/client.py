@@ -10,7 +10,7 @@ account, silent for good. Here
 | the reading, writing or pinging task ends by itself | it is counted in `loops_ended`; the client reconnects at once |
 | the client is closed by anyone | `on_closed`, once |
 
-How it reconnects is in `nats_reconnect.py`.
+How it reconnects is in `link/reconnect.py`.
 
 A grant is a queue subscription for a number of messages. It is lighter than nats-py's subscription: no task, no queue,
 and it ends with its connection.
@@ -31,8 +31,8 @@ from nats.aio.client import Client
 from nats.aio.subscription import Subscription
 from nats.protocol import command
 
-from service.runtime.nats_parser import Callback, Parser
-from service.runtime.nats_reconnect import ReconnectingClient
+from service.nats.link.reconnect import ReconnectingClient
+from service.nats.parser import Callback, Parser
 
 SPENT_S: Final = 10.0
 """For so long a grant that has had its messages takes some more: a busy server may deliver between SUB and UNSUB."""

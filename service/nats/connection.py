@@ -12,16 +12,17 @@ import structlog
 from nats.aio.client import Client, RawCredentials
 from nats.js import JetStreamContext
 
-from service.runtime import creds
+from service.nats import creds
+from service.nats.client import NatsClient
+from service.nats.link.reconnect import REFUSALS, NoTlsError
+from service.nats.settings import NatsSettings
+from service.nats.tls import tls_context
+from service.nats.unreachable import unreachable
 from service.runtime.background import background
 from service.runtime.cancel import cancel
 from service.runtime.errors import ServiceError
 from service.runtime.logs import Repeated
-from service.runtime.nats_client import NatsClient
-from service.runtime.nats_reconnect import REFUSALS, NoTlsError
 from service.runtime.role import Need, Skipped
-from service.runtime.settings import NatsSettings
-from service.runtime.unreachable import tls_context, unreachable
 
 log: Final = structlog.get_logger("service.connection")
 _errors: Final = Repeated(log, "NATS error")

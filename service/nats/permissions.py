@@ -9,9 +9,9 @@ import nats.errors
 import orjson
 from nats.aio.client import Client
 
+from service.nats.subjects import covers
 from service.runtime.errors import ServiceError
 from service.runtime.role import Skipped
-from service.runtime.subjects import covers
 
 USER_INFO: Final = "$SYS.REQ.USER.INFO"
 """https://docs.nats.io/running-a-nats-service/configuration/sys_accounts#user-services"""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from service.runtime.subjects import covers, overlap
+from service.nats.subjects import covers, overlap
 
 NS: Final = 1_000_000_000
 Config = Mapping[str, Any]

@@ -27,10 +27,10 @@ from nats.aio.client import Client, Srv
 from nats.aio.transport import Transport
 from nats.protocol import command
 
+from service.nats.link.servers import Servers
+from service.nats.link.transport import INFO_MAX, Tcp, WebSocket, close
 from service.runtime.background import background
 from service.runtime.cancel import cancel
-from service.runtime.nats_servers import Servers
-from service.runtime.nats_transport import INFO_MAX, Tcp, WebSocket, close
 
 TLS: Final = frozenset({"tls", "wss"})
 REFUSALS: Final = frozenset({
