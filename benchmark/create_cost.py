@@ -20,7 +20,7 @@ import uvloop
 
 from benchmark.bare_loop import TABLE, Writes, bare_loop, serve
 from service.contracts import customer as contract
-from service.customer.rows import make_row
+from service.customer.store.rows import make_row
 from service.dynamodb.table import Table
 
 CONCURRENCY: Final = 100

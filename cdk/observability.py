@@ -9,7 +9,7 @@ from constructs import Construct
 
 from cdk.alarms import Alarms, of_customer
 from cdk.metrics import Metrics
-from service.customer.errors import ERRORS
+from service.customer.requests.errors import ERRORS
 
 
 class Observability(Construct):

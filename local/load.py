@@ -16,7 +16,7 @@ from nats.aio.client import Client
 from nats.micro.request import ERROR_CODE_HEADER
 
 from service.contracts import customer as contract
-from service.customer.balance import encode
+from service.customer.endpoints.balance import encode
 
 
 @dataclass

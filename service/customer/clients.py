@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from service.customer.burst import Burst
-from service.customer.lookup import BatchLoader
+from service.customer.requests.burst import Burst
+from service.customer.store.lookup import BatchLoader
 from service.dynamodb.table import Outcome, Table
 from service.runtime.tracing import NoTracing, Tracing
 

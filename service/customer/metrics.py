@@ -10,10 +10,10 @@ from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from service.customer.burst import OK
-from service.customer.errors import ERRORS
-from service.customer.events import Events
-from service.customer.micro import LATENCY_BUCKETS, OUTCOMES, ConcurrentService
+from service.customer.events.events import Events
+from service.customer.requests.burst import OK
+from service.customer.requests.errors import ERRORS
+from service.customer.requests.micro import LATENCY_BUCKETS, OUTCOMES, ConcurrentService
 from service.dynamodb.table import Table
 from service.nats.client import NatsClient
 from service.runtime.emf import Figure

@@ -18,15 +18,15 @@ from service import __version__
 from service.contracts import customer as contract
 from service.customer import metrics
 from service.customer.backlog import FIGURES_LEFT_OUT, Backlog
-from service.customer.balance import Balance
 from service.customer.clients import Clients
-from service.customer.create import Create
-from service.customer.events import Events
-from service.customer.get import Get
-from service.customer.micro import ConcurrentService
-from service.customer.publisher import BATCHED, EVENT_BYTES, SINGLE
-from service.customer.seeding import is_seeded, seed
+from service.customer.endpoints.balance import Balance
+from service.customer.endpoints.create import Create
+from service.customer.endpoints.get import Get
+from service.customer.events.events import Events
+from service.customer.events.publisher import BATCHED, EVENT_BYTES, SINGLE
+from service.customer.requests.micro import ConcurrentService
 from service.customer.settings import CustomerSettings
+from service.customer.store.seeding import is_seeded, seed
 from service.dynamodb.errors import TableUnavailableError
 from service.dynamodb.table import Table
 from service.nats import jetstream, permissions

@@ -24,7 +24,7 @@ from cdk.settings import Settings
 from cdk.stack import BalanceStack
 from local.process import ROOT
 from service.contracts.customer import METRICS_NAMESPACE
-from service.customer.errors import ERRORS
+from service.customer.requests.errors import ERRORS
 from tests.cdk.aws_rules import alarms
 
 pytestmark = pytest.mark.xdist_group("templates")  # one worker makes each once, in one Node

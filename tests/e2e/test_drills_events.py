@@ -15,7 +15,7 @@ from nats.js.errors import APIError
 
 from benchmark.job import Open
 from service.contracts import customer as contract
-from service.customer.events import Events
+from service.customer.events.events import Events
 from service.nats.client import NatsClient
 from service.nats.connection import roundtrip
 from tests.support.drill import Drill, answered, put_on, stored

@@ -17,7 +17,7 @@ from benchmark.measured import Measured
 from benchmark.transport import NO_RESPONDERS
 from control_plane import self_hosted
 from local.system import Task
-from service.customer.credit import PIECES
+from service.customer.requests.credit import PIECES
 from tests.support.drill import Drill, Probe, answered, memory_mib, put_on, stored, words
 from tests.support.faulty import FaultyDynamoDB, stall
 from tests.support.world import World, eventually, metric, stop, tasks

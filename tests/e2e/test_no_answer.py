@@ -19,7 +19,7 @@ from control_plane.desired import ACCOUNT
 from local.process import claim_port
 from service.contracts import customer as contract
 from service.contracts.customer import BUCKET, SEED_KEY, STREAM
-from service.customer.events import Events
+from service.customer.events.events import Events
 from service.nats.client import NatsClient
 from service.nats.connection import roundtrip
 from tests.support.archive import make_archive

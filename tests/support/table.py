@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from service.contracts.customer import KEY_ATTRIBUTE
-from service.customer.rows import make_row
+from service.customer.store.rows import make_row
 from service.dynamodb.table import Outcome, Row, Table
 
 

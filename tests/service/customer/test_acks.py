@@ -5,7 +5,7 @@ from __future__ import annotations
 import orjson
 import pytest
 
-from service.customer.acks import Refused, Stored, read
+from service.customer.events.acks import Refused, Stored, read
 
 
 def answer(body: object) -> str:

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from service.contracts.customer import REQUEST_SCHEMA
-from service.customer.balance import Balance, encode
-from service.customer.burst import REPLY_LOST, Burst
 from service.customer.clients import Clients
-from service.customer.decode import decode_client_id, usual_client_ids
-from service.customer.errors import BadRequest
-from service.customer.events import Events
+from service.customer.endpoints.balance import Balance, encode
+from service.customer.events.events import Events
+from service.customer.requests.burst import REPLY_LOST, Burst
+from service.customer.requests.decode import decode_client_id, usual_client_ids
+from service.customer.requests.errors import BadRequest
 from service.nats.client import NatsClient
 from service.runtime.tracing import NoTracing
 from tests.support.table import open_table

@@ -6,9 +6,9 @@ import pytest
 from nats.aio.client import Client
 from structlog.testing import capture_logs
 
-from service.customer import burst
-from service.customer.burst import OK, REPLY_LOST, Burst
-from service.customer.errors import BadRequest, NotFound
+from service.customer.requests import burst
+from service.customer.requests.burst import OK, REPLY_LOST, Burst
+from service.customer.requests.errors import BadRequest, NotFound
 from service.nats.client import NatsClient
 
 

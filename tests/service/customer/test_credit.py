@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from nats.aio.client import Client
 
 from control_plane import self_hosted
-from service.customer import credit as credit_module
-from service.customer import grants
-from service.customer.credit import OVERDRAFT, Credit
-from service.customer.grants import Window
+from service.customer.requests import credit as credit_module
+from service.customer.requests import grants
+from service.customer.requests.credit import OVERDRAFT, Credit
+from service.customer.requests.grants import Window
 from service.nats.client import NatsClient
 from service.nats.connection import roundtrip
 from service.nats.parser import Callback, Read

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from service.customer.credit import Credit
+from service.customer.requests.credit import Credit
 from service.nats.client import NatsClient
 from tests.service.customer.test_credit import Held, ask, grants_at_the_server
 from tests.support.world import World, eventually

@@ -18,8 +18,8 @@ from structlog.testing import capture_logs
 from control_plane import jetstream
 from control_plane.desired import ACCOUNT
 from service.contracts import customer as contract
-from service.customer import events, window
-from service.customer.events import PROBE_MAX_S, Events
+from service.customer.events import events, window
+from service.customer.events.events import PROBE_MAX_S, Events
 from service.nats.client import NatsClient
 from service.nats.connection import roundtrip
 from service.nats.parser import Read

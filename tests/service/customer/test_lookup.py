@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.customer.lookup import EAGER_CALLS, MAX_WAIT_S, BatchLoader, Read
+from service.customer.store.lookup import EAGER_CALLS, MAX_WAIT_S, BatchLoader, Read
 from service.dynamodb.table import MAX_KEYS, Give, Outcome
 
 

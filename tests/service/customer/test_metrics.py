@@ -7,9 +7,9 @@ import asyncio
 from nats.micro.service import ServiceConfig
 
 from service import __version__
-from service.customer.events import Events
+from service.customer.events.events import Events
 from service.customer.metrics import Minute
-from service.customer.micro import ConcurrentService
+from service.customer.requests.micro import ConcurrentService
 from service.dynamodb.table import Table
 from service.nats.client import NatsClient
 from service.runtime.tracing import NoTracing

@@ -13,9 +13,9 @@ from nats.aio.client import Client
 from nats.micro.service import ServiceConfig
 from structlog.testing import capture_logs
 
-from service.customer.burst import Burst
-from service.customer.errors import BadRequest
-from service.customer.micro import ConcurrentService, Endpoint
+from service.customer.requests.burst import Burst
+from service.customer.requests.errors import BadRequest
+from service.customer.requests.micro import ConcurrentService, Endpoint
 from service.nats.client import NatsClient
 from service.nats.connection import roundtrip
 from service.runtime.tracing import NoTracing

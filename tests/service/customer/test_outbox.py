@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.customer.outbox import FIRST, Outbox, _size_bytes
+from service.customer.events.outbox import FIRST, Outbox, _size_bytes
 
 
 def filled(count: int) -> Outbox:

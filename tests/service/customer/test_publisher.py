@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from service.customer.outbox import Outbox
-from service.customer.publisher import BATCHED, SINGLE, Mode, Publisher
+from service.customer.events.outbox import Outbox
+from service.customer.events.publisher import BATCHED, SINGLE, Mode, Publisher
 from service.nats.client import NatsClient
 from service.nats.connection import roundtrip
 from tests.support.world import World

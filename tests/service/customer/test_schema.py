@@ -9,9 +9,9 @@ import orjson
 import pytest
 
 from service.contracts import customer as contract
-from service.customer.create import decode
-from service.customer.decode import decode_client_id, decode_object
-from service.customer.errors import BadRequest
+from service.customer.endpoints.create import decode
+from service.customer.requests.decode import decode_client_id, decode_object
+from service.customer.requests.errors import BadRequest
 
 FORMATS = jsonschema.FormatChecker(formats=["date"])
 

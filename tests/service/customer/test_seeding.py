@@ -17,8 +17,8 @@ from structlog.testing import capture_logs
 
 from local.system import ready
 from service.contracts.customer import BUCKET, SEED_DONE, SEED_KEY, SEED_LEASE_KEY
-from service.customer import seeding
-from service.customer.seeding import LEASE_S, is_seeded, seed
+from service.customer.store import seeding
+from service.customer.store.seeding import LEASE_S, is_seeded, seed
 from service.dynamodb.table import Table
 from service.runtime.errors import ServiceError
 from tests.support.faulty import FaultyDynamoDB, refusal

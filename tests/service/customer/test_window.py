@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from service.customer.window import Window
+from service.customer.events.window import Window
 
 
 def test_it_halves_once_for_each_window_that_is_late() -> None:

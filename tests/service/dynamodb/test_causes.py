@@ -12,7 +12,7 @@ import pytest
 import trustme
 
 from local.process import claim_port
-from service.customer.rows import refusal
+from service.customer.store.rows import refusal
 from service.dynamodb import writer as writing
 from service.dynamodb.errors import TableUnavailableError
 from service.dynamodb.writer import Item, Writer

@@ -17,8 +17,8 @@ from botocore.credentials import Credentials, RefreshableCredentials
 from botocore.exceptions import CredentialRetrievalError, MetadataRetrievalError
 from botocore.session import Session
 
-from service.customer.rows import make_row
-from service.customer.rows import refusal as refusal_of
+from service.customer.store.rows import make_row
+from service.customer.store.rows import refusal as refusal_of
 from service.dynamodb import credentials
 from service.dynamodb.credentials import CredentialChain
 from service.dynamodb.errors import CredentialsRefreshError, TableUnavailableError

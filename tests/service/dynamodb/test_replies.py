@@ -20,7 +20,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.retries import standard
 from botocore.session import Session
 
-from service.customer.rows import make_row
+from service.customer.store.rows import make_row
 from service.dynamodb.client import DynamoDB
 from service.dynamodb.endpoint import Endpoint
 from service.dynamodb.errors import DynamoDBError, InvalidResponse, TableUnavailableError

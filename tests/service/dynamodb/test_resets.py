@@ -11,7 +11,7 @@ from socket import SO_LINGER, SOL_SOCKET
 import orjson
 import pytest
 
-from service.customer.rows import make_row
+from service.customer.store.rows import make_row
 from service.dynamodb.errors import HttpError, TableUnavailableError
 from service.dynamodb.http import Pool
 from service.dynamodb.writer import Item, Writer

@@ -16,7 +16,7 @@ from aiohttp import web
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.customer.rows import make_row
+from service.customer.store.rows import make_row
 from service.dynamodb import table as module
 from service.dynamodb.errors import DynamoDBError, TableUnavailableError
 from service.dynamodb.table import DEADLINE_S, MAX_CALLS, Outcome, Table

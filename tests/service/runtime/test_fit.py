@@ -13,7 +13,7 @@ from nats.aio.client import Client
 from nats.js.api import ConsumerConfig, StreamConfig
 from nats.js.errors import APIError
 
-from service.customer.publisher import EVENT_BYTES
+from service.customer.events.publisher import EVENT_BYTES
 from service.nats.fit import consumer_unfit, stream_unfit
 from service.nats.jetstream import check_stream, open_bucket
 from service.nats.subjects import covers, overlap

@@ -7,7 +7,7 @@ from typing import Final
 import structlog
 
 from service.contracts import customer as contract
-from service.customer.errors import InternalError, NotFound, RequestError, Unavailable
+from service.customer.requests.errors import InternalError, NotFound, RequestError, Unavailable
 from service.dynamodb.errors import DynamoDBError, NoCredentialsError, TableUnavailableError, kind, reason
 from service.dynamodb.table import Outcome, Row
 from service.runtime.logs import Repeated

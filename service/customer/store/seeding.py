@@ -20,7 +20,7 @@ from nats.js.kv import KeyValue
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from service.contracts.customer import BUCKET, SEED_DONE, SEED_KEY, SEED_LEASE_KEY
-from service.customer.rows import make_row
+from service.customer.store.rows import make_row
 from service.dynamodb.errors import TableUnavailableError, reason
 from service.dynamodb.table import Table
 from service.nats.jetstream import explain

@@ -22,9 +22,9 @@ import structlog
 from nats.micro.service import EndpointInfo, EndpointStats, ServiceConfig, ServiceInfo, ServiceStats
 
 from service.contracts.customer import QUEUE_GROUP
-from service.customer.burst import OK, REPLY_LOST, Burst
-from service.customer.credit import Credit
-from service.customer.errors import ERRORS, BadRequest, NotFound
+from service.customer.requests.burst import OK, REPLY_LOST, Burst
+from service.customer.requests.credit import Credit
+from service.customer.requests.errors import ERRORS, BadRequest, NotFound
 from service.nats.client import NatsClient
 from service.nats.parser import Read
 from service.nats.srv import Discovery, are_inboxes, is_inbox

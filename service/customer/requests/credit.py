@@ -43,7 +43,7 @@ from typing import Final
 import nats.errors
 import structlog
 
-from service.customer.grants import Take, Window
+from service.customer.requests.grants import Take, Window
 from service.nats.client import NatsClient
 from service.nats.parser import Read
 from service.nats.srv import are_inboxes, is_inbox

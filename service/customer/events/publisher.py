@@ -21,7 +21,7 @@ from functools import lru_cache
 from typing import Final, Literal
 
 from service.contracts.customer import EVENT_PREFIX, INBOX_PREFIX
-from service.customer.outbox import FIRST, Batch, Event
+from service.customer.events.outbox import FIRST, Batch, Event
 from service.nats.client import NatsClient
 from service.nats.parser import Read
 

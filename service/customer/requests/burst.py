@@ -14,7 +14,7 @@ import nats.errors
 import structlog
 from nats.micro.request import ERROR_CODE_HEADER, ERROR_HEADER
 
-from service.customer.errors import InternalError, RequestError
+from service.customer.requests.errors import InternalError, RequestError
 from service.nats.client import header_block
 from service.nats.srv import is_inbox
 from service.runtime.logs import Repeated

@@ -28,11 +28,11 @@ from typing import Final
 import nats.errors
 import structlog
 
-from service.customer import acks
-from service.customer.acks import Refused
-from service.customer.outbox import MAX_BYTES, MAX_EVENTS, Batch, Outbox
-from service.customer.publisher import BATCHED, SINGLE, Mode, Publisher
-from service.customer.window import Window
+from service.customer.events import acks
+from service.customer.events.acks import Refused
+from service.customer.events.outbox import MAX_BYTES, MAX_EVENTS, Batch, Outbox
+from service.customer.events.publisher import BATCHED, SINGLE, Mode, Publisher
+from service.customer.events.window import Window
 from service.nats.client import NatsClient
 from service.runtime.background import background
 from service.runtime.cancel import cancel

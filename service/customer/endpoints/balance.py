@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from service.contracts import customer as contract
-from service.customer.burst import Burst
 from service.customer.clients import Clients
-from service.customer.decode import decode_client_id, usual_client_ids
-from service.customer.events import Events
-from service.customer.micro import Endpoint
-from service.customer.rows import balance_of, row_of
+from service.customer.events.events import Events
+from service.customer.requests.burst import Burst
+from service.customer.requests.decode import decode_client_id, usual_client_ids
+from service.customer.requests.micro import Endpoint
+from service.customer.store.rows import balance_of, row_of
 from service.dynamodb.table import Outcome
 
 _BALANCE: Final = contract.BALANCE_ATTRIBUTE

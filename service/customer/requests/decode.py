@@ -13,7 +13,7 @@ from typing import Any, Final
 import orjson
 
 from service.contracts import customer as contract
-from service.customer.errors import BadRequest
+from service.customer.requests.errors import BadRequest
 
 _CLIENT_ID: Final = re.compile(f"{contract.CLIENT_ID_CHARACTER}{{1,{contract.CLIENT_ID_MAX}}}")
 _usual: Final = re.compile(r'^\{"client_id": ?"([0-9A-Za-z_-]{1,128})"\}$', re.MULTILINE).findall

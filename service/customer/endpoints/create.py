@@ -17,11 +17,11 @@ from typing import Any, Final
 import orjson
 
 from service.contracts import customer as contract
-from service.customer.burst import Burst
-from service.customer.decode import client_id_of, decode_object
-from service.customer.errors import BadRequest, Conflict, RequestError
-from service.customer.micro import Endpoint
-from service.customer.rows import make_row, refusal, row_of, text_of
+from service.customer.requests.burst import Burst
+from service.customer.requests.decode import client_id_of, decode_object
+from service.customer.requests.errors import BadRequest, Conflict, RequestError
+from service.customer.requests.micro import Endpoint
+from service.customer.store.rows import make_row, refusal, row_of, text_of
 from service.dynamodb.errors import TableUnavailableError
 from service.dynamodb.table import DEADLINE_S, Row, Table
 

@@ -1,0 +1,1 @@
+"""An endpoint a file: what it takes, does and replies."""

@@ -1,0 +1,1 @@
+"""Each balance as an event in the stream, sent and acknowledged behind the replies."""

@@ -1,0 +1,1 @@
+"""Requests from their delivery to their reply: credit, dispatch, bursts, errors."""
