@@ -6,7 +6,7 @@ from hashlib import blake2b
 from typing import Final, Protocol
 
 from service.archive.event import event_of
-from service.sources.dead_letters import DeadLetterStream, word
+from service.sources.jetstream.dead_letters import DeadLetterStream, word
 from service.sources.source import Message
 
 REASON_MAX: Final = 1000

@@ -14,8 +14,8 @@ from orjson import dumps
 
 from service.contracts.archive import PARTITION_KEY, SORT_KEY, TTL_ATTRIBUTE
 from service.dynamodb.writer import Item
+from service.sources.jetstream.wire import message_id
 from service.sources.source import Message
-from service.sources.wire import message_id
 
 NS: Final = 1_000_000_000
 _plain_balance: Final = re.compile(rb'\{"balance":(-?(?:0|[1-9][0-9]{0,37}))\}').fullmatch

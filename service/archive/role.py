@@ -26,9 +26,9 @@ from service.runtime.emf import Emitter
 from service.runtime.logs import writes_json
 from service.runtime.process import Stop
 from service.runtime.role import Need
-from service.sources.consumer import Reader
-from service.sources.dead_letters import DeadLetterStream
-from service.sources.jetstream import JetStream
+from service.sources.jetstream.consumer import Reader
+from service.sources.jetstream.dead_letters import DeadLetterStream
+from service.sources.jetstream.source import JetStream
 from service.sources.source import Source
 
 log: Final = structlog.get_logger("service.archive")
@@ -132,7 +132,7 @@ class Archive:
 def _source(settings: ArchiveSettings, connection: Connection) -> Source:
     kind, _, name = settings.archive_source.partition(":")
     if kind == "sqs":
-        from service.sources.sqs import Sqs  # noqa: PLC0415  boto3 is for who reads a queue alone
+        from service.sources.sqs.source import Sqs  # noqa: PLC0415  boto3 is for who reads a queue alone
 
         return Sqs(name, "ARCHIVE_SOURCE")
     consumer = settings.archive_consumer

@@ -133,13 +133,13 @@ class Queue:
 
 def _source(settings: QueueSettings, name: str, connection: Connection | None) -> Source:
     if connection is None:
-        from service.sources.sqs import Sqs  # noqa: PLC0415  boto3 is for who reads a queue alone
+        from service.sources.sqs.source import Sqs  # noqa: PLC0415  boto3 is for who reads a queue alone
 
         return Sqs(name, "QUEUE")
-    from service.sources.consumer import Reader  # noqa: PLC0415
-    from service.sources.dead_letters import DeadLetterStream  # noqa: PLC0415
-    from service.sources.jetstream import JetStream  # noqa: PLC0415
-    from service.sources.redrive import Redrive  # noqa: PLC0415
+    from service.sources.jetstream.consumer import Reader  # noqa: PLC0415
+    from service.sources.jetstream.dead_letters import DeadLetterStream  # noqa: PLC0415
+    from service.sources.jetstream.redrive import Redrive  # noqa: PLC0415
+    from service.sources.jetstream.source import JetStream  # noqa: PLC0415
 
     publish = contract.publish(name, settings.queue_consumer)
     reader = Reader(contract.USER, name, settings.queue_consumer, publish, contract.SUBSCRIBE)

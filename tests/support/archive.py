@@ -19,8 +19,8 @@ from local.process import claim_port
 from local.system import Task, ready, service_env, service_task
 from service.contracts import archive as contract
 from service.nats.jetstream import backlog
+from service.sources.jetstream.wire import make_message
 from service.sources.source import Message
-from service.sources.wire import make_message
 from tests.support.world import World
 
 Rows = list[Mapping[str, Any]]

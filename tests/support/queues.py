@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from service.sources.source import Message, Result
-from service.sources.sqs import Sqs
+from service.sources.sqs.source import Sqs
 from tests.support.faulty import FaultyDynamoDB
 from tests.support.world import eventually
 

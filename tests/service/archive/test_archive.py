@@ -19,7 +19,7 @@ from service.dynamodb.writer import Item, Key, Writer
 from service.dynamodb.writer import Result as Written
 from service.nats.connection import roundtrip
 from service.runtime.role import Need
-from service.sources.dead_letters import DeadLetterStream
+from service.sources.jetstream.dead_letters import DeadLetterStream
 from service.sources.source import Backlog, Message, Result
 from tests.support.archive import ArchiveWorld, delivered, ended
 from tests.support.command import finished

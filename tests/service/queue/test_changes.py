@@ -18,7 +18,7 @@ from service.contracts import customer
 from service.contracts import queue as contract
 from service.queue import sqs_pb2 as pb
 from service.queue.sqs_pb2_grpc import SQSServiceStub
-from service.sources.receipt import Receipt, Receipts
+from service.sources.jetstream.receipt import Receipt, Receipts
 from service.sources.source import UnknownReceipt
 from tests.support.sidecar import sidecar, store
 from tests.support.world import World, complaint, eventually, get

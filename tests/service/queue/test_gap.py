@@ -9,7 +9,7 @@ from typing import Any
 
 from service.queue import sqs_pb2 as pb
 from service.queue.sqs_pb2_grpc import SQSServiceStub
-from service.sources.visibility import GAP_MS, GAP_PERIOD_MS, outside_gap
+from service.sources.jetstream.visibility import GAP_MS, GAP_PERIOD_MS, outside_gap
 from tests.service.queue.conftest import Shared
 from tests.support.sidecar import store
 

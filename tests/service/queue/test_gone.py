@@ -16,7 +16,7 @@ from service.contracts import queue as contract
 from service.queue import sqs_pb2 as pb
 from service.queue.server import SQSService
 from service.queue.sqs_pb2_grpc import SQSServiceStub
-from service.sources.receipt import Receipts
+from service.sources.jetstream.receipt import Receipts
 from service.sources.source import Result, Source
 from tests.service.queue.test_source import reading
 from tests.support.drill import memory_mib

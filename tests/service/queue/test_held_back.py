@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from service.contracts import customer
 from service.contracts import queue as contract
-from service.sources import consumer as module
+from service.sources.jetstream import consumer as module
 from service.sources.source import Unavailable
 from tests.service.queue.test_source import reading
 from tests.support.archive import ArchiveWorld, make_archive

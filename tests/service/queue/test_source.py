@@ -20,7 +20,7 @@ from service.queue.response import RESPONSE_BYTES
 from service.queue.role import _source
 from service.queue.settings import QueueSettings
 from service.runtime.errors import ServiceError
-from service.sources.jetstream import JetStream
+from service.sources.jetstream.source import JetStream
 from service.sources.source import Done, Result, Source, Unavailable, UnknownReceipt
 from tests.support.network import network
 from tests.support.sidecar import set_ack_wait, store
@@ -75,8 +75,8 @@ async def test_a_clock_that_is_set_loses_no_message_and_no_deletion(
     async with reading(world) as source:
         (message,) = await source.receive(10, RESPONSE_BYTES, 60, 5)
         moved = SimpleNamespace(time=lambda: time.time() + 3_600 * hours, monotonic=time.monotonic)
-        monkeypatch.setattr("service.sources.jetstream.time", moved)
-        monkeypatch.setattr("service.sources.visibility.time", moved)
+        monkeypatch.setattr("service.sources.jetstream.source.time", moved)
+        monkeypatch.setattr("service.sources.jetstream.visibility.time", moved)
         assert [type(result) for result in await source.change_visibility([source.receipt(message)], 90)] == [changes]
         assert await source.receive(10, RESPONSE_BYTES, 60, 1) == []
         assert [type(result) for result in await source.delete([source.receipt(message)])] == [Done]
@@ -93,7 +93,7 @@ async def test_a_visibility_that_the_server_heard_of_too_late_lets_one_client_ha
         await asyncio.sleep(slow.pop() if slow else 0)
 
     await set_ack_wait(world, 1)
-    monkeypatch.setattr("service.sources.jetstream.may_be_sent", on_its_way)
+    monkeypatch.setattr("service.sources.jetstream.source.may_be_sent", on_its_way)
     await store(world, b"one")
     async with reading(world) as source:
         received = await asyncio.gather(*(source.receive(10, RESPONSE_BYTES, 30, 2) for _ in range(2)))
@@ -119,7 +119,7 @@ async def test_what_is_asked_for_without_a_connection_is_refused_and_not_done_la
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By then another client may have the message."""
-    monkeypatch.setattr("service.sources.answers.CONFIRM_S", 0.2)
+    monkeypatch.setattr("service.sources.jetstream.answers.CONFIRM_S", 0.2)
     await store(world, b"one")
     async with network(world.nats_url) as (between, url), reading(world.at(url)) as source:
         (message,) = await source.receive(10, RESPONSE_BYTES, 30, 5)
@@ -179,7 +179,7 @@ async def test_deletions_that_others_are_on_their_way_with_share_a_write(
 async def test_neither_a_lone_deletion_nor_a_change_of_visibility_waits_for_others(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.sources.answers.GATHER_S", 60)
+    monkeypatch.setattr("service.sources.jetstream.answers.GATHER_S", 60)
     await store(world, *[b"%d" % number for number in range(4)])
     async with reading(world) as source:
         receipts = [source.receipt(message) for message in await source.receive(4, 2_000_000, 30, 5)]
@@ -197,7 +197,7 @@ async def test_neither_a_lone_deletion_nor_a_change_of_visibility_waits_for_othe
 async def test_a_deletion_that_waits_for_others_when_the_connection_is_lost_is_confirmed_afterwards(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.sources.answers.GATHER_S", 60)
+    monkeypatch.setattr("service.sources.jetstream.answers.GATHER_S", 60)
     await store(world, b"one")
     async with reading(world) as source:
         receipts = [source.receipt(message) for message in await source.receive(1, 2_000_000, 30, 5)]
@@ -240,7 +240,7 @@ async def test_acknowledgements_leave_together_and_all_before_an_end(
 
         await eventually(two_are_gone, what="two acknowledgements")
         assert writes == [2]
-        monkeypatch.setattr("service.sources.jetstream.ACKNOWLEDGE_S", 3_600.0)
+        monkeypatch.setattr("service.sources.jetstream.source.ACKNOWLEDGE_S", 3_600.0)
         source.acknowledge(messages[2:])
         await source.settle()
         assert await left() == 0

@@ -88,7 +88,7 @@ async def test_what_came_while_the_process_slept_is_left_to_whoever_received_it_
 
 async def test_what_makes_a_message_visible_is_said_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first may have counted; a deletion may come twice."""
-    monkeypatch.setattr("service.sources.answers.CONFIRM_S", 0.1)
+    monkeypatch.setattr("service.sources.jetstream.answers.CONFIRM_S", 0.1)
     await store(world, b"one")
     async with reading(world) as source:
         (message,) = await source.receive(10, RESPONSE_BYTES, 30, 5)
@@ -118,7 +118,7 @@ def lose_the_replies(source: Source, monkeypatch: pytest.MonkeyPatch) -> list[st
 async def test_an_ack_wait_that_was_edited_holds_from_the_next_receive_on(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.sources.consumer.LOOK_S", 0)
+    monkeypatch.setattr("service.sources.jetstream.consumer.LOOK_S", 0)
     await store(world, b"one")
     async with reading(world) as source:
         await edit(world, ack_wait=1)
@@ -130,7 +130,7 @@ async def test_an_ack_wait_that_was_edited_holds_from_the_next_receive_on(
 async def test_an_ack_wait_that_was_edited_holds_for_a_change_of_visibility(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.sources.consumer.LOOK_S", 0)
+    monkeypatch.setattr("service.sources.jetstream.consumer.LOOK_S", 0)
     await store(world, b"one")
     async with reading(world) as source, reading(world) as other:
         (message,) = await source.receive(10, RESPONSE_BYTES, 60, 5)
@@ -143,7 +143,7 @@ async def test_a_pull_that_fills_slowly_is_handed_out_before_its_visibility_ends
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At the consumer's limit messages become free one by one, and each is a reason to wait for the next."""
-    monkeypatch.setattr("service.sources.jetstream.LINGER_MAX_S", 60.0)
+    monkeypatch.setattr("service.sources.jetstream.source.LINGER_MAX_S", 60.0)
     await edit(world, ack_wait=3, max_ack_pending=60)
     await store(world, *(b"x" for _ in range(200)))
     async with reading(world) as source, reading(world) as other:
@@ -176,7 +176,7 @@ async def test_a_visibility_that_ends_before_the_server_answers_is_not_changed(w
 async def test_what_was_looked_at_for_longer_than_its_visibility_is_left_to_others(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.sources.consumer.LOOK_S", 0)
+    monkeypatch.setattr("service.sources.jetstream.consumer.LOOK_S", 0)
     await edit(world, ack_wait=1)
     await store(world, b"one")
     async with reading(world) as source:
@@ -202,7 +202,7 @@ async def test_a_receive_that_is_cancelled_while_it_hides_its_messages_gives_the
     await store(world, b"one")
     async with reading(world) as source:
         with monkeypatch.context() as patch:
-            patch.setattr("service.sources.jetstream.may_be_sent", wait)
+            patch.setattr("service.sources.jetstream.source.may_be_sent", wait)
             receiving = asyncio.create_task(source.receive(10, RESPONSE_BYTES, 3_600, 5))
             await hiding.wait()
             receiving.cancel()
@@ -216,7 +216,7 @@ async def test_receipts_of_a_consumer_that_was_made_anew_meanwhile_delete_nothin
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody told a sidecar that had no pull open."""
-    monkeypatch.setattr("service.sources.consumer.LOOK_S", 0)
+    monkeypatch.setattr("service.sources.jetstream.consumer.LOOK_S", 0)
     await store(world, b"one")
     async with reading(world) as source, reading(world) as other:
         (message,) = await source.receive(10, RESPONSE_BYTES, 30, 5)
@@ -242,7 +242,7 @@ async def test_a_consumer_that_would_lose_messages_is_refused(
 async def test_an_edit_that_would_lose_messages_stops_the_handing_out(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.sources.consumer.LOOK_S", 0)
+    monkeypatch.setattr("service.sources.jetstream.consumer.LOOK_S", 0)
     await store(world, b"one")
     async with reading(world) as source:
         await edit(world, max_deliver=2)

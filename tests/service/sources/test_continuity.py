@@ -7,7 +7,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.sources.continuity import Continuity
+from service.sources.jetstream.continuity import Continuity
 
 
 def test_a_gap_in_the_sequences_is_what_was_discarded() -> None:

@@ -8,8 +8,8 @@ import pytest
 
 from service.nats.client import NatsClient
 from service.nats.parser import RawMessage, Read
-from service.sources.pulls import _Slot
-from service.sources.wire import make_message
+from service.sources.jetstream.pulls import _Slot
+from service.sources.jetstream.wire import make_message
 
 
 def read(messages: Sequence[RawMessage]) -> Read:

@@ -10,9 +10,9 @@ import pytest
 from aiohttp import web
 
 from service.runtime.errors import ServiceError
-from service.sources import sqs_calls
 from service.sources.source import Done, Unavailable, UnknownReceipt
-from service.sources.sqs import MESSAGE_BYTES, Sqs
+from service.sources.sqs import calls as sqs_calls
+from service.sources.sqs.source import MESSAGE_BYTES, Sqs
 from tests.support.faulty import answer, refusal
 from tests.support.queues import RESPONSE_BYTES, Queue, kinds, reading, receive
 

@@ -11,7 +11,7 @@ from botocore.session import Session
 
 from service.queue.server import _status
 from service.sources.source import Done, TooLong, UnknownReceipt
-from service.sources.sqs import Sqs
+from service.sources.sqs.source import Sqs
 from tests.support.queues import Queue, kinds, reading, receive
 
 HALF_A_DAY_S = 43_200

@@ -16,9 +16,9 @@ from botocore.exceptions import BotoCoreError
 from botocore.session import Session
 
 from service.runtime.errors import ServiceError
-from service.sources import sqs_calls
-from service.sources.sqs import Sqs
-from service.sources.sqs_region import place_of
+from service.sources.sqs import calls as sqs_calls
+from service.sources.sqs.region import place_of
+from service.sources.sqs.source import Sqs
 from tests.support.faulty import faulty_dynamodb
 from tests.support.reach import Case, Wire, configure, told, wired
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.sources.wire import ack_prefix, make_message, parse_headers, position
+from service.sources.jetstream.wire import ack_prefix, make_message, parse_headers, position
 
 SHORT = "$JS.ACK.customer-balances.archive.3.42.7.1764052345123456789.0"
 LONG = "$JS.ACK.hub.ACCHASH.customer-balances.archive.3.42.7.1764052345123456789.0.random"

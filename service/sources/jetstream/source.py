@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import nats.errors
@@ -15,14 +15,14 @@ from service.nats.connection import Connection, confirm
 from service.runtime.errors import ServiceError
 from service.runtime.logs import Repeated
 from service.runtime.role import Need
-from service.sources.answers import ATTEMPTS, Answers
-from service.sources.consumer import Consumer, Reader
-from service.sources.pulls import GRACE_S, LINGER_MAX_S, SHORT_S, Pull, Pulls
-from service.sources.receipt import Receipt
-from service.sources.redrive import Redrive
+from service.sources.jetstream.answers import ATTEMPTS, Answers
+from service.sources.jetstream.consumer import Consumer, Reader
+from service.sources.jetstream.pulls import GRACE_S, LINGER_MAX_S, SHORT_S, Pull, Pulls
+from service.sources.jetstream.receipt import Make, Receipt
+from service.sources.jetstream.redrive import Redrive
+from service.sources.jetstream.visibility import MS, WORKING, delayed, may_be_sent
+from service.sources.jetstream.wire import ack_prefix, make_message, position
 from service.sources.source import Backlog, Done, Message, Result, Unavailable, UnknownReceipt
-from service.sources.visibility import MS, WORKING, delayed, may_be_sent
-from service.sources.wire import ack_prefix, make_message, position
 
 log: Final = structlog.get_logger("service.sources")
 _unsent: Final = Repeated(log, "answers not sent")
@@ -36,9 +36,6 @@ PAUSE_MAX_S: Final = 0.5
 CLOSE_S: Final = 1.0
 ACKNOWLEDGE_S: Final = 0.05
 """Acknowledgements of so long leave together, not in a write and a wake-up for each batch."""
-
-Make = Callable[[Receipt], tuple[bytes, Receipt]]
-"""What tells the server, and the receipt from then on. Raises `UnknownReceipt`."""
 
 
 class JetStream:

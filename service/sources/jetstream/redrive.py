@@ -7,7 +7,7 @@ from typing import Final
 import structlog
 
 from service.runtime.logs import Repeated
-from service.sources.dead_letters import DeadLetterStream, sendable
+from service.sources.jetstream.dead_letters import DeadLetterStream, sendable
 from service.sources.source import Message
 
 log: Final = structlog.get_logger("service.sources")

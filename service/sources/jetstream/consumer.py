@@ -21,9 +21,9 @@ from service.nats.fit import NS, consumer_unfit
 from service.runtime.errors import ServiceError
 from service.runtime.logs import Repeated
 from service.runtime.role import Need
-from service.sources.continuity import Continuity
-from service.sources.pulls import Pull
-from service.sources.receipt import Receipts
+from service.sources.jetstream.continuity import Continuity
+from service.sources.jetstream.pulls import Pull
+from service.sources.jetstream.receipt import Receipts
 from service.sources.source import Backlog, Message, Unavailable
 
 _held_back: Final = Repeated(structlog.get_logger("service.sources"), "the consumer hands out nothing more")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -60,3 +61,7 @@ class Receipts:
         tag = self._tags.copy()
         tag.update(numbers.encode())
         return str(int.from_bytes(tag.digest(), "big"))
+
+
+Make = Callable[[Receipt], tuple[bytes, Receipt]]
+"""What tells the server, and the receipt from then on. Raises `UnknownReceipt`."""

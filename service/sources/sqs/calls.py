@@ -12,8 +12,8 @@ from botocore.config import Config
 
 from service.runtime.aws import aws_session
 from service.runtime.threads import in_thread
-from service.sources.sqs_answers import FAILURES, Silent, check, garbled
-from service.sources.sqs_region import place_of
+from service.sources.sqs.answers import FAILURES, Silent, check, garbled
+from service.sources.sqs.region import place_of
 
 POLL_S: Final = 2
 """The longest that one call waits for a message. A stop waits for the calls that are there."""

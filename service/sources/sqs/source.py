@@ -16,10 +16,10 @@ from service.runtime.errors import ServiceError
 from service.runtime.logs import Repeated
 from service.runtime.role import Need
 from service.runtime.threads import in_thread
-from service.sources import sqs_answers
 from service.sources.source import Backlog, Done, Message, Result, TooLong, Unavailable, UnknownReceipt
-from service.sources.sqs_answers import FAILURES, said
-from service.sources.sqs_calls import POLL_S, Calls
+from service.sources.sqs import answers as sqs_answers
+from service.sources.sqs.answers import FAILURES, said
+from service.sources.sqs.calls import POLL_S, Calls
 
 log: Final = structlog.get_logger("service.sources")
 _failed: Final = Repeated(log, "SQS call failed")

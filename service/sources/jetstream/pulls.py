@@ -25,8 +25,8 @@ from nats.aio.subscription import Subscription
 from service.nats.client import NatsClient
 from service.nats.connection import roundtrip
 from service.nats.parser import Read, raw
+from service.sources.jetstream.visibility import NAK, NS
 from service.sources.source import Message
-from service.sources.visibility import NAK, NS
 
 GRACE_S: Final = 2.0
 """So long after its end a pull waits for the server to say so."""

@@ -1,0 +1,1 @@
+"""A stream's messages, through a consumer."""

@@ -1,0 +1,1 @@
+"""An SQS queue's messages."""
