@@ -28,7 +28,6 @@ from nats.js import JetStreamContext
 from benchmark.bare_loop import TABLE, Writes, bare_loop, serve
 from benchmark.errors import BenchmarkError
 from local.process import Child
-from service.archive.archiver import BATCHES
 from service.contracts import archive as contract
 from service.contracts import customer
 from service.dynamodb.client import DynamoDB
@@ -36,6 +35,7 @@ from service.dynamodb.writer import CALL_TIMEOUT_S, MAX_ITEMS
 from service.nats.client import NatsClient, header_block
 from service.nats.connection import roundtrip
 from service.nats.jetstream import backlog
+from service.writing.archiver import BATCHES
 
 ROWS_PER_S: Final = 8_000
 PLAIN_ROWS_PER_S: Final = 1_000

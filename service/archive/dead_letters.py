@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import Final, Protocol
+from typing import Final
 
 from service.archive.event import event_of
 from service.sources.jetstream.dead_letters import DeadLetterStream, word
 from service.sources.source import Message
 
 REASON_MAX: Final = 1000
-
-
-class DeadLetters(Protocol):
-    async def put(self, message: Message, reason: str) -> str:
-        """Keep the message and why it is no row. Returns why it was not kept; empty: it was."""
-        ...
 
 
 class Letters:

@@ -13,9 +13,10 @@ from typing import Final
 from orjson import dumps
 
 from service.contracts.archive import PARTITION_KEY, SORT_KEY, TTL_ATTRIBUTE
-from service.dynamodb.writer import Item
+from service.dynamodb.writer import Item, Key
 from service.sources.jetstream.wire import message_id
 from service.sources.source import Message
+from service.writing.rows import MakeRow, Unreadable
 
 NS: Final = 1_000_000_000
 _plain_balance: Final = re.compile(rb'\{"balance":(-?(?:0|[1-9][0-9]{0,37}))\}').fullmatch
@@ -24,10 +25,6 @@ _plain_id: Final = re.compile(rb"NATS/1\.0\r\nNats-Msg-Id: ([!#-\[\]-~]+)\r\n").
 _DIGITS: Final = 38
 ITEM_BYTES: Final = 400 * 1024
 """https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html#limits-items"""
-
-
-class Unreadable(Exception):
-    """A message that can be no row, whatever the table says."""
 
 
 def event_of(message: Message) -> tuple[str, str, str]:
@@ -75,6 +72,21 @@ class Rows:
             kind, body = b"B", dumps(b64encode(data).decode())
         row = self._row % (dumps(client_id), dumps(key), time.encode(), kind, body, more)
         return Item((client_id, key), row)
+
+
+class EventRows:
+    """The rows of this process: each batch has its own time of archiving."""
+
+    def __init__(self, retention_s: int = 0) -> None:
+        self.host = ""
+        self._retention_s = retention_s
+
+    def batch(self) -> MakeRow:
+        return Rows(self.host, rfc3339(time.time_ns()), self._retention_s).make
+
+    def key(self, message: Message) -> Key:
+        client_id, key, _ = event_of(message)
+        return client_id, key
 
 
 def balance_of(body: bytes) -> bytes | None:

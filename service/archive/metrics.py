@@ -9,8 +9,7 @@ from nats.micro.service import EndpointStats, ServiceConfig, ServiceStats
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from service import __version__
-from service.archive.archiver import Archiver
-from service.archive.idle import Watch
+from service.archive.event import EventRows
 from service.contracts import archive as contract
 from service.dynamodb.writer import Writer
 from service.nats.client import NatsClient
@@ -18,6 +17,8 @@ from service.nats.srv import Discovery
 from service.runtime.emf import Figure
 from service.runtime.metrics import counters
 from service.sources.source import Source
+from service.writing.archiver import Archiver
+from service.writing.idle import Watch
 
 UNITS: Final = {
     "ArchiveRows": "Count",
@@ -87,9 +88,10 @@ class Minute:
 class Statistics(Discovery):
     """`$SRV` of a service that answers no requests: its one endpoint counts rows."""
 
-    def __init__(self, nc: NatsClient, archiver: Archiver, source: Source, writer: Writer) -> None:
+    def __init__(self, nc: NatsClient, archiver: Archiver, source: Source, writer: Writer, rows: EventRows) -> None:
         config = ServiceConfig(name=contract.SERVICE_NAME, version=__version__, description="Events into DynamoDB.")
         super().__init__(nc, config)
+        self._rows = rows
         self._archiver = archiver
         self._source = source
         self._writer = writer
@@ -111,7 +113,7 @@ class Statistics(Discovery):
                     "held_bytes": self._archiver.held_bytes,
                     "discarded": self._source.discarded,
                     "write_errors": self._writer.errors.total(),
-                    "host": self._archiver.host,
+                    "host": self._rows.host,
                 },
             )
         ]

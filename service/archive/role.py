@@ -11,11 +11,9 @@ from prometheus_client.core import Metric
 
 from service import __version__
 from service.archive import metrics
-from service.archive.archiver import Archiver
 from service.archive.dead_letters import Letters
-from service.archive.heap import give_back_large_blocks
+from service.archive.event import EventRows
 from service.archive.host import host
-from service.archive.idle import Watch
 from service.archive.settings import ArchiveSettings
 from service.contracts import archive as contract
 from service.dynamodb.writer import Writer
@@ -30,6 +28,9 @@ from service.sources.jetstream.consumer import Reader
 from service.sources.jetstream.dead_letters import DeadLetterStream
 from service.sources.jetstream.source import JetStream
 from service.sources.source import Source
+from service.writing.archiver import Archiver
+from service.writing.heap import give_back_large_blocks
+from service.writing.idle import Watch
 
 log: Final = structlog.get_logger("service.archive")
 
@@ -53,9 +54,10 @@ class Archive:
             self._connection, contract.USER, contract.DEAD_STREAM, contract.DEAD_SUBJECT, self._source.name
         )
         letters = Letters(self._dead_letters, self._source.name)
-        self._archiver = Archiver(self._source, self._writer, letters, retention_s=settings.retention_days * DAY_S)
+        self._rows = EventRows(settings.retention_days * DAY_S)
+        self._archiver = Archiver(self._source, self._writer, letters, self._rows)
         self._watch = Watch(self._source, self._archiver, settings.idle_exit, finish=self._idle, fail=stop.fail)
-        self._statistics = metrics.Statistics(self._nc, self._archiver, self._source, self._writer)
+        self._statistics = metrics.Statistics(self._nc, self._archiver, self._source, self._writer, self._rows)
         self._background: list[asyncio.Task[None]] = []
 
     def needs(self) -> Sequence[Need]:
@@ -67,14 +69,14 @@ class Archive:
 
     async def start(self) -> None:
         give_back_large_blocks()
-        self._archiver.host = await host()
+        self._rows.host = await host()
         await self._statistics.start()
         await confirm(self._nc)
         await self._archiver.start()  # last: a start that a signal cancels is not drained
         self._background.append(background(self._watch.run(), "backlog"))
         self._state = "serving"
         log.info("archiving", source=self._settings.source_shown, table=self._writer.name,
-                 id=self._statistics.id, host=self._archiver.host, version=__version__)  # fmt: skip
+                 id=self._statistics.id, host=self._rows.host, version=__version__)  # fmt: skip
         if writes_json(self._settings):
             minute = metrics.Minute(self._archiver, self._source, self._writer)
             dimension = (contract.METRICS_DIMENSION, self._writer.name)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from control_plane.desired import ADMINISTRATOR
-from service.archive.archiver import BATCHES, BATCHES_AT_START, Archiver
+from service.archive.event import EventRows
 from service.contracts import archive as contract
 from service.contracts.archive import STREAM
 from service.dynamodb.writer import Item, Key, Writer
@@ -21,6 +21,7 @@ from service.nats.connection import roundtrip
 from service.runtime.role import Need
 from service.sources.jetstream.dead_letters import DeadLetterStream
 from service.sources.source import Backlog, Message, Result
+from service.writing.archiver import BATCHES, BATCHES_AT_START, Archiver
 from tests.support.archive import ArchiveWorld, delivered, ended
 from tests.support.command import finished
 from tests.support.faulty import Call, FaultyDynamoDB, stall
@@ -274,7 +275,7 @@ async def test_a_visibility_that_is_shortened_meanwhile_is_kept_up() -> None:
             return await asyncio.Future()
 
     source = Shortened()
-    archiver = Archiver(source, Stalled("t", "p", "s"), Nowhere())
+    archiver = Archiver(source, Stalled("t", "p", "s"), Nowhere(), EventRows())
     archiver.take([delivered(b"a.b", b"$JS.ACK.s.archive.1.1.1.1764052345123456789.0", b"{}", b"")])
     await archiver.start()
     await asyncio.sleep(0)
@@ -300,7 +301,7 @@ async def test_the_same_message_twice_in_a_batch_is_one_row() -> None:
             return Written(written=list(items))
 
     source = Recording()
-    archiver = Archiver(source, Recorder("t", "p", "s"), Nowhere())
+    archiver = Archiver(source, Recorder("t", "p", "s"), Nowhere(), EventRows())
     reply = b"$JS.ACK.s.archive.1.1.1.1764052345123456789.0"
     messages = [delivered(b"a.b", reply, b"{}", b"") for _ in range(2)]
     archiver.take(messages)
@@ -329,7 +330,7 @@ async def test_all_that_waits_is_sent_and_never_more_at_a_time_than_the_limit() 
             return Written(written=list(items), lost=len(sizes) == 30)
 
     source = Recording()
-    archiver = Archiver(source, Counting("t", "p", "s"), Nowhere())
+    archiver = Archiver(source, Counting("t", "p", "s"), Nowhere(), EventRows())
     messages = numbered(2_000)
     archiver.take(messages)
     assert len(archiver._sending) == BATCHES_AT_START
@@ -345,7 +346,7 @@ async def test_closing_leaves_no_task_behind() -> None:
         async def write(self, items: Sequence[Item]) -> Written:
             return await asyncio.Future()
 
-    archiver = Archiver(Recording(), Stalled("t", "p", "s"), Nowhere())
+    archiver = Archiver(Recording(), Stalled("t", "p", "s"), Nowhere(), EventRows())
     before = asyncio.all_tasks()
     archiver.take(numbered(500))
     await asyncio.sleep(0)

@@ -12,8 +12,9 @@ from boto3.dynamodb.types import TypeSerializer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.archive.event import Rows, Unreadable, balance_of, event_of, rfc3339
+from service.archive.event import Rows, balance_of, event_of, rfc3339
 from service.sources.source import Message
+from service.writing.rows import Unreadable
 from tests.support.archive import delivered
 
 REPLY = b"$JS.ACK.customer-balances.archive.1.42.7.1764052345123456789.0"

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from service.archive import idle
-from service.archive.idle import Watch
 from service.runtime.errors import ServiceError
 from service.sources.source import Backlog, Unavailable
+from service.writing import idle
+from service.writing.idle import Watch
 from tests.support.world import eventually
 
 IDLE_S = 0.04

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from service.archive.intake import RECEIVES, Intake
 from service.sources.source import Message, Unavailable
+from service.writing.intake import RECEIVES, Intake
 from tests.support.archive import delivered
 from tests.support.world import eventually
 

@@ -16,20 +16,21 @@ from typing import Final
 
 import structlog
 
-from service.archive.dead_letters import DeadLetters
-from service.archive.event import NS, Rows, Unreadable, event_of, rfc3339
-from service.archive.intake import Intake
 from service.dynamodb.writer import MAX_BYTES, MAX_ITEMS, Item, Key, Writer
 from service.runtime.background import background
 from service.runtime.cancel import cancel
 from service.runtime.logs import Repeated
 from service.sources.source import Message, Source
+from service.writing.dead_letters import DeadLetters
+from service.writing.intake import Intake
+from service.writing.rows import Rows, Unreadable
 
 log: Final = structlog.get_logger("service.archive")
 _unwritten: Final = Repeated(log, "rows are not written yet")
 _dead: Final = Repeated(log, "a message became a dead letter")
 _kept: Final = Repeated(log, "the dead-letter stream does not take a message")
 
+NS: Final = 1_000_000_000
 BATCHES: Final = 16
 """In flight at most: with a DynamoDB that takes 8 ms a call they carry 30,000 rows/s."""
 BATCHES_AT_START: Final = 4
@@ -75,11 +76,8 @@ class Batch:
 class Archiver:
     """Takes messages, writes rows, acknowledges. `start` first, `drain` before the connections are closed."""
 
-    def __init__(
-        self, source: Source, writer: Writer, dead_letters: DeadLetters, *, host: str = "", retention_s: int = 0
-    ) -> None:
+    def __init__(self, source: Source, writer: Writer, dead_letters: DeadLetters, rows: Rows) -> None:
         self.stats = ArchiveStats()
-        self.host = host
         self.stalled = ""
         """Why rows are not written; empty while they are."""
         self.held_bytes = 0
@@ -89,7 +87,7 @@ class Archiver:
         self._intake = Intake(source, self)
         self._writer = writer
         self._dead_letters = dead_letters
-        self._retention_s = retention_s
+        self._rows = rows
         self._held: dict[Message, float] = {}
         """Each message that is held, and when it was last delivered or extended."""
         self._waiting: deque[Message] = deque()
@@ -191,14 +189,14 @@ class Archiver:
 
     def _next_batch(self) -> Batch:
         """Up to a call's rows, each key once: DynamoDB refuses a batch that has one twice."""
-        rows, items = Rows(self.host, rfc3339(time.time_ns()), self._retention_s), dict[Key, Item]()
+        make, items = self._rows.batch(), dict[Key, Item]()
         batch, waiting = Batch(), self._waiting
         while waiting and len(items) + len(batch.unreadable) < MAX_ITEMS:
             message = waiting[0]
             if items and batch.size + message.size > MAX_BYTES:
                 break
             try:
-                item = rows.make(message)
+                item = make(message)
             except Exception as error:  # whatever it holds, it must not stand in the way of the others
                 batch.unreadable.append((message, _why_unreadable(error, message)))
             else:
@@ -250,7 +248,7 @@ class Archiver:
 
     async def _bury(self, messages: Sequence[Message], reason: str) -> None:
         """A message that can never be a row goes to the dead-letter stream, or stays where it is."""
-        client_id, key, _ = event_of(messages[0])
+        client_id, key = self._rows.key(messages[0])
         self.stats.last_error = reason
         problem = await self._dead_letters.put(messages[0], reason)
         if problem:
