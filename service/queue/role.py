@@ -9,14 +9,13 @@ from typing import ClassVar, Final
 
 import grpc
 import structlog
-from grpc_health.v1 import _async, health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from service import __version__
 from service.contracts import queue as contract
+from service.grpc.health import Health
+from service.grpc.listen import OPTIONS, bind, lost
 from service.nats.connection import Connection
-from service.queue.endpoint import OPTIONS, bind, lost
 from service.queue.response import RESPONSE_BYTES
 from service.queue.server import SQSService
 from service.queue.settings import QueueSettings
@@ -46,7 +45,7 @@ class Queue:
             self._connection = Connection(settings, name="queue", inbox_prefix=contract.INBOX_PREFIX, on_lost=stop.fail)
         self._source = _source(settings, name, self._connection)
         self._service = SQSService(self._source)
-        self._health = _async.HealthServicer()
+        self._health = Health(contract.GRPC_SERVICE)
         self._server: grpc.aio.Server | None = None
 
     def needs(self) -> Sequence[Need]:
@@ -59,20 +58,17 @@ class Queue:
         await self._source.start()
         self._server = grpc.aio.server(options=OPTIONS)
         self._service.add_to(self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (contract.GRPC_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server)
-        port = await bind(self._server, self._settings)
+        self._health.add_to(self._server)
+        port = await bind(self._server, self._settings.address)
         await self._server.start()
-        for name in ("", contract.GRPC_SERVICE):
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        await self._health.serving()
         self._state = "serving"
         log.info("handing out messages", queue=self._settings.queue, listen=self._settings.queue_listen, port=port,
                  version=__version__)  # fmt: skip
 
     async def drain(self, timeout_s: float) -> None:
         self._state = "draining"
-        await self._health.enter_graceful_shutdown()
+        await self._health.stopping()
         deadline = time.monotonic() + timeout_s
         await self._service.stop()
         if self._server:

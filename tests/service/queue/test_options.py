@@ -15,8 +15,8 @@ import grpc
 import pytest
 from grpc_health.v1 import _async, health_pb2, health_pb2_grpc
 
+from service.grpc.listen import OPTIONS, bind
 from service.queue import sqs_pb2 as pb
-from service.queue.endpoint import OPTIONS, bind
 from service.queue.server import SQSService
 from service.queue.settings import QueueSettings
 from service.runtime.errors import ServiceError
@@ -92,10 +92,10 @@ async def test_a_second_sidecar_on_the_port_is_told_so() -> None:
     """By default gRPC shares the port, and each call is a matter of luck."""
     first, second = (grpc.aio.server(options=OPTIONS) for _ in range(2))
     try:
-        port = await bind(first, QueueSettings(queue="jetstream:s", queue_listen="127.0.0.1:0"))
+        port = await bind(first, QueueSettings(queue="jetstream:s", queue_listen="127.0.0.1:0").address)
         await first.start()
         with pytest.raises(ServiceError, match="taken by another program"):
-            await bind(second, QueueSettings(queue="jetstream:s", queue_listen=f"127.0.0.1:{port}"))
+            await bind(second, QueueSettings(queue="jetstream:s", queue_listen=f"127.0.0.1:{port}").address)
     finally:
         await first.stop(None)
         await second.stop(None)

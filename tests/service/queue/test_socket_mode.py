@@ -16,7 +16,7 @@ import grpc
 import pytest
 import trustme
 
-from service.queue.endpoint import OPTIONS, bind
+from service.grpc.listen import OPTIONS, bind
 from service.queue.settings import QueueSettings
 from service.runtime.errors import ServiceError
 from service.runtime.settings import load
@@ -46,7 +46,7 @@ def path() -> Iterator[Path]:
 async def bound(path: Path, **given: str) -> AsyncIterator[None]:
     """GRPC's own listening: a client can connect before the server is started."""
     server = grpc.aio.server(options=OPTIONS)
-    await bind(server, QueueSettings(queue="jetstream:s", queue_listen=f"unix:{path}", **given))  # type: ignore[arg-type]
+    await bind(server, QueueSettings(queue="jetstream:s", queue_listen=f"unix:{path}", **given).address)  # type: ignore[arg-type]
     await server.start()
     try:
         yield
@@ -109,7 +109,7 @@ async def test_it_is_in_force_when_the_socket_is_there(path: Path, monkeypatch: 
 
     monkeypatch.setattr(server, "add_insecure_port", look)
     try:
-        await bind(server, QueueSettings(queue="jetstream:s", queue_listen=f"unix:{path}"))
+        await bind(server, QueueSettings(queue="jetstream:s", queue_listen=f"unix:{path}").address)
     finally:
         await server.stop(None)
     assert seen == [(0o600, False)]

@@ -21,8 +21,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from service.contracts import queue as contract
+from service.grpc.listen import OPTIONS, bind
 from service.nats.jetstream import explain
-from service.queue.endpoint import OPTIONS, bind
 from service.queue.settings import QueueSettings
 from service.runtime.errors import ServiceError
 from service.runtime.settings import load
@@ -43,7 +43,7 @@ def taken() -> Iterator[int]:
 async def tried(given: QueueSettings) -> str:
     server = grpc.aio.server(options=OPTIONS)
     try:
-        await bind(server, given)
+        await bind(server, given.address)
     except ServiceError as error:
         return str(error)
     finally:
@@ -100,7 +100,7 @@ def test_an_address_that_is_none_is_told(monkeypatch: pytest.MonkeyPatch, listen
 
 @pytest.mark.parametrize("listen", ["[::1]:0", "localhost:0", "unix:q.sock", "unix:///run/q.sock"])
 def test_an_address_of_this_machine_is_local(listen: str) -> None:
-    assert settings(queue_listen=listen).is_local
+    assert settings(queue_listen=listen).address.is_local
 
 
 async def test_a_certificate_that_cannot_be_read_is_told() -> None:

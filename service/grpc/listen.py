@@ -14,8 +14,8 @@ from typing import Final
 
 import grpc
 
-from service.queue import certificates
-from service.queue.settings import QueueSettings, socket_path
+from service.grpc import certificates
+from service.grpc.address import Address, socket_path
 from service.runtime.errors import ServiceError
 
 OPTIONS: Final = (
@@ -31,22 +31,23 @@ https://github.com/grpc/grpc/blob/master/include/grpc/impl/channel_arg_names.h
 """
 
 
-def claim(listen: str) -> None:
+def claim(address: Address) -> None:
     """Raises `ServiceError` when another program serves this Unix socket: gRPC would take it over without a word.
     Raises `OSError` when the path cannot be used.
 
     The lock is the kernel's and ends with the process, however that ends: a socket that a killed sidecar left is in
     nobody's way. It is not given back before, because gRPC deletes the socket late.
     """
+    listen, variable = address.listen, f"{address.variables}_LISTEN"
     if not listen.startswith("unix:"):
         return
     path = socket_path(listen)
     if os.path.lexists(path) and not Path(path).is_socket():
-        raise ServiceError(f"QUEUE_LISTEN {listen} is there already, and is no socket", "set another path")
+        raise ServiceError(f"{variable} {listen} is there already, and is no socket", "set another path")
     lock = os.open(f"{path}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     if not _locked(lock) or _served(path):
         os.close(lock)
-        raise ServiceError(f"QUEUE_LISTEN {listen} is served by another program", "stop that, or set another path")
+        raise ServiceError(f"{variable} {listen} is served by another program", "stop that, or set another path")
 
 
 def _locked(lock: int) -> bool:
@@ -71,39 +72,42 @@ def lost(listen: str) -> str:
 
 
 @contextmanager
-def _socket_mode(settings: QueueSettings) -> Iterator[None]:
+def _socket_mode(address: Address) -> Iterator[None]:
     """GRPC binds the socket and listens at once: a mode that is set later is too late for who connects first.
 
     https://man7.org/linux/man-pages/man7/unix.7.html (Pathname socket ownership and permissions)
     """
-    before = os.umask(0o777 & ~int(settings.queue_socket_mode, 8))
+    before = os.umask(0o777 & ~int(address.socket_mode, 8))
     try:
         yield
     finally:
         os.umask(before)
 
 
-async def bind(server: grpc.aio.Server, settings: QueueSettings) -> int:
+async def bind(server: grpc.aio.Server, address: Address) -> int:
     """The port (0 for a Unix socket). Raises `ServiceError` that says why it cannot listen there."""
-    listen = settings.queue_listen
+    listen, variable = address.listen, f"{address.variables}_LISTEN"
     try:
-        claim(listen)
-        if settings.queue_certificate:
-            credentials = await asyncio.to_thread(certificates.load, settings)
-            with _socket_mode(settings):
+        claim(address)
+        if address.certificate:
+            credentials = await asyncio.to_thread(certificates.load, address)
+            with _socket_mode(address):
                 return server.add_secure_port(listen, credentials)
-        if settings.queue_client_ca or settings.queue_key:
-            raise ServiceError("QUEUE_CERTIFICATE is not set", "give certificate and key together, or neither")
-        if not settings.is_local:
+        if address.client_ca or address.key:
             raise ServiceError(
-                f"QUEUE_LISTEN {listen} is reachable from other machines",
-                "listen on 127.0.0.1 or unix:PATH, or give QUEUE_CERTIFICATE and QUEUE_KEY",
+                f"{address.variables}_CERTIFICATE is not set", "give certificate and key together, or neither"
             )
-        with _socket_mode(settings):
+        if not address.is_local:
+            raise ServiceError(
+                f"{variable} {listen} is reachable from other machines",
+                "listen on 127.0.0.1 or unix:PATH, or give "
+                f"{address.variables}_CERTIFICATE and {address.variables}_KEY",
+            )
+        with _socket_mode(address):
             return server.add_insecure_port(listen)
     except OSError as error:
-        raise ServiceError(f"QUEUE_LISTEN {listen} cannot be used ({error.strerror})", "set another path") from None
+        raise ServiceError(f"{variable} {listen} cannot be used ({error.strerror})", "set another path") from None
     except (RuntimeError, ValueError):
         raise ServiceError(
-            f"QUEUE_LISTEN {listen} cannot be used (taken by another program, or no such address)", "set another"
+            f"{variable} {listen} cannot be used (taken by another program, or no such address)", "set another"
         ) from None

@@ -9,18 +9,18 @@ from pathlib import Path
 
 import grpc
 
-from service.queue.settings import QueueSettings
+from service.grpc.address import Address
 from service.runtime.errors import ServiceError
 
 
-def load(settings: QueueSettings) -> grpc.ServerCredentials:
+def load(address: Address) -> grpc.ServerCredentials:
     """Raises `ServiceError` that names the variable."""
-    if not settings.queue_key:
-        raise ServiceError("QUEUE_KEY is not set", "give certificate and key together, or neither")
-    chain = _certificates("QUEUE_CERTIFICATE", settings.queue_certificate)
-    key = _read("QUEUE_KEY", settings.queue_key)
-    _look_at_key(settings)
-    ca = _certificates("QUEUE_CLIENT_CA", settings.queue_client_ca) if settings.queue_client_ca else None
+    if not address.key:
+        raise ServiceError(f"{address.variables}_KEY is not set", "give certificate and key together, or neither")
+    chain = _certificates(f"{address.variables}_CERTIFICATE", address.certificate)
+    key = _read(f"{address.variables}_KEY", address.key)
+    _look_at_key(address)
+    ca = _certificates(f"{address.variables}_CLIENT_CA", address.client_ca) if address.client_ca else None
     return grpc.ssl_server_credentials([(key, chain)], root_certificates=ca, require_client_auth=ca is not None)
 
 
@@ -33,8 +33,8 @@ def _certificates(variable: str, path: str) -> bytes:
     return data
 
 
-def _look_at_key(settings: QueueSettings) -> None:
-    path, asked = settings.queue_key, False
+def _look_at_key(address: Address) -> None:
+    variable, path, asked = f"{address.variables}_KEY", address.key, False
 
     def password() -> str:
         nonlocal asked
@@ -42,14 +42,15 @@ def _look_at_key(settings: QueueSettings) -> None:
         return ""
 
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.queue_certificate, path, password)
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(address.certificate, path, password)
     except ssl.SSLError as error:
         if asked:
-            raise ServiceError(f"QUEUE_KEY {path!r} is encrypted", "give it without a password") from None
+            raise ServiceError(f"{variable} {path!r} is encrypted", "give it without a password") from None
         if error.reason == "KEY_VALUES_MISMATCH":
-            problem = f"QUEUE_KEY {path!r} is not the key of QUEUE_CERTIFICATE {settings.queue_certificate!r}"
+            whose = f"{address.variables}_CERTIFICATE {address.certificate!r}"
+            problem = f"{variable} {path!r} is not the key of {whose}"
             raise ServiceError(problem, "give the two that belong together") from None
-        raise ServiceError(f"QUEUE_KEY {path!r} is no private key (PEM)", "correct QUEUE_KEY") from None
+        raise ServiceError(f"{variable} {path!r} is no private key (PEM)", f"correct {variable}") from None
 
 
 def _read(variable: str, path: str) -> bytes:

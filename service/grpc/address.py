@@ -1,0 +1,57 @@
+"""Where a gRPC server listens, and with what."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from dataclasses import dataclass
+from typing import Final
+
+UNIX_PATH_BYTES: Final = 107
+"""Linux' bound."""
+
+
+@dataclass(frozen=True)
+class Address:
+    variables: str
+    """How the names of its environment variables begin: errors name them."""
+    listen: str
+    socket_mode: str
+    """Octal, of a Unix socket."""
+    certificate: str
+    key: str
+    client_ca: str
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it listens where nobody but this machine's programs can reach it."""
+        if self.listen.startswith("unix:"):
+            return True
+        host = self.listen.rpartition(":")[0].strip("[]")
+        try:
+            return ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return host == "localhost"
+
+
+def check_listen(value: str) -> str:
+    """Return it. Raise `ValueError` that says what it must be."""
+    if value.startswith("unix:"):
+        path = socket_path(value)
+        if not path or path.endswith("/"):
+            raise ValueError("must name a file behind unix:")
+        if len(os.fsencode(path)) > UNIX_PATH_BYTES:
+            raise ValueError(f"must have a path of at most {UNIX_PATH_BYTES} bytes behind unix:")
+        return value
+    host, _, port = value.rpartition(":")
+    if not host or set(host) & set("/ \t\n") or (":" in host and not re.fullmatch(r"\[[^\[\]]+\]", host)):
+        raise ValueError("must be HOST:PORT, [IPv6]:PORT or unix:PATH")
+    if not (port.isascii() and port.isdecimal() and int(port) <= 65535):
+        raise ValueError("must have a port of 0 to 65535")
+    return value
+
+
+def socket_path(listen: str) -> str:
+    """The file that `unix:PATH` or `unix://PATH` names."""
+    return listen.removeprefix("unix:").removeprefix("//")
