@@ -16,20 +16,15 @@ from botocore.exceptions import BotoCoreError, ClientError
 from nats.js.errors import Error as JetStreamError
 from rich.console import Console
 
-from cdk import checks, deployed
-from cdk import settings as settings_module
+from cdk import checks, deployed, deployment
 from cdk.deployed import Unreadable
-from cdk.settings import (
-    ARCHIVE_SECRET_PARAMETER,
-    QUEUE_SECRET_PARAMETER,
-    SECRET_PARAMETER,
-    Settings,
-)
+from cdk.parameters import ARCHIVE_SECRET_PARAMETER, QUEUE_SECRET_PARAMETER, SECRET_PARAMETER
 from control_plane import aws, seed_flag, self_hosted
 from control_plane.desired import CLIENT, SERVICE
 from control_plane.errors import ProvisioningError
 from control_plane.files import Files
 from control_plane.target import CONFIG, PREFIX, account_files
+from deploy.settings import Settings
 from service.contracts import customer as contract
 from service.contracts.archive import USER as ARCHIVE_USER
 from service.contracts.queue import USER as QUEUE_USER
@@ -208,7 +203,7 @@ def _deploy(settings: Settings, arns: Mapping[str, str], *, first: Mapping[str, 
 
 
 def _load_for_synth() -> Settings:
-    settings, assumed = settings_module.load_or_assume()
+    settings, assumed = deployment.load_or_assume()
     try:
         checks.account(settings)
         checks.zones(settings)
@@ -276,7 +271,7 @@ async def tasks_answer(nats_servers: Sequence[str], creds: str, wanted: Callable
 
 
 def _run(work: Callable[[Settings], None]) -> None:
-    _run_with(settings_module.load, work)
+    _run_with(deployment.load, work)
 
 
 def _run_with(load: Callable[[], Settings], work: Callable[[Settings], None]) -> None:

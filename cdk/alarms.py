@@ -15,7 +15,7 @@ from aws_cdk import aws_sns_subscriptions as subscriptions
 from constructs import Construct
 
 from cdk.metrics import Metrics
-from cdk.settings import Settings
+from deploy.settings import Settings
 from service.customer.requests.errors import ERRORS
 
 SERVER_ERRORS: Final = tuple(error.description for error in ERRORS if error.code >= "500")

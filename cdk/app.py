@@ -10,12 +10,11 @@ from aws_cdk import App, Environment
 from aws_cdk import aws_ecr_assets as assets
 from aws_cdk import aws_ecs as ecs
 
-from cdk import nag
-from cdk import settings as settings_module
-from cdk.settings import Settings
+from cdk import deployment, nag
 from cdk.stack import BalanceStack
 from control_plane.errors import ProvisioningError
 from control_plane.target import ROOT
+from deploy.settings import Settings
 from service import __version__
 
 IMAGE_PARTS: Final = ("Dockerfile", ".dockerignore", "requirements/service*.txt", ":(glob)service/**/*.py")
@@ -54,7 +53,7 @@ def _git(*arguments: str) -> str:
 def main() -> None:
     app = App()
     try:
-        settings = settings_module.load()
+        settings = deployment.load()
     except ProvisioningError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

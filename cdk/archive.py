@@ -16,11 +16,11 @@ from constructs import Construct
 
 from cdk.alarms import ABOVE, AT_LEAST, BELOW, Alarms
 from cdk.metrics import MINUTE, own, queue_backlog, queue_oldest, queue_stuck, queue_work, stream_work
-from cdk.sections import ArchiveSection
-from cdk.settings import Settings
 from cdk.sqs import existing_queue, make_queue, may_read
 from cdk.table import make_table, may_use_key
 from cdk.tasks import Role, Surroundings, Tasks
+from deploy.sections import ArchiveSection
+from deploy.settings import Settings
 from service.contracts import archive as contract
 
 STUCK_S: Final = 1800

@@ -13,9 +13,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from cdk import deployed
 from cdk.deployed import Unreadable, client
-from cdk.sections import Reader
-from cdk.settings import Settings
 from control_plane.errors import ProvisioningError
+from deploy.sections import Reader
+from deploy.settings import Settings
 
 _PLATFORMS: Final = {"arm64": ("linux/arm64", {"aarch64", "arm64"}), "x86-64": ("linux/amd64", {"x86_64", "amd64"})}
 _BINFMT: Final = Path("/proc/sys/fs/binfmt_misc")
@@ -87,7 +87,7 @@ def tables(settings: Settings) -> None:
         if found is not None and not existing and name not in own:
             raise ProvisioningError(
                 f"table {name} is there already, from an earlier deployment; to go on with it, set "
-                f'existing_table = "{name}"{where} in cdk/settings.toml; otherwise delete it'
+                f'existing_table = "{name}"{where} in deploy/settings.toml; otherwise delete it'
             )
         used = found.get("SSEDescription", {}).get("KMSMasterKeyArn", "") if found and existing else ""
         if used != key and (key or _is_customers(settings, used)):
@@ -113,7 +113,7 @@ def queues(settings: Settings) -> None:
             if (url := _queue_url(settings, name)) and not _is_own(url, own):
                 raise ProvisioningError(
                     f"queue {name} is there already, from an earlier deployment; to go on with it, set queue = "
-                    f'"{names[0]}" under [{section}] in cdk/settings.toml; otherwise delete it, and wait a minute'
+                    f'"{names[0]}" under [{section}] in deploy/settings.toml; otherwise delete it, and wait a minute'
                 )
 
 

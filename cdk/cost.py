@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cdk.billable import FILE, Resources
-from cdk.settings import SECRET_PARAMETER
+from cdk.parameters import SECRET_PARAMETER
 from control_plane.errors import ProvisioningError
 from service.archive import metrics as archive_metrics
 from service.contracts.customer import METRICS_DIMENSION, METRICS_NAMESPACE

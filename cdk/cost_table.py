@@ -10,11 +10,10 @@ from aws_cdk import aws_ecs as ecs
 from rich.console import Console
 from rich.table import Table
 
-from cdk import nag
-from cdk import settings as settings_module
+from cdk import deployment, nag
 from cdk.cost import Bill, Item, bill, load_prices
-from cdk.settings import Settings
 from cdk.stack import BalanceStack
+from deploy.settings import Settings
 
 ENVIRONMENTS: Final = ("poc", "production")
 WIDTH: Final = 110
@@ -33,7 +32,7 @@ def show() -> None:
     """Print both bills. What `settings.toml` sets holds for both; the rest is each environment's default."""
     console = Console(width=WIDTH, highlight=False)
     prices = load_prices()
-    bills = [synthesized_bill(settings_module.load_or_assume(environment=name)[0]) for name in ENVIRONMENTS]
+    bills = [synthesized_bill(deployment.load_or_assume(environment=name)[0]) for name in ENVIRONMENTS]
     console.print(
         f"A month at list prices of {prices['region']}, {prices['as_of']}, in dollars; free tiers not counted"
     )

@@ -9,8 +9,9 @@ from typing import Any, Final
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
-from cdk.settings import ARCHIVE_FIRST_PARAMETER, FIRST_PARAMETER, Settings
+from cdk.parameters import ARCHIVE_FIRST_PARAMETER, FIRST_PARAMETER
 from control_plane.errors import ProvisioningError
+from deploy.settings import Settings
 
 _NO_STACK: Final = frozenset({"REVIEW_IN_PROGRESS", "CREATE_FAILED", "ROLLBACK_COMPLETE", "ROLLBACK_FAILED"})
 """A stack of which nothing runs: the CDK CLI deletes it and makes it again."""

@@ -10,7 +10,7 @@ from aws_cdk import aws_dynamodb as dynamodb
 from aws_cdk import aws_ecs as ecs
 from aws_cdk import aws_sqs as sqs
 
-from cdk.settings import Settings
+from deploy.settings import Settings
 from service.contracts.customer import METRICS_DIMENSION, METRICS_NAMESPACE
 
 MINUTE: Final = Duration.minutes(1)

@@ -10,7 +10,7 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_logs as logs
 from constructs import Construct
 
-from cdk.settings import HTTPS_PORT, Settings
+from deploy.settings import HTTPS_PORT, Settings
 
 NATS: Final = "NATS, or a collector of spans"
 HTTPS: Final = "AWS APIs and the image registry"

@@ -15,10 +15,10 @@ from constructs import Construct
 
 from cdk.alarms import AT_LEAST, BELOW, Alarms
 from cdk.metrics import MINUTE, own, queue_oldest, queue_stuck, running_tasks
-from cdk.sections import QueueSection
-from cdk.settings import Settings
 from cdk.sqs import existing_queue, make_queue, may_read
 from cdk.tasks import Role, Surroundings, Tasks
+from deploy.sections import QueueSection
+from deploy.settings import Settings
 from service.contracts import queue as contract
 
 KEPT: Final = Duration.days(7)

@@ -8,8 +8,8 @@ from aws_cdk import Duration
 from aws_cdk import aws_ecs as ecs
 
 from cdk.observability import Observability
-from cdk.scaling_rules import SCALE_IN_COOLDOWN_S, SCALE_OUT_COOLDOWN_S, TARGET_WITHOUT_CREDIT_PERCENT
-from cdk.settings import Settings
+from deploy.scaling_rules import SCALE_IN_COOLDOWN_S, SCALE_OUT_COOLDOWN_S, TARGET_WITHOUT_CREDIT_PERCENT
+from deploy.settings import Settings
 
 SCALE_IN_COOLDOWN: Final = Duration.seconds(SCALE_IN_COOLDOWN_S)
 SCALE_OUT_COOLDOWN: Final = Duration.seconds(SCALE_OUT_COOLDOWN_S)

@@ -15,19 +15,19 @@ from cdk.alarms import Alarms
 from cdk.archive import Archive
 from cdk.network import Network
 from cdk.observability import Observability
-from cdk.queue import Queue
-from cdk.scaling import scale
-from cdk.settings import (
+from cdk.parameters import (
     ARCHIVE_FIRST_PARAMETER,
     ARCHIVE_SECRET_PARAMETER,
     FIRST_PARAMETER,
     QUEUE_SECRET_PARAMETER,
     SECRET_PARAMETER,
-    Settings,
 )
+from cdk.queue import Queue
+from cdk.scaling import scale
 from cdk.table import make_table
 from cdk.tasks import Surroundings, Tasks, customer
 from control_plane.aws import secret_name
+from deploy.settings import Settings
 from service import __version__
 from service.contracts import archive as archive_contract
 from service.contracts import customer as contract

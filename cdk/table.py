@@ -10,7 +10,7 @@ from aws_cdk import aws_dynamodb as dynamodb
 from aws_cdk import aws_iam as iam
 from constructs import Construct
 
-from cdk.settings import Settings
+from deploy.settings import Settings
 
 KEY_ACTIONS: Final = (
     "kms:Decrypt",

@@ -16,8 +16,8 @@ from constructs import Construct
 
 from cdk.alarms import Alarms
 from cdk.network import Network
-from cdk.settings import Settings
 from cdk.table import may_use_key
+from deploy.settings import Settings
 from service import HEALTH_PORT
 
 USER: Final = "10001:10001"

@@ -5,16 +5,15 @@ from __future__ import annotations
 import base64
 import os
 import re
-import tomllib
-from pathlib import Path
 from typing import Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from control_plane.errors import ProvisioningError, UsageError
+from deploy.file import FILE, SettingsError, read
 
 SECRET: Final = "NATSCreds"  # noqa: S105  its name
-DEPLOYMENT: Final = Path(__file__).parent.parent / "cdk" / "settings.toml"
+DEPLOYMENT: Final = FILE
 _INITIALS: Final = re.compile(r"[A-Z][A-Z0-9]{0,7}")
 
 
@@ -41,9 +40,9 @@ def configured_region() -> str | None:
 
 def _deployment_region() -> str | None:
     try:
-        region = tomllib.loads(DEPLOYMENT.read_text()).get("region")
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise ProvisioningError(f"{DEPLOYMENT.name}: {error}") from None
+        region = read(DEPLOYMENT).get("region")
+    except SettingsError as error:
+        raise ProvisioningError(str(error)) from None
     return region if isinstance(region, str) else None
 
 

@@ -38,7 +38,7 @@ def up(
     tasks: Annotated[int, typer.Option(min=0, max=32, help="Service processes.")] = 1,
     vcpu: Annotated[float | None, typer.Option(min=0.05, help="Bound each task's CPU, as Fargate does.")] = None,
     autoscale: Annotated[
-        bool, typer.Option("--autoscale", help="As many tasks as the rules of cdk/settings.toml ask for.")
+        bool, typer.Option("--autoscale", help="As many tasks as the rules of deploy/settings.toml ask for.")
     ] = False,
     speed: Annotated[float, typer.Option(min=1, max=100, help="With --autoscale: so much faster than on AWS.")] = 1,
     state: StateOption = DEFAULT,

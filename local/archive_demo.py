@@ -16,7 +16,7 @@ import boto3
 from nats.aio.client import Client
 from rich.console import Console
 
-from cdk.sections import ArchiveSection, Step
+from deploy.sections import ArchiveSection, Step
 from local.demo import ANY_PORT
 from local.dynamodb import client, create_table
 from local.process import LocalError, accepts, claim_port, running
@@ -36,7 +36,7 @@ STEPS: Final = ArchiveSection(
 
 @asynccontextmanager
 async def supervised(system: System, logs: Path, say: Say) -> AsyncIterator[Supervisor]:
-    """Archive tasks by the backlog of the system's stream, and the steps of `cdk/settings.toml`."""
+    """Archive tasks by the backlog of the system's stream, and the steps of `deploy/settings.toml`."""
     await create_table(TABLE, system.dynamodb_env, KEYS)
     async with system.administrator() as admin:
         jetstream = admin.jetstream()

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-import tomllib
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -16,8 +15,9 @@ from typing import Final
 
 from nats.js import JetStreamContext
 
-from cdk.sections import ArchiveSection
-from local.process import ROOT, Child, LocalError, claim_port
+from deploy.file import read
+from deploy.sections import ArchiveSection
+from local.process import Child, LocalError, claim_port
 from local.system import Say, service_task
 from service.contracts import archive as contract
 from service.nats.jetstream import backlog
@@ -32,8 +32,8 @@ KEYS: Final = (contract.PARTITION_KEY, contract.SORT_KEY)
 
 
 def section() -> ArchiveSection:
-    """[archive] of `cdk/settings.toml`."""
-    return ArchiveSection(**tomllib.loads((ROOT / "cdk" / "settings.toml").read_text()).get("archive", {}))
+    """[archive] of `deploy/settings.toml`."""
+    return ArchiveSection(**read().get("archive", {}))
 
 
 class Supervisor:

@@ -8,14 +8,14 @@ https://docs.aws.amazon.com/autoscaling/application/userguide/target-tracking-sc
 from __future__ import annotations
 
 import math
-import tomllib
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from cdk.scaling_rules import SCALE_IN_COOLDOWN_S, SCALE_OUT_COOLDOWN_S, TARGET_WITHOUT_CREDIT_PERCENT
-from cdk.settings import ASSUMED, FILE, Settings
+from deploy.file import read
+from deploy.scaling_rules import SCALE_IN_COOLDOWN_S, SCALE_OUT_COOLDOWN_S, TARGET_WITHOUT_CREDIT_PERCENT
+from deploy.settings import ASSUMED, Settings
 
 PERIOD_S: Final = 60.0
 HIGH_READINGS: Final = 3
@@ -26,7 +26,7 @@ CPU_UNITS: Final = 1024
 
 @dataclass(frozen=True)
 class Rules:
-    """What `cdk/settings.toml` deploys."""
+    """What `deploy/settings.toml` deploys."""
 
     min_tasks: int
     max_tasks: int
@@ -39,7 +39,7 @@ class Rules:
     @staticmethod
     def deployed() -> Rules:
         """Raises `ValidationError` for settings that cannot be deployed."""
-        settings = Settings(**{**tomllib.loads(FILE.read_text()), **ASSUMED})
+        settings = Settings(**{**read(), **ASSUMED})
         targets = {
             "Cpu": float(settings.target_cpu),
             "InFlight": float(settings.target_in_flight),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from aws_cdk import App, Environment, LegacyStackSynthesizer
 from aws_cdk import aws_ecs as ecs
 
-from cdk.sections import QueueSection
-from cdk.settings import Settings
 from cdk.stack import BalanceStack
+from deploy.sections import QueueSection
+from deploy.settings import Settings
 
 IMAGE = "customer-balance:test"
 HANDLER = "handler:test"

@@ -10,8 +10,8 @@ import cfnlint
 import pytest
 from pydantic import ValidationError
 
-from cdk.sections import ArchiveSection
 from cdk.sqs import READER_CALLS
+from deploy.sections import ArchiveSection
 from service.customer import backlog
 from tests.cdk.aws_rules import Reports, alarms, tasks_set_by
 from tests.cdk.test_stack import resources, settings, template

@@ -16,12 +16,12 @@ from typer.testing import CliRunner, Result
 
 from cdk import __main__ as cdk_main
 from cdk import checks, deployed
-from cdk import settings as settings_module
-from cdk.sections import ArchiveSection, QueueSection
-from cdk.settings import Settings
+from cdk import deployment as settings_module
 from control_plane import aws
 from control_plane.errors import ProvisioningError
 from control_plane.files import Files
+from deploy.sections import ArchiveSection, QueueSection
+from deploy.settings import Settings
 from service.contracts.customer import BUCKET, SEED_DONE, SEED_KEY
 from service.healthcheck import main as healthcheck
 from tests.support.world import World
@@ -227,7 +227,7 @@ def test_so_is_the_archives_and_destroy_says_what_becomes_of_it(deployment: Depl
     archive = deployment.settings.archive.model_copy(update={"enabled": True})
     deployment.settings = deployment.settings.model_copy(update={"archive": archive})
     said = " ".join(deploy().output.split())
-    assert 'set existing_table = "customer-events-DP" under [archive] in cdk/settings.toml' in said
+    assert 'set existing_table = "customer-events-DP" under [archive] in deploy/settings.toml' in said
     assert deployment.asked == []
     refused = run(cdk_main.cli, ["destroy"], input="no\n")
     assert "table customer-events-DP goes, with every archived event in it" in refused.output

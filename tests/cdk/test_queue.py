@@ -13,9 +13,9 @@ from aws_cdk.assertions import Template
 from pydantic import ValidationError
 
 from cdk.app import image_of
-from cdk.sections import QueueSection
 from cdk.sqs import READER_CALLS
 from cdk.stack import BalanceStack
+from deploy.sections import QueueSection
 from tests.cdk.aws_rules import alarms
 from tests.cdk.test_cost import bill_of, dollars
 from tests.cdk.test_stack import resources, settings, template

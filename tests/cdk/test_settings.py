@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from cdk import settings
-from cdk.fargate import MEMORY_OF_CPU
-from cdk.settings import FILE
+from cdk import deployment as settings
 from control_plane.errors import ProvisioningError
+from deploy.fargate import MEMORY_OF_CPU
+from deploy.file import FILE
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ from pydantic import ValidationError
 from cdk import app as app_module
 from cdk import nag
 from cdk.app import image_of, revision
-from cdk.settings import Settings
 from cdk.stack import BalanceStack
+from deploy.settings import Settings
 from local.process import ROOT
 from service.contracts.customer import METRICS_NAMESPACE
 from service.customer.requests.errors import ERRORS

@@ -63,7 +63,7 @@ async def autoscaled(world: World) -> AsyncIterator[tuple[Autoscaler, list[str]]
 
 @pytest.mark.drill(
     "scaling: one task of 0.1 vCPU at 0.02 times its peak, then at 1.5 times, then at 0.02 again; the targets and "
-    "cool-downs of cdk/settings.toml, 1 to 4 tasks, a minute of AWS's in 2 s",
+    "cool-downs of deploy/settings.toml, 1 to 4 tasks, a minute of AWS's in 2 s",
     "tasks are added until everything is answered and p99 is below 250 ms for 5 s; then they drain and go, with no "
     "failed request; every reply's event is stored",
 )

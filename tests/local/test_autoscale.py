@@ -6,7 +6,7 @@ import asyncio
 import signal
 from collections.abc import Mapping
 
-from cdk.scaling_rules import SCALE_IN_COOLDOWN_S, SCALE_OUT_COOLDOWN_S
+from deploy.scaling_rules import SCALE_IN_COOLDOWN_S, SCALE_OUT_COOLDOWN_S
 from local.autoscale import Autoscaler, averaged
 from local.target_tracking import HIGH_READINGS, LOW_READINGS, PERIOD_S, Rules, TargetTracking
 from tests.support.world import World, eventually

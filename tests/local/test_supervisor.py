@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cdk.sections import ArchiveSection, Step
+from deploy.sections import ArchiveSection, Step
 from local import supervisor
 from local.supervisor import Supervisor
 from tests.support.world import eventually

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
-import tomllib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
@@ -17,33 +14,17 @@ from pydantic import (
     Field,
     StringConstraints,
     TypeAdapter,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
-from cdk.fargate import STOP_TIMEOUT_MAX_S, check_size
-from cdk.sections import ArchiveSection, KeyArn, QueueSection, Reader, TableName, check_key
-from control_plane.aws import caller_initials, check_initials, configured_region
-from control_plane.errors import ProvisioningError
+from deploy.fargate import STOP_TIMEOUT_MAX_S, check_size
+from deploy.sections import ArchiveSection, KeyArn, QueueSection, Reader, TableName, check_key
 from service.customer.settings import CustomerSettings
-
-FILE: Final = Path(__file__).with_name("settings.toml")
-SECRET_PARAMETER: Final = "NatsSecretArn"  # noqa: S105  its name
-ARCHIVE_SECRET_PARAMETER: Final = "ArchiveNatsSecretArn"  # noqa: S105  its name
-QUEUE_SECRET_PARAMETER: Final = "QueueNatsSecretArn"  # noqa: S105  its name
-FIRST_PARAMETER: Final = "FirstDeployment"
-ARCHIVE_FIRST_PARAMETER: Final = "ArchiveFirstDeployment"
-"""The template's parameters."""
 
 ASSUMED: Final = {"region": "us-east-1", "initials": "POC"}
 """For a synthesis on a machine that knows no AWS account."""
-
-_MISSING: Final = {
-    "region": "your AWS profile has none; set it, or AWS_REGION",
-    "initials": "AWS does not say who you are; set it, or sign in",
-}
 
 _PRODUCTION: Final[Mapping[str, Any]] = {
     "cpu": 512, "memory": 1024, "network": "private", "zones": 3, "dashboard": True, "spot": False,
@@ -59,7 +40,7 @@ Count = Annotated[int, Field(ge=1, le=1000)]
 
 
 class Settings(BaseModel):
-    """A deployment's choices; `cdk/settings.toml` says what each means."""
+    """A deployment's choices; `deploy/settings.toml` says what each means."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -190,41 +171,3 @@ class Settings(BaseModel):
             collector = urlsplit(self.tracing_endpoint)
             ports.add(collector.port or (HTTPS_PORT if collector.scheme == "https" else 80))
         return tuple(sorted(ports))
-
-
-def load(path: Path = FILE) -> Settings:
-    """The settings of this deployment.
-
-    Raises `ProvisioningError` that names the first setting that will not do, and why.
-    """
-    given = _read(path)
-    for name, remedy in _MISSING.items():
-        if not given[name]:
-            raise ProvisioningError(f"{path.name}: {name} is empty, and {remedy}")
-    return _checked(path, given)
-
-
-def load_or_assume(path: Path = FILE, **instead: Any) -> tuple[Settings, list[str]]:
-    """The same where no AWS account is known: also the names of what was assumed. `instead` is for a "what if"."""
-    given = {**_read(path), **instead}
-    assumed = [name for name in ASSUMED if not given[name]]
-    return _checked(path, {**given, **{name: ASSUMED[name] for name in assumed}}), assumed
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        given = tomllib.loads(path.read_text())
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise ProvisioningError(f"{path.name}: {error}") from None
-    given["region"] = given.get("region") or configured_region()
-    given["initials"] = given.get("initials") or os.environ.get("INITIALS") or caller_initials()
-    return given
-
-
-def _checked(path: Path, given: Mapping[str, Any]) -> Settings:
-    try:
-        return Settings(**{**given, "initials": check_initials(given["initials"])})
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        name = ".".join(map(str, first["loc"])) + ": " if first["loc"] else ""
-        raise ProvisioningError(f"{path.name}: {name}{first['msg'].removeprefix('Value error, ')}") from None

@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from cdk.fargate import STOP_TIMEOUT_MAX_S, check_size
+from deploy.fargate import STOP_TIMEOUT_MAX_S, check_size
 
 TableName = Annotated[str, StringConstraints(pattern=r"^([a-zA-Z0-9_.-]{3,255})?$")]
 """Of a table that is there already; empty: there is none."""

@@ -1,0 +1,1 @@
+"""What a deployment is told, and its one reader; Kubernetes manifests beside it."""
