@@ -21,8 +21,8 @@ from benchmark.plan import one_load, plan_of
 from benchmark.result import Machine, Result, RunResult, SweepResult
 from benchmark.summary_line import summary_line
 from benchmark.thresholds import duration_s
+from control_plane.cli.options import unfold
 from control_plane.errors import ProvisioningError
-from control_plane.options import unfold
 from local.process import LocalError
 
 cli = typer.Typer(

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from benchmark.errors import BenchmarkError
 from benchmark.job import GatewayTarget, NatsTarget
-from control_plane.creds import Creds
+from control_plane.auth.creds import Creds
 from control_plane.desired import CLIENT, GATEWAY
 from control_plane.files import Files
 from local.state import DEFAULT

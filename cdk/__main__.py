@@ -19,10 +19,11 @@ from rich.console import Console
 from cdk import checks, deployed, deployment
 from cdk.deployed import Unreadable
 from cdk.parameters import ARCHIVE_SECRET_PARAMETER, QUEUE_SECRET_PARAMETER, SECRET_PARAMETER
-from control_plane import aws, seed_flag, self_hosted
+from control_plane import aws, seed_flag
 from control_plane.desired import CLIENT, SERVICE
 from control_plane.errors import ProvisioningError
 from control_plane.files import Files
+from control_plane.self_hosted import provider as self_hosted
 from control_plane.target import CONFIG, PREFIX, account_files
 from deploy.settings import Settings
 from service.contracts import customer as contract

@@ -15,8 +15,9 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from control_plane import reconcile, report, rotation
-from control_plane.command import (
+from control_plane import reconcile, rotation
+from control_plane.cli import report
+from control_plane.cli.command import (
     NATS_URL,
     AsJson,
     console,
@@ -28,14 +29,14 @@ from control_plane.command import (
     size_in_bytes,
     user_named,
 )
-from control_plane.deployment_commands import secret_cli, seed_cli
+from control_plane.cli.deployment_commands import secret_cli, seed_cli
+from control_plane.cli.options import unfold
+from control_plane.cli.shared_options import SharedOptions
 from control_plane.desired import ACCOUNT, SERVICE
 from control_plane.errors import ProvisioningError, UsageError
 from control_plane.files import Files
-from control_plane.options import unfold
 from control_plane.plan import Plan
 from control_plane.provider import Provider
-from control_plane.shared_options import SharedOptions
 from control_plane.target import Target, account_files, account_name, ask, open_provider
 
 DIFFERENT: Final = 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from control_plane import aws, rotation
-from control_plane.creds import Creds, Identity, creds_differences
+from control_plane.auth.creds import Creds, Identity, creds_differences
 from control_plane.desired import SERVICE, Account, User
 from control_plane.errors import ProvisioningError
 from control_plane.files import FORMER_TOKEN, Files

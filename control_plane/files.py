@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from control_plane.creds import Creds
+from control_plane.auth.creds import Creds
 from control_plane.errors import ProvisioningError
 
 RECORD: Final = "provisioning.json"

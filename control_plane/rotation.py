@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from control_plane import aws
-from control_plane.creds import Creds
+from control_plane.auth.creds import Creds
 from control_plane.desired import User
 from control_plane.errors import ProvisioningError
 from control_plane.files import Files

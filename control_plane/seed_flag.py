@@ -7,7 +7,7 @@ from nats.js.errors import Error as JetStreamError
 from nats.js.errors import KeyNotFoundError, NotFoundError
 
 from control_plane.errors import ProvisioningError
-from control_plane.self_hosted import connected
+from control_plane.self_hosted.provider import connected
 from service.contracts import customer as contract
 
 

@@ -13,16 +13,18 @@ from typing import Annotated, Final
 
 import typer
 
-from control_plane import aws, self_hosted, synadia_api
-from control_plane.claims import Key
-from control_plane.creds import Creds
+from control_plane import aws
+from control_plane.auth.claims import Key
+from control_plane.auth.creds import Creds
 from control_plane.desired import SERVICE
 from control_plane.errors import ProvisioningError, UsageError
 from control_plane.files import Files, is_private
 from control_plane.provider import Provider
-from control_plane.self_hosted import SelfHosted
-from control_plane.synadia import Synadia
-from control_plane.synadia_system import find_system
+from control_plane.self_hosted import provider as self_hosted
+from control_plane.self_hosted.provider import SelfHosted
+from control_plane.synadia import api as synadia_api
+from control_plane.synadia.provider import Synadia
+from control_plane.synadia.system import find_system
 
 ROOT: Final = Path(__file__).parent.parent
 CONFIG: Final = Path(os.path.relpath(ROOT / "cdk" / "config"))

@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from control_plane import self_hosted
 from control_plane.desired import GATEWAY, REGISTRAR
+from control_plane.self_hosted import provider as self_hosted
 from local.dynamodb import has_engine, rows
 from local.load import ask_all, request_for
 from local.process import LocalError

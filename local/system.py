@@ -15,10 +15,11 @@ from typing import Final
 import aiohttp
 from nats.aio.client import Client
 
-from control_plane import reconcile, seed_flag, self_hosted
+from control_plane import reconcile, seed_flag
 from control_plane.desired import EVERYTHING
 from control_plane.files import Files
-from control_plane.self_hosted import SelfHosted
+from control_plane.self_hosted import provider as self_hosted
+from control_plane.self_hosted.provider import SelfHosted
 from local.cpu import cpu_bound
 from local.dynamodb import create_table, dynamodb, environment, has_engine
 from local.gateway import gateway

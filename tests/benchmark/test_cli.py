@@ -17,8 +17,8 @@ from rich.console import Console
 from benchmark.cost import Profile, measure
 from benchmark.cost_figures import BUSY
 from benchmark.thresholds import COST
-from control_plane import claims
-from control_plane.claims import Key
+from control_plane.auth import claims
+from control_plane.auth.claims import Key
 from control_plane.desired import CLIENT
 from local.gateway import gateway
 from local.process import claim_port

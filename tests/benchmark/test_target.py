@@ -12,8 +12,8 @@ import pytest
 from benchmark import target as targets
 from benchmark.errors import BenchmarkError
 from benchmark.target import gateway_target, nats_target
-from control_plane import claims
-from control_plane.claims import Key
+from control_plane.auth import claims
+from control_plane.auth.claims import Key
 from control_plane.desired import CLIENT
 from control_plane.files import Files
 from service.nats import creds

@@ -21,7 +21,7 @@ from typing import Final
 import grpc
 from nats.aio.client import Client
 
-from control_plane import self_hosted
+from control_plane.self_hosted import provider as self_hosted
 from local.archive_demo import _env as archive_env
 from local.dynamodb import create_table
 from local.process import claim_port, running

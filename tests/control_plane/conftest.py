@@ -13,9 +13,9 @@ import pytest
 from tenacity import wait_none
 from typer.testing import CliRunner
 
-from control_plane import synadia_api
 from control_plane.__main__ import cli
 from control_plane.files import Files
+from control_plane.synadia import api as synadia_api
 from tests.support.fake_synadia import TOKEN, FakeSynadia, fake_synadia
 
 

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from control_plane import claims, self_hosted
-from control_plane.claims import Key
+from control_plane.auth import claims
+from control_plane.auth.claims import Key
 from control_plane.desired import ACCOUNT, CLIENT, SERVICE, Limits, User
 from control_plane.errors import ProvisioningError
+from control_plane.self_hosted import provider as self_hosted
 from tests.support.world import World
 
 EVERYTHING = User(name="everything", publish=(">",), subscribe=(">",))

@@ -18,10 +18,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from control_plane import self_hosted
 from control_plane.__main__ import cli
 from control_plane.errors import ProvisioningError
 from control_plane.files import write_private
+from control_plane.self_hosted import provider as self_hosted
 from local.process import ROOT
 from service.contracts.customer import BUCKET, INBOX_PREFIX, SEED_DONE, SEED_KEY
 from tests.support.fake_synadia import TOKEN, FakeSynadia, fake_synadia

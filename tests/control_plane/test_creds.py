@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from control_plane import claims
-from control_plane.claims import Key
-from control_plane.creds import Creds, Identity, creds_differences
+from control_plane.auth import claims
+from control_plane.auth.claims import Key
+from control_plane.auth.creds import Creds, Identity, creds_differences
 from control_plane.desired import ADMINISTRATOR, CLIENT
 
 ACCOUNT = Key.account()

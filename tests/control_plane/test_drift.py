@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
-from control_plane import claims, reconcile, self_hosted
-from control_plane.claims import Key
+from control_plane import reconcile
+from control_plane.auth import claims
+from control_plane.auth.claims import Key
 from control_plane.desired import ACCOUNT, EVERYTHING, Consumer, Limits, Part, Stream, User
 from control_plane.errors import ProvisioningError
 from control_plane.files import Files
+from control_plane.self_hosted import provider as self_hosted
 from control_plane.settings import differences, user_settings
 from tests.control_plane.conftest import Program
 from tests.support.world import Servers
@@ -131,7 +133,7 @@ PART = Part(
 async def test_a_part_is_made_when_asked_for_and_looked_after_from_then_on(
     program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("control_plane.command.PARTS", (PART,))
+    monkeypatch.setattr("control_plane.cli.command.PARTS", (PART,))
     monkeypatch.setattr(reconcile, "PARTS", (PART,))
     await program("create")
     assert (await program("status"))[0] == 0

@@ -7,7 +7,7 @@ import stat
 
 import pytest
 
-from control_plane.creds import Creds
+from control_plane.auth.creds import Creds
 from tests.control_plane.conftest import Program
 
 

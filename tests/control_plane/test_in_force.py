@@ -11,9 +11,10 @@ import pytest
 from nats.aio.client import Client, RawCredentials
 
 from control_plane import __main__ as main
-from control_plane import claims, self_hosted
-from control_plane.creds import Creds
+from control_plane.auth import claims
+from control_plane.auth.creds import Creds
 from control_plane.desired import ACCOUNT, CLIENT, User
+from control_plane.self_hosted import provider as self_hosted
 from service.nats.connection import roundtrip
 from tests.control_plane.conftest import Program
 from tests.support.fake_synadia import FakeSynadia

@@ -9,8 +9,8 @@ import nats.errors
 import pytest
 from nats.aio.client import Client, RawCredentials
 
-from control_plane import claims
-from control_plane.claims import Key
+from control_plane.auth import claims
+from control_plane.auth.claims import Key
 from control_plane.desired import EVERYTHING
 from service.contracts.customer import BUCKET, STREAM
 from service.nats.connection import roundtrip

@@ -10,16 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from control_plane import reconcile, rotation, self_hosted, synadia_api
-from control_plane.creds import Creds, creds_differences
+from control_plane import reconcile, rotation
+from control_plane.auth.creds import Creds, creds_differences
 from control_plane.desired import ACCOUNT, CLIENT, MIB, Account
 from control_plane.errors import ProvisioningError
 from control_plane.files import Files
 from control_plane.provider import Provider
-from control_plane.self_hosted import SelfHosted
+from control_plane.self_hosted import provider as self_hosted
+from control_plane.self_hosted.provider import SelfHosted
 from control_plane.settings import Difference, differences, limits_settings, user_settings
-from control_plane.synadia import Synadia
-from control_plane.synadia_system import find_system
+from control_plane.synadia import api as synadia_api
+from control_plane.synadia.provider import Synadia
+from control_plane.synadia.system import find_system
 from tests.support.fake_synadia import TOKEN, fake_synadia
 from tests.support.world import Servers
 

@@ -10,13 +10,14 @@ import pytest
 from aiohttp import web
 from tenacity import wait_none
 
-from control_plane import reconcile, synadia_api
-from control_plane.claims import Key
+from control_plane import reconcile
+from control_plane.auth.claims import Key
 from control_plane.desired import ACCOUNT, TAG
 from control_plane.errors import ProvisioningError
 from control_plane.files import Files
-from control_plane.synadia import Synadia
-from control_plane.synadia_system import find_system
+from control_plane.synadia import api as synadia_api
+from control_plane.synadia.provider import Synadia
+from control_plane.synadia.system import find_system
 from tests.support.fake_synadia import TOKEN, Failure, FakeSynadia, fake_synadia, refused
 
 NAME = "POC-TT"

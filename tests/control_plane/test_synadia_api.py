@@ -16,8 +16,8 @@ import pytest
 from aiohttp import web
 from tenacity import wait_none
 
-from control_plane import synadia_api
 from control_plane.errors import ProvisioningError, UsageError
+from control_plane.synadia import api as synadia_api
 from local.process import ROOT
 from tests.control_plane.conftest import Program
 from tests.support.fake_synadia import TOKEN, FakeSynadia, fake_synadia, refused

@@ -11,9 +11,9 @@ import nats.errors
 import pytest
 from nats.js.errors import APIError
 
-from control_plane import jetstream
 from control_plane.desired import EVERYTHING
 from control_plane.errors import ProvisioningError
+from control_plane.self_hosted import jetstream
 from local import dynamodb
 from local.process import claim_port
 from local.supervisor import KEYS

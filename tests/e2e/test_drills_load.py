@@ -15,7 +15,7 @@ from benchmark.job import Closed, Open
 from benchmark.load import TIMEOUT
 from benchmark.measured import Measured
 from benchmark.transport import NO_RESPONDERS
-from control_plane import self_hosted
+from control_plane.self_hosted import provider as self_hosted
 from local.system import Task
 from service.customer.requests.credit import PIECES
 from tests.support.drill import Drill, Probe, answered, memory_mib, put_on, stored, words

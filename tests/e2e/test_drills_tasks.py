@@ -16,8 +16,8 @@ from pathlib import Path
 import nats.errors
 import pytest
 
-from control_plane import claims
-from control_plane.claims import Key
+from control_plane.auth import claims
+from control_plane.auth.claims import Key
 from control_plane.desired import ACCOUNT
 from local.load import request_for
 from local.system import Task, ready

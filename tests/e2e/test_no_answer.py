@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from control_plane import claims
+from control_plane.auth import claims
 from control_plane.desired import ACCOUNT
 from local.process import claim_port
 from service.contracts import customer as contract

@@ -12,8 +12,8 @@ import pytest
 import trustme
 from nats.aio.client import Client
 
-from control_plane import jetstream
 from control_plane.desired import ACCOUNT
+from control_plane.self_hosted import jetstream
 from local.nats_server import binary
 from local.process import accepts, claim_port, running
 from local.system import ready, service_env, service_task

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from control_plane import self_hosted
+from control_plane.self_hosted import provider as self_hosted
 from local import demo
 from service.contracts import customer as contract
 from tests.support.command import Run, command, finished, one_after_another

@@ -11,10 +11,10 @@ from typing import Final
 import nats.errors
 from nats.js.errors import APIError
 
-from control_plane import jetstream
-from control_plane.claims import Key
+from control_plane.auth.claims import Key
 from control_plane.desired import EVERYTHING
 from control_plane.errors import ProvisioningError
+from control_plane.self_hosted import jetstream
 from local.nats_server import Node, nats_server
 from local.process import claim_port
 from tests.support.world import Servers, World, eventually

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from control_plane.claims import Key
+from control_plane.auth.claims import Key
 from tests.support import synadia_views as views
 from tests.support.synadia_state import FakeSynadia, User
 from tests.support.synadia_views import NOW

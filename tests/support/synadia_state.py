@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from aiohttp import web
 
-from control_plane import claims
-from control_plane.claims import Key
+from control_plane.auth import claims
+from control_plane.auth.claims import Key
 
 Failure = Literal["500", "lost before", "lost after"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from control_plane import claims
+from control_plane.auth import claims
 from service.nats import creds
 from tests.support.synadia_state import Account, FakeSynadia, User
 

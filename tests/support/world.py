@@ -20,10 +20,12 @@ from nats.aio.client import Client, RawCredentials
 from nats.js import JetStreamContext
 from nats.js.errors import APIError
 
-from control_plane import claims, jetstream, self_hosted
-from control_plane.claims import Key
+from control_plane.auth import claims
+from control_plane.auth.claims import Key
 from control_plane.desired import ADMINISTRATOR, EVERYTHING
 from control_plane.errors import ProvisioningError
+from control_plane.self_hosted import jetstream
+from control_plane.self_hosted import provider as self_hosted
 from local import dynamodb
 from local.nats_server import Node, nats_server
 from local.process import Child, claim_port

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from control_plane import claims
-from control_plane.claims import Key
+from control_plane.auth import claims
+from control_plane.auth.claims import Key
 from control_plane.desired import ADMINISTRATOR, EVERYTHING
 from local import dynamodb
 from service.contracts import archive as contract

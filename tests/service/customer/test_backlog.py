@@ -16,7 +16,7 @@ from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from structlog.testing import capture_logs
 
-from control_plane import claims
+from control_plane.auth import claims
 from control_plane.desired import SERVICE
 from service.contracts import customer as contract
 from service.contracts import queue

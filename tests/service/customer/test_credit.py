@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nats.aio.client import Client
 
-from control_plane import self_hosted
+from control_plane.self_hosted import provider as self_hosted
 from service.customer.requests import credit as credit_module
 from service.customer.requests import grants
 from service.customer.requests.credit import OVERDRAFT, Credit

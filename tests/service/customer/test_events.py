@@ -15,8 +15,8 @@ from nats.aio.client import Client
 from nats.js.api import DiscardPolicy, StreamConfig
 from structlog.testing import capture_logs
 
-from control_plane import jetstream
 from control_plane.desired import ACCOUNT
+from control_plane.self_hosted import jetstream
 from service.contracts import customer as contract
 from service.customer.events import events, window
 from service.customer.events.events import PROBE_MAX_S, Events

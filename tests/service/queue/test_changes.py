@@ -11,8 +11,8 @@ import grpc
 import pytest
 from nats.js.api import ConsumerConfig
 
-from control_plane import claims
-from control_plane.claims import Key
+from control_plane.auth import claims
+from control_plane.auth.claims import Key
 from control_plane.desired import EVERYTHING
 from service.contracts import customer
 from service.contracts import queue as contract

@@ -13,8 +13,9 @@ import nats.errors
 import pytest
 import structlog
 
-from control_plane import claims, self_hosted
+from control_plane.auth import claims
 from control_plane.desired import EVERYTHING
+from control_plane.self_hosted import provider as self_hosted
 from service.nats.connection import Connection
 from service.nats.settings import NatsSettings
 from service.runtime.errors import ServiceError

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
-from control_plane import claims
-from control_plane.claims import Key
-from control_plane.creds import Creds
+from control_plane.auth import claims
+from control_plane.auth.claims import Key
+from control_plane.auth.creds import Creds
 from control_plane.desired import SERVICE
 from service.contracts.customer import INBOX_PREFIX
 from service.customer.settings import CustomerSettings

@@ -8,8 +8,8 @@ import signal
 import aiohttp
 import orjson
 
-from control_plane import jetstream
 from control_plane.desired import ACCOUNT
+from control_plane.self_hosted import jetstream
 from service.contracts.customer import STREAM
 from service.runtime.cancel import cancel
 from service.runtime.health import serve_health

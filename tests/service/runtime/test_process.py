@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from control_plane import claims
-from control_plane.claims import Key
+from control_plane.auth import claims
+from control_plane.auth.claims import Key
 from control_plane.desired import ACCOUNT
 from service.contracts.customer import BUCKET, STREAM
 from tests.support.world import World, complaint, eventually, get, log_lines, own_server

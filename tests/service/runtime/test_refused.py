@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 
-from control_plane import claims
-from control_plane.claims import Key
+from control_plane.auth import claims
+from control_plane.auth.claims import Key
 from control_plane.desired import ACCOUNT
 from service.contracts.customer import STREAM
 from tests.support.network import network

@@ -6,8 +6,8 @@ import base64
 
 import pytest
 
-from control_plane import claims
-from control_plane.claims import Key
+from control_plane.auth import claims
+from control_plane.auth.claims import Key
 from control_plane.desired import CLIENT
 from service.customer.settings import CustomerSettings
 from service.runtime.errors import ServiceError

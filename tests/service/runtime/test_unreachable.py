@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import trustme
 
-from control_plane import claims, self_hosted
+from control_plane.auth import claims
 from control_plane.desired import EVERYTHING
+from control_plane.self_hosted import provider as self_hosted
 from local.process import claim_port
 from service.customer.settings import CustomerSettings
 from service.nats import connection as module

@@ -8,7 +8,7 @@ from typing import Final
 from urllib.parse import quote
 
 from control_plane.errors import ProvisioningError, UsageError
-from control_plane.synadia_api import Answer, Api
+from control_plane.synadia.api import Answer, Api
 
 ROOT: Final = "/core/beta"
 

@@ -18,12 +18,13 @@ import nats.errors
 from nats.aio.client import Client, RawCredentials
 from nkeys import NkeysError
 
-from control_plane import claims, jetstream, scopes
-from control_plane.claims import Key
-from control_plane.creds import Identity
+from control_plane.auth import claims, scopes
+from control_plane.auth.claims import Key
+from control_plane.auth.creds import Identity
 from control_plane.desired import ADMINISTRATOR, TAG, Bucket, Consumer, Limits, Stream, User
 from control_plane.errors import ProvisioningError
 from control_plane.provider import AccountSummary, Actual
+from control_plane.self_hosted import jetstream
 from control_plane.settings import KV_PREFIX, Settings, bucket_stream_settings, limits_settings, stream_settings
 from service.nats.tls import TlsClient
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from control_plane.creds import Identity
+from control_plane.auth.creds import Identity
 from control_plane.errors import ProvisioningError
 
 

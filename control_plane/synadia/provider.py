@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from control_plane import settings
-from control_plane.creds import Creds, Identity
+from control_plane.auth.creds import Creds, Identity
 from control_plane.desired import TAG, Bucket, Consumer, Limits, Stream, User
 from control_plane.errors import ProvisioningError
 from control_plane.provider import AccountSummary, Actual
 from control_plane.settings import Settings
-from control_plane.synadia_api import Answer, Api
-from control_plane.synadia_system import ROOT, System
+from control_plane.synadia.api import Answer, Api
+from control_plane.synadia.system import ROOT, System
 
 SIGNING_GROUP: Final = "customer-balance"
 NEVER: Final = "jwt_expires_in_secs"

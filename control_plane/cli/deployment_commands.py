@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from control_plane import aws, rotation, seed_flag
-from control_plane.command import NATS_URL, AsJson, console, files_of, found_account, initials_in, run
+from control_plane.cli.command import NATS_URL, AsJson, console, files_of, found_account, initials_in, run
 from control_plane.desired import SERVICE
 from control_plane.target import Target, account_name, open_provider, service_creds
 

@@ -1,0 +1,1 @@
+"""Users' JWTs, their scopes and their .creds files."""

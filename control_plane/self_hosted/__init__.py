@@ -1,0 +1,1 @@
+"""Your own nats-server, through its account resolver."""

@@ -1,0 +1,1 @@
+"""Synadia Cloud, over its API."""
