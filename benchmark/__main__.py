@@ -8,19 +8,19 @@ from typing import Annotated
 
 import typer
 
-from benchmark import result as results
 from benchmark import sweep as sweeps
-from benchmark import thresholds
-from benchmark.endpoints import parse_mix
 from benchmark.errors import BenchmarkError
-from benchmark.job import ENDLESS, Closed, Loop, Open
+from benchmark.load.endpoints import parse_mix
+from benchmark.load.job import ENDLESS, Closed, Loop, Open
 from benchmark.measure import fail, measure, progress_console
-from benchmark.measured import Measured
 from benchmark.options import FAIL_IF, LoadOptions, OutputOptions, Questions
 from benchmark.plan import one_load, plan_of
-from benchmark.result import Machine, Result, RunResult, SweepResult
-from benchmark.summary_line import summary_line
-from benchmark.thresholds import duration_s
+from benchmark.report import result as results
+from benchmark.report import thresholds
+from benchmark.report.measured import Measured
+from benchmark.report.result import Machine, Result, RunResult, SweepResult
+from benchmark.report.summary_line import summary_line
+from benchmark.report.thresholds import duration_s
 from control_plane.cli.options import unfold
 from control_plane.errors import ProvisioningError
 from local.process import LocalError
@@ -127,7 +127,7 @@ def cost(
 
     Starts everything it needs and takes some minutes. Exits with 1 when a figure is not what it must be.
     """
-    from benchmark import cost as costs  # noqa: PLC0415  it imports gRPC and more, which no other command needs
+    from benchmark.cost import run as costs  # noqa: PLC0415  it imports gRPC and more, which no other command needs
 
     async def work(stop: asyncio.Event) -> tuple[Result, str | None]:
         return await costs.measure(costs.QUICK if quick else costs.FULL, progress_console, stop), None
@@ -148,7 +148,7 @@ def web(
 
     Scripts: GET /status, /metrics; POST /start?rate=1000&mix=balance=80,get=20&poisson=true&processes=0, /stop.
     """
-    from benchmark.web import serving  # noqa: PLC0415  no other command serves a page
+    from benchmark.web.server import serving  # noqa: PLC0415  no other command serves a page
 
     async def serve() -> None:
         stop = asyncio.Event()

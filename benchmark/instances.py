@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from nats.aio.client import Client
 
-from benchmark.result import TaskShare
+from benchmark.report.result import TaskShare
 from service.contracts.customer import SERVICE_NAME
 from service.nats.discovery import instances
 

@@ -11,12 +11,12 @@ from typing import Final
 import typer
 from rich.console import Console
 
-from benchmark import result as results
 from benchmark.errors import BenchmarkError
 from benchmark.options import OutputOptions
-from benchmark.result import STDOUT, Result, RunResult
-from benchmark.show import show, show_comparison
-from benchmark.thresholds import Threshold, parse
+from benchmark.report import result as results
+from benchmark.report.result import STDOUT, Result, RunResult
+from benchmark.report.show import show, show_comparison
+from benchmark.report.thresholds import Threshold, parse
 from control_plane.errors import ProvisioningError
 from local.process import LocalError
 
@@ -44,7 +44,7 @@ def measure(
         if output.json:
             results.write(result, output.json)
         if output.report:
-            from benchmark.report import write_report  # noqa: PLC0415  it imports what draws charts
+            from benchmark.report.page import write_report  # noqa: PLC0415  it imports what draws charts
 
             write_report(result, output.report)
         if old and output.compare:

@@ -14,17 +14,18 @@ import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 from rich.console import Console
 
-from benchmark import generators, instances
-from benchmark.endpoints import BALANCE, CREATE, mix_text, parse_mix
+from benchmark import instances
 from benchmark.errors import BenchmarkError
-from benchmark.job import ENDLESS, Closed, Frames, Job, Loop, NatsTarget, Target
+from benchmark.load import generators
+from benchmark.load.endpoints import BALANCE, CREATE, mix_text, parse_mix
+from benchmark.load.job import ENDLESS, Closed, Frames, Job, Loop, NatsTarget, Target
+from benchmark.load.totals import Totals
+from benchmark.load.transport import connected
 from benchmark.options import LoadOptions
-from benchmark.result import CHECKED, TaskShare
-from benchmark.show import Progress
+from benchmark.report.result import CHECKED, TaskShare
+from benchmark.report.show import Progress
+from benchmark.report.thresholds import duration_s
 from benchmark.target import gateway_target, nats_target
-from benchmark.thresholds import duration_s
-from benchmark.totals import Totals
-from benchmark.transport import connected
 from control_plane.aws import configured_region
 from control_plane.desired import CLIENT, GATEWAY, REGISTRAR
 from local.dynamodb import environment, rows, scan

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Final, Literal
 
-from benchmark.job import ENDLESS, Closed, Loop, Open
-from benchmark.measured import Measured
-from benchmark.result import Step
+from benchmark.load.job import ENDLESS, Closed, Loop, Open
+from benchmark.report.measured import Measured
+from benchmark.report.result import Step
 
 Over = Literal["rate", "concurrency"]
 FIRST: Final[dict[Over, float]] = {"rate": 1000, "concurrency": 1}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmark.errors import BenchmarkError
-from benchmark.job import GatewayTarget, NatsTarget
+from benchmark.load.job import GatewayTarget, NatsTarget
 from control_plane.auth.creds import Creds
 from control_plane.desired import CLIENT, GATEWAY
 from control_plane.files import Files

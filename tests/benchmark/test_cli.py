@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from benchmark.cost import Profile, measure
-from benchmark.cost_figures import BUSY
-from benchmark.thresholds import COST
+from benchmark.cost.figures import BUSY
+from benchmark.cost.run import Profile, measure
+from benchmark.report.thresholds import COST
 from control_plane.auth import claims
 from control_plane.auth.claims import Key
 from control_plane.desired import CLIENT

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from benchmark.archive_cost import Archived
-from benchmark.cost_figures import (
+from benchmark.cost.archive import Archived
+from benchmark.cost.figures import (
     BASELINE,
     BUSY,
     ECHO,
@@ -20,11 +20,11 @@ from benchmark.cost_figures import (
     Sample,
     requirements,
 )
-from benchmark.measured import Latency, Measured
-from benchmark.queue_cost import QueueCost
-from benchmark.result import CostResult, CostRow, Machine, Requirement, ScaleRow
-from benchmark.tables import grids, remarks
-from benchmark.thresholds import COST, parse
+from benchmark.cost.queue import QueueCost
+from benchmark.report.measured import Latency, Measured
+from benchmark.report.result import CostResult, CostRow, Machine, Requirement, ScaleRow
+from benchmark.report.tables import grids, remarks
+from benchmark.report.thresholds import COST, parse
 
 GOOD = QueueCost(same=1.0, shorter=1.0, delete=1.0, receive=1.0, memory=[(1, 70.0), (2, 71.0)])
 ARCHIVED = Archived(rate_of_writes=1.0, cpu_over_plain=0.1, slow_rows=40_000)

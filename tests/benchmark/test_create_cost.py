@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from benchmark.create_cost import CONCURRENCY, Measure, insert_for, inserting, ratio
+from benchmark.cost.create import CONCURRENCY, Measure, insert_for, inserting, ratio
 from benchmark.errors import BenchmarkError
 from service.contracts import customer as contract
 from service.dynamodb.table import Row, Table

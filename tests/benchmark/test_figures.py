@@ -9,19 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from benchmark import result as results
-from benchmark.endpoints import draws, parse_mix
 from benchmark.errors import BenchmarkError
-from benchmark.ids import client_ids
-from benchmark.job import Closed, Done, Job, Loop, NatsTarget, Open, Tick
-from benchmark.latency import encoded, new_histogram
-from benchmark.measured import Generators, Latency, Measured
-from benchmark.result import Machine, RunResult, SweepResult
-from benchmark.summary_line import go_duration, summary_line
+from benchmark.load.endpoints import draws, parse_mix
+from benchmark.load.ids import client_ids
+from benchmark.load.job import Closed, Done, Job, Loop, NatsTarget, Open, Tick
+from benchmark.load.latency import encoded, new_histogram
+from benchmark.load.totals import Totals
+from benchmark.report import result as results
+from benchmark.report.measured import Generators, Latency, Measured
+from benchmark.report.result import Machine, RunResult, SweepResult
+from benchmark.report.summary_line import go_duration, summary_line
+from benchmark.report.tables import comparison
+from benchmark.report.thresholds import RUN, duration_s, parse, run_figures
 from benchmark.sweep import sweep
-from benchmark.tables import comparison
-from benchmark.thresholds import RUN, duration_s, parse, run_figures
-from benchmark.totals import Totals
 
 
 def tick(values_us: list[int], at: float = 0.0) -> Tick:

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from nats.aio.msg import Msg
 from nats.micro.request import ERROR_CODE_HEADER
 
-from benchmark import generators
-from benchmark.endpoints import WRONG_SHAPE
 from benchmark.errors import BenchmarkError
-from benchmark.frames import ODD, ODD_EVERY, replies, requests
-from benchmark.job import Closed, Frames, Job, NatsTarget
-from benchmark.totals import Totals
+from benchmark.load import generators
+from benchmark.load.endpoints import WRONG_SHAPE
+from benchmark.load.frames import ODD, ODD_EVERY, replies, requests
+from benchmark.load.job import Closed, Frames, Job, NatsTarget
+from benchmark.load.totals import Totals
 from service.contracts import customer as contract
 from service.nats.connection import roundtrip
 from tests.support.world import World

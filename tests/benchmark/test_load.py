@@ -13,11 +13,11 @@ import pytest
 from nats.aio.msg import Msg
 from nats.micro.request import ERROR_CODE_HEADER, ERROR_HEADER
 
-from benchmark import generators
 from benchmark.errors import BenchmarkError
-from benchmark.job import Closed, GatewayTarget, Job, Loop, NatsTarget, Open, Target
-from benchmark.measured import Latency
-from benchmark.totals import Totals
+from benchmark.load import generators
+from benchmark.load.job import Closed, GatewayTarget, Job, Loop, NatsTarget, Open, Target
+from benchmark.load.totals import Totals
+from benchmark.report.measured import Latency
 from local.gateway import gateway
 from local.process import claim_port
 from service.contracts import customer as contract

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from nats.micro.request import ERROR_CODE_HEADER
 
-from benchmark import peer
+from benchmark.peers import go as peer
 from local.process import running
 from service.contracts import customer as contract
 from tests.support.world import World, statistics

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from benchmark.errors import BenchmarkError
-from benchmark.job import Done, Tick
-from benchmark.latency import encoded, new_histogram
-from benchmark.report import write_report
-from benchmark.result import (
+from benchmark.load.job import Done, Tick
+from benchmark.load.latency import encoded, new_histogram
+from benchmark.load.totals import Totals
+from benchmark.report.page import write_report
+from benchmark.report.result import (
     CostResult,
     CostRow,
     Machine,
@@ -28,7 +29,6 @@ from benchmark.result import (
     SweepResult,
     TaskShare,
 )
-from benchmark.totals import Totals
 from tests.support.browser import browser
 
 STARTED = "2026-01-01T00:00:00+00:00"

@@ -14,13 +14,13 @@ import aiohttp
 import psutil
 import pytest
 
-from benchmark import live as lives
 from benchmark.errors import BenchmarkError
-from benchmark.job import NatsTarget
-from benchmark.live import Live, Wish
+from benchmark.load.job import NatsTarget
+from benchmark.load.totals import Second
 from benchmark.plan import Plan
-from benchmark.totals import Second
-from benchmark.web import UNREAD, Page, serving
+from benchmark.web import live as lives
+from benchmark.web.live import Live, Wish
+from benchmark.web.server import UNREAD, Page, serving
 from tests.support.browser import browser
 from tests.support.processes import family
 from tests.support.world import World, eventually
@@ -40,7 +40,7 @@ async def ask(url: str, method: str = "GET", **headers: str) -> tuple[int, dict[
 
 
 def generators() -> list[psutil.Process]:
-    return [child for child, command in family(os.getpid()) if "benchmark.generator" in command]
+    return [child for child, command in family(os.getpid()) if "benchmark.load.generator" in command]
 
 
 @asynccontextmanager

@@ -9,8 +9,8 @@ from statistics import median
 import psutil
 import pytest
 
-from benchmark.job import Closed
-from benchmark.measured import Measured
+from benchmark.load.job import Closed
+from benchmark.report.measured import Measured
 from tests.support.drill import Drill, put_on
 from tests.support.world import World, stop
 

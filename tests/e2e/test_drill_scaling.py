@@ -10,10 +10,10 @@ from dataclasses import replace
 
 import pytest
 
-from benchmark.job import Closed, Open
-from benchmark.load import TIMEOUT
-from benchmark.measured import Measured
-from benchmark.transport import NO_RESPONDERS
+from benchmark.load.job import Closed, Open
+from benchmark.load.loops import TIMEOUT
+from benchmark.load.transport import NO_RESPONDERS
+from benchmark.report.measured import Measured
 from local.autoscale import Autoscaler
 from local.target_tracking import Rules
 from tests.support.drill import FOREVER_S, Drill, put_on, traffic, words

@@ -10,10 +10,10 @@ from statistics import median
 import pytest
 from nats.aio.msg import Msg
 
-from benchmark.job import Closed, Open
-from benchmark.load import TIMEOUT
-from benchmark.measured import Measured
-from benchmark.transport import NO_RESPONDERS
+from benchmark.load.job import Closed, Open
+from benchmark.load.loops import TIMEOUT
+from benchmark.load.transport import NO_RESPONDERS
+from benchmark.report.measured import Measured
 from local.system import Task
 from tests.support.clusters import PLACES, places
 from tests.support.drill import Drill, answered, bounds, put_on

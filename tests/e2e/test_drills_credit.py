@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.job import Closed, Open
-from benchmark.load import TIMEOUT
-from benchmark.measured import Measured
-from benchmark.transport import NO_RESPONDERS
+from benchmark.load.job import Closed, Open
+from benchmark.load.loops import TIMEOUT
+from benchmark.load.transport import NO_RESPONDERS
+from benchmark.report.measured import Measured
 from tests.support.drill import Drill, answered, bounds, put_on, stored, words
 from tests.support.world import World, eventually, metric, own_cluster, stop
 

@@ -13,7 +13,7 @@ import pytest
 from nats.aio.msg import Msg
 from nats.js.errors import APIError
 
-from benchmark.job import Open
+from benchmark.load.job import Open
 from service.contracts import customer as contract
 from service.customer.events.events import Events
 from service.nats.client import NatsClient

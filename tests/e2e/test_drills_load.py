@@ -11,10 +11,10 @@ import psutil
 import pytest
 from nats.aio.client import Client
 
-from benchmark.job import Closed, Open
-from benchmark.load import TIMEOUT
-from benchmark.measured import Measured
-from benchmark.transport import NO_RESPONDERS
+from benchmark.load.job import Closed, Open
+from benchmark.load.loops import TIMEOUT
+from benchmark.load.transport import NO_RESPONDERS
+from benchmark.report.measured import Measured
 from control_plane.self_hosted import provider as self_hosted
 from local.system import Task
 from service.customer.requests.credit import PIECES

@@ -20,11 +20,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmark import generators
-from benchmark.job import Closed, Job, Loop, NatsTarget, Open
-from benchmark.load import TIMEOUT
-from benchmark.totals import Totals
-from benchmark.transport import NO_RESPONDERS
+from benchmark.load import generators
+from benchmark.load.job import Closed, Job, Loop, NatsTarget, Open
+from benchmark.load.loops import TIMEOUT
+from benchmark.load.totals import Totals
+from benchmark.load.transport import NO_RESPONDERS
 from local.load import request_for
 from local.system import Task
 from service.contracts import customer as contract

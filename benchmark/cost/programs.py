@@ -16,16 +16,17 @@ from typing import Final
 import psutil
 from rich.console import Console
 
-from benchmark import archive_cost, peer
-from benchmark.cost_figures import BASELINE, ECHO, PEER, SERVICE, Sample
-from benchmark.endpoints import BALANCE
+from benchmark.cost import archive as archive_cost
+from benchmark.cost.figures import BASELINE, ECHO, PEER, SERVICE, Sample
+from benchmark.cost.queue import Sidecar
 from benchmark.errors import BenchmarkError
 from benchmark.instances import statistics
-from benchmark.job import Frames, Loop, NatsTarget
-from benchmark.measured import Measured
+from benchmark.load.endpoints import BALANCE
+from benchmark.load.job import Frames, Loop, NatsTarget
+from benchmark.load.transport import connected
+from benchmark.peers import go as peer
 from benchmark.plan import Plan, one_load
-from benchmark.queue_cost import Sidecar
-from benchmark.transport import connected
+from benchmark.report.measured import Measured
 from control_plane.desired import CLIENT
 from control_plane.desired import SERVICE as SERVICE_USER
 from control_plane.files import Files
@@ -36,7 +37,7 @@ from local.state import State
 from local.system import provision, ready, service_env, service_task
 from service.contracts import archive, queue
 
-PROGRAMS: Final = {ECHO: "benchmark.echo", SERVICE: "service", BASELINE: "benchmark.baseline"}
+PROGRAMS: Final = {ECHO: "benchmark.peers.echo", SERVICE: "service", BASELINE: "benchmark.peers.baseline"}
 TABLE: Final = "balances"
 EVENTS: Final = "events"
 TIMEOUT_S: Final = 15.0
@@ -136,7 +137,7 @@ class Bench:
     @asynccontextmanager
     async def slow_dynamodb(self, delay_ms: float) -> AsyncIterator[dict[str, str]]:
         port = claim_port(0, "")
-        command = [sys.executable, "-m", "benchmark.slow_dynamodb", str(port), str(delay_ms)]
+        command = [sys.executable, "-m", "benchmark.cost.slow_dynamodb", str(port), str(delay_ms)]
         async with running("slow DynamoDB", command, self._folder / "logs" / "slow.log") as child:
             await child.until(lambda: accepts(port))
             yield environment(port)

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator
 from itertools import accumulate, count
 
-from benchmark.job import Job
+from benchmark.load.job import Job
 
 _DRAWN_AT_ONCE = 10_000
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from hdrh.histogram import HdrHistogram
 
-from benchmark.job import TICK_S, Tick
-from benchmark.latency import new_histogram
+from benchmark.load.job import TICK_S, Tick
+from benchmark.load.latency import new_histogram
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 
 from benchmark.errors import BenchmarkError
-from benchmark.latency import encoded
-from benchmark.measured import Measured, Model
-from benchmark.totals import Totals
+from benchmark.load.latency import encoded
+from benchmark.load.totals import Totals
+from benchmark.report.measured import Measured, Model
 
 VERSION: Final = 2
 _CURVE: Final = (0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 98, 99, 99.5, 99.8, 99.9, 99.95, 99.99, 99.999, 100)

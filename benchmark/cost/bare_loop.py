@@ -15,8 +15,8 @@ from typing import Final
 from pydantic import BaseModel
 
 from benchmark.errors import BenchmarkError
-from benchmark.generator import further_input
-from benchmark.generators import end, input_of
+from benchmark.load.generator import further_input
+from benchmark.load.generators import end, input_of
 
 TABLE: Final = "BARE_LOOP_TABLE"
 

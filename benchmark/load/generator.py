@@ -15,9 +15,9 @@ from itertools import count
 import uvloop
 
 from benchmark.errors import BenchmarkError
-from benchmark.job import TICK_S, Change, Job, Start, Tick
-from benchmark.load import Load
-from benchmark.transport import opened
+from benchmark.load.job import TICK_S, Change, Job, Start, Tick
+from benchmark.load.loops import Load
+from benchmark.load.transport import opened
 
 
 async def generate(job: Job) -> None:

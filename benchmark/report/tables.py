@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from benchmark.endpoints import CREATE, WRONG_BALANCE
-from benchmark.measured import Latency, Measured
-from benchmark.result import CHECKED, CostResult, Result, RunResult, SweepResult
+from benchmark.load.endpoints import CREATE, WRONG_BALANCE
+from benchmark.report.measured import Latency, Measured
+from benchmark.report.result import CHECKED, CostResult, Result, RunResult, SweepResult
 
 
 @dataclass(frozen=True)

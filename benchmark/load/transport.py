@@ -16,9 +16,9 @@ from nats.aio.client import Client, RawCredentials
 from nats.aio.msg import Msg
 from nats.micro.request import ERROR_CODE_HEADER, ERROR_HEADER
 
-from benchmark.endpoints import WRONG_SHAPE
 from benchmark.errors import BenchmarkError
-from benchmark.job import GatewayTarget, NatsTarget, Target
+from benchmark.load.endpoints import WRONG_SHAPE
+from benchmark.load.job import GatewayTarget, NatsTarget, Target
 from service.nats.client import NatsClient
 from service.nats.connection import roundtrip
 

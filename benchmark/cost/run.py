@@ -16,14 +16,16 @@ from typing import Final
 
 from rich.console import Console
 
-from benchmark import archive_cost, create_cost, queue_cost
-from benchmark import result as results
-from benchmark.archive_cost import Archived
-from benchmark.cost_figures import BUSY, PEER, SERVICE, VARIANTS, Round, Sample, cost_rows, requirements, scale_row
-from benchmark.endpoints import CREATE
-from benchmark.job import Closed
-from benchmark.programs import EVENTS, PROGRAMS, TABLE, Bench, Program, memory_mib
-from benchmark.result import CostResult, Machine, ScaleRow
+from benchmark.cost import archive as archive_cost
+from benchmark.cost import create as create_cost
+from benchmark.cost import queue as queue_cost
+from benchmark.cost.archive import Archived
+from benchmark.cost.figures import BUSY, PEER, SERVICE, VARIANTS, Round, Sample, cost_rows, requirements, scale_row
+from benchmark.cost.programs import EVENTS, PROGRAMS, TABLE, Bench, Program, memory_mib
+from benchmark.load.endpoints import CREATE
+from benchmark.load.job import Closed
+from benchmark.report import result as results
+from benchmark.report.result import CostResult, Machine, ScaleRow
 from control_plane.desired import REGISTRAR
 from local.dynamodb import create_table
 from service.contracts import archive as contract
@@ -166,7 +168,7 @@ async def _archive(bench: Bench, profile: Profile) -> Archived:
         async with (
             bench.archive("archive", dynamodb_env) as task,
             archive_cost.archiving(task) as archived,
-            bench.archive("archive-plain", dynamodb_env, "benchmark.plain_archive") as plain,
+            bench.archive("archive-plain", dynamodb_env, "benchmark.peers.plain_archive") as plain,
             archive_cost.archiving(plain) as archived_plainly,
             archive_cost.writing(EVENTS, dynamodb_env) as written,
         ):

@@ -12,8 +12,8 @@ import pygal
 from pygal.style import Style
 
 from benchmark.errors import BenchmarkError
-from benchmark.result import CostResult, Result, RunResult, SweepResult
-from benchmark.tables import grids, remarks
+from benchmark.report.result import CostResult, Result, RunResult, SweepResult
+from benchmark.report.tables import grids, remarks
 
 _TITLES: Final = {"run": "One load", "sweep": "A sweep to the limit", "cost": "What one request costs"}
 _STYLE: Final = Style(

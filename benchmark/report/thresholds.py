@@ -10,8 +10,8 @@ from typing import Final
 
 import durationpy
 
-from benchmark.endpoints import ENDPOINTS, Mix
 from benchmark.errors import BenchmarkError
+from benchmark.load.endpoints import ENDPOINTS, Mix
 
 DURATIONS: Final = ("mean", "p50", "p90", "p95", "p99", "p99.9", "max")
 RUN: Final = ("throughput", *DURATIONS, "errors", "error_rate", "timeouts")

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Final, Literal
 
-from benchmark.archive_cost import SLOW_MS, Archived
-from benchmark.create_cost import CONCURRENCY
-from benchmark.job import Frames
-from benchmark.measured import Measured
-from benchmark.queue_calls import AT_A_TIME
-from benchmark.queue_cost import QueueCost
-from benchmark.result import CostRow, Requirement, ScaleRow
+from benchmark.cost.archive import SLOW_MS, Archived
+from benchmark.cost.create import CONCURRENCY
+from benchmark.cost.queue import QueueCost
+from benchmark.cost.queue_calls import AT_A_TIME
+from benchmark.load.job import Frames
+from benchmark.report.measured import Measured
+from benchmark.report.result import CostRow, Requirement, ScaleRow
 
 ECHO: Final = "echo"
 SERVICE: Final = "service"

@@ -13,13 +13,13 @@ from typing import Final
 
 from hdrh.histogram import HdrHistogram
 
-from benchmark.endpoints import CREATE, ENDPOINTS, draws
 from benchmark.errors import BenchmarkError
-from benchmark.ids import client_ids
-from benchmark.job import Change, Closed, Done, Job, Open, Tick
-from benchmark.latency import MAX_US, encoded, new_histogram
-from benchmark.pacer import Pacer, moments
-from benchmark.transport import Transport
+from benchmark.load.endpoints import CREATE, ENDPOINTS, draws
+from benchmark.load.ids import client_ids
+from benchmark.load.job import Change, Closed, Done, Job, Open, Tick
+from benchmark.load.latency import MAX_US, encoded, new_histogram
+from benchmark.load.pacer import Pacer, moments
+from benchmark.load.transport import Transport
 
 LATE_S: Final = 0.005
 TIMEOUT: Final = "timeout"

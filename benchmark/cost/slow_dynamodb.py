@@ -1,6 +1,7 @@
-"""A DynamoDB that takes a set time for each call, and takes every row: `python -m benchmark.slow_dynamodb PORT MS`.
+"""A DynamoDB that takes a set time for each call, and takes every row.
 
-An engine on the same two cores would be the limit; this one costs next to nothing. It knows what the archive calls.
+`python -m benchmark.cost.slow_dynamodb PORT MS`. An engine on the same two cores would be the limit; this one costs
+next to nothing. It knows what the archive calls.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What the archive costs: rows/s of one task, of those of a bare loop of BatchWriteItem with the same client, and CPU
 of a row, over that of a plain consumer (`plain_archive`), which no change of ours makes cheaper.
 
-The bare loop is a process of its own, as a task is one. `python -m benchmark.archive_cost` is that process: each line
+The bare loop is a process of its own, as a task is one. `python -m benchmark.cost.archive` is that process: each line
 of its input is a number of rows, each line of its output the `Writes` that wrote them. A task's turn begins with as
 many events in the stream: it is stopped (SIGSTOP) while they pile up.
 """
@@ -25,7 +25,7 @@ import uvloop
 from nats.aio.client import RawCredentials
 from nats.js import JetStreamContext
 
-from benchmark.bare_loop import TABLE, Writes, bare_loop, serve
+from benchmark.cost.bare_loop import TABLE, Writes, bare_loop, serve
 from benchmark.errors import BenchmarkError
 from local.process import Child
 from service.contracts import archive as contract
@@ -133,7 +133,7 @@ async def archiving(task: Task) -> AsyncIterator[Measure]:
 
 def writing(table: str, dynamodb_env: Mapping[str, str]) -> AbstractAsyncContextManager[Measure]:
     """Run the process of the bare loop; yields what has it write so many rows."""
-    return bare_loop("benchmark.archive_cost", table, dynamodb_env)
+    return bare_loop("benchmark.cost.archive", table, dynamodb_env)
 
 
 async def _publish(nc: NatsClient, count: int) -> None:

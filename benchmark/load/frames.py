@@ -21,14 +21,14 @@ from typing import Final, NamedTuple
 from nats.micro.request import ERROR_CODE_HEADER
 from nats.nuid import NUID
 
-from benchmark.endpoints import BALANCE, ENDPOINTS, WRONG_SHAPE
 from benchmark.errors import BenchmarkError
-from benchmark.generator import tell
-from benchmark.ids import client_ids
-from benchmark.job import TICK_S, Closed, Done, Frames, Job, NatsTarget, Start, Target, Tick
-from benchmark.latency import MAX_US, encoded, new_histogram
-from benchmark.load import TIMEOUT
-from benchmark.transport import connected
+from benchmark.load.endpoints import BALANCE, ENDPOINTS, WRONG_SHAPE
+from benchmark.load.generator import tell
+from benchmark.load.ids import client_ids
+from benchmark.load.job import TICK_S, Closed, Done, Frames, Job, NatsTarget, Start, Target, Tick
+from benchmark.load.latency import MAX_US, encoded, new_histogram
+from benchmark.load.loops import TIMEOUT
+from benchmark.load.transport import connected
 from service.contracts import customer as contract
 from service.nats.connection import roundtrip
 

@@ -11,10 +11,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from benchmark.job import Closed, Loop
-from benchmark.result import Result
-from benchmark.tables import Grid, comparison, grids, remarks
-from benchmark.totals import Totals
+from benchmark.load.job import Closed, Loop
+from benchmark.load.totals import Totals
+from benchmark.report.result import Result
+from benchmark.report.tables import Grid, comparison, grids, remarks
 
 PLAIN_S: Final = 2.0
 """Seconds between two lines where there is no terminal."""

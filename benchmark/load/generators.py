@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from benchmark.errors import BenchmarkError
-from benchmark.job import Closed, Job, Open, Start, Tick
-from benchmark.totals import Totals
+from benchmark.load.job import Closed, Job, Open, Start, Tick
+from benchmark.load.totals import Totals
 
-GENERATOR: Final = "benchmark.generator"
+GENERATOR: Final = "benchmark.load.generator"
 HEAD_START_S: Final = 0.05
 _LINE_BYTES: Final = 1 << 20
 
@@ -58,7 +58,7 @@ async def run(
     generators: list[asyncio.subprocess.Process] = []
     try:
         for _ in jobs:
-            module = "benchmark.frames" if job.frames else GENERATOR
+            module = "benchmark.load.frames" if job.frames else GENERATOR
             generators.append(await spawn(module))  # what is there is ended, even if the next cannot start
         await asyncio.gather(*(give_job(*pair) for pair in zip(generators, jobs, strict=True)))
         totals.started_at = time.monotonic() + HEAD_START_S

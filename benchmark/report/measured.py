@@ -7,8 +7,8 @@ from typing import Final
 from hdrh.histogram import HdrHistogram
 from pydantic import BaseModel, ConfigDict
 
-from benchmark.load import TIMEOUT
-from benchmark.totals import Answers, Totals
+from benchmark.load.loops import TIMEOUT
+from benchmark.load.totals import Answers, Totals
 
 BUSY: Final = 0.9
 """A generator that takes more of a core than this cannot keep up."""

@@ -20,7 +20,7 @@ import psutil
 from nats.aio.client import Client, RawCredentials
 from nats.js import JetStreamContext
 
-from benchmark.queue_calls import WAIT_S, QueueCalls
+from benchmark.cost.queue_calls import WAIT_S, QueueCalls
 from service.contracts import customer
 from service.contracts import queue as contract
 

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Final
 
-from benchmark.job import Job, Open
+from benchmark.load.job import Job, Open
 
 _NAP_S: Final = 0.02
 """How long a pacer that was stopped may still sleep."""

@@ -1,7 +1,7 @@
 """What `customer.create` costs beside its write: the rate of creates through NATS, of that of the writes alone.
 
 The writes alone are `Table.insert` in a loop, in a process of its own, as a task is one: the same client, event loop
-and engine. `python -m benchmark.create_cost` is that process. Each line of its input is a number of seconds, each line
+and engine. `python -m benchmark.cost.create` is that process. Each line of its input is a number of seconds, each line
 of its output the `Rate` over them.
 """
 
@@ -18,7 +18,7 @@ from typing import Final
 
 import uvloop
 
-from benchmark.bare_loop import TABLE, Writes, bare_loop, serve
+from benchmark.cost.bare_loop import TABLE, Writes, bare_loop, serve
 from service.contracts import customer as contract
 from service.customer.store.rows import make_row
 from service.dynamodb.table import Table
@@ -57,7 +57,7 @@ async def inserting(table: str, dynamodb_env: Mapping[str, str]) -> AsyncIterato
 
     That raises `BenchmarkError` when a row cannot be written.
     """
-    async with bare_loop("benchmark.create_cost", table, dynamodb_env) as write:
+    async with bare_loop("benchmark.cost.create", table, dynamodb_env) as write:
 
         async def measure(duration_s: float) -> float:
             return (await write(duration_s)).rate

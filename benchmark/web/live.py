@@ -12,12 +12,12 @@ from typing import Final
 
 import psutil
 
-from benchmark.endpoints import BALANCE, Mix
 from benchmark.errors import BenchmarkError
-from benchmark.generators import HEAD_START_S, end, give_job, input_of, next_tick, spawn
-from benchmark.job import TICK_S, Change, Job, Open, Start
+from benchmark.load.endpoints import BALANCE, Mix
+from benchmark.load.generators import HEAD_START_S, end, give_job, input_of, next_tick, spawn
+from benchmark.load.job import TICK_S, Change, Job, Open, Start
+from benchmark.load.totals import Second, Totals
 from benchmark.plan import Plan
-from benchmark.totals import Second, Totals
 
 ENDLESS_S: Final = 1e9
 SHORT: Final = 0.95

@@ -19,13 +19,13 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from benchmark.endpoints import mix_text, parse_mix
 from benchmark.errors import BenchmarkError
-from benchmark.live import Live, Wish
+from benchmark.load.endpoints import mix_text, parse_mix
+from benchmark.load.totals import Second
+from benchmark.load.transport import connected
 from benchmark.plan import Plan
-from benchmark.tasks import TaskLine, Tasks
-from benchmark.totals import Second
-from benchmark.transport import connected
+from benchmark.web.live import Live, Wish
+from benchmark.web.tasks import TaskLine, Tasks
 from service.runtime.cancel import cancel
 
 HOST: Final = "127.0.0.1"
@@ -33,7 +33,7 @@ MAX_RATE: Final = 1_000_000
 MAX_PROCESSES: Final = 64
 HISTORY_S: Final = 120
 PAGE: Final = Path(__file__).parent / "page"
-UPLOT: Final = Path(__file__).parent / "node_modules" / "uplot" / "dist"
+UPLOT: Final = Path(__file__).parents[1] / "node_modules" / "uplot" / "dist"
 FILES: Final = {
     "/": PAGE / "index.html",
     "/page.js": PAGE / "page.js",

@@ -1,0 +1,1 @@
+"""A load: its loops, its generator processes, and what they did, added up."""

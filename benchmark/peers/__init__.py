@@ -1,0 +1,1 @@
+"""What the service is measured beside: an echo, the plain ways, and the same design in Go."""
