@@ -67,7 +67,7 @@ def up(
 @cli.command()
 def demo() -> None:
     """Run the main job on real servers with three tasks, show it working, check it, clean up."""
-    from local import demo as demonstration  # noqa: PLC0415  each demo imports more than `up` needs
+    from local.demos import balance as demonstration  # noqa: PLC0415  each demo imports more than `up` needs
 
     _run(demonstration.run(console))
 
@@ -75,7 +75,7 @@ def demo() -> None:
 @cli.command("demo-archive")
 def demo_archive() -> None:
     """Let events pile up, archive them from zero tasks and back to zero, from JetStream and from SQS; check it."""
-    from local import archive_demo  # noqa: PLC0415
+    from local.demos import archive as archive_demo  # noqa: PLC0415
 
     _run(archive_demo.run(console))
 
@@ -83,7 +83,7 @@ def demo_archive() -> None:
 @cli.command("demo-queue")
 def demo_queue() -> None:
     """Show two queue sidecars and an example client, on a stream and on an SQS queue."""
-    from local import queue_demo  # noqa: PLC0415
+    from local.demos import queue as queue_demo  # noqa: PLC0415
 
     _run(queue_demo.run(console))
 
@@ -120,7 +120,7 @@ class Extras:
                 _say(f"queue sidecar on {system.queue_listen}")
             console.print(next_steps(system, archive=self.archive))
             if self.archive:
-                from local import archive_demo  # noqa: PLC0415
+                from local.demos import archive as archive_demo  # noqa: PLC0415
 
                 await stack.enter_async_context(archive_demo.supervised(system, logs, _say))
             yield
@@ -139,8 +139,8 @@ async def _up(folder: Path, ports: Ports, tasks: int, vcpu: float | None, extras
 
 
 async def _up_autoscaled(folder: Path, ports: Ports, vcpu: float | None, speed: float, extras: Extras) -> None:
-    from local.autoscale import Autoscaler  # noqa: PLC0415
-    from local.target_tracking import Rules  # noqa: PLC0415
+    from local.scaling.autoscale import Autoscaler  # noqa: PLC0415
+    from local.scaling.target_tracking import Rules  # noqa: PLC0415
 
     rules = Rules.deployed()
     if vcpu:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 
 from control_plane.desired import GATEWAY, REGISTRAR
+from local.scaling.supervisor import TABLE as ARCHIVE_TABLE
 from local.state import State
-from local.supervisor import TABLE as ARCHIVE_TABLE
 from local.system import System
 from service.contracts import customer as contract
 from service.contracts import queue

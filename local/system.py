@@ -22,7 +22,7 @@ from control_plane.self_hosted import provider as self_hosted
 from control_plane.self_hosted.provider import SelfHosted
 from local.cpu import cpu_bound
 from local.dynamodb import create_table, dynamodb, environment, has_engine
-from local.gateway import gateway
+from local.gateway.server import gateway
 from local.nats_server import nats_server
 from local.process import Child, LocalError, claim_port, running
 from local.state import State

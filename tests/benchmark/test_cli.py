@@ -20,7 +20,7 @@ from benchmark.report.thresholds import COST
 from control_plane.auth import claims
 from control_plane.auth.claims import Key
 from control_plane.desired import CLIENT
-from local.gateway import gateway
+from local.gateway.server import gateway
 from local.process import claim_port
 from tests.support.command import command, finished, one_after_another
 from tests.support.world import World, eventually

@@ -18,7 +18,7 @@ from benchmark.load import generators
 from benchmark.load.job import Closed, GatewayTarget, Job, Loop, NatsTarget, Open, Target
 from benchmark.load.totals import Totals
 from benchmark.report.measured import Latency
-from local.gateway import gateway
+from local.gateway.server import gateway
 from local.process import claim_port
 from service.contracts import customer as contract
 from service.nats.connection import roundtrip

@@ -22,11 +22,11 @@ import grpc
 from nats.aio.client import Client
 
 from control_plane.self_hosted import provider as self_hosted
-from local.archive_demo import _env as archive_env
+from local.demos.archive import _env as archive_env
 from local.dynamodb import create_table
 from local.process import claim_port, running
+from local.scaling.supervisor import KEYS, TABLE, Supervisor, section, stream_backlog
 from local.sidecar import sidecar, stream_env
-from local.supervisor import KEYS, TABLE, Supervisor, section, stream_backlog
 from local.system import Ports, System, local_system, ready, service_env, service_task
 from service.contracts import archive as contract
 from service.queue import sqs_pb2 as pb

@@ -16,7 +16,7 @@ from control_plane.errors import ProvisioningError
 from control_plane.self_hosted import jetstream
 from local import dynamodb
 from local.process import claim_port
-from local.supervisor import KEYS
+from local.scaling.supervisor import KEYS
 from local.system import Task, ready, service_env, service_task
 from service.nats.connection import Connection
 from service.nats.settings import NatsSettings

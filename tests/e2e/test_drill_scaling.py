@@ -14,8 +14,8 @@ from benchmark.load.job import Closed, Open
 from benchmark.load.loops import TIMEOUT
 from benchmark.load.transport import NO_RESPONDERS
 from benchmark.report.measured import Measured
-from local.autoscale import Autoscaler
-from local.target_tracking import Rules
+from local.scaling.autoscale import Autoscaler
+from local.scaling.target_tracking import Rules
 from tests.support.drill import FOREVER_S, Drill, put_on, traffic, words
 from tests.support.scaling import Record, draw, table
 from tests.support.world import World, eventually, stop

@@ -7,8 +7,8 @@ import signal
 from collections.abc import Mapping
 
 from deploy.scaling_rules import SCALE_IN_COOLDOWN_S, SCALE_OUT_COOLDOWN_S
-from local.autoscale import Autoscaler, averaged
-from local.target_tracking import HIGH_READINGS, LOW_READINGS, PERIOD_S, Rules, TargetTracking
+from local.scaling.autoscale import Autoscaler, averaged
+from local.scaling.target_tracking import HIGH_READINGS, LOW_READINGS, PERIOD_S, Rules, TargetTracking
 from tests.support.world import World, eventually
 
 RULES = Rules(min_tasks=2, max_tasks=6, targets={"Cpu": 60.0, "InFlight": 100.0, "TimeWithoutCredit": 5.0}, vcpu=0.5)

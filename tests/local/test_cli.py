@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 
 from control_plane.self_hosted import provider as self_hosted
-from local import demo
+from local.demos import balance as demo
 from service.contracts import customer as contract
 from tests.support.command import Run, command, finished, one_after_another
 from tests.support.world import eventually

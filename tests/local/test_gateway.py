@@ -16,7 +16,7 @@ import orjson
 import pytest
 from nats.aio.msg import Msg
 
-from local.gateway import gateway
+from local.gateway.server import gateway
 from local.process import claim_port
 from service.nats.connection import roundtrip
 from tests.support.world import Servers, World, eventually, make_world, own_server

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from deploy.sections import ArchiveSection, Step
-from local import supervisor
-from local.supervisor import Supervisor
+from local.scaling import supervisor
+from local.scaling.supervisor import Supervisor
 from tests.support.world import eventually
 
 POLL_S = 0.1

@@ -16,7 +16,7 @@ import nats.errors
 from aiohttp import ClientPayloadError, web
 from nats.aio.msg import Msg
 
-from local.gateway_user import GatewayError, User
+from local.gateway.user import GatewayError, User
 
 ERROR_HEADER: Final = "x-nats-api-gateway-error"
 HEADER_PREFIX: Final = "NatsH-"

@@ -14,7 +14,7 @@ import boto3
 import grpc
 from rich.console import Console
 
-from local.demo import ANY_PORT
+from local.demos.balance import ANY_PORT
 from local.process import LocalError, accepts, claim_port, running
 from local.sidecar import sidecar, stream_env
 from local.system import System, local_system

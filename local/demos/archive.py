@@ -17,10 +17,10 @@ from nats.aio.client import Client
 from rich.console import Console
 
 from deploy.sections import ArchiveSection, Step
-from local.demo import ANY_PORT
+from local.demos.balance import ANY_PORT
 from local.dynamodb import client, create_table
 from local.process import LocalError, accepts, claim_port, running
-from local.supervisor import KEYS, TABLE, Supervisor, section, stream_backlog
+from local.scaling.supervisor import KEYS, TABLE, Supervisor, section, stream_backlog
 from local.system import Say, System, local_system, service_env
 from service.contracts import archive as contract
 from service.contracts.customer import EVENT_PREFIX

@@ -13,8 +13,8 @@ import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
 from local.process import claim_port
+from local.scaling.target_tracking import PERIOD_S, Rules, TargetTracking
 from local.system import Say, Task, ready, service_task
-from local.target_tracking import PERIOD_S, Rules, TargetTracking
 
 _COUNTERS: Final = {
     "Cpu": "process_cpu_seconds_total",

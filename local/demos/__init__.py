@@ -1,0 +1,1 @@
+"""The three demonstrations: shown to a person, checked, cleaned up."""

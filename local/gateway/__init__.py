@@ -1,0 +1,1 @@
+"""Synadia's HTTP gateway, as far as this system's users meet it."""

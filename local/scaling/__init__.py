@@ -1,0 +1,1 @@
+"""What AWS' scaling does, on this machine."""
