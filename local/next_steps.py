@@ -62,7 +62,7 @@ def _archive_steps(env: str) -> str:
     return f"""
 [bold]A client's archived events, newest first[/]
   env {env} \\
-    {sys.executable} -m service.archive.history {ARCHIVE_TABLE} 678
+    {sys.executable} -m operations.history {ARCHIVE_TABLE} 678
 """
 
 

@@ -14,6 +14,7 @@ import trustme
 from _pytest.nodeid import coerce_node_id
 
 from local.process import accepts, claim_port, running
+from tests.support.archive import ArchiveWorld, make_archive
 from tests.support.drill import Drill, drill_table
 from tests.support.faulty import FaultyDynamoDB, faulty_dynamodb
 from tests.support.world import Servers, World, make_world, start_servers
@@ -86,6 +87,12 @@ async def servers(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ser
 async def world(servers: Servers, tmp_path: Path) -> AsyncIterator[World]:
     async with make_world(servers, tmp_path) as world:
         yield world
+
+
+@pytest.fixture
+async def archive(world: World) -> AsyncIterator[ArchiveWorld]:
+    async with make_archive(world) as archive:
+        yield archive
 
 
 @pytest.fixture

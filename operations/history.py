@@ -1,4 +1,4 @@
-"""`python -m service.archive.history TABLE CLIENT_ID`: a client's archived events, newest first."""
+"""`python -m operations.history TABLE CLIENT_ID`: a client's archived events, newest first."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def page(table: Any, client_id: str, limit: int, before: str = "") -> tuple[list
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m service.archive.history", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m operations.history", description=__doc__)
     parser.add_argument("table")
     parser.add_argument("client_id")
     parser.add_argument("--limit", type=_positive, default=PAGE, help=f"rows of a page ({PAGE})")

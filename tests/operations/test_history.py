@@ -17,16 +17,16 @@ async def test_newest_first_a_page_at_a_time(archive: ArchiveWorld) -> None:
     before = ""
     for _ in range(3):
         arguments = [archive.table, "7", "--limit", "2", "--json", "--before", before]
-        code, output = await finished("service.archive.history", *arguments, **env)
+        code, output = await finished("operations.history", *arguments, **env)
         assert code == 0, output
         rows = [orjson.loads(line) for line in output.splitlines()]
         found += [row["balance"] for row in rows]
         before = rows[-1]["event"]
     assert sorted(found, reverse=True) == [4, 3, 2, 1, 0]
-    code, output = await finished("service.archive.history", archive.table, "7", "--limit", "2", **env)
+    code, output = await finished("operations.history", archive.table, "7", "--limit", "2", **env)
     assert output.splitlines()[0].startswith("event_time")
     assert output.splitlines()[-1].startswith("older: --before '")
-    code, output = await finished("service.archive.history", "not-there", "7", **env)
+    code, output = await finished("operations.history", "not-there", "7", **env)
     assert code == 1
     assert output.startswith("error: ")
     assert len(output.splitlines()) == 1
@@ -43,7 +43,7 @@ async def test_bodies_of_any_bytes_are_shown_and_a_page_that_dynamodb_ends_has_a
     found: list[str] = []
     before: list[str] = []
     while True:
-        code, output = await finished("service.archive.history", archive.table, "7", *before, **env)
+        code, output = await finished("operations.history", archive.table, "7", *before, **env)
         assert code == 0, output
         lines = output.splitlines()
         found += [line.split()[-1] for line in lines[1:] if not line.startswith("older: ")]
@@ -56,18 +56,18 @@ async def test_bodies_of_any_bytes_are_shown_and_a_page_that_dynamodb_ends_has_a
 
 async def test_what_cannot_be_asked_is_one_line(archive: ArchiveWorld) -> None:
     env = dict(archive.world.servers.dynamodb_env)
-    code, output = await finished("service.archive.history", archive.table, "7", "--limit", "0", **env)
+    code, output = await finished("operations.history", archive.table, "7", "--limit", "0", **env)
     assert code == 2
     assert "at least 1" in output
-    code, output = await finished("service.archive.history", archive.table, "7", "--before", "zz", **env)
+    code, output = await finished("operations.history", archive.table, "7", "--before", "zz", **env)
     assert code == 2
     assert "an event as it was shown" in output
-    code, output = await finished("service.archive.history", archive.world.table, "7", **env)
+    code, output = await finished("operations.history", archive.world.table, "7", **env)
     assert (code, output) == (
         1, f"error: table {archive.world.table} has not the keys client_id, event; give the archive's\n",
     )  # fmt: skip
     code, output = await finished(
-        "service.archive.history", archive.table, "7", **{**env, "AWS_ENDPOINT_URL_DYNAMODB": "garbage"}
+        "operations.history", archive.table, "7", **{**env, "AWS_ENDPOINT_URL_DYNAMODB": "garbage"}
     )
     assert code == 1
     assert len(output.splitlines()) == 1

@@ -1,0 +1,1 @@
+"""For operators: Prometheus, Grafana, and what a client's archived events were."""
