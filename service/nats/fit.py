@@ -1,7 +1,7 @@
 """What a stream's, a bucket's and a consumer's configuration decide about our use of them.
 
 Each function takes the configuration as the server gives it, and returns why it does not do; empty when it does. What
-is not looked at does no harm: the tables in tests/service/runtime/test_fit.py name every field.
+is not looked at does no harm: the tables in tests/service/nats/test_fit.py name every field.
 
 https://github.com/nats-io/nats-server/blob/main/server/stream.go (`StreamConfig`), `consumer.go` (`ConsumerConfig`)
 """

@@ -16,7 +16,7 @@ from local.process import ROOT
 from tests.support.processes import family
 from tests.support.world import eventually
 
-SLOW: Final = "tests/service/customer/test_seeding.py::test_a_renewed_lease_is_respected"
+SLOW: Final = "tests/service/customer/store/test_seeding.py::test_a_renewed_lease_is_respected"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

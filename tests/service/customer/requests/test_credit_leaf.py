@@ -15,7 +15,7 @@ from local.nats_server import binary
 from local.process import accepts, claim_port, running
 from service.customer.requests.credit import Credit
 from service.nats.client import NatsClient
-from tests.service.customer.test_credit import Held, ask
+from tests.service.customer.requests.test_credit import Held, ask
 from tests.support.world import eventually
 
 ROOM = 8

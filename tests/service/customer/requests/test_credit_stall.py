@@ -12,7 +12,7 @@ import pytest
 
 from service.customer.requests.credit import Credit
 from service.nats.client import NatsClient
-from tests.service.customer.test_credit import Held, ask, grants_at_the_server
+from tests.service.customer.requests.test_credit import Held, ask, grants_at_the_server
 from tests.support.world import World, eventually
 
 
