@@ -20,7 +20,7 @@ from service.contracts import customer
 from service.contracts import queue as contract
 from service.queue import sqs_pb2 as pb
 from service.queue.sqs_pb2_grpc import SQSServiceStub
-from tests.e2e.test_drills_outages import settled
+from tests.drills.test_outages import settled
 from tests.support.drill import Drill
 from tests.support.network import network
 from tests.support.queue_clients import (
