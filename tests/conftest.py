@@ -15,8 +15,8 @@ from _pytest.nodeid import coerce_node_id
 
 from local.process import accepts, claim_port, running
 from tests.support.archive import ArchiveWorld, make_archive
-from tests.support.drill import Drill, drill_table
-from tests.support.faulty import FaultyDynamoDB, faulty_dynamodb
+from tests.support.drills.drill import Drill, drill_table
+from tests.support.dynamodb.faulty import FaultyDynamoDB, faulty_dynamodb
 from tests.support.world import Servers, World, make_world, start_servers
 
 

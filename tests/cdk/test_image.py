@@ -17,7 +17,7 @@ from testcontainers.core.container import DockerContainer
 
 from local.load import ask_all
 from local.process import ROOT, claim_port
-from tests.support.sidecar import sidecar, store
+from tests.support.queue.sidecar import sidecar, store
 from tests.support.world import World, complaint, eventually, get, log_lines
 
 os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from control_plane.__main__ import cli
 from control_plane.files import Files
 from control_plane.synadia import api as synadia_api
-from tests.support.fake_synadia import TOKEN, FakeSynadia, fake_synadia
+from tests.support.synadia.fake import TOKEN, FakeSynadia, fake_synadia
 
 
 @dataclass

@@ -24,7 +24,7 @@ from control_plane.files import write_private
 from control_plane.self_hosted import provider as self_hosted
 from local.process import ROOT
 from service.contracts.customer import BUCKET, INBOX_PREFIX, SEED_DONE, SEED_KEY
-from tests.support.fake_synadia import TOKEN, FakeSynadia, fake_synadia
+from tests.support.synadia.fake import TOKEN, FakeSynadia, fake_synadia
 from tests.support.world import Servers
 
 

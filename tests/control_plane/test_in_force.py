@@ -17,7 +17,7 @@ from control_plane.desired import ACCOUNT, CLIENT, User
 from control_plane.self_hosted import provider as self_hosted
 from service.nats.connection import roundtrip
 from tests.control_plane.conftest import Program
-from tests.support.fake_synadia import FakeSynadia
+from tests.support.synadia.fake import FakeSynadia
 from tests.support.world import Servers
 
 

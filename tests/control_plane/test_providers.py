@@ -22,7 +22,7 @@ from control_plane.settings import Difference, differences, limits_settings, use
 from control_plane.synadia import api as synadia_api
 from control_plane.synadia.provider import Synadia
 from control_plane.synadia.system import find_system
-from tests.support.fake_synadia import TOKEN, fake_synadia
+from tests.support.synadia.fake import TOKEN, fake_synadia
 from tests.support.world import Servers
 
 NAME = "POC-TT"

@@ -17,7 +17,7 @@ from control_plane.files import Files
 from control_plane.self_hosted import provider as self_hosted
 from control_plane.self_hosted.provider import SelfHosted
 from tests.control_plane.conftest import Program
-from tests.support.fake_synadia import Failure, refused
+from tests.support.synadia.fake import Failure, refused
 from tests.support.world import Servers
 
 

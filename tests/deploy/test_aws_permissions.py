@@ -29,8 +29,8 @@ from tests.cdk import test_archive, test_queue, test_stack
 from tests.cdk.test_stack import template
 from tests.support.archive import make_archive
 from tests.support.check import check
-from tests.support.faulty import FaultyDynamoDB, faulty_dynamodb, refusal
-from tests.support.sidecar import started
+from tests.support.dynamodb.faulty import FaultyDynamoDB, faulty_dynamodb, refusal
+from tests.support.queue.sidecar import started
 from tests.support.world import World, eventually
 
 VARIABLE = "AWS_ENDPOINT_URL_SQS"

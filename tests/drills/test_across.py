@@ -15,8 +15,8 @@ from benchmark.load.loops import TIMEOUT
 from benchmark.load.transport import NO_RESPONDERS
 from benchmark.report.measured import Measured
 from local.system import Task
-from tests.support.clusters import PLACES, places
-from tests.support.drill import Drill, answered, bounds, put_on
+from tests.support.drills.drill import Drill, answered, bounds, put_on
+from tests.support.nats.clusters import PLACES, places
 from tests.support.world import World, stop
 
 pytestmark = [pytest.mark.xdist_group("drills"), pytest.mark.timeout(900)]

@@ -22,8 +22,8 @@ from service.contracts.customer import EVENT_PREFIX, STREAM
 from service.nats.client import NatsClient, header_block
 from service.nats.connection import roundtrip
 from tests.support.archive import ArchiveWorld, make_archive
-from tests.support.drill import Drill, memory_mib
-from tests.support.faulty import Call, FaultyDynamoDB, answer, refusal, stall
+from tests.support.drills.drill import Drill, memory_mib
+from tests.support.dynamodb.faulty import Call, FaultyDynamoDB, answer, refusal, stall
 from tests.support.world import DRILL_S, World, eventually, metric, own_cluster, own_server
 
 pytestmark = [pytest.mark.xdist_group("drills"), pytest.mark.timeout(600)]

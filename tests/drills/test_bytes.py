@@ -18,8 +18,8 @@ from nats.aio.msg import Msg
 
 from local.system import Task
 from service.contracts import customer as contract
-from tests.support.drill import Drill, Probe, memory_mib, stored, words
-from tests.support.wire import Wire, hpub, pub, wire
+from tests.support.drills.drill import Drill, Probe, memory_mib, stored, words
+from tests.support.nats.wire import Wire, hpub, pub, wire
 from tests.support.world import World, metric, statistics, stop, tasks
 
 pytestmark = [pytest.mark.xdist_group("drills"), pytest.mark.timeout(900)]

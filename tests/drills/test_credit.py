@@ -11,7 +11,7 @@ from benchmark.load.job import Closed, Open
 from benchmark.load.loops import TIMEOUT
 from benchmark.load.transport import NO_RESPONDERS
 from benchmark.report.measured import Measured
-from tests.support.drill import Drill, answered, bounds, put_on, stored, words
+from tests.support.drills.drill import Drill, answered, bounds, put_on, stored, words
 from tests.support.world import World, eventually, metric, own_cluster, stop
 
 pytestmark = [pytest.mark.xdist_group("drills"), pytest.mark.timeout(600)]

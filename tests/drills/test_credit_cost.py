@@ -11,7 +11,7 @@ import pytest
 
 from benchmark.load.job import Closed
 from benchmark.report.measured import Measured
-from tests.support.drill import Drill, put_on
+from tests.support.drills.drill import Drill, put_on
 from tests.support.world import World, stop
 
 pytestmark = [pytest.mark.xdist_group("drills"), pytest.mark.timeout(600)]

@@ -18,7 +18,7 @@ from service.contracts import customer as contract
 from service.customer.events.events import Events
 from service.nats.client import NatsClient
 from service.nats.connection import roundtrip
-from tests.support.drill import Drill, answered, put_on, stored
+from tests.support.drills.drill import Drill, answered, put_on, stored
 from tests.support.world import World, eventually, metric, own_cluster, stop, tasks
 
 pytestmark = pytest.mark.xdist_group("drills")

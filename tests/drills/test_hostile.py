@@ -14,7 +14,7 @@ from nats.micro.request import ERROR_CODE_HEADER, ERROR_HEADER
 
 from service.contracts import customer as contract
 from service.nats.connection import roundtrip
-from tests.support.drill import DOCUMENTED, Drill, Probe, answered, memory_mib, stored, words
+from tests.support.drills.drill import DOCUMENTED, Drill, Probe, answered, memory_mib, stored, words
 from tests.support.world import World, eventually, metric, stop, tasks
 
 pytestmark = pytest.mark.xdist_group("drills")

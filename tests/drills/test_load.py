@@ -18,8 +18,8 @@ from benchmark.report.measured import Measured
 from control_plane.self_hosted import provider as self_hosted
 from local.system import Task
 from service.customer.requests.credit import PIECES
-from tests.support.drill import Drill, Probe, answered, memory_mib, put_on, stored, words
-from tests.support.faulty import FaultyDynamoDB, stall
+from tests.support.drills.drill import Drill, Probe, answered, memory_mib, put_on, stored, words
+from tests.support.dynamodb.faulty import FaultyDynamoDB, stall
 from tests.support.world import World, eventually, metric, stop, tasks
 
 pytestmark = pytest.mark.xdist_group("drills")

@@ -16,8 +16,8 @@ from nats.js.errors import APIError
 
 from control_plane.errors import ProvisioningError
 from service.contracts import customer as contract
-from tests.support.drill import DOCUMENTED, Drill, Probe, answered, stored, traffic, words
-from tests.support.faulty import Fault, FaultyDynamoDB, refusal, stall
+from tests.support.drills.drill import DOCUMENTED, Drill, Probe, answered, stored, traffic, words
+from tests.support.dynamodb.faulty import Fault, FaultyDynamoDB, refusal, stall
 from tests.support.world import NODES, World, eventually, get, metric, own_cluster, own_server, stop, tasks
 
 pytestmark = pytest.mark.xdist_group("drills")

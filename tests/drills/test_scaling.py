@@ -16,8 +16,8 @@ from benchmark.load.transport import NO_RESPONDERS
 from benchmark.report.measured import Measured
 from local.scaling.autoscale import Autoscaler
 from local.scaling.target_tracking import Rules
-from tests.support.drill import FOREVER_S, Drill, put_on, traffic, words
-from tests.support.scaling import Record, draw, table
+from tests.support.drills.drill import FOREVER_S, Drill, put_on, traffic, words
+from tests.support.drills.scaling import Record, draw, table
 from tests.support.world import World, eventually, stop
 
 pytestmark = [pytest.mark.xdist_group("drills"), pytest.mark.timeout(600)]

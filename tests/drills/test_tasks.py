@@ -24,8 +24,8 @@ from local.system import Task, ready
 from service.contracts import customer as contract
 from service.contracts.customer import SEED_DONE, SEED_KEY
 from service.runtime.cancel import cancel
-from tests.support.drill import Drill, Probe, stored, traffic, words
-from tests.support.faulty import Call, FaultyDynamoDB
+from tests.support.drills.drill import Drill, Probe, stored, traffic, words
+from tests.support.dynamodb.faulty import Call, FaultyDynamoDB
 from tests.support.world import World, complaint, eventually, log_lines, stop, tasks
 
 pytestmark = pytest.mark.xdist_group("drills")

@@ -20,8 +20,8 @@ from local.scaling.supervisor import KEYS
 from local.system import Task, ready, service_env, service_task
 from service.nats.connection import Connection
 from service.nats.settings import NatsSettings
-from tests.support.cluster import WAYS, plain_cluster
-from tests.support.drill import Drill
+from tests.support.drills.drill import Drill
+from tests.support.nats.cluster import WAYS, plain_cluster
 from tests.support.world import World, eventually, get, log_lines
 
 

@@ -17,8 +17,8 @@ from nats.js.errors import NotFoundError
 from local import dynamodb
 from local.system import Task
 from service.contracts import customer as contract
-from tests.support.faulty import FaultyDynamoDB, refusal
-from tests.support.wire import hpub, pub, wire
+from tests.support.dynamodb.faulty import FaultyDynamoDB, refusal
+from tests.support.nats.wire import hpub, pub, wire
 from tests.support.world import Servers, World, eventually, get, make_world, metric, statistics
 
 REQUEST = b'{"client_id":"7"}'

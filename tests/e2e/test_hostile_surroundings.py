@@ -18,7 +18,7 @@ import pytest
 from local import dynamodb
 from local.process import running
 from service.contracts import customer as contract
-from tests.support.faulty import Call, FaultyDynamoDB, refusal, stall
+from tests.support.dynamodb.faulty import Call, FaultyDynamoDB, refusal, stall
 from tests.support.world import World, complaint, eventually, metric, own_server
 
 REQUEST = b'{"client_id":"7"}'

@@ -15,7 +15,7 @@ from nats.aio.msg import Msg
 from local.load import ask_all, request_for
 from service.contracts import customer as contract
 from service.nats.connection import roundtrip
-from tests.support.faulty import Call, FaultyDynamoDB
+from tests.support.dynamodb.faulty import Call, FaultyDynamoDB
 from tests.support.world import World, clients, eventually, metric, statistics, stop, tasks
 
 MALFORMED = [

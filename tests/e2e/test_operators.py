@@ -18,8 +18,8 @@ import pytest
 
 from local.process import ROOT, accepts, claim_port, running
 from local.system import Task
-from tests.support.drill import traffic
-from tests.support.faulty import FaultyDynamoDB, refusal
+from tests.support.drills.drill import traffic
+from tests.support.dynamodb.faulty import FaultyDynamoDB, refusal
 from tests.support.world import World, eventually, tasks
 
 OPERATIONS = ROOT / "operations"

@@ -20,7 +20,7 @@ from control_plane.errors import ProvisioningError, UsageError
 from control_plane.synadia import api as synadia_api
 from local.process import ROOT
 from tests.control_plane.conftest import Program
-from tests.support.fake_synadia import TOKEN, FakeSynadia, fake_synadia, refused
+from tests.support.synadia.fake import TOKEN, FakeSynadia, fake_synadia, refused
 from tests.support.world import eventually
 
 TEAMS = "/core/beta/teams"

@@ -18,7 +18,7 @@ from control_plane.files import Files
 from control_plane.synadia import api as synadia_api
 from control_plane.synadia.provider import Synadia
 from control_plane.synadia.system import find_system
-from tests.support.fake_synadia import TOKEN, Failure, FakeSynadia, fake_synadia, refused
+from tests.support.synadia.fake import TOKEN, Failure, FakeSynadia, fake_synadia, refused
 
 NAME = "POC-TT"
 

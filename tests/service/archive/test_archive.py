@@ -24,7 +24,7 @@ from service.sources.source import Backlog, Message, Result
 from service.writing.archiver import BATCHES, BATCHES_AT_START, Archiver
 from tests.support.archive import ArchiveWorld, delivered, ended
 from tests.support.command import finished
-from tests.support.faulty import Call, FaultyDynamoDB, stall
+from tests.support.dynamodb.faulty import Call, FaultyDynamoDB, stall
 from tests.support.network import network
 from tests.support.world import complaint, eventually, get, log_lines, metric, statistics
 

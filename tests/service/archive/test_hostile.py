@@ -21,7 +21,7 @@ from service.contracts import archive as contract
 from service.contracts.archive import STREAM
 from service.nats.connection import roundtrip
 from tests.support.archive import ArchiveWorld, ended
-from tests.support.faulty import Call, FaultyDynamoDB, refusal
+from tests.support.dynamodb.faulty import Call, FaultyDynamoDB, refusal
 from tests.support.world import World, complaint, eventually, get, metric
 
 KEYS = (contract.PARTITION_KEY, contract.SORT_KEY)

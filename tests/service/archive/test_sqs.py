@@ -13,7 +13,7 @@ import boto3
 
 from service.archive.settings import ArchiveSettings
 from tests.support.archive import ArchiveWorld, ended
-from tests.support.faulty import Call, faulty_dynamodb
+from tests.support.dynamodb.faulty import Call, faulty_dynamodb
 
 SHUTDOWN_S = 12
 """SHUTDOWN_TIMEOUT of these tasks, and what a busy machine adds."""

@@ -13,7 +13,7 @@ from service.customer.requests.micro import ConcurrentService
 from service.dynamodb.table import Table
 from service.nats.client import NatsClient
 from service.runtime.tracing import NoTracing
-from tests.support.faulty import FaultyDynamoDB, refusal, stall
+from tests.support.dynamodb.faulty import FaultyDynamoDB, refusal, stall
 from tests.support.world import World, metric, statistics
 
 ONE = b'{"client_id":"1"}'

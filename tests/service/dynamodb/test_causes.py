@@ -18,7 +18,7 @@ from service.dynamodb.errors import TableUnavailableError
 from service.dynamodb.writer import Item, Writer
 from service.runtime.errors import ServiceError
 from tests.service.dynamodb.test_http import OK, serving, writes
-from tests.support.table import open_table
+from tests.support.dynamodb.table import open_table
 
 Set = Callable[[str, str], None]
 SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"

@@ -19,7 +19,7 @@ from service.dynamodb.errors import DynamoDBError, InvalidResponse
 from service.dynamodb.signature import Signer
 from service.runtime.errors import ServiceError
 from tests.service.dynamodb.test_http import OK, serving, writes
-from tests.support.faulty import FaultyDynamoDB, answer, refusal
+from tests.support.dynamodb.faulty import FaultyDynamoDB, answer, refusal
 
 HOST = "dynamodb.eu-west-1.amazonaws.com"
 NOON = int(datetime(2026, 3, 4, 12, tzinfo=UTC).timestamp())

@@ -23,8 +23,8 @@ from service.dynamodb import credentials
 from service.dynamodb.credentials import CredentialChain
 from service.dynamodb.errors import CredentialsRefreshError, TableUnavailableError
 from service.runtime.errors import ServiceError
-from tests.support.faulty import FaultyDynamoDB, refusal
-from tests.support.table import open_table
+from tests.support.dynamodb.faulty import FaultyDynamoDB, refusal
+from tests.support.dynamodb.table import open_table
 from tests.support.world import World, eventually
 
 Given = dict[str, str]

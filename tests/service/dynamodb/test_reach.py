@@ -22,7 +22,7 @@ from service.dynamodb.client import DynamoDB
 from service.dynamodb.credentials import CredentialChain
 from service.dynamodb.endpoint import endpoint, proxy_to
 from tests.service.dynamodb.test_http import relay
-from tests.support.reach import Case, Wire, botocores, configure, ours, wired
+from tests.support.dynamodb.reach import Case, Wire, botocores, configure, ours, wired
 
 
 @pytest.fixture

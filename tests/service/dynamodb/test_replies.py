@@ -26,7 +26,7 @@ from service.dynamodb.endpoint import Endpoint
 from service.dynamodb.errors import DynamoDBError, InvalidResponse, TableUnavailableError
 from service.dynamodb.writer import Item, Writer
 from tests.service.dynamodb.test_http import serving, writes
-from tests.support.table import open_table, read
+from tests.support.dynamodb.table import open_table, read
 
 RULES: Any = standard
 """Of its modes `standard` and `adaptive`."""

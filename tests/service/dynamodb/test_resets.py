@@ -16,7 +16,7 @@ from service.dynamodb.errors import HttpError, TableUnavailableError
 from service.dynamodb.http import Pool
 from service.dynamodb.writer import Item, Writer
 from tests.service.dynamodb.test_http import OK, Server, pool, post, serving
-from tests.support.table import open_table
+from tests.support.dynamodb.table import open_table
 
 COUNTS = pytest.mark.parametrize("count", [1, 10, 30])
 

@@ -21,8 +21,8 @@ from service.dynamodb import table as module
 from service.dynamodb.errors import DynamoDBError, TableUnavailableError
 from service.dynamodb.table import DEADLINE_S, MAX_CALLS, Outcome, Table
 from service.runtime.errors import ServiceError
-from tests.support.faulty import Call, Fault, FaultyDynamoDB, answer, refusal, stall
-from tests.support.table import as_rows, open_table, read
+from tests.support.dynamodb.faulty import Call, Fault, FaultyDynamoDB, answer, refusal, stall
+from tests.support.dynamodb.table import as_rows, open_table, read
 from tests.support.world import World
 
 pytestmark = pytest.mark.usefixtures("aws")

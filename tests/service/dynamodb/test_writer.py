@@ -15,7 +15,7 @@ from local import dynamodb
 from service.dynamodb import writer as module
 from service.dynamodb.writer import Item, Writer
 from service.runtime.errors import ServiceError
-from tests.support.faulty import Call, FaultyDynamoDB, answer, refusal
+from tests.support.dynamodb.faulty import Call, FaultyDynamoDB, answer, refusal
 from tests.support.world import Servers
 
 pytestmark = pytest.mark.usefixtures("aws")

@@ -21,7 +21,7 @@ from service.queue.server import SQSService
 from service.queue.settings import QueueSettings
 from service.runtime.errors import ServiceError
 from tests.service.queue.test_source import reading
-from tests.support.http2 import call, pinger
+from tests.support.queue.http2 import call, pinger
 from tests.support.world import World, eventually
 
 FACTOR = 40

@@ -19,7 +19,7 @@ from control_plane.self_hosted import provider as self_hosted
 from service.nats.connection import Connection
 from service.nats.settings import NatsSettings
 from service.runtime.errors import ServiceError
-from tests.support.cluster import WAYS, plain_cluster
+from tests.support.nats.cluster import WAYS, plain_cluster
 from tests.support.world import World, eventually
 
 

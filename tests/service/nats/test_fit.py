@@ -18,7 +18,7 @@ from service.nats.fit import consumer_unfit, stream_unfit
 from service.nats.jetstream import check_stream, open_bucket
 from service.nats.subjects import covers, overlap
 from service.runtime.errors import ServiceError
-from tests.support.plain import api, client_of, plain_server
+from tests.support.nats.plain import api, client_of, plain_server
 
 S = 1_000_000_000
 SUBJECT = "customer.balance.7"

@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.archive import make_archive
 from tests.support.network import network
-from tests.support.sidecar import OriginalClient, sidecar, store
+from tests.support.queue.sidecar import OriginalClient, sidecar, store
 from tests.support.world import World, eventually, log_lines
 
 STEPS = [

@@ -22,7 +22,7 @@ from service.nats.settings import NatsSettings
 from service.nats.unreachable import unreachable
 from service.runtime.errors import ServiceError
 from service.runtime.settings import load
-from tests.support.plain import api, client_of, plain_server
+from tests.support.nats.plain import api, client_of, plain_server
 from tests.support.world import World
 
 TLS = 'tls {{ cert_file: "{0}/server.pem", key_file: "{0}/server.pem", ca_file: "{0}/ca.pem", {1} }}'

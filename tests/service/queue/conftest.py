@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from service.contracts import customer as contract
-from tests.support.sidecar import sidecar
+from tests.support.queue.sidecar import sidecar
 from tests.support.world import Servers, World, make_world
 
 Shared = tuple[World, grpc.aio.Channel]

@@ -20,7 +20,7 @@ from service.queue import sqs_pb2 as pb
 from service.queue.sqs_pb2_grpc import SQSServiceStub
 from service.sources.jetstream.receipt import Receipt, Receipts
 from service.sources.source import UnknownReceipt
-from tests.support.sidecar import sidecar, store
+from tests.support.queue.sidecar import sidecar, store
 from tests.support.world import World, complaint, eventually, get
 
 OK, NOT_FOUND = 0, grpc.StatusCode.NOT_FOUND.value[0]

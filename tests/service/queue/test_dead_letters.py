@@ -13,8 +13,8 @@ from service.queue import sqs_pb2 as pb
 from service.queue.response import RESPONSE_BYTES
 from service.queue.sqs_pb2_grpc import SQSServiceStub
 from tests.service.queue.test_source import reading
-from tests.support.sidecar import set_ack_wait, sidecar, store
-from tests.support.wire import hpub, wire
+from tests.support.nats.wire import hpub, wire
+from tests.support.queue.sidecar import set_ack_wait, sidecar, store
 from tests.support.world import World, eventually, metric
 
 BAD = "\udcff"

@@ -20,7 +20,7 @@ from service.contracts import queue as contract
 from service.queue import sqs_pb2 as pb
 from service.queue.sqs_pb2_grpc import SQSServiceStub
 from tests.service.queue.conftest import Shared
-from tests.support.sidecar import sidecar, sidecar_env, store
+from tests.support.queue.sidecar import sidecar, sidecar_env, store
 from tests.support.world import World, complaint, eventually, get
 
 SERVING = health_pb2.HealthCheckResponse.SERVING

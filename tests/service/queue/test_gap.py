@@ -11,7 +11,7 @@ from service.queue import sqs_pb2 as pb
 from service.queue.sqs_pb2_grpc import SQSServiceStub
 from service.sources.jetstream.visibility import GAP_MS, GAP_PERIOD_MS, outside_gap
 from tests.service.queue.conftest import Shared
-from tests.support.sidecar import store
+from tests.support.queue.sidecar import store
 
 STREAMS = 3
 """Loops that send delayed NAKs: together one each millisecond or so, and the timer that each sets is of 10 ms."""

@@ -19,10 +19,10 @@ from service.queue.sqs_pb2_grpc import SQSServiceStub
 from service.sources.jetstream.receipt import Receipts
 from service.sources.source import Result, Source
 from tests.service.queue.test_source import reading
-from tests.support.drill import memory_mib
-from tests.support.http2 import unread
-from tests.support.sidecar import sidecar, store
-from tests.support.wire import hpub, wire
+from tests.support.drills.drill import memory_mib
+from tests.support.nats.wire import hpub, wire
+from tests.support.queue.http2 import unread
+from tests.support.queue.sidecar import sidecar, store
 from tests.support.world import World, eventually
 
 HOUR_S = 3600

@@ -16,8 +16,8 @@ from service.sources.source import Unavailable
 from tests.service.queue.test_source import reading
 from tests.support.archive import ArchiveWorld, make_archive
 from tests.support.check import check
-from tests.support.plain import api
-from tests.support.sidecar import OriginalClient, sidecar, sidecar_env, store
+from tests.support.nats.plain import api
+from tests.support.queue.sidecar import OriginalClient, sidecar, sidecar_env, store
 from tests.support.world import World, eventually, get, log_lines
 
 BYTES = 3_500_000

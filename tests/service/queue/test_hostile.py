@@ -19,9 +19,9 @@ from local.system import Task
 from service.queue import sqs_pb2 as pb
 from service.queue.sqs_pb2_grpc import SQSServiceStub
 from tests.service.queue.conftest import Shared
-from tests.support.drill import memory_mib
-from tests.support.http2 import PREFACE, SETTINGS, frame
-from tests.support.sidecar import sidecar
+from tests.support.drills.drill import memory_mib
+from tests.support.queue.http2 import PREFACE, SETTINGS, frame
+from tests.support.queue.sidecar import sidecar
 from tests.support.world import World, eventually, stop
 
 IDLE = 1_000

@@ -20,7 +20,7 @@ from service.queue import sqs_pb2 as pb
 from service.queue.sqs_pb2_grpc import SQSServiceStub
 from tests.service.queue.conftest import Shared
 from tests.support.command import finished
-from tests.support.sidecar import OriginalClient, sidecar, sidecar_env, store
+from tests.support.queue.sidecar import OriginalClient, sidecar, sidecar_env, store
 from tests.support.world import World, eventually, stop
 
 

@@ -23,7 +23,7 @@ from service.runtime.errors import ServiceError
 from service.sources.jetstream.source import JetStream
 from service.sources.source import Done, Result, Source, Unavailable, UnknownReceipt
 from tests.support.network import network
-from tests.support.sidecar import set_ack_wait, store
+from tests.support.queue.sidecar import set_ack_wait, store
 from tests.support.world import World, eventually
 
 

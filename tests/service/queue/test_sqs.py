@@ -15,8 +15,8 @@ from grpc import StatusCode
 from service.queue import sqs_pb2 as pb
 from service.queue.sqs_pb2_grpc import SQSServiceStub
 from service.runtime.cancel import cancel
-from tests.support.faulty import faulty_dynamodb
-from tests.support.sidecar import OriginalClient, started
+from tests.support.dynamodb.faulty import faulty_dynamodb
+from tests.support.queue.sidecar import OriginalClient, started
 from tests.support.world import World, eventually
 
 

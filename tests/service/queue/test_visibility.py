@@ -18,7 +18,7 @@ from service.runtime.errors import ServiceError
 from service.sources.source import Done, Result, Source, Unavailable, UnknownReceipt
 from tests.service.queue.test_source import reading
 from tests.support.network import network
-from tests.support.sidecar import store
+from tests.support.queue.sidecar import store
 from tests.support.world import World, eventually
 
 

@@ -13,7 +13,7 @@ from control_plane.self_hosted import jetstream
 from service.contracts.customer import STREAM
 from service.runtime.cancel import cancel
 from service.runtime.health import serve_health
-from tests.support.faulty import FaultyDynamoDB, refusal
+from tests.support.dynamodb.faulty import FaultyDynamoDB, refusal
 from tests.support.world import World, eventually, get, log_lines, metric, statistics
 
 

@@ -21,7 +21,7 @@ from service.customer.requests.decode import decode_client_id, usual_client_ids
 from service.customer.requests.errors import BadRequest
 from service.nats.client import NatsClient
 from service.runtime.tracing import NoTracing
-from tests.support.table import open_table
+from tests.support.dynamodb.table import open_table
 from tests.support.world import World, eventually
 
 

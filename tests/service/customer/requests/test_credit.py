@@ -25,7 +25,7 @@ from service.customer.requests.grants import Window
 from service.nats.client import NatsClient
 from service.nats.connection import roundtrip
 from service.nats.parser import Callback, Read
-from tests.support.wire import pub, wire
+from tests.support.nats.wire import pub, wire
 from tests.support.world import World, eventually
 
 

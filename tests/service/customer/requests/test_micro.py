@@ -19,7 +19,7 @@ from service.customer.requests.micro import ConcurrentService, Endpoint
 from service.nats.client import NatsClient
 from service.nats.connection import roundtrip
 from service.runtime.tracing import NoTracing
-from tests.support.wire import pub, wire
+from tests.support.nats.wire import pub, wire
 from tests.support.world import World, eventually, statistics
 
 

@@ -21,8 +21,8 @@ from service.customer.store import seeding
 from service.customer.store.seeding import LEASE_S, is_seeded, seed
 from service.dynamodb.table import Table
 from service.runtime.errors import ServiceError
-from tests.support.faulty import FaultyDynamoDB, refusal
-from tests.support.table import open_table
+from tests.support.dynamodb.faulty import FaultyDynamoDB, refusal
+from tests.support.dynamodb.table import open_table
 from tests.support.world import World, eventually, log_lines
 
 pytestmark = pytest.mark.usefixtures("aws")

@@ -8,8 +8,8 @@ from typing import Any
 import boto3
 import pytest
 
-from tests.support.faulty import faulty_dynamodb
-from tests.support.queues import Queue
+from tests.support.dynamodb.faulty import faulty_dynamodb
+from tests.support.queue.sqs import Queue
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from botocore.session import Session
 from service.queue.server import _status
 from service.sources.source import Done, TooLong, UnknownReceipt
 from service.sources.sqs.source import Sqs
-from tests.support.queues import Queue, kinds, reading, receive
+from tests.support.queue.sqs import Queue, kinds, reading, receive
 
 HALF_A_DAY_S = 43_200
 CALLS = ("DeleteMessage", "DeleteMessageBatch", "ChangeMessageVisibility", "ChangeMessageVisibilityBatch")

@@ -19,8 +19,8 @@ from service.runtime.errors import ServiceError
 from service.sources.sqs import calls as sqs_calls
 from service.sources.sqs.region import place_of
 from service.sources.sqs.source import Sqs
-from tests.support.faulty import faulty_dynamodb
-from tests.support.reach import Case, Wire, configure, told, wired
+from tests.support.dynamodb.faulty import faulty_dynamodb
+from tests.support.dynamodb.reach import Case, Wire, configure, told, wired
 
 VARIABLE = "AWS_ENDPOINT_URL_SQS"
 KEYS: Any = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}

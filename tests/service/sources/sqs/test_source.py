@@ -13,8 +13,8 @@ from service.runtime.errors import ServiceError
 from service.sources.source import Done, Unavailable, UnknownReceipt
 from service.sources.sqs import calls as sqs_calls
 from service.sources.sqs.source import MESSAGE_BYTES, Sqs
-from tests.support.faulty import answer, refusal
-from tests.support.queues import RESPONSE_BYTES, Queue, kinds, reading, receive
+from tests.support.dynamodb.faulty import answer, refusal
+from tests.support.queue.sqs import RESPONSE_BYTES, Queue, kinds, reading, receive
 
 READABLE = {
     "MessageId": "1", "ReceiptHandle": "one", "Body": "good",

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from control_plane.auth import claims
 from service.nats import creds
-from tests.support.synadia_state import Account, FakeSynadia, User
+from tests.support.synadia.state import Account, FakeSynadia, User
 
 NOW: Final = "2026-01-01T00:00:00Z"
 _TEAM: Final = {"id": "team", "name": "loyalty"}

@@ -12,7 +12,7 @@ from typing import Any
 
 from service.sources.source import Message, Result
 from service.sources.sqs.source import Sqs
-from tests.support.faulty import FaultyDynamoDB
+from tests.support.dynamodb.faulty import FaultyDynamoDB
 from tests.support.world import eventually
 
 RESPONSE_BYTES = 3_500_000

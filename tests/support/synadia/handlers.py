@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from control_plane.auth.claims import Key
-from tests.support import synadia_views as views
-from tests.support.synadia_state import FakeSynadia, User
-from tests.support.synadia_views import NOW
+from tests.support.synadia import views
+from tests.support.synadia.state import FakeSynadia, User
+from tests.support.synadia.views import NOW
 
 Answer = tuple[int, Any]
 Handle = Callable[[dict[str, str], Any], Answer]

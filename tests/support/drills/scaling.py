@@ -14,7 +14,7 @@ import pygal
 from pygal.style import Style
 
 from service.runtime.cancel import cancel
-from tests.support.drill import Traffic
+from tests.support.drills.drill import Traffic
 
 _STYLE: Final = Style(
     background="white", plot_background="white", font_family="system-ui, sans-serif",

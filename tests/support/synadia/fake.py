@@ -11,9 +11,9 @@ from typing import Final
 
 from aiohttp import web
 
-from tests.support.openapi import Document
-from tests.support.synadia_handlers import Handle, Missing, handlers
-from tests.support.synadia_state import Failure, FakeSynadia
+from tests.support.synadia.handlers import Handle, Missing, handlers
+from tests.support.synadia.openapi import Document
+from tests.support.synadia.state import Failure, FakeSynadia
 
 __all__ = ["TOKEN", "Failure", "FakeSynadia", "fake_synadia", "refused"]
 
