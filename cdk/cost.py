@@ -12,7 +12,7 @@ from cdk.billable import FILE, Resources
 from cdk.parameters import SECRET_PARAMETER
 from control_plane.errors import ProvisioningError
 from service.archive import metrics as archive_metrics
-from service.contracts.customer import METRICS_DIMENSION, METRICS_NAMESPACE
+from service.contracts.cloudwatch import METRICS_DIMENSION, METRICS_NAMESPACE
 from service.customer import backlog
 from service.customer.metrics import UNITS
 from service.runtime.emf import Emitter

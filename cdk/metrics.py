@@ -11,7 +11,7 @@ from aws_cdk import aws_ecs as ecs
 from aws_cdk import aws_sqs as sqs
 
 from deploy.settings import Settings
-from service.contracts.customer import METRICS_DIMENSION, METRICS_NAMESPACE
+from service.contracts.cloudwatch import METRICS_DIMENSION, METRICS_NAMESPACE
 
 MINUTE: Final = Duration.minutes(1)
 

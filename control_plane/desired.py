@@ -14,6 +14,7 @@ from typing import Final
 
 from service.contracts import archive, queue
 from service.contracts import customer as contract
+from service.contracts.stream import STREAM, STREAM_SUBJECTS
 
 TAG: Final = "customer-balance"
 """Marks the accounts that this program made, and may therefore change and delete."""
@@ -167,8 +168,8 @@ REGISTRAR: Final = User(
 """Creating clients is a right of its own."""
 
 BALANCES: Final = Stream(
-    name=contract.STREAM,
-    subjects=contract.STREAM_SUBJECTS,
+    name=STREAM,
+    subjects=STREAM_SUBJECTS,
     max_age_s=7 * DAY_S,
     max_bytes=10 * MIB,
     duplicate_window_s=120,
@@ -191,7 +192,7 @@ ARCHIVE: Final = Part(
     ),
     consumers=(
         Consumer(
-            stream=contract.STREAM,
+            stream=STREAM,
             name=archive.CONSUMER,
             ack_wait_s=archive.ACK_WAIT_S,
             max_ack_pending=archive.MAX_ACK_PENDING,
@@ -252,7 +253,7 @@ VIEWER: Final = User(
         *(f"{_API}.CONSUMER.{verb}.>" for verb in (*_CONSUMER_VERBS, "INFO", "LIST", "NAMES")),
         "$JS.ACK.>",
     ),
-    subscribe=("_INBOX.>", *contract.STREAM_SUBJECTS),
+    subscribe=("_INBOX.>", *STREAM_SUBJECTS),
     deny_publish=tuple(subject for part in PARTS for consumer in part.consumers for subject in _touching(consumer)),
 )
 """A person who looks: into streams and the bucket, at `$SRV`, and at events as they come. Changes nothing.

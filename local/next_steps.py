@@ -10,6 +10,7 @@ from local.state import State
 from local.system import System
 from service.contracts import customer as contract
 from service.contracts import queue
+from service.contracts.stream import STREAM
 
 
 def next_steps(system: System, *, archive: bool = False) -> str:
@@ -34,7 +35,7 @@ def next_steps(system: System, *, archive: bool = False) -> str:
 
 [bold]The events as they come, the stream and the bucket, as user viewer[/]
   nats --server {system.nats_url} --creds {viewer} sub 'customer.balance.*'
-  nats --server {system.nats_url} --creds {viewer} stream view {contract.STREAM}
+  nats --server {system.nats_url} --creds {viewer} stream view {STREAM}
   nats --server {system.nats_url} --creds {viewer} kv get {contract.BUCKET} {contract.SEED_KEY}
 {_queue_steps(system.queue_listen)}{_archive_steps(env) if archive else ""}
 [bold]Statistics of every task[/]

@@ -30,6 +30,7 @@ from benchmark.errors import BenchmarkError
 from local.process import Child
 from service.contracts import archive as contract
 from service.contracts import customer
+from service.contracts.stream import EVENT_PREFIX
 from service.dynamodb.client import DynamoDB
 from service.dynamodb.writer import CALL_TIMEOUT_S, MAX_ITEMS
 from service.nats.client import NatsClient, header_block
@@ -140,7 +141,7 @@ async def _publish(nc: NatsClient, count: int) -> None:
     nonce = uuid.uuid4().hex[:8]
     for number in range(count):
         headers = header_block({"Nats-Msg-Id": f"{nonce}.{number}"})
-        nc.post(f"{customer.EVENT_PREFIX}{number % 1000}", b'{"balance":%d}' % (100 + number % 9_900), headers=headers)
+        nc.post(f"{EVENT_PREFIX}{number % 1000}", b'{"balance":%d}' % (100 + number % 9_900), headers=headers)
         if number % CHUNK == 0:
             await roundtrip(nc)
     await roundtrip(nc)

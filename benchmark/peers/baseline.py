@@ -16,6 +16,7 @@ from prometheus_client.core import Metric
 
 from service import __version__
 from service.contracts import customer as contract
+from service.contracts.stream import EVENT_PREFIX
 from service.customer.settings import CustomerSettings
 from service.nats.connection import Connection
 from service.runtime.logs import configure_logs
@@ -67,7 +68,7 @@ class Baseline:
         found = await asyncio.to_thread(self._table.get_item, Key={contract.KEY_ATTRIBUTE: client_id})
         reply = json.dumps({"balance": int(str(found["Item"][contract.BALANCE_ATTRIBUTE]))}).encode()
         await request.respond(reply)
-        await self._connection.nc.publish(contract.EVENT_PREFIX + client_id, reply)
+        await self._connection.nc.publish(EVENT_PREFIX + client_id, reply)
 
 
 if __name__ == "__main__":

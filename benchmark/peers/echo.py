@@ -16,6 +16,7 @@ from nats.micro.service import ServiceConfig
 
 from service import __version__
 from service.contracts import customer as contract
+from service.contracts.stream import EVENT_PREFIX
 
 REPLY: Final = b'{"balance":7120}'
 
@@ -33,7 +34,7 @@ async def main() -> None:
         published += 1
         await nc.publish(msg.reply, REPLY)
         headers = {"Nats-Msg-Id": f"{inbox}.{published}"}
-        await nc.publish(f"{contract.EVENT_PREFIX}678", REPLY, reply=f"{inbox}.{published}", headers=headers)
+        await nc.publish(f"{EVENT_PREFIX}678", REPLY, reply=f"{inbox}.{published}", headers=headers)
 
     async def on_stored(_: Msg) -> None:
         nonlocal stored

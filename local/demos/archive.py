@@ -23,7 +23,7 @@ from local.process import LocalError, accepts, claim_port, running
 from local.scaling.supervisor import KEYS, TABLE, Supervisor, section, stream_backlog
 from local.system import Say, System, local_system, service_env
 from service.contracts import archive as contract
-from service.contracts.customer import EVENT_PREFIX
+from service.contracts.stream import EVENT_PREFIX
 from service.nats.connection import roundtrip
 
 EVENTS: Final = 12_000

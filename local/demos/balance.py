@@ -26,6 +26,7 @@ from local.load import ask_all, request_for
 from local.process import LocalError
 from local.system import TABLE, Ports, System, local_system
 from service.contracts import customer as contract
+from service.contracts.stream import STREAM
 from service.nats.discovery import instances
 
 TASKS = 3
@@ -131,12 +132,12 @@ class _Demo:
             self._check(headers.get("Nats-Service-Error-Code") == code, f"{request.decode()} is answered with {code}")
 
     async def stream(self, jetstream: JetStreamContext) -> None:
-        self._title(f"The responses in the stream {contract.STREAM}")
+        self._title(f"The responses in the stream {STREAM}")
         await _settled(jetstream, 3)
-        state = (await jetstream.stream_info(contract.STREAM)).state
+        state = (await jetstream.stream_info(STREAM)).state
         lines = []
         for sequence in range(state.first_seq, state.last_seq + 1):
-            event = await jetstream.get_msg(contract.STREAM, sequence)
+            event = await jetstream.get_msg(STREAM, sequence)
             identity = (event.headers or {}).get("Nats-Msg-Id", "")
             lines.append([str(sequence), event.subject or "", (event.data or b"").decode(), identity])
         self._table(["seq", "subject", "payload", "Nats-Msg-Id"], lines)
@@ -171,7 +172,7 @@ class _Demo:
         self, system: System, client: Client, jetstream: JetStreamContext, balances: dict[str, int]
     ) -> None:
         self._title("One task gets SIGTERM under load")
-        before = (await jetstream.stream_info(contract.STREAM)).state.last_seq
+        before = (await jetstream.stream_info(STREAM)).state.last_seq
         task = system.tasks.pop()
         stopped = asyncio.Event()
 
@@ -237,7 +238,7 @@ async def _settled(jetstream: JetStreamContext, wanted: int) -> int:
     sequence = 0
     try:
         async with asyncio.timeout(2):
-            while (sequence := (await jetstream.stream_info(contract.STREAM)).state.last_seq) < wanted:
+            while (sequence := (await jetstream.stream_info(STREAM)).state.last_seq) < wanted:
                 await asyncio.sleep(0.02)
     except TimeoutError:
         pass

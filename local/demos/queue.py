@@ -19,7 +19,7 @@ from local.process import LocalError, accepts, claim_port, running
 from local.sidecar import sidecar, stream_env
 from local.system import System, local_system
 from service.contracts import queue as contract
-from service.contracts.customer import EVENT_PREFIX, STREAM
+from service.contracts.stream import EVENT_PREFIX, STREAM
 from service.nats.jetstream import backlog
 from service.queue import sqs_pb2 as pb
 from service.queue.sqs_pb2_grpc import SQSServiceStub

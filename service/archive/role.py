@@ -16,6 +16,7 @@ from service.archive.event import EventRows
 from service.archive.host import host
 from service.archive.settings import ArchiveSettings
 from service.contracts import archive as contract
+from service.contracts.cloudwatch import METRICS_DIMENSION, METRICS_NAMESPACE
 from service.dynamodb.writer import Writer
 from service.nats.connection import Connection, confirm
 from service.runtime.background import background
@@ -79,8 +80,8 @@ class Archive:
                  id=self._statistics.id, host=self._rows.host, version=__version__)  # fmt: skip
         if writes_json(self._settings):
             minute = metrics.Minute(self._archiver, self._source, self._writer)
-            dimension = (contract.METRICS_DIMENSION, self._writer.name)
-            emitter = Emitter(contract.METRICS_NAMESPACE, dimension, minute.figures)
+            dimension = (METRICS_DIMENSION, self._writer.name)
+            emitter = Emitter(METRICS_NAMESPACE, dimension, minute.figures)
             self._background.append(background(emitter.run(), "emf"))
 
     async def drain(self, timeout_s: float) -> None:

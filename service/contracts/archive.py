@@ -2,14 +2,14 @@
 
 from typing import Final
 
-from service.contracts import customer
+from service.contracts import stream as events
 
 SERVICE_NAME: Final = "archive"
 USER: Final = "archive"
 INBOX_PREFIX: Final = "_INBOX_archive"
-CONSUMER: Final = customer.ARCHIVE_CONSUMER
+CONSUMER: Final = events.ARCHIVE_CONSUMER
 
-STREAM: Final = customer.STREAM
+STREAM: Final = events.STREAM
 """The stream that the control plane lets the archive read."""
 
 ACK_WAIT_S: Final = 30
@@ -27,14 +27,10 @@ PARTITION_KEY: Final = "client_id"
 SORT_KEY: Final = "event"
 TTL_ATTRIBUTE: Final = "expires_at"
 
-METRICS_NAMESPACE: Final = customer.METRICS_NAMESPACE
-METRICS_DIMENSION: Final = customer.METRICS_DIMENSION
-"""Its value is the name of the table of the events."""
-
 
 def publish(stream: str, consumer: str) -> tuple[str, ...]:
     """What the role's NATS user may publish to, beside one response to each request."""
-    return customer.publish_of_reader(stream, consumer, DEAD_STREAM, DEAD_SUBJECT)
+    return events.publish_of_reader(stream, consumer, DEAD_STREAM, DEAD_SUBJECT)
 
 
 PUBLISH: Final = publish(STREAM, CONSUMER)

@@ -2,6 +2,8 @@
 
 from typing import Final
 
+from service.contracts.stream import ARCHIVE_CONSUMER, EVENT_PREFIX, QUEUE_CONSUMER, QUEUE_DEAD_STREAM, STREAM
+
 SERVICE_NAME: Final = "customer"
 ENDPOINT_NAME: Final = "balance"
 SUBJECT: Final = f"{SERVICE_NAME}.{ENDPOINT_NAME}"
@@ -12,24 +14,11 @@ GET_SUBJECT: Final = f"{SERVICE_NAME}.{GET_NAME}"
 CREATE_NAME: Final = "create"
 CREATE_SUBJECT: Final = f"{SERVICE_NAME}.{CREATE_NAME}"
 
-EVENT_PREFIX: Final = f"{SUBJECT}."
-"""An event's subject is this and the client's id, one token."""
-
-STREAM: Final = "customer-balances"
-STREAM_SUBJECTS: Final = (f"{EVENT_PREFIX}>",)
-
 BUCKET: Final = "config"
 SEED_KEY: Final = "seed"
 SEED_DONE: Final = b"done"
 SEED_LEASE_KEY: Final = "seed-lease"
 """Held in `BUCKET` by the one task that is seeding; gone when the table is seeded."""
-
-ARCHIVE_CONSUMER: Final = "archive"
-"""The stream's consumer by which the role `archive` reads it, where that role is run."""
-QUEUE_CONSUMER: Final = "queue"
-"""The same of the role `queue`."""
-QUEUE_DEAD_STREAM: Final = "queue-dead"
-"""Where that role sets messages aside."""
 
 USER: Final = "service"
 INBOX_PREFIX: Final = "_INBOX_service"
@@ -74,10 +63,6 @@ KEY_ATTRIBUTE: Final = "id"
 BALANCE_ATTRIBUTE: Final = "client_balance"
 NAME_ATTRIBUTE: Final = "name"
 CREATED_AT_ATTRIBUTE: Final = "created_at"
-
-METRICS_NAMESPACE: Final = "CustomerBalance"
-METRICS_DIMENSION: Final = "Table"
-"""CloudWatch's. The one name that the environment gives a task, and that no two deployments share."""
 
 _WHITE: Final = r"\t-\r \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\ufeff"
 """White space as a JSON Schema's patterns have it, which are ECMA-262's; what Python takes for it is other."""
@@ -159,17 +144,3 @@ CREATE_RESPONSE_SCHEMA: Final = {
     "required": ["client_id"],
     "properties": {"client_id": _CLIENT_ID},
 }
-
-
-def publish_of_reader(stream: str, consumer: str, dead_stream: str, dead_subject: str) -> tuple[str, ...]:
-    """What a user may publish to who reads a consumer: it, its acknowledgements, dead letters, his own permissions."""
-    return (
-        f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}",
-        f"$JS.API.CONSUMER.INFO.{stream}.{consumer}",
-        f"$JS.API.STREAM.INFO.{stream}",
-        f"$JS.API.STREAM.INFO.{dead_stream}",
-        f"$JS.ACK.{stream}.{consumer}.>",
-        f"$JS.ACK.*.*.{stream}.{consumer}.>",  # with domain and account, as ADR-15 has it
-        f"{dead_subject}.*",
-        "$SYS.REQ.USER.INFO",
-    )

@@ -2,17 +2,17 @@
 
 from typing import Final
 
-from service.contracts import customer
+from service.contracts import stream as events
 
 USER: Final = "queue"
 INBOX_PREFIX: Final = "_INBOX_queue"
-STREAM: Final = customer.STREAM
-CONSUMER: Final = customer.QUEUE_CONSUMER
+STREAM: Final = events.STREAM
+CONSUMER: Final = events.QUEUE_CONSUMER
 ACK_WAIT_S: Final = 30
 MAX_ACK_PENDING: Final = 20_000
 """Messages that all clients of all sidecars may hold together."""
 
-DEAD_STREAM: Final = customer.QUEUE_DEAD_STREAM
+DEAD_STREAM: Final = events.QUEUE_DEAD_STREAM
 DEAD_SUBJECT: Final = "queue.dead"
 """A dead letter's subject is this and the name of its stream."""
 DEAD_BYTES: Final = 1024 * 1024
@@ -23,7 +23,7 @@ GRPC_SERVICE: Final = "sqs.SQSService"
 
 def publish(stream: str, consumer: str) -> tuple[str, ...]:
     """What the role's NATS user may publish to: its consumer, its acknowledgements, its dead letters."""
-    return customer.publish_of_reader(stream, consumer, DEAD_STREAM, DEAD_SUBJECT)
+    return events.publish_of_reader(stream, consumer, DEAD_STREAM, DEAD_SUBJECT)
 
 
 PUBLISH: Final = publish(STREAM, CONSUMER)

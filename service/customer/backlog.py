@@ -13,7 +13,8 @@ import orjson
 import structlog
 from nats.js.errors import APIError, NotFoundError
 
-from service.contracts.customer import ARCHIVE_CONSUMER, FIGURES, QUEUE_CONSUMER, QUEUE_DEAD_STREAM, STREAM
+from service.contracts.customer import FIGURES
+from service.contracts.stream import ARCHIVE_CONSUMER, QUEUE_CONSUMER, QUEUE_DEAD_STREAM, STREAM
 from service.nats import permissions
 from service.nats.client import NatsClient
 from service.runtime.emf import Figure

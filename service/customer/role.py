@@ -16,6 +16,8 @@ from prometheus_client.core import Metric
 
 from service import __version__
 from service.contracts import customer as contract
+from service.contracts.cloudwatch import METRICS_DIMENSION, METRICS_NAMESPACE
+from service.contracts.stream import EVENT_PREFIX, STREAM
 from service.customer import metrics
 from service.customer.backlog import FIGURES_LEFT_OUT, Backlog
 from service.customer.clients import Clients
@@ -87,7 +89,7 @@ class Customer:
         return (
             Need(f"NATS at {self._settings.nats_shown}", self._connection.open),
             self._connection.steady(Need("permissions", self._look_at_permissions)),
-            self._connection.steady(Need(f"stream {contract.STREAM}", self._look_at_stream)),
+            self._connection.steady(Need(f"stream {STREAM}", self._look_at_stream)),
             self._connection.steady(Need(f"bucket {contract.BUCKET}", self._look_at_bucket)),
             Need(f"table {self._table.name}", self._look_at_table),
         )
@@ -107,10 +109,10 @@ class Customer:
         log.info("serving", subject=contract.SUBJECT, id=self._service.id, version=__version__)
         if writes_json(self._settings):
             minute = metrics.Minute(self._service, self._table, self._events)
-            dimension = (contract.METRICS_DIMENSION, self._table.name)
+            dimension = (METRICS_DIMENSION, self._table.name)
             backlog = Backlog(self._nc)
             emitter = Emitter(
-                contract.METRICS_NAMESPACE,
+                METRICS_NAMESPACE,
                 dimension,
                 lambda: {**minute.figures(serving=self._is_serving()), **backlog.figures()},
             )
@@ -137,7 +139,7 @@ class Customer:
             raise ServiceError(
                 f"drained in part: {self._service.in_flight} requests unanswered, {lost} events unacknowledged "
                 f"after {asyncio.get_running_loop().time() - started_s:.1f} seconds",
-                f"see that stream {contract.STREAM} takes events ({self._events.stalled or 'it does'})",
+                f"see that stream {STREAM} takes events ({self._events.stalled or 'it does'})",
             )
         finished = sum(stats.finished for stats in self._service.requests.values())
         log.info("drained", requests=finished, events=self._events.stats.published)
@@ -207,8 +209,8 @@ class Customer:
     async def _look_at_stream(self) -> str:
         stream = await jetstream.check_stream(
             self._connection.jetstream,
-            contract.STREAM,
-            (f"{contract.EVENT_PREFIX}*",),
+            STREAM,
+            (f"{EVENT_PREFIX}*",),
             size=EVENT_BYTES,
             requests=(contract.SUBJECT, contract.GET_SUBJECT, contract.CREATE_SUBJECT),
         )

@@ -12,6 +12,7 @@ from nats.micro.request import ERROR_CODE_HEADER
 from benchmark.peers import go as peer
 from local.process import running
 from service.contracts import customer as contract
+from service.contracts.stream import EVENT_PREFIX, STREAM
 from tests.support.world import World, statistics
 
 
@@ -63,8 +64,8 @@ async def test_it_answers_as_the_service_does_and_stores_what_it_answered(world:
         assert await child.wait() == 0
     assert await world.last_sequence() == 302
     async with world.administrator() as admin:
-        event = await admin.get_msg(contract.STREAM, 302)
-    assert (event.subject, event.data) == (f"{contract.EVENT_PREFIX}7", b'{"balance":70}')
+        event = await admin.get_msg(STREAM, 302)
+    assert (event.subject, event.data) == (f"{EVENT_PREFIX}7", b'{"balance":70}')
     assert (event.headers or {})["Nats-Msg-Id"]
 
 

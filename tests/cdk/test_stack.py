@@ -23,7 +23,7 @@ from cdk.app import image_of, revision
 from cdk.stack import BalanceStack
 from deploy.settings import Settings
 from local.process import ROOT
-from service.contracts.customer import METRICS_NAMESPACE
+from service.contracts.cloudwatch import METRICS_NAMESPACE
 from service.customer.requests.errors import ERRORS
 from tests.cdk.aws_rules import alarms
 

@@ -12,7 +12,8 @@ from nats.aio.client import Client, RawCredentials
 from control_plane.auth import claims
 from control_plane.auth.claims import Key
 from control_plane.desired import EVERYTHING
-from service.contracts.customer import BUCKET, STREAM
+from service.contracts.customer import BUCKET
+from service.contracts.stream import STREAM
 from service.nats.connection import roundtrip
 from service.nats.discovery import instances
 from tests.support.world import World, eventually, make_world

@@ -18,7 +18,7 @@ from nats.js.errors import APIError
 from control_plane.desired import ADMINISTRATOR
 from local.system import Task
 from service.contracts import archive as contract
-from service.contracts.customer import EVENT_PREFIX, STREAM
+from service.contracts.stream import EVENT_PREFIX, STREAM
 from service.nats.client import NatsClient, header_block
 from service.nats.connection import roundtrip
 from tests.support.archive import ArchiveWorld, make_archive

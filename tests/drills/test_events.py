@@ -14,7 +14,7 @@ from nats.aio.msg import Msg
 from nats.js.errors import APIError
 
 from benchmark.load.job import Open
-from service.contracts import customer as contract
+from service.contracts.stream import EVENT_PREFIX, STREAM, STREAM_SUBJECTS
 from service.customer.events.events import Events
 from service.nats.client import NatsClient
 from service.nats.connection import roundtrip
@@ -42,8 +42,8 @@ async def throttled(world: World, rate: float) -> AsyncIterator[Throttle]:
     """The stream takes other subjects; what comes to its own is passed on to those."""
     throttle, queue = Throttle(), asyncio.Queue[Msg]()
     async with world.administrator() as admin:
-        config = (await admin.stream_info(contract.STREAM)).config
-        config.subjects = [f"slow.{subject}" for subject in contract.STREAM_SUBJECTS]
+        config = (await admin.stream_info(STREAM)).config
+        config.subjects = [f"slow.{subject}" for subject in STREAM_SUBJECTS]
         await admin.update_stream(config)
 
         async def enqueue(msg: Msg) -> None:
@@ -61,9 +61,7 @@ async def throttled(world: World, rate: float) -> AsyncIterator[Throttle]:
                 await admin._nc.publish(f"slow.{msg.subject}", msg.data, reply=msg.reply, headers=msg.headers)
                 throttle.passed += 1
 
-        await admin._nc.subscribe(
-            f"{contract.EVENT_PREFIX}*", cb=enqueue, pending_msgs_limit=-1, pending_bytes_limit=-1
-        )
+        await admin._nc.subscribe(f"{EVENT_PREFIX}*", cb=enqueue, pending_msgs_limit=-1, pending_bytes_limit=-1)
         await roundtrip(admin._nc)
         passing = asyncio.create_task(pass_on())
         try:
@@ -132,11 +130,11 @@ async def another_leader(world: World) -> None:
         nonlocal first
         async with world.administrator() as admin:
             try:
-                cluster = (await admin.stream_info(contract.STREAM)).cluster
+                cluster = (await admin.stream_info(STREAM)).cluster
                 leader = (cluster.leader if cluster else "") or ""
                 first = first or leader
                 if leader and leader == first:
-                    await admin._nc.request(f"$JS.API.STREAM.LEADER.STEPDOWN.{contract.STREAM}", b"", timeout=1)
+                    await admin._nc.request(f"$JS.API.STREAM.LEADER.STEPDOWN.{STREAM}", b"", timeout=1)
             except (nats.errors.Error, APIError):
                 return False  # being elected
         return leader not in {"", first}
@@ -146,7 +144,7 @@ async def another_leader(world: World) -> None:
 
 async def test_a_stream_without_batches_gets_events_one_by_one(world: World) -> None:
     async with world.administrator() as admin:
-        config = (await admin.stream_info(contract.STREAM)).config
+        config = (await admin.stream_info(STREAM)).config
         config.allow_batched = False
         await admin.update_stream(config)
     async with tasks(world, 1) as (task,):

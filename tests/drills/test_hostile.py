@@ -13,6 +13,7 @@ from nats.aio.msg import Msg
 from nats.micro.request import ERROR_CODE_HEADER, ERROR_HEADER
 
 from service.contracts import customer as contract
+from service.contracts.stream import EVENT_PREFIX, STREAM
 from service.nats.connection import roundtrip
 from tests.support.drills.drill import DOCUMENTED, Drill, Probe, answered, memory_mib, stored, words
 from tests.support.world import World, eventually, metric, stop, tasks
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.xdist_group("drills")
 
 ELSEWHERE = [
     "customer.balance", "customer.balance.678", "$KV.config.seed", "$KV.config.seed-lease", "orders.created",
-    f"$JS.API.STREAM.PURGE.{contract.STREAM}", f"$JS.API.STREAM.DELETE.{contract.STREAM}", "$SRV.PING", "$SYS.REQ.X",
+    f"$JS.API.STREAM.PURGE.{STREAM}", f"$JS.API.STREAM.DELETE.{STREAM}", "$SRV.PING", "$SYS.REQ.X",
     f"{contract.INBOX_PREFIX}.anyone.1", "",
 ]  # fmt: skip
 """Where a reply must not go."""
@@ -131,9 +132,7 @@ async def test_hostile(world: World, drill: Drill) -> None:
         await stop(task)
         await stored(world, answers)
     strange = {
-        subject: number
-        for subject, number in seen.items()
-        if subject.removeprefix(contract.EVENT_PREFIX) not in balances
+        subject: number for subject, number in seen.items() if subject.removeprefix(EVENT_PREFIX) not in balances
     }
     drill.found(
         f"{count:,} requests, {astray:,} of them with replies elsewhere: {words(outcomes)}; "
@@ -161,7 +160,7 @@ async def watch(world: World) -> AsyncIterator[Counter[str]]:
 
     async with world.administrator() as admin:
         watched = {subject for subject in ELSEWHERE if subject and not subject.startswith(contract.SUBJECT)}
-        for subject in (f"{contract.EVENT_PREFIX}>", *watched):
+        for subject in (f"{EVENT_PREFIX}>", *watched):
             await admin._nc.subscribe(subject, cb=look)
         await roundtrip(admin._nc)
         yield seen

@@ -15,7 +15,7 @@ from nats.js.api import ClusterInfo
 from nats.js.errors import APIError
 
 from control_plane.errors import ProvisioningError
-from service.contracts import customer as contract
+from service.contracts.stream import STREAM
 from tests.support.drills.drill import DOCUMENTED, Drill, Probe, answered, stored, traffic, words
 from tests.support.dynamodb.faulty import Fault, FaultyDynamoDB, refusal, stall
 from tests.support.world import NODES, World, eventually, get, metric, own_cluster, own_server, stop, tasks
@@ -27,7 +27,7 @@ async def stream_cluster(world: World) -> ClusterInfo | None:
     """Where the stream is; None while nobody can say: a node that has just started leaves the question unanswered."""
     try:
         async with asyncio.timeout(1), world.administrator() as admin:
-            return (await admin.stream_info(contract.STREAM)).cluster
+            return (await admin.stream_info(STREAM)).cluster
     except (ProvisioningError, nats.errors.Error, APIError, TimeoutError):
         return None
 

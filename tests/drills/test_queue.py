@@ -18,6 +18,7 @@ import pytest
 
 from service.contracts import customer
 from service.contracts import queue as contract
+from service.contracts.stream import STREAM
 from service.queue import sqs_pb2 as pb
 from service.queue.sqs_pb2_grpc import SQSServiceStub
 from tests.drills.test_outages import settled
@@ -101,7 +102,7 @@ async def test_leader_killed(world: World, drill: Drill, tmp_path_factory: pytes
 async def leader(world: World) -> int:
     """The number of the server that leads the consumer."""
     async with world.administrator() as admin:
-        cluster = (await admin.consumer_info(customer.STREAM, contract.CONSUMER)).cluster
+        cluster = (await admin.consumer_info(STREAM, contract.CONSUMER)).cluster
     assert cluster
     return int(str(cluster.leader).rpartition("-")[2])
 

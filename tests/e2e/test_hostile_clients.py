@@ -17,6 +17,7 @@ from nats.js.errors import NotFoundError
 from local import dynamodb
 from local.system import Task
 from service.contracts import customer as contract
+from service.contracts.stream import EVENT_PREFIX, STREAM
 from tests.support.dynamodb.faulty import FaultyDynamoDB, refusal
 from tests.support.nats.wire import hpub, pub, wire
 from tests.support.world import Servers, World, eventually, get, make_world, metric, statistics
@@ -68,7 +69,7 @@ async def test_discovery_answers_to_an_inbox_alone(served: tuple[World, Task], v
         # One subscription answers in order: when this is answered, the others were.
         await client.request(subject, timeout=3)
         with pytest.raises(NotFoundError):
-            await admin.get_last_msg(contract.STREAM, elsewhere[0])
+            await admin.get_last_msg(STREAM, elsewhere[0])
     assert not seen
 
 
@@ -89,8 +90,8 @@ async def test_only_the_stream_acknowledges(world: World) -> None:
         world.client() as client,
         world.administrator() as admin,
     ):
-        await admin.delete_stream(contract.STREAM)
-        await admin._nc.subscribe(f"{contract.EVENT_PREFIX}*", cb=forge)
+        await admin.delete_stream(STREAM)
+        await admin._nc.subscribe(f"{EVENT_PREFIX}*", cb=forge)
         await admin._nc.flush()
         assert (await balance_of(client)).startswith(b'{"balance"')
 
@@ -112,7 +113,7 @@ async def test_an_acknowledgements_inbox_cannot_be_guessed(served: tuple[World, 
 
     world, _ = served
     async with world.client() as client, world.administrator() as admin:
-        await admin._nc.subscribe(f"{contract.EVENT_PREFIX}*", cb=look)
+        await admin._nc.subscribe(f"{EVENT_PREFIX}*", cb=look)
         await admin._nc.flush()
         await balance_of(client)
         (known,) = await statistics(client, 1)

@@ -18,6 +18,7 @@ import pytest
 from local import dynamodb
 from local.process import running
 from service.contracts import customer as contract
+from service.contracts.stream import STREAM
 from tests.support.dynamodb.faulty import Call, FaultyDynamoDB, refusal, stall
 from tests.support.world import World, complaint, eventually, metric, own_server
 
@@ -92,7 +93,7 @@ async def test_a_draining_task_takes_nothing(world: World, tmp_path: Path) -> No
         own.client() as client,
     ):
         async with own.administrator() as admin:
-            await admin.delete_stream(contract.STREAM)
+            await admin.delete_stream(STREAM)
         assert (await client.request(contract.SUBJECT, REQUEST, timeout=3)).data.startswith(b'{"balance"')
         await server.stop()
         await eventually(lambda: "connection lost" in task.child.log.read_text())

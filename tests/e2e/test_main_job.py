@@ -14,6 +14,7 @@ from nats.aio.msg import Msg
 
 from local.load import ask_all, request_for
 from service.contracts import customer as contract
+from service.contracts.stream import STREAM
 from service.nats.connection import roundtrip
 from tests.support.dynamodb.faulty import Call, FaultyDynamoDB
 from tests.support.world import World, clients, eventually, metric, statistics, stop, tasks
@@ -157,7 +158,7 @@ async def test_what_a_task_has_no_room_for_is_told_no_responders_at_once(world: 
 async def test_a_drain_that_cannot_finish_says_what_is_lost(world: World) -> None:
     async with tasks(world, 1, SHUTDOWN_TIMEOUT="3") as (task,), world.client() as client:
         async with world.administrator() as admin:
-            await admin.delete_stream(contract.STREAM)
+            await admin.delete_stream(STREAM)
         await client.request(contract.SUBJECT, request_for("678"), timeout=2)
         task.child.signal(signal.SIGTERM)
         async with asyncio.timeout(3):
@@ -168,7 +169,7 @@ async def test_a_drain_that_cannot_finish_says_what_is_lost(world: World) -> Non
 async def test_a_second_signal_ends_it_at_once(world: World) -> None:
     async with tasks(world, 1, SHUTDOWN_TIMEOUT="60") as (task,), world.client() as client:
         async with world.administrator() as admin:
-            await admin.delete_stream(contract.STREAM)
+            await admin.delete_stream(STREAM)
         await client.request(contract.SUBJECT, request_for("678"), timeout=2)
         task.child.signal(signal.SIGTERM)
         await eventually(lambda: "draining" in task.child.log.read_text(), what="the drain")

@@ -18,7 +18,8 @@ from control_plane.auth import claims
 from control_plane.desired import ACCOUNT
 from local.process import claim_port
 from service.contracts import customer as contract
-from service.contracts.customer import BUCKET, SEED_KEY, STREAM
+from service.contracts.customer import BUCKET, SEED_KEY
+from service.contracts.stream import STREAM
 from service.customer.events.events import Events
 from service.nats.client import NatsClient
 from service.nats.connection import roundtrip

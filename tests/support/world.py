@@ -31,6 +31,7 @@ from local.nats_server import Node, nats_server
 from local.process import Child, claim_port
 from local.system import Task, ready, service_env, service_task
 from service.contracts import customer as contract
+from service.contracts.stream import STREAM
 from service.nats.client import NatsClient
 from service.runtime.cancel import cancel
 
@@ -172,7 +173,7 @@ class World:
     async def last_sequence(self) -> int:
         """How many events were ever stored."""
         async with self.administrator() as admin:
-            return (await admin.stream_info(contract.STREAM)).state.last_seq
+            return (await admin.stream_info(STREAM)).state.last_seq
 
 
 @asynccontextmanager

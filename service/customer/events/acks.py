@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import orjson
 
-from service.contracts.customer import STREAM
+from service.contracts.stream import STREAM
 
 _BATCHES_DISABLED: Final = 10205
 """JetStream's error code for a stream without `allow_batched`."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import count, repeat
 from typing import Final
 
-from service.contracts.customer import EVENT_PREFIX
+from service.contracts.stream import EVENT_PREFIX
 from service.nats.client import header_lines
 
 MAX_EVENTS: Final = 100_000

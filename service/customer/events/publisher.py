@@ -20,7 +20,8 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Final, Literal
 
-from service.contracts.customer import EVENT_PREFIX, INBOX_PREFIX
+from service.contracts.customer import INBOX_PREFIX
+from service.contracts.stream import EVENT_PREFIX
 from service.customer.events.outbox import FIRST, Batch, Event
 from service.nats.client import NatsClient
 from service.nats.parser import Read

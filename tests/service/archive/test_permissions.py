@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from service.contracts import archive as contract
-from service.contracts.customer import STREAM
+from service.contracts.stream import STREAM
 from tests.control_plane.test_permissions import watched
 from tests.support.world import World
 

@@ -20,6 +20,7 @@ from control_plane.auth import claims
 from control_plane.desired import SERVICE
 from service.contracts import customer as contract
 from service.contracts import queue
+from service.contracts.stream import ARCHIVE_CONSUMER, QUEUE_CONSUMER, QUEUE_DEAD_STREAM, STREAM
 from service.customer import backlog
 from service.customer.backlog import FIGURES_LEFT_OUT, UNITS, Backlog
 from service.nats import permissions
@@ -29,8 +30,8 @@ from service.runtime.cancel import cancel
 from tests.support.check import check
 from tests.support.world import World, eventually
 
-CONSUMERS = {"Archive": contract.ARCHIVE_CONSUMER, "Queue": contract.QUEUE_CONSUMER}
-EARLIER = (*contract.NEEDED, f"$JS.API.CONSUMER.INFO.{contract.STREAM}.{contract.ARCHIVE_CONSUMER}")
+CONSUMERS = {"Archive": ARCHIVE_CONSUMER, "Queue": QUEUE_CONSUMER}
+EARLIER = (*contract.NEEDED, f"$JS.API.CONSUMER.INFO.{STREAM}.{ARCHIVE_CONSUMER}")
 """What the first version's accounts let the role publish to."""
 
 
@@ -69,7 +70,7 @@ async def publish(admin: JetStreamContext, count: int) -> None:
 
 
 async def take(admin: JetStreamContext, consumer: str, count: int) -> list[Msg]:
-    pull = await admin.pull_subscribe_bind(consumer, contract.STREAM)
+    pull = await admin.pull_subscribe_bind(consumer, STREAM)
     return list(await pull.fetch(count, timeout=10))
 
 
@@ -81,7 +82,7 @@ async def test_each_consumer_and_its_dead_letters_have_their_figures(world: Worl
         await publish(admin, 3)
         await admin.publish(f"{queue.DEAD_SUBJECT}.{queue.STREAM}", b"poison")
         await become(reader, ArchiveBacklog=3, QueueBacklog=3, QueueDeadLetters=1)
-        for message in await take(admin, contract.ARCHIVE_CONSUMER, 3):
+        for message in await take(admin, ARCHIVE_CONSUMER, 3):
             await message.ack_sync()
         await become(reader, ArchiveBacklog=0, ArchiveOldest=0, QueueBacklog=3)
 
@@ -92,12 +93,12 @@ async def asked(admin: JetStreamContext, subject: str) -> Any:
 
 async def is_oldest(reader: Backlog, admin: JetStreamContext, role: str, sequence: int) -> bool:
     """Whether the age is this message's, by the times that the server gives before and after."""
-    stored = (await admin.get_msg(contract.STREAM, sequence)).time
+    stored = (await admin.get_msg(STREAM, sequence)).time
     assert stored
     stored_at = stored
 
     async def age_s() -> float:
-        now = (await asked(admin, f"STREAM.INFO.{contract.STREAM}"))["ts"]
+        now = (await asked(admin, f"STREAM.INFO.{STREAM}"))["ts"]
         return (datetime.fromisoformat(now) - stored_at).total_seconds()
 
     least_s = await age_s()
@@ -127,31 +128,31 @@ async def test_the_oldest_is_one_that_the_stream_still_has(world: World, role: s
     async with watching(world) as (reader, admin):
         await become(reader, **dict.fromkeys(UNITS, 0))
         await publish(admin, 5)
-        await admin.purge_stream(contract.STREAM, seq=4)
+        await admin.purge_stream(STREAM, seq=4)
         assert await is_oldest(reader, admin, role, 4)
         await take(admin, CONSUMERS[role], 2)
-        await admin.delete_msg(contract.STREAM, 4)
+        await admin.delete_msg(STREAM, 4)
         assert await is_oldest(reader, admin, role, 5)
-        await admin.purge_stream(contract.STREAM)
+        await admin.purge_stream(STREAM)
         await become(reader, **{f"{role}Oldest": 0})
 
 
 async def test_of_a_consumer_with_a_filter_only_its_own_messages_are_old(world: World) -> None:
     async with watching(world) as (reader, admin):
         await become(reader, **dict.fromkeys(UNITS, 0))
-        config = (await admin.consumer_info(contract.STREAM, contract.QUEUE_CONSUMER)).config
-        await admin.delete_consumer(contract.STREAM, contract.QUEUE_CONSUMER)
-        await admin.add_consumer(contract.STREAM, replace(config, filter_subject=f"{contract.SUBJECT}.2"))
+        config = (await admin.consumer_info(STREAM, QUEUE_CONSUMER)).config
+        await admin.delete_consumer(STREAM, QUEUE_CONSUMER)
+        await admin.add_consumer(STREAM, replace(config, filter_subject=f"{contract.SUBJECT}.2"))
         await publish(admin, 4)
         assert await is_oldest(reader, admin, "Queue", 3)
 
 
 async def again(admin: JetStreamContext, **config: Any) -> None:
     """Make the queue's consumer again, with this."""
-    await admin.delete_consumer(contract.STREAM, contract.QUEUE_CONSUMER)
-    made = {"durable_name": contract.QUEUE_CONSUMER, "ack_policy": "explicit", "ack_wait": 60 * 10**9, **config}
-    subject = f"$JS.API.CONSUMER.CREATE.{contract.STREAM}.{contract.QUEUE_CONSUMER}"
-    request = orjson.dumps({"stream_name": contract.STREAM, "config": made})
+    await admin.delete_consumer(STREAM, QUEUE_CONSUMER)
+    made = {"durable_name": QUEUE_CONSUMER, "ack_policy": "explicit", "ack_wait": 60 * 10**9, **config}
+    subject = f"$JS.API.CONSUMER.CREATE.{STREAM}.{QUEUE_CONSUMER}"
+    request = orjson.dumps({"stream_name": STREAM, "config": made})
     answer = orjson.loads((await admin._nc.request(subject, request, timeout=10)).data)
     assert "error" not in answer
 
@@ -161,7 +162,7 @@ async def test_of_a_consumer_with_filters_only_their_messages_are_old(world: Wor
         await again(admin, filter_subjects=[f"{contract.SUBJECT}.3", f"{contract.SUBJECT}.2"])
         await publish(admin, 5)
         assert await is_oldest(reader, admin, "Queue", 3)
-        (first,) = await take(admin, contract.QUEUE_CONSUMER, 1)
+        (first,) = await take(admin, QUEUE_CONSUMER, 1)
         await first.ack_sync()
         assert await is_oldest(reader, admin, "Queue", 4)
 
@@ -173,27 +174,27 @@ async def test_what_a_consumer_has_given_up_is_not_old(world: World) -> None:
         await become(reader, QueueBacklog=3)  # the 2 below is then none that was read between two of these
         await again(admin, max_deliver=1)
         assert await is_oldest(reader, admin, "Queue", 1)
-        await take(admin, contract.QUEUE_CONSUMER, 1)
-        assert (await reader._of("Queue", contract.QUEUE_CONSUMER)).keys() == {"QueueBacklog"}, "held, or given up"
+        await take(admin, QUEUE_CONSUMER, 1)
+        assert (await reader._of("Queue", QUEUE_CONSUMER)).keys() == {"QueueBacklog"}, "held, or given up"
         await again(admin, max_deliver=1, ack_wait=10**9)
-        await take(admin, contract.QUEUE_CONSUMER, 1)
+        await take(admin, QUEUE_CONSUMER, 1)
         await become(reader, QueueBacklog=2)
-        info = await asked(admin, f"CONSUMER.INFO.{contract.STREAM}.{contract.QUEUE_CONSUMER}")
+        info = await asked(admin, f"CONSUMER.INFO.{STREAM}.{QUEUE_CONSUMER}")
         assert info["ack_floor"]["stream_seq"] == 0, "the server holds it there"
         assert await is_oldest(reader, admin, "Queue", 2)
-        await take(admin, contract.QUEUE_CONSUMER, 2)
+        await take(admin, QUEUE_CONSUMER, 2)
         await become(reader, QueueBacklog=0, QueueOldest=0)
 
 
 async def test_what_is_not_there_has_no_figure_and_the_others_have_theirs(world: World) -> None:
     async with watching(world) as (reader, admin):
         await become(reader, **dict.fromkeys(UNITS, 0))
-        await admin.delete_consumer(contract.STREAM, contract.QUEUE_CONSUMER)
+        await admin.delete_consumer(STREAM, QUEUE_CONSUMER)
         await eventually(lambda: "QueueBacklog" not in values(reader), what="no consumer `queue`")
         assert {"ArchiveBacklog", "ArchiveOldest", "QueueDeadLetters"} <= values(reader).keys()
-        await admin.delete_stream(contract.QUEUE_DEAD_STREAM)
+        await admin.delete_stream(QUEUE_DEAD_STREAM)
         await eventually(lambda: "QueueDeadLetters" not in values(reader), what="no stream `queue-dead`")
-        await admin.delete_consumer(contract.STREAM, contract.ARCHIVE_CONSUMER)
+        await admin.delete_consumer(STREAM, ARCHIVE_CONSUMER)
         await eventually(lambda: reader.figures() == {}, what="no consumer `archive`")
 
 
@@ -307,9 +308,9 @@ async def test_permissions_that_are_given_later_are_found(world: World, monkeypa
 
 async def several_readings(reader: Backlog) -> None:
     for _ in range(3):
-        before = reader._read[contract.ARCHIVE_CONSUMER]
+        before = reader._read[ARCHIVE_CONSUMER]
         await eventually(
-            lambda before=before: reader._read[contract.ARCHIVE_CONSUMER] is not before,
+            lambda before=before: reader._read[ARCHIVE_CONSUMER] is not before,
             what="another reading",
         )
 
@@ -326,5 +327,5 @@ async def test_a_task_serves_with_an_account_of_an_earlier_version_and_check_say
     code, lines = await check(world, **env)
     assert code == 0
     (line,) = [line for line in lines if " permissions" in line]
-    assert f"$JS.API.STREAM.MSG.GET.{contract.STREAM}, " in line
+    assert f"$JS.API.STREAM.MSG.GET.{STREAM}, " in line
     assert line.endswith(FIGURES_LEFT_OUT)

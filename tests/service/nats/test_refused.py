@@ -8,7 +8,7 @@ import base64
 from control_plane.auth import claims
 from control_plane.auth.claims import Key
 from control_plane.desired import ACCOUNT
-from service.contracts.customer import STREAM
+from service.contracts.stream import STREAM
 from tests.support.network import network
 from tests.support.world import World, complaint, eventually
 

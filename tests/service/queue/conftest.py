@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 
-from service.contracts import customer as contract
+from service.contracts.stream import STREAM
 from tests.support.queue.sidecar import sidecar
 from tests.support.world import Servers, World, make_world
 
@@ -25,5 +25,5 @@ async def shared(shared_sidecar: Shared) -> Shared:
     """Its stream is empty."""
     world, _ = shared_sidecar
     async with world.administrator() as admin:
-        await admin.purge_stream(contract.STREAM)
+        await admin.purge_stream(STREAM)
     return shared_sidecar

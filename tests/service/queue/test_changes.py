@@ -14,8 +14,8 @@ from nats.js.api import ConsumerConfig
 from control_plane.auth import claims
 from control_plane.auth.claims import Key
 from control_plane.desired import EVERYTHING
-from service.contracts import customer
 from service.contracts import queue as contract
+from service.contracts.stream import STREAM
 from service.queue import sqs_pb2 as pb
 from service.queue.sqs_pb2_grpc import SQSServiceStub
 from service.sources.jetstream.receipt import Receipt, Receipts
@@ -52,7 +52,7 @@ async def test_a_receipt_is_good_at_any_sidecar_of_its_queue_and_after_a_restart
 ) -> None:
     await store(world, b"one", b"two", b"three")
     async with world.administrator() as admin:
-        await admin.add_consumer(customer.STREAM, ConsumerConfig(durable_name="other"))
+        await admin.add_consumer(STREAM, ConsumerConfig(durable_name="other"))
     async with sidecar(world) as (_, first):
         one, two, three = await received(first, 3)
     async with sidecar(world) as (_, second):
@@ -68,16 +68,16 @@ async def test_a_consumer_that_is_deleted_is_told_and_one_made_anew_is_served(wo
     async with sidecar(world) as (task, channel):
         one, two = await received(channel, 2)
         async with world.administrator() as admin:
-            config = (await admin.consumer_info(customer.STREAM, contract.CONSUMER)).config
+            config = (await admin.consumer_info(STREAM, contract.CONSUMER)).config
             waiting = asyncio.ensure_future(received(channel, 1, wait_s=1))
-            await admin.delete_consumer(customer.STREAM, contract.CONSUMER)
+            await admin.delete_consumer(STREAM, contract.CONSUMER)
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await waiting
             assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
             assert "consumer queue of customer-balances" in str(caught.value.details())
             status, body = await get(f"{task.health_url}/readyz")
             assert (status, "consumer queue of customer-balances" in body) == (503, True)
-            await admin.add_consumer(customer.STREAM, config)
+            await admin.add_consumer(STREAM, config)
         again = await received(channel, 2)
         assert [message.id for message in again] == [one.id, two.id]
         assert await deleted(channel, one.messageID) == [NOT_FOUND], "of the consumer that is gone"
@@ -95,11 +95,11 @@ async def test_a_stream_made_anew_behind_its_back_is_not_taken_for_the_old_one(w
     async with sidecar(world) as (_, channel):
         (one,) = await received(channel, 1)
         async with world.administrator() as admin:
-            stream = (await admin.stream_info(customer.STREAM)).config
-            consumer = (await admin.consumer_info(customer.STREAM, contract.CONSUMER)).config
-            await admin.delete_stream(customer.STREAM)
+            stream = (await admin.stream_info(STREAM)).config
+            consumer = (await admin.consumer_info(STREAM, contract.CONSUMER)).config
+            await admin.delete_stream(STREAM)
             await admin.add_stream(stream)
-            await admin.add_consumer(customer.STREAM, consumer)
+            await admin.add_consumer(STREAM, consumer)
         await store(world, b"another")
         (another,) = await received(channel, 1)
         assert (another.id, another.messageBody) == (one.id, "another")
@@ -112,7 +112,7 @@ async def test_what_was_purged_can_be_deleted_and_what_comes_later_is_handed_out
     async with sidecar(world) as (_, channel):
         (one,) = await received(channel, 1)
         async with world.administrator() as admin:
-            await admin.purge_stream(customer.STREAM)
+            await admin.purge_stream(STREAM)
         assert await deleted(channel, one.messageID) == [OK]
         await store(world, b"three")
         (three,) = await received(channel, 1)

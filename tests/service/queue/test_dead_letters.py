@@ -9,6 +9,7 @@ import pytest
 
 from service.contracts import customer
 from service.contracts import queue as contract
+from service.contracts.stream import STREAM
 from service.queue import sqs_pb2 as pb
 from service.queue.response import RESPONSE_BYTES
 from service.queue.sqs_pb2_grpc import SQSServiceStub
@@ -78,7 +79,7 @@ async def test_while_the_stream_of_dead_letters_is_full_they_stay_in_their_own_a
 
             async def kept() -> bool:
                 assert await received(channel, wait_s=0) == []
-                info = await admin.consumer_info(customer.STREAM, contract.CONSUMER)
+                info = await admin.consumer_info(STREAM, contract.CONSUMER)
                 return (info.num_pending, info.num_ack_pending) == (0, 0)
 
             await eventually(kept, what="a dead letter")

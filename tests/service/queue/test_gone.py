@@ -42,7 +42,7 @@ async def listening(world: World, **env: str) -> AsyncIterator[tuple[Task, SQSSe
 async def pending(world: World) -> int:
     """Messages that someone has."""
     async with world.administrator() as admin:
-        return (await admin.consumer_info(customer.STREAM, contract.CONSUMER)).num_ack_pending or 0
+        return (await admin.consumer_info(contract.STREAM, contract.CONSUMER)).num_ack_pending or 0
 
 
 async def receive(stub: SQSServiceStub, visibility_s: int = 30, wait_s: int = 5, limit: int = 1000) -> list[Any]:

@@ -9,8 +9,8 @@ import orjson
 import pytest
 from structlog.testing import capture_logs
 
-from service.contracts import customer
 from service.contracts import queue as contract
+from service.contracts.stream import STREAM
 from service.sources.jetstream import consumer as module
 from service.sources.source import Unavailable
 from tests.service.queue.test_source import reading
@@ -26,11 +26,11 @@ BYTES = 3_500_000
 async def configure(world: World, consumer: str, **changes: Any) -> None:
     """As the consumer is, but for the changes; one that is not there yet is made."""
     async with world.administrator() as admin:
-        config = (await api(admin._nc, f"CONSUMER.INFO.{customer.STREAM}.{consumer}"))["config"]
+        config = (await api(admin._nc, f"CONSUMER.INFO.{STREAM}.{consumer}"))["config"]
         await api(
             admin._nc,
-            f"CONSUMER.CREATE.{customer.STREAM}.{consumer}",
-            stream_name=customer.STREAM,
+            f"CONSUMER.CREATE.{STREAM}.{consumer}",
+            stream_name=STREAM,
             config={**config, **changes},
         )
 
@@ -38,7 +38,7 @@ async def configure(world: World, consumer: str, **changes: Any) -> None:
 async def pause(world: World, consumer: str) -> str:
     until = (datetime.now(UTC) + timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
     async with world.administrator() as admin:
-        await api(admin._nc, f"CONSUMER.PAUSE.{customer.STREAM}.{consumer}", pause_until=until)
+        await api(admin._nc, f"CONSUMER.PAUSE.{STREAM}.{consumer}", pause_until=until)
     return until
 
 

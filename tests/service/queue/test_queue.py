@@ -15,6 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from service.contracts import customer
 from service.contracts import queue as contract
+from service.contracts.stream import STREAM
 from service.nats import jetstream
 from service.queue import sqs_pb2 as pb
 from service.queue.sqs_pb2_grpc import SQSServiceStub
@@ -32,7 +33,7 @@ def receive(visibility_s: int = 30, wait_s: int = 5, limit: int = 100) -> pb.SQS
 
 async def backlog(world: World) -> int:
     async with world.administrator() as admin:
-        info = await admin.consumer_info(customer.STREAM, contract.CONSUMER)
+        info = await admin.consumer_info(STREAM, contract.CONSUMER)
         return jetstream.backlog(info)
 
 
@@ -148,7 +149,7 @@ async def test_a_sigterm_ends_a_waiting_receive_at_once(world: World) -> None:
 
         async def waits() -> bool:
             async with world.administrator() as admin:
-                return bool((await admin.consumer_info(customer.STREAM, contract.CONSUMER)).num_waiting)
+                return bool((await admin.consumer_info(STREAM, contract.CONSUMER)).num_waiting)
 
         await eventually(waits, what="a pull that waits")
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())

@@ -12,8 +12,8 @@ from unittest.mock import Mock
 import pytest
 from pydantic import SecretStr
 
-from service.contracts import customer
 from service.contracts import queue as contract
+from service.contracts.stream import STREAM
 from service.nats.client import NatsClient
 from service.nats.connection import Connection
 from service.queue.response import RESPONSE_BYTES
@@ -34,10 +34,10 @@ def lost(error: ServiceError) -> None:
 @asynccontextmanager
 async def reading(world: World) -> AsyncIterator[Source]:
     settings = QueueSettings.model_construct(
-        queue=f"jetstream:{customer.STREAM}", nats_url=world.nats_url, nats_credentials=SecretStr(world.creds("queue"))
+        queue=f"jetstream:{STREAM}", nats_url=world.nats_url, nats_credentials=SecretStr(world.creds("queue"))
     )
     connection = Connection(settings, name="queue", inbox_prefix=contract.INBOX_PREFIX, on_lost=lost)
-    source = _source(settings, customer.STREAM, connection)
+    source = _source(settings, STREAM, connection)
     await connection.open()
     try:
         for need in source.needs():
@@ -137,11 +137,11 @@ async def test_a_late_answer_takes_no_message_of_a_stream_that_was_made_anew(wor
     await store(world, b"old", b"old")
     async with reading(world) as source, world.administrator() as admin:
         old = await source.receive(2, RESPONSE_BYTES, source.visibility_s, 5)
-        stream = (await admin.stream_info(customer.STREAM)).config
-        consumer = (await admin.consumer_info(customer.STREAM, contract.CONSUMER)).config
-        await admin.delete_stream(customer.STREAM)
+        stream = (await admin.stream_info(STREAM)).config
+        consumer = (await admin.consumer_info(STREAM, contract.CONSUMER)).config
+        await admin.delete_stream(STREAM)
         await admin.add_stream(stream)
-        await admin.add_consumer(customer.STREAM, consumer)
+        await admin.add_consumer(STREAM, consumer)
         await store(world, b"new", b"new")
         new = await source.receive(2, RESPONSE_BYTES, source.visibility_s, 5)
         assert [message.data for message in (*old, *new)] == [b"old", b"old", b"new", b"new"]

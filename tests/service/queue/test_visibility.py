@@ -12,6 +12,7 @@ import pytest
 
 from service.contracts import customer
 from service.contracts import queue as contract
+from service.contracts.stream import STREAM
 from service.queue.response import RESPONSE_BYTES
 from service.runtime.cancel import cancel
 from service.runtime.errors import ServiceError
@@ -24,15 +25,15 @@ from tests.support.world import World, eventually
 
 async def edit(world: World, **changes: object) -> None:
     async with world.administrator() as admin:
-        config = (await admin.consumer_info(customer.STREAM, contract.CONSUMER)).config
-        await admin.add_consumer(customer.STREAM, config.evolve(**changes))
+        config = (await admin.consumer_info(STREAM, contract.CONSUMER)).config
+        await admin.add_consumer(STREAM, config.evolve(**changes))
 
 
 async def make_anew(world: World) -> None:
     async with world.administrator() as admin:
-        config = (await admin.consumer_info(customer.STREAM, contract.CONSUMER)).config
-        await admin.delete_consumer(customer.STREAM, contract.CONSUMER)
-        await admin.add_consumer(customer.STREAM, config)
+        config = (await admin.consumer_info(STREAM, contract.CONSUMER)).config
+        await admin.delete_consumer(STREAM, contract.CONSUMER)
+        await admin.add_consumer(STREAM, config)
 
 
 async def kinds(results: Awaitable[list[Result]]) -> list[type]:
@@ -61,7 +62,7 @@ async def test_what_came_while_the_process_slept_is_left_to_whoever_received_it_
         async with world.administrator() as admin:
 
             async def pulling() -> bool:
-                return bool((await admin.consumer_info(customer.STREAM, contract.CONSUMER)).num_waiting)
+                return bool((await admin.consumer_info(STREAM, contract.CONSUMER)).num_waiting)
 
             await eventually(pulling)
         if not waits:
@@ -71,7 +72,7 @@ async def test_what_came_while_the_process_slept_is_left_to_whoever_received_it_
         async def receive_for_another() -> None:
             async with world.administrator() as admin:
                 await admin.publish(f"{customer.SUBJECT}.1", b"one")
-                reader = await admin.pull_subscribe_bind(contract.CONSUMER, customer.STREAM)
+                reader = await admin.pull_subscribe_bind(contract.CONSUMER, STREAM)
                 other.extend(message.data for message in await reader.fetch(1, timeout=5))
 
         asleep = threading.Thread(target=lambda: asyncio.run(receive_for_another()))
@@ -81,7 +82,7 @@ async def test_what_came_while_the_process_slept_is_left_to_whoever_received_it_
         (outcome,) = await asyncio.gather(receiving, return_exceptions=True)
         assert not outcome or isinstance(outcome, Unavailable | asyncio.CancelledError)
         async with world.administrator() as admin:
-            reader = await admin.pull_subscribe_bind(contract.CONSUMER, customer.STREAM)
+            reader = await admin.pull_subscribe_bind(contract.CONSUMER, STREAM)
             with pytest.raises(nats.errors.TimeoutError):
                 await reader.fetch(1, timeout=0.7)
 

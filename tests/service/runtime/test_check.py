@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from service.contracts.customer import BUCKET, SEED_DONE, SEED_KEY, STREAM
+from service.contracts.customer import BUCKET, SEED_DONE, SEED_KEY
+from service.contracts.stream import STREAM
 from service.nats.permissions import allows
 from tests.support.check import check
 from tests.support.world import World

@@ -10,7 +10,7 @@ import orjson
 
 from control_plane.desired import ACCOUNT
 from control_plane.self_hosted import jetstream
-from service.contracts.customer import STREAM
+from service.contracts.stream import STREAM
 from service.runtime.cancel import cancel
 from service.runtime.health import serve_health
 from tests.support.dynamodb.faulty import FaultyDynamoDB, refusal

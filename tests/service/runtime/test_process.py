@@ -12,7 +12,8 @@ import pytest
 from control_plane.auth import claims
 from control_plane.auth.claims import Key
 from control_plane.desired import ACCOUNT
-from service.contracts.customer import BUCKET, STREAM
+from service.contracts.customer import BUCKET
+from service.contracts.stream import STREAM
 from tests.support.world import World, complaint, eventually, get, log_lines, own_server
 
 

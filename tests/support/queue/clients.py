@@ -12,8 +12,8 @@ from typing import Any
 
 import grpc
 
-from service.contracts import customer
 from service.contracts import queue as contract
+from service.contracts.stream import STREAM
 from service.nats.jetstream import backlog
 from service.queue import sqs_pb2 as pb
 from service.queue.sqs_pb2_grpc import SQSServiceStub
@@ -160,7 +160,7 @@ def delete_after(seconds: float) -> Handle:
 async def left(world: World) -> int:
     """What waits in the stream, or is with a client."""
     async with world.administrator() as admin:
-        info = await admin.consumer_info(customer.STREAM, contract.CONSUMER)
+        info = await admin.consumer_info(STREAM, contract.CONSUMER)
         return backlog(info)
 
 

@@ -14,6 +14,7 @@ from local.process import claim_port
 from local.system import Task, ready, service_task
 from service.contracts import customer as contract
 from service.contracts import queue
+from service.contracts.stream import STREAM
 from tests.support.world import World, one_authority
 
 _INT64 = descriptor_pb2.FieldDescriptorProto.TYPE_INT64
@@ -76,7 +77,7 @@ def sidecar_env(world: World) -> dict[str, str]:
     return {
         "NATS_URL": world.nats_url,
         "NATS_CREDENTIALS": base64.b64encode(world.creds("queue").encode()).decode(),
-        "QUEUE": f"jetstream:{contract.STREAM}",
+        "QUEUE": f"jetstream:{STREAM}",
     }
 
 
@@ -108,6 +109,6 @@ async def store(world: World, *bodies: bytes, headers: dict[str, str] | None = N
 async def set_ack_wait(world: World, seconds: int) -> None:
     """For so long the consumer leaves a message to who has received it."""
     async with world.administrator() as admin:
-        config = (await admin.consumer_info(contract.STREAM, queue.CONSUMER)).config
+        config = (await admin.consumer_info(STREAM, queue.CONSUMER)).config
         config.ack_wait = seconds
-        await admin.add_consumer(contract.STREAM, config)
+        await admin.add_consumer(STREAM, config)

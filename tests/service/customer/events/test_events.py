@@ -18,6 +18,7 @@ from structlog.testing import capture_logs
 from control_plane.desired import ACCOUNT
 from control_plane.self_hosted import jetstream
 from service.contracts import customer as contract
+from service.contracts.stream import STREAM
 from service.customer.events import events, window
 from service.customer.events.events import PROBE_MAX_S, Events
 from service.nats.client import NatsClient
@@ -63,14 +64,14 @@ def subjects(count: int) -> list[str]:
 
 async def stored(world: World) -> list[tuple[str, bytes, str]]:
     async with world.administrator() as admin:
-        state = (await admin.stream_info(contract.STREAM)).state
-        messages = [await admin.get_msg(contract.STREAM, seq) for seq in range(state.first_seq, state.last_seq + 1)]
+        state = (await admin.stream_info(STREAM)).state
+        messages = [await admin.get_msg(STREAM, seq) for seq in range(state.first_seq, state.last_seq + 1)]
         return [(m.subject or "", m.data or b"", (m.headers or {})["Nats-Msg-Id"]) for m in messages]
 
 
 async def delete_stream(world: World) -> None:
     async with world.administrator() as admin:
-        await admin.delete_stream(contract.STREAM)
+        await admin.delete_stream(STREAM)
 
 
 async def restore_stream(world: World) -> None:
@@ -216,7 +217,7 @@ async def test_a_missing_stream_is_waited_for(world: World, publishing: Publishi
 
 async def test_a_full_stream_that_discards_new_is_waited_for(world: World, publishing: Publishing) -> None:
     async with publishing() as published, world.administrator() as admin:
-        config = (await admin.stream_info(contract.STREAM)).config
+        config = (await admin.stream_info(STREAM)).config
         config.discard, config.max_msgs = DiscardPolicy.NEW, 10
         await admin.update_stream(config)
         publish(published, 25)
@@ -449,7 +450,7 @@ async def test_a_stream_that_ceases_to_take_batches_gets_events_one_by_one(world
     async with publisher(world) as published, world.administrator() as admin:
         publish(published, 150)
         assert await published.flush(5) == 0
-        config = (await admin.stream_info(contract.STREAM)).config
+        config = (await admin.stream_info(STREAM)).config
         config.allow_batched = False
         await admin.update_stream(config)
         publish(published, 350, start=150)
