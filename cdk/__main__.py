@@ -63,7 +63,7 @@ def synth() -> None:
 def cost() -> None:
     """Say what a month costs, item by item: the proof of concept beside production; needs no AWS account."""
     os.environ.update(SILENT)
-    from cdk import cost_table  # noqa: PLC0415  it starts Node, which no other command needs in this process
+    from cdk.cost import show as cost_table  # noqa: PLC0415  it starts Node, which no other command needs in this process
 
     try:
         cost_table.show()

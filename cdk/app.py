@@ -11,7 +11,7 @@ from aws_cdk import aws_ecr_assets as assets
 from aws_cdk import aws_ecs as ecs
 
 from cdk import deployment, nag
-from cdk.stack import BalanceStack
+from cdk.stack.stack import BalanceStack
 from control_plane.errors import ProvisioningError
 from control_plane.target import ROOT
 from deploy.settings import Settings

@@ -5,7 +5,7 @@ from __future__ import annotations
 from aws_cdk import App, Environment, LegacyStackSynthesizer
 from aws_cdk import aws_ecs as ecs
 
-from cdk.stack import BalanceStack
+from cdk.stack.stack import BalanceStack
 from deploy.sections import QueueSection
 from deploy.settings import Settings
 

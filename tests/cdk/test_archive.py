@@ -10,7 +10,7 @@ import cfnlint
 import pytest
 from pydantic import ValidationError
 
-from cdk.sqs import READER_CALLS
+from cdk.stack.sqs import READER_CALLS
 from deploy.sections import ArchiveSection
 from service.customer import backlog
 from tests.cdk.aws_rules import Reports, alarms, tasks_set_by

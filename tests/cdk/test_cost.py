@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from cdk.alarms import SERVER_ERRORS
-from cdk.cost import Bill, bill, load_prices
+from cdk.cost.bill import Bill, bill, load_prices
+from cdk.observability.alarms import SERVER_ERRORS
 from control_plane.errors import ProvisioningError
 from local.process import ROOT
 from service.archive.metrics import UNITS as ARCHIVE_UNITS

@@ -13,8 +13,8 @@ from aws_cdk.assertions import Template
 from pydantic import ValidationError
 
 from cdk.app import image_of
-from cdk.sqs import READER_CALLS
-from cdk.stack import BalanceStack
+from cdk.stack.sqs import READER_CALLS
+from cdk.stack.stack import BalanceStack
 from deploy.sections import QueueSection
 from tests.cdk.aws_rules import alarms
 from tests.cdk.test_cost import bill_of, dollars

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from cdk import app as app_module
 from cdk import nag
 from cdk.app import image_of, revision
-from cdk.stack import BalanceStack
+from cdk.stack.stack import BalanceStack
 from deploy.settings import Settings
 from local.process import ROOT
 from service.contracts.cloudwatch import METRICS_NAMESPACE

@@ -14,9 +14,9 @@ from aws_cdk import aws_logs as logs
 from aws_cdk import aws_secretsmanager as secretsmanager
 from constructs import Construct
 
-from cdk.alarms import Alarms
-from cdk.network import Network
-from cdk.table import may_use_key
+from cdk.observability.alarms import Alarms
+from cdk.stack.network import Network
+from cdk.stack.table import may_use_key
 from deploy.settings import Settings
 from service import HEALTH_PORT
 

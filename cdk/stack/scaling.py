@@ -7,7 +7,7 @@ from typing import Final
 from aws_cdk import Duration
 from aws_cdk import aws_ecs as ecs
 
-from cdk.observability import Observability
+from cdk.observability.dashboard import Observability
 from deploy.scaling_rules import SCALE_IN_COOLDOWN_S, SCALE_OUT_COOLDOWN_S, TARGET_WITHOUT_CREDIT_PERCENT
 from deploy.settings import Settings
 

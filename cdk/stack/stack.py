@@ -11,10 +11,8 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_secretsmanager as secretsmanager
 from constructs import Construct
 
-from cdk.alarms import Alarms
-from cdk.archive import Archive
-from cdk.network import Network
-from cdk.observability import Observability
+from cdk.observability.alarms import Alarms
+from cdk.observability.dashboard import Observability
 from cdk.parameters import (
     ARCHIVE_FIRST_PARAMETER,
     ARCHIVE_SECRET_PARAMETER,
@@ -22,10 +20,12 @@ from cdk.parameters import (
     QUEUE_SECRET_PARAMETER,
     SECRET_PARAMETER,
 )
-from cdk.queue import Queue
-from cdk.scaling import scale
-from cdk.table import make_table
-from cdk.tasks import Surroundings, Tasks, customer
+from cdk.stack.archive import Archive
+from cdk.stack.network import Network
+from cdk.stack.queue import Queue
+from cdk.stack.scaling import scale
+from cdk.stack.table import make_table
+from cdk.stack.tasks import Surroundings, Tasks, customer
 from control_plane.aws import secret_name
 from deploy.settings import Settings
 from service import __version__

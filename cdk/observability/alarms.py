@@ -14,7 +14,7 @@ from aws_cdk import aws_sns as sns
 from aws_cdk import aws_sns_subscriptions as subscriptions
 from constructs import Construct
 
-from cdk.metrics import Metrics
+from cdk.observability.metrics import Metrics
 from deploy.settings import Settings
 from service.customer.requests.errors import ERRORS
 

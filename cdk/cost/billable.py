@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from cdk.table import KEY_ACTIONS
+from cdk.stack.table import KEY_ACTIONS
 from control_plane.errors import ProvisioningError
 
 FILE: Final = Path(__file__).with_name("prices.toml")
@@ -56,10 +56,10 @@ class Resources:
             self._properties.setdefault(resource["Type"], []).append(resource.get("Properties", {}))
         unknown = sorted(self._properties.keys() - _PAID - _FREE)
         if unknown:
-            raise ProvisioningError(f"{', '.join(unknown)}: no price in {FILE.name}; add it to cdk/billable.py")
+            raise ProvisioningError(f"{', '.join(unknown)}: no price in {FILE.name}; add it to cdk/cost/billable.py")
         allowed = {action for policy in self.all("AWS::IAM::Policy") for action in _actions(policy)}
         if unpriced := sorted(allowed - _PAID_CALLS - _FREE_CALLS):
-            raise ProvisioningError(f"{', '.join(unpriced)}: no price in {FILE.name}; add it to cdk/billable.py")
+            raise ProvisioningError(f"{', '.join(unpriced)}: no price in {FILE.name}; add it to cdk/cost/billable.py")
 
     def readers_of_the_stream(self) -> list[str]:
         return [role for role, source in self._sources() if source.startswith("jetstream:")]

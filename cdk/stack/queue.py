@@ -13,10 +13,10 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
-from cdk.alarms import AT_LEAST, BELOW, Alarms
-from cdk.metrics import MINUTE, own, queue_oldest, queue_stuck, running_tasks
-from cdk.sqs import existing_queue, make_queue, may_read
-from cdk.tasks import Role, Surroundings, Tasks
+from cdk.observability.alarms import AT_LEAST, BELOW, Alarms
+from cdk.observability.metrics import MINUTE, own, queue_oldest, queue_stuck, running_tasks
+from cdk.stack.sqs import existing_queue, make_queue, may_read
+from cdk.stack.tasks import Role, Surroundings, Tasks
 from deploy.sections import QueueSection
 from deploy.settings import Settings
 from service.contracts import queue as contract

@@ -14,11 +14,11 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
-from cdk.alarms import ABOVE, AT_LEAST, BELOW, Alarms
-from cdk.metrics import MINUTE, own, queue_backlog, queue_oldest, queue_stuck, queue_work, stream_work
-from cdk.sqs import existing_queue, make_queue, may_read
-from cdk.table import make_table, may_use_key
-from cdk.tasks import Role, Surroundings, Tasks
+from cdk.observability.alarms import ABOVE, AT_LEAST, BELOW, Alarms
+from cdk.observability.metrics import MINUTE, own, queue_backlog, queue_oldest, queue_stuck, queue_work, stream_work
+from cdk.stack.sqs import existing_queue, make_queue, may_read
+from cdk.stack.table import make_table, may_use_key
+from cdk.stack.tasks import Role, Surroundings, Tasks
 from deploy.sections import ArchiveSection
 from deploy.settings import Settings
 from service.contracts import archive as contract

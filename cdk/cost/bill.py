@@ -1,4 +1,4 @@
-"""What a month of the synthesized template costs, item by item, at list prices (cdk/prices.toml)."""
+"""What a month of the synthesized template costs, item by item, at list prices (cdk/cost/prices.toml)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from cdk.billable import FILE, Resources
+from cdk.cost.billable import FILE, Resources
 from cdk.parameters import SECRET_PARAMETER
 from control_plane.errors import ProvisioningError
 from service.archive import metrics as archive_metrics

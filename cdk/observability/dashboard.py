@@ -7,8 +7,8 @@ from aws_cdk import aws_dynamodb as dynamodb
 from aws_cdk import aws_ecs as ecs
 from constructs import Construct
 
-from cdk.alarms import Alarms, of_customer
-from cdk.metrics import Metrics
+from cdk.observability.alarms import Alarms, of_customer
+from cdk.observability.metrics import Metrics
 from service.customer.requests.errors import ERRORS
 
 

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from cdk import deployment, nag
-from cdk.cost import Bill, Item, bill, load_prices
-from cdk.stack import BalanceStack
+from cdk.cost.bill import Bill, Item, bill, load_prices
+from cdk.stack.stack import BalanceStack
 from deploy.settings import Settings
 
 ENVIRONMENTS: Final = ("poc", "production")

@@ -1,0 +1,1 @@
+"""What a month costs, of the synthesized template and AWS' prices."""

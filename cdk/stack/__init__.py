@@ -1,0 +1,1 @@
+"""The stack, and what it is made of."""
