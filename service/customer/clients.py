@@ -7,8 +7,8 @@ from functools import partial
 
 from service.customer.requests.burst import Burst
 from service.customer.store.lookup import BatchLoader
+from service.customer.tracing import NoTracing, Tracing
 from service.dynamodb.table import Outcome, Table
-from service.runtime.tracing import NoTracing, Tracing
 
 Answer = Callable[[Burst, Sequence[str], Mapping[str, Outcome]], None]
 """Answers requests, given the client that each asked for, and outcomes, theirs among them."""

@@ -29,6 +29,7 @@ from service.customer.events.publisher import BATCHED, EVENT_BYTES, SINGLE
 from service.customer.requests.micro import ConcurrentService
 from service.customer.settings import CustomerSettings
 from service.customer.store.seeding import is_seeded, seed
+from service.customer.tracing import tracing
 from service.dynamodb.errors import TableUnavailableError
 from service.dynamodb.table import Table
 from service.nats import jetstream, permissions
@@ -40,7 +41,6 @@ from service.runtime.errors import ServiceError
 from service.runtime.logs import writes_json
 from service.runtime.process import CLOSE_S, Stop
 from service.runtime.role import Need
-from service.runtime.tracing import tracing
 
 log: Final = structlog.get_logger("service.customer")
 

@@ -25,11 +25,11 @@ from service.contracts.customer import QUEUE_GROUP
 from service.customer.requests.burst import OK, REPLY_LOST, Burst
 from service.customer.requests.credit import Credit
 from service.customer.requests.errors import ERRORS, BadRequest, NotFound
+from service.customer.tracing import NoTracing, Tracing
 from service.nats.client import NatsClient
 from service.nats.parser import Read
 from service.nats.srv import Discovery, are_inboxes, is_inbox
 from service.runtime.metrics import Histogram
-from service.runtime.tracing import NoTracing, Tracing
 
 log: Final = structlog.get_logger("service.micro")
 

@@ -19,8 +19,8 @@ from service.customer.events.events import Events
 from service.customer.requests.burst import REPLY_LOST, Burst
 from service.customer.requests.decode import decode_client_id, usual_client_ids
 from service.customer.requests.errors import BadRequest
+from service.customer.tracing import NoTracing
 from service.nats.client import NatsClient
-from service.runtime.tracing import NoTracing
 from tests.support.dynamodb.table import open_table
 from tests.support.world import World, eventually
 

@@ -16,9 +16,9 @@ from structlog.testing import capture_logs
 from service.customer.requests.burst import Burst
 from service.customer.requests.errors import BadRequest
 from service.customer.requests.micro import ConcurrentService, Endpoint
+from service.customer.tracing import NoTracing
 from service.nats.client import NatsClient
 from service.nats.connection import roundtrip
-from service.runtime.tracing import NoTracing
 from tests.support.nats.wire import pub, wire
 from tests.support.world import World, eventually, statistics
 
