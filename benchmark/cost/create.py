@@ -86,7 +86,7 @@ async def insert_for(table: Table, duration_s: float) -> float:
 
 async def main() -> None:
     """Measure as asked, until the end of the input."""
-    table = Table(os.environ[TABLE], contract.KEY_ATTRIBUTE)
+    table = Table(os.environ[TABLE], contract.KEY_ATTRIBUTE, TABLE)
     table.open()
 
     async def write(seconds: str) -> Writes:

@@ -50,7 +50,7 @@ class Archive:
         self._connection = Connection(settings, name="archive", inbox_prefix=contract.INBOX_PREFIX, on_lost=stop.fail)
         self._nc = self._connection.nc
         self._source = _source(settings, self._connection)
-        self._writer = Writer(settings.archive_table, contract.PARTITION_KEY, contract.SORT_KEY)
+        self._writer = Writer(settings.archive_table, contract.PARTITION_KEY, contract.SORT_KEY, "ARCHIVE_TABLE")
         self._dead_letters = DeadLetterStream(
             self._connection, contract.USER, contract.DEAD_STREAM, contract.DEAD_SUBJECT, self._source.name
         )

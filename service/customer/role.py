@@ -62,7 +62,7 @@ class Customer:
         )
         self._nc = self._connection.nc
         self._tracing = tracing()
-        self._table = Table(settings.ddb_table, contract.KEY_ATTRIBUTE)
+        self._table = Table(settings.ddb_table, contract.KEY_ATTRIBUTE, "DDB_TABLE")
         self._events = Events(self._nc)
         self._clients = Clients(self._table, self._tracing)
         self._service = ConcurrentService(

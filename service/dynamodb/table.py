@@ -57,10 +57,11 @@ class TableStats:
 
 
 class Table:
-    """A table whose partition key is the string `key`. `open` first."""
+    """A table whose partition key is the string `key`. `variable` names it in the environment. `open` first."""
 
-    def __init__(self, name: str, key: str) -> None:
+    def __init__(self, name: str, key: str, variable: str) -> None:
         self.name = name
+        self._variable = variable
         self.stats = TableStats()
         self.problem: str | None = None
         """Why the last read failed; None when it did not."""
@@ -194,7 +195,7 @@ class Table:
 
     def explain(self, error: Exception) -> ServiceError:
         """Why the table cannot be used, with the remedy."""
-        return explain(error, self.name, "DDB_TABLE", f"see that its key is a string named {self._key}")
+        return explain(error, self.name, self._variable, f"see that its key is a string named {self._key}")
 
 
 def _backoff_s(attempt: int) -> float:

@@ -55,10 +55,11 @@ class Result:
 
 
 class Writer:
-    """A table with a partition and a sort key, both strings. `open` first."""
+    """A table with a partition and a sort key, both strings. `variable` names it in the environment. `open` first."""
 
-    def __init__(self, name: str, partition_key: str, sort_key: str) -> None:
+    def __init__(self, name: str, partition_key: str, sort_key: str, variable: str) -> None:
         self.name = name
+        self._variable = variable
         self.errors: Counter[str] = Counter()
         self._keys = partition_key, sort_key
         self._is_open = False
@@ -178,7 +179,7 @@ class Writer:
         return keys
 
     def _explain(self, error: Exception) -> ServiceError:
-        return explain(error, self.name, "ARCHIVE_TABLE", "see the table in the AWS console")
+        return explain(error, self.name, self._variable, "see the table in the AWS console")
 
 
 def _blames_the_rows(error: Exception) -> bool:

@@ -72,7 +72,7 @@ class _Counting(Table):
     """Counts its writes in flight."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(name, contract.KEY_ATTRIBUTE)
+        super().__init__(name, contract.KEY_ATTRIBUTE, "DDB_TABLE")
         self.most = self._now = 0
 
     async def insert(self, row: Row) -> bool:

@@ -275,7 +275,7 @@ async def test_a_visibility_that_is_shortened_meanwhile_is_kept_up() -> None:
             return await asyncio.Future()
 
     source = Shortened()
-    archiver = Archiver(source, Stalled("t", "p", "s"), Nowhere(), EventRows())
+    archiver = Archiver(source, Stalled("t", "p", "s", "ARCHIVE_TABLE"), Nowhere(), EventRows())
     archiver.take([delivered(b"a.b", b"$JS.ACK.s.archive.1.1.1.1764052345123456789.0", b"{}", b"")])
     await archiver.start()
     await asyncio.sleep(0)
@@ -301,7 +301,7 @@ async def test_the_same_message_twice_in_a_batch_is_one_row() -> None:
             return Written(written=list(items))
 
     source = Recording()
-    archiver = Archiver(source, Recorder("t", "p", "s"), Nowhere(), EventRows())
+    archiver = Archiver(source, Recorder("t", "p", "s", "ARCHIVE_TABLE"), Nowhere(), EventRows())
     reply = b"$JS.ACK.s.archive.1.1.1.1764052345123456789.0"
     messages = [delivered(b"a.b", reply, b"{}", b"") for _ in range(2)]
     archiver.take(messages)
@@ -330,7 +330,7 @@ async def test_all_that_waits_is_sent_and_never_more_at_a_time_than_the_limit() 
             return Written(written=list(items), lost=len(sizes) == 30)
 
     source = Recording()
-    archiver = Archiver(source, Counting("t", "p", "s"), Nowhere(), EventRows())
+    archiver = Archiver(source, Counting("t", "p", "s", "ARCHIVE_TABLE"), Nowhere(), EventRows())
     messages = numbered(2_000)
     archiver.take(messages)
     assert len(archiver._sending) == BATCHES_AT_START
@@ -346,7 +346,7 @@ async def test_closing_leaves_no_task_behind() -> None:
         async def write(self, items: Sequence[Item]) -> Written:
             return await asyncio.Future()
 
-    archiver = Archiver(Recording(), Stalled("t", "p", "s"), Nowhere(), EventRows())
+    archiver = Archiver(Recording(), Stalled("t", "p", "s", "ARCHIVE_TABLE"), Nowhere(), EventRows())
     before = asyncio.all_tasks()
     archiver.take(numbered(500))
     await asyncio.sleep(0)

@@ -20,7 +20,7 @@ ONE = b'{"client_id":"1"}'
 
 
 async def test_what_was_counted_in_one_minute_is_not_counted_in_the_next() -> None:
-    nc, table = NatsClient(lambda _: None, lambda: None), Table("balances", "id")
+    nc, table = NatsClient(lambda _: None, lambda: None), Table("balances", "id", "DDB_TABLE")
     config = ServiceConfig(name="customer", version="1.0.0", description="")
     service = ConcurrentService(nc, config, (), max_in_flight=1, tracing=NoTracing())
     events = Events(nc)

@@ -193,7 +193,7 @@ async def test_the_cause_and_the_remedy_are_said(
                 await table.check()
             assert table.problem == said.value.problem.removeprefix("table balances: ")
             outcome = await table.get("1")
-        writer = Writer("events", "p", "s")
+        writer = Writer("events", "p", "s", "ARCHIVE_TABLE")
         writer.open()
         with pytest.raises(ServiceError, match=f"^table events: {line}") as of_writer:
             await writer.check()

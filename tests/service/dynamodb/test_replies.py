@@ -157,7 +157,7 @@ async def test_writes_are_checked_too(monkeypatch: pytest.MonkeyPatch) -> None:
     replies = Replies(summed(wrong, of=right), summed(right), summed(b"{ }", of=b"{}"), summed(b"{}"))
     async with serving(replies) as (_, url):
         monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", url)
-        writer = Writer("events", "p", "s")
+        writer = Writer("events", "p", "s", "ARCHIVE_TABLE")
         writer.open()
         assert (await writer.write([ITEM])).written == [ITEM]
         assert writer.errors == {"InvalidResponse": 1}

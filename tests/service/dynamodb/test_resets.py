@@ -165,7 +165,7 @@ async def test_rows_of_the_archive_are_written_at_once(aws: None, monkeypatch: p
     resetting = Resetting(reply({"UnprocessedItems": {}}))
     async with serving(resetting) as (_, url):
         monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", url)
-        writer = Writer("events", "p", "s")
+        writer = Writer("events", "p", "s", "ARCHIVE_TABLE")
         writer.open()
         await resetting.together(10, writer._api._pool)
         resetting.forget()

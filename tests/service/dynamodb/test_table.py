@@ -319,7 +319,7 @@ async def test_what_failed_and_how_long_it_took_is_counted(
 
 
 async def test_it_is_opened_once_and_closed_if_it_was_opened(world: World) -> None:
-    table = Table(world.table, "id")
+    table = Table(world.table, "id", "DDB_TABLE")
     table.close()
     table.open()
     pool = table._api._pool
@@ -334,7 +334,7 @@ async def test_it_is_opened_once_and_closed_if_it_was_opened(world: World) -> No
 async def test_an_endpoint_that_is_no_address_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", "ftp://127.0.0.1")
     with pytest.raises(ServiceError, match="AWS_ENDPOINT_URL_DYNAMODB"):
-        Table("t", "id").open()
+        Table("t", "id", "DDB_TABLE").open()
 
 
 class Asked(Exception):
@@ -357,7 +357,7 @@ async def test_the_body_is_json_whatever_the_keys_are(keys: list[str]) -> None:
         asked.append(json.loads(request))
         raise Asked
 
-    table = Table('balances"', "id")
+    table = Table('balances"', "id", "DDB_TABLE")
     table._api = SimpleNamespace(call=call)  # type: ignore[assignment]
     for consistent in (False, True):
         with suppress(Asked):

@@ -32,7 +32,7 @@ async def table(servers: Servers) -> str:
 
 @asynccontextmanager
 async def opened(table: str, keys: tuple[str, str] = ("p", "s")) -> AsyncIterator[Writer]:
-    writer = Writer(table, *keys)
+    writer = Writer(table, *keys, "ARCHIVE_TABLE")
     writer.open()
     try:
         yield writer

@@ -12,7 +12,7 @@ from service.dynamodb.table import Outcome, Row, Table
 
 @asynccontextmanager
 async def open_table(name: str) -> AsyncIterator[Table]:
-    table = Table(name, KEY_ATTRIBUTE)
+    table = Table(name, KEY_ATTRIBUTE, "DDB_TABLE")
     table.open()
     try:
         yield table
