@@ -63,6 +63,9 @@ class Baseline:
     def metrics(self) -> Sequence[Metric]:
         return ()
 
+    def figures(self) -> None:
+        """None."""
+
     async def _balance(self, request: Request) -> None:
         client_id = json.loads(request.data)["client_id"]
         found = await asyncio.to_thread(self._table.get_item, Key={contract.KEY_ATTRIBUTE: client_id})

@@ -15,7 +15,7 @@ from service.archive import metrics as archive_metrics
 from service.contracts.cloudwatch import METRICS_DIMENSION, METRICS_NAMESPACE
 from service.customer import backlog
 from service.customer.metrics import UNITS
-from service.runtime.emf import Emitter
+from service.runtime.emf import Emitter, Figures
 
 CUSTOMER: Final = "customer"
 GB: Final = 1e9
@@ -176,7 +176,7 @@ def _metrics_of(alarm: Mapping[str, Any]) -> int:
 def _line_bytes() -> int:
     """Of the line that a task logs each minute."""
     figures = {name: (1234.5678, unit) for name, unit in UNITS.items()}
-    emitter = Emitter(METRICS_NAMESPACE, (METRICS_DIMENSION, "customer-balances-XX"), lambda: figures)
+    emitter = Emitter(Figures(METRICS_NAMESPACE, (METRICS_DIMENSION, "customer-balances-XX"), lambda: figures))
     return len(emitter.line()) + 1
 
 

@@ -21,8 +21,7 @@ from service.dynamodb.writer import Writer
 from service.nats.connection import Connection, confirm
 from service.runtime.background import background
 from service.runtime.cancel import cancel
-from service.runtime.emf import Emitter
-from service.runtime.logs import writes_json
+from service.runtime.emf import Figures
 from service.runtime.process import Stop
 from service.runtime.role import Need
 from service.sources.jetstream.consumer import Reader
@@ -59,7 +58,7 @@ class Archive:
         self._archiver = Archiver(self._source, self._writer, letters, self._rows)
         self._watch = Watch(self._source, self._archiver, settings.idle_exit, finish=self._idle, fail=stop.fail)
         self._statistics = metrics.Statistics(self._nc, self._archiver, self._source, self._writer, self._rows)
-        self._background: list[asyncio.Task[None]] = []
+        self._watching: asyncio.Task[None] | None = None
 
     def needs(self) -> Sequence[Need]:
         return (
@@ -74,15 +73,10 @@ class Archive:
         await self._statistics.start()
         await confirm(self._nc)
         await self._archiver.start()  # last: a start that a signal cancels is not drained
-        self._background.append(background(self._watch.run(), "backlog"))
+        self._watching = background(self._watch.run(), "backlog")
         self._state = "serving"
         log.info("archiving", source=self._settings.source_shown, table=self._writer.name,
                  id=self._statistics.id, host=self._rows.host, version=__version__)  # fmt: skip
-        if writes_json(self._settings):
-            minute = metrics.Minute(self._archiver, self._source, self._writer)
-            dimension = (METRICS_DIMENSION, self._writer.name)
-            emitter = Emitter(METRICS_NAMESPACE, dimension, minute.figures)
-            self._background.append(background(emitter.run(), "emf"))
 
     async def drain(self, timeout_s: float) -> None:
         self._state = "draining"
@@ -97,8 +91,8 @@ class Archive:
         log.info("drained", rows=stats.rows, given_back=given_back, dead_letters=stats.dead)
 
     async def close(self) -> None:
-        for task in self._background:
-            await cancel(task)
+        if self._watching:
+            await cancel(self._watching)
         await self._archiver.close()
         await self._source.close()
         await self._connection.close()
@@ -122,6 +116,10 @@ class Archive:
 
     def metrics(self) -> Iterator[Metric]:
         return metrics.families(self._archiver, self._source, self._writer, self._watch, self._nc)
+
+    def figures(self) -> Figures:
+        minute = metrics.Minute(self._archiver, self._source, self._writer)
+        return Figures(METRICS_NAMESPACE, (METRICS_DIMENSION, self._writer.name), minute.figures)
 
     def _idle(self) -> None:
         log.info("nothing left", idle_s=self._settings.idle_exit)

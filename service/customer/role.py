@@ -36,7 +36,7 @@ from service.nats import jetstream, permissions
 from service.nats.connection import Connection, confirm
 from service.runtime.background import background
 from service.runtime.cancel import cancel
-from service.runtime.emf import Emitter
+from service.runtime.emf import Figures
 from service.runtime.errors import ServiceError
 from service.runtime.logs import writes_json
 from service.runtime.process import CLOSE_S, Stop
@@ -82,7 +82,7 @@ class Customer:
         self._bucket: KeyValue
         self._batched = False
         """The stream takes batches."""
-        self._emitting: asyncio.Task[None] | None = None
+        self._backlog = Backlog(self._nc)
         self._watching: asyncio.Task[None] | None = None
 
     def needs(self) -> Sequence[Need]:
@@ -108,16 +108,7 @@ class Customer:
         self._state = "serving"
         log.info("serving", subject=contract.SUBJECT, id=self._service.id, version=__version__)
         if writes_json(self._settings):
-            minute = metrics.Minute(self._service, self._table, self._events)
-            dimension = (METRICS_DIMENSION, self._table.name)
-            backlog = Backlog(self._nc)
-            emitter = Emitter(
-                METRICS_NAMESPACE,
-                dimension,
-                lambda: {**minute.figures(serving=self._is_serving()), **backlog.figures()},
-            )
-            self._emitting = background(emitter.run(), "emf")
-            self._watching = background(backlog.run(), "backlog")
+            self._watching = background(self._backlog.run(), "backlog")
 
     async def drain(self, timeout_s: float) -> None:
         """Take no more requests, answer those in flight, flush their events."""
@@ -145,9 +136,8 @@ class Customer:
         log.info("drained", requests=finished, events=self._events.stats.published)
 
     async def close(self) -> None:
-        for task in (self._emitting, self._watching):
-            if task:
-                await cancel(task)
+        if self._watching:
+            await cancel(self._watching)
         await self._events.close()
         await self._tracing.close(CLOSE_S / 2)
         await self._connection.close()
@@ -194,6 +184,14 @@ class Customer:
 
     def metrics(self) -> Iterator[Metric]:
         return metrics.families(self._service, self._table, self._events, self._nc)
+
+    def figures(self) -> Figures:
+        minute, backlog = metrics.Minute(self._service, self._table, self._events), self._backlog
+        return Figures(
+            METRICS_NAMESPACE,
+            (METRICS_DIMENSION, self._table.name),
+            lambda: {**minute.figures(serving=self._is_serving()), **backlog.figures()},
+        )
 
     def _is_serving(self) -> bool:
         """What can be known without asking the table."""

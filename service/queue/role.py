@@ -126,6 +126,9 @@ class Queue:
             yield CounterMetricFamily(name, what, value)
         yield GaugeMetricFamily("queue_reachable", "1 when the queue can be reached.", not self._source.problem())
 
+    def figures(self) -> None:
+        """None: SQS, and for a stream the role `customer`, report what matters of a queue."""
+
 
 def _source(settings: QueueSettings, name: str, connection: Connection | None) -> Source:
     if connection is None:

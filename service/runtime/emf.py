@@ -9,6 +9,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
@@ -19,12 +20,21 @@ Figure = tuple[float, str | None]
 """A value and its CloudWatch unit; without a unit it is in the line, but is no metric."""
 
 
-class Emitter:
-    """Writes what `figures` returns, every `INTERVAL_S` seconds, and once more at the end."""
+@dataclass(frozen=True)
+class Figures:
+    """A role's metrics in CloudWatch."""
 
-    def __init__(self, namespace: str, dimension: tuple[str, str], figures: Callable[[], Mapping[str, Figure]]) -> None:
-        self._namespace = namespace
-        self._dimension = dimension
+    namespace: str
+    dimension: tuple[str, str]
+    """Its name and its value."""
+    read: Callable[[], Mapping[str, Figure]]
+    """By metric, since it was read last."""
+
+
+class Emitter:
+    """Writes the figures every `INTERVAL_S` seconds, and once more at the end."""
+
+    def __init__(self, figures: Figures) -> None:
         self._figures = figures
 
     async def run(self) -> None:
@@ -37,10 +47,10 @@ class Emitter:
 
     def line(self) -> bytes:
         """The next line."""
-        name, value = self._dimension
-        figures = self._figures()
+        name, value = self._figures.dimension
+        figures = self._figures.read()
         directive: dict[str, Any] = {
-            "Namespace": self._namespace,
+            "Namespace": self._figures.namespace,
             "Dimensions": [[name]],
             "Metrics": [{"Name": metric, "Unit": unit} for metric, (_, unit) in figures.items() if unit],
         }

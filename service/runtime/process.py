@@ -12,9 +12,12 @@ from typing import Any, Final, TypeVar
 
 import structlog
 
+from service.runtime.background import background
 from service.runtime.cancel import cancel
+from service.runtime.emf import Emitter
 from service.runtime.errors import ServiceError
 from service.runtime.health import serve_health
+from service.runtime.logs import writes_json
 from service.runtime.role import Role, Skipped
 from service.runtime.settings import Settings
 
@@ -98,6 +101,8 @@ async def run(make: Callable[[AnySettings, Stop], Role], settings: AnySettings) 
         if not await stop.unless_first(_begin(role)):
             log.info("stopped before it served")
             return
+        if writes_json(settings) and (figures := role.figures()):
+            stack.push_async_callback(cancel, background(Emitter(figures).run(), "emf"))
         drain_s = settings.shutdown_timeout - CLOSE_S
         try:
             await stop.wait()

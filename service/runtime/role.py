@@ -8,6 +8,8 @@ from typing import Protocol
 
 from prometheus_client.core import Metric
 
+from service.runtime.emf import Figures
+
 
 class Skipped(Exception):
     """A need that cannot be looked at now. Its message, if it has one, is shown by `--check`."""
@@ -51,4 +53,8 @@ class Role(Protocol):
 
     def metrics(self) -> Iterable[Metric]:
         """The role's Prometheus metrics, read when they are scraped."""
+        ...
+
+    def figures(self) -> Figures | None:
+        """What goes to CloudWatch each minute, from the start until `close`, where logs are JSON; None: nothing."""
         ...

@@ -51,7 +51,7 @@ async def test_it_is_written_in_every_interval(
         written += 1
         return {"Requests": (next(counts), "Count"), "OK": (7, None)}
 
-    running = asyncio.create_task(emf.Emitter("Space", ("Table", "t"), figures).run())
+    running = asyncio.create_task(emf.Emitter(emf.Figures("Space", ("Table", "t"), figures)).run())
     await eventually(lambda: written >= 2, what="two intervals")
     await cancel(running)
     lines = [orjson.loads(line) for line in capfd.readouterr().err.splitlines()]
