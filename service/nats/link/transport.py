@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from typing import Any, Final
 from urllib.parse import ParseResult
@@ -16,9 +17,21 @@ CLOSE_S: Final = 0.25
 
 
 class Hearing(Transport):
-    """A transport whose first line is read while servers are raced: a host may accept and then say nothing."""
+    """A transport whose first line is read while servers are raced: a host may accept and then say nothing.
+
+    CONNECT leaves with the PING behind it, as nats.go sends them. nats-py 2.16 sends two packets: a server that refuses
+    CONNECT closes, the PING then resets the connection, and the reason that the server gave is lost with it.
+    """
 
     _first = b""
+    _connect = b""
+
+    def write(self, payload: bytes) -> None:
+        if payload.startswith(b"CONNECT "):
+            self._connect = payload
+            return
+        super().write(self._connect + payload)  # type: ignore[safe-super]  # the transport beside it
+        self._connect = b""
 
     async def hear(self) -> None:
         """Wait for the first line."""
@@ -32,7 +45,7 @@ class Hearing(Transport):
 
 
 class Tcp(Hearing, TcpTransport):
-    """nats-py's, for a longer INFO."""
+    """nats-py's, for a longer INFO. One that was reset is closed: that is no error, and hides none."""
 
     async def connect(self, uri: ParseResult, buffer_size: int, connect_timeout: int) -> None:
         await super().connect(uri, max(buffer_size, INFO_MAX), connect_timeout)
@@ -42,6 +55,10 @@ class Tcp(Hearing, TcpTransport):
     ) -> None:
         await super().connect_tls(uri, ssl_context, buffer_size, connect_timeout)
         self._io_reader._limit = max(buffer_size, INFO_MAX)  # type: ignore[union-attr]  # with TLS before INFO
+
+    async def wait_closed(self) -> None:
+        with contextlib.suppress(ConnectionError):
+            await super().wait_closed()
 
 
 class WebSocket(Hearing, WebSocketTransport):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import contextlib
 import dataclasses
+import socket
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +118,30 @@ async def test_an_account_that_has_all_its_connections(world: World, folder: Pat
         told = await tried(world.nats_url, nats_credentials=creds)
     assert "takes no more connections (maximum account active connections exceeded)" in told
     assert "NATS_URL" not in told
+
+
+async def test_a_reason_arrives_before_the_reset(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server closes as soon as it has read CONNECT: whatever is sent later resets the connection."""
+    monkeypatch.setattr(module, "START_TIMEOUT_S", 1.0)
+
+    def refuse(connection: socket.socket) -> None:
+        connection.sendall(b'INFO {"server_id":"x","proto":1,"max_payload":1048576}\r\n')
+        connection.recv(65536)
+        connection.sendall(b"-ERR 'maximum account active connections exceeded'\r\n")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()
+
+    def serve(listening: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                refuse(listening.accept()[0])
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        serving = asyncio.create_task(asyncio.to_thread(serve, listening))
+        told = await tried(f"nats://127.0.0.1:{listening.getsockname()[1]}")
+        listening.shutdown(socket.SHUT_RDWR)
+    await serving
+    assert "takes no more connections (maximum account active connections exceeded)" in told
 
 
 async def test_no_server_is_none(folder: Path) -> None:
