@@ -17,6 +17,7 @@ from local.process import accepts, claim_port, running
 from tests.support.archive import ArchiveWorld, make_archive
 from tests.support.drills.drill import Drill, drill_table
 from tests.support.dynamodb.faulty import FaultyDynamoDB, faulty_dynamodb
+from tests.support.warm import warm_starts
 from tests.support.world import Servers, World, make_world, start_servers
 
 
@@ -55,7 +56,8 @@ def quick_starts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SSL_CERT_FILE", str(authority))
         patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
-        yield
+        with warm_starts():
+            yield
 
 
 @pytest.fixture(scope="session", autouse=True)

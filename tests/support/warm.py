@@ -1,0 +1,188 @@
+"""Start the project's programs from a process that has imported them: imports were half of the suite's CPU.
+
+`warm_starts` changes what `subprocess` does for `python -m service` and its like, and for nothing else: the program is
+forked from a process that has imported its modules and has run none of it. It is a child of the caller's as any other,
+with its own environment, streams, folder and session; it dies with its parent. What is started through another program
+(`make up` starts tasks) is started as users start it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import inspect
+import json
+import os
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+from unittest import mock
+
+ROOT: Final = Path(__file__).parents[2]
+ROLES: Final = ("customer", "archive", "queue")
+PROGRAMS: Final = frozenset({"benchmark.load.generator", "benchmark.load.frames"})
+PACKAGES: Final = frozenset({"benchmark", "control_plane", "local"})
+READ_AT_IMPORT: Final = (
+    "PYTHON",
+    "SSL_",
+    "GRPC_",
+    "OTEL_",
+    "LC_",
+    "LANG",
+    "TERM",
+    "NO_COLOR",
+    "FORCE_COLOR",
+    "COLUMNS",
+)
+"""Variables that a library reads when it is imported: a program that is given others is started cold."""
+DIE_WITH_PARENT: Final = "_die_with_parent"
+"""Of `local.process`: what is started here does so."""
+PIPES: Final = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
+MESSAGE_BYTES: Final = 1 << 20
+_PR_SET_PDEATHSIG: Final = 1
+_PR_SET_CHILD_SUBREAPER: Final = 36
+"""https://man7.org/linux/man-pages/man2/PR_SET_CHILD_SUBREAPER.2const.html"""
+
+
+@contextlib.contextmanager
+def warm_starts() -> Iterator[None]:
+    """Within it, this process starts the project's programs warm. On Linux; elsewhere nothing changes."""
+    if sys.platform != "linux":
+        yield
+        return
+    cold = subprocess.Popen._execute_child  # type: ignore[attr-defined]  # where a child is made
+    signature, started = inspect.signature(cold), dict[str, _Warm]()
+
+    def execute_child(popen: Any, *arguments: Any, **named: Any) -> None:
+        how = signature.bind(popen, *arguments, **named).arguments
+        env = dict(os.environ if how["env"] is None else how["env"])
+        modules = _modules(how, env)
+        if not modules:
+            cold(popen, *arguments, **named)
+            return
+        warm = started.get(modules) or started.setdefault(modules, _Warm(modules))
+        request = {
+            "arguments": how["args"][2:],
+            "env": env,
+            "cwd": str(how["cwd"] or Path.cwd()),
+            "session": how["start_new_session"],
+        }
+        streams = ("p2cread", 0), ("c2pwrite", 1), ("errwrite", 2)
+        popen.pid = warm.start(request, [own if how[name] == -1 else how[name] for name, own in streams])
+        popen._child_created = True
+        popen._close_pipe_fds(*(how[name] for name in PIPES))
+
+    try:
+        with mock.patch.object(subprocess.Popen, "_execute_child", execute_child):
+            yield
+    finally:
+        for warm in started.values():
+            warm.end()
+
+
+def _modules(how: Mapping[str, Any], env: Mapping[str, str]) -> str:
+    """What is to be imported for this command; empty: it is to be started cold."""
+    command = how["args"]
+    if isinstance(command, (str, bytes)) or list(command[:2]) != [sys.executable, "-m"]:
+        return ""
+    first = getattr(how["preexec_fn"], "__name__", DIE_WITH_PARENT)
+    is_plain = not how["pass_fds"] and not how["shell"] and first == DIE_WITH_PARENT
+    if not is_plain or any(os.environ.get(name) != env[name] for name in env if name.startswith(READ_AT_IMPORT)):
+        return ""
+    module = command[2]
+    if module == "service":
+        return f"service.__main__,service.{next((role for role in ROLES if role in command[3:]), ROLES[0])}.role"
+    return module if module in PROGRAMS else f"{module}.__main__" if module in PACKAGES else ""
+
+
+class _Warm:
+    """A process that has imported a module, and forks at a request."""
+
+    def __init__(self, module: str) -> None:
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._lock = threading.Lock()
+        command = [sys.executable, "-m", __spec__.name, str(theirs.fileno()), module]
+        self._process = subprocess.Popen(command, cwd=ROOT, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+        theirs.close()
+
+    def start(self, request: Mapping[str, Any], streams: Sequence[int]) -> int:
+        """Fork it; returns its pid, which is a child's of this process."""
+        with self._lock:
+            _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+            try:
+                socket.send_fds(self._socket, [json.dumps(request).encode()], list(streams))
+                return int(self._socket.recv(64))
+            finally:
+                _prctl(_PR_SET_CHILD_SUBREAPER, 0)
+
+    def end(self) -> None:
+        self._socket.close()
+        self._process.wait()
+
+
+def _prctl(option: int, value: int) -> None:
+    ctypes.CDLL(None).prctl(option, value)
+
+
+def _serve(fd: int) -> list[str]:
+    """Fork for each request, until the other side is gone. Returns in each fork, with its command line."""
+    with socket.socket(fileno=fd) as requests:
+        while True:
+            message, streams, _, _ = socket.recv_fds(requests, MESSAGE_BYTES, 3)
+            if not message:
+                os._exit(0)
+            reading, writing = os.pipe()
+            between = os.fork()
+            if not between:  # it ends at once: what it has forked becomes the caller's child
+                between = os.getpid()
+                if pid := os.fork():
+                    os.write(writing, str(pid).encode())
+                    os._exit(0)
+                os.close(reading)
+                os.close(writing)
+                break
+            os.close(writing)
+            for stream in streams:
+                os.close(stream)
+            os.waitpid(between, 0)
+            requests.send(os.read(reading, 64))
+            os.close(reading)
+    while os.getppid() == between:
+        time.sleep(0.0005)
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    return _become(json.loads(message), streams)
+
+
+def _become(request: Mapping[str, Any], streams: Sequence[int]) -> list[str]:
+    if request["session"]:
+        os.setsid()
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+    for stream in streams:
+        os.close(stream)
+    os.chdir(request["cwd"])
+    os.environ.clear()
+    os.environ.update(request["env"])
+    for text in (sys.stdout, sys.stderr):
+        text.reconfigure(line_buffering=text.isatty() or text is sys.stderr)  # type: ignore[union-attr]  # no TextIO
+    command: list[str] = request["arguments"]
+    return command
+
+
+if __name__ == "__main__":
+    _, given, modules = sys.argv
+    for module in modules.split(","):
+        importlib.import_module(module)
+    sys.argv = _serve(int(given))
+    program = sys.argv[0]
+    for module in (f"{program}.__main__", *({program} & PROGRAMS)):  # it is run, not imported
+        sys.modules.pop(module, None)
+    runpy.run_module(program, run_name="__main__", alter_sys=True)
