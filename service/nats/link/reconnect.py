@@ -151,6 +151,7 @@ class ReconnectingClient(Client):
 
     async def _attempt_reconnect(self) -> None:
         await self._drop()
+        self._servers.lost()
         self._err = None
         if self._disconnected_cb is not None:
             await self._disconnected_cb()

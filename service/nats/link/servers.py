@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ipaddress
 import random
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import ParseResult, urlparse
@@ -33,7 +34,7 @@ class Servers:
         self._given = {_place(server.uri): server for server in random.sample(given, len(given))}
         self._said: dict[Place, Srv] = {}
         self._last_good: Srv | None = None
-        self._rounds = 0
+        self._good_at, self._rounds = 0.0, 0
         self._on_odd = on_odd
         self._odd: set[str] = set()
 
@@ -69,8 +70,13 @@ class Servers:
 
     def good(self, server: Srv) -> None:
         """A connection is up."""
-        self._last_good, self._rounds = server, 0
+        self._last_good, self._good_at = server, time.monotonic()
         server.did_connect, server.reconnects = True, 0
+
+    def lost(self) -> None:
+        """The connection is lost. Start the backoff again, unless the server accepted and closed at once."""
+        if time.monotonic() - self._good_at > BACKOFF_MAX_S:
+            self._rounds = 0
 
     def bad(self, server: Srv) -> None:
         """It did not connect, or not for long."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 from urllib.parse import urlparse
 
@@ -109,5 +110,23 @@ def test_the_backoff_has_full_jitter_and_an_upper_bound(rounds: int, longest_s: 
     waits = [servers.backoff_s() for _ in range(50)]
     assert len(set(waits)) == 50
     assert 0 <= min(waits) < longest_s / 2 < max(waits) <= min(longest_s, BACKOFF_MAX_S)
+
+
+def test_a_server_that_accepts_and_closes_at_once_is_asked_less_and_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    servers, _ = given("nats://a:1")
+    now_s = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now_s)
+
+    def longest_s() -> float:
+        return max(servers.backoff_s() for _ in range(50))
+
+    for _ in range(5):
+        servers.begin_round()
+        servers.good(servers.all()[0])
+        servers.lost()
+    assert longest_s() > 1.0
+    servers.begin_round()
     servers.good(servers.all()[0])
-    assert servers.backoff_s() <= 0.1
+    now_s += BACKOFF_MAX_S + 1
+    servers.lost()
+    assert longest_s() <= 0.1
