@@ -58,7 +58,7 @@ async def run(
     generators: list[asyncio.subprocess.Process] = []
     try:
         for _ in jobs:
-            module = "benchmark.load.frames" if job.frames else GENERATOR
+            module = "benchmark.load.raw_generator" if job.frames else GENERATOR
             generators.append(await spawn(module))  # what is there is ended, even if the next cannot start
         await asyncio.gather(*(give_job(*pair) for pair in zip(generators, jobs, strict=True)))
         totals.started_at = time.monotonic() + HEAD_START_S

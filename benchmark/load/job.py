@@ -95,7 +95,7 @@ class Job(BaseModel):
     expected: dict[str, int] | None = None
     """The right balances, when they are to be checked."""
     frames: Frames | None = None
-    """A closed loop by `benchmark.load.frames`; None: by `benchmark.load.generator`."""
+    """By `benchmark.load.raw_generator`; None: by `benchmark.load.generator`."""
 
 
 class Start(BaseModel):

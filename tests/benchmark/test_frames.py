@@ -18,8 +18,10 @@ from benchmark.errors import BenchmarkError
 from benchmark.load import generators
 from benchmark.load.endpoints import WRONG_SHAPE
 from benchmark.load.frames import ODD, ODD_EVERY, replies, requests
-from benchmark.load.job import Closed, Frames, Job, NatsTarget
+from benchmark.load.job import Closed, Frames, Job, NatsTarget, Open
+from benchmark.load.loops import TIMEOUT
 from benchmark.load.totals import Totals
+from benchmark.load.transport import NO_RESPONDERS
 from service.contracts import customer as contract
 from service.nats.connection import roundtrip
 from tests.support.world import World
@@ -94,7 +96,21 @@ async def test_what_is_no_right_reply_is_an_error_of_its_kind(world: World) -> N
         totals = await put_on(world, "plain", 7, timeout_s=0.3)
     assert (totals.replies, totals.errors) == (4, {WRONG_SHAPE: 1, "503": 1, "timeout": 1})
     totals = await put_on(world, "plain", 3)
-    assert (totals.replies, totals.errors) == (0, {"NATS/1.0 503": 3})
+    assert (totals.replies, totals.errors) == (0, {NO_RESPONDERS: 3})
+
+
+async def test_an_open_loop_sends_each_in_its_time_and_gives_up_on_what_is_not_answered(world: World) -> None:
+    third = {b'{"client_id":"3"}': (b"", "")}
+    target = NatsTarget(servers=[world.nats_url], creds=world.creds("client"))
+    loop = Open(rate=700, duration_s=1.0)
+    job = Job(target=target, loop=loop, timeout_s=0.5, ids=7, frames="plain")
+    async with answering(world, third) as came:
+        totals = await generators.run(job, processes=2)
+    assert (totals.sent, totals.replies, totals.errors, totals.in_flight) == (700, 600, {TIMEOUT: 100}, 0)
+    assert Counter(orjson.loads(msg.data)["client_id"] for msg in came) == {str(number): 100 for number in range(1, 8)}
+    assert totals.last_done - totals.started_at >= 1.0, "it kept its rate"
+    totals = await generators.run(job, processes=1)
+    assert (totals.sent, totals.replies, totals.errors) == (700, 0, {NO_RESPONDERS: 700})
 
 
 async def test_an_unknown_one_that_is_answered_with_a_balance_is_an_error(world: World) -> None:

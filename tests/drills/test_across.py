@@ -80,7 +80,7 @@ async def flood(task: Task, asking: World, rate: float) -> tuple[float, float, i
     """The shares of requests that were answered and that got nothing in time, and how many were answered late."""
     before = await answered(task)
     loop = Open(rate=rate, duration_s=FLOOD_S)
-    async with put_on(asking, loop, timeout_s=PATIENCE_S, expected=asking.rows()) as load:
+    async with put_on(asking, loop, timeout_s=PATIENCE_S, frames="plain") as load:
         totals = await load.finish_by_itself()
     assert totals.errors.keys() <= {NO_RESPONDERS, TIMEOUT}
     late = await answered(task) - before - totals.replies

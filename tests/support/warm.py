@@ -28,7 +28,7 @@ from unittest import mock
 
 ROOT: Final = Path(__file__).parents[2]
 ROLES: Final = ("customer", "archive", "queue")
-PROGRAMS: Final = frozenset({"benchmark.load.generator", "benchmark.load.frames"})
+PROGRAMS: Final = frozenset({"benchmark.load.generator", "benchmark.load.raw_generator"})
 PACKAGES: Final = frozenset({"benchmark", "control_plane", "local"})
 READ_AT_IMPORT: Final = (
     "PYTHON",

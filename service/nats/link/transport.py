@@ -24,14 +24,14 @@ class Hearing(Transport):
     """
 
     _first = b""
-    _connect = b""
+    _held = b""
 
     def write(self, payload: bytes) -> None:
         if payload.startswith(b"CONNECT "):
-            self._connect = payload
+            self._held = payload
             return
-        super().write(self._connect + payload)  # type: ignore[safe-super]  # the transport beside it
-        self._connect = b""
+        super().write(self._held + payload)  # type: ignore[safe-super]  # the transport beside it
+        self._held = b""
 
     async def hear(self) -> None:
         """Wait for the first line."""
