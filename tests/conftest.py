@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import gc
-import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import pytest
 import trustme
 from _pytest.nodeid import coerce_node_id
 
-from local.process import accepts, claim_port, running
+from local.moto import moto as run_moto
 from tests.support.archive import ArchiveWorld, make_archive
 from tests.support.drills.drill import Drill, drill_table
 from tests.support.dynamodb.faulty import FaultyDynamoDB, faulty_dynamodb
@@ -113,8 +112,5 @@ def aws(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 async def moto(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
     """The address of moto's server, which stands in for AWS."""
-    port = claim_port(0, "")
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    async with running("moto", command, tmp_path_factory.mktemp("moto") / "moto.log") as child:
-        await child.until(lambda: accepts(port))
-        yield f"http://127.0.0.1:{port}"
+    async with run_moto(tmp_path_factory.mktemp("moto") / "moto.log") as url:
+        yield url

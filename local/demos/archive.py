@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -18,8 +17,10 @@ from rich.console import Console
 
 from deploy.sections import ArchiveSection, Step
 from local.demos.balance import ANY_PORT
+from local.demos.checks import show
 from local.dynamodb import client, create_table
-from local.process import LocalError, accepts, claim_port, running
+from local.moto import moto
+from local.process import LocalError
 from local.scaling.supervisor import KEYS, TABLE, Supervisor, section, stream_backlog
 from local.system import Say, System, local_system, service_env
 from service.contracts import archive as contract
@@ -62,12 +63,7 @@ async def run(console: Console) -> None:
             await _from_the_stream(console, checks, system, Path(folder))
             await create_table(QUEUE, system.dynamodb_env, KEYS)
             await _from_the_queue(console, checks, system, Path(folder))
-    console.print("\n[bold]What was checked[/]")
-    for passed, what in checks:
-        console.print(f"  [green]ok[/]      {what}" if passed else f"  [red]FAILED[/]  {what}")
-    if not all(passed for passed, _ in checks):
-        raise LocalError(f"{sum(not passed for passed, _ in checks)} of {len(checks)} checks failed")
-    console.print(f"[bold green]all {len(checks)} checks passed[/]")
+    show(console, checks)
 
 
 def _env(system: System, source: str, table: str) -> dict[str, str]:
@@ -106,11 +102,7 @@ async def _from_the_stream(console: Console, checks: list[tuple[bool, str]], sys
 
 
 async def _from_the_queue(console: Console, checks: list[tuple[bool, str]], system: System, folder: Path) -> None:
-    port = claim_port(0, "")
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    async with running("moto", command, folder / "logs" / "moto.log") as moto:
-        await moto.until(lambda: accepts(port))
-        url = f"http://127.0.0.1:{port}"
+    async with moto(folder / "logs" / "moto.log") as url:
         region = system.dynamodb_env["AWS_REGION"]
         sqs: Any = boto3.client(
             "sqs", endpoint_url=url, region_name=region, aws_access_key_id="local", aws_secret_access_key="local",  # noqa: S106

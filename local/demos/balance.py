@@ -21,9 +21,9 @@ from rich.table import Table
 
 from control_plane.desired import GATEWAY, REGISTRAR
 from control_plane.self_hosted import provider as self_hosted
+from local.demos.checks import show
 from local.dynamodb import has_engine, rows
 from local.load import ask_all, request_for
-from local.process import LocalError
 from local.system import TABLE, Ports, System, local_system
 from service.contracts import customer as contract
 from service.contracts.stream import STREAM
@@ -203,15 +203,7 @@ class _Demo:
 
     def summary(self) -> None:
         """Raises `LocalError` when a check failed."""
-        self._title("What was checked")
-        for passed, description in self._checks:
-            self._console.print(
-                f"  [green]ok[/]      {escape(description)}" if passed else f"  [red]FAILED[/]  {escape(description)}"
-            )
-        failed = sum(not passed for passed, _ in self._checks)
-        if failed:
-            raise LocalError(f"{failed} of {len(self._checks)} checks failed")
-        self._console.print(f"[bold green]all {len(self._checks)} checks passed[/]")
+        show(self._console, self._checks)
 
     def note(self, line: str) -> None:
         self._console.print(f"  {escape(line)}")

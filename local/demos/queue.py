@@ -15,7 +15,9 @@ import grpc
 from rich.console import Console
 
 from local.demos.balance import ANY_PORT
-from local.process import LocalError, accepts, claim_port, running
+from local.demos.checks import show
+from local.moto import moto
+from local.process import running
 from local.sidecar import sidecar, stream_env
 from local.system import System, local_system
 from service.contracts import queue as contract
@@ -38,12 +40,7 @@ async def run(console: Console) -> None:
         async with local_system(folder, ANY_PORT, tasks=0, say=lambda line: console.print(f"  {line}")) as system:
             await _from_the_stream(console, checks, system, folder)
             await _from_sqs(console, checks, folder)
-    console.print("\n[bold]What was checked[/]")
-    for passed, what in checks:
-        console.print(f"  [green]ok[/]      {what}" if passed else f"  [red]FAILED[/]  {what}")
-    if not all(passed for passed, _ in checks):
-        raise LocalError(f"{sum(not passed for passed, _ in checks)} of {len(checks)} checks failed")
-    console.print(f"[bold green]all {len(checks)} checks passed[/]")
+    show(console, checks)
 
 
 async def _receive(stub: Any, visibility_s: int = 30, limit: int = 100, wait_s: int = 5) -> list[Any]:
@@ -82,16 +79,13 @@ async def _from_the_stream(console: Console, checks: Checks, system: System, fol
 
 
 async def _from_sqs(console: Console, checks: Checks, folder: Path) -> None:
-    port = claim_port(0, "")
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    async with running("moto", command, folder / "logs" / "moto.log") as moto:
-        await moto.until(lambda: accepts(port))
+    async with moto(folder / "logs" / "moto.log") as url:
         env = {
-            "AWS_ENDPOINT_URL_SQS": f"http://127.0.0.1:{port}", "AWS_DEFAULT_REGION": "eu-central-1",
+            "AWS_ENDPOINT_URL_SQS": url, "AWS_DEFAULT_REGION": "eu-central-1",
             "AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local",
         }  # fmt: skip
         sqs: Any = boto3.client(
-            "sqs", endpoint_url=env["AWS_ENDPOINT_URL_SQS"], region_name="eu-central-1",
+            "sqs", endpoint_url=url, region_name="eu-central-1",
             aws_access_key_id="local", aws_secret_access_key="local",  # noqa: S106
         )  # fmt: skip
         queue = (await asyncio.to_thread(sqs.create_queue, QueueName=QUEUE))["QueueUrl"]
