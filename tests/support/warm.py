@@ -47,6 +47,8 @@ DIE_WITH_PARENT: Final = "_die_with_parent"
 """Of `local.process`: what is started here does so."""
 PIPES: Final = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
 MESSAGE_BYTES: Final = 1 << 20
+COMMAND_BYTES: Final = 500
+"""Room for a program's command line as `ps` shows it."""
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
 """https://man7.org/linux/man-pages/man2/PR_SET_CHILD_SUBREAPER.2const.html"""
@@ -106,12 +108,13 @@ def _modules(how: Mapping[str, Any], env: Mapping[str, str]) -> str:
 class _Warm:
     """A process that has imported a module, and forks at a request."""
 
-    def __init__(self, module: str) -> None:
+    def __init__(self, modules: str) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._lock = threading.Lock()
-        command = [sys.executable, "-m", __spec__.name, str(theirs.fileno()), module]
+        command = [sys.executable, "-m", __spec__.name, str(theirs.fileno()), " " * COMMAND_BYTES]
         self._process = subprocess.Popen(command, cwd=ROOT, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
         theirs.close()
+        self._socket.send(modules.encode())  # no argument: tests look for programs by their command lines
 
     def start(self, request: Mapping[str, Any], streams: Sequence[int]) -> int:
         """Fork it; returns its pid, which is a child's of this process."""
@@ -132,29 +135,28 @@ def _prctl(option: int, value: int) -> None:
     ctypes.CDLL(None).prctl(option, value)
 
 
-def _serve(fd: int) -> list[str]:
+def _serve(requests: socket.socket) -> list[str]:
     """Fork for each request, until the other side is gone. Returns in each fork, with its command line."""
-    with socket.socket(fileno=fd) as requests:
-        while True:
-            message, streams, _, _ = socket.recv_fds(requests, MESSAGE_BYTES, 3)
-            if not message:
+    while True:
+        message, streams, _, _ = socket.recv_fds(requests, MESSAGE_BYTES, 3)
+        if not message:
+            os._exit(0)
+        reading, writing = os.pipe()
+        between = os.fork()
+        if not between:  # it ends at once: what it has forked becomes the caller's child
+            between = os.getpid()
+            if pid := os.fork():
+                os.write(writing, str(pid).encode())
                 os._exit(0)
-            reading, writing = os.pipe()
-            between = os.fork()
-            if not between:  # it ends at once: what it has forked becomes the caller's child
-                between = os.getpid()
-                if pid := os.fork():
-                    os.write(writing, str(pid).encode())
-                    os._exit(0)
-                os.close(reading)
-                os.close(writing)
-                break
-            os.close(writing)
-            for stream in streams:
-                os.close(stream)
-            os.waitpid(between, 0)
-            requests.send(os.read(reading, 64))
             os.close(reading)
+            os.close(writing)
+            break
+        os.close(writing)
+        for stream in streams:
+            os.close(stream)
+        os.waitpid(between, 0)
+        requests.send(os.read(reading, 64))
+        os.close(reading)
     while os.getppid() == between:
         time.sleep(0.0005)
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -174,14 +176,23 @@ def _become(request: Mapping[str, Any], streams: Sequence[int]) -> list[str]:
     for text in (sys.stdout, sys.stderr):
         text.reconfigure(line_buffering=text.isatty() or text is sys.stderr)  # type: ignore[union-attr]  # no TextIO
     command: list[str] = request["arguments"]
+    _be_called([sys.executable, "-m", *command])
     return command
 
 
+def _be_called(command: Sequence[str]) -> None:
+    """Let `ps` show the program's command line: https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html"""
+    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    begin, end = int(fields[45]), int(fields[46])  # 48 and 49 of the page; these begin with 3
+    shown = "\0".join(command).encode()[: end - begin - 1]
+    ctypes.memmove(begin, shown.ljust(end - begin, b"\0"), end - begin)
+
+
 if __name__ == "__main__":
-    _, given, modules = sys.argv
-    for module in modules.split(","):
-        importlib.import_module(module)
-    sys.argv = _serve(int(given))
+    with socket.socket(fileno=int(sys.argv[1])) as requests:
+        for module in requests.recv(MESSAGE_BYTES).decode().split(","):
+            importlib.import_module(module)
+        sys.argv = _serve(requests)
     program = sys.argv[0]
     for module in (f"{program}.__main__", *({program} & PROGRAMS)):  # it is run, not imported
         sys.modules.pop(module, None)
