@@ -28,7 +28,7 @@ from service.contracts.stream import EVENT_PREFIX
 from service.nats.connection import roundtrip
 
 EVENTS: Final = 12_000
-NUMBERS: Final = 1_100
+NUMBERS: Final = 300
 QUEUE: Final = "numbers"
 STEPS: Final = ArchiveSection(
     idle_exit=2, steps=(Step(backlog=1, tasks=1), Step(backlog=2_000, tasks=2), Step(backlog=10_000, tasks=3))
