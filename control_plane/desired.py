@@ -144,7 +144,7 @@ READING: Final = (contract.SUBJECT, contract.GET_SUBJECT)
 
 CLIENT: Final = User(
     name="client",
-    publish=(*READING, "$SRV.>"),
+    publish=(*READING, contract.STATEMENT_SUBJECT, "$SRV.>"),
     subscribe=("_INBOX.>",),
 )
 
@@ -166,6 +166,14 @@ REGISTRAR: Final = User(
     gateway=True,
 )
 """Creating clients is a right of its own."""
+
+TELLER: Final = User(
+    name="teller",
+    publish=(*READING, contract.ADJUST_SUBJECT, contract.STATEMENT_SUBJECT, "$SRV.>"),
+    subscribe=("_INBOX.>",),
+    gateway=True,
+)
+"""So is adjusting balances."""
 
 BALANCES: Final = Stream(
     name=STREAM,
@@ -263,7 +271,7 @@ Wildcards, because a user's JWT travels in one line of at most 4,096 bytes: a lo
 
 ACCOUNT: Final = Account(
     limits=Limits(),
-    users=(SERVICE, CLIENT, REGISTRAR, GATEWAY, VIEWER),
+    users=(SERVICE, CLIENT, REGISTRAR, TELLER, GATEWAY, VIEWER),
     streams=(BALANCES,),
     buckets=(Bucket(name=contract.BUCKET, max_bytes=MIB),),
 )

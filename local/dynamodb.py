@@ -15,7 +15,7 @@ import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypedDict
+from typing import TYPE_CHECKING, Final, NotRequired, TypedDict
 
 import boto3
 from botocore.config import Config
@@ -27,17 +27,22 @@ from service.contracts import customer as contract
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
-    from mypy_boto3_dynamodb.type_defs import AttributeDefinitionTypeDef, KeySchemaElementTypeDef
+    from mypy_boto3_dynamodb.type_defs import (
+        AttributeDefinitionTypeDef,
+        KeySchemaElementTypeDef,
+        LocalSecondaryIndexTypeDef,
+    )
 
 FILE: Final = "dynamodb.sqlite"
 REGION: Final = "eu-west-1"
 KEYS: Final = (contract.KEY_ATTRIBUTE,)
 
 
-class _Definition(TypedDict):
+class Definition(TypedDict):
     TableName: str
     AttributeDefinitions: list[AttributeDefinitionTypeDef]
     KeySchema: list[KeySchemaElementTypeDef]
+    LocalSecondaryIndexes: NotRequired[list[LocalSecondaryIndexTypeDef]]
 
 
 _MODULES: Final = Path(__file__).parent / "node_modules" / "@dynoxide"
@@ -119,7 +124,23 @@ async def imported(balances: Mapping[str, int], table: str, folder: Path) -> Non
 
 async def create_table(name: str, env: Mapping[str, str], keys: Sequence[str] = KEYS) -> bool:
     """Make the table, unless it is there; returns whether it was made. Partition and sort key are strings."""
-    return await asyncio.to_thread(_create_table, name, env, keys)
+    return await asyncio.to_thread(_create_table, _definition(name, keys), env)
+
+
+async def create_adjustments(name: str, env: Mapping[str, str]) -> None:
+    """Make the table of adjustments, with its index, unless it is there."""
+    await asyncio.to_thread(_create_table, adjustments_definition(name), env)
+
+
+def adjustments_definition(name: str) -> Definition:
+    keys = (contract.ADJUSTMENTS_PARTITION_KEY, contract.ADJUSTMENTS_SORT_KEY)
+    table = _definition(name, keys)
+    table["AttributeDefinitions"].append({"AttributeName": contract.ADJUSTMENTS_INDEX_KEY, "AttributeType": "N"})
+    by_sequence = _key_schema((contract.ADJUSTMENTS_PARTITION_KEY, contract.ADJUSTMENTS_INDEX_KEY))
+    table["LocalSecondaryIndexes"] = [
+        {"IndexName": contract.ADJUSTMENTS_INDEX, "KeySchema": by_sequence, "Projection": {"ProjectionType": "ALL"}}
+    ]
+    return table
 
 
 def rows(table: str, env: Mapping[str, str]) -> dict[str, int]:
@@ -164,27 +185,26 @@ def _client(region: str, endpoint: str, access_key: str, secret_key: str) -> Dyn
     )
 
 
-def _definition(table: str, keys: Sequence[str] = KEYS) -> _Definition:
+def _definition(table: str, keys: Sequence[str] = KEYS) -> Definition:
     return {
         "TableName": table,
         "AttributeDefinitions": [{"AttributeName": key, "AttributeType": "S"} for key in keys],
-        "KeySchema": [
-            {"AttributeName": key, "KeyType": "RANGE" if number else "HASH"} for number, key in enumerate(keys)
-        ],
+        "KeySchema": _key_schema(keys),
     }
 
 
-def _create_table(name: str, env: Mapping[str, str], keys: Sequence[str]) -> bool:
+def _key_schema(keys: Sequence[str]) -> list[KeySchemaElementTypeDef]:
+    return [{"AttributeName": key, "KeyType": "RANGE" if number else "HASH"} for number, key in enumerate(keys)]
+
+
+def _create_table(table: Definition, env: Mapping[str, str]) -> bool:
     engine = client(env)
     made = True
     try:
-        engine.create_table(
-            **_definition(name, keys),
-            BillingMode="PAY_PER_REQUEST",
-        )
+        engine.create_table(**table, BillingMode="PAY_PER_REQUEST")
     except ClientError as error:
         if error.response["Error"]["Code"] != "ResourceInUseException":
             raise
         made = False
-    engine.get_waiter("table_exists").wait(TableName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 30})
+    engine.get_waiter("table_exists").wait(TableName=table["TableName"], WaiterConfig={"Delay": 1, "MaxAttempts": 30})
     return made

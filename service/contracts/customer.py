@@ -2,7 +2,14 @@
 
 from typing import Final
 
-from service.contracts.stream import ARCHIVE_CONSUMER, EVENT_PREFIX, QUEUE_CONSUMER, QUEUE_DEAD_STREAM, STREAM
+from service.contracts.stream import (
+    ADJUSTED_PREFIX,
+    ARCHIVE_CONSUMER,
+    EVENT_PREFIX,
+    QUEUE_CONSUMER,
+    QUEUE_DEAD_STREAM,
+    STREAM,
+)
 
 SERVICE_NAME: Final = "customer"
 ENDPOINT_NAME: Final = "balance"
@@ -13,6 +20,13 @@ GET_NAME: Final = "get"
 GET_SUBJECT: Final = f"{SERVICE_NAME}.{GET_NAME}"
 CREATE_NAME: Final = "create"
 CREATE_SUBJECT: Final = f"{SERVICE_NAME}.{CREATE_NAME}"
+ADJUST_NAME: Final = "adjust"
+ADJUST_SUBJECT: Final = f"{SERVICE_NAME}.{ADJUST_NAME}"
+STATEMENT_NAME: Final = "statement"
+STATEMENT_SUBJECT: Final = f"{SERVICE_NAME}.{STATEMENT_NAME}"
+
+REQUESTS: Final = (SUBJECT, GET_SUBJECT, CREATE_SUBJECT, ADJUST_SUBJECT, STATEMENT_SUBJECT)
+"""Where the role is asked."""
 
 BUCKET: Final = "config"
 SEED_KEY: Final = "seed"
@@ -45,10 +59,13 @@ NEEDED: Final = (
     "$SYS.REQ.USER.INFO",  # its own permissions
 )
 
-PUBLISH: Final = (*NEEDED, *FIGURES)
+NEEDED_TO_ADJUST: Final = (f"{ADJUSTED_PREFIX}*",)
+"""What a task with a table of adjustments needs beside that."""
+
+PUBLISH: Final = (*NEEDED, *NEEDED_TO_ADJUST, *FIGURES)
 """What the role's NATS user may publish to, beside one response to each request."""
 
-SUBSCRIBE: Final = (
+SUBSCRIBED: Final = (
     *(f"{subject} {QUEUE_GROUP}" for subject in (SUBJECT, GET_SUBJECT, CREATE_SUBJECT)),
     *(
         f"$SRV.{verb}{suffix}"
@@ -57,12 +74,27 @@ SUBSCRIBE: Final = (
     ),
     f"{INBOX_PREFIX}.>",
 )
+"""What every task subscribes to."""
+
+SUBSCRIBED_TO_ADJUST: Final = tuple(f"{subject} {QUEUE_GROUP}" for subject in (ADJUST_SUBJECT, STATEMENT_SUBJECT))
+"""What a task with a table of adjustments subscribes to beside that."""
+
+SUBSCRIBE: Final = (*SUBSCRIBED, *SUBSCRIBED_TO_ADJUST)
 """What the role's NATS user may subscribe to; `subject queue` is that queue group alone."""
 
 KEY_ATTRIBUTE: Final = "id"
 BALANCE_ATTRIBUTE: Final = "client_balance"
 NAME_ATTRIBUTE: Final = "name"
 CREATED_AT_ATTRIBUTE: Final = "created_at"
+COUNT_ATTRIBUTE: Final = "adjustments"
+"""How many adjustments a client has had, in the row of the balance; not there before the first."""
+
+ADJUSTMENTS_PARTITION_KEY: Final = "client_id"
+ADJUSTMENTS_SORT_KEY: Final = "adjustment_id"
+ADJUSTMENTS_INDEX: Final = "by_sequence"
+"""A local secondary index, because only such a one is read consistently. It projects all attributes."""
+ADJUSTMENTS_INDEX_KEY: Final = "sequence"
+"""The number of an adjustment among its client's, from 1 on."""
 
 _WHITE: Final = r"\t-\r \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\ufeff"
 """White space as a JSON Schema's patterns have it, which are ECMA-262's; what Python takes for it is other."""
@@ -82,6 +114,15 @@ DATE_TIME_PATTERN: Final = (
     r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}(:[0-9]{2}([.,][0-9]+)?)?([Zz]|[+-][0-9]{2}:[0-9]{2})?$"
 )
 """RFC 3339, where the seconds and the offset may be missing: https://www.rfc-editor.org/rfc/rfc3339#section-5.6"""
+
+ADJUSTMENT_ID_MAX: Final = 128
+REASON_MAX: Final = 200
+POINTS_MAX: Final = 10**12
+"""Of one adjustment, in either direction."""
+PAGE_MAX: Final = 100
+PAGE_DEFAULT: Final = 50
+"""Adjustments of one page of a statement."""
+CURSOR_MAX: Final = 10**15
 
 _DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 _CLIENT_ID: Final = {
@@ -143,4 +184,54 @@ CREATE_RESPONSE_SCHEMA: Final = {
     "type": "object",
     "required": ["client_id"],
     "properties": {"client_id": _CLIENT_ID},
+}
+_POINTS: Final = {"type": "integer", "minimum": -POINTS_MAX, "maximum": POINTS_MAX, "not": {"const": 0}}
+_ADJUSTMENT_ID: Final = {"type": "string", "minLength": 1, "maxLength": ADJUSTMENT_ID_MAX}
+_REASON: Final = {"type": "string", "maxLength": REASON_MAX}
+_ADJUSTED: Final = {"adjustment_id": _ADJUSTMENT_ID, "points": _POINTS, "balance": {"type": "integer"}}
+
+ADJUST_REQUEST_SCHEMA: Final = {
+    "$schema": _DIALECT,
+    "type": "object",
+    "required": ["client_id", "adjustment_id", "points"],
+    "properties": {
+        "client_id": _CLIENT_ID,
+        "adjustment_id": _ADJUSTMENT_ID,
+        "points": _POINTS,
+        "reason": {**_REASON, "type": ["string", "null"]},
+    },
+}
+ADJUST_RESPONSE_SCHEMA: Final = {
+    "$schema": _DIALECT,
+    "type": "object",
+    "required": ["client_id", *_ADJUSTED],
+    "properties": {"client_id": _CLIENT_ID, **_ADJUSTED},
+}
+_CURSOR: Final = {"type": "integer", "minimum": 1, "maximum": CURSOR_MAX}
+STATEMENT_REQUEST_SCHEMA: Final = {
+    "$schema": _DIALECT,
+    "type": "object",
+    "required": ["client_id"],
+    "properties": {
+        "client_id": _CLIENT_ID,
+        "limit": {"type": "integer", "minimum": 1, "maximum": PAGE_MAX, "default": PAGE_DEFAULT},
+        "before": _CURSOR,
+    },
+}
+STATEMENT_RESPONSE_SCHEMA: Final = {
+    "$schema": _DIALECT,
+    "type": "object",
+    "required": ["client_id", "adjustments"],
+    "properties": {
+        "client_id": _CLIENT_ID,
+        "adjustments": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": [*_ADJUSTED, "at"],
+                "properties": {**_ADJUSTED, "reason": _REASON, "at": {"type": "string", "format": "date-time"}},
+            },
+        },
+        "before": _CURSOR,
+    },
 }

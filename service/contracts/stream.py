@@ -6,7 +6,9 @@ STREAM: Final = "customer-balances"
 
 EVENT_PREFIX: Final = "customer.balance."
 """An event's subject is this and the client's id, one token."""
-STREAM_SUBJECTS: Final = (f"{EVENT_PREFIX}>",)
+ADJUSTED_PREFIX: Final = "customer.adjusted."
+"""The subject of an adjustment's whole reply is this and the client's id."""
+STREAM_SUBJECTS: Final = (f"{EVENT_PREFIX}>", f"{ADJUSTED_PREFIX}>")
 
 ARCHIVE_CONSUMER: Final = "archive"
 """The stream's consumer by which the role `archive` reads it, where that role is run."""

@@ -11,8 +11,10 @@ from typing import Final
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from service.customer.events.events import Events
+from service.customer.ledger.tables import LedgerStats
+from service.customer.ledger.tills import TillStats
 from service.customer.requests.burst import OK
-from service.customer.requests.errors import ERRORS
+from service.customer.requests.errors import ERRORS, InsufficientBalance
 from service.customer.requests.micro import LATENCY_BUCKETS, OUTCOMES, ConcurrentService
 from service.dynamodb.table import Table
 from service.nats.client import NatsClient
@@ -21,7 +23,7 @@ from service.runtime.metrics import counters, histograms, quantile
 
 UNITS: Final = {
     "Requests": "Count",
-    **{error.description: "Count" for error in ERRORS},
+    **{error.description: "Count" for error in ERRORS if error is not InsufficientBalance},
     "InFlight": "Count",
     "TimeWithoutCredit": "Percent",
     "LatencyP50": "Milliseconds",
@@ -31,12 +33,18 @@ UNITS: Final = {
     "EventsDropped": "Count",
     "Serving": "Count",
     "EventsFlowing": "Count",
+    "AdjustmentConflicts": "Count",
+    "AdjustmentsUnknown": "Count",
 }
-"""Every CloudWatch metric of this role, and its unit."""
+"""Every CloudWatch metric of this role, and its unit. Each is paid for: what nobody acts on is in the line alone."""
+
+Adjusting = tuple[LedgerStats, TillStats]
 
 
-def families(service: ConcurrentService, table: Table, events: Events, nc: NatsClient) -> Iterator[Metric]:
-    """The Prometheus metrics."""
+def families(
+    service: ConcurrentService, table: Table, events: Events, nc: NatsClient, adjusting: Adjusting | None
+) -> Iterator[Metric]:
+    """The Prometheus metrics. `adjusting` None: adjustments are not served."""
     requests = service.requests
     outcomes = {(name, outcome): stats.outcomes[outcome] for name, stats in requests.items() for outcome in OUTCOMES}
     yield counters("balance_requests", "Requests answered, by outcome.", ["endpoint", "outcome"], outcomes)
@@ -58,7 +66,8 @@ def families(service: ConcurrentService, table: Table, events: Events, nc: NatsC
     yield histograms(
         "balance_dynamodb_call_seconds", "One BatchGetItem call, in seconds.", [], {(): calls.call_seconds}
     )
-    failed = {(error,): count for error, count in calls.errors.items()}
+    errors = calls.errors + adjusting[0].errors if adjusting else calls.errors
+    failed = {(error,): count for error, count in errors.items()}
     yield counters("balance_dynamodb_errors", "Calls that failed, by error.", ["error"], failed)
     sent = events.stats
     yield CounterMetricFamily("balance_events_published", "Events the stream acknowledged.", sent.published)
@@ -75,6 +84,23 @@ def families(service: ConcurrentService, table: Table, events: Events, nc: NatsC
     yield CounterMetricFamily(
         "balance_messages_undecodable", "Messages dropped because they cannot be decoded.", nc.undecodable
     )
+    if adjusting:
+        yield from _of_adjustments(*adjusting)
+
+
+def _of_adjustments(written: LedgerStats, tills: TillStats) -> Iterator[Metric]:
+    yield histograms(
+        "balance_transaction_adjustments", "Adjustments in a transaction.", [], {(): written.transaction_entries}
+    )
+    yield histograms(
+        "balance_transaction_seconds", "One TransactWriteItems call, in seconds.", [], {(): written.transaction_seconds}
+    )
+    yield CounterMetricFamily(
+        "balance_adjustment_conflicts", "Transactions cancelled because another came first.", tills.conflicts
+    )
+    yield CounterMetricFamily(
+        "balance_adjustments_unknown", "Adjustments whose outcome the requester was not told.", tills.unknown
+    )
 
 
 @dataclass(frozen=True)
@@ -89,19 +115,27 @@ class _Reading:
     batch_keys: float
     dropped: int
     without_s: float
+    conflicts: int
+    unknown: int
 
 
 class Minute:
     """What happened since the last call of `figures`."""
 
-    def __init__(self, service: ConcurrentService, table: Table, events: Events) -> None:
+    def __init__(
+        self, service: ConcurrentService, table: Table, events: Events, adjusting: Adjusting | None = None
+    ) -> None:
         self._service = service
         self._table = table
         self._events = events
+        self._tills = adjusting[1] if adjusting else TillStats()
         self._last = self._read()
 
     def figures(self, *, serving: bool) -> Mapping[str, Figure]:
-        """One value for each metric of `UNITS`; the latencies are left out of a minute without requests."""
+        """A value for each metric of `UNITS`, and what is in the line alone.
+
+        The latencies are left out of a minute without requests.
+        """
         before, now = self._last, self._read()
         self._last = now
         elapsed_s = max(now.at_s - before.at_s, 1e-9)
@@ -120,11 +154,13 @@ class Minute:
             "EventsDropped": now.dropped - before.dropped,
             "Serving": int(serving),
             "EventsFlowing": int(flowing),
+            "AdjustmentConflicts": now.conflicts - before.conflicts,
+            "AdjustmentsUnknown": now.unknown - before.unknown,
         }
         if any(latencies):
             values["LatencyP50"] = quantile(LATENCY_BUCKETS, latencies, 0.5) * 1000
             values["LatencyP99"] = quantile(LATENCY_BUCKETS, latencies, 0.99) * 1000
-        return {OK: (outcomes[OK], None)} | {name: (value, UNITS[name]) for name, value in values.items()}
+        return {OK: (outcomes[OK], None)} | {name: (value, UNITS.get(name)) for name, value in values.items()}
 
     def _read(self) -> _Reading:
         requests, calls = self._service.requests.values(), self._table.stats
@@ -138,4 +174,6 @@ class Minute:
             batch_keys=calls.batch_keys.total,
             dropped=self._events.stats.dropped,
             without_s=self._service.credit.without_s,
+            conflicts=self._tills.conflicts,
+            unknown=self._tills.unknown,
         )

@@ -21,12 +21,16 @@ from service.contracts.stream import EVENT_PREFIX, STREAM
 from service.customer import metrics
 from service.customer.backlog import FIGURES_LEFT_OUT, Backlog
 from service.customer.clients import Clients
+from service.customer.endpoints.adjust import ADJUSTED_BYTES, Adjust
 from service.customer.endpoints.balance import Balance
 from service.customer.endpoints.create import Create
 from service.customer.endpoints.get import Get
+from service.customer.endpoints.statement import Statement
 from service.customer.events.events import Events
 from service.customer.events.publisher import BATCHED, EVENT_BYTES, SINGLE
-from service.customer.requests.micro import ConcurrentService
+from service.customer.ledger.tables import Ledger
+from service.customer.metrics import Adjusting
+from service.customer.requests.micro import ConcurrentService, Endpoint
 from service.customer.settings import CustomerSettings
 from service.customer.store.seeding import is_seeded, seed
 from service.customer.tracing import tracing
@@ -34,13 +38,14 @@ from service.dynamodb.errors import TableUnavailableError
 from service.dynamodb.table import Table
 from service.nats import jetstream, permissions
 from service.nats.connection import Connection, confirm
+from service.nats.fit import NS
 from service.runtime.background import background
 from service.runtime.cancel import cancel
 from service.runtime.emf import Figures
 from service.runtime.errors import ServiceError
 from service.runtime.logs import writes_json
 from service.runtime.process import CLOSE_S, Stop
-from service.runtime.role import Need
+from service.runtime.role import Need, Skipped
 
 log: Final = structlog.get_logger("service.customer")
 
@@ -65,6 +70,11 @@ class Customer:
         self._table = Table(settings.ddb_table, contract.KEY_ATTRIBUTE, "DDB_TABLE")
         self._events = Events(self._nc)
         self._clients = Clients(self._table, self._tracing)
+        self._ledger: Ledger | None = None
+        self._adjust: Adjust | None = None
+        if settings.adjustments_table:
+            self._ledger = Ledger(settings.ddb_table, settings.adjustments_table)
+            self._adjust = Adjust(self._ledger, self._table, self._events)
         self._service = ConcurrentService(
             self._nc,
             ServiceConfig(
@@ -74,6 +84,7 @@ class Customer:
                 Balance(self._clients, self._events).endpoint,
                 Get(self._clients).endpoint,
                 Create(self._table).endpoint,
+                *self._of_adjustments(),
             ),
             max_in_flight=settings.max_in_flight,
             tracing=self._tracing,
@@ -85,6 +96,11 @@ class Customer:
         self._backlog = Backlog(self._nc)
         self._watching: asyncio.Task[None] | None = None
 
+    def _of_adjustments(self) -> Iterator[Endpoint]:
+        if self._ledger and self._adjust:
+            yield self._adjust.endpoint
+            yield Statement(self._ledger, self._table).endpoint
+
     def needs(self) -> Sequence[Need]:
         return (
             Need(f"NATS at {self._settings.nats_shown}", self._connection.open),
@@ -92,6 +108,7 @@ class Customer:
             self._connection.steady(Need(f"stream {STREAM}", self._look_at_stream)),
             self._connection.steady(Need(f"bucket {contract.BUCKET}", self._look_at_bucket)),
             Need(f"table {self._table.name}", self._look_at_table),
+            Need("adjustments", self._look_at_adjustments),
         )
 
     async def start(self) -> None:
@@ -142,6 +159,8 @@ class Customer:
         await self._tracing.close(CLOSE_S / 2)
         await self._connection.close()
         self._table.close()
+        if self._ledger:
+            self._ledger.close()
 
     async def problems(self) -> Mapping[str, str]:
         found = dict(self._known_problems())
@@ -183,10 +202,14 @@ class Customer:
         return {"events": f"waiting: {self._events.stalled}"} if self._events.stalled else {}
 
     def metrics(self) -> Iterator[Metric]:
-        return metrics.families(self._service, self._table, self._events, self._nc)
+        return metrics.families(self._service, self._table, self._events, self._nc, self._adjusting())
+
+    def _adjusting(self) -> Adjusting | None:
+        return (self._adjust.ledger.stats, self._adjust.tills.stats) if self._adjust else None
 
     def figures(self) -> Figures:
-        minute, backlog = metrics.Minute(self._service, self._table, self._events), self._backlog
+        minute = metrics.Minute(self._service, self._table, self._events, self._adjusting())
+        backlog = self._backlog
         return Figures(
             METRICS_NAMESPACE,
             (METRICS_DIMENSION, self._table.name),
@@ -200,7 +223,9 @@ class Customer:
     async def _look_at_permissions(self) -> str:
         self._connection.jetstream  # noqa: B018  raises Skipped without a connection
         publish = [subject for subject in contract.NEEDED if not subject.startswith("_")]
-        given = await permissions.look(self._nc, contract.USER, publish, contract.SUBSCRIBE)
+        publish += contract.NEEDED_TO_ADJUST if self._adjust else ()
+        subscribe = contract.SUBSCRIBE if self._adjust else contract.SUBSCRIBED
+        given = await permissions.look(self._nc, contract.USER, publish, subscribe)
         lacking = [subject for subject in contract.FIGURES if not permissions.allows(given.get("publish"), subject)]
         return f"without {', '.join(lacking)}: {FIGURES_LEFT_OUT}" if lacking else ""
 
@@ -208,10 +233,12 @@ class Customer:
         stream = await jetstream.check_stream(
             self._connection.jetstream,
             STREAM,
-            (f"{EVENT_PREFIX}*",),
-            size=EVENT_BYTES,
-            requests=(contract.SUBJECT, contract.GET_SUBJECT, contract.CREATE_SUBJECT),
+            (f"{EVENT_PREFIX}*", *(contract.NEEDED_TO_ADJUST if self._adjust else ())),
+            size=ADJUSTED_BYTES if self._adjust else EVENT_BYTES,
+            requests=contract.REQUESTS,
         )
+        if self._adjust:
+            self._adjust.forgotten_s = (stream.get("duplicate_window") or 0) / NS
         self._batched = bool(stream.get("allow_batched"))
         return f"which acknowledges events {BATCHED if self._batched else SINGLE}"
 
@@ -231,6 +258,14 @@ class Customer:
                 break
         await self._table.check()
         return "no row 1" if await self._row_1_is_missing() else "row 1 is there"
+
+    async def _look_at_adjustments(self) -> str:
+        if self._ledger is None:
+            unserved = f"{contract.ADJUST_SUBJECT} and {contract.STATEMENT_SUBJECT}"
+            raise Skipped(f"ADJUSTMENTS_TABLE is not set, so {unserved} are not served")
+        self._ledger.open()
+        await self._ledger.check(1 + FURTHER_LOOKS)
+        return f"table {self._ledger.name}"
 
     async def _row_1_is_missing(self) -> bool:
         return await self._table.get("1") is None

@@ -127,7 +127,18 @@ def _decoded(response: Response) -> dict[str, Any]:
     code = _code_of(str(kind))
     if not _code(code):
         raise InvalidResponse(f"HTTP {response.status} with a code that is not DynamoDB's: {code[:100]!r}")
-    raise DynamoDBError(response.status, code, str(told.get("message", told.get("Message", ""))))
+    raise DynamoDBError(response.status, code, str(told.get("message", told.get("Message", ""))), _reasons(told))
+
+
+def _reasons(told: dict[str, Any]) -> tuple[str, ...]:
+    """Why each item of a transaction had it cancelled, in the items' order; "None" for one that had not.
+
+    https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_TransactWriteItems.html#API_TransactWriteItems_Errors
+    """
+    try:
+        return tuple([str(reason["Code"]) for reason in told.get("CancellationReasons") or ()])
+    except (KeyError, TypeError):
+        return ()
 
 
 def _is_sum(checksum: bytes, body: bytes) -> bool:

@@ -10,7 +10,10 @@ TableUnavailableError   the table raises this for the transient ones of the abov
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
+
+from service.runtime.errors import ServiceError
 
 _THROTTLED: Final = {
     "BandwidthLimitExceeded",
@@ -36,6 +39,7 @@ _TRANSIENT: Final = {
     "ReplicatedWriteConflictException",
     "RequestTimeout",
     "RequestTimeoutException",
+    "TransactionConflictException",
 }
 """The others that are tried again: of botocore's retry modes, and of the document that `DynamoDBError` names."""
 STALE_CREDENTIALS: Final = {"ExpiredTokenException", "UnrecognizedClientException"}
@@ -84,10 +88,12 @@ class DynamoDBError(Exception):
     https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Programming.Errors.html
     """
 
-    def __init__(self, status: int, code: str, message: str) -> None:
+    def __init__(self, status: int, code: str, message: str, reasons: Sequence[str] = ()) -> None:
+        """`reasons`: why a transaction was cancelled, a code for each of its items."""
         super().__init__(f"{code}: {message}" if message else code)
         self.status = status
         self.code = code
+        self.reasons = reasons
 
     @property
     def throttled(self) -> bool:
@@ -101,6 +107,27 @@ class DynamoDBError(Exception):
     @property
     def access_denied(self) -> bool:
         return self.code in _ACCESS_DENIED
+
+
+def is_retryable(error: Exception) -> bool:
+    """The next call may succeed."""
+    if isinstance(error, DynamoDBError):
+        return error.retryable
+    # A ServiceError is what credentials that came since do not fit: the next ones may.
+    return isinstance(error, HttpError | InvalidResponse | TimeoutError | CredentialsRefreshError | ServiceError)
+
+
+def classify(error: Exception) -> Exception:
+    """What the caller gets: a transient error has words for requesters, and the error itself as its cause."""
+    if not is_retryable(error):
+        return error
+    if isinstance(error, DynamoDBError) and error.throttled:
+        said = "the database is busy"
+    else:
+        said = f"the database {'did not answer in time' if isinstance(error, TimeoutError) else 'is not available'}"
+    unavailable = TableUnavailableError(said)
+    unavailable.__cause__ = error
+    return unavailable
 
 
 def kind(error: BaseException | None) -> str:

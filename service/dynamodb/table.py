@@ -17,11 +17,11 @@ import orjson
 
 from service.dynamodb.client import DynamoDB
 from service.dynamodb.errors import (
-    CredentialsRefreshError,
     DynamoDBError,
-    HttpError,
     InvalidResponse,
     TableUnavailableError,
+    classify,
+    is_retryable,
     kind,
     reason,
 )
@@ -98,7 +98,7 @@ class Table:
         problem: Exception | None = None
         for attempt in range(MAX_CALLS):
             if attempt:
-                wait_s = _backoff_s(attempt)
+                wait_s = backoff_s(attempt)
                 if loop.time() + wait_s >= deadline:
                     break
                 await asyncio.sleep(wait_s)
@@ -106,7 +106,7 @@ class Table:
                 found, unprocessed = await self._batch_get(unread, consistent, deadline)
             except Exception as error:
                 problem = error
-                if not _is_retryable(error) or loop.time() >= deadline:
+                if not is_retryable(error) or loop.time() >= deadline:
                     break
                 self.stats.errors[kind(error)] += 1
                 continue
@@ -119,7 +119,7 @@ class Table:
                 return
             self.stats.errors["UnprocessedKeys"] += 1
             unread = list(unprocessed)
-        failure = _classify(problem) if problem else TableUnavailableError("the database is busy")
+        failure = classify(problem) if problem else TableUnavailableError("the database is busy")
         self.problem = reason(failure)
         give(dict.fromkeys(unread, failure))
 
@@ -143,7 +143,7 @@ class Table:
             if isinstance(error, DynamoDBError) and error.code == "ConditionalCheckFailedException":
                 return False
             self.stats.errors[kind(error)] += 1
-            raise _classify(error) from error
+            raise classify(error) from error
         return True
 
     async def insert_or_retry(self, row: Row) -> bool:
@@ -155,7 +155,7 @@ class Table:
             try:
                 return await self.insert(row)
             except TableUnavailableError:
-                await asyncio.sleep(_backoff_s(attempt))
+                await asyncio.sleep(backoff_s(attempt))
         return await self.insert(row)
 
     async def check(self) -> None:
@@ -198,27 +198,6 @@ class Table:
         return explain(error, self.name, self._variable, f"see that its key is a string named {self._key}")
 
 
-def _backoff_s(attempt: int) -> float:
+def backoff_s(attempt: int) -> float:
     """The wait before a further call, with full jitter: tasks that were refused together do not come back together."""
     return BACKOFF_S * 2.0**attempt * random.random()
-
-
-def _classify(error: Exception) -> Exception:
-    """What the caller gets: a transient error has words for requesters, and the error itself as its cause."""
-    if not _is_retryable(error):
-        return error
-    if isinstance(error, DynamoDBError) and error.throttled:
-        said = "the database is busy"
-    else:
-        said = f"the database {'did not answer in time' if isinstance(error, TimeoutError) else 'is not available'}"
-    unavailable = TableUnavailableError(said)
-    unavailable.__cause__ = error
-    return unavailable
-
-
-def _is_retryable(error: Exception) -> bool:
-    """The next call may succeed."""
-    if isinstance(error, DynamoDBError):
-        return error.retryable
-    # A ServiceError is what credentials that came since do not fit: the next ones may.
-    return isinstance(error, HttpError | InvalidResponse | TimeoutError | CredentialsRefreshError | ServiceError)

@@ -111,7 +111,7 @@ async def test_what_is_there_is_what_was_wanted(place: Place) -> None:
     for user in ACCOUNT.users:
         assert differences("user", user_settings(user), actual.users[user.name]) == ()
     stream = actual.streams[STREAM.name]
-    assert (stream["subjects"], stream["num_replicas"]) == (["customer.balance.>"], replicas)
+    assert (stream["subjects"], stream["num_replicas"]) == (["customer.balance.>", "customer.adjusted.>"], replicas)
     assert (stream["max_age"], stream["duplicate_window"]) == (7 * 86_400 * 10**9, 120 * 10**9)
     assert (actual.buckets[BUCKET.name]["max_bytes"], actual.buckets[BUCKET.name]["num_replicas"]) == (MIB, replicas)
 

@@ -74,14 +74,18 @@ def frames() -> st.SearchStrategy[bytes]:
     suffixes = ["", ".customer", f".customer.{TASK.decode()}"]
     discovery = [f"$SRV.{verb}{suffix}".encode() for verb in ("PING", "INFO", "STATS") for suffix in suffixes]
     subject = st.one_of(
-        st.sampled_from([contract.SUBJECT.encode(), contract.GET_SUBJECT.encode(), contract.CREATE_SUBJECT.encode()]),
+        st.sampled_from([subject.encode() for subject in contract.REQUESTS]),
         st.sampled_from(discovery),
         token.map(lambda end: b"$SRV.PING.customer." + end),
     )
     # A request that could be answered with a balance asks for that where it must not be sent: else it is a neighbour's.
     known = st.sampled_from([contract.SUBJECT.encode(), contract.GET_SUBJECT.encode()])
     stolen = st.builds(pub, known, st.just(b'{"client_id":"678"}'), st.sampled_from(FORBIDDEN))
-    return st.one_of(st.builds(pub, subject, payload, reply), st.builds(hpub, subject, header, payload, reply), stolen)
+    adjustment = b'{"client_id":"678","adjustment_id":"stolen","points":1}'
+    forced = st.builds(pub, st.just(contract.ADJUST_SUBJECT.encode()), st.just(adjustment), st.sampled_from(FORBIDDEN))
+    return st.one_of(
+        st.builds(pub, subject, payload, reply), st.builds(hpub, subject, header, payload, reply), stolen, forced
+    )
 
 
 class Attack:
@@ -100,7 +104,8 @@ class Attack:
         self.tasks: list[Task] = []
 
     async def start(self) -> None:
-        self.tasks = await self._stack.enter_async_context(tasks(self._world, self._count))
+        env = {name: value for name, value in (await self._world.with_adjustments()).items() if name != "SEED_ROWS"}
+        self.tasks = await self._stack.enter_async_context(tasks(self._world, self._count, **env))
         self._task = (await statistics(self._probe.client, self._count))[0]["id"].encode()
 
     async def close(self) -> None:
@@ -162,6 +167,7 @@ def send_examples(attack: Attack, examples: int, loop: asyncio.AbstractEventLoop
         pytest.param("client", 1, id="client, one task"),
         pytest.param("gateway", 2, id="gateway, two tasks"),
         pytest.param("registrar", 1, id="registrar, one task"),
+        pytest.param("teller", 1, id="teller, one task"),
     ],
 )
 async def test_bytes(world: World, drill: Drill, user: str, count: int) -> None:
@@ -193,6 +199,7 @@ async def test_bytes(world: World, drill: Drill, user: str, count: int) -> None:
     assert attack.accepted >= least
     assert probe.outcomes.keys() == {"OK"}
     assert seen == {}
+    assert world.ledger() == [], "an adjustment that nobody may be answered with is not made"
     assert logged < 100
     assert grown < 60 * count
 

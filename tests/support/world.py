@@ -145,6 +145,22 @@ class World:
     def rows(self) -> dict[str, int]:
         return dynamodb.rows(self.table, self.servers.dynamodb_env)
 
+    @property
+    def adjustments(self) -> str:
+        """The table of adjustments, once `with_adjustments` has made it."""
+        return f"{self.table}-adjustments"
+
+    async def with_adjustments(self) -> dict[str, str]:
+        """Make the table, and return what a task needs to be told of it."""
+        await dynamodb.create_adjustments(self.adjustments, self.servers.dynamodb_env)
+        return {"ADJUSTMENTS_TABLE": self.adjustments, "SEED_ROWS": "0"}
+
+    def ledger(self) -> list[dict[str, Any]]:
+        """Every row of the table of adjustments."""
+        pages = dynamodb.client(self.servers.dynamodb_env).get_paginator("scan").paginate(TableName=self.adjustments)
+        return [{name: next(iter(value.values())) for name, value in row.items()} for page in pages
+                for row in page["Items"]]  # fmt: skip
+
     def service_env(self, **overrides: str) -> dict[str, str]:
         env = service_env(self.nats_url, self.creds("service"), self.table, self.servers.dynamodb_env)
         return {**env, "LOG_FORMAT": "json", "SHUTDOWN_TIMEOUT": "10", **overrides}

@@ -28,6 +28,7 @@ from typing import Final
 import nats.errors
 import structlog
 
+from service.contracts.stream import EVENT_PREFIX
 from service.customer.events import acks
 from service.customer.events.acks import Refused
 from service.customer.events.outbox import MAX_BYTES, MAX_EVENTS, Batch, Outbox
@@ -99,8 +100,16 @@ class Events:
     def publish(
         self, client_ids: Sequence[str], payloads: Sequence[str], context: Mapping[str, str] | None = None
     ) -> None:
-        """Store each event, now or when the stream is reachable again. Does not raise while it is not."""
-        dropped = self._outbox.add(client_ids, payloads, context)
+        """Store each client's balance, now or when the stream is reachable again. Does not raise while it is not."""
+        self._publish(self._outbox.add([f"{EVENT_PREFIX}{client_id}" for client_id in client_ids], payloads, context))
+
+    def publish_once(
+        self, subjects: Sequence[str], payloads: Sequence[str], ids: Sequence[str], context: Mapping[str, str] | None
+    ) -> None:
+        """`publish` events with ids of `ID_LENGTH`: the stream keeps one of an id within its duplicate window."""
+        self._publish(self._outbox.add(subjects, payloads, context, ids))
+
+    def _publish(self, dropped: int) -> None:
         if dropped:
             self._drop(dropped)
         if not self._sending and self._outbox.waiting:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, repeat
 from typing import Final
 
-from service.contracts.stream import EVENT_PREFIX
 from service.nats.client import header_lines
 
 MAX_EVENTS: Final = 100_000
 MAX_BYTES: Final = 16 * 1024 * 1024
-_OVERHEAD_BYTES: Final = 64 + len(EVENT_PREFIX)
+_OVERHEAD_BYTES: Final = 64
 
 
-Event = tuple[int, str, str, str]
-"""Number, client id, payload, and header lines that carry its request's span on, each with its CRLF."""
+Event = tuple[int, str, str, str, str]
+"""Number, subject, payload, header lines that carry its request's span on, each with its CRLF, and its id; empty: the
+number makes one.
+"""
 FIRST: Final = 10**15
 """The first event's number: all have as many digits."""
 
@@ -48,17 +49,23 @@ class Outbox:
     def __len__(self) -> int:
         return self.unacknowledged + len(self.waiting)
 
-    def add(self, client_ids: Sequence[str], payloads: Sequence[str], context: Mapping[str, str] | None) -> int:
+    def add(
+        self,
+        subjects: Sequence[str],
+        payloads: Sequence[str],
+        context: Mapping[str, str] | None,
+        ids: Iterable[str] = repeat(""),
+    ) -> int:
         """Let events wait. Returns for how many of them, the last ones, there is no room."""
         lines = header_lines(context).decode() if context else ""
-        events: list[Event] = list(zip(count(self._next_event), client_ids, payloads, repeat(lines)))
+        events: list[Event] = list(zip(count(self._next_event), subjects, payloads, repeat(lines), ids))
         size_bytes, room = _size_bytes(events), self._max_events - len(self)
         while events and (len(events) > room or self.held_bytes + size_bytes > self._max_bytes):
             size_bytes -= _size_bytes([events.pop()])
         self._next_event += len(events)
         self.held_bytes += size_bytes
         self.waiting.extend(events)
-        return len(client_ids) - len(events)
+        return len(subjects) - len(events)
 
     def take(self, size: int, now_s: float) -> Batch:
         """Make a batch of the oldest waiting events; it counts as sent."""
@@ -91,5 +98,5 @@ class Outbox:
 
 def _size_bytes(events: Sequence[Event]) -> int:
     """What they take, in characters: nearly all are ASCII."""
-    held = sum([len(client_id) + len(payload) + len(context) for _, client_id, payload, context in events])
+    held = sum([len(subject) + len(payload) + len(context) for _, subject, payload, context, _ in events])
     return held + _OVERHEAD_BYTES * len(events)

@@ -21,7 +21,6 @@ from functools import lru_cache
 from typing import Final, Literal
 
 from service.contracts.customer import INBOX_PREFIX
-from service.contracts.stream import EVENT_PREFIX
 from service.customer.events.outbox import FIRST, Batch, Event
 from service.nats.client import NatsClient
 from service.nats.parser import Read
@@ -33,6 +32,9 @@ SINGLE: Final = "one by one"
 BATCH_MAX: Final = 100
 EVENT_BYTES: Final = 768
 """Of an event's headers and payload at most, its trace's context among them."""
+_HEAD: Final = "NATS/1.0\r\nNats-Msg-Id: "
+ID_LENGTH: Final = 33
+"""Of each event's id, made here or given: all header blocks without a context have one length."""
 _FLOW: Final = 50
 """The server says after so many events of a batch that it is alive: a slow stream takes long for a whole one."""
 _BEGIN, _APPEND, _COMMIT = range(3)
@@ -47,7 +49,6 @@ class Publisher:
         # A NUID could be guessed from the service's public one, and an acknowledgement forged.
         self._inbox = f"{INBOX_PREFIX}.{secrets.token_hex(16)}"
         self._id = secrets.token_hex(8)
-        self._head = f"NATS/1.0\r\nNats-Msg-Id: {self._id}."
 
     @property
     def batch_max(self) -> int:
@@ -73,15 +74,16 @@ class Publisher:
         frames = self._frames(batch.events, reply, len)
         if not frames.isascii():
             frames = self._frames(batch.events, reply, _bytes)
-        self._nc.post_frames(frames, [len(payload) for _, _, payload, _ in batch.events])
+        self._nc.post_frames(frames, [len(payload) for _, _, payload, _, _ in batch.events])
 
     def _frames(self, events: Sequence[Event], reply: str, length: Callable[[str], int]) -> str:
         """Each event as it is on the wire: the same headers each time, so that the stream knows it again."""
-        head, context_at = self._head, len(f"{self._head}{FIRST}\r\n\r\n")
+        own, context_at = self._id, len(f"{_HEAD}{self._id}.{FIRST}\r\n\r\n")
         return "".join([
-            f"HPUB {EVENT_PREFIX}{client_id} {reply}{end} {context_at + length(context)}"
-            f" {context_at + length(context) + length(payload)}\r\n{head}{number}\r\n{context}\r\n{payload}\r\n"
-            for (number, client_id, payload, context), end in zip(events, _ends(len(events)), strict=True)
+            f"HPUB {subject} {reply}{end} {context_at + length(context)}"
+            f" {context_at + length(context) + length(payload)}\r\n"
+            f"{_HEAD}{given or f'{own}.{number}'}\r\n{context}\r\n{payload}\r\n"
+            for (number, subject, payload, context, given), end in zip(events, _ends(len(events)), strict=True)
         ])  # fmt: skip
 
 

@@ -79,3 +79,10 @@ def client_id_of(body: dict[str, Any]) -> str:
     if _CLIENT_ID.fullmatch(client_id) is None:
         raise BadRequest(_RULE)
     return client_id
+
+
+def integer_of(given: Any) -> int | None:
+    """A JSON number without a fraction, however it is written: 1.0 is an integer to JSON Schema. None for all else."""
+    if type(given) is int:
+        return given
+    return int(given) if type(given) is float and given.is_integer() else None

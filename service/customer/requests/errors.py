@@ -4,6 +4,7 @@ RequestError
   BadRequest            403
   NotFound              404
   Conflict              409
+  InsufficientBalance   409
   Unavailable           503
   InternalError         500
 """
@@ -45,10 +46,17 @@ class NotFound(RequestError):
 
 
 class Conflict(RequestError):
-    """A client of that id is there, with other content."""
+    """A client, or an adjustment, of that id is there, with other content."""
 
     code = "409"
     description = "CONFLICT"
+
+
+class InsufficientBalance(RequestError):
+    """The balance would go below 0."""
+
+    code = "409"
+    description = "INSUFFICIENT_BALANCE"
 
 
 class Unavailable(RequestError):
@@ -62,5 +70,7 @@ class InternalError(RequestError):
     """Anything else; the cause is in the log, never in the reply."""
 
 
-ERRORS: Final[tuple[type[RequestError], ...]] = (BadRequest, NotFound, Conflict, Unavailable, InternalError)
+ERRORS: Final[tuple[type[RequestError], ...]] = (
+    BadRequest, NotFound, Conflict, InsufficientBalance, Unavailable, InternalError,
+)  # fmt: skip
 """Every error reply there is. Metrics, statistics and alarms derive from this."""

@@ -28,10 +28,19 @@ def make_row(client_id: str, balance: int, **texts: str) -> Row:
 
 def balance_of(client_id: str, row: Row) -> int:
     """Raises `InternalError` for a row without an integer balance."""
+    return _integer(client_id, row, contract.BALANCE_ATTRIBUTE)
+
+
+def count_of(client_id: str, row: Row) -> int:
+    """Adjustments that were made. Raises `InternalError` for a number that is no integer."""
+    return _integer(client_id, row, contract.COUNT_ATTRIBUTE) if contract.COUNT_ATTRIBUTE in row else 0
+
+
+def _integer(client_id: str, row: Row, attribute: str) -> int:
     try:
-        return int(row[contract.BALANCE_ATTRIBUTE]["N"])
+        return int(row[attribute]["N"])
     except Exception as error:  # a row may hold anything
-        failed.error("row", client_id=client_id, error=f"the row has no integer {contract.BALANCE_ATTRIBUTE}")
+        failed.error("row", client_id=client_id, error=f"the row has no integer {attribute}")
         raise InternalError("internal error") from error
 
 

@@ -8,6 +8,8 @@ from nats.micro.service import ServiceConfig
 
 from service import __version__
 from service.customer.events.events import Events
+from service.customer.ledger.tables import LedgerStats
+from service.customer.ledger.tills import TillStats
 from service.customer.metrics import Minute
 from service.customer.requests.micro import ConcurrentService
 from service.customer.tracing import NoTracing
@@ -33,6 +35,22 @@ async def test_what_was_counted_in_one_minute_is_not_counted_in_the_next() -> No
         figures = minute.figures(serving=True)
         seen.append((figures["EventsDropped"][0], figures["BatchSize"][0]))
     assert seen == [(3, 10), (0, 0), (2, 4)]
+
+
+async def test_conflicts_and_unknown_outcomes_of_a_minute_are_figures() -> None:
+    nc, table = NatsClient(lambda _: None, lambda: None), Table("balances", "id", "DDB_TABLE")
+    config = ServiceConfig(name="customer", version="1.0.0", description="")
+    service = ConcurrentService(nc, config, (), max_in_flight=1, tracing=NoTracing())
+    tills = TillStats()
+    minute = Minute(service, table, Events(nc), (LedgerStats(), tills))
+    seen = []
+    for conflicts, unknown in ((3, 1), (0, 0), (2, 4)):
+        tills.conflicts += conflicts
+        tills.unknown += unknown
+        figures = minute.figures(serving=True)
+        seen.append((figures["AdjustmentConflicts"], figures["AdjustmentsUnknown"]))
+    assert seen == [((3, "Count"), (1, "Count")), ((0, "Count"), (0, "Count")), ((2, "Count"), (4, "Count"))]
+    assert figures["INSUFFICIENT_BALANCE"] == (0, None), "in the line, and no metric that is paid for"
 
 
 async def test_operators_read_a_task_in_its_statistics(world: World, proxy: FaultyDynamoDB) -> None:

@@ -257,7 +257,7 @@ async def test_no_wait_goes_beyond_the_deadline(
     """The second wait would end behind the deadline: nobody waits at all then, and there is no third call."""
     waits = {1: 0.0, 2: 3_600.0}
     monkeypatch.setattr(module, "DEADLINE_S", 600.0)
-    monkeypatch.setattr(module, "_backoff_s", waits.__getitem__)
+    monkeypatch.setattr(module, "backoff_s", waits.__getitem__)
     async with through(proxy, world, monkeypatch) as table:
         proxy.fault = lambda *_: refusal("ThrottlingException")
         async with asyncio.timeout(60):

@@ -204,6 +204,16 @@ async def test_throttled_writes_back_off_and_a_stall_ends_at_the_deadline(world:
         assert await metric(task, "balance_requests_in_flight") == 0
 
 
+async def test_a_write_that_meets_a_transaction_is_tried_again(world: World, proxy: FaultyDynamoDB) -> None:
+    """https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_PutItem.html#API_PutItem_Errors"""
+    async with world.task(SEED_ROWS="0", **proxy.env), world.client("registrar") as client:
+        proxy.calls.clear()
+        proxy.fault = lambda *_: refusal("TransactionConflictException") if len(proxy.calls) < 3 else None
+        assert await ask(client, contract.CREATE_SUBJECT, **JOHN) == ("OK", {"client_id": "j1"})
+        assert [action for action, _ in proxy.calls] == ["PutItem"] * 3
+    assert world.rows() == {"j1": 0}
+
+
 async def test_one_call_reads_for_both_endpoints_and_a_consistent_one_apart(
     world: World, proxy: FaultyDynamoDB
 ) -> None:

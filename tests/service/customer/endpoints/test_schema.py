@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import jsonschema
-import orjson
 import pytest
 
 from service.contracts import customer as contract
+from service.customer.endpoints import adjust, statement
 from service.customer.endpoints.create import decode
 from service.customer.requests.decode import decode_client_id, decode_object
 from service.customer.requests.errors import BadRequest
@@ -40,7 +41,7 @@ FORMS = ("{0}", "a{0}", "{0}a", "a{0}b", "{0}{0}")
 
 def wire(body: object) -> str:
     """As it comes from the wire: each byte a character."""
-    return orjson.dumps(body).decode("latin-1")
+    return json.dumps(body).encode().decode("latin-1")
 
 
 def is_taken(take: Any, body: object) -> bool:
@@ -57,6 +58,51 @@ def test_each_character_of_an_id_and_of_a_name(form: str, character: str) -> Non
     text = form.format(character)
     assert is_taken(decode_client_id, {"client_id": text}) == GET.is_valid({"client_id": text})
     assert is_taken(decode, {"name": text}) == CREATE.is_valid({"name": text})
+
+
+ADJUST = jsonschema.Draft202012Validator(ecma(contract.ADJUST_REQUEST_SCHEMA))
+STATEMENT = jsonschema.Draft202012Validator(ecma(contract.STATEMENT_REQUEST_SCHEMA))
+OUT: dict[str, Any] = {"client_id": "7", "adjustment_id": "a", "points": -1}
+
+
+@pytest.mark.parametrize("left_out", [None, *OUT])
+@pytest.mark.parametrize(
+    "other",
+    [
+        {}, {"points": 0}, {"points": 10**12}, {"points": -(10**12)}, {"points": 10**12 + 1}, {"points": -(10**12) - 1},
+        {"points": 1.0}, {"points": 1.5}, {"points": True}, {"points": "1"}, {"points": None}, {"points": 0.0},
+        {"adjustment_id": ""}, {"adjustment_id": "\U0001f701" * 128}, {"adjustment_id": "a" * 129},
+        {"adjustment_id": 7}, {"adjustment_id": " \n\0"}, {"adjustment_id": None}, {"reason": None}, {"reason": ""},
+        {"reason": "x" * 200},
+        {"reason": "x" * 201}, {"reason": 7}, {"client_id": "a.b"}, {"more": 1},
+    ],
+)  # fmt: skip
+def test_each_adjustment(other: dict[str, Any], left_out: str | None) -> None:
+    body = {name: value for name, value in {**OUT, **other}.items() if name != left_out}
+    assert is_taken(adjust.decode, body) == ADJUST.is_valid(body)
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "1" * 5000, "1e12", "1e13", "1e-1", "-0", "-0.0", "10.0e-1"])
+def test_points_of_any_form(number: str) -> None:
+    payload = f'{{"client_id":"7","adjustment_id":"a","points":{number}}}'
+    taken = number in {"1e12", "10.0e-1"}
+    if taken:
+        assert adjust.decode(payload).points == int(float(number))
+    else:
+        with pytest.raises(BadRequest, match="points must be"):
+            adjust.decode(payload)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {}, {"limit": 1}, {"limit": 100}, {"limit": 101}, {"limit": 0}, {"limit": -1}, {"limit": 1.0}, {"limit": "1"},
+        {"limit": None}, {"limit": True}, {"before": 1}, {"before": 0}, {"before": None}, {"before": "x"},
+        {"before": 2.0}, {"before": 10**15}, {"before": 10**15 + 1}, {"client_id": 7},
+    ],
+)  # fmt: skip
+def test_each_page(body: dict[str, Any]) -> None:
+    assert is_taken(statement.decode, {"client_id": "7", **body}) == STATEMENT.is_valid({"client_id": "7", **body})
 
 
 @pytest.mark.parametrize(

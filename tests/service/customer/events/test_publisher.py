@@ -7,7 +7,7 @@ import re
 import pytest
 
 from service.customer.events.outbox import Outbox
-from service.customer.events.publisher import BATCHED, SINGLE, Mode, Publisher
+from service.customer.events.publisher import BATCHED, ID_LENGTH, SINGLE, Mode, Publisher
 from service.nats.client import NatsClient
 from service.nats.connection import roundtrip
 from tests.support.world import World
@@ -20,7 +20,8 @@ async def sent(world: World, mode: Mode, count: int) -> list[tuple[str, dict[str
     outbox = Outbox(1000, 1_000_000)
     for number in range(count):
         context = {"traceparent": "00-context", "tracestate": "a=1"} if number else None
-        outbox.add([f"c{number}ü" if number % 2 else f"c{number}"], ['{"balance":1}'], context)
+        client_id = f"c{number}ü" if number % 2 else f"c{number}"
+        outbox.add([f"customer.balance.{client_id}"], ['{"balance":1}'], context)
     async with world.client("service") as client, world.administrator() as admin:
         assert isinstance(client, NatsClient)
         heard = await admin._nc.subscribe("customer.balance.*")
@@ -30,7 +31,7 @@ async def sent(world: World, mode: Mode, count: int) -> list[tuple[str, dict[str
         batch = outbox.take(count, 0.0)
         publisher.send(batch)
         messages = [await heard.next_msg(timeout=10) for _ in range(count)]
-        assert [msg.subject for msg in messages] == [f"customer.balance.{event[1]}" for event in batch.events]
+        assert [msg.subject for msg in messages] == [event[1] for event in batch.events]
         assert {msg.data for msg in messages} == {b'{"balance":1}'}
         assert {publisher.number(msg.reply) for msg in messages} == {0}
     return [(msg.reply, msg.headers or {}) for msg in messages]
@@ -85,3 +86,21 @@ async def test_an_answer_to_another_subject_is_about_no_batch(world: World) -> N
         publisher = Publisher(client)
         for subject in ("", f"{publisher._inbox}.", f"{publisher._inbox}.x-", f"{publisher._inbox}.x-one"):
             assert publisher.number(subject) == -1
+
+
+async def test_an_event_with_an_id_of_its_own_stands_among_the_others(world: World) -> None:
+    """Its headers have the length of theirs, so that a batch is written by one join."""
+    outbox, own = Outbox(1000, 1_000_000), "a" * ID_LENGTH
+    outbox.add(["customer.balance.1"], ["x"], None)
+    outbox.add(["customer.balance.2", "customer.adjusted.2"], ["y", "z"], {"traceparent": "00"}, [own, "b" * ID_LENGTH])
+    async with world.client("service") as client, world.administrator() as admin:
+        assert isinstance(client, NatsClient)
+        heard = await admin._nc.subscribe("customer.*.*")
+        await roundtrip(admin._nc)
+        Publisher(client).send(outbox.take(3, 0.0))
+        messages = [await heard.next_msg(timeout=10) for _ in range(3)]
+    assert [(msg.subject, msg.data) for msg in messages] == [
+        ("customer.balance.1", b"x"), ("customer.balance.2", b"y"), ("customer.adjusted.2", b"z"),
+    ]  # fmt: skip
+    ids = [(msg.headers or {})["Nats-Msg-Id"] for msg in messages]
+    assert (len(ids[0]), ids[1:]) == (ID_LENGTH, [own, "b" * ID_LENGTH])

@@ -12,6 +12,7 @@ def test_the_codes_on_the_wire() -> None:
         ("403", "BAD_REQUEST"),
         ("404", "NOT_FOUND"),
         ("409", "CONFLICT"),
+        ("409", "INSUFFICIENT_BALANCE"),
         ("503", "UNAVAILABLE"),
         ("500", "INTERNAL_ERROR"),
     }

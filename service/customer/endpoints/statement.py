@@ -1,0 +1,104 @@
+"""The endpoint `customer.statement`: a client's adjustments, newest first. It has each one that was answered before."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from service.contracts import customer as contract
+from service.customer.ledger.decide import Entry
+from service.customer.ledger.tables import Ledger
+from service.customer.requests.burst import Burst
+from service.customer.requests.decode import client_id_of, decode_object, integer_of
+from service.customer.requests.errors import BadRequest, RequestError
+from service.customer.requests.micro import Endpoint
+from service.customer.store.rows import refusal, row_of
+from service.dynamodb.errors import classify, is_retryable
+from service.dynamodb.table import DEADLINE_S, MAX_CALLS, Table, backoff_s
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    client_id: str
+    limit: int
+    before: int | None
+
+
+def decode(payload: str) -> Asked:
+    """The page that a request asks for. Raises `BadRequest`."""
+    body = decode_object(payload)
+    limit = integer_of(body.get("limit", contract.PAGE_DEFAULT))
+    if limit is None or not 1 <= limit <= contract.PAGE_MAX:
+        raise BadRequest(f"limit must be an integer from 1 to {contract.PAGE_MAX}")
+    before = integer_of(body["before"]) if "before" in body else None
+    if "before" in body and (before is None or not 1 <= before <= contract.CURSOR_MAX):
+        raise BadRequest("before must be a cursor: the `before` of the page that came last")
+    return Asked(client_id_of(body), limit, before)
+
+
+def encode(asked: Asked, entries: Sequence[Entry]) -> str:
+    """A reply's text. There are more entries than asked for when a page follows."""
+    page = entries[: asked.limit]
+    more = {"before": page[-1].sequence} if len(entries) > len(page) else {}
+    return orjson.dumps(
+        {"client_id": asked.client_id, "adjustments": [_shown(entry) for entry in page], **more}
+    ).decode()
+
+
+def _shown(entry: Entry) -> dict[str, Any]:
+    reason = {} if entry.reason is None else {"reason": entry.reason}
+    told = {"adjustment_id": entry.adjustment_id, "points": entry.points, "balance": entry.balance}
+    return {**told, **reason, "at": entry.at}
+
+
+class Statement:
+    """Answers requests with pages of the ledger."""
+
+    def __init__(self, ledger: Ledger, table: Table) -> None:
+        self.endpoint = Endpoint(
+            name=contract.STATEMENT_NAME,
+            subject=contract.STATEMENT_SUBJECT,
+            handler=self.handle,
+            description="A client's adjustments, newest first; `before` of a page asks for the next one.",
+            request_schema=contract.STATEMENT_REQUEST_SCHEMA,
+            response_schema=contract.STATEMENT_RESPONSE_SCHEMA,
+        )
+        self._ledger = ledger
+        self._table = table
+        self._reads: set[asyncio.Task[None]] = set()
+
+    def handle(self, burst: Burst, payloads: Sequence[str]) -> None:
+        """Start the read for each request, which is answered when it is done."""
+        asked = burst.each(decode, payloads)
+        for request, page in zip(burst.singles(), asked, strict=True):
+            read = asyncio.create_task(self._answer(page, request))
+            self._reads.add(read)
+            read.add_done_callback(self._reads.discard)
+
+    async def _answer(self, asked: Asked, request: Burst) -> None:
+        try:
+            entries = await self._read(asked)
+            if not entries:
+                row_of(asked.client_id, await self._table.get(asked.client_id, consistent=True))
+            request.respond([encode(asked, entries)])
+        except RequestError as error:
+            request.refuse(error)
+        except Exception as error:
+            request.refuse(refusal(asked.client_id, classify(error)))
+
+    async def _read(self, asked: Asked) -> list[Entry]:
+        """The page, and the first entry of the next one. Raises what the last call raised."""
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + DEADLINE_S
+        for attempt in range(1, MAX_CALLS):
+            try:
+                return await self._ledger.page(asked.client_id, asked.before, asked.limit + 1, deadline)
+            except Exception as error:
+                if not is_retryable(error) or clock() >= deadline:
+                    raise
+            await asyncio.sleep(backoff_s(attempt))
+        return await self._ledger.page(asked.client_id, asked.before, asked.limit + 1, deadline)

@@ -1,0 +1,91 @@
+"""What becomes of a client's adjustments: decided one after the other, in the order in which they came. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from service.customer.requests.errors import Conflict, InsufficientBalance, NotFound, RequestError
+
+
+@dataclass(frozen=True, slots=True)
+class Adjustment:
+    """What a request asks for."""
+
+    client_id: str
+    adjustment_id: str
+    points: int
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An adjustment that was made: a row of the ledger, from which its reply is written each time."""
+
+    adjustment_id: str
+    points: int
+    balance: int
+    """After it."""
+    sequence: int
+    """Its number among the client's, from 1 on."""
+    reason: str | None
+    at: str
+    """UTC, RFC 3339, with milliseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A client between two adjustments."""
+
+    balance: int
+    count: int
+    """Adjustments made so far."""
+
+
+Outcome = Entry | RequestError
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    outcomes: Sequence[Outcome]
+    """One for each adjustment that was asked for, in their order."""
+    new: Sequence[Entry]
+    """To be written, all together or none."""
+    after: State | None
+
+    @property
+    def unproven(self) -> list[int]:
+        """Which outcomes say that a row is not in the ledger, and so hold only if it was looked for after the state."""
+        return [
+            number
+            for number, outcome in enumerate(self.outcomes)
+            if isinstance(outcome, InsufficientBalance | NotFound)
+        ]
+
+
+def decide(state: State | None, ledger: Mapping[str, Entry], asked: Sequence[Adjustment], at: str) -> Decision:
+    """The outcomes of a client's adjustments. `state` None: there is no such client.
+
+    `ledger` has the entries that are there, by id, as far as they are known.
+    """
+    outcomes, made = list[Outcome](), dict[str, Entry]()
+    for adjustment in asked:
+        entry = ledger.get(adjustment.adjustment_id) or made.get(adjustment.adjustment_id)
+        if entry is not None:
+            outcomes.append(entry if entry.points == adjustment.points else _conflict(entry))
+        elif state is None:
+            outcomes.append(NotFound("no such client"))
+        elif adjustment.points < 0 and state.balance + adjustment.points < 0:
+            outcomes.append(InsufficientBalance("the balance is less than that"))
+        else:
+            state = State(state.balance + adjustment.points, state.count + 1)
+            entry = Entry(
+                adjustment.adjustment_id, adjustment.points, state.balance, state.count, adjustment.reason, at
+            )
+            made[entry.adjustment_id] = entry
+            outcomes.append(entry)
+    return Decision(outcomes, list(made.values()), state)
+
+
+def _conflict(entry: Entry) -> Conflict:
+    return Conflict(f"an adjustment of that adjustment_id is there, with {entry.points} points")

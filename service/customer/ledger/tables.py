@@ -1,0 +1,228 @@
+"""The tables of balances and of adjustments: read together, and written together by one transaction.
+
+| in a transaction | condition |
+| --- | --- |
+| the client's row: the balance after, and how many adjustments he has had | both are as they were read |
+| a row for each adjustment | no row has its id |
+
+https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_TransactWriteItems.html
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
+
+import orjson
+
+from service.contracts import customer as contract
+from service.customer.ledger.decide import Entry, State
+from service.customer.store.rows import balance_of, count_of
+from service.dynamodb.client import DynamoDB
+from service.dynamodb.errors import DynamoDBError, InvalidResponse, is_retryable, kind
+from service.dynamodb.explain import explain
+from service.dynamodb.table import BATCH_BUCKETS, CALL_BUCKETS, CALL_TIMEOUT_S, DEADLINE_S, Row
+from service.runtime.metrics import Histogram
+
+MAX_ENTRIES: Final = 99
+"""Of one transaction: 100 items, of which one is the balance. A BatchGetItem has 100 keys."""
+_ID, _SORT = contract.ADJUSTMENTS_PARTITION_KEY, contract.ADJUSTMENTS_SORT_KEY
+_SEQUENCE: Final = contract.ADJUSTMENTS_INDEX_KEY
+_B: Final = contract.BALANCE_ATTRIBUTE.encode()
+_N: Final = contract.COUNT_ATTRIBUTE.encode()
+
+Result = TypeVar("Result")
+
+
+@dataclass(slots=True)
+class LedgerStats:
+    errors: Counter[str] = field(default_factory=Counter)
+    transaction_entries: Histogram = field(default_factory=lambda: Histogram(BATCH_BUCKETS))
+    transaction_seconds: Histogram = field(default_factory=lambda: Histogram(CALL_BUCKETS))
+
+
+class Ledger:
+    """`open` first. Each method makes one call, by `deadline`, a time of the loop's clock. They raise what the call
+    raises.
+    """
+
+    def __init__(self, balances: str, adjustments: str) -> None:
+        self.name = adjustments
+        self.stats = LedgerStats()
+        self._balances = balances
+        self._update = (
+            b'{"TransactItems":[{"Update":{"TableName":%b,"UpdateExpression":"SET %b = :b, %b = :n","Key":{"%b":{"S":'
+        ) % (orjson.dumps(balances), _B, _N, contract.KEY_ATTRIBUTE.encode())
+        self._put = b'{"Put":{"TableName":%b,"ConditionExpression":"attribute_not_exists(%b)","Item":' % (
+            orjson.dumps(adjustments), _ID.encode(),
+        )  # fmt: skip
+        self._is_open = False
+        self._api: DynamoDB
+
+    def open(self) -> None:
+        """Read the AWS configuration. Raises `ServiceError` when it is not complete."""
+        if not self._is_open:
+            self._api = DynamoDB.configured(CALL_TIMEOUT_S)
+            self._is_open = True
+
+    def close(self) -> None:
+        if self._is_open:
+            self._api.close()
+
+    async def check(self, looks: int = 1) -> None:
+        """Raise `ServiceError` unless the table of adjustments is there, with its keys and its index.
+
+        `looks`: how often to try while it does not answer.
+        """
+        try:
+            await self._looked_at(looks)
+        except Exception as error:
+            keys = f"{_ID} and {_SORT} (S), and the local index {contract.ADJUSTMENTS_INDEX} on {_SEQUENCE} (N)"
+            raise explain(error, self.name, "ADJUSTMENTS_TABLE", f"see that it has the keys {keys}") from error
+
+    async def _looked_at(self, looks: int) -> None:
+        for left in reversed(range(looks)):
+            deadline = asyncio.get_running_loop().time() + DEADLINE_S
+            try:
+                await self.look("1", ["1"], deadline)
+                await self.page("1", None, 1, deadline)
+            except Exception as error:
+                if not left or not is_retryable(error):
+                    raise
+            else:
+                return
+
+    async def read(
+        self, client_id: str, adjustment_ids: Sequence[str], deadline: float
+    ) -> tuple[State | None, dict[str, Entry]]:
+        """The client, None where there is no such, and those of the entries that are there. Read consistently, each by
+        itself: an entry may be newer than the client, or the client newer than an entry that is not there.
+
+        Raises `InternalError` for a row without an integer balance, or with a count that is not an integer.
+        """
+        row, entries = await self._read([client_id], client_id, adjustment_ids, deadline)
+        if row is None:
+            return None, entries
+        return state_of(client_id, row), entries
+
+    async def look(self, client_id: str, adjustment_ids: Sequence[str], deadline: float) -> dict[str, Entry]:
+        """Those of the entries that are there now."""
+        return (await self._read([], client_id, adjustment_ids, deadline))[1]
+
+    def transaction(self, client_id: str, before: State, new: Sequence[Entry]) -> bytes:
+        """The body of a call that writes entries, and the client as they leave him.
+
+        It has a ClientRequestToken, so the same bytes may be sent again: they are executed once.
+        """
+        name, last = orjson.dumps(client_id), new[-1]
+        known = b"%b = :m" % _N if before.count else b"attribute_not_exists(%b)" % _N
+        counted = b',":m":{"N":"%d"}' % before.count if before.count else b""
+        update = (
+            b'%b%b}},"ConditionExpression":"%b = :o AND %b","ExpressionAttributeValues":'
+            b'{":b":{"N":"%d"},":n":{"N":"%d"},":o":{"N":"%d"}%b}}}'
+        ) % (self._update, name, _B, known, last.balance, last.sequence, before.balance, counted)
+        puts = [self._put + _encode(name, entry) + b"}}" for entry in new]
+        return b'%b],"ClientRequestToken":"%b"}' % (b",".join([update, *puts]), uuid.uuid4().hex.encode())
+
+    async def write(self, transaction: bytes, entries: int, deadline: float) -> None:
+        """Return when it is executed. `DynamoDBError.reasons` says why it was cancelled."""
+        started = time.perf_counter()
+        try:
+            await self._call("TransactWriteItems", transaction, deadline)
+        finally:
+            self.stats.transaction_seconds.observe(time.perf_counter() - started)
+        self.stats.transaction_entries.observe(entries)
+
+    async def page(self, client_id: str, before: int | None, limit: int, deadline: float) -> list[Entry]:
+        """Up to `limit` of the client's entries, newest first, those with a sequence below `before`; consistent."""
+        condition, values = f"{_ID} = :c", {":c": {"S": client_id}}
+        if before is not None:
+            condition, values = f"{condition} AND #s < :s", {**values, ":s": {"N": str(before)}}
+        response = await self._call("Query", {
+            "TableName": self.name,
+            "IndexName": contract.ADJUSTMENTS_INDEX,
+            "KeyConditionExpression": condition,
+            "ExpressionAttributeValues": values,
+            **({"ExpressionAttributeNames": {"#s": _SEQUENCE}} if before is not None else {}),
+            "ScanIndexForward": False,
+            "ConsistentRead": True,
+            "Limit": limit,
+        }, deadline)  # fmt: skip
+        return self._parsed(lambda: [_entry(row) for row in _of(client_id, response["Items"])])
+
+    async def _read(
+        self, client_ids: Sequence[str], client_id: str, adjustment_ids: Sequence[str], deadline: float
+    ) -> tuple[Row | None, dict[str, Entry]]:
+        keys = [{_ID: {"S": client_id}, _SORT: {"S": key}} for key in dict.fromkeys(adjustment_ids)]
+        asked: dict[str, Any] = {self.name: {"Keys": keys, "ConsistentRead": True}}
+        if client_ids:
+            asked[self._balances] = {
+                "Keys": [{contract.KEY_ATTRIBUTE: {"S": client_id}}], "ConsistentRead": True,
+            }  # fmt: skip
+        response = await self._call("BatchGetItem", {"RequestItems": asked}, deadline)
+        if response.get("UnprocessedKeys"):
+            self.stats.errors["UnprocessedKeys"] += 1
+            raise DynamoDBError(200, "ThrottlingException", "keys were left unprocessed")
+
+        def parse() -> tuple[Row | None, dict[str, Entry]]:
+            found = response["Responses"]
+            rows = [row for row in found.get(self._balances, ()) if row[contract.KEY_ATTRIBUTE]["S"] == client_id]
+            if len(rows) != len(found.get(self._balances, ())):
+                raise InvalidResponse("rows of keys that were not asked for")
+            entries = [_entry(row) for row in _of(client_id, found.get(self.name, ()))]
+            return (rows[0] if rows else None), {entry.adjustment_id: entry for entry in entries}
+
+        return self._parsed(parse)
+
+    def _parsed(self, parse: Callable[[], Result]) -> Result:
+        try:
+            return parse()
+        except InvalidResponse:
+            self._api.distrust()
+            raise
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            self._api.distrust()
+            raise InvalidResponse("a response without what was asked for") from error
+
+    async def _call(self, action: str, body: dict[str, Any] | bytes, deadline: float) -> dict[str, Any]:
+        try:
+            return await self._api.call(action, body, deadline)
+        except Exception as error:
+            self.stats.errors[kind(error)] += 1
+            raise
+
+
+def state_of(client_id: str, row: Row) -> State:
+    """Raises `InternalError` for a row without an integer balance, or with a count that is not an integer."""
+    return State(balance_of(client_id, row), count_of(client_id, row))
+
+
+def _encode(client_id: bytes, entry: Entry) -> bytes:
+    """A row in DynamoDB's JSON. `client_id` is JSON already."""
+    reason = b"" if entry.reason is None else b',"reason":{"S":%b}' % orjson.dumps(entry.reason)
+    return (
+        b'{"client_id":{"S":%b},"adjustment_id":{"S":%b},"points":{"N":"%d"},"balance":{"N":"%d"},'
+        b'"sequence":{"N":"%d"},"at":{"S":"%b"}%b}'
+    ) % (
+        client_id, orjson.dumps(entry.adjustment_id), entry.points, entry.balance, entry.sequence, entry.at.encode(),
+        reason,
+    )  # fmt: skip
+
+
+def _entry(row: Row) -> Entry:
+    reason = row.get("reason")
+    return Entry(
+        row[_SORT]["S"], int(row["points"]["N"]), int(row["balance"]["N"]), int(row[_SEQUENCE]["N"]),
+        reason["S"] if reason else None, row["at"]["S"],
+    )  # fmt: skip
+
+
+def _of(client_id: str, rows: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    if any(row[_ID]["S"] != client_id for row in rows):
+        raise InvalidResponse("rows of keys that were not asked for")
+    return rows
