@@ -19,6 +19,7 @@ from rich.console import Console
 from cdk import checks, deployed, deployment
 from cdk.deployed import Unreadable
 from cdk.parameters import ARCHIVE_SECRET_PARAMETER, QUEUE_SECRET_PARAMETER, SECRET_PARAMETER
+from cdk.stack.table import fate
 from control_plane import aws, seed_flag
 from control_plane.desired import CLIENT, SERVICE
 from control_plane.errors import ProvisioningError
@@ -123,15 +124,17 @@ def destroy(*, yes: Yes = False) -> None:
 
     def work(settings: Settings) -> None:
         console.print(f"AWS account {checks.account(settings)}, region {settings.region}")
-        kept = settings.environment == "production" or bool(settings.existing_table)
-        table = "is kept" if kept else "goes, with every balance in it"
-        console.print(f"stack {settings.stack_name} and its secrets go; table {settings.table_name} {table}")
+        keeps = settings.environment == "production"
+        kept = keeps or bool(settings.existing_table)
+        told = fate(kept, "balance")
+        console.print(f"stack {settings.stack_name} and its secrets go; table {settings.table_name} {told}")
+        told = fate(keeps or bool(settings.adjustments.existing_table), "adjustment")
+        console.print(f"table {settings.adjustments_table_name} {told}")
         if settings.archive.enabled:
-            events = settings.environment == "production" or bool(settings.archive.existing_table)
-            table = "is kept" if events else "goes, with every archived event in it"
-            console.print(f"table {settings.events_table_name} {table}")
+            told = fate(keeps or bool(settings.archive.existing_table), "archived event")
+            console.print(f"table {settings.events_table_name} {told}")
         if settings.makes_queues:
-            queues = "are kept" if settings.environment == "production" else "go, with every message in them"
+            queues = "are kept" if keeps else "go, with every message in them"
             console.print(f"the SQS queues that the stack made {queues}")
         if not yes and input(f"type {settings.stack_name} to go on: ").strip() != settings.stack_name:
             raise ProvisioningError("that is not its name; nothing was destroyed")

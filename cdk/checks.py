@@ -70,6 +70,10 @@ def tables(settings: Settings) -> None:
     """Raise `ProvisioningError` when a table is there and should not be, or the other way round."""
     own = deployed.own_resources(settings)
     wanted = [(settings.table_name, settings.existing_table, settings.existing_table_key, "")]
+    ledger = settings.adjustments
+    wanted.append(
+        (settings.adjustments_table_name, ledger.existing_table, ledger.existing_table_key, " under [adjustments]")
+    )
     if (archive := settings.archive).enabled:
         wanted.append(
             (settings.events_table_name, archive.existing_table, archive.existing_table_key, " under [archive]")

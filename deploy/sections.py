@@ -24,6 +24,20 @@ def check_key(table: str, key: str) -> None:
         raise ValueError("existing_table_key: it is the key of existing_table, which is empty")
 
 
+class AdjustmentsSection(BaseModel):
+    """[adjustments]"""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    existing_table: TableName = ""
+    existing_table_key: KeyArn = ""
+
+    @model_validator(mode="after")
+    def _has_the_table_of_its_key(self) -> Self:
+        check_key(self.existing_table, self.existing_table_key)
+        return self
+
+
 class Section(BaseModel):
     """What every further role may be told."""
 

@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from deploy.fargate import STOP_TIMEOUT_MAX_S, check_size
-from deploy.sections import ArchiveSection, KeyArn, QueueSection, Reader, TableName, check_key
+from deploy.sections import AdjustmentsSection, ArchiveSection, KeyArn, QueueSection, Reader, TableName, check_key
 from service.customer.settings import CustomerSettings
 
 ASSUMED: Final = {"region": "us-east-1", "initials": "POC"}
@@ -74,6 +74,7 @@ class Settings(BaseModel):
         _DEFAULTS["shutdown_timeout"].default
     )
     log_days: Literal[1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365] = 30
+    adjustments: AdjustmentsSection = AdjustmentsSection()
     queue: QueueSection = QueueSection()
     archive: ArchiveSection = ArchiveSection()
 
@@ -153,6 +154,10 @@ class Settings(BaseModel):
     @property
     def table_name(self) -> str:
         return self.existing_table or f"customer-balances-{self.initials}"
+
+    @property
+    def adjustments_table_name(self) -> str:
+        return self.adjustments.existing_table or f"customer-adjustments-{self.initials}"
 
     @property
     def events_table_name(self) -> str:

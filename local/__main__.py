@@ -20,7 +20,7 @@ from local.next_steps import next_steps
 from local.process import LocalError, kill_children
 from local.sidecar import sidecar, stream_env
 from local.state import DEFAULT, State
-from local.system import TABLE, Ports, System, first_to_end, local_system, service_env
+from local.system import ADJUSTMENTS, TABLE, Ports, System, first_to_end, local_system, service_env
 from service.contracts import queue as queue_contract
 from service.runtime.cancel import cancel
 
@@ -148,7 +148,7 @@ async def _up_autoscaled(folder: Path, ports: Ports, vcpu: float | None, speed: 
     async with AsyncExitStack() as stack:
         system = await stack.enter_async_context(local_system(folder, ports, tasks=0, say=_say))
         await stack.enter_async_context(extras.running(system, folder / "logs"))
-        env = service_env(system.nats_url, system.creds["service"], TABLE, system.dynamodb_env)
+        env = service_env(system.nats_url, system.creds["service"], TABLE, system.dynamodb_env, adjustments=ADJUSTMENTS)
         scaler = Autoscaler(rules, env, folder / "logs", speed=speed, say=console.print)
         scaling = asyncio.create_task(scaler.run())
         ending = asyncio.create_task(first_to_end(system.children))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from control_plane.desired import GATEWAY, REGISTRAR
+from control_plane.desired import GATEWAY, REGISTRAR, TELLER
 from local.scaling.supervisor import TABLE as ARCHIVE_TABLE
 from local.state import State
-from local.system import System
+from local.system import ADJUSTMENTS, TABLE, System
 from service.contracts import customer as contract
 from service.contracts import queue
 from service.contracts.stream import STREAM
@@ -15,7 +15,7 @@ from service.contracts.stream import STREAM
 
 def next_steps(system: System, *, archive: bool = False) -> str:
     state: State = system.state
-    client, service, viewer = (state.files.creds_path(user) for user in ("client", "service", "viewer"))
+    client, teller, service, viewer = map(state.files.creds_path, ("client", "teller", "service", "viewer"))
     env = " \\\n    ".join(f"{name}={value}" for name, value in system.dynamodb_env.items())
     metrics = "\n".join(f"  curl {task.health_url}/metrics" for task in system.tasks) or "  (no task yet)"
     return f"""
@@ -33,6 +33,14 @@ def next_steps(system: System, *, archive: bool = False) -> str:
     -d '{{"client_id":"john","name":"John Doe","created_at":"2024-01-23"}}'
   nats --server {system.nats_url} --creds {client} req {contract.GET_SUBJECT} '{{"client_id":"john"}}'
 
+[bold]Points redeemed, and what there was[/]
+  curl -X POST "{system.gateway_url}/v1/nats/subjects/{contract.ADJUST_SUBJECT}" \\
+    -H "authorization: {system.gateway_tokens[TELLER.name]}" \\
+    -d '{{"client_id":"678","points":-50,"adjustment_id":"order-9913","reason":"redeemed"}}'
+  nats --server {system.nats_url} --creds {teller} req {contract.ADJUST_SUBJECT} \\
+    '{{"client_id":"678","points":-50,"adjustment_id":"order-9913"}}'
+  nats --server {system.nats_url} --creds {client} req {contract.STATEMENT_SUBJECT} '{{"client_id":"678"}}'
+
 [bold]The events as they come, the stream and the bucket, as user viewer[/]
   nats --server {system.nats_url} --creds {viewer} sub 'customer.balance.*'
   nats --server {system.nats_url} --creds {viewer} stream view {STREAM}
@@ -43,7 +51,7 @@ def next_steps(system: System, *, archive: bool = False) -> str:
 
 [bold]A service of your own[/]
   env NATS_URL={system.nats_url} NATS_CREDENTIALS="$(base64 < {service} | tr -d '\\n')" \\
-    DDB_TABLE=balances HEALTH_PORT=0 \\
+    DDB_TABLE={TABLE} ADJUSTMENTS_TABLE={ADJUSTMENTS} HEALTH_PORT=0 \\
     {env} \\
     {sys.executable} -m service
 

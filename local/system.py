@@ -21,7 +21,7 @@ from control_plane.files import Files
 from control_plane.self_hosted import provider as self_hosted
 from control_plane.self_hosted.provider import SelfHosted
 from local.cpu import cpu_bound
-from local.dynamodb import create_table, dynamodb, environment, has_engine
+from local.dynamodb import create_adjustments, create_table, dynamodb, environment, has_engine
 from local.gateway.server import gateway
 from local.nats_server import nats_server
 from local.process import Child, LocalError, claim_port, running
@@ -29,6 +29,7 @@ from local.state import State
 from service import HEALTH_PORT
 
 TABLE: Final = "balances"
+ADJUSTMENTS: Final = "adjustments"
 ACCOUNT_NAME: Final = "POC"
 
 Say = Callable[[str], None]
@@ -109,7 +110,8 @@ async def local_system(
         engine = await stack.enter_async_context(dynamodb(folder / "dynamodb", dynamodb_port))
         dynamodb_env = environment(dynamodb_port)
         made = await create_table(TABLE, dynamodb_env)
-        say(f"DynamoDB engine on {dynamodb_env['AWS_ENDPOINT_URL_DYNAMODB']}, table {TABLE}")
+        await create_adjustments(ADJUSTMENTS, dynamodb_env)
+        say(f"DynamoDB engine on {dynamodb_env['AWS_ENDPOINT_URL_DYNAMODB']}, tables {TABLE} and {ADJUSTMENTS}")
         if not has_engine():
             say("npm has no engine for this platform: it is moto's server; rates and latencies then mean nothing")
         account = await provision(nats_url, state, state.files)
@@ -123,7 +125,7 @@ async def local_system(
         gateway_url = f"http://127.0.0.1:{gateway_port}"
         say(f"HTTP gateway on {gateway_url}")
         system = System(state, account, nats_url, gateway_url, tokens, creds, dynamodb_env, nats, engine)
-        env = service_env(nats_url, creds["service"], TABLE, dynamodb_env)
+        env = service_env(nats_url, creds["service"], TABLE, dynamodb_env, adjustments=ADJUSTMENTS)
         for number in range(1, tasks + 1):
             port = claim_port(ports.health + number - 1 if ports.health else 0, "--health-port")
             log = folder / "logs" / f"service-{number}.log"
@@ -163,9 +165,13 @@ async def provision(nats_url: str, state: State, files: Files, name: str = ACCOU
     return account.id
 
 
-def service_env(nats_url: str, creds: str | None, table: str, dynamodb_env: Mapping[str, str]) -> dict[str, str]:
+def service_env(
+    nats_url: str, creds: str | None, table: str, dynamodb_env: Mapping[str, str], *, adjustments: str = ""
+) -> dict[str, str]:
     """The environment of a service, and all of it: what a container would be given."""
     env = {"PATH": os.environ.get("PATH", ""), "NATS_URL": nats_url, "DDB_TABLE": table, **dynamodb_env}
+    if adjustments:
+        env["ADJUSTMENTS_TABLE"] = adjustments
     if creds is not None:
         env["NATS_CREDENTIALS"] = base64.b64encode(creds.encode()).decode()
     return env

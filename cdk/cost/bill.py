@@ -208,6 +208,12 @@ def _others(
 ) -> Iterator[Item]:
     use, other = prices["use"], prices["other"]
     yield Item("clients made, a million", "1 M writes", other["write_million"])
+    # The balance, the row and its index, two writes for each: those that share a transaction share the balance's.
+    yield Item("adjustments, a million", "6 M writes", 6 * other["write_million"])
+    kept_gb = 2 * use["adjustment_bytes"] * 1e6 / GB
+    yield Item("  their rows, kept a month", f"{kept_gb:.2f} GB", kept_gb * other["table_gb_month"])
+    pages = use["read_units_per_statement"]
+    yield Item("statements, a million", f"{pages:g} M units", pages * other["read_million"])
     for role in found.readers_of_a_queue():
         calls = use["sqs_calls_per_message"]
         gb = use["bytes_per_event"] * 1e6 / GB if through_nat else 0.0

@@ -29,7 +29,7 @@ _READERS: Final = {"ARCHIVE_SOURCE": "archive", "QUEUE": "queue"}
 """Which variable of a role says what it reads."""
 
 _PAID_CALLS: Final = frozenset({
-    "dynamodb:BatchGetItem", "dynamodb:PutItem", "dynamodb:BatchWriteItem",
+    "dynamodb:BatchGetItem", "dynamodb:PutItem", "dynamodb:UpdateItem", "dynamodb:BatchWriteItem", "dynamodb:Query",
     "sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility", "sqs:GetQueueAttributes",
 })  # fmt: skip
 _FREE_CALLS: Final = frozenset({

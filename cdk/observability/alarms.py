@@ -22,6 +22,7 @@ SERVER_ERRORS: Final = tuple(error.description for error in ERRORS if error.code
 ERROR_RATE_PERCENT: Final = 1
 WITHOUT_CREDIT_PERCENT: Final = 20
 
+CONFLICTS_A_MINUTE: Final = 600
 ABOVE: Final = cloudwatch.ComparisonOperator.GREATER_THAN_THRESHOLD
 AT_LEAST: Final = cloudwatch.ComparisonOperator.GREATER_THAN_OR_EQUAL_TO_THRESHOLD
 BELOW: Final = cloudwatch.ComparisonOperator.LESS_THAN_THRESHOLD
@@ -109,6 +110,16 @@ def of_customer(alarms: Alarms, scope: Construct, metrics: Metrics) -> None:
         "EventsDropped", metrics.own("EventsDropped", "Sum"), ABOVE, 0, 1,
         "Events were dropped because there was no room: responses are missing from the stream. Run "
         "`make cp-status`, and see why the stream takes none (the log line `events are waiting` has its reason).",
+    )  # fmt: skip
+    make(
+        "AdjustmentConflicts", metrics.own("AdjustmentConflicts", "Sum"), ABOVE, CONFLICTS_A_MINUTE, 5,
+        f"More than {CONFLICTS_A_MINUTE} transactions a minute are cancelled because another one came first: several "
+        "tasks, or another program, adjust the same clients. They are tried again; see Latency, and who writes there.",
+    )  # fmt: skip
+    make(
+        "AdjustmentsUnknown", metrics.own("AdjustmentsUnknown", "Sum"), ABOVE, 0, 5,
+        "Requesters are told that an adjustment's outcome is unknown, because DynamoDB does not answer. They must "
+        "repeat each under its id, which settles it. See DynamoDB's status, and the log.",
     )  # fmt: skip
     make(
         "TableThrottled", metrics.throttles(), ABOVE, 0, 5,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_dynamodb as dynamodb
 from aws_cdk import aws_ecs as ecs
@@ -9,7 +11,10 @@ from constructs import Construct
 
 from cdk.observability.alarms import Alarms, of_customer
 from cdk.observability.metrics import Metrics
+from service.customer.metrics import UNITS
 from service.customer.requests.errors import ERRORS
+
+ERROR_METRICS: Final = tuple(error.description for error in ERRORS if error.description in UNITS)
 
 
 class Observability(Construct):
@@ -37,7 +42,7 @@ class Observability(Construct):
             widgets=[
                 [
                     graph("Requests a minute", seen.own("Requests", "Sum")),
-                    graph("Errors a minute, by code", *(seen.own(error.description, "Sum") for error in ERRORS)),
+                    graph("Errors a minute, by code", *(seen.own(name, "Sum") for name in ERROR_METRICS)),
                     graph("Latency, slowest task", *(seen.own(f"LatencyP{q}", "Maximum") for q in (50, 99))),
                 ],
                 [
@@ -55,6 +60,13 @@ class Observability(Construct):
                     ),
                     graph("CPU and memory", seen.cpu, seen.memory),
                     graph("Keys per BatchGetItem; table throttles", seen.own("BatchSize", "Average"), seen.throttles()),
+                ],
+                [
+                    graph(
+                        "Adjustments: conflicts, and unknown outcomes",
+                        seen.own("AdjustmentConflicts", "Sum"),
+                        seen.own("AdjustmentsUnknown", "Sum"),
+                    ),
                 ],
             ],
         )

@@ -69,7 +69,13 @@ class BalanceStack(Stack):
             self, "Balances", settings, name=settings.table_name, existing=bool(settings.existing_table),
             keys=[contract.KEY_ATTRIBUTE], removal=removal, first=around.first,
         )  # fmt: skip
-        tasks = Tasks(self, "Tasks", around, customer(settings, table))
+        adjustments = make_table(
+            self, "Adjustments", settings, name=settings.adjustments_table_name,
+            existing=bool(settings.adjustments.existing_table),
+            keys=(contract.ADJUSTMENTS_PARTITION_KEY, contract.ADJUSTMENTS_SORT_KEY), removal=removal,
+            first=around.first, index=(contract.ADJUSTMENTS_INDEX, contract.ADJUSTMENTS_INDEX_KEY),
+        )  # fmt: skip
+        tasks = Tasks(self, "Tasks", around, customer(settings, table, adjustments))
         seen = Observability(self, "Observability", alarms, service=tasks.service, table=table)
         scale(tasks.service, settings, seen)
         if settings.archive.enabled:

@@ -35,8 +35,12 @@ def make_table(
     removal: RemovalPolicy,
     first: CfnCondition,
     expires: str | None = None,
+    index: tuple[str, str] | None = None,
 ) -> dynamodb.ITable:
-    """`keys` are strings: the partition key and, where there is one, the sort key. `expires` is the TTL attribute."""
+    """`keys` are strings: the partition key and, where there is one, the sort key. `expires` is the TTL attribute.
+
+    `index` is the name of a local secondary index of all attributes, and its sort key, a number.
+    """
     if existing:
         return dynamodb.Table.from_table_name(scope, id_, name)
     partition, *sort = [dynamodb.Attribute(name=key, type=dynamodb.AttributeType.STRING) for key in keys]
@@ -53,11 +57,19 @@ def make_table(
         time_to_live_attribute=expires,
         removal_policy=removal,
     )
+    if index:
+        by = dynamodb.Attribute(name=index[1], type=dynamodb.AttributeType.NUMBER)
+        table.add_local_secondary_index(index_name=index[0], sort_key=by)
     if settings.environment == "production":
         # A protected table would survive a first deployment that fails, and stand in the next one's way.
         resource = cast("dynamodb.CfnTable", table.node.default_child)
         resource.add_property_override("DeletionProtectionEnabled", Fn.condition_if(first.logical_id, False, True))
     return table
+
+
+def fate(kept: bool, row: str) -> str:
+    """What becomes of a table when the stack is destroyed, in words."""
+    return "is kept" if kept else f"goes, with every {row} in it"
 
 
 def may_use_key(key_arn: str) -> tuple[iam.PolicyStatement, ...]:

@@ -19,6 +19,7 @@ from cdk.stack.network import Network
 from cdk.stack.table import may_use_key
 from deploy.settings import Settings
 from service import HEALTH_PORT
+from service.contracts import customer as contract
 
 USER: Final = "10001:10001"
 
@@ -65,8 +66,19 @@ class Role:
     """Whether it has credentials of NATS."""
 
 
-def customer(settings: Settings, table: dynamodb.ITable) -> Role:
-    uses = iam.PolicyStatement(actions=["dynamodb:BatchGetItem", "dynamodb:PutItem"], resources=[table.table_arn])
+def customer(settings: Settings, table: dynamodb.ITable, adjustments: dynamodb.ITable) -> Role:
+    """A transaction takes the permissions of what is in it.
+
+    https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/transaction-apis-iam.html
+    """
+    uses = iam.PolicyStatement(
+        actions=["dynamodb:BatchGetItem", "dynamodb:PutItem", "dynamodb:UpdateItem"], resources=[table.table_arn]
+    )
+    adds = iam.PolicyStatement(actions=["dynamodb:BatchGetItem", "dynamodb:PutItem"], resources=[adjustments.table_arn])
+    lists = iam.PolicyStatement(
+        actions=["dynamodb:Query"], resources=[f"{adjustments.table_arn}/index/{contract.ADJUSTMENTS_INDEX}"]
+    )
+    keys = dict.fromkeys(key for key in (settings.existing_table_key, settings.adjustments.existing_table_key) if key)
     return Role(
         "customer",
         cpu=settings.cpu,
@@ -76,10 +88,11 @@ def customer(settings: Settings, table: dynamodb.ITable) -> Role:
         always=1,
         environment={
             "DDB_TABLE": table.table_name,
+            "ADJUSTMENTS_TABLE": adjustments.table_name,
             "SEED_ROWS": str(settings.seed_rows),
             "MAX_IN_FLIGHT": str(settings.max_in_flight),
         },
-        statements=(uses, *may_use_key(settings.existing_table_key)),
+        statements=(uses, adds, lists, *(statement for key in keys for statement in may_use_key(key))),
     )
 
 

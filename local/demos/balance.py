@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from control_plane.desired import GATEWAY, REGISTRAR
+from control_plane.desired import GATEWAY, REGISTRAR, TELLER
 from control_plane.self_hosted import provider as self_hosted
 from local.demos.checks import show
 from local.dynamodb import has_engine, rows
@@ -47,6 +47,7 @@ async def run(console: Console) -> None:
             await demo.over_nats(client, balances)
             await demo.over_http(system, balances)
             await demo.clients(client, system)
+            await demo.adjustments(client, system)
             await demo.errors(client)
             await demo.stream(jetstream)
             await demo.statistics(client, balances)
@@ -114,6 +115,21 @@ class _Demo:
         self._command(f"nats req {contract.SUBJECT} '{request_for('john').decode()}'", balance.data)
         self._check(balance.data == b'{"balance":0}', "his balance is 0")
 
+    async def adjustments(self, client: Client, system: System) -> None:
+        self._title("Points earned over HTTP, as user teller; the same again; more redeemed than there are")
+        earn = b'{"client_id":"john","points":500,"adjustment_id":"order-9913","reason":"welcome"}'
+        made, again = [await self._post(system, TELLER.name, contract.ADJUST_SUBJECT, earn) for _ in range(2)]
+        told = {"client_id": "john", "adjustment_id": "order-9913", "points": 500, "balance": 500}
+        self._check(orjson.loads(made) == told, "500 points were earned, and the balance is 500")
+        self._check(made == again, "the repeat got the same bytes")
+        redeem = b'{"client_id":"john","points":-501,"adjustment_id":"order-9914"}'
+        refused = await self._post(system, TELLER.name, contract.ADJUST_SUBJECT, redeem)
+        self._check(refused == b'{"error":"the balance is less than that"}', "501 are not redeemed")
+        statement = await client.request(contract.STATEMENT_SUBJECT, request_for("john"), timeout=2)
+        self._command(f"nats req {contract.STATEMENT_SUBJECT} '{request_for('john').decode()}'", statement.data)
+        entries = orjson.loads(statement.data)["adjustments"]
+        self._check([entry["balance"] for entry in entries] == [500], "his statement has the one that was made")
+
     async def _post(self, system: System, user: str, subject: str, payload: bytes) -> bytes:
         url = f"{system.gateway_url}/v1/nats/subjects/{subject}"
         headers = {"authorization": system.gateway_tokens[user], "content-type": "application/json"}
@@ -133,7 +149,7 @@ class _Demo:
 
     async def stream(self, jetstream: JetStreamContext) -> None:
         self._title(f"The responses in the stream {STREAM}")
-        await _settled(jetstream, 3)
+        await _settled(jetstream, 5)
         state = (await jetstream.stream_info(STREAM)).state
         lines = []
         for sequence in range(state.first_seq, state.last_seq + 1):
@@ -141,7 +157,7 @@ class _Demo:
             identity = (event.headers or {}).get("Nats-Msg-Id", "")
             lines.append([str(sequence), event.subject or "", (event.data or b"").decode(), identity])
         self._table(["seq", "subject", "payload", "Nats-Msg-Id"], lines)
-        self._check(state.messages == 3, "one event for each balance, none for an error")
+        self._check(state.messages == 5, "one event for each balance, two for an adjustment, none for an error")
 
     async def statistics(self, client: Client, balances: dict[str, int]) -> None:
         requests, concurrency = (3000, 300) if has_engine() else (300, 30)
@@ -165,7 +181,7 @@ class _Demo:
         self._check(tally.balances == requests, f"{requests:,} right replies for {requests:,} requests")
         counted = sum(endpoint["num_requests"] for answer in stats for endpoint in answer["endpoints"])
         self._check(
-            len(stats) == TASKS and counted == requests + 7, "$SRV.STATS of the three tasks adds up to what was sent"
+            len(stats) == TASKS and counted == requests + 11, "$SRV.STATS of the three tasks adds up to what was sent"
         )
 
     async def sigterm_under_load(

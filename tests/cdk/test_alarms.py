@@ -45,6 +45,8 @@ SHOULD: Final[Mapping[str, Sequence[Reports]]] = {
     "TimeWithoutCredit": ({"TimeWithoutCredit": minutes(40, 30, 0)},),
     "EventsNotFlowing": ({"EventsFlowing": minutes(1, 0, 1)},),
     "EventsDropped": ({"EventsDropped": minutes(0, 1, 0)},),
+    "AdjustmentConflicts": ({"AdjustmentConflicts": minutes(301, 300, 0)},),
+    "AdjustmentsUnknown": ({"AdjustmentsUnknown": minutes(0, 1, 0)},),
     "TableThrottled": ({"ReadThrottleEvents": minutes(1)},),
     "ArchiveStuck": ({}, {"ArchiveOldest": minutes(1801, 1800)}),
     "ArchiveDeadLetters": ({"ArchiveDeadLetters": minutes(0, 1)},),
@@ -70,6 +72,8 @@ SHOULD_NOT: Final[Mapping[str, Sequence[Reports]]] = {
     "TimeWithoutCredit": ({}, {"TimeWithoutCredit": minutes(19)}, {"TimeWithoutCredit": once(100)}),
     "EventsNotFlowing": ({}, {"EventsFlowing": minutes(1, 1, 1)}, {"EventsFlowing": [*minutes(1), [0], [1]]}),
     "EventsDropped": ({}, {"EventsDropped": minutes(0, 0, 0)}),
+    "AdjustmentConflicts": ({}, {"AdjustmentConflicts": minutes(300, 300)}, {"AdjustmentConflicts": once(5000)}),
+    "AdjustmentsUnknown": ({}, {"AdjustmentsUnknown": minutes(0, 0)}, {"AdjustmentsUnknown": once(9)}),
     "TableThrottled": ({}, {"ReadThrottleEvents": once(5)}),
     "ArchiveStuck": (
         {"ArchiveOldest": minutes(9), "ArchiveBacklog": minutes(9)},

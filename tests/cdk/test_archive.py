@@ -34,7 +34,7 @@ def archive_definition(**changes: Any) -> dict[str, Any]:
 
 
 def test_it_is_off_unless_asked_for() -> None:
-    assert len(resources(template(), "AWS::DynamoDB::Table")) == 1
+    assert len(resources(template(), "AWS::DynamoDB::Table")) == 2, "of balances and adjustments"
     assert len(resources(template(), "AWS::ECS::Service")) == 1
 
 
@@ -62,6 +62,7 @@ def test_a_production_table_is_protected_but_in_the_deployment_that_makes_it() -
     }
     assert found == {
         "customer-balances-TT": {"Fn::If": ["First", False, True]},
+        "customer-adjustments-TT": {"Fn::If": ["First", False, True]},
         "customer-events-TT": {"Fn::If": ["ArchiveFirst", False, True]},
     }
     for name, parameter in {"First": "FirstDeployment", "ArchiveFirst": "ArchiveFirstDeployment"}.items():
@@ -81,7 +82,7 @@ def test_its_service_begins_with_no_task_whenever_it_is_turned_on() -> None:
 
 def test_a_table_that_is_there_is_used() -> None:
     changes = {"archive": {**ON["archive"], "existing_table": "events-old"}}
-    assert len(resources(template(**changes), "AWS::DynamoDB::Table")) == 1
+    assert len(resources(template(**changes), "AWS::DynamoDB::Table")) == 2
     (container,) = archive_definition(**changes)["ContainerDefinitions"]
     assert {"Name": "ARCHIVE_TABLE", "Value": "events-old"} in container["Environment"]
     assert "table/events-old" in json.dumps(statements(**changes))

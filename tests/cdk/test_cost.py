@@ -56,7 +56,7 @@ def test_each_item_by_hand() -> None:
     assert dollars(found, "tasks of customer") == pytest.approx(3 * (0.25 * 0.03238 + 0.5 * 0.00356) * 730)
     assert dollars(found, "public IPv4") == pytest.approx(3 * 0.005 * 730)
     assert dollars(found, "metrics") == pytest.approx(0.30 * len(UNITS))
-    assert dollars(found, "alarms, by") == pytest.approx(0.10 * (7 + len(SERVER_ERRORS) + 1)), "ErrorRate is on several"
+    assert dollars(found, "alarms, by") == pytest.approx(0.10 * (9 + len(SERVER_ERRORS) + 1)), "ErrorRate is on several"
     assert dollars(found, "alarms of") == pytest.approx(0.10 * 6), "two for each of three policies"
     assert dollars(found, "NAT") == dollars(found, "dashboard") == 0
     assert dollars(found, "secrets") == 0.40
@@ -127,6 +127,7 @@ def test_every_resource_and_every_call_that_is_paid_for_is_on_the_bill(environme
     size = 0.25 * 0.03238 + 0.5 * 0.00356
     address = 0 if environment == "production" else 0.005
     share = 1 if environment == "production" else 0.3
+    assert written["adjustments, a million"] == pytest.approx(6 * 0.625), "two writes for balance, row and index each"
     assert written["an hour of a task of archive"] == pytest.approx(size * share + address)
     assert written["  its looks at the queue"] == pytest.approx(3600 * 0.40e-6 if source == "sqs" else 0)
     keyed = {"existing_table": "old", "existing_table_key": KMS_KEY, "exec": True}

@@ -20,7 +20,7 @@ from cdk import deployment as settings_module
 from control_plane import aws
 from control_plane.errors import ProvisioningError
 from control_plane.files import Files
-from deploy.sections import ArchiveSection, QueueSection
+from deploy.sections import AdjustmentsSection, ArchiveSection, QueueSection
 from deploy.settings import Settings
 from service.contracts.customer import BUCKET, SEED_DONE, SEED_KEY
 from service.healthcheck import main as healthcheck
@@ -219,6 +219,20 @@ def test_a_table_that_an_earlier_deployment_left_is_found_before_the_stack_fails
     assert len(deployment.asked) == 2
     dynamodb.delete_table(TableName="customer-balances-DP")
     assert "there is no table customer-balances-DP" in deploy().output
+
+
+def test_so_is_that_of_the_adjustments(deployment: Deployment) -> None:
+    dynamodb = deployed.client("dynamodb", deployment.settings)
+    dynamodb.create_table(**{**TABLE, "TableName": "customer-adjustments-DP"})
+    said = " ".join(deploy().output.split())
+    assert 'set existing_table = "customer-adjustments-DP" under [adjustments] in deploy/settings.toml' in said
+    refused = run(cdk_main.cli, ["destroy"], input="no\n")
+    assert "table customer-adjustments-DP goes, with every adjustment in it" in refused.output
+    ledger = AdjustmentsSection(existing_table="customer-adjustments-DP")
+    deployment.settings = deployment.settings.model_copy(update={"adjustments": ledger})
+    checks.tables(deployment.settings)
+    assert "table customer-adjustments-DP is kept" in run(cdk_main.cli, ["destroy"], input="no\n").output
+    dynamodb.delete_table(TableName="customer-adjustments-DP")
 
 
 def test_so_is_the_archives_and_destroy_says_what_becomes_of_it(deployment: Deployment) -> None:

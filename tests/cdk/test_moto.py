@@ -115,6 +115,8 @@ async def test_the_service_and_the_table_arrived(deployed: Deployed) -> None:
     table = deployed.client("dynamodb").describe_table(TableName="customer-balances-MT")["Table"]
     assert table["BillingModeSummary"]["BillingMode"] == "PAY_PER_REQUEST"
     assert table["KeySchema"] == [{"AttributeName": "id", "KeyType": "HASH"}]
+    adjustments = deployed.client("dynamodb").describe_table(TableName="customer-adjustments-MT")["Table"]
+    assert [index["IndexName"] for index in adjustments["LocalSecondaryIndexes"]] == ["by_sequence"]
 
 
 async def test_the_queue_its_dead_letter_queue_and_the_sidecar_beside_the_handler_arrived(deployed: Deployed) -> None:
@@ -135,7 +137,7 @@ async def test_alarms_and_dashboard_arrived(deployed: Deployed) -> None:
     (dashboard,) = deployed.client("cloudwatch").list_dashboards()["DashboardEntries"]
     assert dashboard["DashboardName"] == STACK
     template = deployed.client("cloudformation").get_template(StackName=STACK)["TemplateBody"]
-    assert str(template).count("AWS::CloudWatch::Alarm") == 12
+    assert str(template).count("AWS::CloudWatch::Alarm") == 14
 
 
 async def test_a_second_look_finds_no_difference(deployed: Deployed) -> None:

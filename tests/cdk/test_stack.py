@@ -22,13 +22,16 @@ from cdk import nag
 from cdk.app import image_of, revision
 from cdk.stack.stack import BalanceStack
 from deploy.settings import Settings
+from local import dynamodb
 from local.process import ROOT
 from service.contracts.cloudwatch import METRICS_NAMESPACE
+from service.customer.metrics import UNITS
 from service.customer.requests.errors import ERRORS
 from tests.cdk.aws_rules import alarms
 
 pytestmark = pytest.mark.xdist_group("templates")  # one worker makes each once, in one Node
 
+KEY = "arn:aws:kms:eu-west-1:123456789012:key/1234abcd"
 _made: dict[str, Template] = {}
 
 
@@ -59,6 +62,13 @@ def only(made: Template, kind: str) -> dict[str, Any]:
     return properties
 
 
+def table_of(made: Template, name: str = "balances") -> dict[str, Any]:
+    (found,) = [each["Properties"] for each in resources(made, "AWS::DynamoDB::Table")
+                if each["Properties"]["TableName"].startswith(f"customer-{name}-")]  # fmt: skip
+    properties: dict[str, Any] = found
+    return properties
+
+
 def container(made: Template) -> dict[str, Any]:
     (found,) = only(made, "AWS::ECS::TaskDefinition")["ContainerDefinitions"]
     definition: dict[str, Any] = found
@@ -67,11 +77,22 @@ def container(made: Template) -> dict[str, Any]:
 
 def test_the_table() -> None:
     made = template()
-    table = only(made, "AWS::DynamoDB::Table")
+    table = table_of(made)
     assert table["TableName"] == "customer-balances-TT"
     assert table["BillingMode"] == "PAY_PER_REQUEST"
     assert table["KeySchema"] == [{"AttributeName": "id", "KeyType": "HASH"}]
     assert table["AttributeDefinitions"] == [{"AttributeName": "id", "AttributeType": "S"}]
+    assert table["PointInTimeRecoverySpecification"]["PointInTimeRecoveryEnabled"] is True
+
+
+def test_the_table_of_adjustments_is_the_one_that_the_service_looks_for() -> None:
+    """As the local system makes it, which the tests run on."""
+    made = template()
+    table, local = table_of(made, "adjustments"), dynamodb.adjustments_definition("customer-adjustments-TT")
+    assert (table["TableName"], table["KeySchema"]) == (local["TableName"], local["KeySchema"])
+    assert table["LocalSecondaryIndexes"] == local["LocalSecondaryIndexes"]
+    by_name = [sorted(given["AttributeDefinitions"], key=str) for given in (table, local)]
+    assert by_name[0] == by_name[1]
     assert table["PointInTimeRecoverySpecification"]["PointInTimeRecoveryEnabled"] is True
 
 
@@ -84,17 +105,23 @@ def test_what_destroy_leaves(environment: str, policy: str, replaced: str) -> No
     for kind in ("AWS::DynamoDB::Table", "AWS::Logs::LogGroup"):
         for found in resources(made, kind):
             assert (found["DeletionPolicy"], found["UpdateReplacePolicy"]) == (policy, replaced)
-    protected = only(made, "AWS::DynamoDB::Table").get("DeletionProtectionEnabled")
     wanted = {"Fn::If": ["First", False, True]}
-    assert protected == (wanted if environment == "production" else None)
+    for name in ("balances", "adjustments"):
+        protected = table_of(made, name).get("DeletionProtectionEnabled")
+        assert protected == (wanted if environment == "production" else None)
 
 
 def test_a_table_that_is_there_is_used() -> None:
-    made = template(environment="production", existing_table="customer-balances-old")
+    ledger = {"existing_table": "ledger-old", "existing_table_key": KEY}
+    made = template(environment="production", existing_table="customer-balances-old", adjustments=ledger)
     made.resource_count_is("AWS::DynamoDB::Table", 0)
     environment = {pair["Name"]: pair["Value"] for pair in container(made)["Environment"]}
-    assert environment["DDB_TABLE"] == "customer-balances-old"
-    assert "table/customer-balances-old" in json.dumps(statements(made, "TaskRole"))
+    assert (environment["DDB_TABLE"], environment["ADJUSTMENTS_TABLE"]) == ("customer-balances-old", "ledger-old")
+    allowed = json.dumps(statements(made, "TaskRole"))
+    assert all(
+        f"table/{name}" in allowed for name in ("customer-balances-old", "ledger-old", "ledger-old/index/by_sequence")
+    )
+    assert KEY in allowed
 
 
 def test_private_subnets_behind_a_nat_gateway_in_each_zone() -> None:
@@ -213,8 +240,8 @@ def test_the_container() -> None:
     assert environment["SHUTDOWN_TIMEOUT"] == "40"
     assert environment["LOG_FORMAT"] == "json"
     assert environment.keys() == {
-        "NATS_URL", "DDB_TABLE", "AWS_REGION", "SEED_ROWS", "MAX_IN_FLIGHT", "HEALTH_PORT", "SHUTDOWN_TIMEOUT",
-        "LOG_FORMAT",
+        "NATS_URL", "DDB_TABLE", "ADJUSTMENTS_TABLE", "AWS_REGION", "SEED_ROWS", "MAX_IN_FLIGHT", "HEALTH_PORT",
+        "SHUTDOWN_TIMEOUT", "LOG_FORMAT",
     }  # fmt: skip
 
 
@@ -236,9 +263,14 @@ def statements(made: Template, role: str) -> list[dict[str, Any]]:
 
 
 def test_the_task_may_do_what_the_service_does_and_no_more() -> None:
-    (statement,) = statements(template(), "TaskRole")
-    assert statement["Action"] == ["dynamodb:BatchGetItem", "dynamodb:PutItem"]
-    assert list(statement["Resource"]) == ["Fn::GetAtt"]
+    """A balance is changed, a row of the ledger never; what is read by the index is read by nothing else."""
+    balances, ledger, index = statements(template(), "TaskRole")
+    assert balances["Action"] == ["dynamodb:BatchGetItem", "dynamodb:PutItem", "dynamodb:UpdateItem"]
+    assert ledger["Action"] == ["dynamodb:BatchGetItem", "dynamodb:PutItem"]
+    assert index["Action"] == "dynamodb:Query"
+    assert list(balances["Resource"]) == list(ledger["Resource"]) == ["Fn::GetAtt"]
+    assert balances["Resource"] != ledger["Resource"]
+    assert index["Resource"] == {"Fn::Join": ["", [ledger["Resource"], "/index/by_sequence"]]}
 
 
 def test_the_execution_role_reads_that_one_secret() -> None:
@@ -281,7 +313,7 @@ def test_alarms_say_what_to_do() -> None:
     }
     names = (
         "NoTaskServing", "FewTasksServing", "ErrorRate", "Latency", "TimeWithoutCredit", "EventsNotFlowing",
-        "EventsDropped", "TableThrottled",
+        "EventsDropped", "TableThrottled", "AdjustmentConflicts", "AdjustmentsUnknown",
     )  # fmt: skip
     assert alarms.keys() == {f"CustomerBalance-TT-{name}" for name in names}
     for alarm in alarms.values():
@@ -304,9 +336,10 @@ def test_the_error_rate_does_not_mix_a_series_with_a_number() -> None:
 def test_the_dashboard_shows_what_operators_ask_for() -> None:
     text = json.dumps(only(template(dashboard=True), "AWS::CloudWatch::Dashboard"))
     for metric in (
-        "Requests", *(error.description for error in ERRORS),
+        "Requests", *(error.description for error in ERRORS if error.description in UNITS),
         "LatencyP50", "LatencyP99", "InFlight", "BatchSize", "EventsPending", "EventsDropped",
-        "Serving", "EventsFlowing", "TimeWithoutCredit", "ReadThrottleEvents",
+        "Serving", "EventsFlowing", "TimeWithoutCredit", "ReadThrottleEvents", "AdjustmentConflicts",
+        "AdjustmentsUnknown",
     ):  # fmt: skip
         assert metric in text
 
@@ -318,7 +351,9 @@ def test_everything_is_tagged_and_named_after_its_owner() -> None:
         for found in resources(made, kind):
             assert wanted.items() <= {tag["Key"]: tag["Value"] for tag in found["Properties"]["Tags"]}.items()
     other = template(initials="AB")
-    assert only(other, "AWS::DynamoDB::Table")["TableName"] == "customer-balances-AB"
+    assert {found["Properties"]["TableName"] for found in resources(other, "AWS::DynamoDB::Table")} == {
+        "customer-balances-AB", "customer-adjustments-AB",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -378,7 +413,7 @@ def test_alarms_and_their_end_are_sent_to_an_address() -> None:
 
 CUSTOMER = {
     "NoTaskServing", "FewTasksServing", "ErrorRate", "Latency", "TimeWithoutCredit", "EventsNotFlowing",
-    "EventsDropped", "TableThrottled",
+    "EventsDropped", "TableThrottled", "AdjustmentConflicts", "AdjustmentsUnknown",
 }  # fmt: skip
 ARCHIVE = {"ArchiveStuck", "ArchiveDeadLetters", "ArchiveLettersRefused"}
 LOST = {"ArchiveDiscarded", "ArchiveUnconfirmed"}

@@ -27,6 +27,7 @@ from service.queue import sqs_pb2 as pb
 from service.queue.sqs_pb2_grpc import SQSServiceStub
 from tests.cdk import test_archive, test_queue, test_stack
 from tests.cdk.test_stack import template
+from tests.support import adjusting
 from tests.support.archive import make_archive
 from tests.support.check import check
 from tests.support.dynamodb.faulty import FaultyDynamoDB, faulty_dynamodb, refusal
@@ -167,15 +168,39 @@ async def test_the_archive_may_do_what_it_calls(world: World, queue: Queue, prox
 
 async def test_the_service_may_do_what_it_calls(world: World, proxy: FaultyDynamoDB) -> None:
     """Seeding, each request, and `--check`."""
-    env = dict(proxy.env)
-    async with world.task(**env, SEED_ROWS="30"), world.client() as client, world.client("registrar") as registrar:
+    env = {**proxy.env, **await world.with_adjustments(), "SEED_ROWS": "30"}
+    async with (
+        world.task(**env), world.client() as client, world.client("registrar") as registrar,
+        world.client("teller") as teller,
+    ):  # fmt: skip
+        for _ in range(2):
+            assert (await adjusting.adjust(teller, "1", 1, "a"))[0] == "OK"
+        assert len(await adjusting.statement(teller, "1")) == 1
         await client.request(SUBJECT, b'{"client_id":"1"}', timeout=5)
         await client.request(GET_SUBJECT, b'{"client_id":"1","consistent":true}', timeout=5)
         created = await registrar.request(CREATE_SUBJECT, orjson.dumps({"name": "John Doe"}), timeout=5)
         assert b"client_id" in created.data
     assert (await check(world, **env))[0] == 0
-    allowed = actions(test_stack.statements(template(), "TaskRole"))
-    assert needed(proxy, "dynamodb") == allowed
+    balances, ledger, index = test_stack.statements(template(), "TaskRole")
+    assert of_tables(proxy) == {
+        world.table: actions([balances]), world.adjustments: actions([ledger]), "by_sequence": actions([index]),
+    }  # fmt: skip
+
+
+def of_tables(proxy: FaultyDynamoDB) -> dict[str, set[str]]:
+    """What is called, by the table or the index that it is called on. A transaction takes what its items take.
+
+    https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/transaction-apis-iam.html
+    """
+    found: dict[str, set[str]] = {}
+    for operation, call in proxy.calls:
+        for item in call.get("TransactItems", ()):
+            for kind, part in item.items():
+                found.setdefault(part["TableName"], set()).add(permission("dynamodb", f"{kind}Item"))
+        names = [call.get("IndexName") or call["TableName"]] if "TableName" in call else call.get("RequestItems", ())
+        for name in names:
+            found.setdefault(name, set()).add(permission("dynamodb", operation))
+    return found
 
 
 def documented(path: Path) -> list[dict[str, Any]]:

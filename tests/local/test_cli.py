@@ -65,7 +65,7 @@ async def test_one_state_is_one_systems_at_a_time(up: Up) -> None:
 async def test_the_demo_passes_in_a_pipe() -> None:
     code, output = await finished("local", "demo")
     assert code == 0, output
-    assert "all 15 checks passed" in output
+    assert "all 19 checks passed" in output
     assert "\x1b" not in output, "no colour in a pipe"
     assert "FAILED" not in output
 
@@ -77,7 +77,7 @@ async def test_the_demo_passes_on_motos_server_where_npm_has_no_engine(
     output = StringIO()
     await demo.run(Console(file=output, width=200))
     assert "rates and latencies then mean nothing" in output.getvalue()
-    assert "all 15 checks passed" in output.getvalue()
+    assert "all 19 checks passed" in output.getvalue()
 
 
 async def test_up_prints_what_to_do_next_and_stops_on_ctrl_c(tmp_path: Path) -> None:
