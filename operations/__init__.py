@@ -1,1 +1,1 @@
-"""For operators: Prometheus, Grafana, and what a client's archived events were."""
+"""For operators: Prometheus, Grafana, what a client's archived events were, and whether balances are right."""
