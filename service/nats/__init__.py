@@ -1,1 +1,1 @@
-"""NATS for every role and for the control plane: the client, its connection, what must be there."""
+"""NATS for every role and for the control plane: the client, its connection, and checks of what a role needs."""

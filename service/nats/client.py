@@ -1,21 +1,21 @@
-"""nats-py's client, made to outlive what a peer or a failing server may send it.
+"""nats-py's client, hardened against whatever a peer or a failing server may send.
 
-nats-py 2.16 lets an error end the task that reads or writes, and goes on as if it had not: connected by its own
-account, silent for good. Here
+In nats-py 2.16 an error may end the task that reads or writes, and the client does not notice: it says that it is
+connected and stays silent. Here
 
-| what happens | what follows |
+| event | effect |
 | --- | --- |
-| a message whose subject, reply or headers cannot be decoded | it is dropped and counted in `undecodable` |
-| a PONG that nobody waits for any more | it counts as a PONG |
-| the reading, writing or pinging task ends by itself | it is counted in `loops_ended`; the client reconnects at once |
-| the client is closed by anyone | `on_closed`, once |
+| a message whose subject, reply or headers cannot be decoded | dropped, and counted in `undecodable` |
+| a PONG whose `flush` has timed out | taken as the answer to that PING |
+| the reading, writing or pinging task ends without being cancelled | counted in `loops_ended`; the client reconnects |
+| the client is closed, by whichever side | `on_closed` is called once |
 
-How it reconnects is in `link/reconnect.py`.
+`link/reconnect.py` shows how it reconnects.
 
-A grant is a queue subscription for a number of messages. It is lighter than nats-py's subscription: no task, no queue,
-and it ends with its connection.
+A grant is a queue subscription for a limited number of messages. It is lighter than nats-py's subscription: it has no
+task and no queue, and it ends with its connection.
 
-What one turn of the event loop posts leaves in one write.
+Everything posted in one turn of the event loop leaves in one write.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ from service.nats.link.reconnect import ReconnectingClient
 from service.nats.parser import Callback, Parser
 
 SPENT_S: Final = 10.0
-"""For so long a grant that has had its messages takes some more: a busy server may deliver between SUB and UNSUB."""
+"""A spent grant still delivers for this long: a busy server may send more messages between SUB and UNSUB."""
 
 
 def header_block(headers: Mapping[str, str]) -> bytes:
-    """Headers as the wire has them. Names and values are the service's own, and are not checked."""
+    """Encode headers for the wire. Names and values must come from the service itself: they are not checked."""
     return b"NATS/1.0\r\n%b\r\n" % header_lines(headers)
 
 
 def header_lines(headers: Mapping[str, str]) -> bytes:
-    """Each header as a line with its CRLF."""
+    """Encode each header as a line that ends with CRLF."""
     return "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode()
 
 
 class NatsClient(ReconnectingClient):
-    """See above. `on_undecodable(error)` is called for each message that was dropped."""
+    """See above. Calls `on_undecodable(error)` for each message that it drops."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class NatsClient(ReconnectingClient):
         self._on_undecodable = on_undecodable
         self._on_closed = on_closed
         self._callbacks: dict[str, Callback] = {}
-        """By sid: of grants, and of nats-py's subscriptions that are delivered as they come."""
+        """sid -> callback, of each grant and of each nats-py subscription that `deliver` was called for."""
         self._grants: set[str] = set()
         self._spent: deque[tuple[float, str]] = deque()
         self.on_lost: Callable[[], None] = lambda: None
@@ -72,21 +72,21 @@ class NatsClient(ReconnectingClient):
         self._parser = self._ps = Parser(self, self._callbacks, self.drop)
 
     def deliver(self, subscription: Subscription, callback: Callback) -> None:
-        """Give a subscription's messages to `callback` as they are on the wire: no queue, no coroutine, no decoding.
+        """Pass a subscription's messages to `callback` straight from the wire: no queue, no coroutine, no decoding.
 
-        What it raises counts as one message that was dropped, whatever else it was given.
+        If the callback raises, that counts as one dropped message, however many it was given.
         """
         self._callbacks[str(subscription._id)] = callback
 
     def end_delivery(self, subscription: Subscription) -> None:
-        """Forget the callback of a subscription that has ended: until then it is given what was on its way."""
+        """Forget the callback of a subscription that has ended. Until this call, late messages still reach it."""
         self._callbacks.pop(str(subscription._id), None)
 
     def post(self, subject: str, payload: bytes, reply: str = "", headers: bytes = b"") -> None:
-        """`publish` without a coroutine, its headers encoded already (`header_block`).
+        """Publish without a coroutine. `headers` are encoded already (`header_block`).
 
-        Raises `nats.errors.Error` as `publish` does, and when more waits to be written than nats-py buffers; the
-        subjects are not validated.
+        Raises `nats.errors.Error` where `publish` does, and when nats-py's write buffer is full. Does not validate the
+        subjects.
         """
         self._check(len(payload))
         if headers:
@@ -98,7 +98,7 @@ class NatsClient(ReconnectingClient):
         self._append(frame)
 
     def post_each(self, subjects: Sequence[str], payload: bytes) -> None:
-        """The same payload to each, as `post` does, at a fraction of its cost."""
+        """Publish one payload to each subject, as `post` does, at a fraction of the cost."""
         if not subjects:
             return
         self._check(len(payload))
@@ -108,16 +108,16 @@ class NatsClient(ReconnectingClient):
         self._append(b"".join([b"PUB %b%b" % (subject.encode(), rest) for subject in subjects]))
 
     def post_frames(self, frames: str, sizes: Sequence[int]) -> None:
-        """Messages that are written out already, as `post` does: all of them, or none. `sizes` are their payloads'."""
+        """Publish frames that are encoded already, as `post` does: all or none. `sizes` are those of their payloads."""
         self._check(max(sizes))
         self.stats["out_msgs"] += len(sizes)
         self.stats["out_bytes"] += sum(sizes)
         self._append(frames.encode())
 
     def grant(self, subject: str, queue: str, limit: int, callback: Callback) -> str:
-        """Let the server deliver `limit` messages. Only while connected: a grant ends with its connection.
+        """Let the server deliver `limit` messages. Call it only while connected: a grant ends with its connection.
 
-        Returns its sid. The limit is a SUB and an UNSUB behind it:
+        Return its sid. The limit is an UNSUB right after the SUB:
         https://docs.nats.io/reference/reference-protocols/nats-protocol#unsub
         """
         while self._spent and time.monotonic() - self._spent[0][0] > SPENT_S:
@@ -130,25 +130,25 @@ class NatsClient(ReconnectingClient):
         return sid
 
     def spend(self, sid: str) -> None:
-        """A grant has had its messages. What comes late is still delivered."""
+        """Mark a grant as used up. Messages that arrive within `SPENT_S` seconds are still delivered."""
         self._grants.discard(sid)
         self._spent.append((time.monotonic(), sid))
 
     def end_grant(self, sid: str) -> None:
-        """End a grant that has messages left. What is on its way is still delivered."""
+        """End a grant before it is used up. Messages on their way are still delivered."""
         self._append(command.unsub_cmd(int(sid), 0))
         self.spend(sid)
 
     async def end_grants(self) -> None:
-        """Take no more messages; return when what the server had delivered is processed.
+        """End all grants; return when every message that the server had sent is processed.
 
-        Raises `nats.errors.Error` when the server did not confirm it.
+        Raises `nats.errors.Error` when the server does not confirm it.
         """
         if not self.is_connected:
             return
         for sid in self._grants:
             self._append(command.unsub_cmd(int(sid), 0))
-        # A message is delivered in the order of the connection: those before the answer are all there is.
+        # The server answers in the order of the connection, so no message follows its answer. Two flushes: `roundtrip`.
         await self.flush()
         await self.flush()
 
@@ -171,16 +171,16 @@ class NatsClient(ReconnectingClient):
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
         try:
             await super()._process_msg(sid, subject, reply, data, headers)
-        except Exception as error:  # whatever it was, the next message is another one
+        except Exception as error:  # one bad message must not end the reading task
             self.drop(error)
 
     def drop(self, error: Exception) -> None:
-        """Count a message that cannot be decoded, and say so."""
+        """Count and report a message that cannot be decoded."""
         self.undecodable += 1
         self._on_undecodable(error)
 
     async def _process_pong(self) -> None:
-        if self._pongs and self._pongs[0].done():  # its `flush` gave up
+        if self._pongs and self._pongs[0].done():  # its `flush` timed out, and nats-py would set a done future
             self._pongs[0] = asyncio.get_running_loop().create_future()
         await super()._process_pong()
 
@@ -197,7 +197,7 @@ class NatsClient(ReconnectingClient):
         await self._notice_end(self._ping_interval_task)
 
     async def _notice_end(self, current: asyncio.Task[None] | None) -> None:
-        """Reconnect, when a loop has ended that nobody cancelled: nats-py's loops take a cancellation as their end."""
+        """Reconnect if the loop ended without being cancelled: nats-py's loops swallow their cancellation."""
         task = asyncio.current_task()
         if task is current and task is not None and not task.cancelling() and self.is_connected:
             self.loops_ended += 1
@@ -208,7 +208,7 @@ class NatsClient(ReconnectingClient):
             self._callbacks.pop(sid, None)
         self._grants.clear()
         self._spent.clear()
-        # A grant that was not sent yet must not reach the next server; nats-py subscribes anew what is its own.
+        # An unsent grant must not reach the next server. nats-py's own subscriptions are made again without these.
         self._pending = [frame for frame in self._pending if not frame.startswith((b"SUB ", b"UNSUB "))]
         self._pending_data_size = sum(map(len, self._pending))
         self.on_lost()
@@ -219,7 +219,7 @@ class NatsClient(ReconnectingClient):
     async def _close(self, status: int, do_cbs: bool = True) -> None:
         was_closed = self.is_closed
         if not self.is_connected:
-            self._pending, self._pending_data_size = [], 0  # there is nobody to send it to
+            self._pending, self._pending_data_size = [], 0  # there is no server to send it to
         try:
             await super()._close(status, do_cbs)
         finally:

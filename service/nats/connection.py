@@ -1,4 +1,4 @@
-"""The NATS connection: credentials in memory, TLS by URL, reconnecting for ever with jittered backoff."""
+"""The NATS connection: credentials in memory, TLS by URL, endless reconnecting with jittered backoff."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ class Connection:
     | --- | --- | --- | --- | --- |
     | new | no | no | no | `open` was not called; `close` does nothing |
     | opening | yes | no | no | a refusal makes `open` fail |
-    | open | yes | yes | no | a second refusal in a row, or a close that nobody asked for, goes to `on_lost`, once |
-    | closing | yes | any | yes | by `close`, or after `on_lost`; nothing more is reported |
+    | open | yes | yes | no | a second refusal in a row, or a close from elsewhere, calls `on_lost` once |
+    | closing | yes | any | yes | after `close` or `on_lost`; nothing more is reported |
     """
 
     def __init__(
         self, settings: NatsSettings, *, name: str, inbox_prefix: str, on_lost: Callable[[ServiceError], None]
     ) -> None:
-        """`name` is shown by the server; `inbox_prefix` is the one that the role's NATS user may subscribe to."""
+        """`name` appears in the server's lists; the role's NATS user must be allowed to subscribe to `inbox_prefix`."""
         self.nc = NatsClient(self._on_undecodable, self._on_close, self._on_odd_server)
         self._settings = settings
         self._name = name
@@ -62,12 +62,12 @@ class Connection:
         self._last_error = ""
         self._refused: asyncio.Future[ServiceError] = asyncio.get_running_loop().create_future()
         self._lost = asyncio.Event()
-        """Set when the connection is lost, until somebody looks again."""
+        """Set when the connection is lost; `steady` clears it before each look."""
 
     async def open(self) -> None:
         """Connect.
 
-        Raises `ServiceError` when the server refuses the credentials, or none answers in `START_TIMEOUT_S` seconds.
+        Raises `ServiceError` when a server refuses the credentials, or none answers within `START_TIMEOUT_S` seconds.
         """
         given, context = self._settings.nats_credentials, tls_context(self._settings)
         connecting = asyncio.create_task(
@@ -76,7 +76,7 @@ class Connection:
                 name=self._name,
                 user_credentials=RawCredentials(given.get_secret_value()) if given else None,
                 inbox_prefix=self._inbox_prefix,
-                skip_subject_validation=True,  # ours are checked, a requester's inbox came as one word
+                skip_subject_validation=True,  # our subjects are constants; a requester's inbox was parsed as one word
                 connect_timeout=CONNECT_TIMEOUT_S,
                 tls_handshake_first=self._settings.nats_tls_handshake_first,
                 tls=context,
@@ -102,9 +102,9 @@ class Connection:
         self._started = True
 
     def steady(self, need: Need) -> Need:
-        """A need that is looked at again when the connection is lost meanwhile: what is said then is not the server's.
+        """Return a need that looks again if the connection was lost meanwhile: that answer is not the server's.
 
-        Raises `ServiceError` when it is not back within `START_TIMEOUT_S` seconds.
+        It raises `ServiceError` when the connection is not back within `START_TIMEOUT_S` seconds.
         """
 
         async def look() -> str | None:
@@ -133,13 +133,13 @@ class Connection:
 
     @property
     def jetstream(self) -> JetStreamContext:
-        """Raises `Skipped` before the connection is open."""
+        """JetStream over this connection. Raises `Skipped` before the connection is open."""
         if not self._started:
             raise Skipped
         return self.nc.jetstream()
 
     async def close(self) -> None:
-        """Never raises: whatever the library says at its end, there is nothing left to do."""
+        """Close within `CLOSE_S` seconds. Never raises: nothing is left to do about an error here."""
         self._closing = True
         if not self._opened:
             return
@@ -213,7 +213,7 @@ class Connection:
             self._lose(ServiceError(f"NATS closed the connection ({reason})", "see the server's log"))
 
     def _lose(self, fault: ServiceError) -> None:
-        """Report it, and end a client that still tries: a drain waits for no connection that cannot come back."""
+        """Report the fault and stop reconnecting, so that a drain does not wait for a connection that cannot come."""
         if not self._closing:
             self._closing = True
             self._on_lost(fault)
@@ -233,17 +233,17 @@ def _text(error: Exception) -> str:
 
 
 async def roundtrip(nc: Client) -> None:
-    """Return when the server has processed everything that was sent so far.
+    """Return when the server has processed everything sent so far.
 
-    nats-py's `flush` writes its PING at once, but what was published or subscribed only with the next flush: its first
-    answer proves nothing, the second one's PING is behind them.
+    nats-py's `flush` writes its PING at once, ahead of publishes and subscriptions still in its buffer, so the first
+    PONG proves nothing. The second PING follows them.
     """
     await nc.flush()
     await nc.flush()
 
 
 async def confirm(nc: Client) -> None:
-    """Return when the server has processed everything that was sent so far, however long it is away meanwhile."""
+    """Return when the server has processed everything sent so far, however long it is unreachable meanwhile."""
     while not nc.is_closed:
         if nc.is_connected:
             try:

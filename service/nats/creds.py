@@ -1,6 +1,6 @@
-"""A `.creds` text, read as nats.go reads it, for the service and for the control plane: it needs nothing of either.
+"""Parse `.creds` text as nats.go does, for the service and the control plane.
 
-Where nats.go takes a file, this does: with CRLF, a byte-order mark, text around, or without a last newline.
+It accepts each file that nats.go accepts: with CRLF, a byte-order mark, text around it, or no final newline.
 https://github.com/nats-io/nkeys/blob/main/creds_utils.go
 """
 
@@ -22,12 +22,12 @@ _BARE_JWT: Final = re.compile(r"^\s*(eyJ[\w-]+\.[\w-]+\.[\w-]+)\s*$", re.ASCII |
 _BARE_SEED: Final = re.compile(r"^\s*(S[UAO][A-Z2-7]*)\s*$", re.ASCII | re.MULTILINE)
 _YEAR_9999_S: Final = 253_370_764_800
 _SEED_BYTES: Final = 36
-"""Two of its kind, 32 of the key, two of its checksum: https://github.com/nats-io/nkeys/blob/main/strkey.go"""
+"""Two bytes of prefix, 32 of key, two of checksum: https://github.com/nats-io/nkeys/blob/main/strkey.go"""
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """A user's JWT and seed, which belong together. Neither shows in a repr."""
+    """A user's JWT and its matching seed. Neither appears in a repr."""
 
     token: str = field(repr=False)
     seed: str = field(repr=False)
@@ -35,7 +35,7 @@ class Credentials:
 
     @property
     def end(self) -> str:
-        """When they expire, if they say it; else empty."""
+        """Time of expiry in UTC; empty if the JWT names none."""
         exp = self.claims.get("exp")
         if not isinstance(exp, int) or not 0 < exp < _YEAR_9999_S:
             return ""
@@ -43,12 +43,12 @@ class Credentials:
 
     @property
     def text(self) -> str:
-        """As a file that every client can read."""
+        """The text of a file that every NATS client can read."""
         return write(self.token, self.seed)
 
 
 def parse(text: str | bytes) -> Credentials:
-    """Raise `ValueError` that says why it is no `.creds` text, and nothing of what is in it."""
+    """Parse the text. Raise `ValueError` with the reason, which never quotes the text."""
     given = text.decode("utf-8-sig", errors="replace") if isinstance(text, bytes) else text
     given = "\n".join(given.splitlines())
     parts = [part[1] for part in _PART.finditer(given)]
@@ -67,7 +67,7 @@ def parse(text: str | bytes) -> Credentials:
 
 
 def write(token: str, seed: str) -> str:
-    """The text of a `.creds` file: https://docs.nats.io/using-nats/developer/connecting/creds"""
+    """Return the text of a `.creds` file: https://docs.nats.io/using-nats/developer/connecting/creds"""
     return (
         f"-----BEGIN NATS USER JWT-----\n{token}\n------END NATS USER JWT------\n\n"
         "************************* IMPORTANT *************************\n"
@@ -79,7 +79,7 @@ def write(token: str, seed: str) -> str:
 
 
 def decode(token: str) -> dict[str, Any]:
-    """A JWT's claims, unverified: what it says, not whether it is true. Raise `ValueError` if it is not a JWT."""
+    """Return a JWT's claims without verifying its signature. Raise `ValueError` if it is not a JWT."""
     try:
         _, body, _ = token.split(".")
         said: dict[str, Any] | None = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
@@ -96,7 +96,7 @@ def _found(pattern: re.Pattern[str], text: str) -> str:
 
 
 def _public(seed: str) -> str:
-    """A user's public key."""
+    """Return the public key of a user's seed. Raise `ValueError` if it is damaged or not a user's."""
     if not _is_whole(seed):
         raise ValueError("has a seed that is cut or damaged")
     if not seed.startswith("SU"):
@@ -106,7 +106,7 @@ def _public(seed: str) -> str:
 
 
 def _is_whole(seed: str) -> bool:
-    """Nkeys does not look at the checksum."""
+    """Check length and checksum, which nkeys does not."""
     try:
         raw = base64.b32decode(seed + "=" * (-len(seed) % 8))
     except ValueError:

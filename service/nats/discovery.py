@@ -1,4 +1,4 @@
-"""Every instance of a micro service that answers a `$SRV` request (ADR-32)."""
+"""Find the running instances of a micro service with a `$SRV` request (ADR-32)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from nats.aio.client import Client
 
 FIRST_S: Final = 2.0
 QUIET_S: Final = 0.5
-"""All instances have answered when none has for this long."""
+"""Collecting ends when no instance has answered for this long."""
 
 
 async def instances(nc: Client, service: str, verb: str = "STATS") -> list[dict[str, Any]]:
-    """The answers to `$SRV.<verb>.<service>`, sorted by id; empty when none comes within `FIRST_S` seconds."""
+    """Return the answers to `$SRV.<verb>.<service>`, sorted by id; empty when none comes within `FIRST_S` seconds."""
     inbox = nc.new_inbox()
     answers = await nc.subscribe(inbox)
     found: list[dict[str, Any]] = []

@@ -1,7 +1,7 @@
-"""What a stream's, a bucket's and a consumer's configuration decide about our use of them.
+"""Check whether the configuration of a stream, bucket or consumer suits our use of it.
 
-Each function takes the configuration as the server gives it, and returns why it does not do; empty when it does. What
-is not looked at does no harm: the tables in tests/service/nats/test_fit.py name every field.
+Each function takes the configuration as the server sends it and returns why it is unsuitable, or ''. Fields that are
+not checked are harmless: the tables in tests/service/nats/test_fit.py name every field.
 
 https://github.com/nats-io/nats-server/blob/main/server/stream.go (`StreamConfig`), `consumer.go` (`ConsumerConfig`)
 """
@@ -18,9 +18,9 @@ Config = Mapping[str, Any]
 
 
 def stream_unfit(config: Config, subjects: Sequence[str], size: int, requests: Sequence[str] = ()) -> str:
-    """Why messages of up to `size` bytes on `subjects` are not stored and acknowledged there.
+    """Return why the stream would not store and acknowledge messages of up to `size` bytes on `subjects`.
 
-    A stream that takes `requests` answers those who ask them.
+    It must not take `requests` either: a stream that stores a request also answers it.
     """
     if config.get("mirror"):
         return "is a mirror, which takes no messages of its own"
@@ -36,14 +36,14 @@ def stream_unfit(config: Config, subjects: Sequence[str], size: int, requests: S
 
 
 def bucket_unfit(config: Config, keys: Sequence[str], size: int) -> str:
-    """Why values of up to `size` bytes cannot be written again and again to `keys`, which are subjects."""
+    """Return why values of up to `size` bytes cannot be overwritten without end at `keys`, given as subjects."""
     if int(config.get("max_msgs_per_subject") or 0) < 1:
         return "is a plain stream, not a bucket"
     return stream_unfit(config, keys, size)
 
 
 def consumer_unfit(config: Config, *, whole: bool) -> str:
-    """Why its messages cannot be handed out until they are deleted; `whole`: every message is asked for."""
+    """Return why the consumer may not hand out each message until it is deleted; `whole`: it must have no filter."""
     filters = config.get("filter_subjects") or [config.get("filter_subject") or ">"]
     if whole and filters != [">"]:
         return f"has the filter {', '.join(filters)}, and every message is wanted"

@@ -1,4 +1,4 @@
-"""Streams and buckets that must be there, and what JetStream's errors mean to an operator."""
+"""Check that streams and buckets exist, and explain JetStream's errors to an operator."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from service.runtime.errors import ServiceError
 PROVISION: Final = "make it with `python -m control_plane create`"
 CORRECT: Final = "correct it with `python -m control_plane create`"
 LETTER_BYTES: Final = 1024
-"""Of a message that is set aside, at least."""
+"""A stream must accept messages of at least this size."""
 VALUE_BYTES: Final = 128
-"""Of a bucket's value and its headers."""
+"""Largest value that we write to a bucket, with its headers."""
 
 
 async def check_stream(
@@ -37,10 +37,10 @@ async def check_stream(
     size: int = LETTER_BYTES,
     requests: Sequence[str] = (),
 ) -> Mapping[str, Any]:
-    """The stream's configuration, as the server gives it.
+    """Return the stream's configuration, as the server sends it.
 
-    Raises `ServiceError` unless it is there and, where there are `subjects`, stores and acknowledges messages of up to
-    `size` bytes on them, and none of `requests`.
+    Raises `ServiceError` unless it exists and, if `subjects` are given, stores and acknowledges messages of up to
+    `size` bytes on them and takes none of `requests`.
     """
     try:
         config = await _config(jetstream, name)
@@ -54,20 +54,21 @@ async def check_stream(
 
 
 async def consumer(jetstream: JetStreamContext, stream: str, name: str) -> tuple[ConsumerInfo, Mapping[str, Any]]:
-    """What the server tells of a consumer, and its configuration as it gives it: nats-py leaves out what it does not
-    know. Raises `nats.errors.Error` or `APIError`.
+    """Return a consumer's state, and its configuration as the server sends it: nats-py drops fields unknown to it.
+
+    Raises `nats.errors.Error` or `APIError`.
     """
     answer = await _ask(jetstream, f"CONSUMER.INFO.{stream}.{name}")
     return ConsumerInfo.from_response(copy.deepcopy(answer)), answer["config"]
 
 
 def backlog(info: ConsumerInfo) -> int:
-    """Messages that wait, and those that anyone holds, dead or alive."""
+    """Count the messages that wait and those that are delivered and not acknowledged, even to a client that died."""
     return (info.num_pending or 0) + (info.num_ack_pending or 0)
 
 
 async def open_bucket(jetstream: JetStreamContext, name: str, keys: Sequence[str]) -> KeyValue:
-    """Raises `ServiceError` when the bucket is not there, or its `keys` cannot be written again and again."""
+    """Open a bucket. Raises `ServiceError` when it does not exist, or its `keys` cannot be overwritten without end."""
     try:
         config = await _config(jetstream, f"KV_{name}")
         if unfit := bucket_unfit(config, [f"$KV.{name}.{key}" for key in keys], VALUE_BYTES):
@@ -89,8 +90,9 @@ async def _ask(jetstream: JetStreamContext, what: str) -> Any:
 
 
 def explain(name: str, error: Exception, user: str = "service", done: str = "read") -> ServiceError:
-    """What JetStream's error about `name` means to an operator. `user` is the one whose credentials the role has;
-    `done` is what was tried.
+    """Explain JetStream's error about `name` to an operator.
+
+    `user` is the NATS user of the role; `done` is what was tried, as a participle ("read").
     """
     if isinstance(error, nats.errors.NoRespondersError | ServiceUnavailableError):
         return ServiceError(

@@ -1,17 +1,17 @@
-"""nats-py's parser, with a short way for subscriptions that take what a read brought in columns.
+"""nats-py's parser, with a fast path for subscriptions that take all messages of a read at once, as columns.
 
-nats-py matches each message from the front of its buffer, takes it out of there and awaits a coroutine for it. Here one
-regular expression finds all messages of a read, and a callback is given those that follow one another.
+nats-py matches one message at the front of its buffer, cuts it off and awaits a coroutine for it. Here one regular
+expression finds all messages of a read, and each callback gets consecutive messages together.
 
-| what a read holds | how it is found |
+| part of a read | how it is parsed |
 | --- | --- |
-| messages whose payload is one line, with headers or without | all in one go |
-| a message that does not look so: several lines, an odd subject | alone, by its sizes |
-| PING, PONG, INFO, +OK, -ERR | given to nats-py, alone |
-| the beginning of a message | kept, and not looked at again until all of it may be there |
+| messages with a one-line payload, with or without headers | all in one search |
+| other messages: several lines, unusual subject | one by one, by their sizes |
+| PING, PONG, INFO, +OK, -ERR | one by one, by nats-py |
+| an incomplete message | kept until enough bytes have arrived |
 
-A payload may look like messages: what was found counts up to the first message whose sizes are not what it says. As
-many messages as were found in vain are then taken alone, so that a read is searched twice at most.
+A payload may itself look like messages, so a search counts only up to the first message whose sizes do not match. As
+many messages as the search found in vain are then parsed one by one, so that no read is searched more than twice.
 https://docs.nats.io/reference/reference-protocols/nats-protocol
 """
 
@@ -25,28 +25,28 @@ from typing import Any, Final, NamedTuple
 from nats.protocol import parser
 
 _WIRE: Final = "latin-1"
-"""Each byte is one character, so that lengths are the wire's."""
+"""Maps each byte to one character, so that lengths in text are lengths on the wire."""
 
 
 class Read(NamedTuple):
-    """Messages of one read, in columns and in their order. Each character is a byte."""
+    """Messages of one read as columns, in order of arrival. Each character is one byte."""
 
     sids: Sequence[str]
     replies: Sequence[str]
     """Empty for a message without one."""
     headers: Sequence[str]
-    """Each block as it came; empty for a message without one."""
+    """Each header block, unparsed; empty for a message without one."""
     payloads: Sequence[str]
     subjects: Sequence[str]
 
 
 RawMessage = tuple[bytes, bytes, bytes, bytes]
-"""Subject, reply, payload and header block, as they came; no reply and no headers are empty."""
+"""Subject, reply, payload and header block, unparsed; a missing reply or block is empty."""
 Callback = Callable[[Read], None]
 _Row = tuple[str, str, str, str, str, str, str, str, str]
-"""H or nothing, subject, sid, reply, size of the headers, size in all, headers, payload; or all that is left."""
+"""'H' or '', subject, sid, reply, header size, total size, headers, payload; the last is the rest without a match."""
 
-# nats-py's own end a word at any white space, the server's at a blank: a form feed in a reply ended the connection.
+# nats-py ends a word at any white space, the server only at a blank: a form feed in a reply ended the connection.
 _WORD: Final = "([^ \r\n]+)"
 _MSG: Final = rf"MSG +{_WORD} +(\d+) +(?:{_WORD} +)?()(\d+)\r\n"
 _HMSG: Final = rf"HMSG +{_WORD} +(\d+) +(?:{_WORD} +)?(\d+) +(\d+)\r\n"
@@ -56,21 +56,21 @@ _all: Final = re.compile(
     r"(?(1)(NATS/1\.0[^\r\n]*\r\n(?:[^\r\n]+\r\n)*\r\n))([^\r\n]*)\r\n|(.+)",
     re.DOTALL,
 ).findall
-"""The last alternative is all that does not begin with such a message, so that nothing is skipped."""
+"""The last alternative takes everything from the first mismatch on, so that the search skips nothing."""
 
 
 def raw(read: Read) -> Iterator[RawMessage]:
-    """Each message by itself, in bytes."""
+    """Yield the messages one by one, as bytes."""
     for subject, reply, payload, block in zip(read.subjects, read.replies, read.payloads, read.headers, strict=True):
         yield subject.encode(_WIRE), reply.encode(_WIRE), payload.encode(_WIRE), block.encode(_WIRE)
 
 
 class Parser(parser.Parser):
-    """`callbacks` are by sid; all else is nats-py's. `on_error(error)` is called when a callback failed."""
+    """Passes messages to `callbacks` (by sid), all else to nats-py. Calls `on_error(error)` when a callback raises."""
 
     def __init__(self, nc: Any, callbacks: Mapping[str, Callback], on_error: Callable[[Exception], None]) -> None:
         self._enough = 0
-        """With fewer bytes, the message at the front of the buffer is not whole."""
+        """Bytes that the incomplete message at the front of the buffer needs; 0 if unknown."""
         self._resets = 0
         super().__init__(nc)
         self._callbacks = callbacks
@@ -94,17 +94,17 @@ class Parser(parser.Parser):
             end = 0 if self._enough else text.find(parser._CRLF_.decode(), at) + parser.CRLF_SIZE
             line = text[at:end] if end >= parser.CRLF_SIZE else text[at:]
             if self._resets != resets:
-                return  # another connection reads now
+                return  # a callback led to a reconnect: the rest belongs to the old connection
             self.buf[:] = line.encode(_WIRE)
             if self._enough:
                 return
-            await super().parse()  # one line, or the beginning of one
+            await super().parse()  # of one line, or part of one: nats-py handles PING and the like from `self.buf`
             if self._resets != resets:
                 return
             at += len(line)
 
     def _find(self, text: str, at: int) -> tuple[list[_Row], int]:
-        """The messages from `at` on, up to what is no whole one; and where that begins."""
+        """Return the whole messages from `at` on, and the position where something else begins."""
         rows: list[_Row] = []
         in_vain = 0
         while at < len(text):
@@ -131,11 +131,11 @@ class Parser(parser.Parser):
         return rows, at
 
     async def _give(self, rows: Sequence[_Row]) -> None:
-        """Hand messages over in their order: to each callback those that follow one another, together.
+        """Pass messages on in order: consecutive ones for the same callback go together.
 
-        The order counts across subscriptions too: a consumer numbers its deliveries, whichever pull they are for.
+        Order matters across subscriptions too: a consumer numbers its deliveries across all pulls.
         """
-        # Looked up once: a callback may end subscriptions.
+        # Look each up before the first call: a callback may end subscriptions.
         taken_by = {sid: self._callbacks.get(sid) for sid in {row[2] for row in rows}}
         for taker, run in groupby(rows, key=lambda row: taken_by[row[2]]):
             theirs = list(run)
@@ -147,18 +147,18 @@ class Parser(parser.Parser):
             self.nc.stats["in_bytes"] += sum(map(len, payloads))
             try:
                 taker(Read(sids, replies, headers, payloads, subjects))
-            except Exception as error:  # whatever it was, what comes next is something else
+            except Exception as error:  # one failed callback must not end the reading task
                 self._on_error(error)
 
     async def _leave(self, rows: Sequence[_Row]) -> None:
-        """Leave messages to nats-py, as its own parser does."""
+        """Pass messages to nats-py, as its own parser does."""
         for _, subject, sid, reply, _, _, block, payload, _ in rows:
             words = subject.encode(_WIRE), reply.encode(_WIRE), payload.encode(_WIRE)
             await self.nc._process_msg(int(sid), *words, block.encode(_WIRE) or None)
 
 
 def _whole(rows: Sequence[_Row]) -> int:
-    """How many of them, from the first, are as large as they say."""
+    """Count the leading messages whose sizes match what they declare."""
     if not rows:
         return 0
     is_headed, _, _, _, head_sizes, sizes, headers, payloads, _ = zip(*rows, strict=True)
@@ -175,13 +175,13 @@ def _whole(rows: Sequence[_Row]) -> int:
 
 
 def _length(row: _Row) -> int:
-    """Of a message that was found by `_all`, with its blanks and line ends."""
+    """Return the length on the wire of a message found by `_all`, blanks and line ends included."""
     is_headed, reply = row[0], row[3]
     return sum(map(len, row)) + len("MSG   \r\n\r\n") + bool(reply) + bool(is_headed)
 
 
 def _row(text: str, line: re.Match[str]) -> tuple[_Row, int]:
-    """The message behind its first line, and where it ends."""
+    """Return the message that `line` begins, and the position where it ends."""
     subject, sid, reply, head_size, size = line.groups()[:5] if line[1] else line.groups()[5:]
     body = line.end()
     end = body + int(size)

@@ -1,4 +1,4 @@
-"""What a NATS user may do, asked of the server."""
+"""Ask the server what a NATS user may do."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ USER_INFO_S: Final = 2.0
 
 
 async def told(nc: Client) -> Mapping[str, Any]:
-    """The permissions of `nc`; without an entry, all are allowed. Raises `Skipped` when the server does not tell."""
+    """Return the permissions of `nc`; a missing entry allows all. Raises `Skipped` when the server does not say."""
     try:
         reply = await nc.request(USER_INFO, timeout=USER_INFO_S)
         given = orjson.loads(reply.data)["data"].get("permissions") or {}
@@ -34,10 +34,10 @@ async def told(nc: Client) -> Mapping[str, Any]:
 async def look(
     nc: Client, user: str, publish: Sequence[str], subscribe: Sequence[str], *, answers: bool = True
 ) -> Mapping[str, Any]:
-    """Return the permissions of `nc`. Raise `ServiceError` that names each subject which it may not use, or `Skipped`
-    when the server does not tell.
+    """Return the permissions of `nc`. Raise `ServiceError` that names each subject it may not use.
 
-    A subject may be `SUBJECT QUEUE`. `answers`: it answers requests.
+    Raise `Skipped` when the server does not say. A subject may be `SUBJECT QUEUE`. `answers`: the role answers
+    requests, so it must be allowed to reply.
     """
     given = await told(nc)
     denied = [f"publish to {subject}" for subject in publish if not allows(given.get("publish"), subject)]
@@ -51,7 +51,7 @@ async def look(
 
 
 def _are_rules(rules: Any) -> bool:
-    """Whether `allows` can read them: nothing, or lists of subjects."""
+    """Return whether `allows` can read them: nothing, or lists of subjects."""
     if not rules:
         return True
     if not isinstance(rules, dict):
@@ -63,7 +63,7 @@ def _are_rules(rules: Any) -> bool:
 
 
 def allows(rules: Mapping[str, Sequence[str]] | None, subject: str) -> bool:
-    """Whether a NATS user with these rules may use `subject`, which may be `SUBJECT QUEUE`."""
+    """Return whether a NATS user with these rules may use `subject`, which may be `SUBJECT QUEUE`."""
     if not rules:
         return True
     allow, deny = rules.get("allow") or (), rules.get("deny") or ()

@@ -26,7 +26,7 @@ def _servers(value: str) -> str:
 
 
 def _creds(value: Any) -> Any:
-    """A `.creds` text that every client can read, out of its base64; the value itself never appears in an error."""
+    """Decode base64 to `.creds` text that every client can read. No error quotes the value."""
     if value is None:
         return None
     try:
@@ -40,7 +40,7 @@ def _creds(value: Any) -> Any:
 
 
 class NatsSettings(Settings):
-    """For a role that connects to NATS."""
+    """Settings of a role that connects to NATS."""
 
     nats_url: Annotated[
         str, AfterValidator(_servers), Field(description="servers, comma separated; tls:// for TLS")
@@ -64,5 +64,5 @@ class NatsSettings(Settings):
 
     @property
     def nats_shown(self) -> str:
-        """The servers without what NATS_URL may tell of a user: for logs and messages."""
+        """The servers without user and password, for logs and messages."""
         return ",".join(re.sub(r"//.*@", "//", server) for server in self.nats_servers)

@@ -1,7 +1,7 @@
-"""`$SRV` for a role: nats-py's service, which answers to inboxes alone.
+"""`$SRV` for a role: nats-py's service, restricted to answering inboxes.
 
-A role may publish where a requester must not, and must not be made to do it in its name: to a stream and a bucket, to
-other programs' subjects, to the inboxes in which the roles' own messages are acknowledged (docs/adr/0002-micro.md).
+A role may publish where a requester may not: to a stream and a bucket, to other programs' subjects, to the inboxes that
+take the roles' own acknowledgements. A reply subject must not trick it into doing so (docs/adr/0002-micro.md).
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from nats.micro.service import Service
 log: Final = structlog.get_logger("service.discovery")
 
 OWN: Final = ("_INBOX_service.", "_INBOX_archive.", "_INBOX_queue.")
-"""The inboxes of each role, whichever is asked."""
+"""Inbox prefixes of all roles: no role replies to any of them."""
 
 
 def is_inbox(subject: str) -> bool:
-    """Whether a reply may go there: an inbox, as clients (`_INBOX`) and servers (`_R_`) make them, and no role's."""
+    """Return whether a reply may go there: an inbox of a client (`_INBOX`) or server (`_R_`), and not a role's."""
     return subject.startswith("_") and not subject.startswith(OWN)
 
 
@@ -30,18 +30,18 @@ _inboxes: Final = re.compile(rf"(?:(?!{'|'.join(map(re.escape, OWN))})_[!-~]*\n)
 
 
 def are_inboxes(subjects: Sequence[str]) -> bool:
-    """Whether each is an inbox, and in ASCII: one search over all is a fraction of the work."""
+    """Return whether each is an inbox in ASCII. One search over all costs a fraction of a call for each."""
     return _inboxes("\n".join(subjects) + "\n") is not None
 
 
 class Discovery(Service):
-    """PING, INFO and STATS, each plain, by name and by id."""
+    """Answers PING, INFO and STATS, each for all services, by name and by id."""
 
     async def start(self) -> None:
-        """Answer them, on whichever connection. `confirm` shows when the server knows of it."""
+        """Subscribe, now or with the next connection. `confirm` returns when the server knows of it."""
         try:
             await super().start()
-        except nats.errors.Error as error:  # the connection is lost; the next one has the subscriptions
+        except nats.errors.Error as error:  # the connection is lost; a reconnect makes the subscriptions
             if self._client.is_closed:
                 raise
             log.debug("no answer from NATS", error=str(error))

@@ -6,7 +6,7 @@ from itertools import zip_longest
 
 
 def covers(pattern: str, subject: str) -> bool:
-    """Whether every subject that `subject` stands for is one of `pattern`'s."""
+    """Return whether `pattern` matches every subject that `subject` matches."""
     for wanted, given in zip_longest(pattern.split("."), subject.split(".")):
         if wanted == ">":
             return given is not None
@@ -16,7 +16,7 @@ def covers(pattern: str, subject: str) -> bool:
 
 
 def overlap(one: str, other: str) -> bool:
-    """Whether a subject is both's."""
+    """Return whether any subject matches both."""
     for left, right in zip_longest(one.split("."), other.split(".")):
         if left is None or right is None:
             return False

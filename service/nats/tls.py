@@ -1,6 +1,6 @@
-"""TLS where the URL asks for it.
+"""TLS whenever the URL asks for it.
 
-nats-py upgrades only when the server's INFO asks for it; it would send credentials in clear.
+nats-py upgrades only if the server's INFO asks for it, and would otherwise send credentials in clear text.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from service.runtime.errors import ServiceError
 
 
 class TlsClient(Client):
-    """nats-py's client; with `tls://` or `wss://` it connects with TLS or raises, before a credential is sent."""
+    """nats-py's client, which for `tls://` and `wss://` uses TLS or raises before it sends a credential."""
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         server = self._current_server
-        if initial_connection and server and server.uri.scheme == "tls":  # wss has its TLS before any INFO
+        if initial_connection and server and server.uri.scheme == "tls":  # wss has TLS before any INFO
             if info.get("tls_available"):
                 info["tls_required"] = True
             if not info.get("tls_required"):
@@ -31,7 +31,7 @@ class TlsClient(Client):
 
 
 def tls_context(settings: NatsSettings) -> ssl.SSLContext | None:
-    """What a client shows of itself, if it is given; the authorities are SSL_CERT_FILE's.
+    """Return a context with the client's certificate, or None if none is set. It trusts SSL_CERT_FILE's authorities.
 
     Raises `ServiceError` when the files cannot be used.
     """

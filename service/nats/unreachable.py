@@ -1,4 +1,4 @@
-"""Why no server let a client in, for an operator: the real cause, and what to do."""
+"""Tell an operator why no server accepted the client: the real cause, and what to do."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ PROBE_S: Final = 1.0
 _FULL: Final = ("maximum account active connections exceeded", "maximum connections exceeded")
 """https://github.com/nats-io/nats-server/blob/main/server/errors.go"""
 _LOST: Final = ("broken pipe", "connection reset", "eof", "connection lost")
-"""How a refused certificate looks when the server's end of the connection comes before its alert is read."""
+"""What a refused certificate looks like when the connection ends before the server's alert is read."""
 
 
 async def unreachable(settings: NatsSettings, reason: str, *, asks_for_certificate: bool) -> ServiceError:
-    """What `reason`, the last error before time was up, means."""
+    """Explain `reason`, the last error before the timeout."""
     shown, said = settings.nats_shown, reason.lower()
     if any(full in said for full in _FULL):
         return ServiceError(
@@ -52,7 +52,7 @@ async def unreachable(settings: NatsSettings, reason: str, *, asks_for_certifica
 
 
 async def _begins_with_tls(settings: NatsSettings) -> bool:
-    """Whether a server says its INFO once there is TLS. Nothing is sent to it, and nothing believed."""
+    """Return whether a server sends INFO after a TLS handshake. Sends it nothing and trusts nothing it says."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     for server in settings.nats_servers:

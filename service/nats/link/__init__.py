@@ -1,1 +1,1 @@
-"""How a client reaches a server and comes back to one: what nats-py does otherwise."""
+"""How a client reaches a server and reconnects, where that differs from nats-py."""

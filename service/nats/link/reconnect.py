@@ -1,18 +1,18 @@
-"""nats-py's client, made to find its way back: which server is next, what it says of itself, and when to give up.
+"""nats-py's client with a reconnect that does not give up: which server is next, what its INFO says, when to stop.
 
-nats-py 2.16 ends a client for good when anything but a network error happens while it reconnects, and takes over half
-of what a server says of itself. Here
+nats-py 2.16 ends the client when anything but a network error happens while it reconnects, and ignores part of a
+later INFO. Here
 
-| what happens | what follows |
+| event | effect |
 | --- | --- |
 | the connection is lost, at whatever step | servers are tried in rounds, without end |
-| a server is silent | the next one is tried a quarter of a second later; the first that answers is taken |
-| a server accepts, and then fails in whatever way | it is tried after the others |
-| `tls://` or `wss://`, and no TLS | `NoTlsError` before a credential is sent |
+| a server is silent | the next is tried a quarter of a second later; the first to answer is used |
+| a server accepts, then fails in any way | it is tried after the others |
+| `tls://` or `wss://`, but no TLS | `NoTlsError` before any credential is sent |
 | an error that is not about credentials (`maximum payload violation`, `slow consumer`) | it connects again |
-| an INFO later says another payload limit, or other servers | they count from then on |
+| a later INFO names another payload limit, or other servers | they apply from then on |
 
-Only `close`, and a refusal of the credentials while connected, end it.
+Only `close`, or a refusal of the credentials while connected, ends the client.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from service.runtime.cancel import cancel
 TLS: Final = frozenset({"tls", "wss"})
 REFUSALS: Final = frozenset({
     "authorization violation",
-    "authorization failed",  # nats-py's word for it
+    "authorization failed",  # nats-py's wording
     "authentication error",
     "authentication expired",
     "authentication revoked",
@@ -43,12 +43,12 @@ REFUSALS: Final = frozenset({
     "user authentication revoked",
     "account authentication expired",
 })  # fmt: skip
-"""What the server says of a connection, whole: any other error may quote what a requester sent.
+"""The server's refusals, compared as a whole: other errors may quote text that a requester sent.
 
 https://github.com/nats-io/nats-server/blob/main/server/errors.go
 """
 RACE_S: Final = 0.25
-"""A server that has not answered for so long is raced by the next."""
+"""When a server has not answered for this long, the next is tried beside it."""
 
 
 class NoTlsError(nats.errors.Error):
@@ -56,7 +56,7 @@ class NoTlsError(nats.errors.Error):
 
 
 class ReconnectingClient(Client):
-    """See above. `on_odd_server(address)` is called for each address that a server said and that does not parse."""
+    """See above. Calls `on_odd_server(address)` for each address in an INFO that does not parse."""
 
     def __init__(self, on_odd_server: Callable[[str], None]) -> None:
         super().__init__()
@@ -64,19 +64,19 @@ class ReconnectingClient(Client):
         self._on_odd_server = on_odd_server
 
     def connection_lost(self) -> None:
-        """Forget what ended with the connection."""
+        """Forget what ended with the connection. For subclasses."""
 
     def connection_restored(self) -> None:
-        """All is as before: subscriptions are made again, and the server has confirmed them."""
+        """Note that the connection is back: the server has confirmed every subscription. For subclasses."""
 
     def _setup_server_pool(self, connect_url: str | list[str]) -> None:
         super()._setup_server_pool(connect_url)  # type: ignore[arg-type]
         self._servers = Servers(self._server_pool, self._on_odd_server)
 
     async def _select_next_server(self) -> None:
-        """Connect to the first server that answers, in as many rounds as it takes; in one, without `allow_reconnect`.
+        """Connect to the first server that answers, in as many rounds as it takes; one round if not `allow_reconnect`.
 
-        Raises `NoServersError` after that one.
+        Raises `NoServersError` after that one round.
         """
         while True:
             await asyncio.sleep(self._servers.backoff_s())
@@ -87,7 +87,7 @@ class ReconnectingClient(Client):
                 raise nats.errors.NoServersError
 
     async def _race(self, servers: Sequence[Srv]) -> bool:
-        """Connect to each, `RACE_S` after the one before. Returns whether one is connected."""
+        """Try each server, `RACE_S` after the one before. Return whether one is connected."""
         waiting, attempts = list(servers), dict[asyncio.Task[Transport], Srv]()
         try:
             while waiting or attempts:
@@ -106,7 +106,7 @@ class ReconnectingClient(Client):
                         return True
             return False
         finally:
-            for attempt in attempts:  # one that has connected meanwhile forgets that it is cancelled
+            for attempt in attempts:  # one that has just connected may miss its cancellation, so close it when done
                 attempt.add_done_callback(_discard)
                 attempt.cancel()
 
@@ -135,9 +135,9 @@ class ReconnectingClient(Client):
         await self._error_cb(error)
 
     async def _process_err(self, err_msg: str) -> None:
-        """A refusal of the credentials ends the client. After any other error, the server or the client goes on.
+        """End the client only when its credentials are refused; after any other error, keep or remake the connection.
 
-        nats-py ends the client for all but permissions and a stale connection.
+        nats-py ends the client for every error but a permissions violation and a stale connection.
         """
         said = err_msg.strip("'").lower()
         if said in REFUSALS or said.startswith(("permissions violation", "stale connection")):
@@ -146,7 +146,7 @@ class ReconnectingClient(Client):
         error = nats.errors.Error(f"nats: {said}")
         self._err = error
         await self._error_cb(error)
-        if said != "maximum subscriptions exceeded":  # after that the server goes on
+        if said != "maximum subscriptions exceeded":  # the server keeps the connection after this one
             await self._process_op_err(error)
 
     async def _attempt_reconnect(self) -> None:
@@ -164,10 +164,10 @@ class ReconnectingClient(Client):
                 await self._subscribe_again()
                 await self.flush()
                 if asyncio.current_task() is not self._reconnection_task:
-                    return  # the connection was lost again, and `flush` forgot that it was cancelled
-            except Exception as error:  # whatever it was, another server or a later round may do
+                    return  # the connection was lost again, and `flush` swallowed this task's cancellation
+            except Exception as error:  # whatever it was, another server or a later round may succeed
                 if asyncio.current_task() is not self._reconnection_task or self.is_closed:
-                    return  # another task reconnects: two would take each other's connection away
+                    return  # another task reconnects: two would close each other's connection
                 self._status = Client.RECONNECTING
                 if server:
                     await self._failed(server, error)
@@ -180,7 +180,7 @@ class ReconnectingClient(Client):
             return
 
     async def _drop(self) -> None:
-        """End what belongs to the connection, as far as it had come."""
+        """Close the connection and its tasks, however far it had come."""
         self.connection_lost()
         for task in (self._reading_task, self._flusher_task, self._ping_interval_task):
             if task is not None and task is not asyncio.current_task():
@@ -188,10 +188,10 @@ class ReconnectingClient(Client):
         if self._transport is not None:
             await close(self._transport)
         self._ps.reset()
-        for pong in self._pongs:  # nobody answers those PINGs any more
+        for pong in self._pongs:  # these PINGs will never be answered
             if not pong.done():
                 pong.set_exception(nats.errors.ConnectionReconnectingError())
-                pong.exception()  # where nobody waits, nobody misses it
+                pong.exception()  # marks it as read: asyncio would log it if no `flush` waits
         self._pongs = []
 
     async def _subscribe_again(self) -> None:
@@ -212,20 +212,20 @@ class ReconnectingClient(Client):
             await super()._process_connect_init()
         except (OSError, nats.errors.Error, TimeoutError):
             raise
-        except Exception as error:  # nats-py's `connect` tries again only after those
+        except Exception as error:  # nats-py's `connect` retries only after the types above
             raise nats.errors.Error(f"the server cannot be understood ({type(error).__name__}: {error})") from error
-        if not self.is_connected:  # nats-py goes on as if it were, when the first line is no PONG
+        if not self.is_connected:  # nats-py carries on when the first line is not a PONG
             raise nats.errors.Error("the server says something else before its first PONG")
         assert self._current_server is not None  # noqa: S101  it has just been connected to
         self._servers.good(self._current_server)
 
     def _connect_command(self) -> bytes:
-        """The user of a URL is percent-encoded there: https://www.rfc-editor.org/rfc/rfc3986#section-2.1"""
+        """Decode the URL's user and password first: https://www.rfc-editor.org/rfc/rfc3986#section-2.1"""
         uri, options = self._current_server.uri if self._current_server else None, self.options
         if uri is not None and uri.username is not None:
             user, password = unquote(uri.username), None if uri.password is None else unquote(uri.password)
             its_own = {"token": user} if password is None else {"user": user, "password": password}
-            self.options = {**options, **its_own}  # this server's alone
+            self.options = {**options, **its_own}  # for this server only
         try:
             return super()._connect_command()
         finally:
@@ -233,7 +233,7 @@ class ReconnectingClient(Client):
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         server = self._current_server
-        assert server is not None  # noqa: S101  it says this
+        assert server is not None  # noqa: S101  this INFO comes from it
         if initial_connection and server.uri.scheme == "tls":
             if info.get("tls_available"):
                 info["tls_required"] = True  # by this client
@@ -242,7 +242,7 @@ class ReconnectingClient(Client):
         self._servers.take(info, server)
         self._server_pool = self._servers.all()
         if isinstance(limit := info.get("max_payload"), int):
-            self._max_payload = limit  # an account's is said once it is known
+            self._max_payload = limit  # the account's limit comes in an INFO after CONNECT
         await super()._process_info({**info, "connect_urls": None}, initial_connection)
 
     async def _close(self, status: int, do_cbs: bool = True) -> None:
@@ -251,11 +251,11 @@ class ReconnectingClient(Client):
             await self._end_reconnection()
 
     async def _end_reconnection(self) -> None:
-        """End the reconnecting task, unless this is it: one cancellation may be forgotten."""
+        """End the reconnecting task, unless it is the current one. `cancel` repeats: nats-py may swallow one."""
         task = self._reconnection_task
         if task is not None and task is not asyncio.current_task() and not task.done():
             await cancel(task)
-            self._status = Client.CLOSED  # the task thought that it was reconnecting
+            self._status = Client.CLOSED  # the task had set RECONNECTING
 
 
 def _discard(attempt: asyncio.Task[Transport]) -> None:

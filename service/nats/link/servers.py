@@ -1,10 +1,10 @@
-"""Which servers a connection may go to: those that were given, and those that the servers last said.
+"""The servers a connection may use: the configured ones, and those that the last INFO named.
 
-A server says the addresses of its cluster without how to reach them. So each is reached as the one that said it: by its
-transport and as safely, with its user, and verified by the name that was given.
+A server names its cluster's addresses without a scheme. So each is reached like the server that named it: same
+transport, same TLS, same user, and verified against the configured host name.
 
-nats-py 2.16 takes each address as `nats://` or `tls://` without a user, never forgets one, and ends the client for good
-when one does not parse.
+nats-py 2.16 takes each address as `nats://` or `tls://` without a user, never forgets one, and ends the client when one
+does not parse.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ BACKOFF_MAX_S: Final = 2.0
 BACKOFF_S: Final = 0.1
 
 Place = tuple[str, int]
-"""Host and port: the same place is one entry, however it was learnt."""
+"""Host and port. The same place is one entry, whether configured or learned."""
 
 
 class Servers:
-    """The servers, in the order in which they are tried."""
+    """The servers, and the order in which to try them."""
 
     def __init__(self, given: Sequence[Srv], on_odd: Callable[[str], None]) -> None:
-        """`on_odd` is called with each address that cannot be used, once."""
+        """`on_odd` is called once with each address that cannot be used."""
         self._given = {_place(server.uri): server for server in random.sample(given, len(given))}
         self._said: dict[Place, Srv] = {}
         self._last_good: Srv | None = None
@@ -42,7 +42,7 @@ class Servers:
         return [*self._given.values(), *self._said.values()]
 
     def take(self, info: Mapping[str, Any], by: Srv) -> None:
-        """Replace what servers said before by what `by` says in this INFO; without addresses, nothing changes.
+        """Replace the learned servers by those in this INFO of `by`; without addresses, keep them.
 
         https://docs.nats.io/reference/reference-protocols/nats-protocol#info
         """
@@ -56,34 +56,34 @@ class Servers:
         }
 
     def in_order(self) -> list[Srv]:
-        """Those that failed least first; of these the last good one, then those that were given."""
+        """Return all, fewest failures first; among equals the last good one, then the configured ones."""
         servers = self.all()
         servers.sort(key=lambda server: (server.reconnects, server is not self._last_good))
         return servers
 
     def backoff_s(self) -> float:
-        """Seconds to wait before the next round: full jitter, longer with each round that found no server."""
+        """Return the seconds to wait before the next round: full jitter, longer after each round without a server."""
         return random.uniform(0.0, min(BACKOFF_MAX_S, BACKOFF_S * 2.0 ** min(self._rounds, 5)))
 
     def begin_round(self) -> None:
         self._rounds += 1
 
     def good(self, server: Srv) -> None:
-        """A connection is up."""
+        """Note that a connection to it is up."""
         self._last_good, self._good_at = server, time.monotonic()
         server.did_connect, server.reconnects = True, 0
 
     def lost(self) -> None:
-        """The connection is lost. Start the backoff again, unless the server accepted and closed at once."""
+        """Note that the connection is lost. Reset the backoff, unless the server had accepted and closed at once."""
         if time.monotonic() - self._good_at > BACKOFF_MAX_S:
             self._rounds = 0
 
     def bad(self, server: Srv) -> None:
-        """It did not connect, or not for long."""
+        """Note that it did not connect, or failed right after."""
         server.reconnects += 1
 
     def _server(self, address: Any, by: Srv) -> Srv | None:
-        """The server at an address that `by` said; None when it is no address."""
+        """Return the server at an address that `by` named, or None if it does not parse."""
         user, at, _ = by.uri.netloc.rpartition("@")
         try:
             uri = urlparse(f"{by.uri.scheme}://{user}{at}{address}")
@@ -102,7 +102,7 @@ class Servers:
 
 
 def _place(uri: ParseResult) -> Place:
-    """Raise `ValueError` for an invalid port."""
+    """Return host and port. Raise `ValueError` for an invalid port."""
     return uri.hostname or "", uri.port or PORTS.get(uri.scheme, 0)
 
 

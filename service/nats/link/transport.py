@@ -1,4 +1,4 @@
-"""nats-py's transports, raced by who says something first; with a longer INFO, and TLS names for a web socket."""
+"""nats-py's transports, raced for the first line; they accept a longer INFO, and a TLS name for a web socket."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import nats.errors
 from nats.aio.transport import TcpTransport, Transport, WebSocketTransport
 
 INFO_MAX: Final = 1024 * 1024
-"""Bytes of an INFO line: a cluster says each address of each of its servers."""
+"""Largest INFO line, in bytes: a cluster lists every address of every server."""
 CLOSE_S: Final = 0.25
 
 
 class Hearing(Transport):
-    """A transport whose first line is read while servers are raced: a host may accept and then say nothing.
+    """A transport whose first line is read during the race: a host may accept and then say nothing.
 
-    CONNECT leaves with the PING behind it, as nats.go sends them. nats-py 2.16 sends two packets: a server that refuses
-    CONNECT closes, the PING then resets the connection, and the reason that the server gave is lost with it.
+    CONNECT and PING leave in one write, as nats.go sends them. nats-py 2.16 sends two packets: a server that refuses
+    CONNECT closes, the late PING then resets the connection, and the server's reason is lost.
     """
 
     _first = b""
@@ -45,7 +45,7 @@ class Hearing(Transport):
 
 
 class Tcp(Hearing, TcpTransport):
-    """nats-py's, for a longer INFO. One that was reset is closed: that is no error, and hides none."""
+    """nats-py's, with a longer INFO. Closing one that the peer has reset is not an error."""
 
     async def connect(self, uri: ParseResult, buffer_size: int, connect_timeout: int) -> None:
         await super().connect(uri, max(buffer_size, INFO_MAX), connect_timeout)
@@ -62,7 +62,7 @@ class Tcp(Hearing, TcpTransport):
 
 
 class WebSocket(Hearing, WebSocketTransport):
-    """nats-py's, with the name that the server's certificate is to have, and without what aiohttp has deprecated."""
+    """nats-py's, with the name that the certificate must have, and without arguments that aiohttp has deprecated."""
 
     def __init__(self, name: str | None) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class WebSocket(Hearing, WebSocketTransport):
     async def connect_tls(
         self, uri: str | ParseResult, ssl_context: ssl.SSLContext, _buffer_size: int, connect_timeout: int
     ) -> None:
-        if not isinstance(uri, str):  # a name: it is asked again after INFO, when TLS is there already
+        if not isinstance(uri, str):  # nats-py calls this again after INFO, with a name; TLS is up by then
             await self._connect(uri, connect_timeout, ssl=ssl_context, server_hostname=self._name or uri.hostname)
 
     async def _connect(self, uri: ParseResult, timeout_s: float, **tls: Any) -> None:
@@ -88,5 +88,5 @@ async def close(transport: Transport) -> None:
     try:
         async with asyncio.timeout(CLOSE_S):
             await transport.wait_closed()
-    except Exception:  # noqa: S110  it is gone, in whatever way
+    except Exception:  # noqa: S110  it is gone either way
         pass
