@@ -1,1 +1,1 @@
-"""Messages to be worked on and acknowledged: a JetStream stream's, or an SQS queue's."""
+"""Sources of messages to process and acknowledge: a JetStream stream or an SQS queue."""

@@ -1,8 +1,8 @@
-"""Messages that are received, worked on and acknowledged. `JetStream` and `Sqs` meet this.
+"""The interface of a source: messages to receive, process and acknowledge. `JetStream` and `Sqs` implement it.
 
-Who works on a message itself holds the `Message`: `acknowledge`, `extend` and `give_back` return at once, and an answer
-that is lost is a message received once more. Who hands it on gives a receipt away: `delete` and `change_visibility`
-take receipts back, from any process, and return what the queue confirmed.
+A role that processes a message itself keeps the `Message`: `acknowledge`, `extend` and `give_back` return at once, and
+if one is lost the message is received again. A role that hands messages on gives its client a receipt: `delete` and
+`change_visibility` accept receipts made by any process, and return what the queue confirmed.
 """
 
 from __future__ import annotations
@@ -19,55 +19,55 @@ Headers = tuple[tuple[str, str], ...]
 @dataclass(slots=True, eq=False)
 class Message:
     handle: str
-    """What the source knows this delivery by."""
+    """The source's name for this delivery."""
     id: str
-    """The message's own, the same at each delivery."""
+    """Identifies the message: the same at each delivery."""
     sequence: int | None
-    """In its stream; None for a queue's message."""
+    """Sequence in its stream; None for a message of SQS."""
     data: bytes
     subject: bytes
     block: bytes
-    """Its headers as they came."""
+    """Its headers, unparsed."""
     read_headers: Callable[[bytes], Headers]
-    """Of the block, only when they are wanted: parsed, tiny ones take fifty times as much memory."""
+    """Parses `block`, only when needed: parsed, tiny headers take fifty times as much memory."""
     times_received: int
     sent_ns: int
     size: int
-    """Bytes that it takes while it is held."""
+    """Bytes that count against limits while the message is held."""
     number: int = 0
-    """Of its delivery, as the stream's consumer counts."""
+    """Number of this delivery at the stream's consumer."""
     consumer: int = 0
-    """Which of the consumers of that name delivered it: when it was made, in microseconds."""
+    """The consumer that delivered it: its time of creation, in microseconds since 1970."""
     until_ms: int = 0
-    """Until when others do not see it, in milliseconds since 1970, where whoever received it asked for that; else 0."""
+    """End of its visibility timeout, in ms since 1970. Set by `JetStream.receive`; else 0."""
 
     @property
     def headers(self) -> Headers:
-        """In their order."""
+        """Its headers, in order."""
         return self.read_headers(self.block)
 
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
     messages: int
-    """Those that wait, and those that anyone holds."""
+    """Messages that wait, and those delivered and not acknowledged."""
     unconfirmed: int = 0
-    """Of those that the source has discarded already, how many it had not seen acknowledged without a gap before."""
+    """Discarded messages above the consumer's ack floor: they may never have been processed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A receipt was accepted. `receipt` is the one to use from now on."""
+    """The receipt was accepted. `receipt` replaces it from now on."""
 
     receipt: str
 
 
 class UnknownReceipt(Exception):
-    """The receipt is not this queue's."""
+    """The receipt is not this queue's, or no longer valid."""
 
 
 class TooLong(Exception):
-    """The queue does not keep this message invisible for so long."""
+    """The queue cannot keep this message invisible for that long."""
 
 
 class Unavailable(Exception):
@@ -78,88 +78,102 @@ Result = Done | UnknownReceipt | TooLong | Unavailable
 
 
 class Source(Protocol):
-    """Messages that stay invisible to others for a while once they are received, and are gone once they are deleted."""
+    """Messages that are invisible to others for a while after each receive, until they are deleted."""
 
     name: str
 
     @property
     def dead_letters(self) -> int:
-        """Messages that were received too often, and set aside by this process."""
+        """Messages that this process set aside because they were received too often."""
         ...
 
     @property
     def dead_letters_refused(self) -> int:
-        """How often one could not be set aside. It is handed to nobody, and tried again when it comes again."""
+        """Failed attempts to set one aside. It is not handed out, and is tried again at its next delivery."""
         ...
 
     @property
     def visibility_s(self) -> float:
-        """The one that costs nothing to ask for; an extension is for as long again."""
+        """Default visibility timeout: asking for it costs no extra call, and `extend` adds as much again."""
         ...
 
     @property
     def portion(self) -> tuple[int, int]:
-        """Messages and bytes that one receive is best asked for. Any message fits into these bytes."""
+        """Best `limit` and `max_bytes` for one receive. Any message fits into these bytes."""
         ...
 
     @property
     def discarded(self) -> int:
-        """Messages that the source discarded before anyone was given them, as far as this process saw."""
+        """Messages that the source discarded before their first delivery, as far as this process has seen."""
         ...
 
-    def needs(self) -> Sequence[Need]: ...
+    def needs(self) -> Sequence[Need]:
+        """Return what must hold before `start`, in the order in which to check it."""
+        ...
 
-    async def start(self) -> None: ...
+    async def start(self) -> None:
+        """Return when the source is ready to receive. Call it once, after the `needs` were met."""
+        ...
 
     async def receive(self, limit: int, max_bytes: int, visibility_s: float, wait_s: float) -> list[Message]:
-        """Up to `limit` messages; waits for the first one `wait_s` seconds.
+        """Return up to `limit` messages and about `max_bytes`; wait up to `wait_s` seconds for the first one.
 
-        Raises `Unavailable` when the queue was not reached for all that time.
+        A single message may exceed `max_bytes`. Each stays invisible to others for `visibility_s` seconds. Raises
+        `Unavailable` when the source could not be reached at the end of that time.
         """
         ...
 
-    def acknowledge(self, messages: Sequence[Message]) -> None: ...
+    def acknowledge(self, messages: Sequence[Message]) -> None:
+        """Delete processed messages. Returns at once; a stream's acknowledgements leave up to 50 ms later."""
+        ...
 
     def extend(self, messages: Sequence[Message]) -> None:
-        """Keep them invisible."""
+        """Keep messages invisible for another `visibility_s` from now."""
         ...
 
     def give_back(self, messages: Sequence[Message], delay_s: float = 0.0) -> None:
-        """Let them be received again, at once or after `delay_s` seconds."""
+        """Make messages visible again, now or after `delay_s` seconds."""
         ...
 
     async def settle(self) -> None:
-        """Return when what was acknowledged and given back has reached the source."""
+        """Return when every `acknowledge` and `give_back` so far has reached the source."""
         ...
 
     def receipt(self, message: Message) -> str:
-        """What deletes this delivery's message, or changes its visibility; it changes with each delivery."""
+        """Return the receipt that deletes this message or changes its visibility. Each delivery has another."""
         ...
 
     async def delete(self, receipts: Sequence[str]) -> list[Result]:
-        """Return when the queue has confirmed each of them, or did not in time."""
+        """Delete by receipt; return for each, in order, what the queue confirmed. Returns errors, raises none."""
         ...
 
-    async def change_visibility(self, receipts: Sequence[str], visibility_s: float) -> list[Result]: ...
+    async def change_visibility(self, receipts: Sequence[str], visibility_s: float) -> list[Result]:
+        """Hide each message for `visibility_s` seconds from now (0: visible at once); results as for `delete`."""
+        ...
 
     def key(self, receipt: str) -> str:
-        """What the receipts of one message have in common, where the queue tells. Raises `UnknownReceipt`."""
+        """Return what all receipts of one message share, if the queue reveals it; else the receipt itself.
+
+        Raises `UnknownReceipt`.
+        """
         ...
 
     async def backlog(self) -> Backlog:
-        """Raises `Unavailable` when it cannot be told now, and `ServiceError` when the source is gone."""
+        """Count what is left. Raises `Unavailable` when it cannot be read now, `ServiceError` if the source is gone."""
         ...
 
     async def take_no_more(self) -> None:
-        """Receives that wait end at once with what they have. What is still on its way is given back."""
+        """End waiting receives; each returns what it has. Messages still on their way are given back."""
         ...
 
     def problem(self) -> str:
-        """Why it cannot be reached now; empty when it can."""
+        """Return why the source cannot be reached now; '' if it can."""
         ...
 
     async def remark(self) -> str:
-        """Why nothing is handed out though all is well: it is full, or paused; else empty."""
+        """Return why nothing is handed out by design (full or paused); else ''."""
         ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Finish pending answers, for about a second at most. Call it before the connection is closed."""
+        ...

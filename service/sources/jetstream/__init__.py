@@ -1,1 +1,1 @@
-"""A stream's messages, through a consumer."""
+"""A JetStream stream as a source, read through a durable consumer."""

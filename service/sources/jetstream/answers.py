@@ -1,4 +1,4 @@
-"""Acknowledgements that the server confirms, any number of them on their way at a time."""
+"""Acknowledgements that the server confirms; any number may be in flight."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from service.nats.parser import Read, raw
 
 CONFIRM_S: Final = 2.0
 ATTEMPTS: Final = 2
-"""For what may come twice."""
+"""Attempts for an answer that may safely arrive twice."""
 POLL_S: Final = 0.05
 GATHER_S: Final = 0.001
 DELETE: Final = b""
@@ -23,7 +23,7 @@ DELETE: Final = b""
 
 @dataclass(eq=False)
 class _Batch:
-    """What was sent together, and what of it is confirmed."""
+    """Answers sent together, and which of them are confirmed."""
 
     confirmed: list[bool]
     left: int
@@ -41,19 +41,19 @@ class _Batch:
 
 
 class Answers:
-    """A reply for each: one confirmation for a whole batch would vouch for those that a reconnect had lost."""
+    """One reply per answer: a batch-wide one would also cover answers lost in a reconnect."""
 
     def __init__(self, nc: NatsClient) -> None:
         self._nc = nc
         self._waiting: dict[bytes, tuple[_Batch, int]] = {}
-        """By the subject of the reply."""
+        """Reply subject -> batch, and place in it."""
         self._number = 0
         self._inbox = ""
         self._gathered: list[tuple[_Batch, str, str]] = []
-        """Single deletions that are not sent yet, each with its subject and that of its reply."""
+        """Single deletions not sent yet: batch, subject, reply subject."""
         self._timer: asyncio.TimerHandle | None = None
         self._company = 0
-        """How many deletions went together lately."""
+        """How many deletions were sent together lately."""
 
     async def start(self) -> None:
         self._inbox = self._nc.new_inbox()
@@ -61,10 +61,11 @@ class Answers:
         self._nc.deliver(subscription, self._on_replies)
 
     async def send(self, answers: Sequence[tuple[str, bytes]], attempts: int) -> list[bool]:
-        """Whether the server confirmed each (subject, payload). What it did not is sent again, in so many attempts.
+        """Send each (subject, payload); return for each whether the server confirmed it within `attempts` attempts.
 
-        `attempts` is 1 for what makes a message visible: the first may have counted, and the second then takes it from
-        whoever has received it since. None waits for a lost connection, for the same reason.
+        An attempt waits up to `CONFIRM_S` seconds for a connection, then as long for replies; it ends when the
+        connection is lost. Pass 1 for an answer that makes a message visible: the first attempt may have counted, and
+        a second one would take the message from its next receiver.
         """
         confirmed = [False] * len(answers)
         for _ in range(attempts):
@@ -76,7 +77,7 @@ class Answers:
         return confirmed
 
     def give_up(self) -> None:
-        """The connection is lost: what is not confirmed is sent again once it is back."""
+        """End the current attempts, as the connection is lost. `send` tries again if it has attempts left."""
         for batch, _ in self._waiting.values():
             batch.end()
         self._gathered.clear()
@@ -105,16 +106,16 @@ class Answers:
                     self._nc.post(subject, payload, reply=inbox)
             await batch.done
         except nats.errors.Error:
-            pass  # what is not confirmed is told
+            pass  # the caller sees what is not confirmed
         finally:
             timer.cancel()
             for sent in inboxes:
                 self._waiting.pop(sent, None)
 
     def _gather(self, batch: _Batch, subject: str, inbox: str) -> None:
-        """Let a deletion wait a millisecond for others, where there are any: one write carries them all.
+        """Hold a deletion for a millisecond if others are in flight, so that one write carries them all.
 
-        Who deletes one after the other never waits. What makes a message visible does not wait either.
+        A client that deletes one message after another never waits. Answers that make a message visible never wait.
         """
         self._gathered.append((batch, subject, inbox))
         if len(self._waiting) == 1 and self._company <= 1:
@@ -130,7 +131,7 @@ class Answers:
             try:
                 self._nc.post(subject, DELETE, reply=inbox)
             except nats.errors.Error:
-                batch.end()  # what is not confirmed is told
+                batch.end()  # the caller sees what is not confirmed
 
     def _on_replies(self, read: Read) -> None:
         for subject, _, _, headers in raw(read):

@@ -1,4 +1,4 @@
-"""The durable pull consumer that a queue is: how it is configured, and whether it is still the same."""
+"""The durable pull consumer behind a queue: its configuration, and whether it is still the same consumer."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LOOK_S: Final = 1.0
 
 @dataclass(frozen=True)
 class Reader:
-    """Who reads which consumer, and what that takes."""
+    """A NATS user that reads a consumer, and the permissions it needs."""
 
     user: str
     stream: str
@@ -41,14 +41,14 @@ class Reader:
     publish: tuple[str, ...]
     subscribe: tuple[str, ...]
     answers: bool = False
-    """It also answers requests."""
+    """True if the user also answers requests."""
     whole: bool = False
-    """It is to be given every message of the stream."""
+    """True if the user must receive every message of the stream."""
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a pull may ask for at most: the server refuses one that asks for more, whole."""
+    """The consumer's limits for one pull: the server refuses a pull that asks for more."""
 
     messages: float = math.inf
     bytes: float = math.inf
@@ -59,7 +59,7 @@ class Bounds:
 
 
 class Consumer:
-    """What it `needs` is looked at before anything else."""
+    """Check its `needs` before any other call: `look` fills in its fields."""
 
     def __init__(self, connection: Connection, reader: Reader) -> None:
         self._connection = connection
@@ -72,13 +72,13 @@ class Consumer:
         self._looking: asyncio.Task[str] | None = None
         self.ack_wait_s = 0.0
         self.remark = ""
-        """Why no messages come, where that is as it is to be: it is full, or paused."""
+        """Why the consumer hands out nothing by design: it is full or paused; else ''."""
         self.bounds = Bounds()
         self.id = 0
-        """When it was made, in microseconds: one that is made anew has another."""
+        """Time of creation, in microseconds since 1970: a recreated consumer has another."""
         self.receipts = Receipts(reader.consumer, 0)
         self.sequence = 0
-        """The last of its deliveries that this process has seen, as it counts them."""
+        """The highest delivery number of this consumer that this process has seen."""
 
     def needs(self) -> Sequence[Need]:
         return (
@@ -88,7 +88,7 @@ class Consumer:
         )
 
     async def look(self) -> str:
-        """Returns what `--check` says. Raises `ServiceError` when it is missing, or is none that can be a queue."""
+        """Read the consumer; return its line for `--check`. Raises `ServiceError` if it is missing or unsuitable."""
         what = f"consumer {self._name} of {self._stream}"
         try:
             info = await self._info()
@@ -101,7 +101,7 @@ class Consumer:
         return f"{backlog}, {self.remark}" if self.remark else backlog
 
     def _see(self, info: ConsumerInfo, config: Mapping[str, Any]) -> None:
-        """Raises `ServiceError` when it can be no queue."""
+        """Take over its state. Raises `ServiceError` when its configuration does not suit a queue."""
         if unfit := consumer_unfit(config, whole=self._reader.whole):
             raise ServiceError(f"consumer {self._name} of {self._stream} {unfit}", jetstream.CORRECT)
         self.remark = _remark(info)
@@ -122,7 +122,7 @@ class Consumer:
         self._looked_s = time.monotonic()
 
     async def look_again(self) -> None:
-        """Look, unless that was done a moment ago: it may have been made anew, or changed. Raises `ServiceError`."""
+        """Read it again, at most once a second: it may have been recreated or edited. Raises `ServiceError`."""
         if self._is_known and time.monotonic() - self._looked_s < LOOK_S:
             return
         if self._looking is None:
@@ -133,50 +133,50 @@ class Consumer:
     def _looked(self, looking: asyncio.Task[str]) -> None:
         self._looking = None
         if not looking.cancelled():
-            looking.exception()  # whoever waits is told
+            looking.exception()  # marks it as read: every caller of `look_again` gets it from the task
 
     async def remark_now(self) -> str:
-        """The remark, of a moment ago or of when the server last answered."""
+        """Return the remark: current, or the last one if the server does not answer within a second."""
         with contextlib.suppress(ServiceError, TimeoutError):
             async with asyncio.timeout(LOOK_S):
                 await self.look_again()
         return self.remark
 
     async def heed(self, pull: Pull) -> None:
-        """Look where what a pull came to may be this consumer's doing. Raises `ServiceError`."""
+        """Read the consumer again if it may be why a pull ended so. Raises `ServiceError`."""
         if pull.is_refused:
             self.is_gone()
-        elif pull.found_nothing:  # it may be full, or paused
+        elif pull.found_nothing:  # the consumer may be full or paused
             await self.look_again()
 
     def is_gone(self) -> None:
-        """What comes next may come from another one of the same name."""
+        """Mark the consumer as unknown: the next message may come from another one of the same name."""
         self._is_known = False
 
     async def recognise(self, messages: Sequence[Message], newest: int) -> None:
-        """See that these are its deliveries: one that is made anew counts from 1 again.
+        """Note which consumer delivered these messages: a recreated one numbers its deliveries from 1 again.
 
-        `newest` was the last one when they were asked for. Raises `ServiceError`.
+        `newest` is the value of `sequence` when they were asked for. Raises `ServiceError`.
         """
         if not messages:
             return
         numbers = [message.number for message in messages]
-        made, anew = self.id, min(numbers) <= newest
-        if anew:
+        made, recreated = self.id, min(numbers) <= newest
+        if recreated:
             self.is_gone()
         await self.look_again()
-        if self.id != made or anew:
+        if self.id != made or recreated:
             self.sequence = 0
         self.sequence = max(self.sequence, *numbers)
         for message in messages:
-            message.consumer = self.id if anew else made
+            message.consumer = self.id if recreated else made
 
     def own(self, messages: Sequence[Message]) -> list[Message]:
-        """Those that it delivered itself: the sequences of an earlier one may be other messages' by now."""
+        """Return those that this consumer delivered: sequences of an earlier one may name other messages by now."""
         return [message for message in messages if self._is_known and message.consumer == self.id]
 
     async def backlog(self) -> Backlog:
-        """Raises `Unavailable` when it cannot be told now, and `ServiceError` when it is gone or unfit."""
+        """Return the backlog. Raises `Unavailable` when it cannot be read now, `ServiceError` when gone or unfit."""
         try:
             state = (await self._connection.jetstream.stream_info(self._stream)).state
             info, config = await self._info()
@@ -192,7 +192,7 @@ class Consumer:
         return Backlog(jetstream.backlog(info), unconfirmed=max(0, state.first_seq - 1 - info.ack_floor.stream_seq))
 
     async def last_delivered(self) -> int:
-        """The last sequence of the stream that was delivered to anyone; -1 when it cannot be told."""
+        """Return the highest stream sequence delivered to any client; -1 when it cannot be read."""
         try:
             info, _ = await self._info()
         except (nats.errors.Error, APIError):
@@ -219,7 +219,7 @@ class Consumer:
 
 
 def _remark(info: ConsumerInfo) -> str:
-    """What keeps messages back, as it was configured or asked for; empty: nothing."""
+    """Return why the consumer holds messages back by design; '' if it does not."""
     if info.paused:
         return f"paused until {info.config.pause_until}: no message is handed out before"
     limit = info.config.max_ack_pending or 0

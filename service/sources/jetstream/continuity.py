@@ -1,9 +1,9 @@
-"""What a stream discarded unread, found by gaps in the numbers of deliveries.
+"""Count the messages that a stream discarded unread, by gaps between delivery numbers and stream sequences.
 
-A first delivery advances the stream's sequence and the consumer's, both by one; a repeated one the consumer's alone.
-So where the stream's advances by more than there were deliveries, the stream discarded the difference. Deliveries to
-other tasks are seen by their numbers. Only repeated deliveries to them, between two deliveries to this one, could hide
-as many discarded messages; the other tasks see the same gap between deliveries of their own.
+A first delivery advances both the stream's sequence and the consumer's by one; a repeated delivery advances only the
+consumer's. So if the stream's sequence advances by more than the number of deliveries, the stream discarded the
+difference. Deliveries to other tasks show in the numbers. Only repeated deliveries to other tasks, between two
+deliveries to this one, can hide as many discarded messages; those tasks see the gap between their own deliveries.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from dataclasses import dataclass
 @dataclass(slots=True)
 class Continuity:
     discarded: int = 0
-    """Messages that no task was ever given."""
+    """Messages discarded before they were delivered to any task."""
     _number: int = -1
     _sequence: int = 0
     _again: int = 0
-    """Repeated deliveries since the last first one."""
+    """Repeated deliveries since the last first delivery."""
     _latest: int = -1
-    """The number of the last repeated delivery."""
+    """Number of the last repeated delivery."""
 
     def restart(self) -> None:
-        """The consumer was made anew: its numbers begin again."""
+        """Start over, for a recreated consumer: its numbers begin at 1 again."""
         self._number, self._sequence, self._again, self._latest = -1, 0, 0, -1
 
     def delivered(self, number: int, sequence: int, *, again: bool) -> None:
-        """A message came: its number among the consumer's deliveries, its sequence in the stream."""
+        """Note a delivery: its number at the consumer, its sequence in the stream, whether it is a repeated one."""
         if number == self._number + 1 and sequence == self._sequence + 1 and not (again or self._again):
-            self._number, self._sequence = number, sequence  # as nearly all are
+            self._number, self._sequence = number, sequence  # nearly every delivery takes this path
             return
         if number <= self._number:
             return
@@ -40,9 +40,9 @@ class Continuity:
         self._advance(number, sequence)
 
     def polled(self, number: int, sequence: int, first_sequence: int) -> None:
-        """The consumer's last delivery, and the first message that the stream still has."""
+        """Note the consumer's last delivery, and the first sequence that the stream still holds."""
         if number < self._latest:
-            return  # read after deliveries that it does not know of
+            return  # read before a delivery that this process has already seen
         if self._number < 0:
             self._number, self._sequence, self._again = number, sequence, 0
         elif number > self._number:

@@ -1,4 +1,4 @@
-"""A stream that keeps messages which their own queue is not to hand out again."""
+"""A stream for dead letters: messages that their own queue must not hand out again."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from service.sources.source import Headers
 
 ACK_S: Final = 5.0
 HEADERS_BYTES: Final = 60_000
-"""For the message's own headers, and at most half of what the server takes."""
+"""Room for the message's own headers; never more than half of the server's max_payload."""
 _NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-"""What a client may send as a header's name; a server stores any."""
+"""Header names that a client may send; a server stores any."""
 
 
 class DeadLetterStream:
-    """Letters of one source, acknowledged: a letter is kept before its message is ended, never the other way round."""
+    """Keeps the dead letters of one source. Keep a letter first, end its message after, so that neither is lost."""
 
     def __init__(self, connection: Connection, user: str, stream: str, subject: str, source: str) -> None:
         self._connection = connection
@@ -36,20 +36,20 @@ class DeadLetterStream:
 
     @property
     def headers_room(self) -> int:
-        """Bytes of a message's own headers that a letter takes."""
+        """Bytes of a message's own headers that fit into a letter."""
         return min(HEADERS_BYTES, self._connection.nc.max_payload // 2)
 
     async def put(self, data: bytes, headers: Mapping[str, str], cut: str) -> str:
-        """Keep the message. Returns why it was not kept; empty: it was. `Nats-Msg-Id` makes it once.
+        """Store the message; return why the stream did not acknowledge it, or ''. `Nats-Msg-Id` prevents duplicates.
 
-        The server's largest payload is headers and body: a body that is too long is cut, and the header `cut` has its
-        length. It is whole in its own stream.
+        The server's limit covers headers and body: a longer body is cut, and the header named by `cut` holds its full
+        length. The message stays whole in its own stream.
         """
         context, given, room = self._connection.nc.jetstream(), dict(headers), self._room(headers)
         if len(data) > room:
             given[cut] = str(len(data))
             data = data[: self._room(given)]
-        if len(header_block(given)) > self._connection.nc.max_payload:  # the server would end the connection
+        if len(header_block(given)) > self._connection.nc.max_payload:  # the server would close the connection
             return "its headers are more than the server takes (max_payload)"
         try:
             await context.publish(self._subject, data, timeout=ACK_S, headers=given)
@@ -65,9 +65,7 @@ class DeadLetterStream:
 
 
 def sendable(headers: Headers, left: int) -> dict[str, str]:
-    """The message's own headers that a letter can have: none that means something to the server, no second one of a
-    name, and no more than `left` bytes.
-    """
+    """Return the message's headers that a letter may carry, in `left` bytes: no `Nats-` header, no name twice."""
     chosen: dict[str, str] = {}
     for name, value in headers:
         size = len(name) + len(value.encode()) + len(": \r\n")
@@ -78,5 +76,5 @@ def sendable(headers: Headers, left: int) -> dict[str, str]:
 
 
 def word(text: str) -> str:
-    """As a header's value: one line of ASCII."""
+    """Return the text as a header's value: one line of ASCII."""
     return text.encode("ascii", "backslashreplace").decode().replace("\r", " ").replace("\n", " ").strip()

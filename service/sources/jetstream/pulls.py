@@ -1,8 +1,8 @@
-"""Pulls of a durable consumer, each with a subscription of its own, read as the wire has them.
+"""Pull requests to a durable consumer, each with its own subscription, parsed straight from the wire.
 
-A pulled message carries its original subject, so nothing but its subscription tells which pull it belongs to. A status
-message is told by its empty reply subject. What arrives after its pull has ended is given back to the server. nats-py's
-`fetch` costs three times as much for a message, has no `max_bytes`, and drops one that carries a header `Status`.
+A pulled message carries its original subject, so only its subscription shows which pull it belongs to. A status
+message has an empty reply subject. A message that arrives after its pull has ended is given back to the server.
+nats-py's `fetch` costs three times as much per message, has no `max_bytes`, and drops messages with a header `Status`.
 
 Pulls: https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-37.md
 """
@@ -29,26 +29,26 @@ from service.sources.jetstream.visibility import NAK, NS
 from service.sources.source import Message
 
 GRACE_S: Final = 2.0
-"""So long after its end a pull waits for the server to say so."""
+"""Seconds that a pull waits, after it expires, for the server's status."""
 SHORT_S: Final = 0.5
-"""For so long a pull that does not wait may stay open: at the consumer's max_ack_pending `no_wait` alone hangs."""
+"""Shortest expiry of a pull: at the consumer's max_ack_pending, `no_wait` without an expiry hangs."""
 
 LINGER_S: Final = 0.1
 LINGER_MAX_S: Final = 1.0
-"""So long after its first message a pull waits for more that are on their way: between two, and in all at most."""
+"""Seconds that a pull waits for more after its first message: until the next one, and in all."""
 TICK_S: Final = 0.25
 LATE_S: Final = 1.0
-"""For so long after a sleep what had come meanwhile may still be read."""
+"""Seconds after a suspension of this process in which messages received meanwhile may still be read."""
 
 Make = Callable[[bytes, bytes, bytes, bytes], Message]
-"""Makes a message of its subject, acknowledgement subject, payload and header block, in the order of their arrival."""
+"""Make a message from subject, acknowledgement subject, payload and header block. Called in order of arrival."""
 
 
 _USUAL: Final = (
     b"404 No Messages", b"408", b"409 Batch Completed", b"409 Message Size Exceeds MaxBytes",
     b"409 Leadership Change", b"409 Server Shutdown",
 )  # fmt: skip
-"""How a pull ends that is to be asked for again: any other status means that none will bring anything.
+"""Statuses after which to pull again. Any other status means that no pull will bring anything.
 
 https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-37.md#status-codes
 """
@@ -57,50 +57,50 @@ _PENDING: Final = re.compile(rb"\r\nNats-Pending-Messages: *(\d+)\r\n")
 
 @dataclass(eq=False)
 class Pull:
-    """What one pull brought, and how it ended."""
+    """The messages of one pull, and how it ended."""
 
     inbox: bytes
     limit: int
     begun: asyncio.Future[None]
-    """A message has come, or none will."""
+    """Done when a message has come, or none will."""
     done: asyncio.Future[None]
-    """Nothing more is waited for: the server has ended the pull, or the sidecar gives it up."""
+    """Done when the server has ended the pull, or this process has given it up."""
     messages: list[Message] = field(default_factory=list)
     since_s: float = 0.0
-    """When the first message came, on the monotonic clock."""
+    """Arrival of the first message, on the monotonic clock."""
     status: bytes = b""
     expected: int = 0
-    """Messages that come: what was asked for, less those that the server says it will not send."""
+    """Messages that will come: the limit, less those that the server says it will not send."""
 
     def __post_init__(self) -> None:
         self.expected = self.limit
 
     @property
     def ended(self) -> bool:
-        """The server has ended it, and all that it sent has come.
+        """True when all messages that the server sent for this pull have come.
 
-        With replicas the status overtakes messages that wait for the other servers to know of their delivery.
+        With replicas, the status may overtake messages whose delivery is still being replicated.
         """
         return len(self.messages) >= self.expected
 
     @property
     def is_refused(self) -> bool:
-        """The server says what is none of the usual ends: no such consumer, or it does not take what is asked for."""
+        """True if the status is unusual: no such consumer, or a request that it does not accept."""
         return bool(self.status) and not self.status.startswith(_USUAL)
 
     @property
     def said(self) -> str:
-        """The server's status, for a person."""
+        """The server's status, for an operator."""
         return self.status.decode(errors="replace").replace("503", "nobody is there (503)")
 
     @property
     def found_nothing(self) -> bool:
-        """It was open for all of its time, and nothing came."""
+        """True if the pull expired without a message."""
         return not self.messages and self.status.startswith(b"408")
 
     @property
     def met_a_giant(self) -> bool:
-        """The next message is larger than what was asked for, and stands in the way of all that ask for so much."""
+        """True if the next message exceeds `max_bytes`: it blocks every pull with this limit."""
         return self.status.startswith(b"409 Message Size Exceeds MaxBytes")
 
     def take(self, messages: Sequence[Message]) -> None:
@@ -113,7 +113,7 @@ class Pull:
             self.give_up()
 
     def end(self, status: bytes, pending: int | None) -> None:
-        """So many will not come; None: the server does not say, and none will."""
+        """Note the status. `pending` messages will not come; None: the server gives no number, and no more come."""
         self.status = status
         self.expected = 0 if pending is None else self.limit - pending
         if self.ended:
@@ -125,9 +125,9 @@ class Pull:
                 waiting.set_result(None)
 
     async def wait(self, timeout_s: float, linger_max_s: float) -> None:
-        """Return when it is done, or soon after its first message; else after `timeout_s`.
+        """Return when it is done, or shortly after its first message; without one, after `timeout_s`.
 
-        At the consumer's max_ack_pending the server leaves it open, and sends what becomes free.
+        At the consumer's max_ack_pending, the server keeps the pull open and sends messages as others are acknowledged.
         """
         await asyncio.wait([self.begun], timeout=timeout_s)
         while self.messages and not self.done.done():
@@ -138,7 +138,7 @@ class Pull:
 
 
 class _Slot:
-    """A subscription, for one pull at a time."""
+    """A subscription that serves one pull at a time."""
 
     def __init__(self, nc: NatsClient, make: Make, may_be_late: Callable[[], bool]) -> None:
         self._nc = nc
@@ -160,7 +160,7 @@ class _Slot:
         return self.pull
 
     async def abandon(self) -> None:
-        """The server drops a pull nobody listens to; what was on its way is given back as it comes."""
+        """Unsubscribe, so that the server drops the pull; give back messages that still arrive."""
         if self.subscription is None:
             return
         try:
@@ -181,14 +181,14 @@ class _Slot:
                     self._hand_over(messages)
                     messages = []
                     self._end(subject, headers)
-            except Exception as error:  # whatever it was, the next message is another one
+            except Exception as error:  # one bad message must not stop the next
                 self._nc.drop(error)
         self._hand_over(messages)
 
     def _hand_over(self, messages: list[Message]) -> None:
         if not messages or self._may_be_late():
             return
-        # A status may overtake messages of its own pull: they come to the next one, and may be more than it asked for.
+        # A status may overtake messages of its pull. They then go to the next pull, and may exceed its limit.
         room = self.pull.limit - len(self.pull.messages) if self.pull else 0
         if self.pull and room > 0:
             self.pull.take(messages[:room])
@@ -203,14 +203,14 @@ class _Slot:
 
 
 class Pulls:
-    """A pool of subscriptions for the pulls of one consumer."""
+    """A pool of subscriptions for pulls of one consumer."""
 
     def __init__(self, nc: NatsClient, stream: str, consumer: str, make: Make, ack_wait_s: Callable[[], float]) -> None:
         self._nc = nc
         self._make = make
         self._ack_wait_s = ack_wait_s
         self._late_after_s = math.inf
-        """When this process will have slept for too long, unless it ticks before."""
+        """If the next tick comes later than this, the process was suspended for too long."""
         self._late_until_s = -math.inf
         self._ticking: asyncio.TimerHandle | None = None
         self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
@@ -220,14 +220,15 @@ class Pulls:
 
     @asynccontextmanager
     async def pull(self, limit: int, max_bytes: int, expires_s: float) -> AsyncIterator[Pull]:
-        """Ask for up to `limit` messages: those that are there, or the first one within `expires_s`.
+        """Pull up to `limit` messages: those available now, else the first to come within `expires_s`.
 
-        Raises `nats.errors.Error` when it cannot be sent. A pull that is left before it has ended is abandoned.
+        Raises `nats.errors.Error` when the request cannot be sent. Leaving the block before the pull has ended
+        abandons it; leaving with an exception also gives its messages back.
         """
         slot = self._free.pop() if self._free else await self._open()
         pull = slot.begin(limit)
         asked: dict[str, object] = {"batch": limit, "expires": int(max(expires_s, SHORT_S) * NS), "no_wait": True}
-        if limit > 1:  # a bound in bytes costs a status message for each pull
+        if limit > 1:  # max_bytes costs a status message per pull, and one message must come whatever its size
             asked["max_bytes"] = max_bytes
         self._pulls.add(pull)
         try:
@@ -247,12 +248,12 @@ class Pulls:
                 task.add_done_callback(self._abandoning.discard)
 
     def give_up(self) -> None:
-        """No open pull waits any longer."""
+        """Let every open pull return now."""
         for pull in self._pulls:
             pull.give_up()
 
     def give_back(self, messages: Sequence[Message]) -> None:
-        """Make them visible again at once. A lost connection is not waited for: they come again by themselves."""
+        """Make messages visible again at once. While disconnected, do nothing: the server redelivers them anyway."""
         if self._nc.is_connected:
             self._nc.post_each([message.handle for message in messages], NAK)
 
@@ -262,7 +263,7 @@ class Pulls:
         return slot
 
     def start(self) -> None:
-        """Watch for a sleep of this process."""
+        """Start to watch for suspensions of this process (a paused container, a suspended machine)."""
         now = time.monotonic()
         if now >= self._late_after_s:
             self._late_until_s = now + LATE_S
@@ -274,13 +275,13 @@ class Pulls:
             self._ticking.cancel()
 
     def _may_be_late(self) -> bool:
-        """Whether this process slept so long that what it reads now may have been handed to another since.
+        """Return whether the process was suspended so long that messages read now may already be another client's.
 
-        It is left alone then: to hand it out would be twice, and to give it back would take it from the other.
+        Leave those alone: handing one out would process it twice, and a NAK would take it from the other client.
         """
         return not self._late_until_s <= time.monotonic() < self._late_after_s
 
     async def settle(self) -> None:
-        """Return when what was on its way to abandoned pulls has been given back."""
+        """Return when messages on their way to abandoned pulls have been given back."""
         if self._abandoning:
             await asyncio.wait(self._abandoning)

@@ -1,4 +1,4 @@
-"""A receipt of a JetStream delivery: numbers alone, and the last one says that a sidecar of this queue made it."""
+"""A receipt of a JetStream delivery: numbers only; the last is a tag that only this queue's sidecars can make."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ class Receipt:
     consumer_sequence: int
     time_ns: int
     deadline_ms: int
-    """Until when it is invisible to others: what changes its visibility later could touch another's message."""
+    """End of its visibility timeout, in ms since 1970: changing it later could affect another client's message."""
 
     def until(self, deadline_ms: int) -> Receipt:
         return replace(self, deadline_ms=deadline_ms)
 
     def subject(self, prefix: str) -> str:
-        """Where this delivery is acknowledged: ADR-15."""
+        """Return the subject that acknowledges this delivery: ADR-15."""
         return f"{prefix}.{self.delivered}.{self.sequence}.{self.consumer_sequence}.{self.time_ns}.0"
 
 
 class Receipts:
-    """The receipts of one consumer.
+    """Makes and parses the receipts of one consumer.
 
-    The key is what every sidecar of the queue knows and a client does not: when exactly the consumer was made. So a
-    receipt that is damaged, made up or another consumer's is refused. It is no defence against a client that is bent on
-    it: that one may receive and delete all of its queue anyway.
+    The key is known to every sidecar of the queue and not to a client: the consumer's exact time of creation. So a
+    damaged, invented or foreign receipt is refused. It does not defend against a malicious client, which may receive
+    and delete the whole queue anyway.
     """
 
     def __init__(self, consumer: str, created_us: int) -> None:
@@ -49,7 +49,7 @@ class Receipts:
         return f"{numbers}-{self._tag(numbers)}"
 
     def parse(self, text: str) -> Receipt:
-        """Raises `UnknownReceipt` for anything but a receipt of this consumer."""
+        """Parse a receipt. Raises `UnknownReceipt` for anything but a receipt of this consumer."""
         numbers, _, tag = text.rpartition("-")
         if len(text) > LONGEST or not text.isascii() or tag != self._tag(numbers):
             raise UnknownReceipt(
@@ -64,4 +64,4 @@ class Receipts:
 
 
 Make = Callable[[Receipt], tuple[bytes, Receipt]]
-"""What tells the server, and the receipt from then on. Raises `UnknownReceipt`."""
+"""Return the payload for the server, and the receipt that is valid afterwards. Raises `UnknownReceipt`."""

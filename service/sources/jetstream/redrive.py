@@ -1,4 +1,4 @@
-"""Messages of a stream that were received too often, or can be handed to nobody: dead letters."""
+"""Dead letters of a stream: messages received too often, or too large for any client."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ SUBJECT_BYTES: Final = 1024
 
 
 class Redrive:
-    """Says which messages are dead letters, and keeps them."""
+    """Decides which messages are dead letters, and keeps those."""
 
     def __init__(self, letters: DeadLetterStream, max_deliver: int, max_bytes: int) -> None:
         self.letters = letters
         self.kept = 0
         self.refused = 0
-        """How often one could not be kept: that stream is full, say. The message stays in its own."""
+        """Failed attempts to keep one, because the dead-letter stream is full, say. Its message stays in its stream."""
         self._max_deliver = max_deliver
         self._max_bytes = max_bytes
 
     def reason(self, message: Message) -> str:
-        """Why it is a dead letter; empty: it is none."""
+        """Return why the message is a dead letter; '' if it is not."""
         if message.times_received > self._max_deliver:
             return f"received {message.times_received - 1} times and not deleted"
         if message.size > self._max_bytes:
@@ -36,7 +36,7 @@ class Redrive:
         return ""
 
     async def keep(self, message: Message, id_: str, reason: str) -> bool:
-        """Whether it is kept for certain. `id_` is the same each time."""
+        """Return whether the dead-letter stream acknowledged it. `id_` must be the same at each attempt."""
         said = {
             "Nats-Msg-Id": id_,
             "Queue-Reason": reason,

@@ -30,16 +30,16 @@ _unsent: Final = Repeated(log, "answers not sent")
 PORTION: Final = 250
 PORTION_BYTES: Final = 2 * 1024 * 1024
 ENVELOPE_BYTES: Final = 64 * 1024
-"""Of subject, reply and headers of one message, beside the server's largest payload."""
+"""Room for one message's subject, reply and headers, on top of the server's max_payload."""
 PAUSE_S: Final = 0.02
 PAUSE_MAX_S: Final = 0.5
 CLOSE_S: Final = 1.0
 ACKNOWLEDGE_S: Final = 0.05
-"""Acknowledgements of so long leave together, not in a write and a wake-up for each batch."""
+"""Acknowledgements wait up to this long to leave in one write, in place of a write and a wake-up per batch."""
 
 
 class JetStream:
-    """The messages of a stream that a consumer has not seen acknowledged."""
+    """The messages of a stream that are not yet acknowledged at its consumer."""
 
     def __init__(self, connection: Connection, reader: Reader, redrive: Redrive | None = None) -> None:
         self.name = reader.stream
@@ -54,9 +54,9 @@ class JetStream:
         self._stopping = False
         self._problem = ""
         self._finished: list[Message] = []
-        """To be acknowledged in the next write."""
+        """Messages for the next write of acknowledgements."""
         self._number = 0
-        """Of the last delivery that arrived. They arrive in order."""
+        """Number of the last delivery that arrived. They arrive in order."""
         self._nc.on_lost = self._on_lost
 
     @property
@@ -86,7 +86,7 @@ class JetStream:
         await self._answers.start()
         self._pulls.start()
         try:
-            await self.backlog()  # where the consumer is, before this process moves it
+            await self.backlog()  # notes the consumer's position before this process advances it
         except Unavailable as error:
             log.warning("what was discarded before now is not counted", error=str(error))
         await confirm(self._nc)
@@ -120,11 +120,11 @@ class JetStream:
         self._post(finished, b"")
 
     def extend(self, messages: Sequence[Message]) -> None:
-        if self._nc.is_connected:  # they come again by themselves
+        if self._nc.is_connected:  # else the server redelivers them anyway
             self._post(messages, WORKING)
 
     def give_back(self, messages: Sequence[Message], delay_s: float = 0.0) -> None:
-        if self._nc.is_connected:  # later it could take a message from another who has it
+        if self._nc.is_connected:  # sent later, a NAK could take the message from its next receiver
             self._post(messages, delayed(delay_s))
 
     async def settle(self) -> None:
@@ -140,8 +140,8 @@ class JetStream:
         return await self._answer(given, lambda receipt: (b"", receipt), attempts=ATTEMPTS)
 
     async def change_visibility(self, given: Sequence[str], visibility_s: float) -> list[Result]:
-        with contextlib.suppress(ServiceError):  # `_answer` looks too, and tells it
-            await self._consumer.look_again()  # its ack_wait may have been edited
+        with contextlib.suppress(ServiceError):  # `_answer` looks too, and reports the error
+            await self._consumer.look_again()  # the consumer's ack_wait may have been edited
         payload = WORKING if visibility_s == self._consumer.ack_wait_s else delayed(visibility_s)
         await may_be_sent(payload)
 
@@ -170,7 +170,7 @@ class JetStream:
         return await self._consumer.remark_now()
 
     async def close(self) -> None:
-        with contextlib.suppress(TimeoutError):  # a silent server hears nothing of it
+        with contextlib.suppress(TimeoutError):  # do not wait longer for a silent server
             async with asyncio.timeout(CLOSE_S):
                 await asyncio.gather(*self._burying)
                 await self._pulls.settle()
@@ -178,7 +178,7 @@ class JetStream:
 
     def _message(self, subject: bytes, reply: bytes, data: bytes, block: bytes) -> Message:
         message = make_message(subject, reply, data, block)
-        assert message.sequence is not None  # noqa: S101  a stream's
+        assert message.sequence is not None  # noqa: S101  a stream's message has one
         if message.number <= self._number:
             self._consumer.is_gone()
         self._number = message.number
@@ -186,28 +186,28 @@ class JetStream:
         return message
 
     def _on_lost(self) -> None:
-        """The server has forgotten the pulls, and may not have heard the answers."""
+        """End pulls and answers in flight: the server has forgotten the pulls, and may have missed the answers."""
         self._pulls.give_up()
         self._answers.give_up()
 
     async def _pull(self, limit: int, max_bytes: int, visibility_s: float, wait_s: float) -> tuple[list[Message], str]:
-        """What one pull brought, and why it failed, if it did."""
+        """Pull once; return the messages, and why it failed ('' if it did not)."""
         newest = self._consumer.sequence
         limit, max_bytes, wait_s = self._consumer.bounds.within(limit, max_bytes, wait_s)
         try:
             async with self._pulls.pull(limit, max_bytes, wait_s) as pull:
-                # The server ends it with a status, also when nothing came: silence is a connection that is none.
+                # The server ends each pull with a status, even an empty one: silence means a dead connection.
                 await pull.wait(max(wait_s, SHORT_S) + GRACE_S, min(LINGER_MAX_S, self.visibility_s / 2))
             await self._consumer.heed(pull)
             try:
                 messages = await self._accept(pull, visibility_s, newest)
-            except ServiceError:  # to give them back would use up a delivery of those that have few
+            except ServiceError:  # a NAK would use up one of the few deliveries that a message has
                 raise
-            except BaseException:  # cancelled, say: nobody will be handed them
+            except BaseException:  # cancelled, for example: no client will get them
                 self._pulls.give_back(pull.messages)
                 raise
             if pull.met_a_giant and not messages:
-                return await self._pull(1, max_bytes, visibility_s, 0.0)  # is not bounded in bytes
+                return await self._pull(1, max_bytes, visibility_s, 0.0)  # a pull of one has no limit in bytes
             return messages, self._why(pull)
         except nats.errors.Error as error:
             return [], str(error) or type(error).__name__
@@ -220,12 +220,12 @@ class JetStream:
         return f"consumer {self._reader.consumer} of {self.name}: {pull.said}"
 
     async def _accept(self, pull: Pull, visibility_s: float, newest: int) -> list[Message]:
-        """The messages to hand out. Those received too often become dead letters. Raises `ServiceError`."""
+        """Return the messages to hand out; bury those received too often. Raises `ServiceError`."""
         until_ms = int((time.time() - (time.monotonic() - pull.since_s) + visibility_s) * MS)
         messages = pull.messages
         await self._consumer.recognise(messages, newest)
         if time.monotonic() - pull.since_s >= self.visibility_s:
-            return []  # that took so long that another may have them
+            return []  # recognising them took so long that another client may have them by now
         dead: list[tuple[Message, str]] = []
         if redrive := self._redrive:
             dead = [(message, reason) for message in messages if (reason := redrive.reason(message))]
@@ -236,17 +236,17 @@ class JetStream:
             burying = asyncio.gather(*(self._bury(redrive, *one) for one in dead))
             self._burying.add(burying)
             burying.add_done_callback(self._burying.discard)
-            if not messages:  # what can be handed out does not wait for them
+            if not messages:  # messages to hand out do not wait for dead letters
                 await asyncio.shield(burying)
         for message in messages:
             message.until_ms = until_ms
         return messages
 
     async def _hide(self, messages: list[Message], visibility_s: float, since_s: float) -> list[Message]:
-        """Tell the server until when they are invisible; returns those that may be handed out.
+        """Set another visibility timeout than the consumer's; return the messages that may be handed out.
 
-        A longer visibility is confirmed first: the server must hear of it before it hands them to another. What it may
-        have handed on by then is left alone. A shorter one that is lost only delays.
+        A longer one must be confirmed before the consumer's own ends, or another client may get the message; messages
+        confirmed too late are left alone. A shorter one that is lost only delays redelivery.
         """
         payload = delayed(visibility_s)
         await may_be_sent(payload)
@@ -267,7 +267,7 @@ class JetStream:
             _unsent.warning("", error=str(error) or type(error).__name__)
 
     async def _bury(self, redrive: Redrive, message: Message, reason: str) -> None:
-        """Kept first, ended then: a stop in between leaves it in both places, never in none."""
+        """Keep the dead letter, then end its message: a stop in between leaves it in both places, never in neither."""
         kept = await redrive.keep(message, f"{message.consumer}.{message.sequence}", reason)
         if kept and self._consumer.own([message]):
             await self._answers.send([(message.handle, b"+TERM")], ATTEMPTS)

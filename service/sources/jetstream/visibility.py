@@ -1,7 +1,7 @@
-"""How a delivery's visibility is set in the server, and when.
+"""How and when to set a delivery's visibility timeout at the server.
 
-A delayed NAK sets the consumer's expiry timer to 10 ms: with one every 3 ms nothing ever expires. So none is sent in
-the first 30 ms of each 200 ms of wall clock, the same gap for all sidecars.
+A delayed NAK resets the consumer's expiry timer to 10 ms: with one every 3 ms, nothing ever expires. So no sidecar
+sends one in the first 30 ms of each 200 ms of wall-clock time: the gap is the same for all.
 """
 
 from __future__ import annotations
@@ -19,19 +19,17 @@ GAP_MS: Final = 30
 
 
 def delayed(visibility_s: float) -> bytes:
-    """Invisible for so long from now on; 0: visible at once."""
+    """Return the payload that hides a message for `visibility_s` seconds from now; 0: visible at once."""
     return b'-NAK {"delay":%d}' % (visibility_s * NS) if visibility_s else NAK
 
 
 async def may_be_sent(payload: bytes) -> None:
-    """Return when it may be."""
+    """Return when this payload may be sent: a delayed NAK waits for the end of a gap."""
     if payload.startswith(b"-NAK {"):
         await outside_gap()
 
 
 async def outside_gap() -> None:
-    """Return when a delayed NAK may be sent. A sleep may end early by the wall clock, or so late that it is in the next
-    gap.
-    """
+    """Return outside a gap. Loops, because a sleep may end early by the wall clock, or late, in the next gap."""
     while (into_ms := time.time() * MS % GAP_PERIOD_MS) < GAP_MS:
         await asyncio.sleep((GAP_MS - into_ms) / MS)

@@ -1,4 +1,4 @@
-"""A delivered message as the wire has it: its acknowledgement subject (ADR-15) and its headers (ADR-4)."""
+"""Parse a delivered message: its acknowledgement subject (ADR-15) and its headers (ADR-4)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _message_id: Final = re.compile(rb"\r\nnats-msg-id:(.*?)(?:\r\n|\Z)", re.IGNOREC
 
 
 def position(handle: str) -> tuple[int, int, int, int]:
-    """Times delivered, sequence in stream and consumer, and time stored in ns.
+    """Return times delivered, stream sequence, consumer sequence, and time stored in ns since 1970.
 
-    Behind these is the number pending. The longer form ends with a random token.
+    The number pending follows these. The longer form starts with domain and account hash and ends with a random token.
     """
     delivered, sequence, consumer_sequence, time_ns = map(int, _numbers(handle.split(".")))
     return delivered, sequence, consumer_sequence, time_ns
@@ -26,25 +26,25 @@ def _numbers(tokens: list[str]) -> list[str]:
 
 
 def message_id(block: bytes) -> str | None:
-    """The header Nats-Msg-Id, without reading the others."""
+    """Return the header Nats-Msg-Id without parsing the others; None if there is no such header."""
     found = _message_id(block)
     return found[1].decode(errors="replace").strip(WHITE) if found else None
 
 
 def ack_prefix(handle: str) -> str:
-    """The subject up to its numbers."""
+    """Return the acknowledgement subject up to its numbers."""
     tokens = handle.split(".")
     return ".".join(tokens[: 4 if len(tokens) == SHORT_FORM_TOKENS else 6])
 
 
 def parse_headers(block: bytes) -> Headers:
-    """Each line's name and value, in their order."""
+    """Return each header line's name and value, in order."""
     lines = block.decode(errors="replace").split("\r\n")[1:]
     return tuple([(line[:at], line[at + 1 :].strip(WHITE)) for line in lines if (at := line.find(":")) >= 0])
 
 
 def make_message(subject: bytes, reply: bytes, data: bytes, block: bytes) -> Message:
-    """Of a message as it came, its headers in one block."""
+    """Make a message from its parts on the wire; its headers stay one unparsed block."""
     handle = reply.decode()
     delivered, sequence, number, time_ns = _numbers(handle.split("."))
     return Message(

@@ -1,1 +1,1 @@
-"""An SQS queue's messages."""
+"""An SQS queue as a source."""

@@ -1,4 +1,4 @@
-"""What SQS answered, read with care: a proxy may answer in its place, and botocore takes a page for an empty answer."""
+"""Parse SQS's responses with care: a proxy may answer instead, and botocore takes an HTML page for an empty answer."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ MS: Final = 1_000_000
 SUCCESS: Final = range(200, 300)
 BACKLOG: Final = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible")
 _PREFIX: Final = "AWS.SimpleQueueService."
-"""Of codes as SQS' older protocol has them, which the newer one may give too."""
+"""Prefix of error codes in SQS's older protocol; the newer one may send it too."""
 _GONE: Final = {"NonExistentQueue", "QueueDoesNotExist"}
 _UNKNOWN: Final = {
     "ReceiptHandleIsInvalid", "MessageNotInflight", "InvalidIdFormat", "InvalidParameterValue", "MissingParameter",
 }  # fmt: skip
 _visibility: Final = re.compile("(?i)visibility ?timeout").search
 _GARBLED: Final = (AttributeError, LookupError, TypeError, ValueError)
-"""What reading an answer raises that has not the form it must have."""
+"""What parsing raises when a response does not have the documented form."""
 
 
 class NotSqs(BotoCoreError):
-    """A success in HTTP that is none of SQS'."""
+    """A 2xx response that did not come from SQS."""
 
     fmt = "an answer that is not SQS' own: {what}"
 
@@ -43,7 +43,7 @@ class Silent(BotoCoreError):
 
 
 def check(response_dict: Any, **_: Any) -> None:
-    """For botocore's event `before-parse`. Raises `NotSqs` for what is no JSON object."""
+    """Handle botocore's event `before-parse`. Raises `NotSqs` if a 2xx response is not a JSON object."""
     if response_dict["status_code"] not in SUCCESS:
         return
     body = response_dict["body"]
@@ -75,7 +75,7 @@ def backlog(answer: Any) -> Backlog:
 
 
 def messages(answer: Any) -> list[Message]:
-    """Those that can be read. Raises `NotSqs` when none of them can."""
+    """Return the messages that can be parsed. Raises `NotSqs` when there are some and none can be parsed."""
     read: list[Message] = []
     problem: Exception | None = None
     for message in answer.get("Messages") or ():
@@ -90,12 +90,12 @@ def messages(answer: Any) -> list[Message]:
 
 
 def handles(answer: Any) -> list[str]:
-    """Of all messages, readable or not."""
+    """Return the receipt handles of all messages, including those that cannot be parsed."""
     return [message["ReceiptHandle"] for message in answer.get("Messages") or () if "ReceiptHandle" in message]
 
 
 def results(answer: Any, receipts: Sequence[str]) -> list[Result]:
-    """By each receipt's place, which is its entry's id. Done is what SQS names as done, and nothing else."""
+    """Return a result per receipt; its place is its entry's id. Only what SQS lists as successful is `Done`."""
     done = {entry.get("Id") for entry in answer.get("Successful") or ()}
     failed = {entry.get("Id"): entry for entry in answer.get("Failed") or ()}
     return [_result(receipt, str(place), done, failed) for place, receipt in enumerate(receipts)]
@@ -111,7 +111,7 @@ def _result(receipt: str, id_: str, done: set[str], failed: dict[str, Any]) -> R
 
 
 def failure(error: Exception) -> Result:
-    """What a whole call failed with."""
+    """Return the result of every entry of a call that failed as a whole."""
     return _refusal(_code(error), said(error))
 
 
@@ -120,7 +120,7 @@ def is_gone(error: Exception) -> bool:
 
 
 def said(error: Exception) -> str:
-    """An error's text without what an address in it tells of a user."""
+    """Return an error's text, without user and password of any URL in it."""
     return without_user(str(error))
 
 
@@ -134,10 +134,10 @@ def _code(error: Exception) -> str:
 
 
 def _refusal(code: str, what: str) -> Result:
-    """What SQS' code means to a client.
+    """Translate SQS's error code for a client.
 
-    A receipt whose visibility has ended is an `InvalidParameterValue`, and so is a visibility that would end more than
-    12 hours after the message was received; the text names the parameter.
+    SQS answers `InvalidParameterValue` both for a receipt whose visibility has ended and for a visibility that would
+    end more than 12 hours after the receive; only the text tells which parameter it means.
     https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_ChangeMessageVisibility.html
     """
     if code == "InvalidParameterValue" and _visibility(what) and "ReceiptHandle" not in what:
@@ -166,7 +166,7 @@ def _message(message: dict[str, Any]) -> Message:
 
 
 def _value(attribute: dict[str, Any]) -> str:
-    """A binary one in base64, as in SQS' own interface."""
+    """Return an attribute's value as text; a binary one in base64, as in SQS's API."""
     if "BinaryValue" in attribute:
         return base64.b64encode(attribute["BinaryValue"]).decode()
     return _text(attribute["StringValue"])

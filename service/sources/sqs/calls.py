@@ -1,4 +1,4 @@
-"""Calls of SQS through boto3, each in a thread of its own, and each with an end that its caller can rely on."""
+"""Call SQS through boto3, each call in its own thread and within a time that the caller can rely on."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from service.sources.sqs.answers import FAILURES, Silent, check, garbled
 from service.sources.sqs.region import place_of
 
 POLL_S: Final = 2
-"""The longest that one call waits for a message. A stop waits for the calls that are there."""
+"""Longest wait of one receive call, in seconds. A stop waits for the calls in flight."""
 ANSWER_S: Final = 5
-"""For so long SQS may be silent, beside what it was told to wait."""
+"""Seconds that SQS may take to answer, on top of the requested wait."""
 CALL_S: Final = 10.0
-"""For a call that is made again."""
+"""Limit for a call and its retries, in seconds."""
 CONNECT_S: Final = 3
 ATTEMPTS: Final = 3
 RECEIVES: Final = 32
 ANSWERS: Final = 16
-"""Calls at a time. Those that wait for messages are not in the way of the others."""
+"""Calls in flight. Receives have their own limit, so that those waiting for messages do not block answers."""
 
 
 class Calls:
-    """To the endpoint of the queue's URL, unless the AWS configuration names one. `open` first, in a thread.
+    """Calls the endpoint of the queue's URL, unless the AWS configuration names one. Run `open` first, in a thread.
 
-    Without a URL, and for one that does not tell its region, the region is the AWS SDK's.
+    The region is that of the URL; without one, the AWS SDK's default region.
     """
 
     def __init__(self, url: str) -> None:
@@ -41,12 +41,12 @@ class Calls:
         self._receives = asyncio.Semaphore(RECEIVES)
         self._answers = asyncio.Semaphore(ANSWERS)
         self.left: set[asyncio.Future[Any]] = set()
-        """Receives that nobody waits for any more."""
+        """Receives in flight whose caller has given up or was cancelled."""
 
     def open(self) -> None:
         place = place_of(self._queue_url)
         core = aws_session(place.region)
-        core.get_credentials()  # found first, STS is asked in the session's region, not in that of the first client
+        core.get_credentials()  # before any client, so that STS is called in the session's region, not in a client's
         session = boto3.Session(botocore_session=core)
         endpoint_url = None if _is_configured(session) else place.endpoint_url
         make = functools.partial(_client, session, place.region, endpoint_url)
@@ -54,9 +54,10 @@ class Calls:
         self._again = self._again or make(attempts=ATTEMPTS, read_s=ANSWER_S, size=ANSWERS)
 
     async def receive(self, within_s: float, late: Callable[[Any], None], **request: Any) -> Any:
-        """The answer; None when no call could be made within that time, because so many others wait.
+        """Return SQS's answer, or None when `RECEIVES` other calls left no slot free for `within_s` seconds.
 
-        The call goes on when the caller is cancelled or gives up: `late` is then given what it brings.
+        If the caller is cancelled, or SQS is silent for too long (raises `Silent`), the call goes on in its thread, and
+        `late` gets its answer.
         """
         try:
             async with asyncio.timeout(within_s):
@@ -71,17 +72,17 @@ class Calls:
             raise
 
     def is_busy(self) -> bool:
-        """Whether a receive would wait for another one's end."""
+        """Return whether a receive would have to wait for a slot."""
         return self._receives.locked()
 
     async def answer(self, name: str, *, again: bool = True, **request: Any) -> Any:
-        """`again`: what may be done twice is asked for again when it fails."""
+        """Call `name` within `CALL_S` seconds. `again`: retry on failure, for calls that may safely run twice."""
         await self._answers.acquire()
         client = self._again if again else self._once
         return await _within(self._begin(self._answers, functools.partial(getattr(client, name), **request)), CALL_S)
 
     def _begin(self, slots: asyncio.Semaphore, work: Callable[[], Any]) -> asyncio.Future[Any]:
-        """A silent call keeps its slot until it ends, whether or not anyone waits for it."""
+        """Start a call. It keeps its slot until its thread ends, even if its caller has given up."""
         call = in_thread(functools.partial(_parsed, work), "sqs")
         call.add_done_callback(lambda _: slots.release())
         return call
@@ -114,7 +115,7 @@ async def _within(call: asyncio.Future[Any], seconds: float) -> Any:
 
 
 def _is_configured(session: boto3.Session) -> bool:
-    """Whether the environment or the profile names SQS's endpoint: it is then the same in each region."""
+    """Return whether environment or profile set SQS's endpoint: only then is it the same in two regions."""
     clients: list[Any] = [session.client("sqs", region_name=region) for region in ("us-east-1", "us-west-2")]
     return len({client.meta.endpoint_url for client in clients}) == 1
 

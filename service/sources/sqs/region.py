@@ -1,4 +1,4 @@
-"""Which endpoint a queue's URL belongs to.
+"""Find region and endpoint for a queue's URL.
 
 https://docs.aws.amazon.com/general/latest/gr/sqs-service.html
 """
@@ -18,17 +18,17 @@ _LEGACY_OF_US_EAST_1: Final = "queue.amazonaws.com"
 @dataclass(frozen=True)
 class Place:
     region: str | None = None
-    """None: the host does not tell."""
+    """None: the host name does not show it."""
     endpoint_url: str | None = None
-    """None: the region's, as the AWS configuration says (FIPS, dual stack)."""
+    """None: the region's default, as the AWS configuration chooses it (FIPS, dual stack)."""
 
 
 def place_of(url: str) -> Place:
-    """Return where the queue of this URL is called.
+    """Return where to call the queue of this URL.
 
-    AWS's domains, and what its regions are called, are botocore's `partitions`. A host may be regional, FIPS, dual
-    stack, of a VPC endpoint, or in the legacy form, which is called as the regional one. Any other is called as it is.
-    Raises `ValueError` for what is no URL.
+    AWS's domains and region names come from botocore's `partitions`. A host may be regional, FIPS, dual stack, a VPC
+    endpoint, or the legacy form, for which the regional endpoint is used. Any other host is called as given.
+    Raises `ValueError` for an invalid URL.
     """
     if not url:
         return Place()

@@ -1,6 +1,6 @@
-"""An SQS queue, through boto3 in threads: ten messages a call, long polling, the SDK's own credentials.
+"""An SQS queue, through boto3 in threads: ten messages per call, long polling, the SDK's credentials.
 
-A redrive policy of the queue is what sets messages aside that are received too often.
+The queue's own redrive policy sets aside messages that are received too often.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _failed: Final = Repeated(log, "SQS call failed")
 
 CALL_MESSAGES: Final = 10
 MESSAGE_BYTES: Final = 1024 * 1024 + 1024
-"""SQS' limits of a call and of a message, its receipt handle included."""
+"""SQS's limits: messages per call, and bytes of a message with its receipt handle."""
 SMALL_BYTES: Final = 64 * 1024, 256 * 1024
-"""Of such messages, ten fit into any response; the smaller they are, the more receives a reader has room for."""
+"""Sizes to budget for a message: ten of these fit into any response, and smaller ones leave room for more receives."""
 PAUSE_S: Final = 0.5
 CLOSE_S: Final = 0.9
 
@@ -37,12 +37,12 @@ CHANGE: Final = "change_message_visibility_batch"
 
 
 class Sqs:
-    """The queue of this URL, at its host, or of this name, in the SDK's region. `variable` is the one that named it."""
+    """A queue by URL, or by name in the SDK's region. `variable` is the environment variable that gave `queue`."""
 
     dead_letters = 0
     dead_letters_refused = 0
     discarded = 0
-    """SQS does not tell: alarm on the age of its oldest message before its retention ends."""
+    """SQS does not report it: set an alarm on the age of its oldest message, below its retention."""
     visibility_s = 60.0
 
     def __init__(self, queue: str, variable: str) -> None:
@@ -56,7 +56,7 @@ class Sqs:
         self._stopping = False
         self._problem = ""
         self._answers: set[asyncio.Task[None]] = set()
-        """Answers on their way that nobody waits for."""
+        """Answers in flight that no caller waits for."""
 
     @property
     def portion(self) -> tuple[int, int]:
@@ -66,7 +66,7 @@ class Sqs:
         return (Need(f"queue {self._shown}", self._look),)
 
     async def start(self) -> None:
-        pass  # boto3 connects at its first call
+        pass  # boto3 connects at the first call
 
     async def receive(self, limit: int, max_bytes: int, visibility_s: float, wait_s: float) -> list[Message]:
         deadline = time.monotonic() + wait_s
@@ -109,7 +109,7 @@ class Sqs:
         return await self._answer(CHANGE, receipts, {"VisibilityTimeout": int(visibility_s)})
 
     def key(self, receipt: str) -> str:
-        """A receipt handle tells nothing but itself."""
+        """Return the receipt itself: a receipt handle does not reveal its message."""
         return receipt
 
     async def backlog(self) -> Backlog:
@@ -132,12 +132,12 @@ class Sqs:
         return ""
 
     async def close(self) -> None:
-        """For what a drain that took all of its time has given back."""
+        """Wait up to `CLOSE_S` seconds for answers that a drain without time left has started."""
         if self._answers:
             await asyncio.wait(self._answers, timeout=CLOSE_S)
 
     async def _receive(self, limit: int, max_bytes: int, visibility_s: int, wait_s: int) -> list[Message]:
-        """Calls of ten until there are enough, or one brings less than it could."""
+        """Call for ten at a time until there are enough, or a call returns fewer than it asked for."""
         messages: dict[str, Message] = {}
         size = 0
         try:
@@ -148,7 +148,7 @@ class Sqs:
                     if size + message.size > max_bytes and messages:
                         self._let_go([message.handle for message in received[number:]], visibility_s)
                         return list(messages.values())
-                    is_last = is_last or message.id in messages  # visible again already: it would go on for ever
+                    is_last = is_last or message.id in messages  # visible again already: the loop would never end
                     size += message.size
                     messages[message.id] = message
                 if is_last:
@@ -162,13 +162,13 @@ class Sqs:
         return list(messages.values())
 
     def _wanted(self, limit: int, room: int, *, first: bool) -> int:
-        """How many to ask for, so that none has to be given back: that would count as received."""
+        """Return how many to ask for so that none must be given back: that would count as a receive."""
         if self._stopping or (not first and self._calls.is_busy()):
             return 0
         return min(CALL_MESSAGES, limit, max(room // self._likely_bytes(), int(first)))
 
     def _likely_bytes(self) -> int:
-        """Of a message: the most that there is until something is known, and once a large one was seen."""
+        """Return the size to expect of a message: the maximum, unless only small ones were seen so far."""
         fitting = (size for size in SMALL_BYTES if 0 < self._largest_bytes <= size)
         return next(fitting, MESSAGE_BYTES)
 
@@ -186,7 +186,7 @@ class Sqs:
         return received
 
     def _let_go(self, receipts: Sequence[str], visibility_s: int) -> None:
-        """Make visible again what nobody waits for; with visibility 0 it is, and another may have it."""
+        """Make messages visible that no caller will get. With visibility 0 they already are, and may be another's."""
         if visibility_s:
             self._change(receipts, 0.0)
 
@@ -211,12 +211,12 @@ class Sqs:
 
     async def _entries(self, call: str, receipts: Sequence[str], extra: dict[str, Any]) -> list[Result]:
         entries = [{"Id": str(number), "ReceiptHandle": receipt, **extra} for number, receipt in enumerate(receipts)]
-        again = extra.get("VisibilityTimeout") != 0  # by the second time another may hold what the first made visible
+        again = extra.get("VisibilityTimeout") != 0  # a retry could take a message from its next receiver
         try:
             answer = await self._calls.answer(call, again=again, QueueUrl=self._url, Entries=entries)
         except FAILURES as error:
             failure = sqs_answers.failure(error)
-            if isinstance(failure, UnknownReceipt | TooLong) and len(receipts) > 1:  # one is, and all were refused
+            if isinstance(failure, UnknownReceipt | TooLong) and len(receipts) > 1:  # one bad entry fails the call
                 return [result for receipt in receipts for result in await self._entries(call, [receipt], extra)]
             return [failure] * len(receipts)
         return sqs_answers.results(answer, receipts)
