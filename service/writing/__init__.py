@@ -1,1 +1,1 @@
-"""Messages of a source into a table. A role gives the rows, and says where a message goes that can be none."""
+"""Move messages from a source into a table. A role supplies the row maker, and the place for dead letters."""

@@ -1,8 +1,7 @@
-"""From a source's messages to rows: batches in flight side by side, and an acknowledgement after each write alone.
+"""Write a source's messages as rows: several batches in flight, each acknowledged only after its write.
 
-A message is held from its delivery until it is acknowledged or given back. What is held is bounded in messages and in
-bytes, and with it what is asked of the source. The source is told in time that what is held is still being worked on,
-however long DynamoDB takes.
+A message is held from its delivery until it is acknowledged or given back. Limits on held messages and bytes also limit
+what is asked of the source. Held messages are extended in time, however long DynamoDB takes.
 """
 
 from __future__ import annotations
@@ -32,17 +31,17 @@ _kept: Final = Repeated(log, "the dead-letter stream does not take a message")
 
 NS: Final = 1_000_000_000
 BATCHES: Final = 16
-"""In flight at most: with a DynamoDB that takes 8 ms a call they carry 30,000 rows/s."""
+"""Most batches in flight: at 8 ms per call they carry 30,000 rows/s."""
 BATCHES_AT_START: Final = 4
 GROW: Final = 0.25
 SHRINK_EVERY_S: Final = 1.0
 MAX_HELD: Final = 2_500
 MAX_HELD_BYTES: Final = 6 * 1024 * 1024
 MAX_SENDING_BYTES: Final = 6 * 1024 * 1024
-"""As JSON: a control character is six bytes, and a call takes three times its rows."""
+"""Most bytes in flight, as JSON: there a control character is six bytes, and a call holds three times its rows."""
 EXTEND_DIVISOR: Final = 3
 DEAD_RETRY_S: Final = 60.0
-"""After which a message that the dead-letter stream did not take is delivered again."""
+"""Delay before a message that the dead-letter stream refused is delivered again."""
 
 
 @dataclass(slots=True)
@@ -51,20 +50,20 @@ class ArchiveStats:
     batches: int = 0
     dead: int = 0
     dead_refused: int = 0
-    """Messages that the dead-letter stream did not take, each time."""
+    """Messages that the dead-letter stream refused; one refused twice counts twice."""
     processing_ns: int = 0
     last_error: str = ""
 
 
 @dataclass(slots=True)
 class Batch:
-    """The rows of one call, each with its messages: one that was delivered twice is one row."""
+    """The rows of one call, each with its messages: a message delivered twice is one row."""
 
     rows: dict[Item, list[Message]] = field(default_factory=dict)
     size: int = 0
-    """Of its rows, in bytes."""
+    """Bytes of its encoded rows."""
     unreadable: list[tuple[Message, str]] = field(default_factory=list)
-    """Messages that can be no row, and why."""
+    """Messages that cannot become a row, each with the reason."""
 
     def messages(self) -> list[Message]:
         return [
@@ -74,28 +73,28 @@ class Batch:
 
 
 class Archiver:
-    """Takes messages, writes rows, acknowledges. `start` first, `drain` before the connections are closed."""
+    """Takes messages, writes rows, acknowledges. Call `start` first, and `drain` before closing the connections."""
 
     def __init__(self, source: Source, writer: Writer, dead_letters: DeadLetters, rows: Rows) -> None:
         self.stats = ArchiveStats()
         self.stalled = ""
-        """Why rows are not written; empty while they are."""
+        """Why rows are not being written; '' while they are."""
         self.held_bytes = 0
         self.received = 0
-        """Messages, each delivery of one counted."""
+        """Deliveries so far: a message delivered twice counts twice."""
         self._source = source
         self._intake = Intake(source, self)
         self._writer = writer
         self._dead_letters = dead_letters
         self._rows = rows
         self._held: dict[Message, float] = {}
-        """Each message that is held, and when it was last delivered or extended."""
+        """Held message -> when it was last delivered or extended, on the loop's clock."""
         self._waiting: deque[Message] = deque()
         self._sending: dict[asyncio.Task[None], int] = {}
-        """The tasks that write, and the bytes of each one's batch."""
+        """Writing task -> bytes of its batch."""
         self._limit = float(BATCHES_AT_START)
-        """Batches in flight: more while calls are answered, half when one is not. A throttled batch retries by itself
-        and does not lower it."""
+        """Allowed batches in flight: grows while calls are answered, halves when one gets no answer. Throttling does
+        not lower it: a throttled batch retries by itself."""
         self._shrunk_s = 0.0
         self._draining = False
         self._extending: asyncio.Task[None] | None = None
@@ -106,22 +105,26 @@ class Archiver:
         return len(self._held)
 
     def oldest_s(self) -> float:
-        """The age of the oldest message that is held; 0 without one."""
+        """Return the age in seconds of the oldest held message; 0 if none is held."""
         now_ns = time.time_ns()
         return max(0.0, (now_ns - min((message.sent_ns for message in self._held), default=now_ns)) / NS)
 
     async def start(self) -> None:
+        """Start the source, then receive and extend in background tasks. Raises whatever the source's `start` does."""
         await self._source.start()
         self._extending = background(self._extend(), "extend")
         self._intake.start()
 
     def room(self) -> tuple[int, int]:
+        """Return how many more messages and bytes it can hold; negative if a large message exceeded the limit."""
         return MAX_HELD - len(self._held), MAX_HELD_BYTES - self.held_bytes
 
     def is_empty(self) -> bool:
+        """Return whether no message is held."""
         return not self._held
 
     def take(self, messages: Sequence[Message]) -> None:
+        """Hold messages and queue them for writing. Never waits or refuses: call it within `room`."""
         now = self._loop.time()
         self._held.update(dict.fromkeys(messages, now))
         self.received += len(messages)
@@ -130,7 +133,10 @@ class Archiver:
         self._send_more()
 
     async def drain(self, timeout_s: float) -> int:
-        """Finish what is being written and give back the rest; returns how many were given back."""
+        """Stop receiving, give `timeout_s` seconds to running writes, give back the rest; return how many.
+
+        Returns when the source has all acknowledgements: bound the call itself with a timeout.
+        """
         deadline = self._loop.time() + timeout_s
         self._draining = True
         await self._intake.stop()
@@ -147,6 +153,7 @@ class Archiver:
         return given_back
 
     async def close(self) -> None:
+        """Cancel all tasks. Messages still held are neither acknowledged nor given back: they are delivered again."""
         self._draining = True
         await self._intake.close()
         for task in (*self._sending, *([self._extending] if self._extending else ())):
@@ -170,9 +177,9 @@ class Archiver:
         return has_room and bool(self._waiting) and not self._draining
 
     async def _send(self, batch: Batch) -> None:
-        """Write a batch, and then the next one while there is one: a new task for each batch costs CPU."""
+        """Write a batch, then the next while there is one: a new task per batch would cost CPU."""
         task = asyncio.current_task()
-        assert task  # noqa: S101  a coroutine's
+        assert task  # noqa: S101  always set inside a coroutine
         while True:
             await self._work(batch)
             del self._sending[task]
@@ -188,7 +195,7 @@ class Archiver:
         self._send_more()
 
     def _next_batch(self) -> Batch:
-        """Up to a call's rows, each key once: DynamoDB refuses a batch that has one twice."""
+        """Make the rows of one call, each key once: DynamoDB refuses a batch with a duplicate key."""
         make, items = self._rows.batch(), dict[Key, Item]()
         batch, waiting = Batch(), self._waiting
         while waiting and len(items) + len(batch.unreadable) < MAX_ITEMS:
@@ -197,7 +204,7 @@ class Archiver:
                 break
             try:
                 item = make(message)
-            except Exception as error:  # whatever it holds, it must not stand in the way of the others
+            except Exception as error:  # one bad message must not block the others
                 batch.unreadable.append((message, _why_unreadable(error, message)))
             else:
                 if same := items.get(item.key):
@@ -215,7 +222,7 @@ class Archiver:
         started_ns = time.monotonic_ns()
         try:
             await self._write(batch)
-        except Exception as error:  # whatever it was, the messages are still the source's
+        except Exception as error:  # whatever it was, the source still has the messages
             log.exception("batch failed")
             self.stats.last_error = str(error) or type(error).__name__
             self._give_back([message for message in batch.messages() if message in self._held], DEAD_RETRY_S)
@@ -247,7 +254,7 @@ class Archiver:
             self._limit, self._shrunk_s = max(1.0, self._limit / 2), now
 
     async def _bury(self, messages: Sequence[Message], reason: str) -> None:
-        """A message that can never be a row goes to the dead-letter stream, or stays where it is."""
+        """Move a message that can never become a row to the dead-letter stream; if refused, give it back."""
         client_id, key = self._rows.key(messages[0])
         self.stats.last_error = reason
         problem = await self._dead_letters.put(messages[0], reason)
@@ -274,9 +281,9 @@ class Archiver:
                 self.held_bytes -= message.size
 
     async def _extend(self) -> None:
-        """Keep what has been held for long from being delivered to another task."""
+        """Extend held messages before they become visible to another task."""
         while True:
-            every_s = self._source.visibility_s / EXTEND_DIVISOR  # which may be changed meanwhile
+            every_s = self._source.visibility_s / EXTEND_DIVISOR  # read each time: an operator may edit the consumer
             await asyncio.sleep(every_s / 4)
             now = self._loop.time()
             due = [message for message, since_s in self._held.items() if now - since_s > every_s]

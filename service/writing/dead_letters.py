@@ -1,4 +1,4 @@
-"""Where a message goes that can never become a row."""
+"""The interface to the place for messages that can never become a row."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from service.sources.source import Message
 
 class DeadLetters(Protocol):
     async def put(self, message: Message, reason: str) -> str:
-        """Keep the message and why it is no row. Returns why it was not kept; empty: it was."""
+        """Keep the message and the reason why it is not a row. Return why it was not kept, or ''."""
         ...

@@ -1,4 +1,4 @@
-"""Memory that is given back to the system when it is freed."""
+"""Return freed memory to the system."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Final
 M_TRIM_THRESHOLD: Final = -1
 M_MMAP_THRESHOLD: Final = -3
 BYTES: Final = 128 * 1024
-"""glibc's first value. Left alone it grows with the blocks that are freed, and events of 390 KB leave holes."""
+"""glibc's initial threshold. By default it grows with the blocks freed, and events of 390 KB fragment the heap."""
 
 
 def give_back_large_blocks() -> None:
-    """Where the C library is not glibc there is nothing to set.
+    """Fix glibc's thresholds, so that freed large blocks leave the process. Does nothing with another C library.
 
     https://man7.org/linux/man-pages/man3/mallopt.3.html
     """

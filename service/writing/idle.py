@@ -1,4 +1,4 @@
-"""When an archiver has nothing left to do."""
+"""Detect that an archiver has nothing left to do."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ POLL_S: Final = 1.0
 class Work(Protocol):
     @property
     def held(self) -> int:
-        """Messages that are being worked on."""
+        """Messages in progress."""
         ...
 
     @property
     def received(self) -> int:
-        """Messages that ever came."""
+        """Deliveries so far."""
         ...
 
 
 class Watch:
-    """Reads the backlog every second, and says when it has been 0 for long enough, with nothing held or received.
+    """Reads the backlog every second; calls `finish` after `idle_s` seconds with backlog 0, nothing held or received.
 
-    What comes between two looks and is done before the second is seen by nothing but its number.
+    Messages received and finished between two reads show only in the number received.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Watch:
         fail: Callable[[ServiceError], None],
     ) -> None:  # fmt: skip
         self.backlog: Backlog | None = None
-        """The last one that was read; None while it cannot be."""
+        """The last backlog read; None while it cannot be read."""
         self._source = source
         self._work = work
         self._idle_s = idle_s
@@ -61,7 +61,7 @@ class Watch:
             except ServiceError as error:
                 self._fail(error)
                 return
-            except Exception as error:  # without this watch the task would never end
+            except Exception as error:  # if the watch died, the task would never end
                 self.backlog = None
                 _unknown.warning(type(error).__name__, error=f"{type(error).__name__}: {error}")
             before, received = received, self._work.received

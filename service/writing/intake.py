@@ -1,4 +1,4 @@
-"""What feeds the archiver: receives side by side, and only as many as there is room for what they bring."""
+"""Feed the archiver: several receives at a time, only as many as there is room for."""
 
 from __future__ import annotations
 
@@ -16,27 +16,31 @@ log: Final = structlog.get_logger("service.archive")
 _unavailable: Final = Repeated(log, "the source does not hand out messages")
 
 RECEIVES: Final = 4
-"""A server deals out to a consumer's pulls in turn, so they fill together. With as many as there is room for, all that
-is held would be written before the next message came.
+"""Receives at a time. A server fills a consumer's pulls in turn, so they complete together: with as many as fit into
+the room, everything held would be written before the next message came.
 """
 WAIT_S: Final = 5.0
 PAUSE_S: Final = 1.0
 
 
 class Room(Protocol):
-    """What takes the messages, and says how much more it can hold."""
+    """Takes messages, and knows how much more it can hold."""
 
-    def take(self, messages: Sequence[Message]) -> None: ...
-
-    def room(self) -> tuple[int, int]:
-        """Messages and bytes that it can hold beside what it holds."""
+    def take(self, messages: Sequence[Message]) -> None:
+        """Hold the messages."""
         ...
 
-    def is_empty(self) -> bool: ...
+    def room(self) -> tuple[int, int]:
+        """Return how many more messages and bytes it can hold."""
+        ...
+
+    def is_empty(self) -> bool:
+        """Return whether it holds nothing."""
+        ...
 
 
 class Intake:
-    """`start` first; `stop` returns when nothing more will come."""
+    """Receives in `RECEIVES` loops. Call `start` first; `stop` returns when no more messages will come."""
 
     def __init__(self, source: Source, room: Room) -> None:
         self._source = source
@@ -50,7 +54,7 @@ class Intake:
         self._loops = [asyncio.create_task(self._receive(), name="receive") for _ in range(RECEIVES)]
 
     def more(self) -> None:
-        """There may be room again."""
+        """Wake the loops if there is room again."""
         if self._has_room(*self._source.portion):
             self._changed.set()
 
@@ -66,7 +70,7 @@ class Intake:
 
     async def _receive(self) -> None:
         while not self._stopping:
-            messages, size = self._source.portion  # a source may learn how large its messages are
+            messages, size = self._source.portion  # read each time: SQS learns how large its messages are
             if not self._has_room(messages, size):
                 self._changed.clear()
                 await self._changed.wait()
@@ -77,14 +81,14 @@ class Intake:
                     self._room.take(received)
             except Unavailable as error:
                 _unavailable.warning("", error=str(error))
-            except Exception:  # what it brought comes again, and the next receive is another one
+            except Exception:  # its messages are delivered again, and the next receive may succeed
                 log.exception("receive failed")
                 await asyncio.sleep(PAUSE_S)
             finally:
                 self._receiving -= 1
 
     def _has_room(self, messages: int, size: int) -> bool:
-        """A receive may bring more than there is room for when nothing else is held: any message must come through."""
+        """Return whether another receive fits. With nothing held one always may: any message must come through."""
         free, free_bytes = self._room.room()
         asked = self._receiving + 1
         return (free >= asked * messages and free_bytes >= asked * size) or (asked == 1 and self._room.is_empty())

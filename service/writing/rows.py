@@ -1,4 +1,4 @@
-"""What a role gives to have its source's messages written: the row of each."""
+"""The interface by which a role turns each message into a row."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from service.dynamodb.writer import Item, Key
 from service.sources.source import Message
 
 MakeRow = Callable[[Message], Item]
-"""Raises `Unreadable`."""
+"""Make the row of a message. Raises `Unreadable`."""
 
 
 class Unreadable(Exception):
-    """A message that can be no row, whatever the table says."""
+    """The message can never become a row, in any table."""
 
 
 class Rows(Protocol):
     def batch(self) -> MakeRow:
-        """What makes the rows of one batch."""
+        """Return the row maker for one batch."""
         ...
 
     def key(self, message: Message) -> Key:
-        """The key of its row, which a message has that can be no row too."""
+        """Return the key of its row. Works for unreadable messages too."""
         ...
