@@ -1,1 +1,1 @@
-"""The archiver: moves a stream's events, or a queue's messages, into a DynamoDB table, one row for each."""
+"""The role `archive`: moves a stream's events, or a queue's messages, into a DynamoDB table, one row each."""

@@ -1,4 +1,4 @@
-"""Messages that can never become a row (docs/adr/0014-archive-dead-letters.md)."""
+"""Keep messages that can never become a row (docs/adr/0014-archive-dead-letters.md)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ REASON_MAX: Final = 1000
 
 
 class Letters:
-    """Once for each event: its source, client and key make the `Nats-Msg-Id`."""
+    """Keeps each event once: source, client and key make up its `Nats-Msg-Id`."""
 
     def __init__(self, stream: DeadLetterStream, source: str) -> None:
         self._stream = stream

@@ -1,4 +1,4 @@
-"""A message to be archived, and the row that it becomes."""
+"""Turn a message into its row."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from service.writing.rows import MakeRow, Unreadable
 
 NS: Final = 1_000_000_000
 _plain_balance: Final = re.compile(rb'\{"balance":(-?(?:0|[1-9][0-9]{0,37}))\}').fullmatch
-# The first header, as the service's own events have it, of characters that JSON does not escape.
+# Fast path: the first header of the service's own events, if JSON escapes none of its characters.
 _plain_id: Final = re.compile(rb"NATS/1\.0\r\nNats-Msg-Id: ([!#-\[\]-~]+)\r\n").match
 _DIGITS: Final = 38
 ITEM_BYTES: Final = 400 * 1024
@@ -28,9 +28,9 @@ ITEM_BYTES: Final = 400 * 1024
 
 
 def event_of(message: Message) -> tuple[str, str, str]:
-    """Its client, its key and its time. Two messages with the same client and key are the same event.
+    """Return client, key and time of a message. Two messages with the same client and key are the same event.
 
-    The client, the partition key, is the subject's last token; a queue's message has its id. The key is the sort key.
+    The client (the partition key) is the subject's last token; for a message of SQS, its id. The key is the sort key.
     """
     time = rfc3339(message.sent_ns)
     key = f"{time}#{message.id}"
@@ -40,7 +40,7 @@ def event_of(message: Message) -> tuple[str, str, str]:
 
 
 class Rows:
-    """Makes rows of one host at one time, in DynamoDB's JSON: as text they cost half of what dictionaries do."""
+    """Makes the rows of one host and one time as DynamoDB JSON text, at half the cost of dictionaries."""
 
     def __init__(self, host: str, archived_at: str, retention_s: int = 0) -> None:
         same = b'"archived_at":{"S":%b},"host":{"S":%b}' % (dumps(archived_at), dumps(host))
@@ -50,7 +50,7 @@ class Rows:
         self._retention_s = retention_s
 
     def make(self, message: Message) -> Item:
-        """Raises `Unreadable`."""
+        """Make the row of a message. Raises `Unreadable`."""
         data = message.data
         if len(data) > ITEM_BYTES:
             raise Unreadable(f"item size: a body of {len(data)} bytes")
@@ -75,7 +75,7 @@ class Rows:
 
 
 class EventRows:
-    """The rows of this process: each batch has its own time of archiving."""
+    """Makes the rows of this process; all rows of a batch share one `archived_at`."""
 
     def __init__(self, retention_s: int = 0) -> None:
         self.host = ""
@@ -90,7 +90,7 @@ class EventRows:
 
 
 def balance_of(body: bytes) -> bytes | None:
-    """The payload's balance as DynamoDB holds a number, or None: no such number, or more digits than it can hold."""
+    """Return the payload's balance as a DynamoDB number, or None if it has none or one with too many digits."""
     if plain := _plain_balance(body):
         return plain[1]
     if b'"balance"' not in body:
@@ -112,7 +112,7 @@ def _number(balance: Decimal) -> str | None:
     if not -130 <= balance.adjusted() <= 125:
         return None
     digits = len(balance.as_tuple().digits)
-    if digits > _DIGITS:  # some may be zeros at its end
+    if digits > _DIGITS:  # trailing zeros do not count
         balance = balance.normalize(Context(prec=digits))
         if len(balance.as_tuple().digits) > _DIGITS:
             return None
@@ -120,7 +120,7 @@ def _number(balance: Decimal) -> str | None:
 
 
 def rfc3339(time_ns: int) -> str:
-    """UTC, with nanoseconds."""
+    """Format as RFC 3339, in UTC with nanoseconds."""
     digits = str(time_ns).zfill(10)
     return f"{_second(digits[:-9])}.{digits[-9:]}Z"
 

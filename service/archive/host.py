@@ -1,4 +1,4 @@
-"""Where an event was handled."""
+"""Name the host that archives an event."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TIMEOUT_S: Final = 2.0
 
 
 async def host() -> str:
-    """The ECS task's id; elsewhere, or where ECS does not tell, the host's name and the process' id."""
+    """Return the ECS task's id; outside ECS, or if its metadata cannot be read, `HOSTNAME:PID`."""
     url = os.environ.get(METADATA)
     if url:
         try:

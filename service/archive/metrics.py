@@ -1,4 +1,4 @@
-"""What operators see of this role: Prometheus families, figures for CloudWatch once a minute, and `$SRV` statistics."""
+"""Metrics of the role `archive`: Prometheus families, figures for CloudWatch once a minute, `$SRV` statistics."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ UNITS: Final = {
     "ArchiveDiscarded": "Count",
     "ArchiveLag": "Seconds",
 }
-"""Every CloudWatch metric of this role, and its unit."""
+"""Every CloudWatch metric of this role -> its unit."""
 
 
 def families(archiver: Archiver, source: Source, writer: Writer, watch: Watch, nc: NatsClient) -> Iterator[Metric]:
-    """The Prometheus metrics."""
+    """Yield the Prometheus metrics."""
     stats = archiver.stats
     yield CounterMetricFamily("archive_rows", "Rows written.", stats.rows)
     yield CounterMetricFamily("archive_dead_letters", "Messages that can be no row.", stats.dead)
@@ -60,7 +60,7 @@ def families(archiver: Archiver, source: Source, writer: Writer, watch: Watch, n
 
 
 class Minute:
-    """What happened since the last call of `figures`."""
+    """Counts since the last call of `figures`."""
 
     def __init__(self, archiver: Archiver, source: Source, writer: Writer) -> None:
         self._archiver = archiver

@@ -1,4 +1,4 @@
-"""The role `archive`: its parts wired together, and the order in which they are opened, drained and closed."""
+"""The role `archive`: wires its parts, and opens, drains and closes them in order."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ DAY_S: Final = 86_400
 
 
 class Archive:
-    """Moves a stream's events, or a queue's messages, into a DynamoDB table; ends by itself when none are left."""
+    """Moves a stream's events, or a queue's messages, into a DynamoDB table; ends the process when none are left."""
 
     SETTINGS: ClassVar = ArchiveSettings
 
@@ -72,7 +72,7 @@ class Archive:
         self._rows.host = await host()
         await self._statistics.start()
         await confirm(self._nc)
-        await self._archiver.start()  # last: a start that a signal cancels is not drained
+        await self._archiver.start()  # last: a start cancelled by a signal is not drained
         self._watching = background(self._watch.run(), "backlog")
         self._state = "serving"
         log.info("archiving", source=self._settings.source_shown, table=self._writer.name,
@@ -133,7 +133,7 @@ class Archive:
 def _source(settings: ArchiveSettings, connection: Connection) -> Source:
     kind, _, name = settings.archive_source.partition(":")
     if kind == "sqs":
-        from service.sources.sqs.source import Sqs  # noqa: PLC0415  boto3 is for who reads a queue alone
+        from service.sources.sqs.source import Sqs  # noqa: PLC0415  only a task that reads SQS loads boto3
 
         return Sqs(name, "ARCHIVE_SOURCE")
     consumer = settings.archive_consumer

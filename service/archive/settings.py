@@ -1,4 +1,4 @@
-"""What the role `archive` is told by its environment."""
+"""Settings of the role `archive`, from its environment."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ArchiveSettings(NatsSettings):
         Field(
             ge=0,
             le=86_400,
-            description="seconds with backlog 0, nothing received, after which it ends with 0; 0: never",
+            description="seconds with backlog 0 and nothing received before it exits with 0; 0: never",
         ),
     ] = 60.0
     retention_days: Annotated[
@@ -39,5 +39,5 @@ class ArchiveSettings(NatsSettings):
 
     @property
     def source_shown(self) -> str:
-        """The source without what a queue's URL may tell of a user: for logs and messages."""
+        """The source without user and password of a queue's URL, for logs and messages."""
         return re.sub(r"//.*@", "//", self.archive_source)
