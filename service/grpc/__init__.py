@@ -1,1 +1,1 @@
-"""A gRPC server of a role: where it listens, its certificates, its health and reflection. Knows no call of it."""
+"""Parts of any role's gRPC server: address, certificates, options, health and reflection, but none of its calls."""

@@ -1,4 +1,4 @@
-"""Where a gRPC server listens, and with what."""
+"""A gRPC server's listening address and files."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from dataclasses import dataclass
 from typing import Final
 
 UNIX_PATH_BYTES: Final = 107
-"""Linux' bound."""
+"""Linux's limit: https://man7.org/linux/man-pages/man7/unix.7.html"""
 
 
 @dataclass(frozen=True)
 class Address:
     variables: str
-    """How the names of its environment variables begin: errors name them."""
+    """Prefix of its environment variables, for error messages."""
     listen: str
     socket_mode: str
-    """Octal, of a Unix socket."""
+    """Mode of a Unix socket, in octal."""
     certificate: str
     key: str
     client_ca: str
 
     @property
     def is_local(self) -> bool:
-        """Whether it listens where nobody but this machine's programs can reach it."""
+        """True if only programs on this machine can reach it."""
         if self.listen.startswith("unix:"):
             return True
         host = self.listen.rpartition(":")[0].strip("[]")
@@ -36,7 +36,7 @@ class Address:
 
 
 def check_listen(value: str) -> str:
-    """Return it. Raise `ValueError` that says what it must be."""
+    """Return a valid address unchanged. Raise `ValueError` that says what an address must be."""
     if value.startswith("unix:"):
         path = socket_path(value)
         if not path or path.endswith("/"):
@@ -53,5 +53,5 @@ def check_listen(value: str) -> str:
 
 
 def socket_path(listen: str) -> str:
-    """The file that `unix:PATH` or `unix://PATH` names."""
+    """Return the path in `unix:PATH` or `unix://PATH`."""
     return listen.removeprefix("unix:").removeprefix("//")

@@ -1,6 +1,4 @@
-"""The server's certificate, key and CA of client certificates, looked at before gRPC is given them: it tells of each
-that is wrong by the same error.
-"""
+"""Check certificate, key and client CA before gRPC gets them: gRPC reports all their faults by the same error."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ from service.runtime.errors import ServiceError
 
 
 def load(address: Address) -> grpc.ServerCredentials:
-    """Raises `ServiceError` that names the variable."""
+    """Load the server's credentials. Raises `ServiceError` that names the faulty variable."""
     if not address.key:
         raise ServiceError(f"{address.variables}_KEY is not set", "give certificate and key together, or neither")
     chain = _certificates(f"{address.variables}_CERTIFICATE", address.certificate)

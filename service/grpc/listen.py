@@ -1,4 +1,4 @@
-"""Where the gRPC server listens: plain on loopback or a Unix socket, elsewhere with TLS alone."""
+"""Bind the gRPC server: in clear text on loopback or a Unix socket, anywhere else only with TLS."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from service.grpc.address import Address, socket_path
 from service.runtime.errors import ServiceError
 
 OPTIONS: Final = (
-    ("grpc.so_reuseport", 0),  # a second sidecar on the port is told so
+    ("grpc.so_reuseport", 0),  # so that a second sidecar on the port fails, not shares it
     ("grpc.keepalive_time_ms", 30_000),
-    # A Go client may send PING each 10 s, and the network may bring two of them closer together.
+    # A Go client may send a PING every 10 s, and the network may deliver two of them closer together.
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
 )
-"""gRPC says nothing of a name that it does not know: each has a test that sees its effect.
+"""gRPC ignores unknown names without a word, so each option has a test of its effect.
 
 https://github.com/grpc/grpc/blob/master/include/grpc/impl/channel_arg_names.h
 """
 
 
 def claim(address: Address) -> None:
-    """Raises `ServiceError` when another program serves this Unix socket: gRPC would take it over without a word.
+    """Lock a Unix socket's path. Raises `ServiceError` if another program serves it: gRPC would silently take it over.
     Raises `OSError` when the path cannot be used.
 
-    The lock is the kernel's and ends with the process, however that ends: a socket that a killed sidecar left is in
-    nobody's way. It is not given back before, because gRPC deletes the socket late.
+    The kernel holds the lock until the process ends, in whatever way: a socket left by a killed sidecar blocks no one.
+    It is not released earlier, because gRPC deletes the socket late.
     """
     listen, variable = address.listen, f"{address.variables}_LISTEN"
     if not listen.startswith("unix:"):
@@ -65,7 +65,7 @@ def _served(path: str) -> bool:
 
 
 def lost(listen: str) -> str:
-    """Why clients cannot find it any more; empty: they can."""
+    """Return the reason why clients cannot find the socket any more, or ''."""
     if listen.startswith("unix:") and not Path(socket_path(listen)).is_socket():
         return "its Unix socket was removed: restart it"
     return ""
@@ -73,7 +73,7 @@ def lost(listen: str) -> str:
 
 @contextmanager
 def _socket_mode(address: Address) -> Iterator[None]:
-    """GRPC binds the socket and listens at once: a mode that is set later is too late for who connects first.
+    """Set the mode by umask: gRPC binds and listens in one step, so a later chmod would miss early connections.
 
     https://man7.org/linux/man-pages/man7/unix.7.html (Pathname socket ownership and permissions)
     """
@@ -85,7 +85,7 @@ def _socket_mode(address: Address) -> Iterator[None]:
 
 
 async def bind(server: grpc.aio.Server, address: Address) -> int:
-    """The port (0 for a Unix socket). Raises `ServiceError` that says why it cannot listen there."""
+    """Bind the server; return the port. Raises `ServiceError` with the reason why it cannot listen there."""
     listen, variable = address.listen, f"{address.variables}_LISTEN"
     try:
         claim(address)
