@@ -1,1 +1,1 @@
-"""The role `queue`: a sidecar that hands messages to the container beside it, over gRPC."""
+"""The role `queue`: a sidecar that hands messages over gRPC to the container beside it."""

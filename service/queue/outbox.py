@@ -1,6 +1,6 @@
-"""What is on its way to clients: bounded, and given back when a client goes away before it has it.
+"""Responses on their way to clients: bounded, and given back if the client goes away first.
 
-The bound is on all calls together. HTTP/2 lets a client take its time, and what it does not read waits here.
+The bound covers all calls together. HTTP/2 lets a client read slowly, and what it has not read waits here.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from service.queue.response import RESPONSE_BYTES
 from service.sources.source import Message, Source
 
 UNREAD_BYTES: Final = 8_000_000
-"""What clients have not read yet; while it is more, none is received. A byte takes two of memory."""
+"""Limit of unread response bytes: above it nothing is received. Each byte takes two bytes of memory."""
 LEAST_BYTES: Final = 1_200_000
-"""A receive is asked for so much whatever the others are asked for: any message of SQS fits."""
+"""Every receive may bring at least this much, whatever others are open: any message of SQS fits."""
 PATIENCE_S: Final = 1.0
-"""For so long messages that have come wait for others to be read."""
+"""Seconds that a received message waits for clients to read earlier responses."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class Full(Exception):
-    """Clients leave too much unread."""
+    """Clients have left too many bytes unread."""
 
 
 @dataclass(eq=False, slots=True)
@@ -38,7 +38,7 @@ class Parcel:
     messages: Sequence[Message]
     response: bytes
     until: float
-    """Invisible to others at least until then, by the monotonic clock: later they are another's to have."""
+    """The messages are invisible to others at least until this time of the monotonic clock."""
 
 
 class Outbox:
@@ -46,17 +46,20 @@ class Outbox:
         self._source = source
         self._unread = 0
         self._asked = 0
-        """Bytes that open receives may still bring."""
+        """Bytes that receives in flight may still bring."""
         self._read = asyncio.Event()
         self._stopping = False
 
     def stop(self) -> None:
-        """Nothing waits for clients to read any longer."""
+        """Stop waiting for clients to read."""
         self._stopping = True
         self._read.set()
 
     async def receive(self, limit: int, visibility_s: int, wait_s: float) -> Parcel:
-        """Raises `Unavailable`, and `Full`."""
+        """Receive messages and encode the response; give back those that do not fit into it.
+
+        Raises `Unavailable`, and `Full` when clients leave too much unread for `wait_s` seconds, at least `PATIENCE_S`.
+        """
         await self._room(UNREAD_BYTES, max(wait_s, PATIENCE_S))
         until = time.monotonic() + visibility_s
         messages = await self._receive(limit, visibility_s, wait_s)
@@ -68,11 +71,11 @@ class Outbox:
         finally:
             self._give_back(messages[carried:], until)
         for message in messages:
-            message.data = b""  # the response has it
+            message.data = b""  # the response holds it
         return Parcel(messages[:carried], data, until)
 
     async def send(self, parcel: Parcel, context: Context) -> None:
-        """Return when the client's connection has taken it. Raises `CancelledError` when the client is gone."""
+        """Return when the client's connection has taken it. If the client is gone, give back and be cancelled."""
         size = len(parcel.response)
         self._unread += size
         try:
@@ -97,7 +100,7 @@ class Outbox:
             self._asked -= room
 
     async def _room(self, limit: int, wait_s: float) -> None:
-        """Return when clients have left no more than `limit` bytes unread. Raises `Full` when that takes too long."""
+        """Return when at most `limit` bytes are unread. Raises `Full` if that takes longer than `wait_s` seconds."""
         if self._unread <= limit:
             return
         try:

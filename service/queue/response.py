@@ -1,4 +1,4 @@
-"""Messages as a gRPC response carries them, never more of them than a client's library takes."""
+"""Encode messages as a gRPC response that no client library refuses for its size."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from service.queue import sqs_pb2 as pb
 from service.sources.source import Message
 
 GRPC_BYTES: Final = 4 * 1024 * 1024
-"""A client's library fails at more, and the messages would stay invisible."""
+"""Client libraries fail on a larger response, and its messages would stay invisible."""
 RESPONSE_BYTES: Final = 3_500_000
-"""What a source is asked for. A response of as much can be larger: a byte that is no UTF-8 becomes three."""
+"""Bytes to ask a source for. The response may be larger: an invalid UTF-8 byte of subject or headers becomes three."""
 FRAMING_BYTES: Final = 8
-"""At most, around each message of a response."""
+"""Most bytes that encoding adds around each message of a response."""
 
 
 def make(messages: Sequence[Message], receipt: Callable[[Message], str]) -> tuple[bytes, int]:
-    """A response with the first of the messages, as the wire has it, and how many these are: at least one."""
+    """Encode the first messages that fit into one response; return it, and how many they are: at least one."""
     made = [_message(message, receipt(message)) for message in messages]
     data: bytes = pb.SQSReceiveMessageResponse(messages=made).SerializeToString()
     if len(data) <= GRPC_BYTES:

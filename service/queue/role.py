@@ -1,4 +1,4 @@
-"""The role `queue`: its parts wired together, and the order in which they are opened, drained and closed."""
+"""The role `queue`: wires its parts, and opens, drains and closes them in order."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from service.sources.source import Source
 log: Final = structlog.get_logger("service.queue")
 
 WATCH_S: Final = 0.2
-"""For so long a watch of the health is left to hear that the sidecar stops."""
+"""Seconds for clients that watch the health to hear that the sidecar stops."""
 SETTLE_S: Final = 3.0
-"""SQS ends a receive that its caller has left after two seconds."""
+"""Longer than the two seconds after which SQS ends an abandoned receive."""
 
 
 class Queue:
-    """A sidecar: hands out a stream's or an SQS queue's messages over gRPC, and deletes them when it is told."""
+    """A sidecar: hands out a stream's or an SQS queue's messages over gRPC, and deletes them on request."""
 
     SETTINGS: ClassVar = QueueSettings
 
@@ -78,7 +78,7 @@ class Queue:
         log.info("drained", received=counts.received, deleted=counts.deleted)
 
     async def _end_calls(self, server: grpc.aio.Server, timeout_s: float) -> None:
-        """A watch of the health would stay open for all of the time."""
+        """Wait for calls of our service, not for health watches: those would stay open all the time."""
         stopping = asyncio.ensure_future(server.stop(timeout_s))
         idle = asyncio.ensure_future(self._service.idle())
         await asyncio.wait((stopping, idle), return_when=asyncio.FIRST_COMPLETED)
@@ -86,7 +86,7 @@ class Queue:
         await asyncio.gather(stopping, idle)
 
     async def _settle(self, timeout_s: float) -> None:
-        """What was on its way to clients that are gone is visible again."""
+        """Make messages visible again that were on their way to clients that are gone."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self._source.settle()
@@ -127,12 +127,12 @@ class Queue:
         yield GaugeMetricFamily("queue_reachable", "1 when the queue can be reached.", not self._source.problem())
 
     def figures(self) -> None:
-        """None: SQS, and for a stream the role `customer`, report what matters of a queue."""
+        """Return None: SQS itself, or for a stream the role `customer`, reports a queue's figures."""
 
 
 def _source(settings: QueueSettings, name: str, connection: Connection | None) -> Source:
     if connection is None:
-        from service.sources.sqs.source import Sqs  # noqa: PLC0415  boto3 is for who reads a queue alone
+        from service.sources.sqs.source import Sqs  # noqa: PLC0415  only a task that reads SQS loads boto3
 
         return Sqs(name, "QUEUE")
     from service.sources.jetstream.consumer import Reader  # noqa: PLC0415

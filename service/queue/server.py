@@ -1,4 +1,4 @@
-"""The calls of `sqs.SQSService`, on whatever source there is."""
+"""Serve the calls of `sqs.SQSService` from any source."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class Counts:
     received: int = 0
     deleted: int = 0
     refused: int = 0
-    """Receipts and calls that were answered with an error."""
+    """Calls, and receipts within calls, answered with an error."""
 
 
 @dataclass(eq=False)
 class _Stream:
-    """What one `StreamMessages` has out: each message's key, and until when it is invisible."""
+    """One `StreamMessages` call: the key of each message it has out -> when its visibility timeout ends."""
 
     limit: int
     out: dict[str, float] = field(default_factory=dict)
@@ -47,6 +47,8 @@ class _Stream:
 
 
 class SQSService:
+    """The five calls. A request out of range ends with INVALID_ARGUMENT; UNAVAILABLE means: call again."""
+
     def __init__(self, source: Source) -> None:
         self._source = source
         self._outbox = Outbox(source)
@@ -56,7 +58,9 @@ class SQSService:
         self.counts = Counts()
 
     def add_to(self, server: grpc.aio.Server) -> None:
-        """`ReceiveMessage` is a stream of one response here: the same on the wire, and it knows what was sent."""
+        """Register the calls. `ReceiveMessage` is a stream of one response here: the same on the wire, and the server
+        learns whether the client took it.
+        """
         one, many = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
         empty, results = empty_pb2.Empty.SerializeToString, pb.SQSResultsResponse.SerializeToString
         handlers = {
@@ -70,7 +74,7 @@ class SQSService:
         server.add_registered_method_handlers(contract.GRPC_SERVICE, handlers)  # type: ignore[attr-defined]
 
     async def stop(self) -> None:
-        """Waiting receives and streams end with what they have."""
+        """End waiting receives and streams; each returns what it has."""
         self._stopping.set()
         self._outbox.stop()
         for stream in self._streams:
@@ -78,11 +82,16 @@ class SQSService:
         await self._source.take_no_more()
 
     async def idle(self) -> None:
-        """Return when no call is in flight and its answer is sent."""
+        """Return when no call is in flight: each has sent its response."""
         while self._calls:
             await asyncio.wait(self._calls)
 
     async def ReceiveMessage(self, request: pb.SQSReceiveMessageRequest, context: Context) -> None:  # noqa: N802
+        """Send the messages available now, else the first within `wait_time`; none is not an error.
+
+        If the client goes away before its connection has taken the response, the messages become visible again.
+        RESOURCE_EXHAUSTED when clients leave too much unread.
+        """
         self._track()
         await self._within(context, "visibility_timeout", request.visibility_timeout, 0, VISIBILITY_MAX_S)
         await self._within(context, "wait_time", request.wait_time, 0, WAIT_MAX_S)
@@ -99,6 +108,7 @@ class SQSService:
         self.counts.received += len(parcel.messages)
 
     async def DeleteMessage(self, request: pb.SQSDeleteMessageRequest, context: Context) -> empty_pb2.Empty:  # noqa: N802
+        """Return when the queue has confirmed the deletion. NOT_FOUND for a receipt that is not this queue's."""
         self._track()
         (result,) = await self._delete([request.messageID])
         if not isinstance(result, Done):
@@ -108,6 +118,7 @@ class SQSService:
     async def DeleteMessages(  # noqa: N802
         self, request: pb.SQSDeleteMessagesRequest, context: Context
     ) -> pb.SQSResultsResponse:
+        """Delete several; return a result per receipt, in order. Some may fail while others are deleted."""
         self._track()
         await self._within(context, "the number of messageIDs", len(request.messageIDs), 1, MESSAGES_MAX)
         return self._results(request.messageIDs, await self._delete(list(request.messageIDs)))
@@ -115,6 +126,10 @@ class SQSService:
     async def ChangeVisibility(  # noqa: N802
         self, request: pb.SQSChangeVisibilityRequest, context: Context
     ) -> pb.SQSResultsResponse:
+        """Hide messages for `visibility_timeout` seconds from now, 0: visible at once; a result per receipt, in order.
+
+        Each result has the receipt to use from now on.
+        """
         self._track()
         await self._within(context, "the number of messageIDs", len(request.messageIDs), 1, MESSAGES_MAX)
         await self._within(context, "visibility_timeout", request.visibility_timeout, 0, VISIBILITY_MAX_S)
@@ -124,6 +139,11 @@ class SQSService:
         return self._results(request.messageIDs, results)
 
     async def StreamMessages(self, request: pb.SQSStreamMessagesRequest, context: Context) -> None:  # noqa: N802
+        """Send messages as they come, until the sidecar stops or the client ends the call.
+
+        At most `maximum_number_of_messages` are out: neither deleted nor visible again. Deletions count in whichever
+        call of this sidecar they come.
+        """
         self._track()
         visibility_s = request.visibility_timeout
         await self._within(context, "visibility_timeout", visibility_s, 1, VISIBILITY_MAX_S)
@@ -149,14 +169,14 @@ class SQSService:
             return
         if parcel.messages:
             until = time.monotonic() + visibility_s
-            # The client may delete them before this call knows that they were sent.
+            # Before `send`: the client may delete a message before `send` returns.
             stream.out.update((self._key(self._source.receipt(message)), until) for message in parcel.messages)
             await self._outbox.send(parcel, context)
             self.counts.received += len(parcel.messages)
 
     def _track(self) -> None:
         task = asyncio.current_task()
-        assert task is not None  # noqa: S101  gRPC runs each call, with the sending of its answer, in a task of its own
+        assert task is not None  # noqa: S101  gRPC runs each call, up to its response being sent, in its own task
         self._calls.add(task)
         task.add_done_callback(self._calls.discard)
 
@@ -168,7 +188,7 @@ class SQSService:
         return results
 
     def _keys(self, receipts: Sequence[str]) -> list[str]:
-        """Of each receipt, while the source still knows it: its consumer may be made anew meanwhile."""
+        """Return each receipt's key. Do it before the call: the consumer may be recreated meanwhile."""
         return [self._key(receipt) for receipt in receipts] if self._streams else []
 
     def _key(self, receipt: str) -> str:
@@ -211,7 +231,7 @@ async def _wait(freed: asyncio.Event) -> None:
         async with asyncio.timeout(STREAM_POLL_S):
             await freed.wait()
     except TimeoutError:
-        return  # a visibility may have ended
+        return  # a message's visibility may have ended meanwhile
 
 
 def _status(result: UnknownReceipt | TooLong | Unavailable) -> grpc.StatusCode:

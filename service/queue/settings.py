@@ -1,4 +1,4 @@
-"""What the role `queue` is told by its environment."""
+"""Settings of the role `queue`, from its environment."""
 
 from __future__ import annotations
 

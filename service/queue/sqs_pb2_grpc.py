@@ -66,33 +66,35 @@ class SQSServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def ReceiveMessage(self, request, context):
-        """Messages that are there, or the first that comes within wait_time. May hold fewer than asked for.
+        """Returns the messages available now, else the first within wait_time. May hold fewer than asked for, or none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteMessage(self, request, context):
-        """Answered when the queue has confirmed it.
+        """Returns when the queue has confirmed the deletion.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteMessages(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Returns a result for each receipt. Some may fail while others are deleted.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ChangeVisibility(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Hides messages for visibility_timeout seconds from now; 0 makes them visible at once.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StreamMessages(self, request, context):
-        """Messages as they come, while fewer than maximum_number_of_messages are neither deleted nor visible again.
+        """Sends messages as they come, while fewer than maximum_number_of_messages are neither deleted nor visible again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
