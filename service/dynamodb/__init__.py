@@ -1,1 +1,1 @@
-"""The DynamoDB client of the hot path. Knows no role and no variable of one."""
+"""The DynamoDB client of the hot path. Knows no role and none of a role's variables."""

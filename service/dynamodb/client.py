@@ -1,4 +1,4 @@
-"""DynamoDB's low-level API: one call, signed, sent, decoded, its errors classified. The caller retries.
+"""DynamoDB's low-level API: sign, send and decode one call, and classify its errors. The caller retries.
 
 https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Programming.LowLevelAPI.html
 """
@@ -22,13 +22,13 @@ from service.dynamodb.signature import Signer
 from service.runtime.errors import ServiceError
 
 _code: Final = re.compile(r"[A-Za-z0-9.]{1,100}").fullmatch
-"""What an error is counted by."""
+"""Matches codes of DynamoDB's errors, by which errors are counted."""
 _A_GATEWAYS: Final = {HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.TOO_MANY_REQUESTS}
-"""Beside 5xx: what is between here and DynamoDB says these, in words of its own."""
+"""Statuses, beside 5xx, that a gateway or proxy on the way sends with a body of its own."""
 
 
 class DynamoDB:
-    """The API of one endpoint, in one region."""
+    """The API at one endpoint, in one region."""
 
     def __init__(self, endpoint: Endpoint, timeout_s: float) -> None:
         self._endpoint = endpoint
@@ -36,7 +36,7 @@ class DynamoDB:
         self._timeout_s = timeout_s
         self._account: str | None = None
         self._is_known = False
-        """The account of the credentials is in `_account`, and `_pool` is its endpoint's."""
+        """True when `_account` is the credentials' account and `_pool` leads to its endpoint."""
         self._pool: Pool
         self._signer: Signer
         self._reach(endpoint.url or endpoint.account_url or "")
@@ -44,7 +44,7 @@ class DynamoDB:
 
     @classmethod
     def configured(cls, timeout_s: float) -> DynamoDB:
-        """Where the AWS configuration says. Connections are made when they are needed.
+        """Make a client for the endpoint in the AWS configuration. Connects at the first call.
 
         Raises `ServiceError` when no region is set or the endpoint is not an address.
         """
@@ -54,21 +54,22 @@ class DynamoDB:
             raise ServiceError(f"AWS_ENDPOINT_URL_DYNAMODB: {error}", "correct it or unset it") from None
 
     def close(self) -> None:
+        """Close the connections; those in use, when their calls end."""
         self._pool.close()
 
     def distrust(self) -> None:
-        """Use no connection again: what comes on it next may be the answer to a call that has had another's."""
+        """Drop idle connections: after a mixed-up answer, the next one may belong to another call too."""
         self._pool.drop_idle()
 
     async def call(
         self, action: str, request: dict[str, Any] | bytes, deadline: float = inf, *, again: bool = True
     ) -> dict[str, Any]:
-        """One call and its decoded response, by `deadline`, a time of the loop's clock. Bytes are JSON already.
+        """Make one call and return its decoded response by `deadline`, a time of the loop's clock.
 
-        Credentials, a new connection and the answer have `timeout_s` seconds each. `again`: it may be executed twice,
-        as a read may (`Pool.post`).
+        A `bytes` request is JSON already. Credentials, a new connection and the answer may take `timeout_s` seconds
+        each. `again`: the call may be executed twice, as a read may (`Pool.post`).
         Raises `DynamoDBError`, `InvalidResponse`, `NoCredentialsError`, `CredentialsRefreshError`, `HttpError`,
-        `TimeoutError`, and `ServiceError` when the endpoint is to be an account's and the credentials name none.
+        `TimeoutError`, and `ServiceError` when the endpoint needs an account and the credentials name none.
         """
         body = request if isinstance(request, bytes) else orjson.dumps(request)
         credentials = await self._chain.current(min(deadline, self._loop.time() + self._timeout_s))
@@ -88,7 +89,7 @@ class DynamoDB:
             raise
 
     def _use(self, account: str | None) -> None:
-        """Call the endpoint of that account from now on."""
+        """Switch to the endpoint of that account."""
         url = self._endpoint.of(account)
         if url != self._url:
             self._pool.close()
@@ -102,9 +103,9 @@ class DynamoDB:
 
 
 def _decoded(response: Response) -> dict[str, Any]:
-    """The body of a 200.
+    """Decode the body of a 200.
 
-    Raises `DynamoDBError` for a refusal, and `InvalidResponse` for what DynamoDB does not send.
+    Raises `DynamoDBError` when DynamoDB refuses the call, and `InvalidResponse` for a response it never sends.
     """
     for name, value in response.headers:
         if name == CHECKSUM and not _is_sum(value, response.body):
@@ -142,7 +143,7 @@ def _reasons(told: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _is_sum(checksum: bytes, body: bytes) -> bool:
-    """Compared as a number, as botocore does. What is no number is the sum of nothing."""
+    """Compare as numbers, as botocore does. A checksum that is not a number never matches."""
     try:
         return int(checksum) == zlib.crc32(body)
     except ValueError:
@@ -150,7 +151,7 @@ def _is_sum(checksum: bytes, body: bytes) -> bool:
 
 
 def _code_of(kind: str) -> str:
-    """`Code` of `namespace#Code`, `Code:http://...` and `http://...#Code`.
+    """Return `Code` of `namespace#Code`, `Code:http://...` or `http://...#Code`.
 
     https://smithy.io/2.0/aws/protocols/aws-json-1_0-protocol.html#operation-error-serialization
     """

@@ -1,4 +1,4 @@
-"""A connection to one origin: its addresses are raced, a proxy is passed, TLS is verified."""
+"""Connect to one origin: race its addresses, pass a proxy, verify TLS."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from aiohappyeyeballs import start_connection
 from service.dynamodb.errors import HttpError
 
 RACE_S: Final = 0.25
-"""An address that has not answered for so long is raced by the next: https://www.rfc-editor.org/rfc/rfc8305#section-5
+"""Delay before the next address is tried in parallel: https://www.rfc-editor.org/rfc/rfc8305#section-5
 
 uvloop's `create_connection` tries them one after another, and refuses `happy_eyeballs_delay`.
 """
 MAX_HEAD: Final = 64 * 1024
-"""Bytes of a proxy's answer to CONNECT."""
+"""Largest answer of a proxy to CONNECT, in bytes."""
 PROXY_REMEDY: Final = "correct HTTPS_PROXY or HTTP_PROXY, or name the host in NO_PROXY"
 _CORRECT: Final = "correct AWS_REGION or AWS_ENDPOINT_URL_DYNAMODB"
 _PROXY: Final = "correct HTTPS_PROXY or HTTP_PROXY"
 _OF_TIME: Final = {9, 10}
 _OF_THE_NAME: Final = {62, 64}
-"""What makes a certificate invalid: https://docs.openssl.org/3.0/man3/X509_STORE_CTX_get_error/#error-codes"""
+"""OpenSSL's error codes for time and name: https://docs.openssl.org/3.0/man3/X509_STORE_CTX_get_error/#error-codes"""
 _head_ends: Final = re.compile(rb"\r?\n\r?\n").search
-"""A recipient may take a bare LF: https://www.rfc-editor.org/rfc/rfc9112#section-2.2-3"""
+"""A recipient may accept a bare LF: https://www.rfc-editor.org/rfc/rfc9112#section-2.2-3"""
 
 AProtocol = TypeVar("AProtocol", bound=asyncio.Protocol)
 
 
 @dataclass(frozen=True)
 class Proxy:
-    """An HTTP proxy, spoken to without TLS."""
+    """An HTTP proxy, reached without TLS."""
 
     host: str
     port: int
     authorization: str = field(default="", repr=False)
-    """Its header line with CRLF, if it has one."""
+    """Its Proxy-Authorization header line with CRLF, or ''."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ async def connect(origin: Origin, make: Callable[[], AProtocol], deadline: float
             return await _connect(origin, make)
     except TimeoutError:
         raise TimeoutError(f"no connection to {via} in time") from None
-    except (socket.gaierror, UnicodeError) as error:  # the latter for what cannot be a name: an empty or a long label
+    except (socket.gaierror, UnicodeError) as error:  # UnicodeError: an invalid name, with an empty or too long label
         where, remedy = (via, _PROXY) if origin.proxy else (origin.host, _CORRECT)
         why = error.strerror if isinstance(error, socket.gaierror) else "not a name"
         raise HttpError(f"{where} does not resolve ({why})", f"{remedy}, or see the DNS") from error
@@ -71,7 +71,7 @@ async def connect(origin: Origin, make: Callable[[], AProtocol], deadline: float
     except ConnectionRefusedError as error:
         remedy = _PROXY if origin.proxy else _CORRECT
         raise HttpError(f"{via} refuses connections", f"see what listens there, or {remedy}") from error
-    except (OSError, RuntimeError) as error:  # aiohappyeyeballs and uvloop raise either
+    except (OSError, RuntimeError) as error:  # aiohappyeyeballs and uvloop raise both
         raise HttpError(f"no connection to {via}: {error}") from error
 
 
@@ -101,7 +101,7 @@ async def _connect(origin: Origin, make: Callable[[], AProtocol]) -> AProtocol:
 
 
 async def _tunnel(through: socket.socket, origin: Origin, proxy: Proxy) -> None:
-    """https://www.rfc-editor.org/rfc/rfc9110#section-9.3.6"""
+    """Open a tunnel with CONNECT: https://www.rfc-editor.org/rfc/rfc9110#section-9.3.6"""
     loop = asyncio.get_running_loop()
     name = f"[{origin.host}]:{origin.port}" if ":" in origin.host else f"{origin.host}:{origin.port}"
     asked = f"CONNECT {name} HTTP/1.1\r\nHost: {name}\r\n{proxy.authorization}\r\n"

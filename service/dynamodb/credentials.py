@@ -1,4 +1,4 @@
-"""AWS credentials, as the SDK finds them."""
+"""Load and refresh AWS credentials as the SDK does."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from service.runtime.aws import aws_session
 from service.runtime.threads import in_thread
 
 RETRY_S: Final = 10.0
-"""Between two attempts to refresh credentials that are still valid, or to replace ones that DynamoDB refuses."""
+"""Seconds between attempts to refresh credentials that are still valid, or to replace those that DynamoDB refuses."""
 FAILED_S: Final = 1.0
-"""For so long a load that failed is the answer: callers would have one follow the other."""
+"""Seconds for which a failed load is everyone's answer: else each caller would start another."""
 HUNG_S: Final = 60.0
-"""A load that takes longer has another beside it, twice as long after the one before: its thread cannot be freed."""
+"""After this long a second load starts beside a hung one, whose thread cannot be freed; the delay then doubles."""
 _secret: Final = re.compile(r"(?=[A-Za-z+/=]*\d)[A-Za-z0-9+/=]{20,}")
-"""What may be a part of a credential, in the words of a provider."""
+"""Matches what may be part of a credential in a provider's error message."""
 
 
 class CredentialChain:
-    """botocore's credential chain, so that profiles and SSO work. Its refreshes block, so a thread runs them.
+    """botocore's credential chain, so that profiles, SSO and the task role work. It blocks, so a thread runs it.
 
-    Credentials that are due for a refresh are used until they expire; no call waits for the refresh before that.
+    Credentials due for a refresh are used until they expire: until then no call waits for the refresh.
     """
 
     def __init__(self) -> None:
@@ -34,16 +34,16 @@ class CredentialChain:
         self._frozen: ReadOnlyCredentials | None = None
         self._loading: asyncio.Task[ReadOnlyCredentials] | None = None
         self._hung: set[asyncio.Task[ReadOnlyCredentials]] = set()
-        """Loads that have another beside them."""
+        """Loads that took too long, so that another runs beside them."""
         self._tried_s = self._failed_s = self._forgot_s = float("-inf")
         self._had = False
-        """The chain gave some before."""
+        """True once the chain has given credentials."""
 
     async def current(self, deadline: float) -> ReadOnlyCredentials:
-        """Waits for them to `deadline`, a time of the loop's clock; a load that is later goes on, for the next call.
+        """Return valid credentials by `deadline`, a time of the loop's clock. A slower load goes on for the next call.
 
-        Raises `CredentialsRefreshError` when the chain gives none now, whatever it raises itself, and
-        `NoCredentialsError` when it has none and never had.
+        Raises `NoCredentialsError` when the chain has none and never had any, and `CredentialsRefreshError` when it
+        gives none now, for whatever reason.
         """
         frozen = self._frozen
         if frozen is not None:
@@ -66,25 +66,25 @@ class CredentialChain:
             raise CredentialsRefreshError(f"{what} ({type(error).__name__}{said and f': {said}'})") from error
 
     def forget(self, refused: ReadOnlyCredentials) -> None:
-        """Have them read again, once in `RETRY_S`: DynamoDB does not take these. Those that came since are kept."""
+        """Load again, at most once in `RETRY_S`, as DynamoDB refused these. Keep credentials loaded since."""
         now = time.monotonic()
         if refused is self._frozen and now - self._forgot_s > RETRY_S:
             self._forgot_s = now
             self._credentials = self._frozen = None
 
     def _remain_valid(self, seconds: int | None) -> bool:
-        """For `seconds`; None: as long as botocore wants them to be. An end that cannot be read has passed."""
+        """Return whether they are valid for `seconds` more; None: for botocore's margin. Unreadable expiry: False."""
         if self._credentials is None:
             return False
         refresh_needed = getattr(self._credentials, "refresh_needed", None)
         try:
             return refresh_needed is None or not refresh_needed(refresh_in=seconds)
-        except Exception:  # a provider gave a time without a zone, which a refresh has already taken over
+        except Exception:  # a refresh has taken over a provider's time without a zone, which cannot be compared
             self._credentials = self._frozen = None
             return False
 
     def _load(self) -> asyncio.Task[ReadOnlyCredentials]:
-        """The load that is under way or has just failed, or a new one."""
+        """Return the load in progress or just failed, else start one."""
         now, last = time.monotonic(), self._loading
         if last is not None:
             if not last.done() and now - self._tried_s < HUNG_S * 2.0 ** len(self._hung):
@@ -100,7 +100,7 @@ class CredentialChain:
         return self._loading
 
     async def _load_once(self) -> ReadOnlyCredentials:
-        # What hangs in a refresh has its lock.
+        # A hung refresh holds the lock of its credentials: find new ones.
         credentials = (None if self._hung else self._credentials) or await in_thread(_find, "credentials")
         frozen = await in_thread(credentials.get_frozen_credentials, "credentials") if credentials else None
         if not frozen or not frozen.access_key or not frozen.secret_key:
@@ -108,12 +108,12 @@ class CredentialChain:
                 raise LookupError("the chain has none any more")
             raise NoCredentialsError
         if frozen.account_id is not None and not isinstance(frozen.account_id, str):
-            frozen = frozen._replace(account_id=str(frozen.account_id).zfill(12))  # a number loses its first zeros
+            frozen = frozen._replace(account_id=str(frozen.account_id).zfill(12))  # a number lost its leading zeros
         self._credentials, self._frozen, self._had = credentials, frozen, True
         return frozen
 
     def _ended(self, load: asyncio.Task[ReadOnlyCredentials]) -> None:
-        """Nobody may be waiting for it: its error is not to be called unretrieved."""
+        """Retrieve the load's error, or asyncio logs it when no caller waits; note the time of the failure."""
         if not load.cancelled() and load.exception() and load is self._loading:
             self._failed_s = time.monotonic()
 

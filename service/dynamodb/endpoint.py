@@ -1,4 +1,4 @@
-"""Where DynamoDB is and how it is reached, as the AWS configuration says (docs/adr/0008-dynamodb-client.md)."""
+"""Find DynamoDB's endpoint, proxy and CA in the AWS configuration (docs/adr/0008-dynamodb-client.md)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from service.runtime.aws import aws_session
 from service.runtime.errors import ServiceError
 
 _ACCOUNT: Final = "000000000000"
-"""Stands for the account that the credentials will name."""
+"""Placeholder for the account that the credentials will name."""
 
 _plain: Final = re.compile(r"[!-~]*").fullmatch
 _scheme: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://").match
@@ -28,18 +28,18 @@ _host_label: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,62}").fullmatch
 @dataclass(frozen=True)
 class Endpoint:
     region: str
-    """What calls are signed for: a region may be called by another name (fips-us-east-1)."""
+    """Region to sign for: the configured one may be an alias (fips-us-east-1)."""
     url: str | None
-    """Where the account is not known; None: nothing can be called then."""
+    """URL when the credentials name no account; None: the account is required."""
     account_url: str | None = None
-    """With `_ACCOUNT` for the account; None: `url` is every account's."""
+    """URL with `_ACCOUNT` in place of the account; None: `url` serves every account."""
     tls: ssl.SSLContext | None = field(default=None, repr=False)
-    """What its certificate is verified with; None: the system's authorities."""
+    """Verifies the server's certificate; None: by the system's authorities."""
     proxy: Proxy | None = None
-    """On the way to each of the URLs."""
+    """Proxy for both URLs."""
 
     def of(self, account: str | None) -> str:
-        """The URL for credentials of that account. Raises `ServiceError` when it has no endpoint."""
+        """Return the URL for credentials of that account. Raises `ServiceError` when there is none."""
         if account and self.account_url:
             if not _host_label(account):
                 raise ServiceError("AWS_ACCOUNT_ID is not an account id", "correct it: it is a part of the host name")
@@ -53,9 +53,9 @@ class Endpoint:
 
 
 def endpoint() -> Endpoint:
-    """The endpoint of DynamoDB as botocore resolves it, with its region and the authorities that it is verified by.
+    """Return DynamoDB's endpoint as botocore resolves it, with region, CA and proxy.
 
-    Raises `ServiceError` when the AWS configuration names no region, does not make sense, or has what is not supported.
+    Raises `ServiceError` when the AWS configuration names no region, is invalid, or uses an unsupported feature.
     """
     try:
         session = aws_session()
@@ -63,7 +63,7 @@ def endpoint() -> Endpoint:
             raise ServiceError("AWS_REGION is not set", "set it to the table's region")
         if str(session.get_config_variable("endpoint_discovery_enabled")).strip().lower() == "true":
             raise ServiceError("AWS_ENDPOINT_DISCOVERY_ENABLED is true, which is not supported", "unset it")
-        # These keep it from looking for some: nothing is called with this client.
+        # Dummy credentials, so that botocore does not search for any: this client only resolves, and never calls.
         session.set_credentials("none", "none", account_id=_ACCOUNT)
         given: Any = session.get_credentials()
         client: Any = session.create_client("dynamodb")
@@ -72,19 +72,19 @@ def endpoint() -> Endpoint:
         given.account_id = None
         url = _url_without_account(client)
     except (BotoCoreError, ValueError) as error:
-        said = re.sub(r"\S*@| as '.*'", "", str(error))  # an address, or what is taken for its port, may be a password
+        said = re.sub(r"\S*@| as '.*'", "", str(error))  # an address, or its supposed port, may hold a password
         raise ServiceError(
             f"AWS configuration: {said}", "correct it (AWS_REGION, AWS_PROFILE, AWS_ENDPOINT_URL...)"
         ) from None
     bundle = session.get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE")
     tls = _verified_by(bundle) if bundle and account_url.startswith("https:") else None
-    # botocore judges by it for each account, so that NO_PROXY names the region's host.
+    # botocore chooses the proxy by this URL for every account, so NO_PROXY must name the region's host.
     proxy = proxy_to(client.meta.endpoint_url)
     return Endpoint(region, url, None if account_url == url else account_url, tls, proxy)
 
 
 def _check(url: str) -> None:
-    """Raise `ServiceError` for an endpoint that cannot be called as it is written."""
+    """Raise `ServiceError` for an endpoint that cannot be called as written."""
     parts = urlsplit(url)
     if "@" in parts.netloc:
         problem, remedy = "has a user in its URL", "leave it out: the AWS SDK's credentials are used"
@@ -98,16 +98,16 @@ def _check(url: str) -> None:
 
 
 def proxy_to(url: str) -> Proxy | None:
-    """The proxy on the way to a URL, by HTTP_PROXY, HTTPS_PROXY and NO_PROXY as botocore reads them.
+    """Return the proxy for a URL, from HTTP_PROXY, HTTPS_PROXY and NO_PROXY as botocore reads them.
 
-    Raises `ServiceError` for a proxy that is itself spoken to with TLS, and for what is no address.
+    Raises `ServiceError` for an https:// proxy and for an invalid address.
     """
     proxies = get_environ_proxies(url)
     kind = urlsplit(url).scheme
     variable, given = f"{kind.upper()}_PROXY", proxies.get(kind)
     if not given:
         return None
-    scheme = _scheme(given)  # botocore takes one that it does not know for a host
+    scheme = _scheme(given)  # botocore takes an unknown scheme for a host name
     if scheme and scheme[1] != "http":
         raise ServiceError(
             f"{variable} is a {scheme[1]}:// proxy, which is not supported",
@@ -119,7 +119,7 @@ def proxy_to(url: str) -> Proxy | None:
         parts = urlsplit(address)
         host, port = parts.hostname, 80 if parts.port is None else parts.port
         authorization = configured.proxy_headers_for(address).get("Proxy-Authorization")
-    except ValueError:  # its words have the password
+    except ValueError:  # do not show it: its message quotes the password
         host = None
     if not host or not port:
         raise ServiceError(f"{variable} is not an address", "correct it, or name DynamoDB's host in NO_PROXY")
@@ -127,7 +127,7 @@ def proxy_to(url: str) -> Proxy | None:
 
 
 def _called(client: Any) -> tuple[str, str]:
-    """What it would call, and the region that it would sign for: `client.meta` does not know each rule's exceptions."""
+    """Return the URL it would call and the region it would sign for, which `client.meta` does not always show."""
     url, _, query = client.generate_presigned_url("list_tables").partition("?")
     scope: str = parse_qs(query)["X-Amz-Credential"][0]
     return url, scope.split("/")[2]
@@ -136,7 +136,7 @@ def _called(client: Any) -> tuple[str, str]:
 def _url_without_account(client: Any) -> str | None:
     try:
         return _called(client)[0]
-    except BotoCoreError:  # AWS_ACCOUNT_ID_ENDPOINT_MODE=required: with an account it has resolved
+    except BotoCoreError:  # AWS_ACCOUNT_ID_ENDPOINT_MODE=required; with an account it resolved before
         return None
 
 
@@ -148,5 +148,5 @@ def _verified_by(bundle: str) -> ssl.SSLContext:
             f"CA bundle {bundle}: {error.strerror or error}",
             "correct AWS_CA_BUNDLE, or ca_bundle of the profile, or REQUESTS_CA_BUNDLE",
         ) from None
-    context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # as botocore: the authority of a firm may not be strict
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # as botocore: a company's CA may violate strict rules
     return context

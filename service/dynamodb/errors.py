@@ -1,11 +1,11 @@
 """The errors of the DynamoDB client.
 
-HttpError               no connection, a lost one, or a reply that is not HTTP
-InvalidResponse         a reply that is not DynamoDB's, or is not what it sent
+HttpError               no connection, a lost one, or a response that is not HTTP
+InvalidResponse         a response that DynamoDB did not send, or that was damaged on the way
 NoCredentialsError      the AWS credential chain has none
-CredentialsRefreshError it gives none now
+CredentialsRefreshError the chain gives none now
 DynamoDBError           DynamoDB refused the call
-TableUnavailableError   the table raises this for the transient ones of the above, after its own retries
+TableUnavailableError   a transient one of the above, after the table's own retries
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _THROTTLED: Final = {
     "TooManyRequestsException",
     "TransactionInProgressException",
 }
-"""The codes that botocore's standard mode holds for throttling."""
+"""The codes that botocore's standard retry mode treats as throttling."""
 _TRANSIENT: Final = {
     "HTTP 413",
     "ItemCollectionSizeLimitExceededException",
@@ -41,9 +41,9 @@ _TRANSIENT: Final = {
     "RequestTimeoutException",
     "TransactionConflictException",
 }
-"""The others that are tried again: of botocore's retry modes, and of the document that `DynamoDBError` names."""
+"""Other codes to retry, from botocore's retry modes and from the page that `DynamoDBError` names."""
 STALE_CREDENTIALS: Final = {"ExpiredTokenException", "UnrecognizedClientException"}
-"""Other credentials may be there by now, or these be known: a role that was just made is not at once known everywhere.
+"""Retry these: new credentials may be available, or a role just created may have become known everywhere.
 
 https://docs.aws.amazon.com/IAM/latest/UserGuide/troubleshoot_general.html#troubleshoot_general_eventual-consistency
 """
@@ -56,7 +56,7 @@ _ACCESS_DENIED: Final = STALE_CREDENTIALS | {
 
 
 class HttpError(Exception):
-    """There is no connection, it was lost, or what came was not HTTP."""
+    """No connection, a lost one, or a response that is not HTTP."""
 
     def __init__(self, problem: str, remedy: str = "see that DynamoDB can be reached from here") -> None:
         super().__init__(problem)
@@ -64,11 +64,11 @@ class HttpError(Exception):
 
 
 class InvalidResponse(Exception):
-    """A response that is not DynamoDB's, or whose checksum is not its body's."""
+    """A response that DynamoDB did not send, or whose checksum does not match its body."""
 
 
 class NoCredentialsError(Exception):
-    """botocore's chain has none."""
+    """botocore's credential chain has none."""
 
 
 class CredentialsRefreshError(Exception):
@@ -78,7 +78,7 @@ class CredentialsRefreshError(Exception):
 class TableUnavailableError(Exception):
     """The table did not answer within its deadline, or is throttled. The next call may succeed.
 
-    Its words are for requesters; `__cause__` is for operators.
+    Its message is for requesters; `__cause__` is for operators.
     """
 
 
@@ -101,7 +101,7 @@ class DynamoDBError(Exception):
 
     @property
     def retryable(self) -> bool:
-        """The next call may succeed."""
+        """True if the next call may succeed."""
         return self.throttled or self.status >= 500 or self.code in _TRANSIENT or self.code in STALE_CREDENTIALS
 
     @property
@@ -131,12 +131,12 @@ def classify(error: Exception) -> Exception:
 
 
 def kind(error: BaseException | None) -> str:
-    """What an error is counted by: DynamoDB's own code, else the name of its class."""
+    """Return the name to count an error by: DynamoDB's code, else its class."""
     return error.code if isinstance(error, DynamoDBError) else type(error).__name__
 
 
 def reason(error: BaseException) -> str:
-    """Why a call failed, in one line for operators."""
+    """Return why a call failed, in one line for operators."""
     cause = (isinstance(error, TableUnavailableError) and error.__cause__) or error
     if isinstance(cause, DynamoDBError) and cause.throttled:
         return f"the database is busy ({cause.code})"

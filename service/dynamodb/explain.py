@@ -1,4 +1,4 @@
-"""Why a table cannot be used, and what to do about it."""
+"""Explain why a table cannot be used, and what to do about it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from service.runtime.errors import ServiceError
 
 
 def explain(error: Exception, table: str, variable: str, otherwise: str) -> ServiceError:
-    """The error that ends a process whose table failed with `error`.
+    """Return the error that ends a process whose table failed with `error`.
 
-    `variable` names the table in the environment; `otherwise` is the remedy for a refusal that no rule here knows.
+    `variable` is the environment variable with the table's name; `otherwise` is the remedy if no rule here applies.
     """
     cause = (isinstance(error, TableUnavailableError) and error.__cause__) or error
     why = reason(error)

@@ -1,7 +1,7 @@
-"""POSTs to one origin over kept-alive connections, parsed by httptools.
+"""POST to one origin over kept-alive connections, parsed by httptools.
 
-For a small body to one host, a general client's cost is most of the way from a request to its reply: aiohttp's was
-as much as everything else together (docs/adr/0008-dynamodb-client.md).
+For small bodies and one host, a general HTTP client dominates the cost of a request: aiohttp cost as much as everything
+else together (docs/adr/0008-dynamodb-client.md).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from service.dynamodb.connect import PROXY_REMEDY, Origin, Proxy, connect
 from service.dynamodb.errors import HttpError
 
 TICK_S: Final = 0.001
-"""The event loop counts in milliseconds: a timer may be so much too early."""
+"""The event loop's clock has milliseconds: a timer may fire this much too early."""
 MAX_BYTES: Final = 64 * 1024 * 1024
-"""Of one response: DynamoDB's have up to 16 MB of data, and escaped in JSON it is several times as long."""
+"""Largest response: DynamoDB sends up to 16 MB of data, which JSON's escapes make several times as long."""
 IDLE_S: Final = 20.0
-"""A connection that was idle for longer is not used again: the other side may be closing it."""
+"""A connection idle for longer is not reused: the server may be closing it."""
 
 
 CHECKSUM: Final = b"x-amz-crc32"
@@ -35,16 +35,19 @@ class Response(NamedTuple):
     status: int
     body: bytes
     headers: list[tuple[bytes, bytes]]
-    """`CHECKSUM` and `ERROR_TYPE` alone, each as often as it came."""
+    """Only `CHECKSUM` and `ERROR_TYPE`, each as often as it came."""
 
 
 class Pool:
-    """Connections to one origin. A call has one to itself; the one used last comes first (LIFO)."""
+    """Connections to one origin. Each call has one to itself; the most recently used is reused first (LIFO).
+
+    Unbounded: the callers limit how many calls are in flight.
+    """
 
     def __init__(
         self, url: str, timeout_s: float, tls: ssl.SSLContext | None = None, proxy: Proxy | None = None
     ) -> None:
-        """`tls`: what an https server is verified with, in place of the system's authorities."""
+        """`tls` verifies an https server, in place of the system's authorities. Raises `ValueError` for a bad URL."""
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError(f"{url} is not an HTTP address")
@@ -63,12 +66,13 @@ class Pool:
         self._head = f"POST {target} HTTP/1.1\r\nHost: {self.host}\r\n{authorization}".encode()
 
     async def post(self, headers: str, body: bytes, deadline: float = inf, *, again: bool = True) -> Response:
-        """`headers` are lines, each with its CRLF; `deadline` is a time of the loop's clock.
+        """Send a POST and return the response, whatever its status, by `deadline`, a time of the loop's clock.
 
-        A new connection and the answer have `timeout_s` each: on a busy CPU a handshake is slow, and one that times out
-        starts from zero at the next call. A kept connection that ends before a byte of the answer came had most likely
-        ended before the request: with `again` it is sent once more, on a new connection, although the first one may
-        have been executed. Raises `HttpError`, and `TimeoutError` after that, or at the deadline.
+        `headers` are lines, each with its CRLF. A new connection and the answer may take `timeout_s` each: on a busy
+        CPU a handshake is slow, and after a timeout the next call would start it from zero. A kept connection that ends
+        before the first byte of an answer had most likely ended before the request. With `again` the request is then
+        sent once more, on a new connection, although the first may have been executed. Raises `HttpError`, and
+        `TimeoutError` after `timeout_s` or at the deadline.
         """
         request = b"%b%bContent-Length: %d\r\n\r\n%b" % (self._head, headers.encode(), len(body), body)
         connection = self._reusable()
@@ -90,7 +94,7 @@ class Pool:
         try:
             return await connection.call(request, ends)
         except TimeoutError:
-            if ends < deadline:  # a caller in a hurry says nothing about the others
+            if ends < deadline:  # a caller's own short deadline says nothing about the other connections
                 self._distrust(began)
             raise
         finally:
@@ -100,17 +104,17 @@ class Pool:
                 connection.close()
 
     def drop_idle(self) -> None:
-        """Close the connections that no call has."""
+        """Close the connections that no call is using."""
         while self._free:
             self._free.pop().close()
 
     def close(self) -> None:
-        """Close each connection: those of the calls that are in flight, when these end."""
+        """Close every connection; those in use, when their calls end."""
         self._is_closed = True
         self.drop_idle()
 
     def _distrust(self, until: float) -> None:
-        """Close what was last answered on until then: a path that died takes all its connections along."""
+        """Close connections without an answer since `until`: a dead network path takes down all of them."""
         for connection in [free for free in self._free if free.used_at <= until]:
             self._free.remove(connection)
             connection.close()
@@ -133,9 +137,9 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self, loop: asyncio.AbstractEventLoop, name: str) -> None:
         self.idle = True
-        """Whether another call may be made on it."""
+        """True if another call may be made on it."""
         self.heard = False
-        """Whether a byte of the last call's answer came."""
+        """True if any byte of the last call's answer has come."""
         self._name = name
         self.used_at = loop.time()
         self._loop = loop
@@ -144,7 +148,7 @@ class _Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._deadline = 0.0
         self._timer: asyncio.TimerHandle | None = None
-        """Set for this call's deadline or an earlier one's: a new timer for each call costs CPU."""
+        """Fires at this call's deadline or earlier, then is set again: a new timer for each call costs CPU."""
         self._body: list[bytes] = []
         self._size = 0
         self._headers: list[tuple[bytes, bytes]] = []
@@ -186,11 +190,11 @@ class _Connection(asyncio.Protocol):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's own is not a subclass
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's transport is not a subclass
 
     def data_received(self, data: bytes) -> None:
         if self._response is None or self._response.done():
-            self.close()  # nobody asked
+            self.close()  # data outside a call: a later answer could be mixed up
             return
         self.heard = True
         try:
@@ -206,7 +210,7 @@ class _Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         self._headers = []
         if self._response and self._response.done():
-            self.close()  # nobody asked for another one
+            self.close()  # a second response to one call
 
     def on_header(self, name: bytes, value: bytes) -> None:
         name = name.lower()
@@ -223,12 +227,12 @@ class _Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         status = self._parser.get_status_code()
         if status < HTTPStatus.OK:
-            return  # an interim one: the answer follows
-        if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:  # no origin says so
+            return  # an interim response (1xx): the final one follows
+        if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:  # only a proxy sends 407
             self._fail(HttpError(f"no way to {self._name} (HTTP 407)", PROXY_REMEDY))
         if self._response and not self._response.done():
             self.used_at = self._loop.time()
-            # Answered before all of it was sent: the rest would come before the next request.
+            # If answered before the whole request was sent, its rest would precede the next request.
             is_sent = not self._transport.get_write_buffer_size()
             self.idle = is_sent and self._parser.should_keep_alive()
             self._response.set_result(Response(status, b"".join(self._body), self._headers))

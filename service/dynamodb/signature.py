@@ -1,4 +1,4 @@
-"""The signature of a call to DynamoDB."""
+"""Sign calls to DynamoDB."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from botocore.utils import normalize_url_path
 
 
 class Signer:
-    """Signature Version 4. What does not depend on the body is made once a second, not once a call.
+    """Signature Version 4. Everything independent of the body is computed once a second, not once a call.
 
     https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html
     """
 
     def __init__(self, host: str, region: str, path: str = "/") -> None:
         self._host = host
-        # Encoded again, as every service but S3 has it.
+        # Encode the path twice, as SigV4 demands of every service but S3.
         self._path = quote(normalize_url_path(path), safe="/~")
         self._region = region
         self._credentials: ReadOnlyCredentials | None = None
@@ -28,10 +28,10 @@ class Signer:
         self._scope = ""
         self._key: hmac.HMAC
         self._parts: dict[str, tuple[bytes, str]] = {}
-        """By action: the canonical request up to the body's hash, and the headers up to the signature."""
+        """Action -> canonical request up to the body's hash, and headers up to the signature."""
 
     def headers(self, credentials: ReadOnlyCredentials, action: str, body: bytes) -> str:
-        """The headers of a call, its signature among them, each with its CRLF."""
+        """Return the headers of a call with its signature; each line ends with CRLF."""
         now = int(time.time())
         if now != self._second or credentials is not self._credentials:
             self._start_second(now, credentials)

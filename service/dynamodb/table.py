@@ -1,6 +1,6 @@
-"""A DynamoDB table: batched reads inside a deadline, and inserts that never overwrite. Rows stay raw.
+"""A DynamoDB table: batched reads within a deadline, and inserts that never overwrite. Rows stay raw.
 
-A transient error of the API leaves here as `TableUnavailableError`; any other as what it is.
+Transient errors leave this module as `TableUnavailableError`, others unchanged.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from service.runtime.errors import ServiceError
 from service.runtime.metrics import Histogram
 
 DEADLINE_S: Final = 1.9
-"""From a batch's first call to its last answer: with its time to form, a requester waits two seconds at most."""
+"""From a batch's first call to its last answer: with forming the batch, a requester waits at most two seconds."""
 CALL_TIMEOUT_S: Final = 0.9
 MAX_CALLS: Final = 3
 BACKOFF_S: Final = 0.05
@@ -40,13 +40,13 @@ CALL_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 
 BATCH_BUCKETS: Final = (1, 2, 5, 10, 25, 50, 100)
 
 Row = Mapping[str, Any]
-"""Attribute values in DynamoDB's JSON, by name."""
+"""Attribute name -> value in DynamoDB JSON."""
 
 Outcome = Row | None | Exception
-"""What a read found for a key: a row; None, there is none; or the error that kept it from being read."""
+"""Result of reading a key: its row; None if it has no row; the error if it could not be read."""
 
 Give = Callable[[Mapping[str, Outcome]], None]
-"""Takes a part of what a read found, by key."""
+"""Takes key -> outcome, for some keys of a read."""
 
 
 @dataclass(slots=True)
@@ -57,14 +57,17 @@ class TableStats:
 
 
 class Table:
-    """A table whose partition key is the string `key`. `variable` names it in the environment. `open` first."""
+    """A table with a partition key of type string named `key`. Call `open` first.
+
+    `variable` is the environment variable with its name, for errors.
+    """
 
     def __init__(self, name: str, key: str, variable: str) -> None:
         self.name = name
         self._variable = variable
         self.stats = TableStats()
         self.problem: str | None = None
-        """Why the last read failed; None when it did not."""
+        """Why the last read failed; None if it did not."""
         self._key = key
         each = b'{%b:{"S":' % orjson.dumps(key)
         self._head = b'{"RequestItems":{%b:{"Keys":[%b' % (orjson.dumps(name), each)
@@ -73,7 +76,7 @@ class Table:
         self._api: DynamoDB
 
     def open(self) -> None:
-        """Read the AWS configuration. Connections are made when they are needed.
+        """Read the AWS configuration. Connects at the first call.
 
         Raises `ServiceError` when no region is set or the endpoint is not an address.
         """
@@ -86,10 +89,10 @@ class Table:
             self._api.close()
 
     async def read(self, keys: Sequence[str], give: Give, *, consistent: bool = False) -> None:
-        """`give` the outcomes of up to `MAX_KEYS` keys, each key once: what a call found before the next call is made.
+        """Read up to `MAX_KEYS` distinct keys. `give` each outcome once, those of a call before the next call is made.
 
-        At most `MAX_CALLS` calls and `DEADLINE_S` seconds; what could not be read is asked for again, with full jitter
-        between the calls. Raises what `give` does. `consistent`: every write that was confirmed before is seen.
+        Makes at most `MAX_CALLS` calls in `DEADLINE_S` seconds, with full jitter before each repetition for unread
+        keys. Raises only what `give` raises. `consistent`: sees every write confirmed before the read.
         """
         self.stats.batch_keys.observe(len(keys))
         loop = asyncio.get_running_loop()
@@ -124,16 +127,16 @@ class Table:
         give(dict.fromkeys(unread, failure))
 
     async def get(self, key: str, *, consistent: bool = False) -> Outcome:
-        """The outcome of one key. Does not raise."""
+        """Return the outcome of one key. Never raises."""
         outcomes: dict[str, Outcome] = {}
 
         await self.read([key], outcomes.update, consistent=consistent)
         return outcomes[key]
 
     async def insert(self, row: Row) -> bool:
-        """Put a row unless its key has one. Returns whether it was put.
+        """Put a row unless its key has one already; return whether it was put.
 
-        It is sent once: sent again after a lost answer, it would find its own row, and tell of another's.
+        Sends it once: a retry after a lost answer would find its own row and take it for another's.
         Raises `TableUnavailableError` when DynamoDB does not answer, and other errors as they are.
         """
         put = {"TableName": self.name, "Item": row, "ConditionExpression": f"attribute_not_exists({self._key})"}
@@ -147,9 +150,9 @@ class Table:
         return True
 
     async def insert_or_retry(self, row: Row) -> bool:
-        """`insert`, in at most `MAX_CALLS` calls, with full jitter between them.
+        """Call `insert` up to `MAX_CALLS` times, with full jitter in between.
 
-        False may be this row's own: of a call whose response was lost. Raises as `insert`, for the last call.
+        False may mean this very row, from a call whose response was lost. Raises what the last `insert` raises.
         """
         for attempt in range(1, MAX_CALLS):
             try:
@@ -167,8 +170,8 @@ class Table:
     async def _batch_get(
         self, keys: list[str], consistent: bool, deadline: float
     ) -> tuple[dict[str, Outcome], set[str]]:
-        """The rows that were found, and the keys that were not looked for."""
-        # In a JSON array of strings nothing but a separator reads `","`: a string's own quotes have a backslash.
+        """Return the rows found, and the keys left unprocessed."""
+        # In a JSON array of strings only a separator reads `","`, because quotes inside a string are escaped.
         listed = orjson.dumps(keys)[1:-1].replace(b'","', self._between)
         request = b"%b%b}}]%b}}}" % (self._head, listed, b',"ConsistentRead":true' if consistent else b"")
         started = time.perf_counter()
@@ -194,10 +197,10 @@ class Table:
         return found, unprocessed - found.keys()
 
     def explain(self, error: Exception) -> ServiceError:
-        """Why the table cannot be used, with the remedy."""
+        """Return why the table cannot be used, with the remedy."""
         return explain(error, self.name, self._variable, f"see that its key is a string named {self._key}")
 
 
 def backoff_s(attempt: int) -> float:
-    """The wait before a further call, with full jitter: tasks that were refused together do not come back together."""
+    """Return the wait before a retry, with full jitter: tasks refused together must not return together."""
     return BACKOFF_S * 2.0**attempt * random.random()

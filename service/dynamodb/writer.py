@@ -1,4 +1,4 @@
-"""Rows written by BatchWriteItem: what was left is asked again, what is refused is found by halving.
+"""Write rows with BatchWriteItem: retry unprocessed rows, and find refused ones by halving the batch.
 
 https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_BatchWriteItem.html
 """
@@ -21,10 +21,10 @@ from service.runtime.errors import ServiceError
 
 MAX_ITEMS: Final = 25
 MAX_BYTES: Final = 2 * 1024 * 1024
-"""Of the rows of one call: DynamoDB refuses a body of 16 MB, and what is in flight is held in memory."""
+"""Most bytes of rows in one call: DynamoDB refuses a body above 16 MB, and rows in flight take memory."""
 CALL_TIMEOUT_S: Final = 10.0
 BUDGET_S: Final = 15.0
-"""From a batch's first call to the start of its last one."""
+"""Most seconds from a batch's first call to the start of its last one."""
 BACKOFF_MIN_S: Final = 0.05
 BACKOFF_MAX_S: Final = 2.0
 
@@ -36,26 +36,29 @@ Key = tuple[str, str]
 class Item:
     key: Key
     encoded: bytes
-    """The row in DynamoDB's JSON."""
+    """The row in DynamoDB JSON."""
 
 
 @dataclass(slots=True)
 class Result:
-    """What became of a batch: each of its rows is in one of the three."""
+    """The result of a batch: each of its rows is in exactly one of the three lists."""
 
     written: list[Item] = field(default_factory=list)
     refused: list[tuple[Item, str]] = field(default_factory=list)
-    """Rows that DynamoDB will never take, and why."""
+    """Rows that DynamoDB will never accept, each with the reason."""
     unwritten: list[Item] = field(default_factory=list)
-    """Rows that the next call may write."""
+    """Rows to try again."""
     problem: str = ""
-    """Why a call failed or left rows, also where a later one wrote them."""
+    """Why the last failed call failed or left rows, even if a later call wrote them."""
     lost: bool = False
-    """A call had no answer: it was work for nothing, and more of it makes a busy DynamoDB busier."""
+    """True if a call got no answer: the caller should lower its concurrency, not to overload DynamoDB further."""
 
 
 class Writer:
-    """A table with a partition and a sort key, both strings. `variable` names it in the environment. `open` first."""
+    """A table with a partition and a sort key, both strings. Call `open` first.
+
+    `variable` is the environment variable with its name, for errors.
+    """
 
     def __init__(self, name: str, partition_key: str, sort_key: str, variable: str) -> None:
         self.name = name
@@ -66,7 +69,7 @@ class Writer:
         self._api: DynamoDB
 
     def open(self) -> None:
-        """Read the AWS configuration. Raises `ServiceError` when it is not complete."""
+        """Read the AWS configuration. Raises `ServiceError` when it is incomplete or invalid."""
         if not self._is_open:
             self._api = DynamoDB.configured(CALL_TIMEOUT_S)
             self._is_open = True
@@ -76,7 +79,7 @@ class Writer:
             self._api.close()
 
     async def check(self) -> None:
-        """Raise `ServiceError` unless the table is there and has the keys."""
+        """Raise `ServiceError` unless the table exists and has these keys."""
         try:
             described = await self._api.call("DescribeTable", {"TableName": self.name})
             table = described["Table"]
@@ -94,16 +97,16 @@ class Writer:
             )
 
     async def write(self, items: Sequence[Item]) -> Result:
-        """Write up to `MAX_ITEMS` rows, each key once. Does not raise.
+        """Write up to `MAX_ITEMS` rows with distinct keys. Never raises.
 
-        What DynamoDB does not take now is asked for again within `BUDGET_S`. A batch that it refuses for its rows is
-        halved until they are found, however long that takes: a search begun anew would never end on a slow table.
+        Retries for `BUDGET_S` seconds what DynamoDB does not accept now. Halves a batch that it refuses because of its
+        rows until they are found, without a time limit: a search that started over would never end on a slow table.
         """
         result = Result()
         clock = asyncio.get_running_loop().time
         deadline = clock() + BUDGET_S
         batches, attempt = [list(items)], 0
-        """What is not written yet, and how often its last batch was tried without progress."""
+        """Batches not written yet, and how often the last one was tried without progress."""
         while batches:
             if attempt:
                 await asyncio.sleep(min(BACKOFF_MAX_S, BACKOFF_MIN_S * 2.0**attempt) * random.random())
@@ -142,17 +145,17 @@ class Writer:
         return result
 
     async def _problem(self) -> str:
-        """Why no row at all would be taken: a table that was made anew, with other keys, refuses each one."""
+        """Return why DynamoDB would refuse any row, or '': a table recreated with other keys refuses each one."""
         try:
             await self.check()
         except ServiceError as error:
             cause = error.__cause__
             is_denied = isinstance(cause, DynamoDBError) and cause.code == "AccessDeniedException"
-            return "" if is_denied else str(error)  # not to be let see it says nothing about the table
+            return "" if is_denied else str(error)  # without permission to describe the table, nothing is known
         return ""
 
     async def _batch_write(self, items: Sequence[Item]) -> set[Key]:
-        """The keys that were left."""
+        """Write one batch; return the keys left unprocessed."""
         puts = b'[{"PutRequest":{"Item":%b}}]' % b'}},{"PutRequest":{"Item":'.join([item.encoded for item in items])
         response = await self._api.call("BatchWriteItem", {"RequestItems": {self.name: orjson.Fragment(puts)}})
         try:
@@ -183,7 +186,7 @@ class Writer:
 
 
 def _blames_the_rows(error: Exception) -> bool:
-    """A smaller batch, or one without some row, may be taken."""
+    """Return whether a smaller batch, or one without some row, may succeed."""
     if not isinstance(error, DynamoDBError):
         return False
     return error.code == "ValidationException" or error.status == 413 or error.code == "RequestEntityTooLarge"
