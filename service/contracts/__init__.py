@@ -1,1 +1,1 @@
-"""Names of the stream, the roles and their users. Imports nothing of the service."""
+"""Names of the stream, the roles and their NATS users. Imports no other part of the service."""

@@ -1,4 +1,4 @@
-"""The names this role shares with whoever provisions NATS and the table for it, and with who reads the rows."""
+"""Names that the role `archive` shares with the provisioning of NATS and its table, and with readers of the rows."""
 
 from typing import Final
 
@@ -10,17 +10,17 @@ INBOX_PREFIX: Final = "_INBOX_archive"
 CONSUMER: Final = events.ARCHIVE_CONSUMER
 
 STREAM: Final = events.STREAM
-"""The stream that the control plane lets the archive read."""
+"""The stream for which the control plane grants the archive permissions."""
 
 ACK_WAIT_S: Final = 30
 MAX_ACK_PENDING: Final = 20_000
-"""Of all tasks together: each holds at most 2,500."""
+"""Of all tasks together; each holds at most 2,500."""
 STREAM_BYTES: Final = 1024**3
-"""The size of the stream with the archive on: what may wait while no task runs."""
+"""Size of the stream when the archive is enabled: the backlog that may wait while no task runs."""
 
 DEAD_STREAM: Final = "archive-dead"
 DEAD_SUBJECT: Final = "archive.dead"
-"""A dead letter's subject is this and the name of the source."""
+"""A dead letter's subject is this, a dot and the source's name."""
 DEAD_BYTES: Final = 32 * 1024 * 1024
 
 PARTITION_KEY: Final = "client_id"
@@ -29,7 +29,7 @@ TTL_ATTRIBUTE: Final = "expires_at"
 
 
 def publish(stream: str, consumer: str) -> tuple[str, ...]:
-    """What the role's NATS user may publish to, beside one response to each request."""
+    """Return the publish permissions of the role's NATS user, beside one response to each request."""
     return events.publish_of_reader(stream, consumer, DEAD_STREAM, DEAD_SUBJECT)
 
 
@@ -42,4 +42,4 @@ SUBSCRIBE: Final = (
     ),
     f"{INBOX_PREFIX}.>",
 )
-"""What the role's NATS user may subscribe to."""
+"""Subscribe permissions of the role's NATS user."""

@@ -1,4 +1,4 @@
-"""The names this role shares with its clients, with dashboards, and with whoever provisions NATS for it."""
+"""Names that the role `customer` shares with its clients, with dashboards and with the provisioning of NATS."""
 
 from typing import Final
 
@@ -32,11 +32,11 @@ BUCKET: Final = "config"
 SEED_KEY: Final = "seed"
 SEED_DONE: Final = b"done"
 SEED_LEASE_KEY: Final = "seed-lease"
-"""Held in `BUCKET` by the one task that is seeding; gone when the table is seeded."""
+"""Key in `BUCKET`, held by the one task that is seeding; deleted when the table is seeded."""
 
 USER: Final = "service"
 INBOX_PREFIX: Final = "_INBOX_service"
-"""The role's own inboxes, so that no other user's permissions reach its acknowledgements."""
+"""The role's own inbox prefix, so that no other user's permissions cover its acknowledgements."""
 
 _KV: Final = f"KV_{BUCKET}"
 _SEED_SUBJECTS: Final = tuple(f"$KV.{BUCKET}.{key}" for key in (SEED_KEY, SEED_LEASE_KEY))
@@ -46,7 +46,7 @@ FIGURES: Final = (
     f"$JS.API.STREAM.MSG.GET.{STREAM}",
     f"$JS.API.STREAM.INFO.{QUEUE_DEAD_STREAM}",
 )
-"""What only the figures about the other roles take: a task without them serves, and leaves those figures out."""
+"""Permissions for figures about other roles only: a task without them serves, and omits those figures."""
 
 NEEDED: Final = (
     "_INBOX.>",
@@ -63,7 +63,7 @@ NEEDED_TO_ADJUST: Final = (f"{ADJUSTED_PREFIX}*",)
 """What a task with a table of adjustments needs beside that."""
 
 PUBLISH: Final = (*NEEDED, *NEEDED_TO_ADJUST, *FIGURES)
-"""What the role's NATS user may publish to, beside one response to each request."""
+"""Publish permissions of the role's NATS user, beside one response to each request."""
 
 SUBSCRIBED: Final = (
     *(f"{subject} {QUEUE_GROUP}" for subject in (SUBJECT, GET_SUBJECT, CREATE_SUBJECT)),
@@ -80,7 +80,7 @@ SUBSCRIBED_TO_ADJUST: Final = tuple(f"{subject} {QUEUE_GROUP}" for subject in (A
 """What a task with a table of adjustments subscribes to beside that."""
 
 SUBSCRIBE: Final = (*SUBSCRIBED, *SUBSCRIBED_TO_ADJUST)
-"""What the role's NATS user may subscribe to; `subject queue` is that queue group alone."""
+"""Subscribe permissions of the role's NATS user; `subject queue` allows that queue group only."""
 
 KEY_ATTRIBUTE: Final = "id"
 BALANCE_ATTRIBUTE: Final = "client_balance"
@@ -97,23 +97,23 @@ ADJUSTMENTS_INDEX_KEY: Final = "sequence"
 """The number of an adjustment among its client's, from 1 on."""
 
 _WHITE: Final = r"\t-\r \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\ufeff"
-"""White space as a JSON Schema's patterns have it, which are ECMA-262's; what Python takes for it is other."""
+"""White space as in JSON Schema's patterns (ECMA-262), which differs from Python's."""
 _CONTROL: Final = r"\u0000-\u001f\u007f-\u009f"
 
 CLIENT_ID_MAX: Final = 128
 CLIENT_ID_CHARACTER: Final = f"[^{_WHITE}{_CONTROL}.*>]"
-"""Each character of a client's id, which is one NATS subject token."""
+"""Pattern of each character of a client's id, which is one token of a NATS subject."""
 
 NAME_MAX: Final = 256
-"""Characters of a client's name, after trimming."""
+"""Most characters of a client's name, after trimming."""
 NAME_PATTERN: Final = (
     f"^[{_WHITE}]*([^{_WHITE}{_CONTROL}]([^{_CONTROL}]{{0,{NAME_MAX - 2}}}[^{_WHITE}{_CONTROL}])?)[{_WHITE}]*$"
 )
-"""A name with white space around it."""
+"""Pattern of a name, with optional white space around it."""
 DATE_TIME_PATTERN: Final = (
     r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}(:[0-9]{2}([.,][0-9]+)?)?([Zz]|[+-][0-9]{2}:[0-9]{2})?$"
 )
-"""RFC 3339, where the seconds and the offset may be missing: https://www.rfc-editor.org/rfc/rfc3339#section-5.6"""
+"""RFC 3339 with optional seconds and offset: https://www.rfc-editor.org/rfc/rfc3339#section-5.6"""
 
 ADJUSTMENT_ID_MAX: Final = 128
 REASON_MAX: Final = 200

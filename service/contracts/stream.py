@@ -1,4 +1,4 @@
-"""The stream of the events, those who read it, and what a reader's NATS user needs."""
+"""The stream of events, its consumers, and the permissions of a reader's NATS user."""
 
 from typing import Final
 
@@ -11,22 +11,22 @@ ADJUSTED_PREFIX: Final = "customer.adjusted."
 STREAM_SUBJECTS: Final = (f"{EVENT_PREFIX}>", f"{ADJUSTED_PREFIX}>")
 
 ARCHIVE_CONSUMER: Final = "archive"
-"""The stream's consumer by which the role `archive` reads it, where that role is run."""
+"""The consumer of the role `archive`, where that role runs."""
 QUEUE_CONSUMER: Final = "queue"
-"""The same of the role `queue`."""
+"""The consumer of the role `queue`, where that role runs."""
 QUEUE_DEAD_STREAM: Final = "queue-dead"
-"""Where that role sets messages aside."""
+"""The stream in which the role `queue` sets messages aside."""
 
 
 def publish_of_reader(stream: str, consumer: str, dead_stream: str, dead_subject: str) -> tuple[str, ...]:
-    """Publish permissions of a stream reader: consumer, acknowledgements, dead letters, its own permissions."""
+    """Return the publish permissions of a stream reader: consumer, acknowledgements, dead letters, user info."""
     return (
         f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}",
         f"$JS.API.CONSUMER.INFO.{stream}.{consumer}",
         f"$JS.API.STREAM.INFO.{stream}",
         f"$JS.API.STREAM.INFO.{dead_stream}",
         f"$JS.ACK.{stream}.{consumer}.>",
-        f"$JS.ACK.*.*.{stream}.{consumer}.>",  # with domain and account, as ADR-15 has it
+        f"$JS.ACK.*.*.{stream}.{consumer}.>",  # the form with domain and account: ADR-15
         f"{dead_subject}.*",
         "$SYS.REQ.USER.INFO",
     )
