@@ -1,4 +1,4 @@
-"""What runs in the container, and nothing else: one image, one process for each role."""
+"""Everything that runs in the container, and nothing else: one image, one process per role."""
 
 from typing import Final
 
@@ -6,7 +6,7 @@ __version__ = "1.1.0"
 """SemVer of the image and of every service in it, as `$SRV.INFO` reports it."""
 
 HEALTH_PORT: Final = 8080
-"""Default of the variable of this name."""
+"""Default of the environment variable HEALTH_PORT."""
 
 ENDED: Final = "ended"
-"""The event of the last line of a process that could not start or go on."""
+"""Log event of the last line of a process that could not start or continue."""

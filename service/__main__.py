@@ -1,4 +1,4 @@
-"""`python -m service [ROLE]`: reads the environment, runs the role under uvloop."""
+"""`python -m service [ROLE]`: read the environment and run the role under uvloop."""
 
 from __future__ import annotations
 
@@ -25,21 +25,25 @@ ROLES: Final = {
     "archive": "service.archive.role:Archive",
     "queue": "service.queue.role:Queue",
 }
-"""Imported only when it is asked for: a role does not pay for another's libraries."""
+"""Role -> class, imported on demand, so that no role loads another's libraries."""
 
 
 def main() -> int:
-    """Exit code: 0 drained, or nothing is missing; 1 could not start or go on, or something is; 2 a wrong argument."""
+    """Run; return the exit code.
+
+    0: drained, or with --check nothing is missing. 1: could not start or continue, or something is missing. argparse
+    exits with 2 for an invalid argument.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m service", add_help=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("role", nargs="?", choices=ROLES, default=DEFAULT, help=f"default: {DEFAULT}")
-    parser.add_argument("-h", "--help", action="store_true", help="this, with the role's environment variables")
+    parser.add_argument("-h", "--help", action="store_true", help="show this and the role's environment variables")
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument(
         "--check",
         action="store_true",
-        help="say whether everything the role needs is there; takes no work and writes nothing",
+        help="check that everything the role needs exists; takes no work and writes nothing",
     )
     arguments = parser.parse_args()
     role = pkgutil.resolve_name(ROLES[arguments.role])
@@ -60,16 +64,16 @@ def main() -> int:
     except Exception as error:
         log.critical("crashed", exc_info=error)
         return 1
-    except KeyboardInterrupt:  # before the process took the signal over
+    except KeyboardInterrupt:  # Ctrl-C before `Stop` handles signals
         return 130
     return 0
 
 
 def _environment(name: str, settings: type[Settings]) -> str:
-    lines = [f"The environment configures it, and nothing else. Variables of the role {name}:", ""]
+    lines = [f"Only the environment configures a role. Variables of the role {name}:", ""]
     for variable, meaning, default in variables(settings):
         lines.append(f"  {variable:<17} {meaning}{f' ({default})' if default else ''}")
-    return "\n".join([*lines, "", "Also the AWS SDK's own variables, and OpenTelemetry's where it is installed."])
+    return "\n".join([*lines, "", "Also the AWS SDK's variables, and OpenTelemetry's where it is installed."])
 
 
 async def _check(make: Any, settings: Settings) -> int:

@@ -1,4 +1,4 @@
-"""`python -m service.healthcheck`: exit code 0 when the task's event loop turns; an image needs no curl for it."""
+"""`python -m service.healthcheck`: exit with 0 if the task's event loop responds. Saves the image a curl."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What every role stands on. Knows no NATS, no balance, no table, no subject."""
+"""The base of every role: process, settings, logs, health, metrics. Knows no NATS, balance, table or subject."""

@@ -1,4 +1,4 @@
-"""Tasks that run beside everything else, and that nobody waits for."""
+"""Background tasks, which no caller awaits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ log: Final = structlog.get_logger("service.process")
 
 
 def background(work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-    """Start it. An error that ends it is logged, with its traceback; end it with `cancel`."""
+    """Start a task. If an error ends it, that is logged with its traceback. End it with `cancel`."""
     task = asyncio.create_task(work, name=name)
     task.add_done_callback(_ended)
     return task

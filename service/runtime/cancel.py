@@ -1,4 +1,4 @@
-"""Ending tasks for certain."""
+"""End tasks reliably."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ AGAIN_S: Final = 0.1
 
 
 async def cancel(*tasks: asyncio.Task[Any]) -> None:
-    """Cancel, and return when all have ended, however they did.
+    """Cancel tasks; return when all have ended, in whatever way.
 
-    Once is not enough before Python 3.12: `asyncio.wait_for`, in which nats-py waits for each reply, forgets a
-    cancellation that comes together with the result, and a loop around it goes on for ever.
+    Before Python 3.12 one `cancel` is not enough: `asyncio.wait_for`, in which nats-py awaits each reply, swallows a
+    cancellation that arrives together with the result, and a loop around it would never end.
     """
     while pending := {task for task in tasks if not task.done()}:
         for task in pending:

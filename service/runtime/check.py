@@ -1,4 +1,4 @@
-"""`python -m service [ROLE] --check`: every need of a role, looked at one by one. Takes no work and writes nothing."""
+"""`python -m service [ROLE] --check`: check a role's needs one by one. Takes no work and writes nothing."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from service.runtime.errors import ServiceError
 from service.runtime.role import Role, Skipped
 
 Finding = tuple[str, str]
-"""`ok`, `note` or `missing`, and what."""
+"""Verdict (`ok`, `note` or `missing`), and what it is about."""
 
 
 async def check(role: Role) -> AsyncIterator[Finding]:
-    """What is there and what is missing, in the order in which the role would open it. Closes the role."""
+    """Yield a finding per need, in the order in which the role would open them. Closes the role at the end."""
     try:
         for need in role.needs():
             try:

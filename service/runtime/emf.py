@@ -1,4 +1,4 @@
-"""Metrics for CloudWatch, as one line of the log a minute: no agent, no sidecar, no API call.
+"""Metrics for CloudWatch as one log line a minute: no agent, no sidecar, no API call.
 
 Embedded metric format: https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html
 """
@@ -17,7 +17,7 @@ import orjson
 INTERVAL_S: Final = 60.0
 
 Figure = tuple[float, str | None]
-"""A value and its CloudWatch unit; without a unit it is in the line, but is no metric."""
+"""A value and its CloudWatch unit; without a unit it appears in the log line but is not a metric."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Figures:
 
     namespace: str
     dimension: tuple[str, str]
-    """Its name and its value."""
+    """Name and value."""
     read: Callable[[], Mapping[str, Figure]]
-    """By metric, since it was read last."""
+    """Return metric name -> figure, each for the time since the last call."""
 
 
 class Emitter:
@@ -46,7 +46,7 @@ class Emitter:
             self._write()
 
     def line(self) -> bytes:
-        """The next line."""
+        """Read the figures and return them as the next log line."""
         name, value = self._figures.dimension
         figures = self._figures.read()
         directive: dict[str, Any] = {

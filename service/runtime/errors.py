@@ -1,13 +1,13 @@
 """The error that ends a process.
 
-ServiceError            the process cannot start or go on: one line and a non-zero exit
+ServiceError            the process cannot start or continue: one line and a non-zero exit
 """
 
 from __future__ import annotations
 
 
 class ServiceError(Exception):
-    """What stops a process: one line that names the problem and the remedy."""
+    """Stops the process with one line that names the problem and the remedy."""
 
     def __init__(self, problem: str, remedy: str) -> None:
         super().__init__(f"{problem}; {remedy}")

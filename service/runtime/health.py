@@ -38,9 +38,9 @@ async def serve_health(
     metrics: Callable[[], Iterable[Metric]],
     is_alive: Callable[[], bool],
 ) -> AsyncIterator[int]:
-    """Serve on `port` (0: any free one); yields the port.
+    """Serve on `port` (0: any free port); yield the port.
 
-    Raises `ServiceError` when the port is taken.
+    Raises `ServiceError` when the port cannot be used. Answers of `problems` and `remarks` are cached for a second.
     """
     registry = CollectorRegistry()
     for collector in (_Role(metrics), PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):

@@ -21,13 +21,13 @@ MAX_KINDS: Final = 100
 
 
 class Repeated:
-    """Logs what may happen many times a second: each kind when it first does, then a count at most once a minute."""
+    """Logs an event that may happen many times a second: each kind at once, then a count at most once a minute."""
 
     def __init__(self, log: Any, message: str) -> None:
         self._log = log
         self._message = message
         self._kinds: dict[str, tuple[float, int]] = {}
-        """When each kind was last logged, and how often it has happened since."""
+        """Kind -> when it was last logged, and how often it has happened since."""
 
     def error(self, kind: str, **fields: Any) -> None:
         self._write("error", kind, fields)
@@ -52,7 +52,7 @@ def writes_json(settings: Settings) -> bool:
 
 
 def last_line(error: ServiceError, settings: Settings | None) -> str:
-    """What a process says when it cannot start or go on; `settings` is None when it is they that are wrong."""
+    """Return the last line of a process that cannot start or continue; `settings` is None if they are invalid."""
     log_format = settings.log_format if settings else os.environ.get("LOG_FORMAT", "").lower() or None
     if not _is_json(log_format):
         return f"error: {error}"
@@ -66,7 +66,7 @@ def _is_json(log_format: str | None) -> bool:
 
 
 def configure_logs(settings: Settings) -> None:
-    """Set up structlog, and the libraries' own records, from warnings up, in the same form."""
+    """Set up structlog. Records of libraries, from level warning, get the same form."""
     console = not writes_json(settings)
     shared: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,

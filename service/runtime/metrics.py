@@ -1,4 +1,4 @@
-"""Histograms that cost little to write, and Prometheus families made of them when they are scraped."""
+"""Histograms that are cheap to update, converted to Prometheus families at each scrape."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LabelValues = TypeVar("LabelValues", bound=tuple[str, ...])
 
 
 class Histogram:
-    """Counts of observations, by bucket. `bounds` are the buckets' upper limits; one more bucket takes the rest."""
+    """Counts observations by bucket. `bounds` are the buckets' upper limits; one more bucket takes the rest."""
 
     __slots__ = ("bounds", "counts", "total")
 
@@ -27,7 +27,7 @@ class Histogram:
 
 
 def quantile(bounds: Sequence[float], counts: Sequence[int], q: float) -> float:
-    """A quantile, linear within its bucket, as Prometheus' `histogram_quantile` computes it."""
+    """Return a quantile, interpolated linearly within its bucket like Prometheus's `histogram_quantile`."""
     rank, below = q * sum(counts), 0
     for number, count in enumerate(counts[:-1]):
         if count and below + count >= rank:
@@ -38,7 +38,7 @@ def quantile(bounds: Sequence[float], counts: Sequence[int], q: float) -> float:
 
 
 def counters(name: str, documentation: str, labels: Sequence[str], counts: Mapping[LabelValues, int]) -> Metric:
-    """A counter family: one sample for each tuple of label values."""
+    """Return a counter family with one sample per tuple of label values."""
     family = CounterMetricFamily(name, documentation, labels=labels)
     for values, count in sorted(counts.items()):
         family.add_metric(values, count)
@@ -46,7 +46,7 @@ def counters(name: str, documentation: str, labels: Sequence[str], counts: Mappi
 
 
 def histograms(name: str, documentation: str, labels: Sequence[str], found: Mapping[LabelValues, Histogram]) -> Metric:
-    """A histogram family: one histogram for each tuple of label values."""
+    """Return a histogram family with one histogram per tuple of label values."""
     family = HistogramMetricFamily(name, documentation, labels=labels)
     for values, histogram in sorted(found.items()):
         buckets, so_far = [], 0

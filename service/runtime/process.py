@@ -1,4 +1,4 @@
-"""The life of a process: health page, needs, start, then a signal or an error, drain, close."""
+"""The life of a process: serve the health page, check needs, start, await a signal or an error, drain, close."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ log: Final = structlog.get_logger("service.process")
 AnySettings = TypeVar("AnySettings", bound=Settings)
 
 CLOSE_S: Final = 1.0
-"""Kept of `SHUTDOWN_TIMEOUT` for closing connections."""
+"""Part of `SHUTDOWN_TIMEOUT` that is reserved for closing connections."""
 
 
 class Stop:
-    """Why the process is to stop: a signal, an error, or finished work. A second signal ends the process at once."""
+    """The reason to stop: a signal, an error or finished work. A second signal ends the process at once."""
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
@@ -40,12 +40,12 @@ class Stop:
             loop.add_signal_handler(number, self._signalled, number)
 
     def fail(self, error: ServiceError) -> None:
-        """Stop because the role cannot go on."""
+        """Stop because the role cannot continue. Only the first reason counts."""
         if not self._stopped.done():
             self._stopped.set_exception(error)
 
     def finish(self) -> None:
-        """Stop because the role's work is done: drain, close, exit code 0."""
+        """Stop because the role's work is done: drain, close, exit with 0."""
         if not self._stopped.done():
             self._finished = True
             self._stopped.set_result(None)
@@ -59,7 +59,10 @@ class Stop:
         await asyncio.shield(self._stopped)
 
     async def unless_first(self, starting: Coroutine[Any, Any, None]) -> bool:
-        """Run `starting` to its end and return True; False when a signal came first and it was cancelled."""
+        """Run `starting` and return True; if a signal or `finish` comes first, cancel it and return False.
+
+        Raises the error of `fail` if that comes first.
+        """
         task = asyncio.create_task(starting)
         await asyncio.wait({task, self._stopped}, return_when=asyncio.FIRST_COMPLETED)
         if self._stopped.done():
@@ -81,7 +84,7 @@ class Stop:
 async def run(make: Callable[[AnySettings, Stop], Role], settings: AnySettings) -> None:
     """Run a role until SIGTERM or SIGINT, then drain it.
 
-    Raises `ServiceError` when the role cannot start or go on, or when the drain left something undone.
+    Raises `ServiceError` when the role cannot start or continue, or when the drain left something undone.
     """
     async with AsyncExitStack() as stack:
         stop = Stop()
@@ -113,7 +116,7 @@ async def run(make: Callable[[AnySettings, Stop], Role], settings: AnySettings) 
 
 
 async def _drain_after(error: ServiceError, role: Role, timeout_s: float) -> None:
-    """Finish what can be finished; raises `error`, with what was not."""
+    """Drain, then raise `error`, together with what the drain left undone."""
     try:
         await role.drain(timeout_s)
     except ServiceError as left:
@@ -129,4 +132,4 @@ async def _begin(role: Role) -> None:
             log.debug("not looked at", need=need.name, reason=str(skipped))
     await role.start()
     gc.collect()
-    gc.freeze()  # or each full collection walks the libraries too: 20 ms of CPU, a third of a second at 0.06 vCPU
+    gc.freeze()  # else each full collection walks the libraries: 20 ms of CPU, a third of a second at 0.06 vCPU

@@ -1,4 +1,4 @@
-"""What a role is: one job of the image. `process.run` calls its methods, in the order in which they stand here."""
+"""The interface of a role, one job of the image. `process.run` calls its methods in the order listed here."""
 
 from __future__ import annotations
 
@@ -12,49 +12,49 @@ from service.runtime.emf import Figures
 
 
 class Skipped(Exception):
-    """A need that cannot be looked at now. Its message, if it has one, is shown by `--check`."""
+    """The need cannot be checked now. `--check` shows the message, if there is one."""
 
 
 @dataclass(frozen=True)
 class Need:
-    """Something that must be there before a role can start."""
+    """Something that must exist before a role can start."""
 
     name: str
     look: Callable[[], Awaitable[str | None]]
-    """Returns a remark for `--check`, or None. Raises `ServiceError` when it is missing, or `Skipped`."""
+    """Check or open it; return a remark for `--check`, or None. Raises `ServiceError` if missing, or `Skipped`."""
 
 
 class Role(Protocol):
-    """Made of its settings and a `Stop`, without I/O. Its class has `SETTINGS`, the class of its settings."""
+    """Its constructor takes settings and a `Stop`, and does no I/O. Its attribute `SETTINGS` is its settings class."""
 
     def needs(self) -> Sequence[Need]:
-        """What must be there, in the order in which it is opened. `close` is called however far this came."""
+        """Return what must exist, in the order in which to open it. `close` is called however far this gets."""
         ...
 
     async def start(self) -> None:
-        """Begin to take work. Raises `ServiceError`."""
+        """Start to take work. Raises `ServiceError`."""
         ...
 
     async def drain(self, timeout_s: float) -> None:
-        """Take no more work and finish what was taken. Raises `ServiceError` for what was not finished in time."""
+        """Take no more work and finish what was taken. Raises `ServiceError` for work not finished in time."""
         ...
 
     async def close(self) -> None:
-        """Close whatever was opened, in reverse order."""
+        """Close everything that was opened, in reverse order."""
         ...
 
     async def problems(self) -> Mapping[str, str]:
-        """What is not ready, by name, and why. Empty: ready."""
+        """Return part -> why it is not ready; empty if the role is ready."""
         ...
 
     async def remarks(self) -> Mapping[str, str]:
-        """What to know of a role that is ready, by name. Empty: nothing."""
+        """Return part -> what an operator should know though the role is ready; may be empty."""
         ...
 
     def metrics(self) -> Iterable[Metric]:
-        """The role's Prometheus metrics, read when they are scraped."""
+        """Return the role's Prometheus metrics, at each scrape."""
         ...
 
     def figures(self) -> Figures | None:
-        """What goes to CloudWatch each minute, from the start until `close`, where logs are JSON; None: nothing."""
+        """Return what goes to CloudWatch each minute from start to `close`, if logs are JSON; None: nothing."""
         ...

@@ -1,4 +1,4 @@
-"""The environment, read once into one frozen object. Each role extends these classes with its own variables."""
+"""Read the environment once into a frozen object. Each role extends these classes with its own variables."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def _lower(value: Any) -> Any:
 
 
 class Settings(BaseSettings):
-    """What every role is told by its environment. Nothing else configures a role.
+    """Settings of every role. Only the environment configures a role.
 
-    The AWS SDK's own variables (region, endpoint, credentials, profile) are read by the SDK. A field's description
-    and default are its line in `--help`.
+    The SDK reads AWS's own variables (region, endpoint, credentials, profile). `--help` shows each field's description
+    and default.
     """
 
     model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True, extra="ignore", hide_input_in_errors=True)
@@ -49,7 +49,7 @@ class Settings(BaseSettings):
 
 
 def load(settings: type[AnySettings]) -> AnySettings:
-    """The settings of this process.
+    """Read the settings of this process.
 
     Raises `ServiceError` that names the first bad variable and its rule, without the variable's value.
     """
@@ -66,7 +66,7 @@ def load(settings: type[AnySettings]) -> AnySettings:
 
 
 def variables(settings: type[Settings]) -> Iterator[tuple[str, str, str]]:
-    """Each environment variable: its name, what it means, its default."""
+    """Yield each environment variable: name, meaning, default ("required" if it has none)."""
     for name, field in settings.model_fields.items():
         default = "required" if field.is_required() else "" if field.default is None else f"{field.default}"
         yield name.upper(), field.description or "", default
