@@ -1,1 +1,1 @@
-"""What a deployment is told, and its one reader; Kubernetes manifests beside it."""
+"""The settings of a deployment and their one reader, and Kubernetes manifests."""

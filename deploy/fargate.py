@@ -1,4 +1,4 @@
-"""What Fargate sells: the pairs of CPU and memory."""
+"""The pairs of CPU and memory that Fargate offers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MEMORY_OF_CPU: Final = {
 
 
 def check_size(cpu: int, memory: int) -> None:
-    """Raises `ValueError` for CPU units and MiB that Fargate does not have together."""
+    """Raise `ValueError` for a pair of CPU units and MiB that Fargate does not offer."""
     if cpu not in MEMORY_OF_CPU:
         raise ValueError(f"cpu: Fargate has {', '.join(map(str, MEMORY_OF_CPU))}, not {cpu}")
     if memory not in MEMORY_OF_CPU[cpu]:

@@ -1,4 +1,4 @@
-"""`settings.toml`, read."""
+"""Read `settings.toml`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ FILE: Final = Path(__file__).with_name("settings.toml")
 
 
 class SettingsError(Exception):
-    """Which file cannot be used, and why: one line."""
+    """The file cannot be used; the message is one line with its name and the reason."""
 
 
 def read(path: Path = FILE) -> dict[str, Any]:
-    """Return what it sets. Raise `SettingsError` where it cannot be read."""
+    """Return its contents. Raise `SettingsError` when it cannot be read or parsed."""
     try:
         return tomllib.loads(path.read_text())
     except (OSError, tomllib.TOMLDecodeError) as error:

@@ -1,8 +1,8 @@
-"""The figures of target tracking that are no choice of a deployment's; `local` rehearses the same ones."""
+"""Figures of target tracking that no deployment chooses; `local` simulates scaling with the same ones."""
 
 from typing import Final
 
 SCALE_OUT_COOLDOWN_S: Final = 60
 SCALE_IN_COOLDOWN_S: Final = 300
 TARGET_WITHOUT_CREDIT_PERCENT: Final = 20
-"""An upper estimate, 60 at one and a half times a task's peak: a low target asks for too many tasks."""
+"""The metric is an upper estimate and reads 60 at 1.5 times a task's peak: a lower target starts too many tasks."""

@@ -1,4 +1,4 @@
-"""The sections of `settings.toml`: one for each further role of the image, turned off unless `enabled`."""
+"""The sections of `settings.toml`: one for each optional role of the image, off unless `enabled`."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from deploy.fargate import STOP_TIMEOUT_MAX_S, check_size
 
 TableName = Annotated[str, StringConstraints(pattern=r"^([a-zA-Z0-9_.-]{3,255})?$")]
-"""Of a table that is there already; empty: there is none."""
+"""Name of an existing table; empty: the stack creates one."""
 KeyArn = Annotated[str, StringConstraints(pattern=r"^(arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:key/[A-Za-z0-9-]+)?$")]
-"""Of the customer managed key of a table that is there already; empty: AWS' own key."""
+"""ARN of an existing table's customer managed key; empty: a key owned by AWS."""
 _QUEUE: Final = r"[A-Za-z0-9_-]{1,80}(\.fifo)?"
 QueueName = Annotated[str, StringConstraints(pattern=rf"^({_QUEUE}|arn:aws[a-z-]*:sqs:[a-z0-9-]+:\d{{12}}:{_QUEUE})?$")]
-"""Of a queue that is there already, or its ARN; empty: the stack makes one."""
+"""Name or ARN of an existing queue; empty: the stack creates one."""
 
 
 def check_key(table: str, key: str) -> None:
-    """Raise `ValueError` for a key without its table."""
+    """Raise `ValueError` for a key without a table."""
     if key and not table:
         raise ValueError("existing_table_key: it is the key of existing_table, which is empty")
 
@@ -39,7 +39,7 @@ class AdjustmentsSection(BaseModel):
 
 
 class Section(BaseModel):
-    """What every further role may be told."""
+    """Settings of every optional role."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -54,7 +54,7 @@ class Section(BaseModel):
 
 
 class Reader(Section):
-    """What a role that reads messages may be told."""
+    """Settings of a role that reads messages."""
 
     source: Literal["jetstream", "sqs"] = "jetstream"
     queue: QueueName = ""
@@ -67,12 +67,12 @@ class Reader(Section):
 
     @property
     def queue_region(self) -> str:
-        """Of the ARN; empty for a name."""
+        """Region in the ARN; empty for a name."""
         return self.queue.split(":")[3] if self.queue.startswith("arn:") else ""
 
     @property
     def queue_account(self) -> str:
-        """Of the ARN; empty for a name."""
+        """Account in the ARN; empty for a name."""
         return self.queue.split(":")[4] if self.queue.startswith("arn:") else ""
 
 
@@ -94,7 +94,7 @@ class QueueSection(Reader):
 
 
 class Step(BaseModel):
-    """So many tasks, from a backlog of so many messages on."""
+    """From a backlog of `backlog` messages, run `tasks` tasks."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -103,7 +103,7 @@ class Step(BaseModel):
 
 
 STEPS_MAX: Final = 20
-"""Of one policy: https://docs.aws.amazon.com/autoscaling/application/userguide/application-auto-scaling-quotas.html"""
+"""Per policy: https://docs.aws.amazon.com/autoscaling/application/userguide/application-auto-scaling-quotas.html"""
 
 
 class ArchiveSection(Reader):
@@ -134,5 +134,5 @@ class ArchiveSection(Reader):
         return self
 
     def tasks(self, backlog: int) -> int:
-        """How many tasks a backlog asks for."""
+        """Return how many tasks a backlog requires."""
         return max((step.tasks for step in self.steps if backlog >= step.backlog), default=0)

@@ -1,4 +1,4 @@
-"""`settings.toml`, checked: whatever would fail late says so now, in one line."""
+"""Check `settings.toml`: whatever would fail during a deployment fails now, with one line."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from deploy.sections import AdjustmentsSection, ArchiveSection, KeyArn, QueueSec
 from service.customer.settings import CustomerSettings
 
 ASSUMED: Final = {"region": "us-east-1", "initials": "POC"}
-"""For a synthesis on a machine that knows no AWS account."""
+"""Values for a synthesis on a machine without an AWS account."""
 
 _PRODUCTION: Final[Mapping[str, Any]] = {
     "cpu": 512, "memory": 1024, "network": "private", "zones": 3, "dashboard": True, "spot": False,
 }  # fmt: skip
-"""The defaults of `environment = "production"`, where they are not those of the fields."""
+"""Defaults of `environment = "production"` that differ from the fields' defaults."""
 
 _DEFAULTS: Final = CustomerSettings.model_fields
 _PORTS: Final = {"nats": 4222, "tls": 4222, "ws": 80, "wss": 443}
@@ -40,7 +40,7 @@ Count = Annotated[int, Field(ge=1, le=1000)]
 
 
 class Settings(BaseModel):
-    """A deployment's choices; `deploy/settings.toml` says what each means."""
+    """The choices of a deployment; `deploy/settings.toml` explains each."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -133,18 +133,18 @@ class Settings(BaseModel):
 
     @property
     def makes_queues(self) -> bool:
-        """Whether the stack has SQS queues of its own."""
+        """True if the stack creates SQS queues."""
         readers: tuple[Reader, ...] = (self.queue, self.archive)
         return any(reader.enabled and reader.source == "sqs" and not reader.queue for reader in readers)
 
     @property
     def queue_architecture(self) -> str:
-        """Of the queue's task, which is the business container's too."""
+        """Architecture of the queue's task, so of the business container too."""
         return (self.queue.architecture if self.queue.enabled else "") or self.architecture
 
     @property
     def stop_timeout(self) -> int:
-        """Seconds that the service's container has from SIGTERM on."""
+        """Seconds from SIGTERM to SIGKILL for the service's container."""
         return min(STOP_TIMEOUT_MAX_S, self.shutdown_timeout + DRAIN_MARGIN_S)
 
     @property
@@ -169,7 +169,7 @@ class Settings(BaseModel):
 
     @property
     def egress_ports(self) -> tuple[int, ...]:
-        """Where the tasks connect to: NATS, AWS' APIs, and the collector of spans."""
+        """Ports to which the tasks connect: NATS, AWS's APIs and the collector of spans."""
         urls = [urlsplit(server) for server in self.nats_servers]
         ports = {url.port or _PORTS[url.scheme] for url in urls} | {HTTPS_PORT}
         if self.tracing_endpoint:
