@@ -1,1 +1,1 @@
-"""For operators: Prometheus, Grafana, what a client's archived events were, and whether balances are right."""
+"""Tools for operators: Prometheus, Grafana, a reader of a client's archived events, and a check of the balances."""

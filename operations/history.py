@@ -1,4 +1,4 @@
-"""`python -m operations.history TABLE CLIENT_ID`: a client's archived events, newest first."""
+"""`python -m operations.history TABLE CLIENT_ID`: show a client's archived events, newest first."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _sort_key: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z(#.*)?").f
 
 
 def page(table: Any, client_id: str, limit: int, before: str = "") -> tuple[list[dict[str, Any]], bool]:
-    """Up to `limit` rows, newest first, older than the sort key `before`; and whether there may be more.
+    """Return up to `limit` rows, newest first, older than the sort key `before`; and whether there may be more.
 
-    DynamoDB ends a page after 1 MB too:
+    DynamoDB also ends a page after 1 MB:
     https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Query.Pagination.html
     """
     condition: Any = Key(PARTITION_KEY).eq(client_id)
@@ -43,9 +43,9 @@ def main() -> int:
     parser.add_argument("client_id")
     parser.add_argument("--limit", type=_positive, default=PAGE, help=f"rows of a page ({PAGE})")
     parser.add_argument(
-        "--before", type=_event, default="", help="go on behind this `event`, the last one of the page before"
+        "--before", type=_event, default="", help="continue after this `event`, the last one of the previous page"
     )
-    parser.add_argument("--json", action="store_true", help="a line of JSON for each row; what is not UTF-8 in base64")
+    parser.add_argument("--json", action="store_true", help="print a line of JSON per row; binary values in base64")
     arguments = parser.parse_args()
     try:
         table = boto3.Session(botocore_session=aws_session()).resource("dynamodb").Table(arguments.table)
@@ -83,7 +83,7 @@ def _event(text: str) -> str:
 
 
 def _plain(value: object) -> int | float | str:
-    """A number as JSON has it: whole ones in full, others as doubles."""
+    """Convert to JSON: whole numbers exactly, others as doubles, binary values as base64."""
     if isinstance(value, Decimal):
         return int(value) if value == value.to_integral_value() else float(value)
     return _text(value)
@@ -94,11 +94,11 @@ def _text(value: object) -> str:
 
 
 def _printable(value: object) -> str:
-    """No escape sequence of an event's reaches the terminal."""
+    """Escape control characters, so that no event sends an escape sequence to the terminal."""
     text = _text(value)
     return text if text.isprintable() else text.encode("unicode_escape").decode()
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end quietly with `| head`
     sys.exit(main())
