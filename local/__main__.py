@@ -28,34 +28,34 @@ cli = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pret
 QUEUE_PORT: Final = int(queue_contract.LISTEN.rpartition(":")[2])
 console = Console(highlight=False, soft_wrap=True, emoji=False)
 
-StateOption = Annotated[
-    Path, typer.Option(resolve_path=True, help="The folder that keeps keys, credentials, stores and logs.")
-]
+StateOption = Annotated[Path, typer.Option(resolve_path=True, help="Folder for keys, credentials, stores and logs.")]
 
 
 @cli.command()
 def up(
     tasks: Annotated[int, typer.Option(min=0, max=32, help="Service processes.")] = 1,
-    vcpu: Annotated[float | None, typer.Option(min=0.05, help="Bound each task's CPU, as Fargate does.")] = None,
+    vcpu: Annotated[float | None, typer.Option(min=0.05, help="Limit each task's CPU, as Fargate does.")] = None,
     autoscale: Annotated[
-        bool, typer.Option("--autoscale", help="As many tasks as the rules of deploy/settings.toml ask for.")
+        bool, typer.Option("--autoscale", help="Scale tasks by the rules of deploy/settings.toml.")
     ] = False,
-    speed: Annotated[float, typer.Option(min=1, max=100, help="With --autoscale: so much faster than on AWS.")] = 1,
+    speed: Annotated[
+        float, typer.Option(min=1, max=100, help="With --autoscale: factor by which time runs faster.")
+    ] = 1,
     state: StateOption = DEFAULT,
     nats_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = Ports.nats,
     dynamodb_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = Ports.dynamodb,
     gateway_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = Ports.gateway,
     health_port: Annotated[
         int,
-        typer.Option(min=0, max=65535, help="Of the first task; the next take the ports after it. 0: any free ones."),
+        typer.Option(min=0, max=65535, help="First task's port; the others use the next ports. 0: any free ports."),
     ] = Ports.health,
     archive: Annotated[bool, typer.Option("--archive", help="Start archive tasks by the backlog, from zero.")] = False,
     queue: Annotated[bool, typer.Option("--queue", help="Start a queue sidecar of the stream.")] = False,
     queue_port: Annotated[
-        int, typer.Option(min=0, max=65535, help="With --queue: where it listens. 0: any free one.")
+        int, typer.Option(min=0, max=65535, help="With --queue: the sidecar's port. 0: any free port.")
     ] = QUEUE_PORT,
 ) -> None:
-    """Run the whole system until Ctrl-C. Its state survives, and is there at the next start."""
+    """Run the whole system until Ctrl-C. Its state is kept for the next start."""
     ports = Ports(nats_port, dynamodb_port, gateway_port, health_port)
     extras = Extras(archive=archive, queue_port=queue_port if queue else None)
     if autoscale:
@@ -66,7 +66,7 @@ def up(
 
 @cli.command()
 def demo() -> None:
-    """Run the main job on real servers with three tasks, show it working, check it, clean up."""
+    """Run the main job on real servers with three tasks: show it, check it, clean up."""
     from local.demos import balance as demonstration  # noqa: PLC0415  each demo imports more than `up` needs
 
     _run(demonstration.run(console))
@@ -74,7 +74,7 @@ def demo() -> None:
 
 @cli.command("demo-archive")
 def demo_archive() -> None:
-    """Let events pile up, archive them from zero tasks and back to zero, from JetStream and from SQS; check it."""
+    """Let events pile up, then archive them with tasks started from zero, from JetStream and from SQS; check it."""
     from local.demos import archive as archive_demo  # noqa: PLC0415
 
     _run(archive_demo.run(console))
@@ -104,11 +104,11 @@ def reset(state: StateOption = DEFAULT) -> None:
 
 @dataclass(frozen=True)
 class Extras:
-    """The further roles that `up` starts."""
+    """The optional roles that `up` starts."""
 
     archive: bool
     queue_port: int | None
-    """Where the queue sidecar listens; None: there is none."""
+    """Port of the queue sidecar; None: do not start one."""
 
     @asynccontextmanager
     async def running(self, system: System, logs: Path) -> AsyncIterator[None]:
@@ -158,7 +158,7 @@ async def _up_autoscaled(folder: Path, ports: Ports, vcpu: float | None, speed: 
                 await scaling
             raise await ending
         finally:
-            scaling.cancel()  # once: it stops its tasks then
+            scaling.cancel()  # only once: it then stops its tasks, which a second one would interrupt
             await asyncio.wait({scaling})
             await cancel(ending)
 
@@ -173,7 +173,7 @@ def _run(work: Coroutine[Any, Any, None]) -> None:
 
 
 async def _until_signal(work: Coroutine[Any, Any, None]) -> None:
-    """Run `work`. A signal cancels it, so that it takes down what it brought up; a second one kills the children."""
+    """Run `work`. A signal cancels it, so that it stops what it started; a second signal kills the children."""
     task = asyncio.ensure_future(work)
     signalled = False
 
@@ -190,7 +190,7 @@ async def _until_signal(work: Coroutine[Any, Any, None]) -> None:
     with contextlib.suppress(asyncio.CancelledError):
         await task
     if task.cancelled():
-        with contextlib.suppress(OSError):  # a terminal that was closed
+        with contextlib.suppress(OSError):  # the terminal was closed
             console.print("stopped")
 
 

@@ -1,4 +1,4 @@
-"""A process bounded to a share of a vCPU as Fargate bounds it: by a quota of a cgroup, version 1 or 2. Wants root.
+"""Limit a process to a share of a vCPU as Fargate does: by a quota of a cgroup, version 1 or 2. Requires root.
 
 https://docs.kernel.org/scheduler/sched-bwc.html, https://docs.kernel.org/admin-guide/cgroup-v2.html#cpu
 """
@@ -17,12 +17,12 @@ PERIOD_US: Final = 100_000
 _ROOT: Final = Path("/sys/fs/cgroup")
 
 Bound = Callable[[int], None]
-"""Moves a process, by its id, under the bound."""
+"""Applies the limit to a process, by its id."""
 
 
 @contextmanager
 def cpu_bound(vcpu: float) -> Iterator[Bound | None]:
-    """A bound for processes that end before the context does. None where this system lets nobody set one."""
+    """Yield a limit for processes that end before the context does, or None where this system does not allow one."""
     try:
         group = _make(vcpu)
     except OSError:
@@ -36,7 +36,7 @@ def cpu_bound(vcpu: float) -> Iterator[Bound | None]:
     try:
         yield bound
     finally:
-        with contextlib.suppress(OSError):  # a process that is still ending
+        with contextlib.suppress(OSError):  # a process is still ending
             group.rmdir()
 
 

@@ -1,6 +1,6 @@
-"""A DynamoDB engine from npm: native, SQLite-backed, checked against AWS. And the table in it.
+"""A DynamoDB engine from npm (native, backed by SQLite, verified against AWS), and the table in it.
 
-Where npm has no engine for the platform, moto's server stands in: its rows are in memory, its figures mean nothing.
+Where npm has no engine for the platform, moto's server replaces it: its rows are in memory, its speed means nothing.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _MODULES: Final = Path(__file__).parent / "node_modules" / "@dynoxide"
 
 
 def binary() -> Path:
-    """The engine for this platform.
+    """Return the path of the engine for this platform.
 
     Raises `LocalError` when npm has not installed one.
     """
@@ -65,7 +65,7 @@ def binary() -> Path:
 
 
 def environment(port: int) -> dict[str, str]:
-    """What an AWS SDK needs to reach the engine; it takes any credentials."""
+    """Return the environment with which an AWS SDK reaches the engine; it accepts any credentials."""
     return {
         "AWS_REGION": REGION,
         "AWS_ENDPOINT_URL_DYNAMODB": f"http://127.0.0.1:{port}",
@@ -75,7 +75,7 @@ def environment(port: int) -> dict[str, str]:
 
 
 def has_engine() -> bool:
-    """Whether npm has installed an engine for this platform."""
+    """Return whether npm has installed an engine for this platform."""
     try:
         binary()
     except LocalError:
@@ -85,9 +85,9 @@ def has_engine() -> bool:
 
 @asynccontextmanager
 async def dynamodb(folder: Path, port: int) -> AsyncIterator[Child]:
-    """Run the engine on `port`; its file lives in `folder`, and survives it. Where there is none, run moto's server.
+    """Run the engine on `port` with its file in `folder`, which is kept. Without an engine, run moto's server.
 
-    The engine has one worker thread: more would spin for the database's lock, at nearly twice the CPU for each key.
+    The engine gets one worker thread: more would spin on the database's lock, at nearly twice the CPU per key.
     """
     if has_engine():
         command = [str(binary()), "serve", "--port", str(port), "--db-path", str(folder / FILE)]
@@ -100,9 +100,9 @@ async def dynamodb(folder: Path, port: int) -> AsyncIterator[Child]:
 
 
 async def imported(balances: Mapping[str, int], table: str, folder: Path) -> None:
-    """Make the engine's file in `folder`, holding one table with these rows: much faster than writing each.
+    """Create the engine's file in `folder` with one table of these rows: much faster than writing each.
 
-    From the form of DynamoDB's own exports:
+    It imports the format of DynamoDB's exports:
     https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/S3DataExport.Output.html
     """
     data = folder / "export" / table / "data"
@@ -123,7 +123,7 @@ async def imported(balances: Mapping[str, int], table: str, folder: Path) -> Non
 
 
 async def create_table(name: str, env: Mapping[str, str], keys: Sequence[str] = KEYS) -> bool:
-    """Make the table, unless it is there; returns whether it was made. Partition and sort key are strings."""
+    """Create the table unless it exists; return whether it was created. Partition and sort key are strings."""
     return await asyncio.to_thread(_create_table, _definition(name, keys), env)
 
 
@@ -144,12 +144,12 @@ def adjustments_definition(name: str) -> Definition:
 
 
 def rows(table: str, env: Mapping[str, str]) -> dict[str, int]:
-    """Every balance in a local table, by client id."""
+    """Return client id -> balance, for every row of a local table."""
     return scan(client(env), table)
 
 
 def scan(engine: DynamoDBClient, table: str) -> dict[str, int]:
-    """Every balance in the table, by client id."""
+    """Return client id -> balance, for every row of the table."""
     pages = engine.get_paginator("scan").paginate(TableName=table)
     return {
         item[contract.KEY_ATTRIBUTE]["S"]: int(item[contract.BALANCE_ATTRIBUTE]["N"])
@@ -159,7 +159,7 @@ def scan(engine: DynamoDBClient, table: str) -> dict[str, int]:
 
 
 def client(env: Mapping[str, str]) -> DynamoDBClient:
-    """boto3's client, configured by `env` alone: neither a profile nor a proxy of this shell matters."""
+    """Return boto3's client, configured by `env` only: it ignores this shell's profile and proxy."""
     return _client(
         env["AWS_REGION"],
         env["AWS_ENDPOINT_URL_DYNAMODB"],
@@ -170,7 +170,7 @@ def client(env: Mapping[str, str]) -> DynamoDBClient:
 
 @functools.cache
 def _client(region: str, endpoint: str, access_key: str, secret_key: str) -> DynamoDBClient:
-    """Made once for an endpoint: making one reads botocore's models, a tenth of a second."""
+    """Make one client per endpoint: reading botocore's models takes a tenth of a second."""
     ignored = (None, None, os.devnull, None)
     core = Session(
         session_vars={"profile": (None, None, None, None), "config_file": ignored, "credentials_file": ignored}

@@ -1,6 +1,6 @@
-"""A closed loop of requests that checks every reply: for the demonstration and the tests.
+"""Send requests in a closed loop and check every reply, for the demonstration and the tests.
 
-How fast the service is, is the benchmark's question; this asks whether anything was lost.
+The benchmark measures speed; this checks that nothing is lost.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from service.customer.endpoints.balance import encode
 
 @dataclass
 class Tally:
-    """What became of the requests: sent = balances + the errors' counts + wrong."""
+    """The results of all requests: sent = balances + sum of errors + wrong."""
 
     sent: int = 0
     balances: int = 0
     wrong: list[str] = field(default_factory=list)
-    """Replies that were not the right one for their request."""
+    """Replies that do not match their request."""
     errors: Counter[str] = field(default_factory=Counter)
-    """By ADR-32 code, or `timeout`, or `no responders`."""
+    """Count by ADR-32 code, `timeout` or `no responders`."""
 
 
 def request_for(client_id: str) -> bytes:
@@ -44,7 +44,7 @@ async def ask_all(
     timeout_s: float = 5.0,
     until: Callable[[], bool] = lambda: False,
 ) -> Tally:
-    """Ask for each id, `concurrency` at a time over all `clients`, until they are all asked or `until()` says so."""
+    """Ask for each id, `concurrency` at a time over all `clients`, until all are asked or `until()` is true."""
     tally = Tally()
     remaining = iter(ids)
     pool = list(clients)

@@ -1,7 +1,7 @@
 """`python -m local.moto_server PORT`: moto's DynamoDB, one request at a time.
 
-moto's own command works on as many requests as there are. Sixty of them, as seeding sends, then wait for each other for
-seconds; in turns each waits a fraction of one.
+moto's own command handles all requests at once. The sixty that seeding sends then block each other for seconds; one at
+a time, each waits for a fraction of a second.
 """
 
 from __future__ import annotations

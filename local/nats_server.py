@@ -1,4 +1,4 @@
-"""The real nats-server, in operator mode with JWT authentication and JetStream."""
+"""Run the real nats-server, in operator mode with JWT authentication and JetStream."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ gateway {{ name: {cluster}, listen: "127.0.0.1:{port}", gateways: [{gateways}] }
 
 @dataclass(frozen=True)
 class Node:
-    """One server of a cluster: its own route port, and everybody's; and the clusters that it is one of, by gateway."""
+    """One server of a cluster: the route ports of all its servers, and the gateways of all clusters."""
 
     number: int
     route_ports: Sequence[int]
     cluster: str = "local"
     gateway_port: int = 0
     gateways: Mapping[str, int] = field(default_factory=dict)
-    """A port of each cluster, by name."""
+    """Cluster name -> gateway port."""
 
     @property
     def name(self) -> str:
@@ -61,7 +61,7 @@ class Node:
 
 
 def binary() -> str:
-    """The wheel's binary, beside this interpreter; else the one on the PATH."""
+    """Return the wheel's binary beside this interpreter, else the one on the PATH. Raises `LocalError`."""
     beside = Path(sys.executable).with_name("nats-server")
     found = str(beside) if beside.exists() else shutil.which("nats-server")
     if found is None:
@@ -73,9 +73,9 @@ def binary() -> str:
 async def nats_server(
     folder: Path, port: int, *, operator: Key, system: Key, node: Node | None = None
 ) -> AsyncIterator[Child]:
-    """Run it on `port`; its stores live in `folder`, and survive it. Accounts are pushed to its resolver.
+    """Run it on `port` with its stores in `folder`, which are kept. Push accounts to its resolver.
 
-    It is alone, or one `node` of a cluster.
+    It runs alone, or as one `node` of a cluster.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "nats-server.conf"

@@ -1,4 +1,4 @@
-"""What `up` prints when everything runs: commands ready to paste."""
+"""The commands that `up` prints when everything runs, ready to paste."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def next_steps(system: System, *, archive: bool = False) -> str:
     -H "accept: text/plain" -H "authorization: {system.gateway_tokens[GATEWAY.name]}" \\
     -H "content-type: application/json" -d '{{"client_id":"678"}}'
 
-[bold]A client made, and read[/]
+[bold]Create a client, and read it[/]
   curl -X POST "{system.gateway_url}/v1/nats/subjects/{contract.CREATE_SUBJECT}" \\
     -H "authorization: {system.gateway_tokens[REGISTRAR.name]}" \\
     -d '{{"client_id":"john","name":"John Doe","created_at":"2024-01-23"}}'

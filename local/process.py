@@ -1,4 +1,4 @@
-"""Child processes that are ready when they say so, and gone when we are."""
+"""Child processes: wait until they are ready, and end them with this process."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _held_ports: Final[deque[socket.socket]] = deque(maxlen=100)
 
 
 class LocalError(Exception):
-    """What keeps the local system from running, and what to do: one line."""
+    """The local system cannot run; the message is one line with the reason and what to do."""
 
 
 class Child:
@@ -57,11 +57,11 @@ class Child:
             self.process.send_signal(number)
 
     async def wait(self) -> int:
-        """The exit code; negative for a signal's number."""
+        """Return the exit code; for a signal, its negative number."""
         return await self.process.wait()
 
     async def stop(self) -> int:
-        """SIGTERM, and SIGKILL to what is still there `STOP_S` seconds later."""
+        """Send SIGTERM, and SIGKILL `STOP_S` seconds later if it still runs; return the exit code."""
         self.signal(signal.SIGTERM)
         try:
             async with asyncio.timeout(STOP_S):
@@ -83,7 +83,7 @@ class Child:
 
 
 def kill_children() -> None:
-    """End every child at once, unfinished work and all."""
+    """Kill every child at once, without letting it finish its work."""
     for process in _children:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
@@ -98,10 +98,10 @@ def _die_with_parent() -> None:
 async def running(
     name: str, command: Sequence[str], log: Path, env: Mapping[str, str] | None = None
 ) -> AsyncIterator[Child]:
-    """Run `command` in the project's root, its output appended to `log`, and stop it at the end.
+    """Run `command` in the project's root with its output appended to `log`; stop it at the end.
 
-    It has a session of its own, so that Ctrl-C reaches us first and the children end in order. On Linux it
-    is killed when this process ends without stopping it.
+    It has its own session, so that Ctrl-C reaches only this process and the children end in order. On Linux it is
+    killed if this process ends without stopping it.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
@@ -123,7 +123,7 @@ async def running(
 
 
 async def accepts(port: int) -> bool:
-    """Whether something on this machine accepts connections on `port`."""
+    """Return whether any program on this machine accepts connections on `port`."""
     try:
         _, writer = await asyncio.open_connection("127.0.0.1", port)
     except OSError:
@@ -135,10 +135,10 @@ async def accepts(port: int) -> bool:
 
 
 def claim_port(port: int, option: str) -> int:
-    """`port`, or a free one for 0; raises `LocalError` when it is taken.
+    """Return `port`, or a free port for 0. Raises `LocalError` when it is taken.
 
-    A free one is below the ports that the system gives to outgoing connections: a client that keeps reconnecting to a
-    server that is away could be given the server's own port, be connected to itself, and keep the server from it.
+    Free ports are chosen below the ephemeral range: a client that keeps reconnecting to a stopped server could get the
+    server's own port, connect to itself, and block the server from starting.
     """
     candidates = [port] if port else random.sample(FREE_PORTS, 100)
     problem = ""
@@ -165,9 +165,9 @@ def _let_go() -> None:
 
 
 def _hold(port: int) -> None:
-    """Keep a port from whoever else claims a free one until its server listens. Raises `OSError` when it is held.
+    """Reserve a port until its server listens, against others that claim a free one. Raises `OSError` if reserved.
 
-    What is held is UDP's port of the same number, which nothing here uses: it needs no file, and ends with the process.
+    It binds the UDP port of the same number, which is otherwise unused: no file, and released with the process.
     """
     held = socket.socket(type=socket.SOCK_DGRAM)
     try:
@@ -181,7 +181,7 @@ def _hold(port: int) -> None:
 
 
 def _readable(line: str) -> str:
-    """The service's last word out of its JSON; any other line as it is."""
+    """Return a service's last JSON line as text, any other line unchanged."""
     try:
         said = orjson.loads(line)
     except orjson.JSONDecodeError:

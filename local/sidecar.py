@@ -1,4 +1,4 @@
-"""A queue sidecar of the local system, as it would run beside a business container."""
+"""Run a queue sidecar of the local system, as beside a business container."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from service.contracts import queue as contract
 
 
 def stream_env(system: System) -> dict[str, str]:
-    """What makes it a sidecar of the system's stream."""
+    """Return the environment of a sidecar for the system's stream."""
     env = service_env(system.nats_url, system.creds[contract.USER], "", {})
     del env["DDB_TABLE"]
     return {**env, "QUEUE": f"jetstream:{contract.STREAM}"}
@@ -20,7 +20,7 @@ def stream_env(system: System) -> dict[str, str]:
 
 @asynccontextmanager
 async def sidecar(env: Mapping[str, str], logs: Path, port: int = 0) -> AsyncIterator[tuple[Task, str]]:
-    """One that serves, and where it listens. Raises `LocalError` when it does not come up, or the port is taken."""
+    """Yield a ready sidecar and its address. Raises `LocalError` when it does not start or the port is taken."""
     port = claim_port(port, "--queue-port")
     listen = f"127.0.0.1:{port}"
     given = {**env, "QUEUE_LISTEN": listen}

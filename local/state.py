@@ -1,4 +1,4 @@
-"""The one folder in which the local system keeps its keys, credentials, stores and logs."""
+"""The folder in which the local system keeps its keys, credentials, stores and logs."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ from local.process import LocalError
 
 DEFAULT: Final = Path(__file__).parent.parent / ".local"
 MARKER: Final = ".customer-balance"
-"""Says that a folder is this system's; locked for as long as somebody uses it."""
+"""This file marks a folder as this system's state; it is locked while a process uses the folder."""
 PARTS: Final = frozenset({"keys", "creds", "nats", "dynamodb", "logs"})
 _BASE62: Final = string.digits + string.ascii_letters
 
 
 @dataclass(frozen=True)
 class State:
-    """What survives a restart."""
+    """The state that survives a restart."""
 
     folder: Path
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Make or take the folder, for this process alone.
+        """Create or open the folder, for this process only.
 
-        Raises `LocalError` when it is somebody else's, or another process has it.
+        Raises `LocalError` when it holds something else, or another process uses it.
         """
         folder = self.folder
         if folder.exists() and not folder.is_dir():
             raise LocalError(f"{folder} is not a folder; give another with --state")
         found = {path.name for path in folder.iterdir()} if folder.exists() else set()
-        # Before there was a marker, a state had these parts and no others.
+        # Before the marker existed, a state folder had only these parts.
         if found and MARKER not in found and not (found <= PARTS and self.operator_path.is_file()):
             raise LocalError(f"{folder} is not empty and not a state folder of this system; give another with --state")
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ class State:
             os.close(descriptor)
 
     def remove(self) -> None:
-        """Delete this system's parts of the folder, and the folder when nothing else is in it."""
+        """Delete this system's parts of the folder, and the folder if nothing else is in it."""
         for part in PARTS:
             if (self.folder / part).exists():
                 shutil.rmtree(self.folder / part)
@@ -66,7 +66,7 @@ class State:
             self.folder.rmdir()
 
     def tighten(self) -> list[Path]:
-        """Take other people's permissions off keys and credentials; the files that had some."""
+        """Remove other users' permissions from keys and credentials; return the files that had any."""
         secret = [path for part in ("keys", "creds") for path in (self.folder / part).glob("*") if path.is_file()]
         loose = [path for path in secret if stat.S_IMODE(path.stat().st_mode) & 0o077]
         for path in loose:
@@ -86,7 +86,7 @@ class State:
         return self.folder / "keys" / "system.creds"
 
     def operator(self) -> Key:
-        """The operator's key, made on first use."""
+        """Return the operator's key, made on first use."""
         if not self.operator_path.exists() and (self.folder / "nats" / "accounts").exists():
             raise LocalError(
                 f"{self.operator_path} is missing, and the accounts in {self.folder / 'nats'} are signed with it; "
@@ -95,18 +95,18 @@ class State:
         return _key(self.operator_path, Key.operator)
 
     def system(self) -> Key:
-        """The system account's key, made on first use."""
+        """Return the system account's key, made on first use."""
         return _key(self.folder / "keys" / "system.seed", Key.account)
 
     def system_creds(self) -> str:
-        """Credentials of a system administrator, written for the control plane's commands too."""
+        """Return credentials of a system administrator; also write them, for the control plane's commands."""
         system = self.system()
         creds = claims.mint_creds(ADMINISTRATOR, system, account=system.public)
         write_private(self.system_creds_path, creds)
         return creds
 
     def gateway_token(self, user: str) -> str:
-        """A user's token, as the gateway's look, made on first use."""
+        """Return a user's token in the gateway's format, made on first use."""
         token = self.files.token(user)
         if not token:
             token = "nhg_" + "".join(secrets.choice(_BASE62) for _ in range(40))

@@ -1,4 +1,4 @@
-"""The parts of the local system, brought up in order and taken down in reverse."""
+"""Start the parts of the local system in order, and stop them in reverse."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ class Ports:
 
 @dataclass(frozen=True)
 class Task:
-    """A service process, and where its health page is."""
+    """A service process and the URL of its health page."""
 
     child: Child
     health_url: str
     is_bounded: bool = False
-    """It has no more of the CPU than it was given."""
+    """True if its CPU is limited."""
 
 
 @dataclass
@@ -64,18 +64,18 @@ class System:
     nats_url: str
     gateway_url: str
     gateway_tokens: Mapping[str, str] = field(repr=False)
-    """By user."""
+    """User -> token."""
     creds: Mapping[str, str] = field(repr=False)
     dynamodb_env: Mapping[str, str] = field(repr=False)
     nats: Child
     dynamodb: Child
     tasks: list[Task] = field(default_factory=list)
     queue_listen: str = ""
-    """Where its queue sidecar listens, if it has one."""
+    """Address of its queue sidecar; empty if it has none."""
 
     @asynccontextmanager
     async def administrator(self) -> AsyncIterator[Client]:
-        """A connection with every permission in the account."""
+        """Yield a connection with every permission in the account."""
         creds = self_hosted.administrator_of(self.state.operator(), self.account)
         async with self_hosted.connected(self.nats_url, creds) as client:
             yield client
@@ -89,16 +89,16 @@ class System:
 async def local_system(
     folder: Path, ports: Ports, *, tasks: int, vcpu: float | None = None, say: Say = lambda _: None
 ) -> AsyncIterator[System]:
-    """Everything, running and provisioned, with `tasks` service processes that are ready, each bounded to `vcpu`.
+    """Run and provision everything, with `tasks` ready service processes, each limited to `vcpu`.
 
-    Raises `LocalError` or `ProvisioningError` when a part does not come up; the others are then stopped.
+    Raises `LocalError` or `ProvisioningError` when a part does not start; the others are then stopped.
     """
     state = State(folder)
     _check_distinct(ports, tasks)
     async with AsyncExitStack() as stack:
         stack.enter_context(state.held())
         for path in state.tighten():
-            say(f"{path} was readable by others; it is not any more")
+            say(f"{path} was readable by others; it is private now")
         nats_port = claim_port(ports.nats, "--nats-port")
         dynamodb_port = claim_port(ports.dynamodb, "--dynamodb-port")
         gateway_port = claim_port(ports.gateway, "--gateway-port")
@@ -132,12 +132,12 @@ async def local_system(
             task = await stack.enter_async_context(service_task(f"service-{number}", env, port, log, vcpu=vcpu))
             system.tasks.append(task)
             if not has_engine():
-                await ready(task)  # moto is too slow for one that seeds and others that start
+                await ready(task)  # moto is too slow for seeding while other tasks start
         await asyncio.gather(*(ready(task) for task in system.tasks))
         if tasks:
             say(f"service: {tasks} task{'s' if tasks > 1 else ''} ready")
         if vcpu and not all(task.is_bounded for task in system.tasks):
-            say(f"the tasks are not bounded to {vcpu:g} vCPU: that wants root and a cgroup that may be written")
+            say(f"the tasks are not limited to {vcpu:g} vCPU: that requires root and a writable cgroup")
         yield system
 
 
@@ -152,7 +152,7 @@ def _check_distinct(ports: Ports, tasks: int) -> None:
 
 
 async def provision(nats_url: str, state: State, files: Files, name: str = ACCOUNT_NAME) -> str:
-    """Account, users, stream and bucket, as the declaration wants them, credentials in `files`; the account's id."""
+    """Provision account, users, stream and bucket as declared, credentials into `files`; return the account's id."""
     operator, creds = state.operator(), state.system_creds()
     async with self_hosted.connected(nats_url, creds) as system:
         provider = SelfHosted(nats_url, system, operator, state.system().public)
@@ -168,7 +168,7 @@ async def provision(nats_url: str, state: State, files: Files, name: str = ACCOU
 def service_env(
     nats_url: str, creds: str | None, table: str, dynamodb_env: Mapping[str, str], *, adjustments: str = ""
 ) -> dict[str, str]:
-    """The environment of a service, and all of it: what a container would be given."""
+    """Return the complete environment of a service, as its container would get it."""
     env = {"PATH": os.environ.get("PATH", ""), "NATS_URL": nats_url, "DDB_TABLE": table, **dynamodb_env}
     if adjustments:
         env["ADJUSTMENTS_TABLE"] = adjustments
@@ -187,9 +187,9 @@ async def service_task(
     role: str | None = None,
     vcpu: float | None = None,
 ) -> AsyncIterator[Task]:
-    """A process of a role of the service, started as its container would be; or another program in its place.
+    """Run a role of the service as its container would, or another `module` in its place.
 
-    It has at most `vcpu` of the CPU, where this system can bound it.
+    Its CPU is limited to `vcpu`, where this system can.
     """
     given = {"HEALTH_HOST": "127.0.0.1", **env, "HEALTH_PORT": str(health_port)}
     command = [sys.executable, "-m", module, *([role] if role else [])]
@@ -201,7 +201,7 @@ async def service_task(
 
 
 async def ready(task: Task) -> None:
-    """Wait until the task says so itself."""
+    """Wait until the task's /readyz says that it is ready."""
 
     async def asked() -> bool:
         try:
@@ -215,7 +215,7 @@ async def ready(task: Task) -> None:
 
 
 async def first_to_end(children: list[Child]) -> LocalError:
-    """Wait until a child ends by itself, and say which."""
+    """Wait until a child ends by itself; return the error that names it."""
     waiting = {asyncio.create_task(child.wait()): child for child in children}
     try:
         done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)

@@ -1,1 +1,1 @@
-"""The three demonstrations: shown to a person, checked, cleaned up."""
+"""The three demonstrations: each shows something, checks it and cleans up."""

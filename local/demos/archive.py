@@ -1,4 +1,4 @@
-"""The archive from zero by backlog, and back to zero: from a JetStream stream, and from an SQS queue."""
+"""Archive a backlog with tasks started from zero, and end them: from a JetStream stream, then from an SQS queue."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ STEPS: Final = ArchiveSection(
 
 @asynccontextmanager
 async def supervised(system: System, logs: Path, say: Say) -> AsyncIterator[Supervisor]:
-    """Archive tasks by the backlog of the system's stream, and the steps of `deploy/settings.toml`."""
+    """Run archive tasks by the backlog of the system's stream and the steps in `deploy/settings.toml`."""
     await create_table(TABLE, system.dynamodb_env, KEYS)
     async with system.administrator() as admin:
         jetstream = admin.jetstream()
@@ -54,7 +54,7 @@ async def supervised(system: System, logs: Path, say: Say) -> AsyncIterator[Supe
 
 
 async def run(console: Console) -> None:
-    """Raises `LocalError` when a check failed."""
+    """Run the demonstration. Raises `LocalError` when a check fails."""
     checks: list[tuple[bool, str]] = []
     with tempfile.TemporaryDirectory(prefix="archive-demo-") as folder:
         console.print("[bold]Starting nats-server, a DynamoDB engine and the HTTP gateway[/]")
@@ -77,7 +77,7 @@ async def _from_the_stream(console: Console, checks: list[tuple[bool, str]], sys
     async with system.administrator() as admin:
         await _publish(admin)
         jetstream = admin.jetstream()
-        async with asyncio.timeout(30):  # published without acknowledgements: the stream may be behind
+        async with asyncio.timeout(30):  # published without acknowledgements, so the stream may lag
             while await stream_backlog(jetstream) < EVENTS:
                 await asyncio.sleep(0.1)
         backlog = await stream_backlog(jetstream)
@@ -133,7 +133,7 @@ async def _from_the_queue(console: Console, checks: list[tuple[bool, str]], syst
 
 
 async def _until_zero(supervisor: Supervisor) -> None:
-    """Run it until the tasks that it started have ended."""
+    """Run the supervisor until the tasks it started have ended."""
     supervising = asyncio.create_task(supervisor.run())
     try:
         async with asyncio.timeout(300):

@@ -1,4 +1,4 @@
-"""The main job on real servers: shown to a person, checked, and cleaned up."""
+"""Show the main job on real servers, check it and clean up."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ANY_PORT = Ports(nats=0, dynamodb=0, gateway=0, health=0)
 
 
 async def run(console: Console) -> None:
-    """Raises `LocalError` when a check failed."""
+    """Run the demonstration. Raises `LocalError` when a check fails."""
     with tempfile.TemporaryDirectory(prefix="balance-demo-") as folder:
         demo = _Demo(console)
         console.print("[bold]Starting nats-server, a DynamoDB engine, the HTTP gateway and three service tasks[/]")
@@ -65,7 +65,7 @@ async def _connections(system: System) -> AsyncIterator[tuple[Client, JetStreamC
 
 
 class _Demo:
-    """The chapters. Each shows something and checks it."""
+    """The chapters of the demonstration: each shows something and checks it."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -81,7 +81,7 @@ class _Demo:
         flag = await (await jetstream.key_value(contract.BUCKET)).get(contract.SEED_KEY)
         self.note(f"bucket {contract.BUCKET}: {contract.SEED_KEY} = {(flag.value or b'').decode()}")
         there = await asyncio.to_thread(rows, TABLE, system.dynamodb_env)
-        # Of moto a response may come too late: the row is there, and is found when the insert is tried again.
+        # A response of moto may come too late: the row was written, and the repeated insert finds it.
         lost = 0 if has_engine() else sum(event["already_there"] for event in seeded)
         self._check(
             len(seeded) == 1 and seeded[0]["written"] + lost == 1000,
@@ -103,17 +103,17 @@ class _Demo:
         self._check(body == b'{"balance":%d}' % balances["678"], "the reply over HTTP is the same")
 
     async def clients(self, client: Client, system: System) -> None:
-        self._title("A client made over HTTP, as user registrar, then read and asked for his balance over NATS")
+        self._title("A client created over HTTP, as user registrar, then read over NATS, with its balance")
         new = {"client_id": "john", "name": "John Doe", "created_at": "2024-01-23"}
         made = await self._post(system, REGISTRAR.name, contract.CREATE_SUBJECT, orjson.dumps(new))
         self._check(orjson.loads(made) == {"client_id": "john"}, "the new client's id is answered")
         request = b'{"client_id":"john","consistent":true}'
         read = await client.request(contract.GET_SUBJECT, request, timeout=2)
         self._command(f"nats req {contract.GET_SUBJECT} '{request.decode()}'", read.data)
-        self._check(orjson.loads(read.data) == {**new, "balance": 0}, "the client is read as he was made")
+        self._check(orjson.loads(read.data) == {**new, "balance": 0}, "the client is read as it was created")
         balance = await client.request(contract.SUBJECT, request_for("john"), timeout=2)
         self._command(f"nats req {contract.SUBJECT} '{request_for('john').decode()}'", balance.data)
-        self._check(balance.data == b'{"balance":0}', "his balance is 0")
+        self._check(balance.data == b'{"balance":0}', "its balance is 0")
 
     async def adjustments(self, client: Client, system: System) -> None:
         self._title("Points earned over HTTP, as user teller; the same again; more redeemed than there are")
@@ -128,7 +128,7 @@ class _Demo:
         statement = await client.request(contract.STATEMENT_SUBJECT, request_for("john"), timeout=2)
         self._command(f"nats req {contract.STATEMENT_SUBJECT} '{request_for('john').decode()}'", statement.data)
         entries = orjson.loads(statement.data)["adjustments"]
-        self._check([entry["balance"] for entry in entries] == [500], "his statement has the one that was made")
+        self._check([entry["balance"] for entry in entries] == [500], "its statement has the one that was made")
 
     async def _post(self, system: System, user: str, subject: str, payload: bytes) -> bytes:
         url = f"{system.gateway_url}/v1/nats/subjects/{subject}"
@@ -139,7 +139,7 @@ class _Demo:
         return body
 
     async def errors(self, client: Client) -> None:
-        self._title("A request that is refused, and a client that nobody knows")
+        self._title("A request that is refused, and an unknown client")
         for request, code in ((b'{"client_id":678}', "403"), (b'{"client_id":"stranger"}', "404")):
             reply = await client.request(contract.SUBJECT, request, timeout=2)
             headers = reply.headers or {}
@@ -161,7 +161,7 @@ class _Demo:
 
     async def statistics(self, client: Client, balances: dict[str, int]) -> None:
         requests, concurrency = (3000, 300) if has_engine() else (300, 30)
-        self._title(f"{requests:,} requests at concurrency {concurrency}, and the tasks' own statistics")
+        self._title(f"{requests:,} requests at concurrency {concurrency}, and the tasks' statistics")
         ids = itertools.islice(itertools.cycle(balances), requests)
         tally = await ask_all([client], ids, concurrency=concurrency, expected=balances)
         stats = await instances(client, contract.SERVICE_NAME)
@@ -178,7 +178,7 @@ class _Demo:
                 ]
             )
         self._table(["task", "requests", "errors", "last error", "average"], lines)
-        self._check(tally.balances == requests, f"{requests:,} right replies for {requests:,} requests")
+        self._check(tally.balances == requests, f"{requests:,} correct replies to {requests:,} requests")
         counted = sum(endpoint["num_requests"] for answer in stats for endpoint in answer["endpoints"])
         self._check(
             len(stats) == TASKS and counted == requests + 11, "$SRV.STATS of the three tasks adds up to what was sent"
@@ -211,7 +211,7 @@ class _Demo:
         code = await stopping
         stored = await _settled(jetstream, before + tally.balances) - before
         self.note(
-            f"{tally.sent:,} requests, {tally.balances:,} right replies, {stored:,} events; it exited with {code}"
+            f"{tally.sent:,} requests, {tally.balances:,} correct replies, {stored:,} events; it exited with {code}"
         )
         self._check(code == 0, "the task drained and exited with 0")
         self._check(tally.balances == tally.sent, "no request was lost")
@@ -242,7 +242,7 @@ class _Demo:
 
 
 async def _settled(jetstream: JetStreamContext, wanted: int) -> int:
-    """The stream's last sequence, once it is `wanted` or two seconds have passed: acknowledgements lag the replies."""
+    """Return the stream's last sequence, when it is `wanted` or after two seconds: the stream lags the replies."""
     sequence = 0
     try:
         async with asyncio.timeout(2):

@@ -1,4 +1,4 @@
-"""Two queue sidecars and an example client: nothing is lost, what is not deleted comes again, poison is set aside."""
+"""Show two queue sidecars and a client: no loss, redelivery of undeleted messages, dead letters."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Checks = list[tuple[bool, str]]
 
 
 async def run(console: Console) -> None:
-    """Raises `LocalError` when a check failed."""
+    """Run the demonstration. Raises `LocalError` when a check fails."""
     checks: Checks = []
     with tempfile.TemporaryDirectory(prefix="queue-demo-") as name:
         folder = Path(name)
@@ -99,7 +99,7 @@ async def _from_sqs(console: Console, checks: Checks, folder: Path) -> None:
 
 
 async def _client(console: Console, listen: str, messages: int, folder: Path) -> list[str]:
-    """Run the example until it has deleted so many messages; the receipts it deleted."""
+    """Run the example until it has deleted `messages` messages; return its log lines about them."""
     log = folder / "logs" / f"client-{listen.rpartition(':')[2]}.log"
     env = {"PATH": os.environ.get("PATH", ""), "SIDECAR": listen, "POLLINGINTERVAL": "0"}
     command = [sys.executable, "-m", "examples.queue_client"]

@@ -1,1 +1,1 @@
-"""Synadia's HTTP gateway, as far as this system's users meet it."""
+"""The part of Synadia's HTTP gateway that this system's users need."""

@@ -1,4 +1,4 @@
-"""Synadia's HTTP gateway, the part that this system's users meet: request/reply and publish over HTTP.
+"""The part of Synadia's HTTP gateway that this system's users need: request/reply and publish over HTTP.
 
 `POST /v1/nats/subjects/{subject}` is a request, `PUT` a publish; `NatsH-Name: value` travels as the NATS header
 `Name`. A token acts as its NATS user: on a connection of that user's, with that user's permissions.
@@ -24,7 +24,7 @@ DEFAULT_TIMEOUT_MS: Final = 5_000
 MAX_TIMEOUT_MS: Final = 60_000
 MAX_BODY_BYTES: Final = 1024 * 1024
 MAX_SUBJECT_BYTES: Final = 1024
-"""nats-server ends a connection whose control line has more than 4,096 bytes; a line has two subjects."""
+"""nats-server closes a connection whose control line exceeds 4,096 bytes; a line holds two subjects."""
 CLOSE_S: Final = 2.0
 _PART: Final = r'[^\s.*>"\\]+'
 _SUBJECT: Final = re.compile(rf"{_PART}(\.{_PART})*")
@@ -104,7 +104,7 @@ def _timeout_s(http: web.Request) -> float:
 
 
 def _headers(http: web.Request) -> dict[str, str]:
-    """The NATS headers of a request. A repeated one is joined by commas, as HTTP has it (RFC 9110, 5.3)."""
+    """Return the NATS headers of a request. Values of a repeated one are joined by commas, as in RFC 9110, 5.3."""
     prefix = HEADER_PREFIX.lower()
     found: dict[str, str] = {}
     for name, value in http.headers.items():
@@ -121,7 +121,7 @@ def _headers(http: web.Request) -> dict[str, str]:
 
 
 def _reply_headers(reply: Msg) -> dict[str, str]:
-    """The reply's headers, those that HTTP can carry."""
+    """Return those headers of the reply that HTTP can carry."""
     return {
         HEADER_PREFIX + name: value
         for name, value in (reply.headers or {}).items()
@@ -131,7 +131,7 @@ def _reply_headers(reply: Msg) -> dict[str, str]:
 
 @web.middleware
 async def _cors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Let a page of any origin call: the token, which a browser never adds by itself, is what permits it.
+    """Allow calls from pages of any origin: the token permits a call, and a browser never adds that by itself.
 
     https://fetch.spec.whatwg.org/#http-cors-protocol
     """
@@ -172,7 +172,7 @@ def _error(status: int, reason: str) -> web.Response:
 
 @asynccontextmanager
 async def gateway(port: int, servers: str, tokens: Mapping[str, str]) -> AsyncIterator[int]:
-    """Serve on `port` (0: any free one) and yield it. `tokens` maps a token to the text of its user's `.creds`."""
+    """Serve on `port` (0: any free port) and yield it. `tokens` maps a token to the text of its user's `.creds`."""
     users = {token: User(servers, creds) for token, creds in tokens.items()}
     handlers = _Gateway(users)
     app = web.Application(middlewares=[_cors, _errors], client_max_size=MAX_BODY_BYTES + 1)

@@ -1,8 +1,8 @@
-"""The NATS side of the HTTP gateway: one connection for each user, on which many HTTP requests share the subjects.
+"""The NATS side of the HTTP gateway: one connection per user, shared by many HTTP requests.
 
-nats-py tells of a refused publication by an error that names the subject in lower case; nothing says whose it was. So
-the first publication to a subject is made alone, with a round trip behind it: a refusal comes before its answer. A
-subject that passed once is permitted from then on, and its requests are concurrent.
+nats-py reports a refused publication by an error with the subject in lower case, and not which publication it was. So
+the first publication to a subject runs alone, with a round trip behind it: a refusal arrives before the PONG. A subject
+that passed once counts as permitted, and its requests run concurrently.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class GatewayError(Exception):
 
 
 class _Connection:
-    """One connection, from when it is made until it is lost."""
+    """One connection, until it is lost."""
 
     def __init__(self) -> None:
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -77,7 +77,7 @@ class _Connection:
         return await self._unless_lost(running)
 
     async def _unless_lost(self, running: asyncio.Future[Result]) -> Result:
-        """The result of `running`. It is never cancelled: the PONG of a cancelled round trip would be another's."""
+        """Return the result of `running`, which is never cancelled: its PONG would answer another round trip."""
         running.add_done_callback(_heard)
         either: set[asyncio.Future[Any]] = {running, self.lost}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -89,7 +89,7 @@ class _Connection:
         violation = _VIOLATION.search(str(error))
         if violation:
             self._refused = violation[1].lower()
-            if not self._alone.locked():  # a permission was taken away: ask anew
+            if not self._alone.locked():  # a permission was revoked: try every subject alone again
                 self._permitted.clear()
 
     async def _on_disconnected(self) -> None:
@@ -101,13 +101,13 @@ class _Connection:
 
 
 def _heard(done: asyncio.Future[Any]) -> None:
-    """Take an exception that nobody may be waiting for any more."""
+    """Retrieve the exception, or asyncio logs it if no caller waits any more."""
     if not done.cancelled():
         done.exception()
 
 
 class User:
-    """One NATS user. Its connection is made when its token is first used, and again after it was lost."""
+    """One NATS user. It connects when its token is first used, and again after the connection was lost."""
 
     def __init__(self, servers: str, creds: str) -> None:
         self._servers = servers
@@ -116,7 +116,7 @@ class User:
         self._connecting = asyncio.Lock()
 
     async def request(self, subject: str, payload: bytes, headers: dict[str, str], timeout_s: float) -> Msg:
-        """The reply. Raises `GatewayError`."""
+        """Send a request and return the reply. Raises `GatewayError`."""
         connection = await self._connected()
         _check_size(connection.nc, payload, headers)
         try:
@@ -159,7 +159,7 @@ class User:
 
 
 def _check_size(nc: NatsClient, payload: bytes, headers: dict[str, str]) -> None:
-    """Raise 413 for what the server would end the connection for: its limit counts the headers too."""
+    """Raise 413 for a message for which the server would close the connection: its limit includes the headers."""
     header_bytes = sum(len(name.encode()) + len(value.encode()) + 4 for name, value in headers.items())
     if len(payload) + (header_bytes + len(b"NATS/1.0\r\n\r\n") if headers else 0) > nc.max_payload:
         raise GatewayError(413, "payload too large")

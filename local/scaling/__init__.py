@@ -1,1 +1,1 @@
-"""What AWS' scaling does, on this machine."""
+"""AWS's scaling, simulated on this machine."""

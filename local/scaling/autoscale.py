@@ -1,4 +1,4 @@
-"""Tasks started and stopped on this machine by the rules that are deployed, each bounded to its vCPU."""
+"""Start and stop tasks on this machine by the deployed rules, each limited to its vCPU."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _COUNTERS: Final = {
     "InFlight": "balance_request_seconds_sum",
     "TimeWithoutCredit": "balance_without_credit_seconds_total",
 }
-"""What each metric is the growth of, for each second: of requests that is how many were in flight, by Little's law."""
+"""Metric -> counter whose growth per second it is. For requests that is the number in flight, by Little's law."""
 
 
 class Autoscaler:
-    """`run` until it is cancelled: it keeps the tasks that the rules ask for, and replaces one that ends by itself."""
+    """Keeps as many tasks as the rules require and replaces those that end. Run `run` until it is cancelled."""
 
     def __init__(
         self, rules: Rules, env: Mapping[str, str], logs: Path, *, speed: float = 1.0, say: Say = lambda _: None
     ) -> None:
         self.tasks: dict[Task, AsyncExitStack] = {}
-        """Those that take requests; a draining one is not among them."""
+        """Tasks that take requests, so without draining ones."""
         self._rules = rules
         self._tracking = TargetTracking(rules)
         self._env = env
@@ -95,12 +95,12 @@ class Autoscaler:
         await asyncio.gather(*(self._start() for _ in ended))
 
     async def _readings(self) -> dict[str, float] | None:
-        """Each metric's average over the tasks since the last reading; a new task counts from its second."""
+        """Return each metric's average over the tasks since the last reading; new tasks count from their second one."""
         growths = [growth for growth in await asyncio.gather(*map(self._growth, list(self.tasks))) if growth]
         return averaged(growths, self._rules.vcpu)
 
     async def _growth(self, task: Task) -> dict[str, float] | None:
-        """Of each counter in a second; None for a task that does not answer, or for the first time."""
+        """Return each counter's growth per second; None if the task does not answer, or at its first reading."""
         now_s = asyncio.get_running_loop().time()
         try:
             async with (
@@ -123,7 +123,7 @@ class Autoscaler:
 
 
 def averaged(growths: Sequence[Mapping[str, float]], vcpu: float) -> dict[str, float] | None:
-    """The readings of tasks whose counters grew so much in a second. None of no task: that is no sign of a low load."""
+    """Return the average readings for these growths per second; None without any: that does not mean a low load."""
     if not growths:
         return None
     averages = {name: sum(each[name] for each in growths) / len(growths) for name in _COUNTERS}

@@ -1,6 +1,6 @@
-"""What ECS' step scaling does, on this machine: reads the archive's backlog, and starts archive processes by it.
+"""Simulate ECS's step scaling: read the archive's backlog, and start archive processes by it.
 
-A task ends by itself when nothing is left. One that dies leaves a backlog, and a later reading starts another.
+A task ends when nothing is left. One that dies leaves a backlog, and a later reading starts another.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from service.nats.jetstream import backlog
 
 POLL_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 60.0
-"""Between starts, when each task fails."""
+"""Longest pause between starts while tasks fail."""
 KEPT: Final = 20
-"""Ended tasks whose logs are kept."""
+"""How many ended tasks to remember, with their logs."""
 TABLE: Final = "events"
 KEYS: Final = (contract.PARTITION_KEY, contract.SORT_KEY)
 
 
 def section() -> ArchiveSection:
-    """[archive] of `deploy/settings.toml`."""
+    """Read [archive] of `deploy/settings.toml`."""
     return ArchiveSection(**read().get("archive", {}))
 
 
 class Supervisor:
-    """Keeps as many archive processes as the backlog asks for; `run` until it is cancelled."""
+    """Keeps as many archive processes as the backlog requires. Run `run` until it is cancelled."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class Supervisor:
     ) -> None:
         self.running: list[Child] = []
         self.ended: deque[Child] = deque()
-        """The last ones."""
+        """The last `KEPT` tasks that ended."""
         self._backlog = backlog
         self._env = env
         self._logs = logs
@@ -58,7 +58,7 @@ class Supervisor:
         self._number = itertools.count(1)
         self._problem = ""
         self._failed = 0
-        """Tasks in a row that ended with an error."""
+        """How many tasks in a row ended with an error."""
         self._start_at_s = 0.0
 
     async def run(self) -> None:
@@ -73,10 +73,10 @@ class Supervisor:
                 await asyncio.sleep(POLL_S)
 
     async def _read(self) -> int:
-        """The backlog; 0 while it cannot be read, and so no task starts."""
+        """Return the backlog; 0 while it cannot be read, so that no task starts."""
         try:
             backlog = await self._backlog()
-        except Exception as error:  # the next reading may succeed, whatever it was
+        except Exception as error:  # whatever it was, the next reading may succeed
             problem = f"{type(error).__name__}: {error}"
             if problem != self._problem:
                 self._say(f"the backlog cannot be read ({problem}); trying again")
@@ -86,7 +86,7 @@ class Supervisor:
         return backlog
 
     async def _task(self, backlog: int, started: asyncio.Event) -> None:
-        """One task, from its start to its end."""
+        """Run one task from its start to its end."""
         name = f"archive-{next(self._number)}"
         env = {"IDLE_EXIT": str(self._steps.idle_exit), **self._env}
         log = self._logs / f"{name}.log"
@@ -108,7 +108,7 @@ class Supervisor:
             started.set()
 
     def _pause(self, code: int) -> None:
-        """Before the next start: longer with each task that fails."""
+        """Delay the next start if the task failed: longer after each failure in a row."""
         self._failed = self._failed + 1 if code else 0
         if code:
             self._start_at_s = time.monotonic() + min(LONGEST_PAUSE_S, POLL_S * 2.0 ** min(self._failed, 10))
@@ -121,6 +121,6 @@ class Supervisor:
 
 
 async def stream_backlog(jetstream: JetStreamContext) -> int:
-    """What waits in the stream, and what any task holds."""
+    """Return how many messages wait in the stream or are held by any task."""
     info = await jetstream.consumer_info(contract.STREAM, contract.CONSUMER)
     return backlog(info)

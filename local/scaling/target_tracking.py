@@ -1,7 +1,7 @@
-"""What Application Auto Scaling's target tracking decides, minute by minute; here a minute may be shorter.
+"""Simulate the decisions of Application Auto Scaling's target tracking, minute by minute; a minute may be shorter.
 
-A metric above its target in three readings in a row asks for more tasks, in proportion. All of them below nine tenths
-of their targets in fifteen readings in a row ask for fewer, as many as the highest of them still needs.
+A metric above its target in three consecutive readings adds tasks in proportion. When all metrics are below nine tenths
+of their targets in fifteen consecutive readings, tasks are removed, down to what the highest metric still needs.
 https://docs.aws.amazon.com/autoscaling/application/userguide/target-tracking-scaling-policy-overview.html
 """
 
@@ -26,19 +26,19 @@ CPU_UNITS: Final = 1024
 
 @dataclass(frozen=True)
 class Rules:
-    """What `deploy/settings.toml` deploys."""
+    """The rules that `deploy/settings.toml` deploys."""
 
     min_tasks: int
     max_tasks: int
     targets: Mapping[str, float]
-    """By metric: its average over the tasks."""
+    """Metric -> target for its average over the tasks."""
     vcpu: float
     scale_out_cooldown_s: float = SCALE_OUT_COOLDOWN_S
     scale_in_cooldown_s: float = SCALE_IN_COOLDOWN_S
 
     @staticmethod
     def deployed() -> Rules:
-        """Raises `ValidationError` for settings that cannot be deployed."""
+        """Read the rules. Raises `ValidationError` for settings that cannot be deployed."""
         settings = Settings(**{**read(), **ASSUMED})
         targets = {
             "Cpu": float(settings.target_cpu),
@@ -49,7 +49,7 @@ class Rules:
 
 
 class TargetTracking:
-    """`decide` is told each period's readings, and answers how many tasks there are to be."""
+    """Decides the number of tasks from each period's readings."""
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
@@ -57,7 +57,7 @@ class TargetTracking:
         self._scaled_out_s = self._scaled_s = -math.inf
 
     def decide(self, now_s: float, tasks: int, readings: Mapping[str, float]) -> int:
-        """`now_s` and the cool-downs are seconds as AWS counts them."""
+        """Return how many tasks to run. `now_s` and the cooldowns are in simulated seconds."""
         rules = self._rules
         self._readings.append(readings)
         recent = list(self._readings)[-HIGH_READINGS:]
