@@ -1,1 +1,1 @@
-"""Provisions what the service needs of NATS: account, users, credentials, bucket and stream."""
+"""Provision what the service needs in NATS: account, users, credentials, bucket and stream."""

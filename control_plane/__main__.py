@@ -1,7 +1,7 @@
 """Provision NATS for the balance service: on Synadia Cloud, or on your own nats-server (--server).
 
-Exit codes: 0 it is as wanted, 2 a wrong argument, 3 `status` found drift, 1 anything else.
-The options below may stand before or after the command.
+Exit codes: 0 success, 2 an invalid argument, 3 `status` found drift, 1 any other failure.
+The options below may come before or after the command.
 """
 
 from __future__ import annotations
@@ -46,16 +46,14 @@ cli = typer.Typer(
 )
 cli.add_typer(secret_cli, name="secret")
 cli.add_typer(seed_cli, name="seed-flag")
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
-Secret = Annotated[bool, typer.Option("--secret", help="The deployment's secret (AWS) is to have them too.")]
-With = Annotated[
-    list[str] | None, typer.Option("--with", help="Also what an optional role needs; may be given several times.")
-]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
+Secret = Annotated[bool, typer.Option("--secret", help="Also update the deployment's secret in AWS.")]
+With = Annotated[list[str] | None, typer.Option("--with", help="Also provision for an optional role; repeatable.")]
 Size = Annotated[
     str,
     typer.Option(
         "--stream-size",
-        help="What the archived stream may hold, for example 5GiB. Made with 1GiB; a larger one stays as it is.",
+        help="Size of the archived stream, for example 5GiB. Default 1GiB; without it, a larger stream is kept.",
     ),
 ]
 
@@ -93,13 +91,13 @@ def create(
     stream_size: Size = "",
     secret: Secret = False,
     adopt: Annotated[
-        bool, typer.Option("--adopt", help="Take over an account that this program did not make.")
+        bool, typer.Option("--adopt", help="Take over an account that this program did not create.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, and touch nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; change nothing.")] = False,
 ) -> None:
-    """Make account, users, credentials, stream and bucket, or put right what has drifted.
+    """Create account, users, credentials, stream and bucket, or correct what has drifted.
 
-    Run again, it changes nothing; run after a failure, it goes on where that stopped.
+    Run again, it changes nothing; after a failure, it continues where that run stopped.
     """
 
     async def work(target: Target) -> None:
@@ -132,7 +130,7 @@ def status(
     secret: Secret = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show what is wanted beside what is there. Exit code 3 when they differ."""
+    """Compare the desired with the actual state. Exit with 3 if they differ."""
 
     async def work(target: Target) -> Plan:
         async with open_provider(target) as provider:
@@ -151,15 +149,15 @@ def status(
 def rotate(
     ctx: typer.Context,
     *,
-    user: Annotated[str, typer.Option(help="Whose credentials.")],
+    user: Annotated[str, typer.Option(help="The user.")],
     secret: Secret = False,
     keep_old: Annotated[
-        bool, typer.Option("--keep-old", help="Leave the old ones valid until `revoke`: for a roll without a gap.")
+        bool, typer.Option("--keep-old", help="Keep the old ones valid until `revoke`, for a roll without a gap.")
     ] = False,
 ) -> None:
-    """Give a user new credentials, and make the old ones void at the end, unless they are kept for a while.
+    """Give a user new credentials, then revoke the old ones, unless they are kept.
 
-    Run after a failure, it goes on where that stopped.
+    After a failure, it continues where that run stopped.
     """
 
     async def work(target: Target) -> None:
@@ -180,9 +178,9 @@ def rotate(
 def revoke(
     ctx: typer.Context,
     *,
-    key: Annotated[str, typer.Option(help="The public key of the user whose credentials they are, U...")],
+    key: Annotated[str, typer.Option(help="Public key of the user with the old credentials, U...")],
 ) -> None:
-    """Make old credentials void: what is connected with them is cut off, and cannot connect again."""
+    """Revoke old credentials: clients connected with them are disconnected and cannot connect again."""
 
     async def work(target: Target) -> None:
         if not re.fullmatch(r"U[A-Z2-7]{55}", key):
@@ -197,7 +195,7 @@ def revoke(
 
 @cli.command()
 def delete(ctx: typer.Context, *, yes: Yes = False) -> None:
-    """Remove the account with all that is in it: users, stream, bucket, credentials."""
+    """Delete the account and everything in it: users, stream, bucket, credentials."""
 
     async def work(target: Target) -> None:
         name = account_name(target.initials)

@@ -1,4 +1,4 @@
-"""What the control plane needs of AWS: whose initials, and the secret that the deployment reads."""
+"""The control plane's use of AWS: the caller's initials, and the secret that the deployment reads."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ _INITIALS: Final = re.compile(r"[A-Z][A-Z0-9]{0,7}")
 
 
 _GONE: Final = frozenset({"ResourceNotFoundException", "InvalidRequestException"})
-"""There is none, or it is being deleted."""
+"""Error codes for a secret that does not exist or is being deleted."""
 
 
 def secret_name(initials: str, user: str = "") -> str:
-    """Of a further role's user; the service's own without one."""
+    """Return the name of the secret of an optional role's user; without `user`, the service's."""
     return f"{initials}/{SECRET}-{user}" if user else f"{initials}/{SECRET}"
 
 
 def check_initials(initials: str) -> str:
-    """Raises `ProvisioningError` when they are none."""
+    """Return the initials in upper case. Raises `UsageError` if they are invalid."""
     if not _INITIALS.fullmatch(initials.upper()):
         raise UsageError(f"initials {initials!r} will not do; give one to eight letters, for example DO")
     return initials.upper()
 
 
 def configured_region() -> str | None:
-    """The region of the deployment's settings; where they leave it open, the environment's, then the profile's."""
+    """Return the region in the deployment's settings, else the environment's, else the profile's."""
     return _deployment_region() or os.environ.get("AWS_REGION") or _session().region_name
 
 
@@ -47,7 +47,7 @@ def _deployment_region() -> str | None:
 
 
 def caller_initials() -> str | None:
-    """From the AWS caller's name: `.../david.oram@example.com`, `DavidOram` and `david-oram` are DO; None without."""
+    """Derive initials from the AWS caller's name (`.../david.oram@example.com`, `DavidOram`: DO); None without one."""
     try:
         arn = _client("sts").get_caller_identity()["Arn"]
     except (BotoCoreError, ClientError):
@@ -56,7 +56,10 @@ def caller_initials() -> str | None:
 
 
 def initials_of(arn: str) -> str | None:
-    """https://docs.aws.amazon.com/STS/latest/APIReference/API_GetCallerIdentity.html: the name is the last part."""
+    """Derive initials from an ARN, whose last part is the name.
+
+    https://docs.aws.amazon.com/STS/latest/APIReference/API_GetCallerIdentity.html
+    """
     name = arn.rpartition("/")[2].partition("@")[0]
     words = [word for word in re.split(r"[^A-Za-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)) if word]
     initials = "".join(word[0] for word in words).upper()[:8]
@@ -64,7 +67,7 @@ def initials_of(arn: str) -> str | None:
 
 
 def push_secret(initials: str, creds: str, user: str = "") -> str:
-    """Put a `.creds` text, in base64, where the deployment reads it; the secret's ARN.
+    """Put a `.creds` text, in base64, into the secret that the deployment reads; return the secret's ARN.
 
     Raises `ProvisioningError` with AWS's reason.
     """
@@ -86,7 +89,7 @@ def push_secret(initials: str, creds: str, user: str = "") -> str:
 
 
 def secret_creds(initials: str) -> str | None:
-    """The `.creds` text in the secret; None when there is no secret, or it holds none."""
+    """Return the `.creds` text in the secret; None if the secret does not exist or holds something else."""
     name = secret_name(initials)
     try:
         value = _client("secretsmanager").get_secret_value(SecretId=name)["SecretString"]
@@ -100,7 +103,7 @@ def secret_creds(initials: str) -> str | None:
 
 
 def secret_arn(initials: str, user: str = "") -> str | None:
-    """The complete ARN of the secret; None when there is none, or it is being deleted."""
+    """Return the secret's complete ARN; None if it does not exist or is being deleted."""
     name = secret_name(initials, user)
     try:
         described = _client("secretsmanager").describe_secret(SecretId=name)
@@ -112,7 +115,7 @@ def secret_arn(initials: str, user: str = "") -> str | None:
 
 
 def delete_secret(initials: str, user: str = "") -> bool:
-    """Delete the secret, at once; whether there was one."""
+    """Delete the secret at once; return whether it existed."""
     client = _client("secretsmanager")
     name = secret_name(initials, user)
     try:
@@ -126,7 +129,7 @@ def delete_secret(initials: str, user: str = "") -> bool:
 
 
 def _is_there(error: ClientError) -> bool:
-    """The name is taken, or is that of a secret that is being deleted."""
+    """Return whether the name is taken, perhaps by a secret that is being deleted."""
     return error.response["Error"]["Code"] in {"ResourceExistsException", "InvalidRequestException"}
 
 
@@ -145,7 +148,7 @@ def _client(service: Any) -> Any:
 
 
 def _session(**options: Any) -> Any:
-    """Imported when it is needed: it takes a fifth of what a command takes to start, and few commands ask AWS."""
+    """Import boto3 only when needed: that takes a fifth of a command's start, and few commands use AWS."""
     import boto3  # noqa: PLC0415
 
     return boto3.Session(**options)

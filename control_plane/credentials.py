@@ -1,4 +1,4 @@
-"""The part of a plan that is about credentials: files, the HTTP gateway's tokens, the deployment's secret."""
+"""The credentials part of a plan: files, tokens for the HTTP gateway, the deployment's secret."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def credential_steps(
     files: Files,
     secret: str | None,
 ) -> list[Step]:
-    """For each user, its file, then its token; at last the secret of those initials, when it is wanted."""
+    """Return the steps: each user's file, then its token; last the secret for the initials in `secret`, if given."""
     identities = actual.identities if actual else {}
     id_ = account.id if account else None
     steps = []
@@ -93,7 +93,7 @@ def _token_step(provider: Provider, id_: str | None, identity: Identity | None, 
 
 
 async def _secret_step(initials: str, files: Files, service: Step) -> Step:
-    """`service`: what happens to the file with the service's credentials."""
+    """Return the step for the secret. `service` is the step for the file with the service's credentials."""
 
     async def push(_: str) -> None:
         creds = files.creds(SERVICE.name)

@@ -1,11 +1,11 @@
-"""What can go wrong while provisioning, as the person who asked for it needs to hear it."""
+"""Errors of provisioning, with messages for the person who runs it."""
 
 from __future__ import annotations
 
 
 class ProvisioningError(Exception):
-    """What could not be done, why, and what to do: one line, without a token or a seed."""
+    """Provisioning failed; the message is one line: what failed, why, what to do. It holds no token and no seed."""
 
 
 class UsageError(ProvisioningError):
-    """An argument that cannot be meant."""
+    """An invalid command-line argument."""

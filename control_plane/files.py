@@ -1,4 +1,4 @@
-"""An account's folder with credentials and tokens: readable by its owner alone, each file whole or not there."""
+"""An account's folder of credentials and tokens: readable only by its owner, each file written atomically."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ FORMER_TOKEN: Final = "http-gateway"  # noqa: S105  its name
 
 @dataclass(frozen=True)
 class Files:
-    """`.creds` of users and tokens, in one folder that git ignores.
+    """Users' `.creds` and tokens, in one folder that git ignores.
 
-    `former` is where they were when every account's were in one folder: read as long as nothing newer is there.
+    `former` is the folder that all accounts once shared: it is read if the new folder lacks a file.
     """
 
     folder: Path
@@ -35,7 +35,7 @@ class Files:
         return _read(self.creds_path(user))
 
     def former_path(self, user: str) -> Path | None:
-        """Where a user's credentials still are, in the former place; None when they are in their own, or nowhere."""
+        """Return the path of credentials that exist only in the former folder; else None."""
         path = self.former / f"{user}.creds" if self.former else None
         return path if path and path.exists() and not self.creds_path(user).exists() else None
 
@@ -50,7 +50,7 @@ class Files:
             former.unlink()
 
     def token_path(self, name: str) -> Path:
-        """Where a user's token for the HTTP gateway is; and the control plane's own token."""
+        """Return the path of a user's token for the HTTP gateway, or of the control plane's own token."""
         return self.folder / f"{name}.token"
 
     def token(self, name: str) -> str | None:
@@ -58,18 +58,18 @@ class Files:
         return (text or "").strip() or None
 
     def write_token(self, name: str, token: str, owner: str = "") -> None:
-        """`owner` says which account's and which key's it is: a token itself tells nothing."""
+        """Write a token. `owner` names its account and key, which the token itself does not show."""
         write_private(self.token_path(name), token + "\n")
         if owner:
             self._note("tokens", name, {"owner": owner, "sha256": _digest(token)})
 
     def token_owner(self, name: str) -> str | None:
-        """Whose token it is; None when there is none, or nothing is known of it."""
+        """Return the owner noted for the token; None if there is no token or no note."""
         noted, token = self._noted("tokens").get(name), self.token(name)
         return str(noted["owner"]) if noted and token and noted["sha256"] == _digest(token) else None
 
     def rotation(self, user: str) -> dict[str, Any] | None:
-        """A rotation that was begun and not finished."""
+        """Return the user's unfinished rotation, or None."""
         found: dict[str, Any] | None = self._noted("rotations").get(user)
         return found
 
@@ -80,7 +80,7 @@ class Files:
         return not any(True for _ in self._ours())
 
     def remove(self, account: str | None = None) -> None:
-        """Everything in the folder, and what belongs to `account` (a public key) in the former place."""
+        """Delete everything in the folder, and credentials of `account` (a public key) in the former folder."""
         for path in self._ours():
             path.unlink(missing_ok=True)
         if self.former:
@@ -113,12 +113,12 @@ class Files:
 
 
 def is_private(path: Path) -> bool:
-    """Whether nobody but its owner can read a file."""
+    """Return whether only its owner can read a file."""
     return not stat.S_IMODE(path.stat().st_mode) & 0o077
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner can read, atomically: it is there whole, or not at all."""
+    """Write a file that only its owner can read, atomically: it is complete, or does not exist."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

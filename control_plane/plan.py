@@ -1,4 +1,4 @@
-"""What a run would do: every resource, and the action for each."""
+"""A plan of what a run would do."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from control_plane.settings import Difference
 
 Action = Literal["keep", "create", "change"]
 Do = Callable[[str], Awaitable[None]]
-"""Given the account's id."""
+"""Carries out a step; takes the account's id."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,12 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """Every resource, in the order in which they are made, and the action for each."""
+    """Every resource in order of creation, with the action for each."""
 
     name: str
     account: str | None
     limits: Limits
-    """Of the account, when it is made."""
+    """Limits of the account, if it is created."""
     steps: Sequence[Step]
     remarks: tuple[str, ...] = ()
 
@@ -39,4 +39,4 @@ class Plan:
 
 
 async def nothing(_: str) -> None:
-    """What is to be done where there is nothing to do."""
+    """Do nothing: for steps without work of their own."""

@@ -17,33 +17,33 @@ class AccountSummary:
     name: str
     is_system: bool
     is_ours: bool
-    """Whether this program made it, or took it over: it carries `desired.TAG`."""
+    """True if this program created or adopted it: it carries `desired.TAG`."""
 
 
 @dataclass(frozen=True)
 class Actual:
-    """What an account has, in NATS's own words."""
+    """What an account has, in NATS's terms."""
 
     key: str | None
-    """The account's public key, where it is known."""
+    """The account's public key, if known."""
     limits: Settings
     users: Mapping[str, Settings]
     identities: Mapping[str, Identity]
-    """Of the same users."""
+    """User -> identity, for the same users."""
     streams: Mapping[str, Settings]
     buckets: Mapping[str, Settings]
     consumers: Mapping[tuple[str, str], Settings]
-    """Durable ones, by stream and name."""
+    """(stream, name) -> settings, for durable consumers."""
 
 
 class Provider(Protocol):
-    """Each call either does all of what it says, or raises `ProvisioningError` and can be made again.
+    """Each call either succeeds completely, or raises `ProvisioningError` and can be repeated.
 
-    `put_*` makes what is not there and changes what is different; `remove_*` is content when there is nothing.
+    `put_*` creates what is missing and changes what differs; `remove_*` succeeds if there is nothing to remove.
     """
 
     has_gateway: bool
-    """Whether it issues tokens for an HTTP gateway."""
+    """True if it issues tokens for an HTTP gateway."""
 
     async def accounts(self) -> Sequence[AccountSummary]: ...
 
@@ -52,15 +52,15 @@ class Provider(Protocol):
     async def max_replicas(self) -> int: ...
 
     async def takes_batches(self) -> bool:
-        """Whether a stream may have `allow_batched`."""
+        """Return whether a stream may have `allow_batched`."""
         ...
 
     async def create_account(self, name: str, limits: Limits) -> str:
-        """The new account's id."""
+        """Create an account; return its id."""
         ...
 
     async def adopt(self, account: str) -> None:
-        """Take over an account that somebody else made."""
+        """Take over an account that this program did not create."""
         ...
 
     async def put_limits(self, account: str, limits: Limits) -> None: ...
@@ -76,7 +76,7 @@ class Provider(Protocol):
     async def remove_stream(self, account: str, name: str) -> None: ...
 
     async def put_consumer(self, account: str, consumer: Consumer) -> None:
-        """It goes with its stream."""
+        """Create or change a consumer. It is removed together with its stream."""
         ...
 
     async def put_bucket(self, account: str, bucket: Bucket) -> None: ...
@@ -84,33 +84,33 @@ class Provider(Protocol):
     async def remove_bucket(self, account: str, name: str) -> None: ...
 
     def bucket_settings(self, bucket: Bucket) -> Settings:
-        """A bucket as `actual` tells it."""
+        """Return a bucket's settings in the form that `actual` uses."""
         ...
 
     async def identity(self, account: str, user: str) -> Identity:
-        """Whose credentials are the user's now; revocations are not looked at."""
+        """Return the user's current identity, without revocations."""
         ...
 
     async def creds(self, account: str, user: str) -> str:
-        """The text of a `.creds` file that works now, with the permissions that the user has now."""
+        """Return the text of a valid `.creds` file with the user's current permissions."""
         ...
 
     async def renew(self, account: str, user: str) -> None:
-        """Another identity for the user. Credentials of the one before stay valid until it is retired."""
+        """Give the user a new identity. Credentials of the previous one stay valid until it is retired."""
         ...
 
     async def retire(self, account: str, user: str, identity: str) -> None:
-        """Make void whatever a former identity (its issuer, else its key) gave out."""
+        """Revoke all credentials of a former identity (its issuer, else its key)."""
         ...
 
     async def issue(self, account: str, user: str) -> str:
-        """New credentials beside the old ones, which stay valid until their key is revoked."""
+        """Return new credentials. The old ones stay valid until their key is revoked."""
         ...
 
     async def revoke(self, account: str, key: str) -> None:
-        """Revoke what was issued until now to a user's public key, by the server's clock."""
+        """Revoke everything issued to a user's public key until now, by the server's clock."""
         ...
 
     async def gateway_token(self, account: str, user: str) -> str:
-        """A token with which the HTTP gateway acts as the user."""
+        """Return a token with which the HTTP gateway acts as the user."""
         ...

@@ -1,4 +1,4 @@
-"""From the actual to the desired state: one plan, shown by `status`, applied by `create`; `delete` removes it all."""
+"""Plan the way from the actual to the desired state. `status` shows the plan, `create` applies it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from control_plane.settings import Settings, differences, limits_differences
 
 
 async def plan(provider: Provider, name: str, wanted: Account, files: Files) -> Plan:
-    """Compare; touch nothing.
+    """Compare and change nothing.
 
-    Raises `ProvisioningError` when an account of that name is there that this program did not make.
+    Raises `ProvisioningError` when an account of that name exists that this program did not create.
     """
     return await compare(provider, name, await find(provider, name), wanted, files)
 
@@ -34,11 +34,10 @@ async def compare(
     secret: str | None = None,
     stream_bytes: int | None = None,
 ) -> Plan:
-    """The plan for an account that was found, or for a new one. A part that was made once is wanted from then on.
+    """Return the plan for an existing or a new account. A part provisioned once is wanted from then on.
 
-    `stream_bytes`: the size of the stream that is archived; where it is not given, a larger stream stays as it is.
-    Raises `UsageError` when there is no archive that it is for. `secret`: initials, when the deployment's secret is to
-    have the service's credentials too.
+    `stream_bytes` is the size of the archived stream; without it, a larger stream is kept. Raises `UsageError` if it is
+    given without an archive. `secret`: initials, if the deployment's secret must hold the service's credentials too.
     """
     actual = await provider.actual(account.id) if account else None
     if actual:
@@ -59,7 +58,7 @@ async def compare(
 
 
 async def apply(provider: Provider, planned: Plan) -> AsyncIterator[Step]:
-    """Make the changes, yielding each step when it is done. A failure leaves the rest for the next run."""
+    """Make the changes; yield each step when it is done. After a failure, the next run does the rest."""
     account = planned.account
     if account is None:
         account = await provider.create_account(planned.name, planned.limits)
@@ -72,9 +71,9 @@ async def apply(provider: Provider, planned: Plan) -> AsyncIterator[Step]:
 
 
 async def find(provider: Provider, name: str, *, adopt: bool = False) -> AccountSummary | None:
-    """Our account of that name, in whatever case; that very name first.
+    """Return our account of that name: an exact match first, else one in another case; None if there is no such one.
 
-    Raises `ProvisioningError` when it is the system account, or somebody else's and not to be adopted.
+    Raises `ProvisioningError` when it is the system account, or was created elsewhere and `adopt` is false.
     """
     accounts = await provider.accounts()
     named = [account for account in accounts if account.name == name]
@@ -98,7 +97,7 @@ async def find(provider: Provider, name: str, *, adopt: bool = False) -> Account
 
 
 async def deletions(provider: Provider, account: AccountSummary, files: Files) -> Sequence[Step]:
-    """The steps that delete an account, in an order that leaves nothing behind when it stops half-way."""
+    """Return the steps that delete an account, ordered so that a later run can finish an interrupted one."""
     actual = await provider.actual(account.id)
 
     async def remove_files(_: str) -> None:
@@ -127,7 +126,7 @@ def _sized(wanted: Account, actual: Actual | None, stream_bytes: int | None) -> 
 
 
 def _account_step(provider: Provider, name: str, account: AccountSummary | None) -> Step:
-    """An account is made by `apply`, which needs its id."""
+    """Return the account's step. `apply` creates the account itself, as it needs the id."""
     if account is None:
         return Step(f"account {name}", "create", nothing)
     if account.is_ours:
@@ -166,7 +165,7 @@ def _step(kind: str, name: str, wanted: Settings, actual: Settings | None, do: D
 
 
 def _not_compared(wanted: Account, actual: Actual) -> tuple[str, ...]:
-    """What is there beside what was declared: it is told, and left alone."""
+    """Return a remark on resources and limits that were not declared: they are left alone."""
     strange = [
         *(f"user {name}" for name in actual.users if name not in {user.name for user in wanted.users}),
         *(f"stream {name}" for name in actual.streams if name not in {stream.name for stream in wanted.streams}),
@@ -178,7 +177,7 @@ def _not_compared(wanted: Account, actual: Actual) -> tuple[str, ...]:
 
 
 def _still_out(steps: Sequence[Step], actual: Actual | None) -> tuple[str, ...]:
-    """Where a JWT carries its permissions, a copy of it keeps them."""
+    """Return a remark per changed user whose JWT carries its permissions: copies of it keep the old ones."""
     carried = {name for name, identity in actual.identities.items() if not identity.issuer} if actual else set()
     changed = [step.resource.removeprefix("user ") for step in steps if step.action == "change"]
     return tuple(

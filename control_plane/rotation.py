@@ -1,7 +1,7 @@
-"""New credentials for a user, so that the old ones die last: identity, file, token, secret, and then the old one's end.
+"""Give a user new credentials, and revoke the old ones last: identity, file, token, secret, then the revocation.
 
-What is to die is noted beside the credentials before anything is done. As long as the note is there `status` shows it,
-and `rotate`, `create` or `secret push` goes on where it stopped.
+A note beside the credentials first records what to revoke. While it exists, `status` shows it, and `rotate`, `create`
+or `secret push` continues where the rotation stopped.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from control_plane.provider import Provider
 async def rotate(
     provider: Provider, account: str, user: User, files: Files, secret: str | None = None
 ) -> AsyncIterator[str]:
-    """Do it, or go on with one that stopped; yields what was done. `secret`: initials whose secret gets them."""
+    """Rotate, or continue an interrupted rotation; yield what was done. `secret`: initials whose secret to update."""
     identity = await provider.identity(account, user.name)
     current = identity.issuer or identity.key
     noted = _noted(files, account, user.name) or {"account": account, "old": current, "secret": None}
@@ -44,7 +44,7 @@ async def rotate(
 async def issue(
     provider: Provider, account: str, user: User, files: Files, secret: str | None = None
 ) -> AsyncIterator[str]:
-    """New credentials beside the old ones, which stay valid; yields what was done, and what makes them void."""
+    """Issue new credentials and keep the old ones valid; yield what was done, and how to revoke the old ones."""
     old = (await provider.identity(account, user.name)).key or _held_key(files, user.name)
     try:
         creds = await provider.issue(account, user.name)
@@ -74,7 +74,7 @@ async def _renew_token(provider: Provider, account: str, user: User, files: File
 
 
 def token_owner(account: str, key: str | None) -> str:
-    """What a gateway's token is noted to belong to."""
+    """Return the owner to note for a gateway's token."""
     return f"{account}/{key}"
 
 

@@ -1,4 +1,4 @@
-"""The flag that says the table was seeded."""
+"""The flag that marks the table as seeded."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from service.contracts import customer as contract
 
 
 async def clear(nats_url: str, creds: str) -> bool:
-    """Remove the flag, as user `service`; whether it was set. The next task to start then seeds.
+    """Remove the flag, as user `service`; return whether it was set. The next task to start then seeds.
 
     Raises `ProvisioningError` when the bucket cannot be reached.
     """

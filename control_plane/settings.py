@@ -1,7 +1,7 @@
-"""What is declared and what is there, in NATS's own words, so that the two can be compared setting by setting.
+"""Express desired and actual state in NATS's terms, and compare them setting by setting.
 
-Both Synadia's API and a nats-server write users, streams and consumers as NATS's JSON does. Whatever is there counts:
-a setting that nobody declared is drift as well, unless it is listed in `NOT_COMPARED`.
+Synadia's API and nats-server both describe users, streams and consumers in NATS's JSON. An actual setting that is not
+declared is drift too, unless it is listed in `NOT_COMPARED`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NOT_COMPARED: Final[Mapping[str, frozenset[str]]] = {
     # A server fills in `max_waiting`.
     "consumer": frozenset({"name", "durable_name", "description", "metadata", "max_waiting"}),
 }
-"""Labels, and what a server or a plan decides."""
+"""Labels, and settings that a server or a plan decides."""
 
 FIXED: Final[Mapping[str, frozenset[str]]] = {
     "user": frozenset(),
@@ -34,15 +34,15 @@ FIXED: Final[Mapping[str, frozenset[str]]] = {
     "bucket": frozenset({"storage", "sealed", "deny_purge"}),
     "consumer": frozenset({"ack_policy", "deliver_policy", "replay_policy", "deliver_subject"}),
 }
-"""What a server does not change any more."""
+"""Settings that a server cannot change after creation."""
 
 _NOTHING: Final[tuple[Any, ...]] = (None, False, 0, -1, "", [], {})
 _NO_LIMIT: Final = frozenset({"subs", "data", "payload"})
-"""Of a user: 0 is none at all, -1 is without limit, which is also what is meant when it is left out."""
+"""Limits of a user: 0 allows nothing, -1 is unlimited, which is also the default."""
 _NONE_AT_ALL: Final = frozenset({"imports", "exports", "leaf", "payload", "data"})
-"""Of an account: 0 is none at all; of its other limits, 0 is none set."""
+"""Limits of an account for which 0 allows nothing; for its other limits, 0 means not set."""
 _MEANT: Final = {"compression": ("none",), "persist_mode": ("default",), "history": (1,)}
-"""Words for what is meant when nothing is said."""
+"""Setting -> values that equal its default."""
 _UNORDERED: Final = frozenset({"pub.allow", "pub.deny", "sub.allow", "sub.deny", "subjects", "filter_subjects", "src"})
 
 
@@ -56,7 +56,7 @@ class Difference:
 
 
 def differences(kind: str, wanted: Settings, actual: Settings) -> tuple[Difference, ...]:
-    """What is there and is not what is wanted, by the setting's name."""
+    """Return every setting whose actual value differs from the wanted one."""
     ours, theirs = dict(_flat(wanted)), dict(_flat(actual))
     names = [*ours, *(name for name in theirs if name not in ours)]
     return tuple(
@@ -68,7 +68,7 @@ def differences(kind: str, wanted: Settings, actual: Settings) -> tuple[Differen
 
 
 def check_changeable(kind: str, name: str, wanted: Settings, actual: Settings) -> None:
-    """Raises `ProvisioningError` when what has drifted is there for good."""
+    """Raise `ProvisioningError` when a setting has drifted that cannot be changed."""
     for difference in differences(kind, wanted, actual):
         if difference.field in FIXED[kind]:
             problem = (
@@ -78,21 +78,21 @@ def check_changeable(kind: str, name: str, wanted: Settings, actual: Settings) -
 
 
 def cleared(kind: str, wanted: Settings, actual: Settings) -> dict[str, Any]:
-    """What takes back settings that are there and that nobody declared."""
+    """Return values that reset settings which are set but not declared."""
     strange = [name for name in (drift.field for drift in differences(kind, {}, actual)) if name not in wanted]
     empty = {name: type(actual[name])() for name in strange if isinstance(actual.get(name), bool | int | list | str)}
     return {**empty, **{name: _MEANT[name][0] for name in strange if name in _MEANT}}
 
 
 def limits_differences(wanted: Settings, actual: Settings) -> tuple[Difference, ...]:
-    """Of the limits that are declared; where there is none, there is no limit to connections, and no JetStream."""
+    """Return drift of the declared limits. An absent limit means: connections unlimited, JetStream off."""
     absent = {"conn": -1, "subs": -1}
     there = {name: actual.get(name, absent.get(name, 0)) for name in wanted}
     return tuple(Difference(name, value, there[name]) for name, value in wanted.items() if value != there[name])
 
 
 def other_limits(wanted: Settings, actual: Settings) -> dict[str, Any]:
-    """Limits that are set and not declared. A plan sets some, so they are told and not put right."""
+    """Return limits that are set but not declared. A plan sets some, so they are reported, not corrected."""
     told = {name: value for name, value in actual.items() if name not in {*wanted, "tiered_limits"}}
     return {name: value for name, value in told.items() if _limits(name, value)}
 
@@ -104,7 +104,7 @@ def _limits(name: str, value: Any) -> bool:
 
 
 def user_settings(user: User) -> dict[str, Any]:
-    """What a user may do, as JWTs and Synadia's API write it."""
+    """Return a user's permissions as in JWTs and Synadia's API."""
     body: dict[str, Any] = {"pub": {"allow": list(user.publish)}, "sub": {"allow": list(user.subscribe)}}
     if user.deny_publish:
         body["pub"]["deny"] = list(user.deny_publish)
@@ -114,7 +114,7 @@ def user_settings(user: User) -> dict[str, Any]:
 
 
 def limits_settings(limits: Limits) -> dict[str, int]:
-    """What an account may use. Other limits are the plan's: `status` names those that are set."""
+    """Return an account's limits. Others are left to the plan: `status` names those that are set."""
     return {
         "conn": limits.connections,
         "subs": limits.subscriptions,
@@ -141,7 +141,7 @@ def stream_settings(stream: Stream) -> dict[str, Any]:
         "num_replicas": stream.replicas,
         "duplicate_window": stream.duplicate_window_s * NANOSECONDS,
         "no_ack": False,
-        **({"allow_batched": True} if stream.allow_batched else {}),  # an older server does not know the word
+        **({"allow_batched": True} if stream.allow_batched else {}),  # unknown to older servers
         "allow_direct": False,
         "allow_rollup_hdrs": False,
         "deny_delete": False,
@@ -151,7 +151,7 @@ def stream_settings(stream: Stream) -> dict[str, Any]:
 
 
 def bucket_stream_settings(bucket: Bucket) -> dict[str, Any]:
-    """A bucket is a stream of this form:
+    """Return the settings of the stream behind a bucket:
     https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-8.md
     """
     return {
@@ -175,7 +175,7 @@ def bucket_stream_settings(bucket: Bucket) -> dict[str, Any]:
 
 
 def bucket_settings(bucket: Bucket) -> dict[str, Any]:
-    """The same, as Synadia's API writes it."""
+    """Return a bucket's settings as in Synadia's API."""
     return {
         "bucket": bucket.name,
         "storage": "file",
@@ -189,7 +189,7 @@ def bucket_settings(bucket: Bucket) -> dict[str, Any]:
 
 
 def consumer_settings(consumer: Consumer) -> dict[str, Any]:
-    """It is replicated as its stream is."""
+    """Return a consumer's settings. `num_replicas` 0: as many as its stream."""
     return {
         "name": consumer.name,
         "durable_name": consumer.name,
@@ -205,7 +205,7 @@ def consumer_settings(consumer: Consumer) -> dict[str, Any]:
 
 
 def as_consumer_settings(config: Settings) -> dict[str, Any]:
-    """A consumer's settings as a server tells them: one subject of a filter has a word of its own."""
+    """Normalize a server's settings of a consumer: a filter of one subject has its own field there."""
     one = config.get("filter_subject")
     settings = {name: value for name, value in config.items() if name != "filter_subject"}
     return {**settings, "filter_subjects": [one]} if one else settings
@@ -220,7 +220,7 @@ def _flat(settings: Settings, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _meaning(kind: str, name: str, value: Any) -> Any:
-    """Equal for two values that mean the same."""
+    """Return a value that is equal for settings with the same meaning."""
     if kind == "user" and name in _NO_LIMIT:
         return -1 if value is None else value
     if value in _NOTHING or value in _MEANT.get(name, ()):

@@ -1,4 +1,4 @@
-"""Which place and which account a command is about, from its options, the environment and the private files."""
+"""Find a command's provider and account, from its options, the environment and the private files."""
 
 from __future__ import annotations
 
@@ -34,25 +34,27 @@ PREFIX: Final = "POC-"
 
 @dataclass(frozen=True)
 class Target:
-    """Which account, which place to provision, and where its credentials are kept."""
+    """The account, where to provision it, and the folder of its credentials."""
 
     initials: Annotated[
-        str | None, typer.Option(help="The account is POC-<initials>; else the AWS caller's are taken.")
+        str | None, typer.Option(help="The account is POC-<initials>; default: the AWS caller's initials.")
     ] = None
     system: Annotated[
-        str | None, typer.Option(help="Synadia: the system's id or name; not needed if there is one.")
+        str | None, typer.Option(help="Synadia: the system's id or name; not needed if you have only one.")
     ] = None
     api: Annotated[str, typer.Option(envvar="SYNADIA_API", help="Synadia: the API's address.")] = synadia_api.BASE_URL
     server: Annotated[str | None, typer.Option(help="The address of your own nats-server, in operator mode.")] = None
-    operator: Annotated[Path | None, typer.Option(help="... the file with its operator's seed.")] = None
-    system_creds: Annotated[Path | None, typer.Option(help="... the .creds of a user of its system account.")] = None
-    config: Annotated[
-        Path, typer.Option(help="The folder for the token, and for a folder of credentials for each account.")
-    ] = CONFIG
+    operator: Annotated[Path | None, typer.Option(help="With --server: the file with its operator's seed.")] = None
+    system_creds: Annotated[
+        Path | None, typer.Option(help="With --server: .creds of a user of its system account.")
+    ] = None
+    config: Annotated[Path, typer.Option(help="Folder for the token, and for a folder of credentials per account.")] = (
+        CONFIG
+    )
 
 
 def account_files(config: Path, account: str) -> Files:
-    """Where an account's credentials are: a folder of its own; until they are moved there, the one of all accounts."""
+    """Return an account's files: its own folder, and the folder that all accounts once shared."""
     return Files(config / account, former=config)
 
 
@@ -76,7 +78,7 @@ async def open_provider(target: Target) -> AsyncIterator[Provider]:
 
 
 def say(line: str) -> None:
-    """To the person, beside what a script reads."""
+    """Print for a person, on standard error: scripts read standard output."""
     print(line, file=sys.stderr)
 
 
@@ -107,7 +109,7 @@ def _token(config: Path) -> str:
 
 
 def service_creds(files: Files) -> str:
-    """Raises `ProvisioningError` when there are none, or no whole ones."""
+    """Return the service's credentials. Raises `ProvisioningError` when they are missing or damaged."""
     creds = files.creds_anywhere(SERVICE.name)
     path = files.former_path(SERVICE.name) or files.creds_path(SERVICE.name)
     if creds is None:
@@ -119,7 +121,7 @@ def service_creds(files: Files) -> str:
 
 
 def account_name(initials: str | None) -> str:
-    """As the initials were given: an account may have been named in lower case."""
+    """Return the account's name, with the initials in the case given: an account may have a lower-case name."""
     return PREFIX + initials_of_account(initials)
 
 
@@ -128,13 +130,13 @@ def initials_of_account(given: str | None) -> str:
     if not found and sys.stdin.isatty():
         found = ask("your initials: ")
     if not found:
-        raise UsageError("whose account is meant is not known; give --initials")
+        raise UsageError("cannot tell which account you mean; pass --initials")
     aws.check_initials(found)
     return found
 
 
 def ask(question: str) -> str:
-    """Ctrl-C ends it at once, inside asyncio too."""
+    """Ask; return the answer. Ctrl-C ends the program at once, inside asyncio too."""
     former = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         return input(question).strip()

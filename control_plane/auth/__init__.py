@@ -1,1 +1,1 @@
-"""Users' JWTs, their scopes and their .creds files."""
+"""Users' JWTs, scopes and .creds files."""

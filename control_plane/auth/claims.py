@@ -1,4 +1,4 @@
-"""NATS JWTs, version 2, signed with nkeys; and the `.creds` files that carry them.
+"""Make NATS JWTs (version 2, signed with nkeys) and the `.creds` files that carry them.
 
 Claims: https://github.com/nats-io/jwt/tree/main/v2 (`operator_claims.go`, `account_claims.go`, `user_claims.go`).
 """
@@ -28,7 +28,7 @@ ALGORITHM: Final = "ed25519-nkey"
 
 @dataclass(frozen=True)
 class Key:
-    """An nkey pair. Its seed shows in no repr."""
+    """An nkey pair. Its seed appears in no repr."""
 
     public: str
     seed: str = field(repr=False)
@@ -47,7 +47,7 @@ class Key:
 
     @classmethod
     def from_seed(cls, seed: str) -> Key:
-        """Raises `ValueError` when it is not a seed."""
+        """Return the pair of a seed. Raises `ValueError` if it is not one."""
         try:
             return cls(nkeys.from_seed(bytearray(seed.strip().encode())).public_key.decode(), seed.strip())
         except (nkeys.NkeysError, ValueError) as error:
@@ -58,7 +58,7 @@ class Key:
         return cls.from_seed(nkeys.encode_seed(os.urandom(32), prefix).decode())
 
     def derive(self, purpose: str) -> Key:
-        """An account's signing key for a purpose: always the same, and telling nothing of this key."""
+        """Derive an account's signing key for a purpose: always the same, and it does not reveal this key."""
         raw = hmac.digest(self.seed.encode(), purpose.encode(), "sha256")
         return self.from_seed(nkeys.encode_seed(raw, nkeys.PREFIX_BYTE_ACCOUNT).decode())
 
@@ -68,7 +68,7 @@ class Key:
 
 
 class _Ed25519Nkey(Algorithm):
-    """Signs for pyjwt. Verifying is the server's part."""
+    """Signs for pyjwt. The server verifies."""
 
     def prepare_key(self, key: Key) -> Key:
         return key
@@ -106,9 +106,9 @@ def account_jwt(
     revoked: Mapping[str, int] | None = None,
     tags: Sequence[str] = (),
 ) -> str:
-    """An account's claims. `limits` None: no JetStream, as for a system account.
+    """Return an account's JWT. `limits` None: no JetStream, as for a system account.
 
-    `revoked` maps users' public keys to the second up to which their JWTs are void.
+    `revoked` maps users' public keys to a time, in seconds since 1970: JWTs issued until then are revoked.
     """
     unlimited = Limits(connections=-1, subscriptions=-1, disk_bytes=0, memory_bytes=0, streams=0, consumers=0)
     given = limits or unlimited
@@ -134,12 +134,12 @@ def account_jwt(
 
 
 def deletion_jwt(accounts: Sequence[str], operator: Key) -> str:
-    """An operator's order to delete accounts, for `$SYS.REQ.CLAIMS.DELETE`."""
+    """Return an operator's order to delete accounts, for `$SYS.REQ.CLAIMS.DELETE`."""
     return sign("delete", operator.public, operator, {"type": "generic", "accounts": list(accounts)})
 
 
 def user_jwt(user: User, public: str, signer: Key, *, account: str, expires_s: int | None = None) -> str:
-    """A user's claims, with its permissions; void after `expires_s` seconds from now."""
+    """Return a user's JWT with its permissions; it expires `expires_s` seconds from now."""
     body: dict[str, Any] = {"type": "user", **user_settings(user)}
     if signer.public != account:
         body["issuer_account"] = account
@@ -147,9 +147,9 @@ def user_jwt(user: User, public: str, signer: Key, *, account: str, expires_s: i
 
 
 def scope(key: str, user: User, generation: int) -> dict[str, Any]:
-    """A signing key that may sign for `user` alone: the permissions are the account's, the users' JWTs carry none.
+    """Return a scoped signing key, for `user` only: the account's JWT has the permissions, the user's JWT none.
 
-    `generation` says which of the user's signing keys it is.
+    `generation` numbers the user's signing keys.
     """
     return {
         "kind": "user_scope",
@@ -161,14 +161,14 @@ def scope(key: str, user: User, generation: int) -> dict[str, Any]:
 
 
 def scoped_user_jwt(name: str, public: str, signer: Key, *, account: str) -> str:
-    """The claims of a user whose permissions are its signing key's."""
+    """Return the JWT of a user whose permissions are those of its signing key."""
     return sign(name, public, signer, {"type": "user", "issuer_account": account})
 
 
 def decode(token: str) -> dict[str, Any]:
-    """A JWT's claims, unverified: what it says, not whether it is to be believed.
+    """Return a JWT's claims without verifying its signature.
 
-    Raises `ValueError`, which tells nothing of it, when it is none.
+    Raises `ValueError`, which quotes nothing of it, if it is not a JWT.
     """
     try:
         return creds.decode(token)
@@ -177,24 +177,24 @@ def decode(token: str) -> dict[str, Any]:
 
 
 def creds_file(token: str, key: Key) -> str:
-    """The text of a `.creds` file."""
+    """Return the text of a `.creds` file."""
     return creds.write(token, key.seed)
 
 
 def mint_creds(user: User, signer: Key, *, account: str, expires_s: int | None = None) -> str:
-    """A new key for `user`, and its `.creds` file."""
+    """Make a new key for `user`; return its `.creds` file."""
     key = Key.user()
     return creds_file(user_jwt(user, key.public, signer, account=account, expires_s=expires_s), key)
 
 
 def sign(name: str, subject: str, signer: Key, body: dict[str, Any], expires_s: int | None = None) -> str:
-    """Claims as a JWT, void after `expires_s` seconds from now."""
+    """Sign claims as a JWT that expires `expires_s` seconds from now."""
     end = {} if expires_s is None else {"exp": int(time.time()) + expires_s}
     return sign_again({"name": name, "sub": subject, "nats": {**body, "version": 2}, **end}, signer)
 
 
 def sign_again(claims: Mapping[str, Any], signer: Key) -> str:
-    """Claims that were changed, signed now; each that a signature does not set stays (`exp`, `nbf`, `aud`, any other).
+    """Sign changed claims with the time of now. Claims that a signature does not set stay (`exp`, `nbf`, `aud`, ...).
 
     https://www.rfc-editor.org/rfc/rfc7519#section-4.1
     """

@@ -1,4 +1,4 @@
-"""A `.creds` file, taken apart and checked when it is read; and whether it is what a user is to have.
+"""Parse and check a `.creds` file, and compare it with what its user should have.
 
 https://docs.nats.io/using-nats/developer/connecting/creds
 """
@@ -19,7 +19,7 @@ from service.nats import creds
 
 @dataclass(frozen=True)
 class Creds:
-    """A user's JWT and key. Neither shows in a repr."""
+    """A user's JWT and key. Neither the JWT nor the seed appears in a repr."""
 
     text: str = field(repr=False)
     claims: Settings = field(repr=False)
@@ -27,7 +27,7 @@ class Creds:
 
     @classmethod
     def parse(cls, text: str) -> Creds:
-        """Raises `ValueError`, which tells nothing of the text, when it is no whole `.creds` file."""
+        """Parse the text. Raises `ValueError`, which quotes nothing of it, if it is not a complete `.creds` file."""
         try:
             there = creds.parse(text)
         except ValueError as error:
@@ -47,21 +47,21 @@ class Creds:
 
 @dataclass(frozen=True)
 class Identity:
-    """What a user's credentials must say to be taken, as things are now."""
+    """What a user's credentials must contain to be valid now."""
 
     account: str | None
-    """The account's public key, where it is known."""
+    """The account's public key, if known."""
     key: str | None = None
-    """The user's public key, where there is one that counts."""
+    """The user's public key, if it must match."""
     issuer: str | None = None
-    """The key that signs, where there is one that counts; it then has the permissions, and the JWT has none."""
+    """The signing key, if it must match; it then has the permissions, and the JWT has none."""
     expires: bool = False
-    """Whether its JWTs are made with an end."""
+    """True if its JWTs are made with an expiry."""
     revoked: Mapping[str, int] = field(default_factory=dict)
 
 
 def creds_differences(held: Creds, user: User, identity: Identity) -> tuple[Difference, ...]:
-    """Why these credentials are not, or not any more, what the user is to have; empty when they are."""
+    """Return how these credentials differ from those that the user should have now; empty if they do not."""
     said, nats = held.claims, held.claims["nats"]
     found = [
         Difference(name, wanted, there)
@@ -88,7 +88,7 @@ _ABOUT_THE_JWT = frozenset({"type", "version", "issuer_account"})
 
 
 def _is_revoked(held: Creds, revoked: Mapping[str, int]) -> bool:
-    """A revocation is of what was issued to a key up to a second; `*` is every key."""
+    """Return whether they are revoked. A revocation covers what was issued to a key until a second; `*` is any key."""
     until = max(revoked.get(held.key.public, 0), revoked.get("*", 0))
     return bool(until and held.claims.get("iat", 0) <= until)
 

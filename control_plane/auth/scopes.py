@@ -1,4 +1,4 @@
-"""Users of a self-hosted server: each is a scoped signing key in the account's JWT (docs/adr/0006-self-hosted.md)."""
+"""A self-hosted server's users, each a scoped signing key in the account's JWT (docs/adr/0006-self-hosted.md)."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def key_of(key: Any) -> Any:
 
 
 def of_user(body: Mapping[str, Any], user: str) -> list[dict[str, Any]]:
-    """A user's scoped signing keys: one, and while it is rotated the one before too; the newest is the last."""
+    """Return a user's scoped signing keys, newest last: one, or two during a rotation."""
     found = [key for key in body.get("signing_keys") or () if role_of(key) == user]
     return sorted(found, key=generation)
 
 
 def newest(body: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The newest scoped signing key of each user, by user."""
+    """Return user -> its newest scoped signing key."""
     roles = [role for key in body.get("signing_keys") or () if (role := role_of(key))]
     return {role: of_user(body, role)[-1] for role in roles}
 
@@ -46,6 +46,6 @@ def set_scope(body: dict[str, Any], scope: dict[str, Any]) -> None:
 
 
 def generation(scope: Mapping[str, Any]) -> int:
-    """Which of the user's signing keys it is, from 0."""
+    """Return the number of this signing key among the user's, from 0."""
     text = str(scope.get("description") or "")
     return int(text) if text.isdecimal() else 0

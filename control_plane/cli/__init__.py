@@ -1,1 +1,1 @@
-"""What the command line of the control plane takes and prints."""
+"""The control plane's command line: its arguments and its output."""

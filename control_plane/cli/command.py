@@ -1,4 +1,4 @@
-"""What the commands have in common: how one runs, and what its arguments stand for."""
+"""What all commands share: how they run, and how they read their arguments."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SIZE: Final = re.compile(r"(\d{1,9}) ?([MGT]iB)")
 _UNITS: Final = {"MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4}
 T = TypeVar("T")
 
-AsJson = Annotated[bool, typer.Option("--json", help="For a script to read.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 console = Console(highlight=False, soft_wrap=True, emoji=False)
 
 
@@ -54,7 +54,7 @@ async def found_account(provider: Provider, target: Target) -> tuple[AccountSumm
 
 
 def files_of(target: Target) -> Files:
-    """The account's, without asking whether there is one."""
+    """Return the account's files, without checking that the account exists."""
     name = account_name(target.initials)
     return account_files(target.config, name if (target.config / name).is_dir() else name.upper())
 
@@ -71,7 +71,7 @@ def user_named(name: str) -> User:
 
 
 def size_in_bytes(text: str) -> int:
-    """`5GiB`, `512 MiB`: what a stream may hold. Raises `UsageError`."""
+    """Parse a stream's size, such as `5GiB` or `512 MiB`. Raises `UsageError`."""
     found = _SIZE.fullmatch(text)
     size = int(found[1]) * _UNITS[found[2]] if found else 0
     if not BALANCES.max_bytes <= size <= LARGEST_STREAM:

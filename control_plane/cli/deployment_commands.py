@@ -1,4 +1,4 @@
-"""`secret push|delete` and `seed-flag clear`: what a deployment leaves outside NATS's account, or needs of it."""
+"""`secret push|delete` and `seed-flag clear`: commands for what a deployment shares with the NATS account."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from control_plane.desired import SERVICE
 from control_plane.target import Target, account_name, open_provider, service_creds
 
 secret_cli = typer.Typer(help="The service's credentials in AWS Secrets Manager.", no_args_is_help=True)
-seed_cli = typer.Typer(help="The flag that says the table was seeded.", no_args_is_help=True)
+seed_cli = typer.Typer(help="The flag that marks the table as seeded.", no_args_is_help=True)
 
 
 @secret_cli.command("push")
 def secret_push(ctx: typer.Context, *, as_json: AsJson = False) -> None:
-    """Put the service's credentials, in base64, into <initials>/NATSCreds, made or replaced.
+    """Put the service's credentials, in base64, into <initials>/NATSCreds: create or replace it.
 
-    A rotation that stopped there goes on: its old credentials are void at the end.
+    This also finishes an interrupted rotation, which revokes the old credentials.
     """
 
     async def work(target: Target) -> None:
@@ -43,7 +43,7 @@ def secret_push(ctx: typer.Context, *, as_json: AsJson = False) -> None:
 
 @secret_cli.command("delete")
 def secret_delete(ctx: typer.Context) -> None:
-    """Delete <initials>/NATSCreds, at once."""
+    """Delete <initials>/NATSCreds at once."""
 
     async def work(target: Target) -> None:
         initials = initials_in(account_name(target.initials))
@@ -60,10 +60,10 @@ def seed_flag_clear(
     *,
     nats_url: Annotated[
         str | None,
-        typer.Option(envvar="NATS_URL", help=f"Where the service's account is: --server's, or {NATS_URL}."),
+        typer.Option(envvar="NATS_URL", help=f"Server of the service's account; default: --server, else {NATS_URL}."),
     ] = None,
 ) -> None:
-    """Remove the flag, so that the next task to start seeds again. Rows that are there are never overwritten."""
+    """Remove the flag, so that the next task to start seeds again. Existing rows are never overwritten."""
 
     async def work(target: Target) -> None:
         url = nats_url or target.server or NATS_URL

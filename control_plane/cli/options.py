@@ -1,4 +1,4 @@
-"""Options that several commands share, declared once as a dataclass and unfolded into each command line."""
+"""Options shared by several commands: declared once as a dataclass, and unfolded into each command line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 
 
 def unfold(command: Callable[..., None]) -> Callable[..., None]:
-    """Give typer a dataclass's fields in place of each parameter that is a dataclass."""
+    """Replace each parameter that is a dataclass by that dataclass's fields, for typer."""
     hints = get_type_hints(command, include_extras=True)
     groups: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
     parameters: list[inspect.Parameter] = []

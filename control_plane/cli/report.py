@@ -1,4 +1,4 @@
-"""A plan, as a person or a script reads it: what has drifted in full, the rest short."""
+"""Print a plan for a person or a script: drift in full, the rest in short."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def as_json(planned: Plan) -> dict[str, Any]:
 
 
 def _lines(difference: Difference) -> Iterator[str]:
-    """On one line where that fits; else wanted and actual one below the other, an entry of a list a line."""
+    """Yield one line if it fits, else wanted above actual, with one line per entry of a list."""
     wanted, actual = (_value(difference, value) for value in (difference.wanted, difference.actual))
     line = f"  * {difference.field}  wanted {wanted}, there {actual}"
     if len(line) <= WIDTH:

@@ -1,4 +1,4 @@
-"""Options that every command shares: declared on the program, and understood on either side of the command's name."""
+"""Options shared by every command: declared on the program, accepted before and after the command's name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typer.core import TyperGroup, TyperOption
 
 
 class SharedOptions(TyperGroup):
-    """A group whose own options may also stand after the command: `control_plane create --server URL`."""
+    """A group whose options may also follow the command: `control_plane create --server URL`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         return super().parse_args(ctx, _first(args, self._with_value()))
@@ -20,7 +20,7 @@ class SharedOptions(TyperGroup):
 
 
 def _first(args: Sequence[str], shared: frozenset[str]) -> list[str]:
-    """The shared options with their values, then everything else; what follows `--` is as it was."""
+    """Move the shared options with their values to the front; leave what follows `--` unchanged."""
     end = args.index("--") if "--" in args else len(args)
     ours: list[str] = []
     others: list[str] = []

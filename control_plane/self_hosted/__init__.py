@@ -1,1 +1,1 @@
-"""Your own nats-server, through its account resolver."""
+"""Provision your own nats-server, through its account resolver."""

@@ -1,4 +1,4 @@
-"""Streams, buckets and consumers over NATS' own JetStream API, for a self-hosted server."""
+"""Manage streams, buckets and consumers over JetStream's API, for a self-hosted server."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TIMEOUT_S: Final = 5
 
 
 async def ensure(jetstream: JetStreamContext, account: Account, *, replicas: int) -> None:
-    """Make streams, buckets and consumers, and correct those that have drifted. Nothing stored is lost."""
+    """Create streams, buckets and consumers, and correct those that have drifted. Nothing stored is lost."""
     for stream in account.streams:
         await put(jetstream, settings.stream_settings(replace(stream, replicas=replicas)))
     for consumer in account.consumers:
@@ -31,7 +31,7 @@ async def ensure(jetstream: JetStreamContext, account: Account, *, replicas: int
 
 
 async def put(jetstream: JetStreamContext, wanted: Settings) -> None:
-    """Make a stream, or change it to what is wanted.
+    """Create a stream, or change it to the wanted settings.
 
     Raises `ProvisioningError` with the server's reason.
     """
@@ -56,7 +56,7 @@ async def remove(jetstream: JetStreamContext, name: str) -> None:
 
 
 async def put_consumer(jetstream: JetStreamContext, consumer: Consumer) -> None:
-    """Raises `ProvisioningError` with the server's reason."""
+    """Create or change a consumer. Raises `ProvisioningError` with the server's reason."""
     wanted = settings.consumer_settings(consumer)
     try:
         await jetstream.add_consumer(consumer.stream, ConsumerConfig.from_response(dict(wanted)))
@@ -66,7 +66,7 @@ async def put_consumer(jetstream: JetStreamContext, consumer: Consumer) -> None:
 
 
 async def streams(client: Client) -> dict[str, Settings]:
-    """The settings of every stream, buckets' too, by name."""
+    """Return name -> settings of every stream, including those of buckets."""
     found = await _listed(client, "$JS.API.STREAM.LIST", "streams")
     return {info["config"]["name"]: info["config"] for info in found}
 
@@ -81,7 +81,7 @@ async def durable_consumers(client: Client, stream: str) -> dict[str, Settings]:
 
 
 async def _listed(client: Client, subject: str, key: str) -> list[dict[str, Any]]:
-    """Page after page; as the server writes it: nats-py drops settings that it does not know."""
+    """Read all pages, as the server sends them: nats-py drops settings that it does not know."""
     found: list[dict[str, Any]] = []
     while True:
         try:

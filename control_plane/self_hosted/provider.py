@@ -1,8 +1,8 @@
 """A self-hosted nats-server in operator mode: accounts are pushed to its resolver as JWTs.
 
-Everything that is to be known of an account is in its JWT, which the server keeps: limits, and for each user a scoped
-signing key with that user's permissions. Those keys are derived from the operator's seed: nothing else is to be kept,
-and a changed permission holds for credentials that are already out (docs/adr/0006-self-hosted.md).
+The account's JWT, which the server stores, holds everything: limits, and a scoped signing key per user with that user's
+permissions. The keys are derived from the operator's seed, so nothing else must be stored, and a changed permission
+also applies to credentials already handed out (docs/adr/0006-self-hosted.md).
 
 `$SYS.REQ.CLAIMS.*`: https://docs.nats.io/running-a-nats-service/configuration/securing_nats/auth_intro/jwt/resolver
 """
@@ -37,7 +37,7 @@ FOR_GOOD: Final = 253_402_300_799
 
 @asynccontextmanager
 async def connected(servers: str | Sequence[str], creds: str, **options: Any) -> AsyncIterator[Client]:
-    """A connection that does not retry; raises `ProvisioningError` when there is none to be had."""
+    """Yield a connection that does not reconnect. Raises `ProvisioningError` when it cannot be made."""
     problems: list[Exception] = []
 
     async def note(error: Exception) -> None:
@@ -65,7 +65,7 @@ async def connected(servers: str | Sequence[str], creds: str, **options: Any) ->
 
 
 def administrator_of(operator: Key, account: str) -> str:
-    """Credentials with every permission in an account that `SelfHosted` made."""
+    """Return credentials with every permission in an account that `SelfHosted` created."""
     return administrator_creds(_signer(operator, account, ADMINISTRATOR.name, 0), account)
 
 
@@ -74,22 +74,22 @@ def _signer(operator: Key, account: str, role: str, generation: int) -> Key:
 
 
 def administrator_creds(signer: Key, account: str, *, expires_s: int = ADMINISTRATOR_S) -> str:
-    """Credentials with every permission in one account, for as long as provisioning takes."""
+    """Return credentials with every permission in one account, valid for `expires_s` seconds."""
     return claims.mint_creds(ADMINISTRATOR, signer, account=account, expires_s=expires_s)
 
 
 async def push_account(system: Client, token: str) -> None:
-    """Give the server an account's JWT; it replaces an older one at once.
+    """Send the server an account's JWT, which replaces the older one at once.
 
-    Raises `ProvisioningError` with the server's reason when it does not take it.
+    Raises `ProvisioningError` with the server's reason when it refuses it.
     """
     await _system_request(system, "$SYS.REQ.CLAIMS.UPDATE", token)
 
 
 async def delete_account(system: Client, account: str, operator: Key) -> None:
-    """Have the server forget an account; its resolver must allow that.
+    """Delete an account from the server; its resolver must allow that.
 
-    Raises `ProvisioningError` with the server's reason when it does not.
+    Raises `ProvisioningError` with the server's reason when it refuses.
     """
     await _system_request(system, "$SYS.REQ.CLAIMS.DELETE", claims.deletion_jwt([account], operator))
 
@@ -147,7 +147,7 @@ class SelfHosted:
     async def _jetstream(
         self, account: str, body: Mapping[str, Any]
     ) -> tuple[dict[str, Settings], dict[tuple[str, str], Settings]]:
-        """Streams and consumers; of an account that is to be adopted, nothing can be read before it is."""
+        """Return streams and consumers; empty for an account not yet adopted, which cannot be read."""
         administrator = _signer(self._operator, account, ADMINISTRATOR.name, 0).public
         if administrator not in (body.get("signing_keys") or ()):
             return {}, {}
@@ -162,12 +162,12 @@ class SelfHosted:
         return streams, consumers
 
     async def max_replicas(self) -> int:
-        """As many as the cluster has servers, up to what JetStream replicates to."""
+        """Return the number of the cluster's servers, up to 5, JetStream's limit."""
         cluster = (await self._jetstream_of_server()).get("meta_cluster") or {}
         return max(1, min(5, int(cluster.get("cluster_size", 1))))
 
     async def takes_batches(self) -> bool:
-        """By JetStream's API level, which is 4 since nats-server 2.14."""
+        """Check JetStream's API level, which is 4 since nats-server 2.14."""
         api = (await self._jetstream_of_server()).get("api") or {}
         return int(api.get("level", 0)) >= BATCHES_API_LEVEL
 
@@ -194,7 +194,7 @@ class SelfHosted:
         await delete_account(self._system, account, self._operator)
 
     async def put_user(self, account: str, user: User) -> None:
-        """A key that is being retired gets the permissions too: they hold for credentials that are out."""
+        """Set the permissions on every key of the user, even one being retired: its credentials still work."""
         async with self._changing(account) as body:
             there = scopes.of_user(body, user.name)
             signers = [scopes.generation(scope) for scope in there] or [0]
@@ -239,7 +239,7 @@ class SelfHosted:
         return claims.creds_file(claims.scoped_user_jwt(user, key.public, signer, account=account), key)
 
     async def renew(self, account: str, user: str) -> None:
-        """The next generation of the user's signing key, beside the one that there is."""
+        """Add the next generation of the user's signing key beside the current one."""
         async with self._changing(account) as body:
             scope = scopes.of(body, user)
             generation = scopes.generation(scope) + 1
@@ -247,7 +247,7 @@ class SelfHosted:
             scopes.set_scope(body, {**scope, "key": signer, "description": str(generation)})
 
     async def retire(self, account: str, user: str, identity: str) -> None:
-        """Without its signing key, whatever that signed is void at once."""
+        """Remove the signing key: everything that it signed is invalid at once."""
         async with self._changing(account) as body:
             gone = (identity, user)
             body["signing_keys"] = [
@@ -258,7 +258,7 @@ class SelfHosted:
         return await self.creds(account, user)
 
     async def revoke(self, account: str, key: str) -> None:
-        """For good: a key has one JWT, and no clock of this machine's is to say how old that is."""
+        """Revoke the key for ever: it has only one JWT, and this machine's clock must not decide how old that is."""
         async with self._changing(account) as body:
             body["revocations"] = {**(body.get("revocations") or {}), key: FOR_GOOD}
 
@@ -281,7 +281,7 @@ class SelfHosted:
 
     @asynccontextmanager
     async def _changing(self, account: str) -> AsyncIterator[dict[str, Any]]:
-        """The account's settings, to be changed; the server is given them at the end."""
+        """Yield the account's settings for changes; send them to the server at the end."""
         body = await self._claims(account)
         yield body["nats"]
         await push_account(self._system, claims.sign_again(body, self._operator))

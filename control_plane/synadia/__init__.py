@@ -1,1 +1,1 @@
-"""Synadia Cloud, over its API."""
+"""Provision Synadia Cloud, over its API."""

@@ -1,4 +1,4 @@
-"""Calls to Synadia's REST API: retried where that is safe; what goes wrong is one line with the server's reason."""
+"""Call Synadia's REST API: retry where that is safe, and report failures in one line with the server's reason."""
 
 from __future__ import annotations
 
@@ -41,21 +41,21 @@ Say = Callable[[str], None]
 
 
 class Answer(dict[str, Any]):
-    """An object of an answer; it says so when it lacks what its document promises."""
+    """An object in an answer. Raises `ProvisioningError` when it lacks a documented field."""
 
     def __missing__(self, name: str) -> Any:
         raise ProvisioningError(f"an answer of the API lacks {name!r}; see that --api is right, and run it again")
 
 
 class _BusyError(Exception):
-    """An answer that may be another one in a moment."""
+    """The API was busy or failed: the same request may succeed soon."""
 
     def __init__(self, response: httpx.Response) -> None:
         self.response = response
 
 
 class Api:
-    """The API, as the owner of a personal access token. Use `connect`."""
+    """The API, as the owner of a personal access token. Made by `connect`."""
 
     def __init__(self, http: httpx.AsyncClient, say: Say) -> None:
         self._http = http
@@ -65,12 +65,12 @@ class Api:
         return self._body(await self._send("GET", path))
 
     async def find(self, path: str) -> Answer | None:
-        """None when there is nothing at the path."""
+        """Return the object at the path; None if there is nothing."""
         response = await self._send("GET", path, missing_ok=True)
         return self._body(response) if response.is_success else None
 
     async def items(self, path: str) -> list[Answer]:
-        """Every item of a list, which the API gives whole."""
+        """Return every item of a list; the API does not split lists into pages."""
         response = await self._send("GET", path)
         items = self._body(response).get("items")
         if not isinstance(items, list) or not all(isinstance(item, Answer) for item in items):
@@ -78,15 +78,15 @@ class Api:
         return items
 
     async def post(self, path: str, body: Any = None) -> Answer:
-        """Make something. Repeated only when it cannot have been made."""
+        """Create something. Retries only when it cannot have been created."""
         return self._body(await self._send("POST", path, body, repeatable=False))
 
     async def text(self, path: str) -> str:
-        """What a `POST` that changes nothing answers."""
+        """Return the answer to a `POST` that changes nothing."""
         return (await self._send("POST", path)).text
 
     async def order(self, path: str) -> None:
-        """A `POST` that is sent once, and whose answer nobody needs."""
+        """Send a `POST` once and ignore its answer."""
         await self._send("POST", path, repeatable=False)
 
     async def patch(self, path: str, body: Any) -> None:
@@ -96,7 +96,7 @@ class Api:
         await self._send("PUT", path, body)
 
     async def delete(self, path: str) -> None:
-        """Content when there is nothing to delete."""
+        """Delete; succeeds if there is nothing to delete."""
         await self._send("DELETE", path, missing_ok=True)
 
     def _body(self, response: httpx.Response) -> Answer:
@@ -147,7 +147,7 @@ class Api:
         return response
 
     def _tell(self, state: RetryCallState) -> None:
-        """Say for how long, and why, before a wait that a person would notice."""
+        """Before a wait that a person would notice, say how long it is and why."""
         sleep_s = state.next_action.sleep if state.next_action else 0.0
         if sleep_s <= SILENT_S:
             return
@@ -174,7 +174,7 @@ class Api:
 
 @asynccontextmanager
 async def connect(token: str, base_url: str = BASE_URL, say: Say = lambda _: None) -> AsyncIterator[Api]:
-    """Raises `UsageError` when token or address cannot be one. `say` is told of each wait that lasts."""
+    """Yield the API. Raises `UsageError` for an invalid token or address. Calls `say` before each long wait."""
     if not re.fullmatch(r"[!-~]+", token):
         raise UsageError("the personal access token is not one line of plain characters; copy it again")
     headers = {"Authorization": f"Bearer {token}", "Accept": "application/json, text/plain"}
@@ -186,7 +186,7 @@ async def connect(token: str, base_url: str = BASE_URL, say: Say = lambda _: Non
 
 @cache
 def _certificates() -> ssl.SSLContext:
-    """Read once: that takes a tenth of a second."""
+    """Read the CA certificates once: that takes a tenth of a second."""
     return httpx.create_ssl_context()
 
 
@@ -202,14 +202,14 @@ def _address(given: str) -> httpx.URL:
 
 
 def _wait_s(state: RetryCallState) -> float:
-    """As long as the server asks for, else jittered backoff."""
+    """Return the wait that the server asks for, else jittered backoff."""
     error = state.outcome.exception() if state.outcome else None
     asked_s = _asked_s(error.response) if isinstance(error, _BusyError) else -1.0
     return asked_s if asked_s >= 0 else _backoff(state)
 
 
 def _asked_s(response: httpx.Response) -> float:
-    """`Retry-After`, in seconds or as a date of the server's clock (RFC 9110, 10.2.3); -1 without one."""
+    """Return `Retry-After` in seconds, given as such or as a date (RFC 9110, 10.2.3); -1 without it."""
     asked = response.headers.get("Retry-After", "").strip()
     if re.fullmatch(r"[0-9]{1,9}", asked):
         return float(asked)
@@ -232,7 +232,7 @@ def _unexpected(response: httpx.Response) -> ProvisioningError:
 
 
 def _reason(response: httpx.Response) -> str:
-    """The server's own words, on one line."""
+    """Return the server's message on one line."""
     try:
         body = response.json()
     except ValueError:

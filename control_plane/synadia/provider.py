@@ -1,4 +1,4 @@
-"""Synadia Cloud as a provider: https://cloud.synadia.com/api, the paths of its OpenAPI document under `core/beta`."""
+"""Synadia Cloud as a provider: https://cloud.synadia.com/api, with the paths of its OpenAPI document, `core/beta`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _CLEARED: Final = {
     "times_location": None,
     "allowed_connection_types": None,
 }
-"""What takes away what was given to a user beside its permissions."""
+"""Resets whatever a user was given beside its permissions."""
 
 
 class Synadia:
@@ -65,11 +65,11 @@ class Synadia:
         )  # fmt: skip
 
     async def max_replicas(self) -> int:
-        """Raises `ProvisioningError` when the system has no JetStream."""
+        """Return the system's replicas. Raises `ProvisioningError` when it has no JetStream."""
         return self._system.replicas
 
     async def takes_batches(self) -> bool:
-        return True  # its document has the setting
+        return True  # the API's document has the setting
 
     async def create_account(self, name: str, limits: Limits) -> str:
         body = {"name": name, "jwt_settings": {"limits": self._limits(limits), "tags": [TAG]}}
@@ -182,7 +182,7 @@ class Synadia:
         return await self.creds(account, user)
 
     async def revoke(self, account: str, key: str) -> None:
-        """`before` 0 is the server's now."""
+        """Revoke; `before` 0 means now, by the server's clock."""
         await self._api.put(f"{ROOT}/accounts/{account}/nats-user-revocations/{key}", {"before": 0})
 
     async def gateway_token(self, account: str, user: str) -> str:
@@ -204,7 +204,7 @@ class Synadia:
         return {item["config"]["name"]: item for item in items if item.get("jetstream_type", "stream") == "stream"}
 
     async def _consumers(self, stream: Answer) -> list[Answer]:
-        """A stream's durable consumers; asked for only where it has any."""
+        """Return a stream's durable consumers; call the API only if it has any."""
         if not (stream.get("state") or {}).get("consumer_count"):
             return []
         items = await self._api.items(f"{ROOT}/jetstream/stream/{stream['id']}/consumers")
@@ -215,7 +215,7 @@ class Synadia:
         return {item["config"]["bucket"]: item for item in items}
 
     async def _signing_group(self, account: str) -> str:
-        """A group that may sign any user; made when there is none."""
+        """Return a group that may sign any user; create it if necessary."""
         path = f"{ROOT}/accounts/{account}/account-sk-groups"
         for group in await self._api.items(path):
             if not (group["is_scoped"] or group["disabled"] or group["missing_seed"]):
@@ -223,7 +223,7 @@ class Synadia:
         return str((await self._api.post(path, {"name": SIGNING_GROUP, "programmatic": False}))["id"])
 
     def _limits(self, limits: Limits) -> dict[str, Any]:
-        """Where a system has tiers, JetStream's limits are those of the tier that the stream is in."""
+        """Return the limits; in a system with tiers, JetStream's limits are set on the stream's tier."""
         flat: dict[str, Any] = dict(settings.limits_settings(limits))
         if self._system.tier is None:
             return flat
@@ -244,7 +244,7 @@ def _tags(account: Mapping[str, Any]) -> Sequence[str]:
 
 
 def _user(view: Answer, usual_s: tuple[int, ...]) -> Settings:
-    """Its permissions and limits, and when its JWTs end, where that is not the account's rule."""
+    """Return a user's permissions and limits, and its JWTs' expiry if that differs from the account's rule."""
     ends_s = view.get(NEVER, 0)
     return {**_jwt_settings(view), **({} if ends_s in usual_s else {NEVER: ends_s})}
 

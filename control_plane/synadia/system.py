@@ -1,4 +1,4 @@
-"""Which NATS system of Synadia's is meant, and what it allows."""
+"""Find the NATS system at Synadia, and what it allows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT: Final = "/core/beta"
 
 @dataclass(frozen=True)
 class System:
-    """A NATS system of a team's."""
+    """A NATS system of a team."""
 
     id: str
     name: str
@@ -25,7 +25,7 @@ class System:
 
     @property
     def replicas(self) -> int:
-        """As many as its largest tier has, or its nodes allow.
+        """Replicas of its largest tier, else as many as its nodes allow.
 
         Raises `ProvisioningError` when it has no JetStream.
         """
@@ -37,13 +37,13 @@ class System:
 
     @property
     def tier(self) -> str | None:
-        """The tier with the most replicas; None where a system has no tiers that are named for theirs."""
+        """The tier with the most replicas; None if no tier is named after its replicas."""
         named = [tier for tier in self.tiers if re.fullmatch(r"R[1-5]", tier)]
         return max(named, default=None)
 
 
 async def find_system(api: Api, wanted: str | None) -> System:
-    """The system of that id or name; the only one there is, when none is wanted.
+    """Return the system with that id or name; without `wanted`, the only system.
 
     Raises `UsageError` that lists the systems to choose from.
     """
@@ -56,7 +56,7 @@ async def find_system(api: Api, wanted: str | None) -> System:
     chosen = [system for system in systems if wanted in {None, system["id"], system["name"]}]
     if len(chosen) != 1:
         there = ", ".join(f"{system['name']} ({system['id']})" for system in systems) or "none"
-        problem = f"there is no system {wanted}" if wanted and not chosen else "which system is meant is not clear"
+        problem = f"there is no system {wanted}" if wanted and not chosen else "cannot tell which system you mean"
         raise UsageError(f"{problem}; give --system one of: {there}")
     return _system(chosen[0])
 
