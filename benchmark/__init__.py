@@ -1,7 +1,7 @@
-"""Load, measurement, report: how fast the service is, where its limit is, what one request costs."""
+"""Measure how fast the service is, where its limit is and what one request costs."""
 
 import os
 
-# gRPC reads it when it is imported. Otherwise it starts its threads anew in a child between fork and exec, on closed
-# descriptors, and the child ends in SIGABRT or SIGSEGV.
+# gRPC reads this when it is imported. Without it, gRPC restarts its threads in a child between fork and exec, on closed
+# descriptors, and the child dies of SIGABRT or SIGSEGV.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")

@@ -26,7 +26,7 @@ from control_plane.errors import ProvisioningError
 from local.process import LocalError
 
 cli = typer.Typer(
-    help="Measure the service: run a load, sweep to its limit, see what a request costs, or watch it live.",
+    help="Measure the service: run a load, sweep to its limit, measure a request's cost, or watch it live.",
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
 )  # fmt: skip
 REQUESTS = 1000
@@ -39,7 +39,8 @@ DURATION = "10s"
 def run(
     *,
     requests: Annotated[
-        int | None, typer.Option(min=1, help=f"Closed loop: how many. Default {REQUESTS}, or until --duration ends.")
+        int | None,
+        typer.Option(min=1, help=f"Closed loop: number. Default {REQUESTS}; none with --duration."),
     ] = None,
     concurrency: Annotated[
         int | None, typer.Option(min=1, max=100_000, help=f"Closed loop: requests in flight. Default {CONCURRENCY}.")
@@ -52,11 +53,11 @@ def run(
     output: OutputOptions,
     fail_if: Annotated[list[str] | None, typer.Option(help=f"{FAIL_IF} {', '.join(thresholds.RUN)}.")] = None,
 ) -> None:
-    """Run one load, and report its result.
+    """Run one load and report its result.
 
-    Without --rate, a closed loop: --requests or --duration, whichever ends first, at most --concurrency in flight, and
-    the last line is that of the program this one replaces. With --rate, an open one: latency counts from when a request
-    was due.
+    Without --rate, a closed loop: --requests or --duration, whichever ends first, with at most --concurrency in flight;
+    the last line has the format of the program that this one replaces. With --rate, an open loop: latency counts from
+    when a request was due.
     """
 
     async def work(stop: asyncio.Event) -> tuple[Result, str | None]:
@@ -77,18 +78,18 @@ def run(
 def sweep(
     *,
     rates: Annotated[
-        str | None, typer.Option(help="Requests/s, comma separated. Default: growing until too much.")
+        str | None, typer.Option(help="Requests/s, comma separated. Default: growing until too high.")
     ] = None,
     concurrencies: Annotated[
-        str | None, typer.Option(help="Requests in flight, comma separated, or `auto`: a sweep over them instead.")
+        str | None, typer.Option(help="Sweep over requests in flight instead: comma separated, or `auto`.")
     ] = None,
-    p99: Annotated[str, typer.Option(help="The p99 that must be kept.")] = "50ms",
+    p99: Annotated[str, typer.Option(help="The highest p99 allowed.")] = "50ms",
     step: Annotated[str, typer.Option(help="How long each load lasts.")] = "5s",
     load: LoadOptions,
     output: OutputOptions,
     fail_if: Annotated[list[str] | None, typer.Option(help=f"{FAIL_IF} {', '.join(thresholds.SWEEP)}.")] = None,
 ) -> None:
-    """Raise the load in steps until the service saturates; find the highest rate whose p99 is kept."""
+    """Raise the load in steps until the service saturates; find the highest rate within --p99."""
 
     async def work(stop: asyncio.Event) -> tuple[Result, str | None]:
         if rates and concurrencies:
@@ -119,15 +120,15 @@ def sweep(
 @unfold
 def cost(
     *,
-    quick: Annotated[bool, typer.Option("--quick", help="One short round: a look, not a measurement.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="One short round: a first look, not a measurement.")] = False,
     output: OutputOptions,
     fail_if: Annotated[list[str] | None, typer.Option(help=f"{FAIL_IF} {', '.join(thresholds.COST)}.")] = None,
 ) -> None:
-    """What one request costs on this machine: the service beside the same in Go, an echo and a simple baseline.
+    """Measure what one request costs on this machine: the service beside a Go peer, an echo and a baseline.
 
-    Starts everything it needs and takes some minutes. Exits with 1 when a figure is not what it must be.
+    Starts everything it needs and takes some minutes. Exits with 1 when a figure misses its bound.
     """
-    from benchmark.cost import run as costs  # noqa: PLC0415  it imports gRPC and more, which no other command needs
+    from benchmark.cost import run as costs  # noqa: PLC0415  imports gRPC and more, which no other command needs
 
     async def work(stop: asyncio.Event) -> tuple[Result, str | None]:
         return await costs.measure(costs.QUICK if quick else costs.FULL, progress_console, stop), None
@@ -141,14 +142,14 @@ def cost(
 @unfold
 def web(
     *,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The page's, on loopback. 0: any free one.")] = 8090,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The page's port, on loopback. 0: any free port.")] = 8090,
     questions: Questions,
 ) -> None:
-    """A page on this machine: set a rate and a mix, see what the service and each of its tasks do, until Ctrl-C.
+    """Serve a page on this machine until Ctrl-C: set a rate and a mix, and watch the service and each of its tasks.
 
     Scripts: GET /status, /metrics; POST /start?rate=1000&mix=balance=80,get=20&poisson=true&processes=0, /stop.
     """
-    from benchmark.web.server import serving  # noqa: PLC0415  no other command serves a page
+    from benchmark.web.server import serving  # noqa: PLC0415  only this command serves a page
 
     async def serve() -> None:
         stop = asyncio.Event()
@@ -167,7 +168,7 @@ def web(
 def _loop(
     requests: int | None, concurrency: int | None, rate: float | None, duration: str | None, *, poisson: bool
 ) -> tuple[Loop, dict[str, str]]:
-    """The loop that the options mean, and its words for the result.
+    """Return the loop that the options describe, and its settings for the result.
 
     Raises `BenchmarkError` when they contradict each other.
     """

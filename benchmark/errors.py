@@ -1,5 +1,5 @@
-"""What keeps a benchmark from running."""
+"""The error that ends a benchmark."""
 
 
 class BenchmarkError(Exception):
-    """What is wrong and what to do: one line."""
+    """The benchmark cannot run; the message is one line with the problem and what to do."""

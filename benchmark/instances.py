@@ -1,4 +1,4 @@
-"""The service's instances: their own statistics (`$SRV.STATS`), and each one's share of a load."""
+"""Read the instances' statistics (`$SRV.STATS`), and compute each one's share of a load."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Statistics:
 
 
 async def statistics(nc: Client) -> Mapping[str, Statistics]:
-    """Every instance's numbers, by its id; empty when none answers."""
+    """Return instance id -> its statistics; empty when none answers."""
     return {
         answer["id"]: Statistics(
             requests=sum(endpoint["num_requests"] for endpoint in answer["endpoints"]),
@@ -32,7 +32,7 @@ async def statistics(nc: Client) -> Mapping[str, Statistics]:
 
 
 def split(before: Mapping[str, Statistics], after: Mapping[str, Statistics]) -> list[TaskShare]:
-    """What each instance did between the two."""
+    """Return what each instance did between the two readings."""
     shares = []
     for instance, now in sorted(after.items()):
         was = before.get(instance, Statistics(0, 0, 0))

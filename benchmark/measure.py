@@ -1,4 +1,4 @@
-"""One measurement as a command: checked before, measured, shown, written, compared, judged."""
+"""Run one measurement as a command: check options, measure, show, write, compare, judge."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from control_plane.errors import ProvisioningError
 from local.process import LocalError
 
 Work = Callable[[asyncio.Event], Awaitable[tuple[Result, str | None]]]
-"""Measures until its event is set; the result, and a last line to print."""
+"""Measures until its event is set; returns the result, and a last line to print."""
 
 INTERRUPTED: Final = 130
-"""The exit code of what Ctrl-C or SIGTERM ended, as a shell has it."""
+"""Exit code after Ctrl-C or SIGTERM, as shells use it."""
 
 progress_console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
@@ -44,7 +44,7 @@ def measure(
         if output.json:
             results.write(result, output.json)
         if output.report:
-            from benchmark.report.page import write_report  # noqa: PLC0415  it imports what draws charts
+            from benchmark.report.page import write_report  # noqa: PLC0415  imports the chart library
 
             write_report(result, output.report)
         if old and output.compare:
@@ -67,7 +67,7 @@ def _judge(thresholds: Sequence[Threshold], result: Result) -> None:
     if failed:
         raise BenchmarkError("; ".join(failed))
     if isinstance(result, RunResult) and not result.measured.replies:
-        raise BenchmarkError("no request was answered rightly; the table says what came instead")
+        raise BenchmarkError("no request succeeded; the table shows the errors")
 
 
 def fail(problem: str, code: int = 1) -> None:
@@ -76,15 +76,15 @@ def fail(problem: str, code: int = 1) -> None:
 
 
 def _console(output: OutputOptions) -> Console:
-    """Where the JSON goes to the standard output, everything else goes to the other one."""
+    """Return the console for everything but the JSON: standard error if the JSON goes to standard output."""
     stderr = output.json == STDOUT
-    # Where there is no terminal to fit into, a table is as wide as it is.
+    # Without a terminal, do not squeeze tables.
     width = None if (sys.stderr if stderr else sys.stdout).isatty() else 200
     return Console(stderr=stderr, highlight=False, soft_wrap=True, emoji=False, width=width)
 
 
 async def _until_signal(work: Work) -> tuple[Result, str | None]:
-    """Ctrl-C or SIGTERM once: stop and report; twice: stop."""
+    """Run `work`. The first Ctrl-C or SIGTERM stops it with a report, the second one at once."""
     stop = asyncio.Event()
     task = asyncio.ensure_future(work(stop))
 

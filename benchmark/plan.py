@@ -1,4 +1,4 @@
-"""One load, from its settings to its totals."""
+"""Run one load, from its settings to its totals."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ SEED: Final = 1
 
 @dataclass(frozen=True)
 class Plan:
-    """What every load of one call has in common."""
+    """What all loads of one command have in common."""
 
     target: Target
     nats: NatsTarget | None
-    """Where the tasks' statistics are asked for; None when only the gateway is known."""
+    """Where to ask for the tasks' statistics; None if only the gateway is known."""
     timeout_s: float
     ids: int
     zipf: float | None
@@ -60,7 +60,7 @@ class Plan:
         )  # fmt: skip
 
     def warm_up(self, loop: Loop) -> Loop:
-        """The same load, for `warm_up_s` seconds."""
+        """Return the same load, for `warm_up_s` seconds."""
         endless = {"requests": ENDLESS} if isinstance(loop, Closed) else {}
         return loop.model_copy(update={"duration_s": self.warm_up_s, **endless})
 
@@ -68,7 +68,7 @@ class Plan:
 async def one_load(
     plan: Plan, loop: Loop, console: Console, stop: asyncio.Event, label: str = ""
 ) -> tuple[Totals, list[TaskShare]]:
-    """Run one load. Returns its totals and each task's share."""
+    """Run one load; return its totals and each task's share."""
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(connected(plan.nats)) if plan.nats else None
         if client and not await instances.statistics(client):
@@ -87,9 +87,9 @@ async def one_load(
 
 
 async def plan_of(load: LoadOptions) -> Plan:
-    """What the options say.
+    """Make a plan from the options.
 
-    Raises `BenchmarkError` when they contradict each other, or what they name is missing.
+    Raises `BenchmarkError` when they contradict each other, or name something that does not exist.
     """
     timeout_s, warm_up_s = duration_s(load.timeout, "--timeout"), duration_s(load.warm_up, "--warm-up", or_zero=True)
     mix = parse_mix(load.mix)
@@ -114,7 +114,7 @@ async def plan_of(load: LoadOptions) -> Plan:
 
 
 def balances(*, local: bool) -> dict[str, int]:
-    """Every balance of the table, to compare the replies with.
+    """Read every balance of the table, to compare replies with.
 
     Raises `BenchmarkError` when the table cannot be read.
     """

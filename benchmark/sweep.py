@@ -1,4 +1,4 @@
-"""Loads in steps until the service saturates, and the highest that it carried well."""
+"""Raise the load in steps until the service saturates, and find the highest load that it handled well."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ Over = Literal["rate", "concurrency"]
 FIRST: Final[dict[Over, float]] = {"rate": 1000, "concurrency": 1}
 GROWTH: Final[dict[Over, float]] = {"rate": 1.5, "concurrency": 2}
 KEPT: Final = 0.98
-"""A service that answers less of the rate than this share cannot keep it."""
+"""A service that answers less than this share of the rate does not keep it."""
 FLAT: Final = 1.02
-"""The service is saturated when twice the concurrency brings less than this factor in throughput."""
+"""The service is saturated when doubling the concurrency raises throughput by less than this factor."""
 REFINEMENTS: Final = 3
 
 
@@ -28,9 +28,9 @@ async def sweep(
     target_p99_ms: float,
     poisson: bool = False,
 ) -> tuple[list[Step], float | None]:
-    """Measure the `given` loads, or, without any, growing ones until one is too much and then between the last two.
+    """Measure the `given` loads; without any, growing loads until one is too high, then loads between the last two.
 
-    The steps in order of their load, and the highest that was carried: p99 under the target, no error, the rate kept.
+    Return the steps in order of load, and the highest load handled: p99 within the target, no error, the rate kept.
     """
     steps: list[Step] = []
     for load in iter(given) if given else _growing(over):
@@ -50,7 +50,7 @@ async def sweep(
 
 
 def carried(over: Over, step: Step, step_s: float, target_p99_ms: float) -> bool:
-    """Whether the service kept up: with the rate that was sent, which at random moments is not quite the one asked."""
+    """Return whether the service kept up with the rate sent, which differs slightly from the target with Poisson."""
     measured = step.measured
     keeps = over == "concurrency" or measured.throughput >= KEPT * measured.requests / step_s
     return keeps and not measured.interrupted and not measured.failed and measured.latency.p99_ms <= target_p99_ms
@@ -80,7 +80,7 @@ async def _refine(
     target_p99_ms: float,
     poisson: bool,
 ) -> None:
-    """Halve the distance between the highest rate carried and the lowest that was not."""
+    """Halve the distance between the highest rate handled and the lowest that was not."""
     for _ in range(REFINEMENTS):
         good = max((step.load for step in steps if carried("rate", step, step_s, target_p99_ms)), default=0.0)
         bad = min(step.load for step in steps if not carried("rate", step, step_s, target_p99_ms))

@@ -1,4 +1,4 @@
-"""Whom to ask: a server and a user, a context of the nats CLI, an HTTP gateway, or what `make up` started."""
+"""Find the server to load: by URL and credentials, a context of the nats CLI, an HTTP gateway, or `make up`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _HARMLESS: Final = {"description", "color_scheme", "jetstream_domain", "jetstrea
 
 
 def nats_target(server: str | None, creds: Path | None, context: str | None, *, user: str = CLIENT.name) -> NatsTarget:
-    """What the options say; the local system, and its `user`, for what they leave out.
+    """Return the target that the options name; the local system, with `user`, is the default.
 
     Raises `BenchmarkError` when a file is missing or the options contradict each other.
     """
@@ -40,7 +40,7 @@ def nats_target(server: str | None, creds: Path | None, context: str | None, *, 
 
 
 def gateway_target(url: str, token_file: Path | None, *, user: str = GATEWAY.name) -> GatewayTarget:
-    """Raises `BenchmarkError` when there is no token."""
+    """Return the gateway's target. Raises `BenchmarkError` when there is no token."""
     if not url.startswith(("http://", "https://")):
         raise BenchmarkError(f"--gateway {url} is no HTTP address")
     if token_file:
@@ -53,9 +53,9 @@ def gateway_target(url: str, token_file: Path | None, *, user: str = GATEWAY.nam
 
 
 def from_context(name: str) -> NatsTarget:
-    """A context of the nats CLI, by name: https://docs.nats.io/using-nats/nats-tools/nats_cli#configuration-contexts.
+    """Read a context of the nats CLI: https://docs.nats.io/using-nats/nats-tools/nats_cli#configuration-contexts.
 
-    Raises `BenchmarkError` when there is none of that name, or it says something that cannot be honoured here.
+    Raises `BenchmarkError` when no context has that name, or it has a setting that the benchmark does not support.
     """
     folder = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "nats" / "context"
     path = folder / f"{name}.json"
@@ -65,7 +65,7 @@ def from_context(name: str) -> NatsTarget:
     try:
         context: Mapping[str, Any] = json.loads(path.read_text())
     except ValueError:
-        raise BenchmarkError(f"{path} is not JSON; make the context anew with `nats context add {name}`") from None
+        raise BenchmarkError(f"{path} is not JSON; recreate the context with `nats context add {name}`") from None
     given = {key: value for key, value in context.items() if value}
     strange = sorted(given.keys() - _SUPPORTED - _HARMLESS)
     if strange:

@@ -1,1 +1,1 @@
-"""What one request, one row and one message cost, beside the peers."""
+"""Measure what one request, one row and one message cost, beside the peers."""

@@ -1,9 +1,9 @@
-"""What the archive costs: rows/s of one task, of those of a bare loop of BatchWriteItem with the same client, and CPU
-of a row, over that of a plain consumer (`plain_archive`), which no change of ours makes cheaper.
+"""Measure the archive: a task's rows/s relative to a bare loop of BatchWriteItem with the same client, and its CPU per
+row relative to a plain consumer (`plain_archive`), which no change of ours makes cheaper.
 
-The bare loop is a process of its own, as a task is one. `python -m benchmark.cost.archive` is that process: each line
-of its input is a number of rows, each line of its output the `Writes` that wrote them. A task's turn begins with as
-many events in the stream: it is stopped (SIGSTOP) while they pile up.
+The bare loop is a separate process, as a task is. `python -m benchmark.cost.archive` is that process: each line of its
+input is a number of rows, each line of its output the resulting `Writes`. A task's turn begins with as many events in
+the stream: it is stopped (SIGSTOP) while they pile up.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ from service.writing.archiver import BATCHES
 ROWS_PER_S: Final = 8_000
 PLAIN_ROWS_PER_S: Final = 1_000
 SLOW_ROWS_PER_S: Final = 30_000
-"""Of a step: a turn is a number of rows, so that none is left to the next."""
+"""Rows per second of a step: a turn is a fixed number of rows, so that none is left for the next turn."""
 SLOW_MS: Final = 8.0
 POLL_S: Final = 0.02
 TURN_S: Final = 120.0
 CHUNK: Final = 2_000
 
 Measure = Callable[[int], Awaitable[Writes]]
-"""Rows -> how they were written."""
+"""Number of rows -> result of writing them."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A task of the archive, and who may write to its stream and read its consumer."""
+    """A task of the archive, and credentials to write to its stream and to read its consumer."""
 
     child: Child
     nats_url: str
@@ -64,17 +64,17 @@ class Task:
 @dataclass(frozen=True)
 class Archived:
     rate_of_writes: float
-    """Rows/s of a task, of those of the bare loop."""
+    """Rows/s of a task, relative to the bare loop."""
     cpu_over_plain: float
-    """CPU of a row, over a plain consumer's."""
+    """CPU per row, relative to a plain consumer."""
     slow_rows: float
-    """Rows/s with a DynamoDB that takes `SLOW_MS` for each call."""
+    """Rows/s with a DynamoDB that takes `SLOW_MS` per call."""
 
 
 async def beside(
     archived: Measure, written: Measure, plain: Measure, *, rounds: int, step_s: float, say: Callable[[str], None]
 ) -> tuple[float, float]:
-    """A task's rate over the bare loop's, its CPU over the plain consumer's: the medians of the rounds, in turns."""
+    """Measure all three in turns; return the medians of rate over the bare loop's and CPU over the plain consumer's."""
     turns = [(archived, ROWS_PER_S), (written, ROWS_PER_S), (plain, PLAIN_ROWS_PER_S)]
     for measure, rows_per_s in turns:
         await measure(min(CHUNK, int(step_s * rows_per_s)))
@@ -93,7 +93,7 @@ async def beside(
 
 
 async def slow_rows(archived: Measure, *, rounds: int, step_s: float, say: Callable[[str], None]) -> float:
-    """The median of the rounds."""
+    """Return the median rows/s of the rounds, with a slow DynamoDB."""
     count = int(step_s * SLOW_ROWS_PER_S)
     await archived(min(CHUNK, count))
     rates = []
@@ -106,7 +106,7 @@ async def slow_rows(archived: Measure, *, rounds: int, step_s: float, say: Calla
 
 @asynccontextmanager
 async def archiving(task: Task) -> AsyncIterator[Measure]:
-    """Yields what has a task archive events. That raises `BenchmarkError` when it does not come to an end."""
+    """Yield a function that has the task archive events; it raises `BenchmarkError` when that does not end."""
     async with (
         _connected(task.nats_url, task.writer_creds, customer.INBOX_PREFIX) as writer,
         _connected(task.nats_url, task.reader_creds, contract.INBOX_PREFIX) as reader,
@@ -133,7 +133,7 @@ async def archiving(task: Task) -> AsyncIterator[Measure]:
 
 
 def writing(table: str, dynamodb_env: Mapping[str, str]) -> AbstractAsyncContextManager[Measure]:
-    """Run the process of the bare loop; yields what has it write so many rows."""
+    """Run the process of the bare loop; yield a function that has it write a number of rows."""
     return bare_loop("benchmark.cost.archive", table, dynamodb_env)
 
 
@@ -171,7 +171,7 @@ async def _connected(url: str, creds: str, inbox_prefix: str) -> AsyncIterator[N
 
 
 def make_rows(count: int) -> list[bytes]:
-    """Rows as a task writes them, encoded."""
+    """Make encoded rows like those of a task."""
     nonce, at = uuid.uuid4().hex[:8], "2026-11-25T06:23:29.123456789Z"
     rows = (
         {
@@ -191,7 +191,7 @@ def make_rows(count: int) -> list[bytes]:
 
 
 async def write_rows(api: DynamoDB, table: str, rows: list[bytes]) -> None:
-    """As many calls in flight as a task has."""
+    """Write rows with as many calls in flight as a task has."""
     starts = iter(range(0, len(rows), MAX_ITEMS))
 
     async def one_after_another() -> None:
@@ -212,7 +212,7 @@ async def _timed(api: DynamoDB, table: str, count: int) -> Writes:
 
 
 async def main() -> None:
-    """Write as asked, until the end of the input."""
+    """Write as each line of input says, until the input ends."""
     api = DynamoDB.configured(CALL_TIMEOUT_S)
 
     async def write(count: str) -> Writes:

@@ -1,6 +1,6 @@
-"""A bare loop of writes to a table, in a process of its own, as a task is one.
+"""A bare loop of writes to a table, in a separate process, as a task is.
 
-Each line of its input is how much to write, each line of its output what came of it.
+Each line of its input says how much to write, each line of its output is the result.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TABLE: Final = "BARE_LOOP_TABLE"
 
 
 class Writes(BaseModel):
-    """Writes/s, what one cost if that is asked, or why there are none."""
+    """Writes/s; CPU per write, if measured; or why the write failed."""
 
     rate: float = 0.0
     cpu_us: float = 0.0
@@ -33,9 +33,9 @@ class Writes(BaseModel):
 async def bare_loop(
     module: str, table: str, dynamodb_env: Mapping[str, str]
 ) -> AsyncIterator[Callable[[float], Awaitable[Writes]]]:
-    """Run the process; yields what has it write.
+    """Run the process; yield a function that has it write.
 
-    That raises `BenchmarkError` when a row cannot be written.
+    The function raises `BenchmarkError` when a row cannot be written.
     """
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", module, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
@@ -61,12 +61,12 @@ async def bare_loop(
 
 
 async def serve(write: Callable[[str], Awaitable[Writes]]) -> None:
-    """In that process: `write` as each line of input says, until there are no more."""
+    """Run in that process: call `write` with each line of input, until the input ends."""
     lines = await further_input()
     while line := await lines.readline():
         try:
             answer = await write(line.decode())
-        except Exception as error:  # whoever asked says it
+        except Exception as error:  # the parent process reports it
             answer = Writes(problem=f"{type(error).__name__}: {error}")
         print(answer.model_dump_json(), flush=True)
         if answer.problem:

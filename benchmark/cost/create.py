@@ -1,8 +1,8 @@
-"""What `customer.create` costs beside its write: the rate of creates through NATS, of that of the writes alone.
+"""Measure `customer.create` beside its write: the rate of creates over NATS relative to the writes alone.
 
-The writes alone are `Table.insert` in a loop, in a process of its own, as a task is one: the same client, event loop
-and engine. `python -m benchmark.cost.create` is that process. Each line of its input is a number of seconds, each line
-of its output the `Rate` over them.
+The writes alone are `Table.insert` in a loop, in a separate process, as a task is: with the same client, event loop and
+engine. `python -m benchmark.cost.create` is that process. Each line of its input is a number of seconds, each line of
+its output the resulting `Writes`.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from service.customer.store.rows import make_row
 from service.dynamodb.table import Table
 
 CONCURRENCY: Final = 100
-"""Creates, or inserts, in flight."""
+"""Creates or inserts in flight."""
 TURNS: Final = 3
-"""In a round."""
+"""Turns per round."""
 
 Measure = Callable[[float], Awaitable[float]]
-"""Seconds -> writes/s over them."""
+"""Seconds -> writes/s in that time."""
 
 
 async def ratio(
     created: Measure, inserted: Measure, *, rounds: int, step_s: float, warm_up_s: float, say: Callable[[str], None]
 ) -> float:
-    """The rate of creates over that of inserts, measured in turns: the median of the turns.
+    """Return the rate of creates over that of inserts: the median of turns.
 
-    A round of `step_s` is `TURNS` short turns: what else the machine does meets both, or spoils one turn of many.
+    A round of `step_s` is `TURNS` short turns: other load on the machine affects both, or spoils one turn of many.
     """
     turns = [created, inserted]
     for measure in turns:
@@ -53,9 +53,9 @@ async def ratio(
 
 @asynccontextmanager
 async def inserting(table: str, dynamodb_env: Mapping[str, str]) -> AsyncIterator[Measure]:
-    """Run the process that inserts into a table; yields what measures it.
+    """Run the process that inserts into a table; yield a function that measures it.
 
-    That raises `BenchmarkError` when a row cannot be written.
+    The function raises `BenchmarkError` when a row cannot be written.
     """
     async with bare_loop("benchmark.cost.create", table, dynamodb_env) as write:
 
@@ -66,9 +66,9 @@ async def inserting(table: str, dynamodb_env: Mapping[str, str]) -> AsyncIterato
 
 
 async def insert_for(table: Table, duration_s: float) -> float:
-    """Keep `CONCURRENCY` inserts of new rows in flight for that long; the rate of them.
+    """Keep `CONCURRENCY` inserts of new rows in flight for that long; return their rate.
 
-    Raises as `Table.insert`.
+    Raises what `Table.insert` raises.
     """
     loop, nonce, numbers = asyncio.get_running_loop(), f"load-{uuid.uuid4().hex[:12]}", count()
     started_at = loop.time()
@@ -85,7 +85,7 @@ async def insert_for(table: Table, duration_s: float) -> float:
 
 
 async def main() -> None:
-    """Measure as asked, until the end of the input."""
+    """Measure as each line of input says, until the input ends."""
     table = Table(os.environ[TABLE], contract.KEY_ATTRIBUTE, TABLE)
     table.open()
 

@@ -1,4 +1,4 @@
-"""What the samples of `cost` come to: rows to read, and the figures that the service must reach."""
+"""Summarize the samples of `cost`: rows to read, and the figures that the service must reach."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ PEER: Final = "Go peer"
 TRACED: Final = "service, traceparent"
 ODD: Final = "service, 1 % odd"
 VARIANTS: Final[Mapping[str, Frames]] = {TRACED: "traceparent", ODD: "odd"}
-"""Loads of the service alone, at `BUSY`."""
+"""Loads for the service only, at `BUSY`."""
 PROGRAMS: Final = (ECHO, SERVICE, *VARIANTS, PEER, BASELINE)
 BUSY: Final = 500
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What one program did under one load."""
+    """The result of one program under one load."""
 
     measured: Measured
     server_cpu_us: float
     nats_cpu_us: float
     load_cpu_us: float
-    """Of the generator."""
+    """CPU of the generator per request."""
 
 
 Round = dict[tuple[str, int], Sample]
-"""By program and concurrency."""
+"""(program, concurrency) -> sample."""
 
 
 def cost_rows(rounds: Sequence[Round], resident: dict[str, float]) -> list[CostRow]:
@@ -77,9 +77,9 @@ def requirements(
     queue: QueueCost,
     archive: Archived,
 ) -> list[Requirement]:
-    """What the service must reach, over the medians of each round's ratios. Without the Go peer, its figures are None.
+    """Return the requirements, by the medians of the rounds' ratios. Without the Go peer, its figures are None.
 
-    `creates` is such a median: the rate of creates, of that of bare inserts.
+    `creates` is such a median: the rate of creates relative to bare inserts.
     """
 
     def ratio(figure: Callable[[Sample], float], over: str, concurrency: int = BUSY, of: str = SERVICE) -> float:

@@ -1,4 +1,4 @@
-"""The programs that `cost` measures, each on real servers: a nats-server that all share, and a DynamoDB engine."""
+"""Run the programs that `cost` measures on real servers: a nats-server that all share, and a DynamoDB engine."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ PROGRAMS: Final = {ECHO: "benchmark.peers.echo", SERVICE: "service", BASELINE: "
 TABLE: Final = "balances"
 EVENTS: Final = "events"
 TIMEOUT_S: Final = 15.0
-"""The baseline answers some 100 requests/s where others use the machine too, and has 500 in flight."""
+"""On a shared machine, the baseline answers some 100 requests/s, with 500 in flight."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Program:
 
 
 class Bench:
-    """One nats-server, and programs on it."""
+    """One nats-server, and the programs that use it."""
 
     def __init__(self, folder: Path, console: Console, stop: asyncio.Event) -> None:
         self._folder = folder
@@ -71,7 +71,7 @@ class Bench:
 
     @asynccontextmanager
     async def engine(self, rows: int) -> AsyncIterator[dict[str, str]]:
-        """Run a DynamoDB engine with a table of `rows` rows; yields the environment that an SDK needs to reach it."""
+        """Run a DynamoDB engine with a table of `rows` rows; yield the environment with which an SDK reaches it."""
         self.say(f"a table of {rows:,} rows")
         folder, port = Path(tempfile.mkdtemp(dir=self._folder)), claim_port(0, "")
         balances = {str(number): 100 + number % 9900 for number in range(1, rows + 1)}
@@ -80,7 +80,7 @@ class Bench:
             yield environment(port)
 
     async def build_peer(self) -> str:
-        """Returns why there is no Go peer: empty when there is one."""
+        """Build the Go peer; return why that failed, or ''."""
         self.say("go build")
         return await peer.build(self._folder / "logs" / "go-build.log")
 
@@ -93,7 +93,7 @@ class Bench:
         account: str | None = None,
         user: str = CLIENT.name,
     ) -> AsyncIterator[Program]:
-        """Run `tasks` processes of a program in their own account, asked by `user`; ready when they answer `$SRV`."""
+        """Run `tasks` processes of a program in their own account, for requests by `user`; wait for `$SRV` answers."""
         account = account or name
         files = Files(self._folder / "creds" / account)
         await provision(self._url, self._state, files, account)
@@ -114,7 +114,7 @@ class Bench:
 
     @asynccontextmanager
     async def sidecar(self) -> AsyncIterator[Sidecar]:
-        """Run a queue sidecar on a stream in an account of its own."""
+        """Run a queue sidecar on a stream in its own account."""
         listen = f"127.0.0.1:{claim_port(0, '')}"
         own = {"QUEUE": f"jetstream:{queue.STREAM}", "QUEUE_LISTEN": listen}
         async with self._reader("queue", queue.USER, own) as (child, writer_creds, reader_creds):
@@ -124,7 +124,7 @@ class Bench:
     async def archive(
         self, account: str, dynamodb_env: dict[str, str], module: str = "service"
     ) -> AsyncIterator[archive_cost.Task]:
-        """Run a task of the archive, or another program in its place, on a stream in an account of its own."""
+        """Run a task of the archive, or another `module` in its place, on a stream in its own account."""
         own = {
             "ARCHIVE_SOURCE": f"jetstream:{archive.STREAM}",
             "ARCHIVE_TABLE": EVENTS,
@@ -146,7 +146,7 @@ class Bench:
     async def _reader(
         self, role: str, user: str, env: dict[str, str], account: str = "", module: str = "service"
     ) -> AsyncIterator[tuple[Child, str, str]]:
-        """Run a role that reads the stream; yields it, and the credentials of who writes there and of its own."""
+        """Run a role that reads the stream; yield it, and the credentials of the stream's writer and of the role."""
         account = account or role
         files = Files(self._folder / "creds" / account)
         await provision(self._url, self._state, files, account)
@@ -161,7 +161,7 @@ class Bench:
         }
         log = self._folder / "logs" / f"{account}.log"
         async with service_task(account, env, claim_port(0, ""), log, module, role) as task:
-            if module == "service":  # another program is warmed up before it is measured
+            if module == "service":  # other programs have no health page; their warm-up waits for them
                 await ready(task)
             yield task.child, writer_creds, reader_creds
 
@@ -169,10 +169,10 @@ class Bench:
         self, program: Program, loop: Loop, label: str, ids: int = 1000, frames: Frames = "plain",
         endpoint: str = BALANCE,
     ) -> Sample:  # fmt: skip
-        """Run one load against a program; returns what it cost.
+        """Run one load against a program; return its cost.
 
-        Raises `BenchmarkError` when a request failed: a failed request does not cost what a reply costs; and
-        `CancelledError` when it was interrupted.
+        Raises `BenchmarkError` when a request failed, as its cost is not that of a reply, and `CancelledError` when
+        interrupted.
         """
         raw = frames if endpoint == BALANCE else None
         plan = Plan(program.target, None, TIMEOUT_S, ids, None, 1, None, {}, {endpoint: 1.0}, frames=raw)
@@ -189,7 +189,7 @@ class Bench:
         return Sample(measured, (after[0] - before[0]) * each, (after[1] - before[1]) * each, load_s * each)
 
     def say(self, line: str) -> None:
-        """Between two measurements. Raises `CancelledError` when it was interrupted."""
+        """Print a line between two measurements. Raises `CancelledError` when interrupted."""
         if self._stop.is_set():
             raise asyncio.CancelledError
         self._console.print(line)

@@ -1,7 +1,7 @@
-"""What the queue sidecar costs: beside a plain nats-py pull consumer, beside an empty gRPC call, and in memory.
+"""Measure the queue sidecar: beside a plain nats-py pull consumer, beside an empty gRPC call, and its memory.
 
-Sidecar and plain consumer take batches of 100 of the same durable consumer, in turns, and have each deletion confirmed
-by the server. The calls that carry one message are measured beside an empty call of the same server, in turns too.
+Sidecar and plain consumer take turns at batches of 100 from the same durable consumer, and the server confirms each
+deletion. Calls for one message are measured in turns with an empty call of the same server.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from service.contracts import queue as contract
 
 BATCH: Final = 100
 SHORTER_S: Final = 20
-"""A visibility that the consumer does not have by itself: one word more to the server for each message."""
+"""A visibility other than the consumer's own: it costs one more answer to the server per message."""
 MESSAGES_PER_S: Final = 3_000
-"""Of a step: a turn is a number of messages, so that none is left to the next."""
+"""Messages per second of a step: a turn is a fixed number of messages, so that none is left for the next turn."""
 CALLS_PER_S: Final = 1_000
-"""Of each kind, and of a step."""
+"""Calls of each kind, per second of a step."""
 TURN: Final = 200
 STREAM_HOLDS: Final = 10_000
-"""Messages that are published at a time: the stream discards what is more than its 10 MB."""
+"""Messages to publish at a time: the stream discards what exceeds its 10 MB."""
 
 Take = Callable[[int], Awaitable[None]]
-"""Receives and deletes so many messages."""
+"""Receives and deletes a number of messages."""
 
 
 @dataclass(frozen=True)
 class Sidecar:
-    """Where a sidecar listens, and who may write to its stream and read it."""
+    """A sidecar's address, and credentials to write to its stream and to read it."""
 
     nats_url: str
     listen: str
@@ -55,19 +55,19 @@ class QueueCost:
     """The medians of the rounds' ratios, and the sidecar's memory."""
 
     same: float
-    """Messages/s with the consumer's own visibility, of those of the plain consumer."""
+    """Messages/s with the consumer's own visibility, relative to the plain consumer."""
     shorter: float
     delete: float
-    """Calls/s that delete one message, of those of an empty call."""
+    """Calls/s that delete one message, relative to an empty call."""
     receive: float
     memory: Sequence[tuple[int, float]]
-    """MiB after so many messages."""
+    """(messages so far, resident MiB)."""
 
 
 async def measure(
     sidecar: Sidecar, *, rounds: int, step_s: float, memory_after: Sequence[int], say: Callable[[str], None]
 ) -> QueueCost:
-    """Raises `BenchmarkError` when messages do not come or cannot be deleted."""
+    """Measure everything. Raises `BenchmarkError` when messages do not arrive or cannot be deleted."""
     async with (
         _connected(sidecar.nats_url, sidecar.writer_creds, "_INBOX_service") as writer,
         _connected(sidecar.nats_url, sidecar.reader_creds, contract.INBOX_PREFIX) as reader,
@@ -103,7 +103,7 @@ async def _batches(
 async def _calls(
     writer: Client, calls: QueueCalls, rounds: int, step_s: float, say: Callable[[str], None]
 ) -> tuple[float, float]:
-    """A round is short turns of each call: what else the machine does then affects all alike."""
+    """Measure the calls in short turns, so that other load on the machine affects all alike."""
     turns = max(1, int(step_s * CALLS_PER_S) // TURN)
     deletes, receives = [], []
     for _ in range(rounds):

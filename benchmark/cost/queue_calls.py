@@ -1,4 +1,4 @@
-"""The calls of the queue sidecar that are measured, and an empty one of the same server: its health."""
+"""The measured calls of the queue sidecar, and an empty one of the same server: its health check."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Argument = TypeVar("Argument")
 
 
 class QueueCalls:
-    """Each raises `BenchmarkError` when messages do not come or cannot be deleted."""
+    """Makes the calls. Each raises `BenchmarkError` when messages do not arrive or cannot be deleted."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._stub = SQSServiceStub(channel)
@@ -43,12 +43,12 @@ class QueueCalls:
             raise BenchmarkError(f"{len(failed)} messages were not deleted: {failed[0]}")
 
     async def empty(self, count: int) -> float:
-        """The seconds that so many calls took; so do the next two."""
+        """Make `count` empty calls; return the seconds they took."""
         request = HealthCheckRequest(service=contract.GRPC_SERVICE)
         return await _timed(self._health.Check, [request] * count)
 
     async def receive_one(self, count: int) -> tuple[float, list[str]]:
-        """Also returns the receipts."""
+        """Receive `count` times one message; return the seconds that took, and the receipts."""
         receipts: list[str] = []
 
         async def one(limit: int) -> None:
@@ -67,7 +67,7 @@ class QueueCalls:
 
 
 async def _timed(call: Callable[[Argument], Awaitable[object]], arguments: Sequence[Argument]) -> float:
-    """The seconds that the calls took, `AT_A_TIME` of them in flight."""
+    """Make the calls with `AT_A_TIME` in flight; return the seconds they took."""
     left = iter(arguments)
 
     async def work(mine: Iterable[Argument]) -> None:

@@ -1,7 +1,7 @@
-"""What one request costs on this machine: the service beside the same design in Go, a lean echo and a plain baseline.
+"""Measure a request's cost on this machine: the service beside the same design in Go, a lean echo and a baseline.
 
-All run the whole time, each in its own account of one nats-server, and are measured in turns. So what else the
-machine does affects all alike. A ratio compares two programs in one round; the result is the median of the rounds.
+All run the whole time, each in its own account of one nats-server, and are measured in turns, so that other load on the
+machine affects all alike. A ratio compares two programs in one round; the result is the median of the rounds.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _ENDLESS: Final = 1 << 40
 
 @dataclass(frozen=True)
 class Profile:
-    """How much is measured."""
+    """How much to measure."""
 
     rounds: int
     step_s: float
@@ -43,7 +43,7 @@ class Profile:
     tasks: Sequence[int]
     rows: Sequence[int]
     memory_after: Sequence[int]
-    """The memory of a task is read after each of these numbers of requests, a sidecar's after as many messages."""
+    """Read a task's memory after each of these numbers of requests, and a sidecar's after as many messages."""
     warm_up_s: float = 1.0
 
 
@@ -91,7 +91,7 @@ async def measure(profile: Profile, console: Console, stop: asyncio.Event) -> Co
 async def _side_by_side(
     bench: Bench, dynamodb_env: dict[str, str], profile: Profile, names: Sequence[str]
 ) -> tuple[list[Round], dict[str, float]]:
-    """Returns the rounds, and each program's memory after them."""
+    """Return the rounds, and each program's memory after them."""
     async with AsyncExitStack() as stack:
         programs = {name: await stack.enter_async_context(bench.program(name, dynamodb_env)) for name in names}
         for name, program in programs.items():
@@ -127,7 +127,7 @@ async def _over_tasks(bench: Bench, dynamodb_env: dict[str, str], profile: Profi
 
 
 async def _over_rows(bench: Bench, profile: Profile) -> list[ScaleRow]:
-    """Reads every row in turn, so that the engine's caches do not help more than in production."""
+    """Read every row in turn, so that the engine's caches do not help more than in production."""
     async with AsyncExitStack() as stack:
         programs: dict[int, Program] = {}
         samples: dict[int, list[Sample]] = {rows: [] for rows in profile.rows}
@@ -144,7 +144,7 @@ async def _over_rows(bench: Bench, profile: Profile) -> list[ScaleRow]:
 
 
 async def _creates(bench: Bench, profile: Profile) -> float:
-    """The rate of `customer.create`, of that of bare inserts."""
+    """Return the rate of `customer.create` relative to bare inserts."""
     async with (
         bench.engine(1000) as dynamodb_env,
         bench.program(SERVICE, dynamodb_env, account="creates", user=REGISTRAR.name) as program,
@@ -161,7 +161,7 @@ async def _creates(bench: Bench, profile: Profile) -> float:
 
 
 async def _archive(bench: Bench, profile: Profile) -> Archived:
-    """A task of the archive beside a bare loop of writes and a plain consumer, and with a DynamoDB that is slow."""
+    """Measure a task of the archive beside a bare loop and a plain consumer, then with a slow DynamoDB."""
     keys = (contract.PARTITION_KEY, contract.SORT_KEY)
     async with bench.engine(1) as dynamodb_env:
         await create_table(EVENTS, dynamodb_env, keys)
@@ -185,7 +185,7 @@ async def _archive(bench: Bench, profile: Profile) -> Archived:
 
 
 async def _memory(bench: Bench, dynamodb_env: dict[str, str], profile: Profile) -> list[tuple[int, float]]:
-    """A new task's memory as its requests add up."""
+    """Return a new task's memory after growing numbers of requests."""
     found: list[tuple[int, float]] = []
     async with bench.program(SERVICE, dynamodb_env) as program:
         for requests in profile.memory_after:

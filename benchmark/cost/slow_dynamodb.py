@@ -1,7 +1,7 @@
-"""A DynamoDB that takes a set time for each call, and takes every row.
+"""A DynamoDB that takes a fixed time per call and accepts every row.
 
-`python -m benchmark.cost.slow_dynamodb PORT MS`. An engine on the same two cores would be the limit; this one costs
-next to nothing. It knows what the archive calls.
+`python -m benchmark.cost.slow_dynamodb PORT MS`. A real engine on the same two cores would be the bottleneck; this one
+costs next to nothing. It knows only the calls of the archive.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _ANSWERS: Final = {
 
 
 class _Connection(asyncio.Protocol):
-    """One request after another, as a client of DynamoDB sends them."""
+    """Answers one request after another, as a client of DynamoDB sends them."""
 
     def __init__(self, delay_s: float) -> None:
         self._delay_s = delay_s
@@ -52,7 +52,7 @@ class _Connection(asyncio.Protocol):
         self._answers: deque[bytes] = deque()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass of it
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is not a subclass
 
     def data_received(self, data: bytes) -> None:
         self._parser.feed_data(data)

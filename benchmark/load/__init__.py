@@ -1,1 +1,1 @@
-"""A load: its loops, its generator processes, and what they did, added up."""
+"""Generate a load: loops, generator processes, totals."""

@@ -1,4 +1,4 @@
-"""What a load asks for: each endpoint's subject, its request, and what is wrong with a reply."""
+"""The endpoints that a load requests: subject, request, and check of the reply."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ Mix = Mapping[str, float]
 class Endpoint:
     subject: str
     request: Callable[[str], bytes]
-    """The payload for a client id."""
+    """Return the payload for a client id."""
     problem: Callable[[bytes, str, int | None], str | None]
-    """What is wrong with a reply for a client id whose balance is known, or None; None when nothing is."""
+    """Return what is wrong with a reply to a client id, or None. The last argument is the balance, if known."""
 
 
 def draws(mix: Mix, seed: int) -> Iterator[str]:
-    """Endpoint names without end, at random by their weights."""
+    """Yield endpoint names without end, at random by their weights."""
     if len(mix) == 1:
         yield from repeat(next(iter(mix)))
     draw = random.Random(seed)
@@ -43,7 +43,7 @@ def draws(mix: Mix, seed: int) -> Iterator[str]:
 
 
 def parse_mix(text: str) -> dict[str, float]:
-    """`balance=80,get=15,create=5`, or one name alone.
+    """Parse `balance=80,get=15,create=5`, or a single name.
 
     Raises `BenchmarkError` for anything else.
     """

@@ -1,4 +1,4 @@
-"""Requests for balances and their replies as they are on the wire: what one read brings is found in one pass."""
+"""Requests for balances and their replies as raw frames: one pass finds all replies of a read."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _CODE: Final = re.compile(rb"%b: (\d+)\r\n" % ERROR_CODE_HEADER.encode())
 
 
 class Request(NamedTuple):
-    """A frame is `begin`, the reply's subject, `rest`."""
+    """A request's frame without its reply subject, which goes between `begin` and `rest`."""
 
     begin: bytes
     rest: bytes
     refusal: str = ""
-    """The code of the error that it is to be answered with."""
+    """The error code that must answer it; empty: a reply must."""
     is_split: bool = False
-    """It leaves in two writes."""
+    """True to send it in two writes."""
 
 
 def request(payload: bytes, header: bytes = b"", refusal: str = "", *, is_split: bool = False) -> Request:
@@ -54,7 +54,7 @@ ODD: Final = (
 
 
 def requests(kind: Frames, ids: Iterator[str]) -> Iterator[Request]:
-    """Without end: for each of `ids` in turn, with a header in each, or an odd one in each hundred."""
+    """Yield requests for `ids` in turn, without end: plain, each with a traceparent, or one in a hundred odd."""
     header = TRACEPARENT if kind == "traceparent" else b""
     usual = cycle(request(_asking(client_id), header) for client_id in ids)
     if kind != "odd":
@@ -64,10 +64,9 @@ def requests(kind: Frames, ids: Iterator[str]) -> Iterator[Request]:
 
 
 def replies(data: bytes) -> tuple[list[tuple[bytes, str]], int]:
-    """What each answered request got, by its number: the code of an error, else what is wrong, else nothing. And where
-    the frame begins that is not whole yet.
+    """Return (request number, result) per reply, and the position of the first incomplete frame.
 
-    Raises `BenchmarkError` for what the server refuses.
+    A result is an error's code, else what is wrong with the reply, else ''. Raises `BenchmarkError` for an -ERR.
     """
     found, at = list[tuple[bytes, str]](), 0
     while frame := _FRAME.match(data, at):
@@ -90,6 +89,6 @@ def replies(data: bytes) -> tuple[list[tuple[bytes, str]], int]:
 
 
 def _status(message: bytes) -> str:
-    """What a message with headers and without an error code says: its status line."""
+    """Return the status line of a message with headers but without an error code."""
     line = message.partition(b"\r\n")[0].decode()
     return NO_RESPONDERS if line == "NATS/1.0 503" else line

@@ -1,6 +1,6 @@
-"""One generator process: a `Job` on its first line of input, ready, `Start`, any `Change`s, ticks until it is done.
+"""One generator process: reads a `Job`, says it is ready, reads `Start` and any `Change`s, and ticks until done.
 
-The end of its input stops it, so that it never outlives whoever started it.
+The end of its input stops it, so that it never outlives its parent.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ async def generate(job: Job) -> None:
 
 
 async def tick_on(load: Load, start_at: float) -> None:
-    """Tick at each whole `TICK_S` since the start, so that every second has as many."""
+    """Tick at each multiple of `TICK_S` since the start, so that every second has the same number of ticks."""
     for number in count(1):
         await asyncio.sleep(max(0.0, start_at + number * TICK_S - time.monotonic()))
         tell(load.tick())
@@ -58,7 +58,7 @@ async def further_input() -> asyncio.StreamReader:
 
 
 async def listen(load: Load, lines: asyncio.StreamReader) -> None:
-    """Each further line of input is a `Change`; its end stops the load."""
+    """Apply each further line of input as a `Change`; stop the load when the input ends."""
     while line := await lines.readline():
         load.change(Change.model_validate_json(line))
     load.stop()

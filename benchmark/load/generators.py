@@ -1,4 +1,4 @@
-"""Several generator processes as one: started together, stopped together."""
+"""Run several generator processes as one: start and stop them together."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LINE_BYTES: Final = 1 << 20
 
 
 def split(job: Job, processes: int) -> list[Job]:
-    """Divide the load among `processes` generators; fewer, when there is not a request in flight for each."""
+    """Divide the load among `processes` generators, or fewer, if there are not enough requests in flight."""
     if isinstance(job.loop, Open):
         return [job.model_copy(update={"first": number, "stride": processes}) for number in range(processes)]
     processes = max(1, min(processes, job.loop.concurrency, job.loop.requests))
@@ -49,9 +49,9 @@ async def run(
     on_tick: Callable[[Totals], None] = lambda _: None,
     stop: asyncio.Event | None = None,
 ) -> Totals:
-    """Run the load and return its totals; setting `stop` ends it early, once what is in flight has come back.
+    """Run the load and return its totals. Setting `stop` ends it early, once requests in flight have ended.
 
-    Raises `BenchmarkError` when a generator cannot do its part.
+    Raises `BenchmarkError` when a generator fails.
     """
     jobs = split(job, processes)
     totals = Totals()
@@ -59,7 +59,7 @@ async def run(
     try:
         for _ in jobs:
             module = "benchmark.load.raw_generator" if job.frames else GENERATOR
-            generators.append(await spawn(module))  # what is there is ended, even if the next cannot start
+            generators.append(await spawn(module))  # one by one: `end` must know them even if the next cannot start
         await asyncio.gather(*(give_job(*pair) for pair in zip(generators, jobs, strict=True)))
         totals.started_at = time.monotonic() + HEAD_START_S
         start = Start(at=totals.started_at).model_dump_json().encode() + b"\n"
@@ -103,7 +103,7 @@ async def _follow(
 
 
 async def next_tick(generator: asyncio.subprocess.Process) -> Tick:
-    """Raises `BenchmarkError` when the generator cannot go on."""
+    """Return the generator's next tick. Raises `BenchmarkError` when it has failed."""
     assert generator.stdout
     line = await generator.stdout.readline()
     if not line:

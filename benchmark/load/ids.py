@@ -1,4 +1,4 @@
-"""Which client is asked for."""
+"""Choose the client ids to request."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _DRAWN_AT_ONCE = 10_000
 
 
 def client_ids(job: Job) -> Iterator[str]:
-    """Without end: the ids in turn, or drawn with a Zipf distribution (id k with a weight of 1/k**zipf)."""
+    """Yield ids without end: in turn, or drawn from a Zipf distribution (id k has weight 1/k**zipf)."""
     names = [str(number) for number in range(1, job.ids + 1)]
     if job.zipf is None:
         for number in count(job.first, job.stride):

@@ -1,4 +1,4 @@
-"""What a generator process is told, and what it tells: one JSON line each, over its pipes."""
+"""The messages to and from a generator process: one JSON line each, over its pipes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ENDLESS: Final = 1 << 40
 
 
 class NatsTarget(BaseModel):
-    """A NATS server and the user to connect as. Secrets travel over a pipe, never in an argument."""
+    """A NATS server and the user to connect as. Secrets go through a pipe, never in an argument."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -44,7 +44,7 @@ Target = Annotated[NatsTarget | GatewayTarget, Field(discriminator="kind")]
 
 
 class Closed(BaseModel):
-    """`requests` requests, at most `concurrency` of them in flight; or for `duration_s` seconds, when that is given."""
+    """`requests` requests with at most `concurrency` in flight; ends after `duration_s` seconds, if given."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -55,7 +55,7 @@ class Closed(BaseModel):
 
 
 class Open(BaseModel):
-    """`rate` requests/s for `duration_s` seconds, however slow the replies; `poisson`: at random moments."""
+    """`rate` requests/s for `duration_s` seconds, however slow the replies; `poisson`: at random times."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -69,7 +69,7 @@ Loop = Annotated[Closed | Open, Field(discriminator="kind")]
 
 
 Frames = Literal["plain", "traceparent", "odd"]
-"""Requests for balances as they are, with a `traceparent` each, or one in a hundred odd."""
+"""Requests for balances: plain, each with a `traceparent`, or one in a hundred odd."""
 
 
 class Job(BaseModel):
@@ -83,29 +83,29 @@ class Job(BaseModel):
     loop: Loop
     timeout_s: float
     ids: int
-    """Client ids are "1" to this."""
+    """Client ids are "1" to this number."""
     zipf: float | None = None
-    """The exponent of the draw; None: the ids in turn."""
+    """Exponent of the Zipf distribution; None: ids in turn."""
     seed: int = 0
     first: int = 0
     stride: int = 1
     """This process sends the requests `first`, `first + stride`, ... of the whole load."""
     nonce: str = "load"
-    """Clients that this load creates have ids that begin with it."""
+    """Prefix of the ids of clients that this load creates."""
     expected: dict[str, int] | None = None
-    """The right balances, when they are to be checked."""
+    """Client id -> correct balance; None: do not check."""
     frames: Frames | None = None
-    """By `benchmark.load.raw_generator`; None: by `benchmark.load.generator`."""
+    """Set: run by `benchmark.load.raw_generator`; None: by `benchmark.load.generator`."""
 
 
 class Start(BaseModel):
-    """When to begin, sent once every generator is connected: seconds on this machine's monotonic clock."""
+    """When to begin, in seconds of this machine's monotonic clock; sent once every generator is connected."""
 
     at: float
 
 
 class Change(Start):
-    """From `at` on, another open loop, another mix, another share of the whole load."""
+    """From `at` on, use another open loop, mix and share of the whole load."""
 
     loop: Open
     mix: dict[str, float]
@@ -114,32 +114,32 @@ class Change(Start):
 
 
 class Done(BaseModel):
-    """What came back from one endpoint."""
+    """Results from one endpoint."""
 
     replies: int = 0
     """Correct replies."""
     errors: dict[str, int] = {}
     histogram: str = ""
-    """HdrHistogram's own encoding, in microseconds; a time-out counts with the time it took."""
+    """HdrHistogram's encoding, in microseconds; a timeout counts with the time it took."""
 
 
 class Tick(BaseModel):
-    """What a generator did since its last tick."""
+    """Results of a generator since its last tick."""
 
     at: float
     """Monotonic clock, seconds."""
     sent: int = 0
     done: dict[str, Done] = {}
-    """By endpoint."""
+    """Endpoint name -> results."""
     in_flight: int = 0
     late: int = 0
     """Requests of an open loop sent more than `LATE_S` after they were due."""
     cpu_share: float = 0.0
-    """CPU, as a share of one core."""
+    """CPU use, as a share of one core."""
     last_active: float = 0.0
-    """When a request was last sent, or a reply last came."""
+    """When a request was last sent or a reply last came, on the monotonic clock."""
     last_done: float = 0.0
-    """When a request last ended, by its reply or by its time-out."""
+    """When a request last ended, by a reply or a timeout, on the monotonic clock."""
     final: bool = False
     problem: str | None = None
-    """Why this generator could not go on."""
+    """Why this generator failed."""

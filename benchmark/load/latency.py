@@ -1,4 +1,4 @@
-"""The latency histogram: microseconds, three digits, up to a minute."""
+"""The latency histogram: microseconds, three significant digits, up to a minute."""
 
 from __future__ import annotations
 

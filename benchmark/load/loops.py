@@ -1,7 +1,7 @@
-"""The load of one process: a closed loop that keeps `concurrency` requests in flight, or an open one that keeps a rate.
+"""The load of one process: a closed loop keeps `concurrency` requests in flight, an open loop keeps a rate.
 
-In a closed loop latency counts from the moment a request was sent. In an open loop it counts from the moment it was
-due: a service that stalls is charged for every request that it kept waiting, sent late or not (coordinated omission).
+In a closed loop, latency counts from when a request was sent. In an open loop it counts from when it was due: a service
+that stalls is charged for every request that it delayed, sent late or not (coordinated omission).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SWEEP_S: Final = 0.02
 
 
 class Load:
-    """Sends a job's requests and keeps the record: sent = right replies + errors + in flight, at any moment."""
+    """Sends a job's requests and counts: sent = correct replies + errors + in flight, at any time."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -48,19 +48,19 @@ class Load:
         self._reset()
 
     def stop(self) -> None:
-        """Send no more. What is in flight is still waited for, each until its time-out."""
+        """Send no more. `run` still waits for each request in flight, up to its timeout."""
         self._stopped = True
         self._changed.set()
         if self._pacer:
             self._pacer.stop()
 
     def fail(self, problem: str) -> None:
-        """End at once: `run` raises a `BenchmarkError` that says why."""
+        """End at once: `run` raises a `BenchmarkError` with the problem."""
         self._problem = self._problem or problem
         self.stop()
 
     def change(self, change: Change) -> None:
-        """Go on with another open loop; what the former one had not yet sent is dropped."""
+        """Continue with another open loop; drop what the former one has not sent yet."""
         kept = {"loop": change.loop, "mix": change.mix, "first": change.first, "stride": change.stride}
         self._job = self._job.model_copy(update=kept)
         self._names = draws(change.mix, self._job.seed + change.first)
@@ -69,7 +69,7 @@ class Load:
             self._pacer.stop()
 
     async def run(self, transport: Transport, start_at: float) -> None:
-        """Send everything and wait for what comes back, beginning at `start_at` on the monotonic clock.
+        """Send everything from `start_at` (monotonic clock) on, and wait for the replies.
 
         Raises `BenchmarkError` when `fail` was called.
         """
@@ -90,7 +90,7 @@ class Load:
             raise BenchmarkError(self._problem)
 
     async def on_reply(self, number: int, body: bytes, problem: str | None) -> None:
-        """The transport's callback. What comes after its time-out has been counted already."""
+        """Count a reply; the transport calls this. A reply after its timeout has been counted already."""
         waiting = self._in_flight.pop(number, None)
         if waiting is None:
             return
@@ -107,7 +107,7 @@ class Load:
         await self._one_done(now)
 
     def tick(self, *, final: bool = False) -> Tick:
-        """What happened since the last one."""
+        """Return the results since the last tick."""
         wall, cpu = time.monotonic(), time.process_time()
         share = (cpu - self._ticked[1]) / max(1e-9, wall - self._ticked[0])
         self._ticked = (wall, cpu)

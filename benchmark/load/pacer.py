@@ -1,4 +1,4 @@
-"""When the requests of an open loop are due, and a clock that gives each moment out when it has come."""
+"""When the requests of an open loop are due, and a clock that yields each moment when it comes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing import Final
 from benchmark.load.job import Job, Open
 
 _NAP_S: Final = 0.02
-"""How long a pacer that was stopped may still sleep."""
+"""Longest sleep of a stopped pacer."""
 
 
 def moments(loop: Open, job: Job, start_at: float) -> Iterator[float]:
-    """When this process's requests are due: every `stride`th of a constant rate, or a Poisson process's share of it."""
+    """Yield when this process's requests are due: every `stride`th of a constant rate, or a Poisson share of it."""
     if not loop.poisson:
         for number in range(job.first, round(loop.rate * loop.duration_s), job.stride):
             yield start_at + number / loop.rate
@@ -29,9 +29,9 @@ def moments(loop: Open, job: Job, start_at: float) -> Iterator[float]:
 
 
 class Pacer:
-    """Moments, each given out when it has come, or at once when it has passed.
+    """Yields each moment when it comes, or at once if it has passed.
 
-    A thread of its own sleeps between them, because an event loop's timers are a millisecond coarse.
+    Its own thread sleeps in between, because an event loop's timers have a resolution of a millisecond.
     """
 
     def __init__(self, due: Iterator[float]) -> None:
@@ -45,7 +45,7 @@ class Pacer:
         self._thread.start()
 
     def stop(self) -> None:
-        """Give out no more; what was waiting to be taken is dropped."""
+        """Yield no more; drop moments not taken yet."""
         self._stopped = True
         self._woken.set()
 

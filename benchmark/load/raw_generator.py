@@ -1,6 +1,6 @@
-"""A load of raw frames: what one read brings is one pass, and what is to be sent is one write.
+"""A load of raw frames: one pass per read, and one write for everything to send.
 
-It takes a fraction of the CPU of what it measures, and blocks: nothing else runs in its process.
+It uses a fraction of the CPU of what it measures. It blocks: nothing else runs in its process.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from service.nats.connection import roundtrip
 
 _READ_BYTES: Final = 1 << 18
 _AT_ONCE: Final = 2_000
-"""Requests of an open loop in one write, so that a late one reads in between."""
+"""Most requests of an open loop in one write, so that a late loop reads in between."""
 _PAUSE_S: Final = 0.001
-"""An open loop sends what is due this often: each request by itself would cost a write."""
+"""An open loop sends what is due this often: one write per request would cost too much."""
 
 
 class Record:
-    """What was sent and what came back since the last tick."""
+    """Counts requests and replies since the last tick."""
 
     def __init__(self) -> None:
         self.last_s = 0.0
-        """When something last came, on the monotonic clock."""
+        """When a reply last came, on the monotonic clock."""
         self.begin()
 
     def begin(self) -> None:
@@ -51,7 +51,7 @@ class Record:
         self.sent = self.late = self.replies = 0
 
     def tick(self, in_flight: int, *, final: bool = False) -> Tick:
-        """Report it, and begin again."""
+        """Return the counts as a tick, and reset them."""
         wall, cpu = time.monotonic(), time.process_time()
         share = (cpu - self._ticked[1]) / (wall - self._ticked[0])
         histogram = new_histogram()
@@ -67,7 +67,7 @@ class Record:
 
 
 class ClosedLoop:
-    """Asks again for each reply. Blocks until the last one; raises `BenchmarkError` when the server ends it."""
+    """Sends a new request for each reply."""
 
     def __init__(self, job: Job, connection: socket.socket, inbox: bytes) -> None:
         assert isinstance(job.loop, Closed)
@@ -84,7 +84,7 @@ class ClosedLoop:
         self._record = Record()
 
     def run(self, start_at: float) -> None:
-        """Raises `BenchmarkError` when the server ends it, or a reply comes twice."""
+        """Block until the last reply. Raises `BenchmarkError` when the server closes, or a reply comes twice."""
         time.sleep(max(0.0, start_at - time.monotonic()))
         self._record.begin()
         self._send(list(self._inboxes)[: self._left], time.monotonic())
@@ -103,7 +103,7 @@ class ClosedLoop:
         tell(self._record.tick(0, final=True))
 
     def _read(self) -> None:
-        """Take what has come, and ask again as often."""
+        """Take all replies that have come, and send as many requests."""
         try:
             came = self._connection.recv(_READ_BYTES)
         except BlockingIOError:  # a tick is due
@@ -151,7 +151,7 @@ class ClosedLoop:
         self._connection.sendall(b"".join(frames))
 
     def _give_up(self, now: float) -> None:
-        """End when a request has had no reply for too long: what is measured then is no cost."""
+        """End the load when a request has timed out: such a measurement shows no cost."""
         if self._in_flight and now - min(self._in_flight.values()) > self._timeout_s:
             self._record.errors[TIMEOUT] += len(self._in_flight)
             self._in_flight.clear()
@@ -161,8 +161,8 @@ class ClosedLoop:
 class OpenLoop:
     """Sends request number n of the whole load n/rate seconds after the start, however slow the replies.
 
-    Latency counts from then. Blocks until each was answered or timed out. Raises `BenchmarkError` when the server ends
-    it.
+    Latency counts from that time. `run` blocks until each is answered or has timed out. It raises `BenchmarkError`
+    when the server closes.
     """
 
     def __init__(self, job: Job, connection: socket.socket, inbox: bytes) -> None:
@@ -229,7 +229,7 @@ class OpenLoop:
             self._connection.sendall(b"PONG\r\n")
         for text, problem in answers:
             number = int(text)
-            if number not in self._waiting:  # its requester has given up
+            if number not in self._waiting:  # already counted as a timeout
                 continue
             self._waiting.remove(number)
             self._record.last_s = now
@@ -240,7 +240,7 @@ class OpenLoop:
                 self._record.latencies_s.append(now - self._due_s(number))
 
     def _give_up(self, now: float) -> None:
-        """Requests were sent in the order of their numbers: only the oldest can have waited for too long."""
+        """Time out the oldest requests: they were sent in order of their numbers."""
         while self._oldest < self._sent and now - self._due_s(self._oldest) > self._timeout_s:
             if self._oldest in self._waiting:
                 self._waiting.remove(self._oldest)
@@ -250,7 +250,7 @@ class OpenLoop:
 
 
 def drive(job: Job) -> None:
-    """As `generator.generate`, for a job with `frames`."""
+    """Do what `generator.generate` does, for a job with `frames`."""
     try:
         inbox = b"_INBOX.%b" % bytes(NUID().next())
         with asyncio.run(_taken_over(job.target)) as connection:
@@ -265,7 +265,7 @@ def drive(job: Job) -> None:
 
 
 async def _taken_over(target: Target) -> socket.socket:
-    """A connection that nats-py has made. Raises `BenchmarkError` when it cannot."""
+    """Return the socket of a connection made by nats-py. Raises `BenchmarkError` when that fails."""
     assert isinstance(target, NatsTarget)
     async with connected(target) as client:
         await roundtrip(client)

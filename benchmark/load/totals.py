@@ -1,4 +1,4 @@
-"""What all generators did, added up: as a whole, by endpoint, and second by second."""
+"""Add up what all generators did: in total, by endpoint, and by second."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Second:
 
 @dataclass
 class Answers:
-    """What came back."""
+    """Counts of replies and errors."""
 
     replies: int = 0
     errors: Counter[str] = field(default_factory=Counter)
@@ -36,10 +36,10 @@ class Answers:
 
 @dataclass
 class Totals(Answers):
-    """What all generators did so far."""
+    """Results of all generators so far."""
 
     started_at: float = 0.0
-    """Monotonic clock, seconds."""
+    """Seconds of the monotonic clock."""
     last_active: float = 0.0
     last_done: float = 0.0
     sent: int = 0
@@ -55,12 +55,12 @@ class Totals(Answers):
 
     @property
     def elapsed_s(self) -> float:
-        """From the first request to the last reply. What is waited for in vain makes no rate smaller."""
+        """From the first request to the last reply: waiting for lost replies does not lower a rate."""
         return max(0.0, (self.last_active or self.last_done) - self.started_at)
 
     @property
     def completed_s(self) -> float:
-        """From the first request to the end of the last one, be it a time-out."""
+        """From the first request to the end of the last one, even by a timeout."""
         return max(0.0, self.last_done - self.started_at)
 
     @property
@@ -78,7 +78,7 @@ class Totals(Answers):
         return max(means, default=0.0)
 
     def add(self, generator: int, tick: Tick) -> None:
-        # A tick tells of the time before it.
+        # A tick covers the time before it.
         self._turn_to(int(max(0.0, tick.at - TICK_S / 2 - self.started_at)))
         for name, done in tick.done.items():
             for answers in (self, self.endpoints.setdefault(name, Answers()), self._recent):

@@ -1,4 +1,4 @@
-"""How a request travels: over NATS, or through the HTTP gateway. Every reply is checked here for its shape."""
+"""Send requests over NATS or through the HTTP gateway, and find the kind of each error."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ _DENIED: Final = re.compile(r'permissions violation for publish to "([^"]+)"', r
 _REFUSED: Final = re.compile("authorization|authentication", re.IGNORECASE)
 
 OnReply = Callable[[int, bytes, str | None], Awaitable[None]]
-"""Called once for each request that is answered: its number, the reply, and the kind of its error."""
+"""Called once per answered request, with its number, the reply, and the kind of its error or None."""
 
 
 class Transport(Protocol):
-    """A connection over which requests are sent; replies come to the callback that it was opened with."""
+    """Sends requests; replies go to the callback given to `opened`."""
 
     async def send(self, number: int, subject: str, payload: bytes) -> None:
-        """Send request `number`. What goes wrong with it comes to the callback too."""
+        """Send request `number`. Its failure goes to the callback too."""
 
 
 @asynccontextmanager
 async def opened(
     target: Target, timeout_s: float, on_reply: OnReply, on_denied: Callable[[str], None]
 ) -> AsyncIterator[Transport]:
-    """A transport to `target`. `on_denied` is told when these credentials may not ask for what is asked.
+    """Yield a transport to `target`. Calls `on_denied` when these credentials may not send such a request.
 
-    Raises `BenchmarkError` when there is no connection.
+    Raises `BenchmarkError` when it cannot connect.
     """
     if isinstance(target, NatsTarget):
         async with connected(target, on_denied) as client:
@@ -71,7 +71,7 @@ async def opened(
 
 
 class OverNats:
-    """Requests with an inbox of our own, so that neither a future nor a timer is spent on each."""
+    """Sends requests with one shared inbox, which spares a future and a timer per request."""
 
     def __init__(self, client: Client, on_reply: OnReply) -> None:
         self.inbox = client.new_inbox()
@@ -79,7 +79,7 @@ class OverNats:
         self._on_reply = on_reply
 
     async def send(self, number: int, subject: str, payload: bytes) -> None:
-        # While the server is away, what its client cannot hold for it stays in flight here, until its time-out.
+        # While the server is away and nats-py's buffer is full, the request stays in flight until its timeout.
         with contextlib.suppress(nats.errors.OutboundBufferLimitError):
             await self._client.publish(subject, payload, reply=f"{self.inbox}.{number}")
 
@@ -89,7 +89,7 @@ class OverNats:
 
 
 class OverHttp:
-    """Requests through the gateway, each on a kept-alive connection of its own."""
+    """Sends requests through the gateway, each on its own kept-alive connection."""
 
     def __init__(self, http: aiohttp.ClientSession, target: GatewayTarget, timeout_s: float, on_reply: OnReply) -> None:
         self._http = http
@@ -113,7 +113,7 @@ class OverHttp:
             async with self._http.post(url, data=payload) as response:
                 body = await response.read()
         except TimeoutError:
-            return  # it stays in flight, and the load's own clock gives it up
+            return  # it stays in flight until the load counts it as a timeout
         except aiohttp.ClientError:
             await self._on_reply(number, b"", NOT_SENT)
             return
@@ -130,7 +130,7 @@ class OverHttp:
 
 
 async def _reached(http: aiohttp.ClientSession, target: GatewayTarget) -> None:
-    """Raises `BenchmarkError` when nothing that speaks HTTP is there."""
+    """Raise `BenchmarkError` when no HTTP server answers there."""
     try:
         async with http.get(target.url, timeout=aiohttp.ClientTimeout(total=CONNECT_S)):
             pass
@@ -149,7 +149,7 @@ def _kind(headers: Mapping[str, str], data: bytes) -> str:
 
 @asynccontextmanager
 async def connected(target: NatsTarget, on_denied: Callable[[str], None] = lambda _: None) -> AsyncIterator[Client]:
-    """A connection that reconnects by itself once it was there. `on_denied` hears of what its user may not do.
+    """Yield a connection that reconnects once it was made. Calls `on_denied` when its user may not publish.
 
     Raises `BenchmarkError` with the server's reason when it cannot connect.
     """
@@ -162,7 +162,7 @@ async def connected(target: NatsTarget, on_denied: Callable[[str], None] = lambd
 
     client, outcome = await _connect(target, note)
     for _ in range(RESETS):
-        # The server ends a connection that it refuses, and the reset may overtake its reason.
+        # The server closes a connection that it refuses, and the reset may overtake its reason.
         if not isinstance(_cause(problems, outcome), ConnectionResetError):
             break
         await client.close()
@@ -179,7 +179,7 @@ async def connected(target: NatsTarget, on_denied: Callable[[str], None] = lambd
 async def _connect(
     target: NatsTarget, note: Callable[[Exception], Awaitable[None]]
 ) -> tuple[NatsClient, BaseException | None]:
-    """A client, and why it is not connected: a refusal is not waited out."""
+    """Return a client, and why it is not connected, or None. A refusal ends the attempt at once."""
     client = NatsClient(lambda _: None, lambda: None)
     refused = asyncio.Event()
 
@@ -197,7 +197,7 @@ async def _connect(
 
 
 def _cause(problems: Sequence[Exception], outcome: BaseException | None) -> BaseException | None:
-    """What says most: a refusal, else the last problem."""
+    """Return the most telling error: a refusal, else the last problem."""
     refusals = [problem for problem in problems if _REFUSED.search(str(problem))]
     return [outcome, *problems, *refusals][-1]
 

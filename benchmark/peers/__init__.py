@@ -1,1 +1,1 @@
-"""What the service is measured beside: an echo, the plain ways, and the same design in Go."""
+"""Programs to compare the service with: an echo, plain implementations, and the same design in Go."""

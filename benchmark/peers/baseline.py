@@ -1,4 +1,4 @@
-"""The service as most would write it: a `nats.micro` handler, boto3's `get_item` in a thread, a published event."""
+"""The service in its plainest form: a `nats.micro` handler, boto3's `get_item` in a thread, a published event."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from service.runtime.settings import load
 
 
 class Baseline:
-    """One request at a time, as `nats.micro` dispatches them."""
+    """Answers one request at a time, as `nats.micro` dispatches them."""
 
     SETTINGS: ClassVar = CustomerSettings
 
@@ -49,7 +49,7 @@ class Baseline:
         )
 
     async def drain(self, timeout_s: float) -> None:
-        """Nothing is lost that the benchmark counts."""
+        """Do nothing: the benchmark counts nothing that is lost here."""
 
     async def close(self) -> None:
         await self._connection.close()
@@ -64,7 +64,7 @@ class Baseline:
         return ()
 
     def figures(self) -> None:
-        """None."""
+        """Return None: it reports nothing to CloudWatch."""
 
     async def _balance(self, request: Request) -> None:
         client_id = json.loads(request.data)["client_id"]

@@ -1,4 +1,4 @@
-"""The lean echo: nats-py alone and no look-up. A request is answered, and an event published that is acknowledged."""
+"""The lean echo: only nats-py, without a look-up. It answers each request and publishes an acknowledged event."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ REPLY: Final = b'{"balance":7120}'
 
 
 async def main() -> None:
-    """Serve until a signal ends the process: nothing is lost that the benchmark counts."""
+    """Serve until a signal ends the process: the benchmark counts nothing that is lost then."""
     creds = base64.b64decode(os.environ["NATS_CREDENTIALS"]).decode()
     nc = await nats.connect(
         os.environ["NATS_URL"], user_credentials=RawCredentials(creds), inbox_prefix=contract.INBOX_PREFIX

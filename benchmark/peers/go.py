@@ -1,4 +1,4 @@
-"""The peer in Go (`peers/`), which is built where Go is there."""
+"""The peer in Go (`peers/`), built if Go is installed."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from local.process import ROOT, running
 SOURCE: Final = ROOT / "benchmark" / "peers"
 BINARY: Final = ROOT / ".bench" / "peer"
 RUN_TIME: Final = ("GOGC", "GOMAXPROCS", "GOMEMLIMIT")
-"""What tunes Go's run-time, which has its defaults otherwise: https://pkg.go.dev/runtime#hdr-Environment_Variables"""
+"""Variables that tune Go's run-time: https://pkg.go.dev/runtime#hdr-Environment_Variables"""
 
 
 def run_time() -> dict[str, str]:
-    """Settings of Go's run-time that this process was given."""
+    """Return those variables of Go's run-time that are set here."""
     return {name: os.environ[name] for name in RUN_TIME if name in os.environ}
 
 
 async def build(log: Path) -> str:
-    """Returns why there is no peer: empty when there is one."""
+    """Build the peer; return why that failed, or ''."""
     go = shutil.which("go")
     if go is None:
         return "Go is not installed"

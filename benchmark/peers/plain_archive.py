@@ -1,4 +1,4 @@
-"""The archive as most would write it: nats-py's pull consumer, boto3's `batch_writer` in a thread."""
+"""The archive in its plainest form: nats-py's pull consumer, boto3's `batch_writer` in a thread."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BATCH: Final = 100
 
 
 def row_of(msg: Msg) -> dict[str, Any]:
-    """The row that the archive makes of an event."""
+    """Make the row that the archive makes of an event."""
     metadata, at = msg.metadata, msg.metadata.timestamp.isoformat()
     return {
         contract.PARTITION_KEY: msg.subject.rpartition(".")[2],
@@ -37,7 +37,7 @@ def row_of(msg: Msg) -> dict[str, Any]:
 
 
 async def main() -> None:
-    """Serve until a signal ends the process: a message that was not acknowledged comes again."""
+    """Serve until a signal ends the process: unacknowledged messages are delivered again."""
     creds = base64.b64decode(os.environ["NATS_CREDENTIALS"]).decode()
     nc = await nats.connect(
         os.environ["NATS_URL"], user_credentials=RawCredentials(creds), inbox_prefix=contract.INBOX_PREFIX

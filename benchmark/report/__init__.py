@@ -1,1 +1,1 @@
-"""A result: its file, its tables, its page, and whether it is good enough."""
+"""Results: file, tables, page, thresholds."""

@@ -1,4 +1,4 @@
-"""What one load came to: plain values with their units in their names."""
+"""The results of one load, as plain values with units in their names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmark.load.loops import TIMEOUT
 from benchmark.load.totals import Answers, Totals
 
 BUSY: Final = 0.9
-"""A generator that takes more of a core than this cannot keep up."""
+"""A generator that uses more of a core than this cannot keep up."""
 LATE_SHARE: Final = 0.01
 
 
@@ -20,7 +20,7 @@ class Model(BaseModel):
 
 
 class Latency(Model):
-    """Latency of correct replies; a time-out counts with the time it took. Milliseconds."""
+    """Latency of correct replies in milliseconds; a timeout counts with the time it took."""
 
     mean_ms: float
     p50_ms: float
@@ -59,10 +59,10 @@ class Generators(Model):
     cpu_share: float
     """CPU of the busiest generator, as a share of one core."""
     late: int
-    """Requests of an open loop that were sent more than 5 ms after they were due."""
+    """Requests of an open loop sent more than 5 ms after they were due."""
 
     def limit(self, sent: int) -> str | None:
-        """Why the numbers are the generators', not the service's; None when they are not."""
+        """Return why the generators were the bottleneck; None if they were not."""
         if self.cpu_share > BUSY:
             return f"a generator took {self.cpu_share:.0%} of a core"
         if self.late > LATE_SHARE * sent:
@@ -71,7 +71,7 @@ class Generators(Model):
 
 
 class EndpointResult(Model):
-    """One endpoint's part of a load."""
+    """The results of one endpoint."""
 
     name: str
     replies: int
@@ -106,7 +106,7 @@ class Measured(Model):
         return sum(self.errors.values())
 
     def figures(self) -> dict[str, float]:
-        """Each endpoint's too, when there are several: `get.p99`."""
+        """Return name -> figure; with several endpoints, each one's too: `get.p99`."""
         each = {
             f"{endpoint.name}.{name}": value
             for endpoint in (self.endpoints if len(self.endpoints) > 1 else ())

@@ -1,4 +1,4 @@
-"""The report: one page that needs nothing else, with a result's tables and charts."""
+"""Write the report: one self-contained page with a result's tables and charts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _TAIL: Final = (0.0, 50.0, 90.0, 99.0, 99.9, 99.99, 99.999)
 
 
 def write_report(result: Result, path: Path) -> None:
-    """Raises `BenchmarkError` when the file cannot be written."""
+    """Write the page. Raises `BenchmarkError` when the file cannot be written."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
@@ -46,7 +46,7 @@ def write_report(result: Result, path: Path) -> None:
 
 
 def _drawn(result: Result, size: Mapping[str, int]) -> Iterator[str]:
-    """Each chart at one size, so that its text is readable without scaling."""
+    """Draw each chart at one size, so that its text is readable without scaling."""
     for chart in _charts(result):
         chart.config(**size)
         yield chart.render(is_unicode=True, disable_xml_declaration=True)
@@ -75,7 +75,7 @@ def _charts(result: Result) -> Iterator[pygal.Graph]:
 
 
 def _distribution(result: RunResult) -> pygal.Graph:
-    """Latency over percentile, on an axis on which each further nine takes as much room as the last."""
+    """Draw latency over percentile, on an axis where each further nine takes the same room."""
     chart = _xy("Latency distribution", "percentile", "ms")
     chart.x_labels = [{"value": _nines(percentile), "label": f"{percentile:g} %"} for percentile in _TAIL]
     chart.add("latency", [(_nines(percentile), ms) for percentile, ms in result.curve if percentile < 100])
@@ -83,7 +83,7 @@ def _distribution(result: RunResult) -> pygal.Graph:
 
 
 def _nines(percentile: float) -> float:
-    """1 for 90 %, 2 for 99 %."""
+    """Count the nines: 1 for 90 %, 2 for 99 %."""
     return math.log10(100 / (100 - percentile))
 
 

@@ -1,4 +1,4 @@
-"""The result file: what was measured, on which machine and with which settings, and a version."""
+"""The result file: version, machine, settings, and what was measured."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STDOUT: Final = Path("-")
 
 
 class Machine(Model):
-    """What the generators ran on."""
+    """The machine on which the generators ran."""
 
     system: str
     cpu: str
@@ -41,19 +41,19 @@ class Machine(Model):
 
 
 def _is_optimized() -> bool:
-    """Whether the interpreter's build was guided by a profile; Debian's has no option for it in its configuration."""
+    """Return whether the interpreter was built with PGO; Debian's build does not show it in CONFIG_ARGS."""
     built_with = sysconfig.get_config_var("CONFIG_ARGS") or ""
     return "--enable-optimizations" in built_with or not sysconfig.get_config_var("PGO_PROF_USE_FLAG")
 
 
 class TaskShare(Model):
-    """What one task did, by its own count."""
+    """One task's share, by its own statistics."""
 
     id: str
     requests: int
     errors: int
     processing_ms: float
-    """Mean time from receipt to reply."""
+    """Mean time from receiving a request to its reply."""
 
 
 class Point(Model):
@@ -74,7 +74,7 @@ class Header(Model):
     started_at: str
     machine: Machine
     settings: dict[str, str]
-    """The options, in words. Holds no secret."""
+    """The options as text. Holds no secret."""
 
     @property
     def interrupted(self) -> bool:
@@ -87,7 +87,7 @@ class RunResult(Header):
     kind: Literal["run"] = "run"
     measured: Measured
     curve: list[tuple[float, float]]
-    """Percentile, milliseconds."""
+    """(percentile, milliseconds)."""
     timeline: list[Point]
     tasks: list[TaskShare]
     histogram: str
@@ -133,7 +133,7 @@ class SweepResult(Header):
     target_p99_ms: float
     steps: list[Step]
     best: float | None
-    """The highest load whose p99 stayed under the target, with no error and the rate kept; None: not even the first."""
+    """The highest load with p99 within the target, no error and the rate kept; None: not even the first step."""
 
     @property
     def interrupted(self) -> bool:
@@ -153,11 +153,11 @@ class CostRow(Model):
     p50_ms: float
     p99_ms: float
     server_cpu_us: float
-    """CPU of the server program for one request."""
+    """CPU of the server program per request."""
     nats_cpu_us: float
-    """CPU of nats-server for one request."""
+    """CPU of nats-server per request."""
     load_cpu_us: float = 0.0
-    """CPU of the generator for one request."""
+    """CPU of the generator per request."""
     memory_mib: float
     """Resident memory of the server program after the rounds."""
 
@@ -173,12 +173,12 @@ class ScaleRow(Model):
 
 
 class Requirement(Model):
-    """A figure, and the threshold it must keep."""
+    """A figure and its bound."""
 
     name: str
     text: str
     figure: float | None
-    """None: it was left out."""
+    """None: not measured."""
     bound: float
     at_least: bool
     unit: str
@@ -197,7 +197,7 @@ class CostResult(Header):
     rows: list[CostRow]
     scale: list[ScaleRow]
     memory: list[tuple[int, float]]
-    """Pairs of requests so far and resident MiB."""
+    """(requests so far, resident MiB)."""
     claims: list[Requirement]
     left_out: str = ""
     """Why there is no Go peer."""
@@ -215,7 +215,7 @@ def now() -> str:
 
 
 def check_writable(path: Path) -> None:
-    """Raises `BenchmarkError` when `path` could not be written: said before a load, not after it."""
+    """Raise `BenchmarkError` if `path` cannot be written. Call it before a load, not after."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         there = path.exists()
@@ -228,7 +228,7 @@ def check_writable(path: Path) -> None:
 
 
 def write(result: Result, path: Path) -> None:
-    """`-` is the standard output.
+    """Write the result; `-` is standard output.
 
     Raises `BenchmarkError` when the file cannot be written.
     """
@@ -243,12 +243,12 @@ def write(result: Result, path: Path) -> None:
 
 
 def read(path: Path) -> Result:
-    """Raises `BenchmarkError` when the file is missing, or is not a result of this version."""
+    """Read a result. Raises `BenchmarkError` when the file is missing, or not a result of this version."""
     try:
         text = path.read_text()
         version = json.loads(text).get("version")
         if version != VERSION:
-            raise BenchmarkError(f"{path} has version {version}, and this benchmark reads {VERSION}; measure anew")
+            raise BenchmarkError(f"{path} has version {version}, and this benchmark reads {VERSION}; measure again")
         return _ANY.validate_json(text)
     except OSError as error:
         raise BenchmarkError(f"{path} cannot be read ({error.strerror})") from None

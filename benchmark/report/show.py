@@ -1,4 +1,4 @@
-"""What a person sees: a live line while it runs, tables when it is done."""
+"""Show progress and results in a terminal: a live line while a load runs, tables when it is done."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from benchmark.report.result import Result
 from benchmark.report.tables import Grid, comparison, grids, remarks
 
 PLAIN_S: Final = 2.0
-"""Seconds between two lines where there is no terminal."""
+"""Seconds between two lines without a terminal."""
 _STYLES: Final = {"ok": "green", "NO": "red"}
 
 
 class Progress:
-    """One line that is rewritten on a terminal, and a line every two seconds elsewhere. On stderr."""
+    """Shows one line that is rewritten on a terminal, or a new line every two seconds elsewhere. On stderr."""
 
     def __init__(self, console: Console, label: str = "") -> None:
         self._console = console

@@ -1,10 +1,10 @@
-"""The last line of the program that this one replaces, word for word, so that old and new results can be compared."""
+"""The last line of the program that this one replaces, unchanged, so that old and new results can be compared."""
 
 from __future__ import annotations
 
 
 def summary_line(requests: int, concurrency: int, timeout_s: float, elapsed_s: float) -> str:
-    """The average is the elapsed time over the number of requests, as it was there."""
+    """Return the line. As before, its average is the elapsed time over the number of requests."""
     average_ms = elapsed_s * 1000 / requests if requests else 0.0
     return (
         f"Total of {requests} requests, with max concurrency {concurrency}, and request timeout "
@@ -14,7 +14,7 @@ def summary_line(requests: int, concurrency: int, timeout_s: float, elapsed_s: f
 
 
 def go_duration(ns: int) -> str:
-    """Nanoseconds as Go's `time.Duration.String` writes them: https://pkg.go.dev/time#Duration.String."""
+    """Format nanoseconds like Go's `time.Duration.String`: https://pkg.go.dev/time#Duration.String."""
     if ns == 0:
         return "0s"
     for unit, size in (("ns", 1), ("µs", 1_000), ("ms", 1_000_000)):
@@ -29,7 +29,7 @@ def go_duration(ns: int) -> str:
 
 
 def _trimmed(ns: int, size: int) -> str:
-    """ns/size in decimals, without zeros at the end."""
+    """Return ns/size as a decimal without trailing zeros."""
     whole, rest = divmod(ns, size)
     digits = str(rest).rjust(len(str(size)) - 1, "0").rstrip("0") if rest else ""
     return f"{whole}.{digits}" if digits else str(whole)

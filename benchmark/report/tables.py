@@ -1,4 +1,4 @@
-"""A result as tables of text, for the terminal and for the report alike."""
+"""Format a result as tables of text, for the terminal and the report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmark.report.result import CHECKED, CostResult, Result, RunResult, Swee
 
 @dataclass(frozen=True)
 class Grid:
-    """The first `left` columns are text, the others figures."""
+    """A table: its first `left` columns are text, the others figures."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -26,7 +26,7 @@ def grids(result: Result) -> list[Grid]:
 
 
 def remarks(result: Result) -> Iterator[str]:
-    """What a reader must know beside the figures."""
+    """Yield what a reader must know besides the figures."""
     if isinstance(result, SweepResult):
         rate = result.over == "rate"
         if result.interrupted:
@@ -61,7 +61,7 @@ def remarks(result: Result) -> Iterator[str]:
 
 
 def comparison(old: Result, new: Result, name: str) -> Grid:
-    """The figures that both have, and their ratios."""
+    """Return the figures that both results have, with their ratios."""
     before, after = old.figures(), new.figures()
     both = [(figure, was, after[figure]) for figure, was in before.items() if figure in after]
     return Grid(
@@ -82,7 +82,7 @@ def _run(result: RunResult) -> Iterator[Grid]:
         yield Grid(("endpoint", "replies", "errors", *latency.figures()), rows, left=1)
     wrong = sorted(measured.errors.items(), key=lambda pair: -pair[1])
     if wrong:
-        yield Grid(("not answered rightly", "requests"), [(kind, f"{count:,}") for kind, count in wrong], left=1)
+        yield Grid(("error", "requests"), [(kind, f"{count:,}") for kind, count in wrong], left=1)
     if result.tasks:
         shares = [(task.id, f"{task.requests:,}", f"{task.errors:,}", _ms(task.processing_ms)) for task in result.tasks]
         yield Grid(("task", "requests", "errors", "processing, mean"), shares, left=1)

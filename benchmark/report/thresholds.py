@@ -1,4 +1,4 @@
-"""Thresholds for CI: `--fail-if p99>50ms` fails a run whose p99 is more than 50 ms."""
+"""Thresholds for CI: `--fail-if p99>50ms` fails a run with a p99 above 50 ms."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _THRESHOLD: Final = re.compile(r"\s*([a-z0-9_.]+)\s*(>=|<=|>|<)\s*([0-9.]+)\s*(%
 
 @dataclass(frozen=True)
 class Threshold:
-    """Fails a result whose figure is on the wrong side of the bound. Durations are in milliseconds."""
+    """Fails a result whose figure is beyond the bound. Durations are in milliseconds."""
 
     text: str
     figure: str
@@ -39,7 +39,7 @@ class Threshold:
     bound: float
 
     def verdict(self, figures: Mapping[str, float]) -> str | None:
-        """Says what failed; None when the threshold is kept."""
+        """Return what failed; None if the threshold holds."""
         value = figures.get(self.figure)
         if value is None:
             return f"{self.text}: it was left out"
@@ -48,13 +48,13 @@ class Threshold:
 
 
 def run_figures(mix: Mix) -> Sequence[str]:
-    """The figures of a run; of each endpoint too, when there are several: `get.p99`."""
+    """Return the names of a run's figures; with several endpoints, each one's too: `get.p99`."""
     each = [f"{name}.{figure}" for name in mix for figure in (*DURATIONS, "errors")] if len(mix) > 1 else []
     return [*RUN, *each]
 
 
 def parse(text: str, figures: Sequence[str]) -> Threshold:
-    """`FIGURE>BOUND`, also `>=`, `<`, `<=`; a duration's bound has its unit (`50ms`), a share may be in `%`.
+    """Parse `FIGURE>BOUND`, also `>=`, `<`, `<=`. A duration's bound needs a unit (`50ms`), a share may be in `%`.
 
     Raises `BenchmarkError` for anything else.
     """
@@ -84,7 +84,7 @@ def _is_duration(figure: str) -> bool:
 
 
 def duration_s(text: str, option: str, *, or_zero: bool = False) -> float:
-    """`5s`, `250ms`, `1m30s` in seconds.
+    """Parse `5s`, `250ms` or `1m30s`; return seconds.
 
     Raises `BenchmarkError` that names the option.
     """

@@ -1,4 +1,4 @@
-"""A load whose rate and mix may change while it runs, by as many generator processes as it takes."""
+"""A load whose rate and mix may change while it runs, sent by as many generator processes as needed."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from benchmark.plan import Plan
 
 ENDLESS_S: Final = 1e9
 SHORT: Final = 0.95
-"""Generators that send less than this share of the rate cannot give it."""
+"""Generators that send less than this share of the rate fall short."""
 PATIENCE: Final = 2
-"""Seconds in a row that they must fall short before a process is added."""
+"""Consecutive seconds in which they must fall short before a process is added."""
 FULL: Final = 0.95
-"""Share of all cores in use beyond which a further process would only take from the others."""
+"""Above this share of all cores, another process would only slow the others down."""
 
 
 @dataclass(frozen=True)
 class Wish:
-    """What the page's controls say."""
+    """The settings of the page's controls."""
 
     rate: float = 0.0
     mix: Mix = field(default_factory=lambda: {BALANCE: 1.0})
     poisson: bool = False
     processes: int = 0
-    """0: as many as it takes."""
+    """0: as many as needed."""
 
 
 class Live:
-    """One load at a time; `second` is what the last whole second saw."""
+    """Runs one load at a time; `seconds` returns what happened since its last call."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -61,7 +61,7 @@ class Live:
         return len(self._generators)
 
     async def start(self, wish: Wish) -> None:
-        """Begin, or go on with what is wished for now.
+        """Start the load, or change it to these settings.
 
         Raises `BenchmarkError` when a generator cannot connect.
         """
@@ -76,7 +76,7 @@ class Live:
             await self._end()
 
     def seconds(self) -> list[Second]:
-        """The whole seconds since the last call."""
+        """Return the whole seconds since the last call."""
         new = self.totals.timeline[self._seen :]
         self._seen += len(new)
         for second in new:
@@ -84,7 +84,7 @@ class Live:
         return new
 
     async def judge(self, second: Second) -> None:
-        """Add a process when the rate is not given, or say why not."""
+        """Add a process if the generators fall short of the rate, or note why not."""
         busy = psutil.cpu_percent() / 100  # since the last second
         short = second.sent < SHORT * self.wish.rate - 1
         self._short = self._short + 1 if short and self.running else 0
@@ -108,11 +108,11 @@ class Live:
     async def _add_one(self) -> None:
         try:
             await self._share_among(self.processes + 1)
-        except BenchmarkError as error:  # said on the page; the load has ended
+        except BenchmarkError as error:  # the page shows it; the load has ended
             self.note = str(error)
 
     async def _share_among(self, processes: int) -> None:
-        """Make it `processes` generators, and tell each its share of the load from one moment on."""
+        """Start or stop generators until there are `processes`; send each its share, valid from the same moment."""
         try:
             loop = Open(rate=self.wish.rate, duration_s=ENDLESS_S, poisson=self.wish.poisson)
             leaving, self._generators = self._generators[processes:], self._generators[:processes]
@@ -136,7 +136,7 @@ class Live:
             raise
 
     def _next_moment(self) -> float:
-        """A whole number of ticks since the load began, so that each second holds as many ticks of each generator."""
+        """Return a time at a whole number of ticks since the start, so that every second has the same number."""
         soon = time.monotonic() + HEAD_START_S
         if not self.totals.started_at:
             self.totals.started_at = soon

@@ -1,7 +1,7 @@
-"""The live page: a load with its controls, charts and tasks, over HTTP on loopback.
+"""Serve the live page over HTTP on loopback: a load with controls, charts and tasks.
 
-Only this machine reaches it, only under its own name (a page elsewhere whose name is made to point here is refused),
-and only its own page or a program may change anything: a browser says which page it asks for.
+Only this machine can reach it, and only under its own name, against DNS rebinding. Only its own page or a program may
+change anything: a browser sends the origin of a request.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ HEADERS: Final = {
 }
 
 UNREAD: Final = 100
-"""States that wait for a tab that does not read; the oldest go first."""
+"""Most states that wait for a tab which does not read; the oldest are dropped first."""
 
 
 class Page:
-    """What the page and the scripts are told, each second."""
+    """The state that the page and scripts get each second."""
 
     def __init__(self, live: Live) -> None:
         self._live = live
@@ -114,15 +114,15 @@ class Page:
             self._watchers.discard(told)
 
     def collect(self) -> list[Metric]:
-        """For Prometheus."""
+        """Return the metrics for Prometheus."""
         live = self._live
-        errors = CounterMetricFamily("load_errors", "Requests not answered rightly.", labels=["kind"])
+        errors = CounterMetricFamily("load_errors", "Requests without a correct reply.", labels=["kind"])
         for kind, count in live.errors.items():
             errors.add_metric([kind], count)
         return [
-            GaugeMetricFamily("load_target_rate", "Requests/s asked for.", live.wish.rate if live.running else 0),
+            GaugeMetricFamily("load_target_rate", "Target rate in requests/s.", live.wish.rate if live.running else 0),
             CounterMetricFamily("load_sent", "Requests sent.", live.totals.sent),
-            CounterMetricFamily("load_replies", "Right replies.", live.totals.replies),
+            CounterMetricFamily("load_replies", "Correct replies.", live.totals.replies),
             GaugeMetricFamily("load_in_flight", "Requests in flight.", live.totals.in_flight),
             GaugeMetricFamily("load_processes", "Generator processes.", live.processes),
             errors,
@@ -184,9 +184,9 @@ async def _guarded(
 
 
 def _wish(request: web.Request, now: Wish) -> Wish:
-    """What the query says; what it leaves out stays as it is.
+    """Parse the query; settings that it omits stay unchanged.
 
-    Raises `BenchmarkError` when it makes no sense.
+    Raises `BenchmarkError` when it is invalid.
     """
     query = request.query
     strange = sorted(query.keys() - {"rate", "mix", "poisson", "processes"})
@@ -207,9 +207,9 @@ def _wish(request: web.Request, now: Wish) -> Wish:
 
 @asynccontextmanager
 async def serving(plan: Plan, port: int) -> AsyncIterator[str]:
-    """The page's address, while it is there.
+    """Serve the page; yield its address.
 
-    Raises `BenchmarkError` when the port is taken, uPlot is not installed, or NATS is not reached.
+    Raises `BenchmarkError` when the port is taken, uPlot is not installed, or NATS cannot be reached.
     """
     missing = [path for path in FILES.values() if not path.is_file()]
     if missing:

@@ -1,4 +1,4 @@
-"""A line for each task of the service, from two of its `$SRV.STATS` answers."""
+"""Make a line per task of the service, from two of its `$SRV.STATS` answers."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class TaskLine:
     requests_per_s: float
     in_flight: int
     time_without_credit: float | None
-    """Share of the time, 0 to 1; None when the task does not say."""
+    """Share of the time, 0 to 1; None if the task does not report it."""
     errors: int
 
 
 class Tasks:
-    """Asked again and again; each line is what happened since the last time."""
+    """Reads the statistics; each line covers the time since the last call of `lines`."""
 
     def __init__(self, nc: Client) -> None:
         self._nc = nc

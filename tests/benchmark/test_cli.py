@@ -221,7 +221,7 @@ async def test_a_gateway_that_is_not_there_and_one_that_refuses(world: World, tm
         code, output = await finished(BENCHMARK, "run", "--gateway", f"http://127.0.0.1:{port}", *gateway_options)
     assert code == 1
     assert re.search(r"^HTTP 401 .* 5$", output, re.MULTILINE)
-    assert output.endswith("error: no request was answered rightly; the table says what came instead\n")
+    assert output.endswith("error: no request succeeded; the table shows the errors\n")
 
 
 async def test_credentials_of_somewhere_else(world: World, tmp_path: Path) -> None:
