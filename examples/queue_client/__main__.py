@@ -30,7 +30,7 @@ def say(message: str, **fields: Any) -> None:
 
 
 def handle(message: pb.SQSResponseMessage) -> None:
-    """The business of the container goes here."""
+    """Handle one message: put the container's work here."""
     say("Handling message", id=message.id, subject=message.subject, body=message.messageBody)
 
 

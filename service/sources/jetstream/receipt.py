@@ -53,7 +53,7 @@ class Receipts:
         numbers, _, tag = text.rpartition("-")
         if len(text) > LONGEST or not text.isascii() or tag != self._tag(numbers):
             raise UnknownReceipt(
-                "the receipt is none of this queue's; give the messageID as it was received, to a sidecar of its queue"
+                "the receipt is not from this queue; give the messageID as it was received, to a sidecar of its queue"
             )
         return Receipt(*map(int, numbers.split("-")))
 
