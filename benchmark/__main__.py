@@ -135,7 +135,7 @@ def cost(
 
     result = measure(work, output, fail_if, lambda: thresholds.COST)
     if isinstance(result, results.CostResult) and not all(claim.holds for claim in result.claims) and not quick:
-        fail("a figure is not what it must be")
+        fail("a figure misses its bound")
 
 
 @cli.command()

@@ -42,7 +42,7 @@ def nats_target(server: str | None, creds: Path | None, context: str | None, *, 
 def gateway_target(url: str, token_file: Path | None, *, user: str = GATEWAY.name) -> GatewayTarget:
     """Return the gateway's target. Raises `BenchmarkError` when there is no token."""
     if not url.startswith(("http://", "https://")):
-        raise BenchmarkError(f"--gateway {url} is no HTTP address")
+        raise BenchmarkError(f"--gateway {url} is not an HTTP address")
     if token_file:
         token: str | None = _text(token_file).strip()
     else:
@@ -95,7 +95,7 @@ def _creds(path: Path) -> str:
     try:
         return Creds.parse(_text(path)).text
     except ValueError as error:
-        raise BenchmarkError(f"{path} is not a whole .creds file ({error}); write it again") from None
+        raise BenchmarkError(f"{path} is not a complete .creds file ({error}); write it again") from None
 
 
 def _text(path: Path) -> str:

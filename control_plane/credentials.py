@@ -86,8 +86,8 @@ def _token_step(provider: Provider, id_: str | None, identity: Identity | None, 
     resource = f"gateway token {files.token_path(user.name)}"
     if files.token(user.name) is None:
         return Step(resource, "create", write)
-    wanted = token_owner(id_, identity.key) if id_ and identity else "a user that is to be made"
-    actual = files.token_owner(user.name) or "nobody that is known"
+    wanted = token_owner(id_, identity.key) if id_ and identity else "a user not created yet"
+    actual = files.token_owner(user.name) or "unknown"
     drift = (Difference("token of", wanted, actual),) if wanted != actual else ()
     return Step(resource, "change" if drift else "keep", write, drift)
 

@@ -82,9 +82,7 @@ async def find(provider: Provider, name: str, *, adopt: bool = False) -> Account
         return None
     if len(named) > 1:
         names = ", ".join(account.id for account in named)
-        raise ProvisioningError(
-            f"there are {len(named)} accounts named {name}: {names}; delete by hand what is too many"
-        )
+        raise ProvisioningError(f"there are {len(named)} accounts named {name}: {names}; delete the extra ones by hand")
     (account,) = named
     if account.is_system:
         raise ProvisioningError(
@@ -131,7 +129,7 @@ def _account_step(provider: Provider, name: str, account: AccountSummary | None)
         return Step(f"account {name}", "create", nothing)
     if account.is_ours:
         return Step(f"account {account.name}", "keep", nothing)
-    drift = (settings.Difference("made by", "this program", "somebody else"),)
+    drift = (settings.Difference("made by", "this program", "another program"),)
     return Step(f"account {account.name}", "change", provider.adopt, drift)
 
 

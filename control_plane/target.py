@@ -99,7 +99,7 @@ def _token(config: Path) -> str:
     if not token:
         token = files.token(TOKEN_FILE) or ""
         if token and not is_private(path):
-            say(f"note: others can read {path}; take that from them with `chmod 600 {path}`")
+            say(f"note: others can read {path}; prevent that with `chmod 600 {path}`")
     if not token:
         raise ProvisioningError(
             "there is no personal access token; make one (Synadia Cloud, profile, personal access tokens) and put it "

@@ -52,7 +52,7 @@ def main() -> int:
         rows, more = page(table, arguments.client_id, arguments.limit, arguments.before)
     except (BotoCoreError, ClientError, ValueError) as error:
         if "key schema" in str(error):
-            said = f"table {arguments.table} has not the keys {PARTITION_KEY}, {SORT_KEY}; give the archive's"
+            said = f"table {arguments.table} does not have the keys {PARTITION_KEY}, {SORT_KEY}; give the archive's"
             print(f"error: {said}", file=sys.stderr)
             return 1
         print(f"error: {error}; see the table's name, AWS_REGION and the AWS credentials", file=sys.stderr)

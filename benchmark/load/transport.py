@@ -158,7 +158,7 @@ async def connected(target: NatsTarget, on_denied: Callable[[str], None] = lambd
     async def note(error: Exception) -> None:
         problems.append(error)
         if denied := _DENIED.search(str(error)):
-            on_denied(f"these credentials may not ask {denied[1]}; give a user's who may, or another --mix")
+            on_denied(f"these credentials may not send {denied[1]}; give those of a user that may, or another --mix")
 
     client, outcome = await _connect(target, note)
     for _ in range(RESETS):

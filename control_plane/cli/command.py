@@ -75,7 +75,7 @@ def size_in_bytes(text: str) -> int:
     found = _SIZE.fullmatch(text)
     size = int(found[1]) * _UNITS[found[2]] if found else 0
     if not BALANCES.max_bytes <= size <= LARGEST_STREAM:
-        raise UsageError(f"--stream-size {text} is no size from 10MiB to 10TiB; give one such as 5GiB")
+        raise UsageError(f"--stream-size {text} is not a size from 10MiB to 10TiB; give one such as 5GiB")
     return size
 
 

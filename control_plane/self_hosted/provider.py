@@ -263,7 +263,7 @@ class SelfHosted:
             body["revocations"] = {**(body.get("revocations") or {}), key: FOR_GOOD}
 
     async def gateway_token(self, account: str, user: str) -> str:  # noqa: ARG002
-        raise ProvisioningError("a nats-server has no HTTP gateway; `make up` brings one of its own")
+        raise ProvisioningError("a nats-server has no HTTP gateway; `make up` starts one")
 
     async def _jetstream_of_server(self) -> dict[str, Any]:
         return await _system_request(self._system, "$SYS.REQ.SERVER.PING.JSZ") or {}
@@ -277,7 +277,7 @@ class SelfHosted:
         try:
             return claims.decode(await _system_request(self._system, f"$SYS.REQ.ACCOUNT.{account}.CLAIMS.LOOKUP"))
         except ValueError:
-            raise ProvisioningError(f"the server knows nothing of account {account}") from None
+            raise ProvisioningError(f"the server does not know account {account}") from None
 
     @asynccontextmanager
     async def _changing(self, account: str) -> AsyncIterator[dict[str, Any]]:

@@ -197,7 +197,7 @@ def _address(given: str) -> httpx.URL:
     except (httpx.InvalidURL, ValueError):
         valid = False
     if not valid:
-        raise UsageError(f"--api {given} is no address; it looks like {BASE_URL}")
+        raise UsageError(f"--api {given} is not an address; it looks like {BASE_URL}")
     return url
 
 
@@ -227,7 +227,7 @@ def _second(date: str) -> float | None:
 def _unexpected(response: httpx.Response) -> ProvisioningError:
     asked = f"{response.request.method} {response.request.url.path}"
     return ProvisioningError(
-        f"what answers {asked} is not Synadia's API; see that --api ends in /api, and run it again"
+        f"the answer to {asked} is not from Synadia's API; see that --api ends in /api, and run it again"
     )
 
 

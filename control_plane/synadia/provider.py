@@ -169,7 +169,7 @@ class Synadia:
         try:
             return Creds.parse(text).text
         except ValueError:
-            raise ProvisioningError(f"what the API gives for user {user} are no credentials; run it again") from None
+            raise ProvisioningError(f"the API's answer for user {user} is not credentials; run it again") from None
 
     async def renew(self, account: str, user: str) -> None:
         await self._api.order(f"{ROOT}/nats-users/{await self._user_id(account, user)}/rotate")

@@ -109,7 +109,7 @@ def _decoded(response: Response) -> dict[str, Any]:
     """
     for name, value in response.headers:
         if name == CHECKSUM and not _is_sum(value, response.body):
-            raise InvalidResponse(f"HTTP {response.status} with a body that its checksum is not of")
+            raise InvalidResponse(f"HTTP {response.status} with a body that does not match its checksum")
     try:
         decoded = orjson.loads(response.body)
     except orjson.JSONDecodeError:

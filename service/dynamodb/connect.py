@@ -117,5 +117,5 @@ async def _tunnel(through: socket.socket, origin: Origin, proxy: Proxy) -> None:
     version, _, status = said.partition(" ")
     if not (version.startswith("HTTP/1.") and status[:1] == "2" and end and end.end() == len(head)):
         raise HttpError(
-            f"proxy {proxy.host}:{proxy.port} gives no way to {name} ({said or 'it hung up'})", PROXY_REMEDY
+            f"proxy {proxy.host}:{proxy.port} refuses a tunnel to {name} ({said or 'it hung up'})", PROXY_REMEDY
         )

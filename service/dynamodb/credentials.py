@@ -53,7 +53,7 @@ class CredentialChain:
                 if time.monotonic() - self._tried_s > RETRY_S:
                     self._load()
                 return frozen
-        what = "AWS credentials have expired" if self._had else "AWS credentials cannot be had"
+        what = "AWS credentials have expired" if self._had else "AWS credentials cannot be loaded"
         try:
             async with asyncio.timeout_at(deadline):
                 return await asyncio.shield(self._load())
@@ -105,7 +105,7 @@ class CredentialChain:
         frozen = await in_thread(credentials.get_frozen_credentials, "credentials") if credentials else None
         if not frozen or not frozen.access_key or not frozen.secret_key:
             if self._had:
-                raise LookupError("the chain has none any more")
+                raise LookupError("the chain no longer has any")
             raise NoCredentialsError
         if frozen.account_id is not None and not isinstance(frozen.account_id, str):
             frozen = frozen._replace(account_id=str(frozen.account_id).zfill(12))  # a number lost its leading zeros

@@ -28,7 +28,7 @@ def explain(error: Exception, table: str, variable: str, otherwise: str) -> Serv
     if isinstance(cause, NoCredentialsError) or (isinstance(cause, DynamoDBError) and cause.access_denied):
         return ServiceError(
             f"AWS refuses to let this task use table {table} ({why})",
-            "give it credentials that may (aws sts get-caller-identity tells whose it has)",
+            "give it credentials that may (aws sts get-caller-identity shows whose it has)",
         )
     if isinstance(cause, CredentialsRefreshError):
         remedy = "see the task role, and what gives its credentials"

@@ -27,7 +27,7 @@ def _certificates(variable: str, path: str) -> bytes:
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cadata=data.decode())
     except (ssl.SSLError, ValueError):
-        raise ServiceError(f"{variable} {path!r} is no certificate (PEM)", f"correct {variable}") from None
+        raise ServiceError(f"{variable} {path!r} is not a certificate (PEM)", f"correct {variable}") from None
     return data
 
 
@@ -48,7 +48,7 @@ def _look_at_key(address: Address) -> None:
             whose = f"{address.variables}_CERTIFICATE {address.certificate!r}"
             problem = f"{variable} {path!r} is not the key of {whose}"
             raise ServiceError(problem, "give the two that belong together") from None
-        raise ServiceError(f"{variable} {path!r} is no private key (PEM)", f"correct {variable}") from None
+        raise ServiceError(f"{variable} {path!r} is not a private key (PEM)", f"correct {variable}") from None
 
 
 def _read(variable: str, path: str) -> bytes:

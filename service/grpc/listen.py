@@ -43,7 +43,7 @@ def claim(address: Address) -> None:
         return
     path = socket_path(listen)
     if os.path.lexists(path) and not Path(path).is_socket():
-        raise ServiceError(f"{variable} {listen} is there already, and is no socket", "set another path")
+        raise ServiceError(f"{variable} {listen} exists and is not a socket", "set another path")
     lock = os.open(f"{path}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     if not _locked(lock) or _served(path):
         os.close(lock)

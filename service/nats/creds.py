@@ -87,7 +87,7 @@ def decode(token: str) -> dict[str, Any]:
         said = None
     if isinstance(said, dict):
         return said
-    raise ValueError("has something that is not a JWT, or is cut")
+    raise ValueError("has a damaged or truncated JWT")
 
 
 def _found(pattern: re.Pattern[str], text: str) -> str:
@@ -98,9 +98,9 @@ def _found(pattern: re.Pattern[str], text: str) -> str:
 def _public(seed: str) -> str:
     """Return the public key of a user's seed. Raise `ValueError` if it is damaged or not a user's."""
     if not _is_whole(seed):
-        raise ValueError("has a seed that is cut or damaged")
+        raise ValueError("has a truncated or damaged seed")
     if not seed.startswith("SU"):
-        raise ValueError("has the seed of an account or operator, and a user's is asked for")
+        raise ValueError("has the seed of an account or operator, not of a user")
     public: bytes = nkeys.from_seed(bytearray(seed.encode())).public_key
     return public.decode()
 

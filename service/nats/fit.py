@@ -50,20 +50,20 @@ def consumer_unfit(config: Config, *, whole: bool) -> str:
     if config.get("headers_only"):
         return "delivers headers only, and a deletion would lose the bodies"
     if config.get("priority_groups"):
-        return "delivers to priority groups only (priority_groups), and this reads without one"
+        return "delivers to priority groups only (priority_groups), and this role uses none"
     return _loses(config)
 
 
 def _loses(config: Config) -> str:
     backoff, ack_wait = config.get("backoff") or (), config.get("ack_wait") or 0
     if config.get("deliver_subject") or config.get("ack_policy") != "explicit":
-        return "is no pull consumer with explicit acknowledgements"
+        return "is not a pull consumer with explicit acknowledgements"
     if (times := config.get("max_deliver") or -1) > 0:
-        return f"gives a message up after {times} deliveries (max_deliver), and keeps it nowhere"
+        return f"drops a message after {times} deliveries (max_deliver)"
     if any(wait < ack_wait for wait in backoff):
         return "delivers again before its ack_wait is over (backoff)"
     if idle := config.get("inactive_threshold"):
-        return f"is deleted when nobody reads it for {idle / NS:g} seconds (inactive_threshold), and its place is lost"
+        return f"is deleted, with its position, after {idle / NS:g} seconds without a reader (inactive_threshold)"
     return ""
 
 
@@ -73,7 +73,7 @@ def _stores_nothing(config: Config, size: int) -> str:
     if config.get("no_ack"):
         return "acknowledges nothing (no_ack)"
     if config.get("allow_msg_counter"):
-        return "is a counter, which takes numbers alone (allow_msg_counter)"
+        return "is a counter, which takes only numbers (allow_msg_counter)"
     for name in ("max_msg_size", "max_bytes"):
         if 0 < int(config.get(name) or 0) < size:
             return f"takes no message of {size} bytes ({name} {config[name]})"

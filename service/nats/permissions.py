@@ -27,7 +27,7 @@ async def told(nc: Client) -> Mapping[str, Any]:
     except (nats.errors.Error, AttributeError, LookupError, TypeError, ValueError):
         are_rules = False
     if not are_rules:
-        raise Skipped(f"the server does not tell ({USER_INFO}); what follows shows some of them")
+        raise Skipped(f"the server does not say ({USER_INFO}); the checks below cover some of them")
     return dict(given)
 
 

@@ -30,7 +30,7 @@ async def unreachable(settings: NatsSettings, reason: str, *, asks_for_certifica
     alert = "certificate required" in said or "certificate_required" in said
     if not settings.nats_certificate and (alert or asks_for_certificate):
         return ServiceError(
-            f"NATS at {shown} asks for a client's certificate (verify) and is shown none",
+            f"NATS at {shown} requires a client certificate (verify), and none is set",
             "set NATS_CERTIFICATE and NATS_KEY to the paths of one that it trusts, and of its key",
         )
     is_lost = any(word in said for word in _LOST) and (asks_for_certificate or settings.nats_tls_handshake_first)
@@ -45,7 +45,7 @@ async def unreachable(settings: NatsSettings, reason: str, *, asks_for_certifica
         )
     if not settings.nats_tls_handshake_first and await _begins_with_tls(settings):
         return ServiceError(
-            f"NATS at {shown} begins with TLS (handshake_first), and this client waits for a word",
+            f"NATS at {shown} starts with TLS (handshake_first), and this client waits for INFO",
             "set NATS_TLS_HANDSHAKE_FIRST=true",
         )
     return ServiceError(f"no NATS server at {shown} ({reason})", "correct NATS_URL, or start the server")

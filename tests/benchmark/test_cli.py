@@ -128,7 +128,7 @@ MISTAKES = [
     (["run", "--timeout", "soon"], "--timeout 'soon' is not a duration"),
     (["run", "--fail-if", "p99"], "--fail-if 'p99' is not FIGURE>BOUND"),
     (["run", "--compare", "/nowhere.json"], "/nowhere.json cannot be read"),
-    (["run", "--gateway", "ftp://x"], "--gateway ftp://x is no HTTP address"),
+    (["run", "--gateway", "ftp://x"], "--gateway ftp://x is not an HTTP address"),
     (["run", "--fail-if", "speed>1"], "no figure speed; there are throughput, mean, p50, p90, p95, p99"),
     (["sweep", "--fail-if", "p99>1ms"], "no figure p99; there are best, throughput"),
     (["cost", "--fail-if", "p99>1ms"], "no figure p99; there are cpu_over_peer"),
@@ -205,7 +205,7 @@ async def test_a_mixed_load_creates_and_reads(world: World, options: list[str], 
         assert re.search(r"^create +[0-9]+ +0 +[0-9.]+ ms", output, re.MULTILINE)
         code, output = await finished(BENCHMARK, "run", *options, *mix)
     assert (code, output.splitlines()[-1]) == (
-        1, "error: these credentials may not ask customer.create; give a user's who may, or another --mix",
+        1, "error: these credentials may not send customer.create; give those of a user that may, or another --mix",
     )  # fmt: skip
 
 

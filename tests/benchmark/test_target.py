@@ -70,7 +70,7 @@ def test_contexts_that_cannot_be_used(context: Context) -> None:
 
 
 def test_a_gateway_needs_an_address_and_a_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(BenchmarkError, match="is no HTTP address"):
+    with pytest.raises(BenchmarkError, match="is not an HTTP address"):
         gateway_target("127.0.0.1:8222", None)
     monkeypatch.setenv("NATS_GATEWAY_TOKEN", "nhg_env")
     assert gateway_target("http://a", None).token == "nhg_env"
@@ -84,7 +84,7 @@ def test_a_gateway_needs_an_address_and_a_token(tmp_path: Path, monkeypatch: pyt
 def test_credentials_that_were_cut_off(part: float, tmp_path: Path) -> None:
     path = tmp_path / "cut.creds"
     path.write_text(CREDS[: round(part * (CREDS.index("BEGIN USER NKEY SEED") + 60))])
-    with pytest.raises(BenchmarkError, match=r"cut\.creds is not a whole \.creds file"):
+    with pytest.raises(BenchmarkError, match=r"cut\.creds is not a complete \.creds file"):
         nats_target("nats://a", path, None)
 
 

@@ -197,7 +197,8 @@ async def test_a_rate_is_changed_while_it_runs(world: World) -> None:
 async def test_what_the_user_may_not_do_is_said(world: World) -> None:
     async with world.task(), started(plan(world), 50, mix={"create": 1.0}) as live:
         await eventually(lambda: not live.running)
-        assert live.note == "these credentials may not ask customer.create; give a user's who may, or another --mix"
+        remedy = "give those of a user that may, or another --mix"
+        assert live.note == f"these credentials may not send customer.create; {remedy}"
     assert not generators()
 
 

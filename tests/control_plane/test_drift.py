@@ -242,7 +242,7 @@ async def test_an_account_that_somebody_else_made_is_left_alone_or_adopted(progr
     assert account.settings == {"tags": ["theirs"]}
     assert program.fake.users == {}
     _, planned, _ = await program("create", "--adopt", "--dry-run")
-    assert "would change  account POC-TT: made by somebody else -> this program" in planned
+    assert "would change  account POC-TT: made by another program -> this program" in planned
     assert (await program("create", "--adopt"))[0] == 0
     assert account.settings["tags"] == ["theirs", "customer-balance"]
     assert (await program("status"))[0] == 0

@@ -130,7 +130,7 @@ async def test_a_token_that_others_can_read_is_said(program: Program) -> None:
     path.write_text(token)
     path.chmod(0o644)
     code, _, error = await program("list")
-    assert (code, error) == (0, f"note: others can read {path}; take that from them with `chmod 600 {path}`\n")
+    assert (code, error) == (0, f"note: others can read {path}; prevent that with `chmod 600 {path}`\n")
     path.chmod(0o600)
     assert (await program("list"))[2] == ""
 

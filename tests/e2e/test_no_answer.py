@@ -154,7 +154,7 @@ async def test_a_starting_task_waits_for_nats(world: World, tmp_path: Path) -> N
 async def test_a_check_with_another_users_credentials(waiting: Waiting) -> None:
     code, lines = await waiting.check_of_another_user
     assert code == 1
-    assert any(line.startswith("note     permissions: the server does not tell") for line in lines)
+    assert any(line.startswith("note     permissions: the server does not say") for line in lines)
     assert any(line.startswith(f"missing  stream {STREAM} cannot be read: no answer") for line in lines)
 
 

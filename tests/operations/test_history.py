@@ -64,7 +64,7 @@ async def test_what_cannot_be_asked_is_one_line(archive: ArchiveWorld) -> None:
     assert "an event as it was shown" in output
     code, output = await finished("operations.history", archive.world.table, "7", **env)
     assert (code, output) == (
-        1, f"error: table {archive.world.table} has not the keys client_id, event; give the archive's\n",
+        1, f"error: table {archive.world.table} does not have the keys client_id, event; give the archive's\n",
     )  # fmt: skip
     code, output = await finished(
         "operations.history", archive.table, "7", **{**env, "AWS_ENDPOINT_URL_DYNAMODB": "garbage"}

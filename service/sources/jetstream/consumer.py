@@ -186,7 +186,7 @@ class Consumer:
             said = str(error) or type(error).__name__
             raise Unavailable(f"the consumer cannot be read ({said}); call again") from None
         if info.delivered is None or info.ack_floor is None:
-            raise Unavailable("the server does not tell where the consumer is; call again")
+            raise Unavailable("the server does not say how far the consumer is; call again")
         self._see(info, config)
         self.continuity.polled(info.delivered.consumer_seq, info.delivered.stream_seq, state.first_seq)
         return Backlog(jetstream.backlog(info), unconfirmed=max(0, state.first_seq - 1 - info.ack_floor.stream_seq))

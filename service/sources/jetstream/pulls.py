@@ -91,7 +91,7 @@ class Pull:
     @property
     def said(self) -> str:
         """The server's status, for an operator."""
-        return self.status.decode(errors="replace").replace("503", "nobody is there (503)")
+        return self.status.decode(errors="replace").replace("503", "no responders (503)")
 
     @property
     def found_nothing(self) -> bool:

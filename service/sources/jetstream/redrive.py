@@ -32,7 +32,7 @@ class Redrive:
         if message.times_received > self._max_deliver:
             return f"received {message.times_received - 1} times and not deleted"
         if message.size > self._max_bytes:
-            return f"of {message.size} bytes, more than one gRPC response carries"
+            return f"of {message.size} bytes, too large for a gRPC response"
         return ""
 
     async def keep(self, message: Message, id_: str, reason: str) -> bool:

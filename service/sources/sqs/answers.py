@@ -107,7 +107,7 @@ def _result(receipt: str, id_: str, done: set[str], failed: dict[str, Any]) -> R
         return _refusal(code, str(entry.get("Message") or code))
     if id_ in done:
         return Done(receipt)
-    return Unavailable("SQS: the answer does not say what became of it; call again")
+    return Unavailable("SQS: the answer omits this message; call again")
 
 
 def failure(error: Exception) -> Result:

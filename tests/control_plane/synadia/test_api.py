@@ -192,7 +192,7 @@ async def test_a_slow_answer_is_told(fake: FakeSynadia, monkeypatch: pytest.Monk
     "address", ["cloud.synadia.com/api", "http://", "ftp://x/api", "http://x:y/api", "http://[::1/api"]
 )
 async def test_an_address_that_is_none_is_not_tried(address: str) -> None:
-    with pytest.raises(UsageError, match="is no address; it looks like https://"):
+    with pytest.raises(UsageError, match="is not an address; it looks like https://"):
         async with synadia_api.connect(TOKEN, address):
             pass
 

@@ -134,7 +134,7 @@ async def test_a_consumer_that_begins_to_give_messages_up_ends_the_task_and_lose
         await archive.publish(50)
         async with asyncio.timeout(20):
             assert await task.child.wait() == 1
-        assert "gives a message up after 1 deliveries" in ended(task.child.log.read_text())
+        assert "drops a message after 1 deliveries" in ended(task.child.log.read_text())
     await archive.admin.add_consumer(STREAM, dataclasses.replace(config, ack_wait=2))
     code, log = await archive.run_to_end(IDLE_EXIT="0.5")
     assert code == 0, log

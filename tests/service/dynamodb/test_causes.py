@@ -154,19 +154,19 @@ CAUSES = {
     "no HTTP": (not_http, r"the response of 127.0.0.1:\d+ is not HTTP: .+; see that DynamoDB can be reached"),
     "an ill credential endpoint": (
         credentials(http("the role is away", 500)),
-        r"AWS credentials cannot be had \(.*the role is away.*\); see the task role, and what gives its credentials",
+        r"AWS credentials cannot be loaded \(.*the role is away.*\); see the task role, and what gives its credentials",
     ),
     "a credential endpoint of garbage": (
         credentials(http(f"<{SECRET}>")),
-        r"AWS credentials cannot be had \(.*[pP]arse.*\); see the task role",
+        r"AWS credentials cannot be loaded \(.*[pP]arse.*\); see the task role",
     ),
     "a credential endpoint of a part": (
         credentials(http(PARTS)),
-        r"AWS credentials cannot be had \((KeyError|.*Error): .*\); see the task role",
+        r"AWS credentials cannot be loaded \((KeyError|.*Error): .*\); see the task role",
     ),
     "a credential endpoint that is away": (
         credentials(None),
-        r"AWS credentials cannot be had \(.+\); see the task role, and what gives its credentials",
+        r"AWS credentials cannot be loaded \(.+\); see the task role, and what gives its credentials",
     ),
 }
 

@@ -170,7 +170,7 @@ async def test_a_provider_that_fails_at_once_is_an_error_of_its_own(
     monkeypatch: pytest.MonkeyPatch, provide: Callable[..., Any]
 ) -> None:
     monkeypatch.setattr(Session, "get_credentials", provide)
-    with pytest.raises(CredentialsRefreshError, match=r"cannot be had \((KeyError|OSError): "):
+    with pytest.raises(CredentialsRefreshError, match=r"cannot be loaded \((KeyError|OSError): "):
         await CredentialChain().current(soon())
 
 

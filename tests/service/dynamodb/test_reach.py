@@ -239,8 +239,8 @@ REFUSES = b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\
 @pytest.mark.parametrize(
     ("url", "variable", "answer", "line"),
     [
-        ("", "HTTPS_PROXY", REFUSES, "<proxy> gives no way to dynamodb.eu-west-1.amazonaws.com:443 (HTTP/1.1 407"),
-        ("", "HTTPS_PROXY", b"", "<proxy> gives no way to dynamodb.eu-west-1.amazonaws.com:443 (it hung up"),
+        ("", "HTTPS_PROXY", REFUSES, "<proxy> refuses a tunnel to dynamodb.eu-west-1.amazonaws.com:443 (HTTP/1.1 407"),
+        ("", "HTTPS_PROXY", b"", "<proxy> refuses a tunnel to dynamodb.eu-west-1.amazonaws.com:443 (it hung up"),
         ("http://a.example.com", "HTTP_PROXY", REFUSES, "no way to a.example.com through <proxy> (HTTP 407)"),
         ("http://a.example.com", "HTTP_PROXY", b"", "the connection to a.example.com through <proxy> was lost"),
     ],

@@ -63,16 +63,16 @@ async def test_what_the_ecosystem_reads_is_read_and_connects(given: Callable[[st
 
 
 REFUSED = {
-    "cut seed": (TEXT.replace(KEY.seed, KEY.seed[:30]), "seed that is cut or damaged"),
+    "cut seed": (TEXT.replace(KEY.seed, KEY.seed[:30]), "truncated or damaged seed"),
     "seed with another letter": (
         TEXT.replace(KEY.seed, KEY.seed[:20] + ("A" if KEY.seed[20] != "A" else "B") + KEY.seed[21:]),
-        "seed that is cut or damaged",
+        "truncated or damaged seed",
     ),
     "JWT without a seed": (TEXT[: TEXT.index("*")], "has a JWT and no seed"),
     "bare JWT": (TOKEN, "has a JWT and no seed"),
     "seed without a JWT": (TEXT[TEXT.index("*") :], "has a seed and no JWT"),
     "bare seed": (KEY.seed, "has a seed and no JWT"),
-    "cut JWT": (TEXT.replace(TOKEN, TOKEN[:60]), "not a JWT, or is cut"),
+    "cut JWT": (TEXT.replace(TOKEN, TOKEN[:60]), "a damaged or truncated JWT"),
     "another user's seed": (TEXT.replace(KEY.seed, Key.user().seed), "the seed of another"),
     "an account's seed": (TEXT.replace(KEY.seed, ACCOUNT.seed), "the seed of an account or operator"),
     "something else": ("secret, nothing of the kind", "not a .creds file"),

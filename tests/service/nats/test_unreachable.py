@@ -62,7 +62,7 @@ async def test_a_server_that_begins_with_tls(folder: Path) -> None:
     async with plain_server(folder, TLS.format(folder, "handshake_first: true")) as port:
         url = f"tls://localhost:{port}"
         told = await tried(url)
-        assert told.startswith(f"NATS at {url} begins with TLS")
+        assert told.startswith(f"NATS at {url} starts with TLS")
         assert told.endswith("set NATS_TLS_HANDSHAKE_FIRST=true")
         assert await tried(url, nats_tls_handshake_first=True) == ""
 
@@ -79,7 +79,7 @@ async def test_a_server_that_verifies(folder: Path, *, first: bool) -> None:
     async with plain_server(folder, TLS.format(folder, config)) as port:
         url, own = f"tls://localhost:{port}", str(folder / "client.pem")
         told = await tried(url, nats_tls_handshake_first=first)
-        assert "asks for a client's certificate" in told
+        assert "requires a client certificate" in told
         assert "NATS_CERTIFICATE and NATS_KEY" in told
         assert await tried(url, nats_tls_handshake_first=first, nats_certificate=own, nats_key=own) == ""
         other = str(folder / "other.pem")

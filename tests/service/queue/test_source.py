@@ -63,7 +63,7 @@ async def test_a_message_that_no_response_can_carry_is_set_aside_and_stands_in_n
     async with world.administrator() as admin:
         dead = await admin.get_msg(contract.DEAD_STREAM, 1)
     assert dead.data == b"x" * 3_000
-    assert "more than one gRPC response carries" in (dead.headers or {})["Queue-Reason"]
+    assert "too large for a gRPC response" in (dead.headers or {})["Queue-Reason"]
 
 
 @pytest.mark.parametrize(("hours", "changes"), [(-1, Done), (1, UnknownReceipt)])

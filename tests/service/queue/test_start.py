@@ -73,7 +73,7 @@ async def test_a_unix_socket_that_cannot_be_made_is_told(tmp_path: Path) -> None
     assert "cannot be used (No such file or directory)" in told
     (tmp_path / "plain").write_text("kept")
     for name in (".", "plain"):
-        assert "is there already, and is no socket" in await tried(settings(queue_listen=f"unix:{tmp_path}/{name}"))
+        assert "exists and is not a socket" in await tried(settings(queue_listen=f"unix:{tmp_path}/{name}"))
     assert (tmp_path / "plain").read_text() == "kept"
 
 
@@ -124,7 +124,7 @@ async def test_a_certificate_a_key_or_a_ca_that_is_none_is_told_by_its_variable(
         ({"queue_certificate": cut}, "QUEUE_CERTIFICATE"),
         ({"queue_certificate": file("empty.pem", b"")}, "QUEUE_CERTIFICATE"),
         ({"queue_key": ""}, "QUEUE_KEY is not set"),
-        ({"queue_key": junk}, f"QUEUE_KEY {junk!r} is no private key (PEM)"),
+        ({"queue_key": junk}, f"QUEUE_KEY {junk!r} is not a private key (PEM)"),
         ({"queue_key": file("other.pem", other.private_key_pem.bytes())}, "is not the key of QUEUE_CERTIFICATE"),
         ({"queue_key": file("encrypted.pem", encrypted)}, "is encrypted; give it without a password"),
         ({"queue_client_ca": junk}, "QUEUE_CLIENT_CA"),
