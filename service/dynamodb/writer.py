@@ -123,10 +123,10 @@ class Writer:
                     result.problem = reason(error)
                     batches.append(batch)
                     attempt += 1
-                elif half := len(batch) // 2:
+                elif half := len(batch) // 2:  # some row is refused: look for it in each half
                     batches += batch[half:], batch[:half]
                     attempt = 0
-                elif problem := await self._problem():
+                elif problem := await self._problem():  # a single row is refused, but so would be any other
                     result.problem = problem
                     batches.append(batch)
                     attempt += 1
@@ -139,7 +139,7 @@ class Writer:
                 self.errors["UnprocessedItems"] += 1
                 result.problem = "DynamoDB is busy"
                 batches.append([item for item in batch if item.key in left])
-                attempt = 1 if len(left) < len(batch) else attempt + 1
+                attempt = 1 if len(left) < len(batch) else attempt + 1  # some progress resets the backoff
             else:
                 attempt = 0
         return result

@@ -173,7 +173,7 @@ class Connection:
         else:
             permission = self._last_error.lower().startswith("permissions violation")
             _errors.warning("permission" if permission else type(error).__name__, error=self._last_error)
-        self._refused_twice = refusal
+        self._refused_twice = refusal  # any other error, or a reconnect, resets it
 
     def _refuse(self, error: ServiceError) -> None:
         if not self._refused.done():

@@ -91,6 +91,7 @@ class Parser(parser.Parser):
         while at < len(text):
             rows, at = self._find(text, at)
             await self._give(rows)
+            # Now at something else than a whole message: an incomplete one (`_enough` is set), or a line for nats-py.
             end = 0 if self._enough else text.find(parser._CRLF_.decode(), at) + parser.CRLF_SIZE
             line = text[at:end] if end >= parser.CRLF_SIZE else text[at:]
             if self._resets != resets:
@@ -112,14 +113,14 @@ class Parser(parser.Parser):
                 in_vain -= 1
             else:
                 found = _all(text, at)
-                rest = found[-1][-1]
+                rest = found[-1][-1]  # text from the first mismatch on; '' if everything matched
                 if rest:
                     found.pop()
                 good = _whole(found)
                 in_vain = len(found) - good
                 rows += found[:good]
                 at = at + sum(map(_length, found[:good])) if in_vain else len(text) - len(rest)
-            line = _one(text, at)
+            line = _one(text, at)  # the message at `at` is none that `_all` finds, or its sizes did not match
             if line is None:
                 break
             row, end = _row(text, line)

@@ -66,6 +66,7 @@ class Outbox:
         carried = 0
         try:
             if messages:
+                # Up to twice the limit in all: giving messages back would cost each of them a delivery.
                 await self._room(2 * UNREAD_BYTES - sum(message.size for message in messages), PATIENCE_S)
             data, carried = response.make(messages, self._source.receipt)
         finally:

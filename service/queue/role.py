@@ -82,7 +82,7 @@ class Queue:
         stopping = asyncio.ensure_future(server.stop(timeout_s))
         idle = asyncio.ensure_future(self._service.idle())
         await asyncio.wait((stopping, idle), return_when=asyncio.FIRST_COMPLETED)
-        await server.stop(WATCH_S)
+        await server.stop(WATCH_S)  # a second call shortens the grace of the first
         await asyncio.gather(stopping, idle)
 
     async def _settle(self, timeout_s: float) -> None:

@@ -147,7 +147,7 @@ class Archiver:
             await cancel(task)
         if self._extending:
             await cancel(self._extending)
-        given_back += len(self._held)
+        given_back += len(self._held)  # batches that were cancelled
         self._give_back(list(self._held))
         await self._source.settle()
         return given_back
@@ -240,7 +240,7 @@ class Archiver:
             self._finish([message for item in result.written for message in batch.rows[item]])
             for item, reason in result.refused:
                 await self._bury(batch.rows[item], reason)
-            left = result.unwritten
+            left = result.unwritten  # retried without end: the messages are extended meanwhile
             self.stalled = result.problem if left else ""
             if left:
                 self.stats.last_error = result.problem

@@ -50,7 +50,7 @@ class Watch:
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
-        busy_s, received = loop.time(), 0
+        busy_s, received = loop.time(), 0  # when it was last seen busy
         while True:
             started_s = loop.time()
             try:
@@ -67,7 +67,7 @@ class Watch:
             before, received = received, self._work.received
             if self.backlog is None or self.backlog.messages or self._work.held or received > before:
                 busy_s = loop.time()
-            elif self._idle_s and started_s - busy_s >= self._idle_s:
+            elif self._idle_s and started_s - busy_s >= self._idle_s:  # up to the start of this look
                 self._finish()
                 return
             await asyncio.sleep(min(POLL_S, self._idle_s / 4) if self._idle_s else POLL_S)

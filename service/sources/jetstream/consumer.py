@@ -114,7 +114,7 @@ class Consumer:
             (config.get("max_expires") or math.inf) / NS,
         )
         self.ack_wait_s = float(info.config.ack_wait or 30.0)
-        if self.id != _made(info):
+        if self.id != _made(info):  # the first look, or the consumer was recreated
             self.continuity.restart()
         self.id = _made(info)
         self.receipts = Receipts(self._name, self.id)
@@ -125,6 +125,7 @@ class Consumer:
         """Read it again, at most once a second: it may have been recreated or edited. Raises `ServiceError`."""
         if self._is_known and time.monotonic() - self._looked_s < LOOK_S:
             return
+        # All callers share one request. Shielded: one cancelled caller must not cancel it for the others.
         if self._looking is None:
             self._looking = asyncio.create_task(self.look(), name="look")
             self._looking.add_done_callback(self._looked)

@@ -133,6 +133,7 @@ class Pull:
         while self.messages and not self.done.done():
             had = len(self.messages)
             await asyncio.wait([self.done], timeout=LINGER_S)
+            # Nothing more came in a while, or it has waited long enough: hand out what there is.
             if len(self.messages) == had or time.monotonic() - self.since_s > linger_max_s:
                 break
 
@@ -265,6 +266,7 @@ class Pulls:
     def start(self) -> None:
         """Start to watch for suspensions of this process (a paused container, a suspended machine)."""
         now = time.monotonic()
+        # A tick that comes later than planned shows how long the process did not run.
         if now >= self._late_after_s:
             self._late_until_s = now + LATE_S
         self._late_after_s = now + max(self._ack_wait_s() - TICK_S, 2 * TICK_S)

@@ -179,7 +179,7 @@ class JetStream:
     def _message(self, subject: bytes, reply: bytes, data: bytes, block: bytes) -> Message:
         message = make_message(subject, reply, data, block)
         assert message.sequence is not None  # noqa: S101  a stream's message has one
-        if message.number <= self._number:
+        if message.number <= self._number:  # the numbers began again: the consumer was recreated
             self._consumer.is_gone()
         self._number = message.number
         self._consumer.continuity.delivered(message.number, message.sequence, again=message.times_received > 1)
@@ -289,6 +289,7 @@ class JetStream:
             sent.append((number, receipt, new, payload))
         answers = [(receipt.subject(self._ack_prefix), payload) for _, receipt, _, payload in sent]
         confirmed = await self._answers.send(answers, attempts)
+        # The server ignores an acknowledgement of a sequence that was never delivered: tell that from a lost reply.
         newest = -1 if all(confirmed) else await self._consumer.last_delivered()
         for (number, receipt, new, _), done in zip(sent, confirmed, strict=True):
             if done:
