@@ -91,7 +91,7 @@ class Parser(parser.Parser):
         while at < len(text):
             rows, at = self._find(text, at)
             await self._give(rows)
-            # Now at something else than a whole message: an incomplete one (`_enough` is set), or a line for nats-py.
+            # What follows is an incomplete message (`_enough` is set), or a line for nats-py.
             end = 0 if self._enough else text.find(parser._CRLF_.decode(), at) + parser.CRLF_SIZE
             line = text[at:end] if end >= parser.CRLF_SIZE else text[at:]
             if self._resets != resets:
@@ -99,7 +99,7 @@ class Parser(parser.Parser):
             self.buf[:] = line.encode(_WIRE)
             if self._enough:
                 return
-            await super().parse()  # of one line, or part of one: nats-py handles PING and the like from `self.buf`
+            await super().parse()  # handles one line, or part of one, in `self.buf`: PING and the like
             if self._resets != resets:
                 return
             at += len(line)
@@ -120,7 +120,7 @@ class Parser(parser.Parser):
                 in_vain = len(found) - good
                 rows += found[:good]
                 at = at + sum(map(_length, found[:good])) if in_vain else len(text) - len(rest)
-            line = _one(text, at)  # the message at `at` is none that `_all` finds, or its sizes did not match
+            line = _one(text, at)  # `_all` did not match here, or the sizes were wrong
             if line is None:
                 break
             row, end = _row(text, line)
