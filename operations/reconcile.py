@@ -88,7 +88,7 @@ class Reconciliation:
         self.found = Found()
 
     async def run(self) -> Found:
-        """Raises `ServiceError`."""
+        """Compare every balance with its ledger. Raises `ServiceError` when a table cannot be read."""
         await scan(self._api, self._balances, "DDB_TABLE", self._take_balances, self._progress, segments=self._segments)
         names = (contract.ADJUSTMENTS_PARTITION_KEY, contract.ADJUSTMENTS_INDEX_KEY, "points", "balance")
         only = {
@@ -138,7 +138,7 @@ class Reconciliation:
             account.add(sequence, int(row["points"]["N"]), int(row["balance"]["N"]))
 
     async def _look(self, client_id: str, account: Account) -> str:
-        """What is wrong with a client's rows; empty: nothing, they had just been written."""
+        """Read a client again; return what is wrong, or "" when its rows had just been written."""
         if account.balance < 0:
             return f"the balance is {account.balance}"
         expected, before = 1, None
@@ -176,7 +176,7 @@ class Reconciliation:
 
 
 async def reconcile(balances: str, adjustments: str, *, segments: int, progress: Progress | None = None) -> Found:
-    """Raises `ServiceError` when a table cannot be read."""
+    """Compare two tables, `segments` parallel scans each. Raises `ServiceError` when one cannot be read."""
     api = DynamoDB.configured(TIMEOUT_S)
     try:
         given = progress or Progress(shown=False)

@@ -85,7 +85,7 @@ async def scan(
 
 
 async def call(api: DynamoDB, action: str, body: dict[str, Any], table: str, variable: str) -> dict[str, Any]:
-    """A read, made again for `PATIENCE_S` while it may succeed. Raises `ServiceError`."""
+    """Make a read, again for `PATIENCE_S` seconds while it may succeed. Raises `ServiceError`."""
     began_s = time.monotonic()
     wait_s = 0.05
     while True:

@@ -218,7 +218,7 @@ class _Demo:
         self._check(stored == tally.balances, "the stream holds one event for each reply")
 
     def summary(self) -> None:
-        """Raises `LocalError` when a check failed."""
+        """Show the checks. Raises `LocalError` when one failed."""
         show(self._console, self._checks)
 
     def note(self, line: str) -> None:

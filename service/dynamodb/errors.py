@@ -110,15 +110,15 @@ class DynamoDBError(Exception):
 
 
 def is_retryable(error: Exception) -> bool:
-    """The next call may succeed."""
+    """Return whether the next call may succeed."""
     if isinstance(error, DynamoDBError):
         return error.retryable
-    # A ServiceError is what credentials that came since do not fit: the next ones may.
+    # A ServiceError means that refreshed credentials do not fit the endpoint; the next ones may.
     return isinstance(error, HttpError | InvalidResponse | TimeoutError | CredentialsRefreshError | ServiceError)
 
 
 def classify(error: Exception) -> Exception:
-    """What the caller gets: a transient error has words for requesters, and the error itself as its cause."""
+    """Wrap a transient error in one with words for requesters, the error as its cause; return others unchanged."""
     if not is_retryable(error):
         return error
     if isinstance(error, DynamoDBError) and error.throttled:
