@@ -6,6 +6,8 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STATE ?= .local
 TASKS ?= 1
+# Tests wait for servers: one worker more than there are cores keeps them busy.
+WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 LOCK := $(VENV)/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-annotate --no-emit-index-url --quiet
 
@@ -40,8 +42,8 @@ up: setup ## run the whole system on this machine until Ctrl-C (TASKS=3, ARCHIVE
 demo-queue: setup ## show two queue sidecars and a client: visibility, dead letters, a kill (JetStream, then SQS)
 	@$(PY) -m local demo-queue
 
-test: setup ## run every test, on real servers that the tests start
-	@$(PY) -m pytest -n 2 --dist loadgroup
+test: setup ## run every test, on real servers that the tests start (ROOM=service/customer: one room's)
+	@$(PY) -m pytest -n $(WORKERS) --dist loadgroup $(if $(ROOM),tests/$(ROOM))
 
 drill: setup ## run every drill in full: half an hour, and a table of the results
 	@$(PY) -m pytest -m drill --drill-full -v --no-header

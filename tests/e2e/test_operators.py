@@ -10,14 +10,18 @@ import re
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+from nats.aio.client import Client
 
 from local.process import ROOT, accepts, claim_port, running
 from local.system import Task
+from service.runtime.cancel import cancel
+from tests.support.adjusting import adjust
 from tests.support.drills.drill import traffic
 from tests.support.dynamodb.faulty import FaultyDynamoDB, refusal
 from tests.support.world import World, eventually, tasks
@@ -54,6 +58,23 @@ async def prometheus(folder: Path, scraped: list[Task]) -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{port}"
 
 
+@asynccontextmanager
+async def earning(world: World) -> AsyncIterator[None]:
+    """A client earns a point, again and again."""
+
+    async def earn(teller: Client) -> None:
+        for number in count():
+            await adjust(teller, "1", 1, f"earned-{number}")
+            await asyncio.sleep(0.1)
+
+    async with world.client("teller") as teller:
+        earned = asyncio.create_task(earn(teller))
+        try:
+            yield
+        finally:
+            await cancel(earned)
+
+
 async def test_every_panel_has_data(world: World, proxy: FaultyDynamoDB, tmp_path: Path) -> None:
     calls = 0
 
@@ -62,9 +83,10 @@ async def test_every_panel_has_data(world: World, proxy: FaultyDynamoDB, tmp_pat
         calls += 1
         return refusal("ThrottlingException") if calls % 10 == 0 else None
 
-    async with tasks(world, 2, **proxy.env) as started, prometheus(tmp_path / "prometheus", started) as url:
+    env = {**await world.with_adjustments(), "SEED_ROWS": "1000", **proxy.env}
+    async with tasks(world, 2, **env) as started, prometheus(tmp_path / "prometheus", started) as url:
         proxy.fault = sometimes_busy
-        async with traffic(world, 100) as load, aiohttp.ClientSession() as http:
+        async with traffic(world, 100) as load, earning(world), aiohttp.ClientSession() as http:
             waiting = {
                 target["expr"]: f"{panel['title']}: {target['legendFormat']}"
                 for panel in panels()
