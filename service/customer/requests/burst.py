@@ -1,7 +1,7 @@
-"""Requests to one endpoint that one read brought, and their replies.
+"""Requests to one endpoint that arrived in one read, and their replies.
 
-What one read brings is handled as lists: no object and no call for a request, but where it is odd. A burst of one is
-the same, only short.
+They are handled as lists, with no object and no call per request, except for unusual ones. A burst of one is the same,
+only shorter.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ Result = TypeVar("Result")
 
 
 class Done(Protocol):
-    """Told what became of requests of a burst."""
+    """Record the outcome of `count` requests of a burst."""
 
     def __call__(self, burst: Burst, count: int, outcome: str, /, *, error: str = "", lost: int = 0) -> None: ...
 
 
 class Burst:
-    """Requests that are not answered yet, each known by its reply subject.
+    """Requests not answered yet, each identified by its reply subject.
 
-    A request that is answered, or taken into another burst, is in this one no more: it is answered once, and whoever
-    catches an error can refuse what is left.
+    A request that is answered, or taken into another burst, leaves this one: it is answered only once, and code that
+    catches an error can refuse the rest.
     """
 
     __slots__ = ("_done", "_failed", "_post", "context", "received_ns", "replies", "span")
@@ -54,18 +54,18 @@ class Burst:
         span: Any = None,
         context: Mapping[str, str] | None = None,
     ) -> None:
-        """`post(frames, sizes)` hands replies to the connection, `done` is told what became of them."""
+        """`post(frames, sizes)` passes replies to the connection; `done` is called with their outcome."""
         self.replies = replies
         self.received_ns = received_ns
         self.span = span
         self.context = context
-        """Headers that carry the request's span on; None when requests are not traced."""
+        """Headers that pass the request's span on; None if requests are not traced."""
         self._post = post
         self._done = done
         self._failed = _request_failed
 
     def respond(self, payloads: Sequence[str]) -> bool:
-        """Answer each with its payload. False when the connection does not take the replies: all of them, or none."""
+        """Answer each with its payload. Return False if the connection did not take the replies (all or none)."""
         if not self.replies:
             return False
         sizes = list(map(len, payloads if "".join(payloads).isascii() else [text.encode() for text in payloads]))
@@ -75,7 +75,7 @@ class Burst:
         try:
             sent = self._send("".join(frames), sizes)
         except nats.errors.MaxPayloadError as error:
-            if len(sizes) > 1:  # one giant takes no other reply with it
+            if len(sizes) > 1:  # one reply that is too large must not lose the others
                 each = [one.respond([text]) for one, text in zip(self.singles(), payloads, strict=True)]
                 return all(each)
             self.fail(error)
@@ -85,7 +85,7 @@ class Burst:
         return sent
 
     def refuse(self, error: RequestError) -> None:
-        """Answer all with an error: its code and description as headers, its body as payload."""
+        """Answer all with an error: code and description as headers, body as payload."""
         if not self.replies:
             return
         headers, body = _error_headers(error.code, error.description), error.body.decode()
@@ -97,7 +97,7 @@ class Burst:
         self._done(self, count, error.description, error=f"{error.code}:{error.description}", lost=lost)
 
     def fail(self, error: Exception) -> None:
-        """Refuse all for an error. One that no requester must know of is logged."""
+        """Refuse all because of an error. Log any but a `RequestError`; the requester sees only "internal error"."""
         if isinstance(error, RequestError):
             self.refuse(error)
         else:
@@ -105,14 +105,14 @@ class Burst:
             self.refuse(InternalError("internal error"))
 
     def attempt(self, work: Callable[..., None], *args: Any) -> None:
-        """`work(self, *args)`. If it raises, the requests that are left are refused."""
+        """Call `work(self, *args)`; if it raises, refuse the requests that are left."""
         try:
             work(self, *args)
         except Exception as error:
             self.fail(error)
 
     def each(self, work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-        """The result of `work` for each request's item. A request whose work raises is refused, the others stay."""
+        """Return `work(item)` for each request's item. Refuse a request whose work raises; the others stay."""
         kept, results, odd = list[str](), list[Result](), list[tuple[str, Exception]]()
         for reply, item in zip(self.replies, items, strict=True):
             try:
@@ -126,19 +126,19 @@ class Burst:
         return results
 
     def take(self, numbers: Sequence[int]) -> Burst:
-        """Some requests, by their position, as a burst of their own."""
+        """Move the requests at these positions into a new burst."""
         replies, taken = self.replies, set(numbers)
         self.replies = [reply for number, reply in enumerate(replies) if number not in taken]
         return self._like([replies[number] for number in numbers])
 
     def singles(self) -> Iterator[Burst]:
-        """Each request as a burst of its own."""
+        """Yield each request as a burst of its own."""
         while self.replies:
             reply, self.replies = self.replies[0], self.replies[1:]
             yield self._like([reply])
 
     def looked_up(self, replies: Sequence[str]) -> Burst:
-        """Requests of this burst whose look-up is done: what fails from now on is their reply."""
+        """Return requests of this burst whose look-up is done: a failure from now on is logged as one of the reply."""
         burst = self._like(replies)
         burst._failed = _reply_failed
         return burst
@@ -155,7 +155,7 @@ class Burst:
     def _send(self, frames: str, sizes: Sequence[int]) -> bool:
         try:
             self._post(frames, sizes)
-        except Exception as error:  # nats-py's own, or its transport's
+        except Exception as error:  # raised by nats-py or its transport
             if isinstance(error, nats.errors.MaxPayloadError):
                 raise
             log.debug("replies lost", count=len(sizes), error=str(error))

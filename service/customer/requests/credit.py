@@ -1,33 +1,33 @@
-"""Admission by credit: the server is given room for as many requests as can be answered soon, and no more.
+"""Admission by credit: the server may deliver as many requests as this task can answer soon, and no more.
 
-A grant is a queue subscription that ends by itself after so many messages. There is room for 1,024 requests, or for
-what this task answers in a quarter of a second, where that is more; `max_in_flight` is the most. Grants are made in
-pieces of the least room, as requests are answered: the more of them are open, the more a server sends here. So nothing
-waits in a socket until its requester has given up (docs/adr/0011-credit.md).
+A grant is a queue subscription that ends by itself after a fixed number of messages. The room, the requests that this
+task accepts at a time, is what it answers in a quarter of a second: at least `LEAST`, at most `max_in_flight`. Grants
+are made in pieces of the least room, as requests are answered: the more are open, the more a server sends here. So no
+request waits in a socket until its requester has given up (docs/adr/0011-credit.md).
 
-What this task has no room for, the server gives to other tasks of the queue group; when none has room, it tells the
-requester "no responders" at once. But another node or cluster hears late that a grant has ended, and what it sends
-meanwhile is lost without a word. So one more grant of each subject, the overdraft, stays open: what it brings beyond
-the room is told "no responders" here, in the server's own form.
+The server sends what this task has no room for to other tasks of the queue group; when none has room, it answers the
+requester with "no responders" at once. But another node or cluster learns late that a grant has ended, and what it
+sends until then is lost silently. So each subject keeps one more grant open, the overdraft: this task answers what
+arrives beyond the room with "no responders" itself, in the server's own format.
 
 | state | grants | overdraft | left by |
 | --- | --- | --- | --- |
 | closed | none | none | `open` |
 | room | `outstanding` of each subject, renewed | open; taken while there is room | the room is used up |
-| full | those that are left | open; turned away | a quarter of the room is free again |
-| dry: full, and the allowance is used up | those that are left | none: the server says "no responders" | the same |
-| not connected | none: they ended with the connection | none | a new connection: made again, for the room there is |
-| closed for good | none, on no connection yet to come | none | |
+| full | what is left of them | open; turned away | a quarter of the room is free again |
+| dry: full, and the allowance is used up | what is left of them | none: the server says "no responders" | the same |
+| not connected | none: they ended with the connection | none | a new connection: grants are made for the room |
+| closed for good | none, on later connections neither | none | |
 
-Of the overdraft, `RATIO` requests may be turned away for each that is answered, so that answers keep most of the CPU.
-A full task takes again only when a quarter of the room is free: what there is earlier would come in tiny bursts, which
-cost a multiple of long ones.
+`RATIO` requests of the overdraft may be turned away for each that is answered, so that answers keep most of the CPU.
+A full task takes requests again only when a quarter of the room is free: earlier, they would come in tiny bursts, which
+cost several times as much as long ones.
 
-Every subject has the whole room: one that nobody asks for holds its grants back from no other. The requests in flight
-are the service's: a grant is made only while all of them leave room, and what comes beyond it is turned away.
+Every subject has the whole room, so the grants of a quiet subject take nothing from the others. Requests in flight
+count for all subjects together: a grant is made only while they leave room, and what arrives beyond it is turned away.
 
-Time without credit is the operator's sign that a task is full. A task that sleeps, because its CPU is used up, does not
-see that its grants are used up too: when they turn out to have been, all the time since they were made counts.
+Time without credit shows an operator that a task is full. A task that sleeps because its CPU quota is used up cannot
+see its grants run out; when it finds that they had, the time since they were made counts, up to `SLEEP_S`.
 """
 
 from __future__ import annotations
@@ -51,26 +51,26 @@ from service.nats.srv import are_inboxes, is_inbox
 log: Final = structlog.get_logger("service.micro")
 
 LEAST: Final = 1024
-"""Requests that there is room for however slow the task is, unless `max_in_flight` is less, or its half is more."""
+"""The least room, in requests, however slow the task is; half of `max_in_flight` if that is more, all if it is less."""
 AHEAD_S: Final = 0.25
-"""A task without CPU sleeps for less, and a requester waits for longer."""
+"""Seconds of answers to hold: longer than a task without CPU sleeps, shorter than a requester waits."""
 RATE_S: Final = 1.0
 RECENT_S: Final = 10.0
 PIECES: Final = 16
-"""Grants for the least room. A task with less room has fewer open, and is sent less."""
+"""Grants that make up the least room. A task with less room left has fewer open, and is sent less."""
 OVERDRAFT: Final = 4096
 """Requests beyond the room that the server may deliver at once."""
 RATIO: Final = 1.0
 """Requests that may be turned away for each that is answered."""
 FREE: Final = 0.25
-"""The share of the room that is free when a task that was full takes requests again."""
+"""Share of the room that must be free before a full task takes requests again."""
 
 NO_RESPONDERS: Final = " 16 16\r\nNATS/1.0 503\r\n\r\n\r\n"
 """https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-4.md"""
 
 
 class Credit:
-    """The room for requests, and how much of it is taken. Each request enters and leaves."""
+    """The room for requests, and how much of it is used. Count each request with `enter`, then with `leave`."""
 
     def __init__(self, nc: NatsClient, max_in_flight: int) -> None:
         self.in_flight = 0
@@ -96,7 +96,7 @@ class Credit:
         nc.on_reconnected = self._renew
 
     def add(self, subject: str, queue: str, take: Take) -> None:
-        """Have `take` called with each request to `subject`. It starts the work and returns."""
+        """Call `take` with the requests to `subject` of each read; it must start the work and return."""
         window = Window(subject, queue, take)
         window.on_read = partial(self._on_read, window)
         self._windows.append(window)
@@ -107,7 +107,7 @@ class Credit:
         self._renew()
 
     async def close(self) -> None:
-        """Take no more, on no connection; return when what was delivered has been taken."""
+        """Take no more requests, on any connection; return when those delivered have been taken."""
         self._is_open = False
         self._stop_clock()
         try:
@@ -129,7 +129,7 @@ class Credit:
             self._start_clock()
 
     def leave(self, count: int) -> None:
-        """Count requests as answered; their room is given to the server again, with that of others."""
+        """Count requests as answered; grant their room again once enough of it is free."""
         self.in_flight -= count
         self._answered += count
         self._spare = min(OVERDRAFT, self._spare + RATIO * count)
@@ -141,7 +141,7 @@ class Credit:
 
     @property
     def without_s(self) -> float:
-        """Seconds, since the start, in which some subject had no grant: this task was full."""
+        """Seconds since the start in which some subject had no grant, because this task was full."""
         return self._without_s + self._empty_s
 
     @property
@@ -149,7 +149,7 @@ class Credit:
         return time.monotonic() - self._empty_since_s if self._empty_since_s is not None else 0.0
 
     def recent_share_without(self) -> float:
-        """The share of the last 10 to 20 seconds, or of the time since it was last asked for, in which it was full."""
+        """Return the share of time without credit in the last 10 to 20 seconds, or since a last call before that."""
         now_s, without_s = time.monotonic(), self.without_s
         if now_s - self._marks[1][0] > RECENT_S:
             self._marks = self._marks[1], (now_s, without_s)
@@ -157,6 +157,7 @@ class Credit:
         return (without_s - before_s) / max(now_s - since_s, 1e-9)
 
     def _renew(self) -> None:
+        """Bring each subject's grants up to the room. The clock runs while a subject has none, or the task is full."""
         if not self._is_open or not self._nc.is_connected:
             return
         self._measure()
@@ -164,6 +165,7 @@ class Credit:
             self._overdraw(window)
         room = 0 if self._is_full else self._limit - self.in_flight
         for window in self._windows:
+            # What is outstanding may still arrive on top of what is in flight: grant the difference, in whole pieces.
             pieces = (room - window.outstanding) // self._piece
             if pieces > 0:
                 grant = partial(self._nc.grant, window.subject, window.queue, self._piece, window.on_read)
@@ -174,17 +176,19 @@ class Credit:
             self._stop_clock()
 
     def _overdraw(self, window: Window) -> None:
-        """Make a new overdraft where half of the last one is used up, as large as may be turned away now."""
+        """Replace an overdraft that is half used up: the new one brings as many requests as may be turned away now."""
         last, left = next(reversed(window.overdraft.items()), ("", 0))
         limit = int(self._spare)
+        # A new one must add an eighth, or every few requests turned away would cost the server a subscription.
         if not self._is_open or left > OVERDRAFT // 2 or limit < left + OVERDRAFT // 8:
             return
         sid = self._nc.grant(window.subject, window.queue, limit, window.on_read)
         if last:
-            self._nc.end_grant(last)  # behind the new one, so that there is interest at every moment
+            self._nc.end_grant(last)  # after the new one, so that the subject always has a subscription
         window.overdraft = {last: left, sid: limit} if last else {sid: limit}
 
     def _measure(self) -> None:
+        """Set the room by the rate of answers, every `RATE_S` seconds at most."""
         passed_s = time.monotonic() - self._answered_since_s
         if passed_s >= RATE_S:
             self._limit = min(self._most, max(self._least, int(AHEAD_S * self._answered / passed_s)))
@@ -198,11 +202,11 @@ class Credit:
             self._start_clock()
         if read.sids:
             window.take(read)
-        if window.outstanding == 0 and self.in_flight == 0:  # nothing of it could be decoded
+        if window.outstanding == 0 and self.in_flight == 0:  # nothing in it could be decoded: no answer will renew
             self._renew()
 
     def _within_room(self, window: Window, read: Read) -> Read:
-        """Turn away what there is no room for. Returns the rest."""
+        """Turn away the requests there is no room for; return the others."""
         counts = Counter(read.sids)
         for sid in window.overdraft:
             window.overdraft[sid] = max(0, window.overdraft[sid] - counts[sid])
@@ -210,6 +214,7 @@ class Credit:
         if room == 0 or (self._is_full and counts.keys() <= window.overdraft.keys()):
             self._turn_away(window, read.replies)
             return Read((), (), (), (), ())
+        # Granted requests come first: the server was promised room for them, the overdraft gets what remains.
         granted = [number for number, sid in enumerate(read.sids) if sid not in window.overdraft]
         overdrawn = [number for number, sid in enumerate(read.sids) if sid in window.overdraft]
         away = {*granted[room:], *overdrawn[0 if self._is_full else max(0, room - len(granted)) :]}
@@ -219,7 +224,7 @@ class Credit:
         return Read(*[[value for number, value in enumerate(column) if number not in away] for column in read])
 
     def _turn_away(self, window: Window, replies: Sequence[str]) -> None:
-        """Tell requesters that there are no responders, as the server does when no task has room."""
+        """Answer "no responders", as the server does when no task has room."""
         self.turned_away += len(replies)
         self._spare = max(0.0, self._spare - len(replies))
         self._start_clock()
@@ -227,11 +232,12 @@ class Credit:
             texts = [reply.encode("latin-1").decode(errors="replace") for reply in replies]
             replies = [text for text in texts if is_inbox(text)]
         if replies:
-            with contextlib.suppress(nats.errors.Error):  # as lost as if there had been no overdraft
+            with contextlib.suppress(nats.errors.Error):  # no worse than without an overdraft
                 self._nc.post_frames(f"HPUB {f'{NO_RESPONDERS}HPUB '.join(replies)}{NO_RESPONDERS}", [0] * len(replies))
         self._overdraw(window)
 
     def _forget(self) -> None:
+        """Drop all grants: they ended with the connection. Time without a connection is not time without credit."""
         for window in self._windows:
             window.forget()
         self._stop_clock()

@@ -1,6 +1,6 @@
-"""What a request's payload asks for. Each function raises `BadRequest`, which says what is wrong with it.
+"""Decode request payloads. An invalid one raises `BadRequest`, which says what is wrong with it.
 
-A payload is as the wire has it: each character is a byte.
+A payload is as on the wire: each character is a byte.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _RULE: Final = (
 
 
 def decode_object(payload: str) -> dict[str, Any]:
-    """The JSON object that a request is."""
+    """Return the request's JSON object."""
     content = payload.encode("latin-1")
     try:
         body = orjson.loads(content)
@@ -36,7 +36,7 @@ def decode_object(payload: str) -> dict[str, Any]:
 
 
 def _decode_slowly(payload: bytes) -> Any:
-    """What orjson refuses may be JSON: a number that no float holds, or a deep one. RFC 8259 sets no bounds."""
+    """Decode JSON that orjson refuses: numbers too large for a float, deep nesting. RFC 8259 sets no bounds."""
     try:
         body = json.loads(payload.decode(), parse_int=float, parse_constant=_no_number)
         json.dumps(body, ensure_ascii=False).encode()
@@ -50,20 +50,20 @@ def _decode_slowly(payload: bytes) -> Any:
 
 
 def _no_number(constant: str) -> None:
-    """NaN and the infinities are Python's own."""
+    """Refuse NaN and the infinities: Python reads them, but they are not JSON."""
     raise ValueError(constant)
 
 
 def decode_client_id(payload: str) -> str:
-    """The client id that a request asks for."""
+    """Return the client id that a request asks for."""
     return client_id_of(decode_object(payload))
 
 
 def usual_client_ids(payloads: Sequence[str]) -> list[str] | None:
-    """The client ids of requests that have the most common form, all of them; else None.
+    """Return the client ids if all requests have the most common form, else None.
 
-    One search over all is a tenth of the work. Each must be a line: bodies that are joined in any other way could
-    shift an id to another request.
+    One search over all is a tenth of the work. Each payload must be one line: with any other separator, an id could
+    shift to another request.
     """
     lines = "\n".join(payloads)
     client_ids: list[str] = _usual(lines)
@@ -71,7 +71,7 @@ def usual_client_ids(payloads: Sequence[str]) -> list[str] | None:
 
 
 def client_id_of(body: dict[str, Any]) -> str:
-    """The object's client id."""
+    """Return the object's client id."""
     client_id = body.get("client_id")
     if type(client_id) is not str:
         problem = "client_id must be a string" if "client_id" in body else "client_id is missing"
@@ -82,7 +82,7 @@ def client_id_of(body: dict[str, Any]) -> str:
 
 
 def integer_of(given: Any) -> int | None:
-    """A JSON number without a fraction, however it is written: 1.0 is an integer to JSON Schema. None for all else."""
+    """Return a number without a fraction as an integer (JSON Schema counts 1.0 as one); None for anything else."""
     if type(given) is int:
         return given
     return int(given) if type(given) is float and given.is_integer() else None

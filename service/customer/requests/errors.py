@@ -46,7 +46,7 @@ class NotFound(RequestError):
 
 
 class Conflict(RequestError):
-    """A client, or an adjustment, of that id is there, with other content."""
+    """A client or an adjustment with that id exists, with other content."""
 
     code = "409"
     description = "CONFLICT"
@@ -73,4 +73,4 @@ class InternalError(RequestError):
 ERRORS: Final[tuple[type[RequestError], ...]] = (
     BadRequest, NotFound, Conflict, InsufficientBalance, Unavailable, InternalError,
 )  # fmt: skip
-"""Every error reply there is. Metrics, statistics and alarms derive from this."""
+"""Every error reply. Metrics, statistics and alarms derive from this."""

@@ -1,4 +1,4 @@
-"""One subject's grants: which are open, and what their deliveries tell of the time without any."""
+"""One subject's grants: which are open, and how long there was none, as their deliveries show."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from typing import Final
 from service.nats.parser import Callback, Read
 
 SLEEP_S: Final = 0.1
-"""A CPU quota's period, the longest sleep: https://docs.kernel.org/scheduler/sched-bwc.html"""
+"""A CPU quota's period, so the longest sleep: https://docs.kernel.org/scheduler/sched-bwc.html"""
 TELLING: Final = 16
-"""Requests. Of grants for fewer, the first may stay untouched while others are used: that says nothing."""
+"""Requests. Grants for fewer in total prove nothing: the first may stay untouched while later ones are used."""
 
 Take = Callable[[Read], None]
 
 
 class _Grants:
-    """What was granted at one moment."""
+    """Grants that were made at one moment."""
 
     __slots__ = ("unseen_s", "untouched")
 
     def __init__(self, unseen_s: float) -> None:
         self.untouched = True
         self.unseen_s = unseen_s
-        """Seconds without credit to count, if at the first delivery all grants before these are used up."""
+        """Seconds to count as without credit, if all earlier grants are used up at the first delivery of these."""
 
 
 class Window:
@@ -36,30 +36,31 @@ class Window:
         self.queue = queue
         self.take = take
         self.on_read: Callback
-        """One for all its grants: what they bring in one read comes together."""
+        """Shared by all its grants, so that what they bring in one read comes together."""
         self.outstanding = 0
         """Requests that the server may still deliver."""
         self.granted_s: float | None = None
         """When grants were last made on this connection."""
         self.overdraft: dict[str, int] = {}
-        """By sid, the newest last: requests beyond the room that are left. The one before it may still bring some."""
+        """By sid, newest last: requests that each overdraft may still deliver. The one before the newest may, too."""
         self._open: dict[str, tuple[_Grants, int]] = {}
-        """By sid: what a grant belongs to, and how many messages of it are left."""
+        """By sid: the grants it was made with, and how many messages it may still deliver."""
 
     def add(self, sids: Sequence[str], limit: int, empty_s: float) -> None:
-        """Note further grants of `limit` each, made now; the subject was seen without any for the last `empty_s`."""
+        """Record grants of `limit` requests each, made now; the last `empty_s` seconds are counted as without already."""
         now_s = time.monotonic()
         since_s = now_s - self.granted_s if self.granted_s is not None else 0.0
         self.granted_s = now_s
         total = limit * len(sids)
+        # A sleeping task sees its grants run out only when it wakes: these seconds count if the deliveries show it.
         grants = _Grants(max(0.0, min(since_s, SLEEP_S) - empty_s) if total >= TELLING else 0.0)
         self._open.update(dict.fromkeys(sids, (grants, limit)))
         self.outstanding += total
 
     def use(self, sids: Sequence[str], spend: Callable[[str], None]) -> float:
-        """Note deliveries, by sid. Returns for how many seconds, unseen until now, the server had no credit.
+        """Record deliveries, by sid. Return the seconds, unseen until now, in which the server had no credit.
 
-        Messages beyond a grant's limit do not count: a busy server may deliver some.
+        Messages beyond a grant's limit do not count: a busy server may deliver a few.
         """
         unseen_s = 0.0
         counts = Counter(sids)
@@ -83,7 +84,7 @@ class Window:
         return unseen_s
 
     def _is_oldest(self, grants: _Grants, before: Sequence[str]) -> bool:
-        """Whether all grants that were made earlier are used up, with deliveries of these sids."""
+        """Return whether all earlier grants are used up, once deliveries to the sids `before` are counted."""
         for sid, (of, left) in self._open.items():
             if of is grants:
                 return True

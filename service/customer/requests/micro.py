@@ -1,9 +1,9 @@
 """Concurrent request dispatch for ADR-32 services.
 
-`nats.micro` awaits a handler before it takes the next message, so it serves one request at a time and its
-numbers follow from that. Discovery, identity and the `$SRV` replies are its own; the endpoints are replaced
-(docs/adr/0002-micro.md). A handler returns as soon as its requests are on the way; a request stays in flight,
-and in the statistics, until it is answered.
+`nats.micro` awaits a handler before it takes the next message, so it serves one request at a time, and its
+statistics assume that. Discovery, identity and the `$SRV` replies are still its own; the endpoints are replaced
+(docs/adr/0002-micro.md). A handler returns as soon as the work on its requests has started; a request counts as in
+flight until it is answered.
 
 The wire format is ADR-32's: https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-32.md
 """
@@ -35,22 +35,22 @@ log: Final = structlog.get_logger("service.micro")
 
 OUTCOMES: Final = (OK, REPLY_LOST, *(error.description for error in ERRORS))
 ANSWERS: Final = frozenset({OK, NotFound.description})
-"""Their latency is observed. A refusal takes microseconds, and would make an overloaded task look fast."""
+"""Outcomes whose latency is observed. A refusal takes microseconds: it would make an overloaded task look fast."""
 LATENCY_BUCKETS: Final = (
     0.0002, 0.0005, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075,
     0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0,
 )  # fmt: skip
 
 Handler = Callable[[Burst, Sequence[str]], None]
-"""Starts the work on requests, given their payloads, in which each character is a byte, and returns.
+"""Start the work on requests, given their payloads (each character is a byte), and return.
 
-What it raises becomes the reply to those that are left in the burst.
+An exception becomes the reply to the requests left in the burst.
 """
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """What `$SRV.INFO` tells of an endpoint, and what answers its requests."""
+    """What `$SRV.INFO` says about an endpoint, and the handler of its requests."""
 
     name: str
     subject: str
@@ -70,7 +70,7 @@ class Endpoint:
 
 @dataclass(slots=True)
 class RequestStats:
-    """What an endpoint has done since it started. Plain numbers: they are written once a burst."""
+    """What an endpoint has done since it started. Plain numbers, updated once per burst."""
 
     received: int = 0
     finished: int = 0
@@ -93,7 +93,7 @@ class _Dispatch:
         self._is_traced = isinstance(service.tracing, Tracing)
 
     def on_read(self, read: Read) -> None:
-        """Take the requests of one read. None waits for another's answer, or fails with it."""
+        """Take the requests of one read. No request waits for another's answer, or fails with it."""
         received_ns = time.perf_counter_ns()
         if self._is_traced:
             for number, (reply, payload) in enumerate(zip(read.replies, read.payloads, strict=True)):
@@ -119,7 +119,7 @@ class _Dispatch:
             burst.attempt(self.endpoint.handler, payloads)
 
     def _decoded(self, replies: Sequence[str], payloads: Sequence[str]) -> tuple[list[str], list[str]]:
-        """Reply subjects as text, with their payloads; a request whose reply subject is no text is dropped."""
+        """Return reply subjects as text, with their payloads; drop a request whose reply subject is not UTF-8."""
         texts, theirs = list[str](), list[str]()
         for reply, payload in zip(replies, payloads, strict=True):
             try:
@@ -166,7 +166,7 @@ class _Dispatch:
 class ConcurrentService(Discovery):
     """`nats.micro`'s service (PING, INFO and STATS, each plain, by name and by id) over concurrent endpoints.
 
-    All endpoints together are given at most `max_in_flight` requests, by credit: see `credit.py`.
+    All endpoints together have room for at most `max_in_flight` requests, by credit: see `credit.py`.
     """
 
     def __init__(
@@ -179,7 +179,7 @@ class ConcurrentService(Discovery):
         tracing: NoTracing | Tracing,
         facts: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
-        """`facts` about the whole task are in the `data` of each endpoint's statistics."""
+        """`facts` returns what the statistics of each endpoint say in `data` about the whole task."""
         super().__init__(nc, config)
         self.nc = nc
         self.tracing = tracing
@@ -191,7 +191,7 @@ class ConcurrentService(Discovery):
 
     @property
     def requests(self) -> Mapping[str, RequestStats]:
-        """The statistics of each endpoint, by name."""
+        """Statistics of each endpoint, by name."""
         return {dispatch.endpoint.name: dispatch.stats for dispatch in self._dispatches}
 
     async def serve(self) -> None:
@@ -200,7 +200,7 @@ class ConcurrentService(Discovery):
         self.credit.open()
 
     async def drain(self) -> None:
-        """Take no more requests; return when those already delivered are answered."""
+        """Take no more requests; return when those delivered are answered."""
         await self.credit.close()
         await self.credit.idle()
 
