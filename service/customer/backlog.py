@@ -1,4 +1,4 @@
-"""What the other roles have still to take, for CloudWatch: this role is always there, their tasks may not be."""
+"""Backlogs of the other roles, for CloudWatch: tasks of this role always run, theirs may not."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _unreadable: Final = Repeated(log, "a consumer's backlog is not readable")
 POLL_S: Final = 15.0
 TIMEOUT_S: Final = 5.0
 PERMISSIONS_S: Final = 300.0
-"""After so long the permissions are looked at again: `create` may have given more."""
+"""Seconds until the permissions are read again: `create` may have granted more."""
 
 UNITS: Final = {
     "ArchiveBacklog": "Count",
@@ -40,7 +40,7 @@ UNITS: Final = {
 """The CloudWatch metrics of a deployment with an archive or a queue, and their units."""
 
 CONSUMERS: Final = {"Archive": ARCHIVE_CONSUMER, "Queue": QUEUE_CONSUMER}
-"""Each role's, by what its figures begin with."""
+"""Each role's consumer, by the prefix of its figures."""
 
 FIGURES_LEFT_OUT: Final = "figures are left out; `python -m control_plane create` gives the permissions"
 
@@ -48,13 +48,13 @@ _INFO: Final = "$JS.API.STREAM.INFO."
 _CONSUMER: Final = f"$JS.API.CONSUMER.INFO.{STREAM}."
 _MESSAGE: Final = f"$JS.API.STREAM.MSG.GET.{STREAM}"
 _UNTOLD: Final = {"publish": {"allow": [f"{_INFO}{STREAM}", f"{_CONSUMER}{ARCHIVE_CONSUMER}"]}}
-"""Taken for the permissions while the server does not tell: those of the first version."""
+"""Permissions assumed until the server reports them: those of the first version."""
 
 
 class Backlog:
-    """Reads the roles' consumers, where there are any. What cannot be read is no figure: an alarm sees it missing.
+    """Reads the roles' consumers, where they exist. Leaves out a figure it cannot read: an alarm sees it missing.
 
-    What the user may not ask is not asked: the server would say nothing, and each question would wait for its time-out.
+    Never asks what its user may not ask: the server would not answer, and each request would wait for its time-out.
     """
 
     def __init__(self, nc: NatsClient) -> None:
@@ -92,7 +92,7 @@ class Backlog:
         return permissions.allows(self._permissions.get("publish"), subject)
 
     async def _keep(self, name: str, reading: Awaitable[Mapping[str, float]]) -> None:
-        """One that takes long, or fails, is not in the way of the others."""
+        """Keep the figures that are read, or none if that fails. A slow one does not hold up the others."""
         figures: Mapping[str, float] = {}
         try:
             figures = await reading
@@ -100,15 +100,15 @@ class Backlog:
             pass
         except (nats.errors.Error, APIError) as error:
             log.debug("a backlog cannot be read", of=name, error=str(error) or type(error).__name__)
-        except Exception as error:  # an answer that is none: its last figure must not stay for ever
+        except Exception as error:  # an invalid answer: the last figure must not stay for ever
             _unreadable.warning(name, of=name, error=f"{type(error).__name__}: {error}")
         self._read[name] = figures
 
     async def _of(self, role: str, consumer: str) -> Mapping[str, float]:
-        """`...Backlog` counts what a task holds too, dead or alive; `...Oldest` is the age of the oldest of all these.
+        """Return figures. `...Backlog` includes what a task holds, dead or alive; `...Oldest` is the age of the oldest.
 
-        `...Unconfirmed`: messages that the stream discarded while one before them was not acknowledged. They may be
-        lost to the role, or were acknowledged out of turn.
+        `...Unconfirmed` counts discarded messages above the consumer's ack floor: they may be lost to the role, or were
+        acknowledged out of order.
         """
         if not self._may(f"{_CONSUMER}{consumer}"):
             return {}
@@ -129,10 +129,10 @@ class Backlog:
         return {name: value for name, value in figures.items() if name in UNITS}
 
     async def _oldest_s(self, info: Mapping[str, Any]) -> float | None:
-        """By the server's clock alone: the age of the first message that can still be delivered.
+        """Return the age, by the server's clock alone, of the first message that can still be delivered.
 
-        None where the server does not tell: an older one gives no time (`ts`), and what was given up after
-        `max_deliver` deliveries holds the acknowledgement floor while others are held.
+        None if the server does not tell: an older one sends no time (`ts`), and while messages are held, one that was
+        given up after `max_deliver` deliveries holds the ack floor too.
         """
         config, first = info["config"], info["ack_floor"]["stream_seq"] + 1
         if not info["num_ack_pending"]:
@@ -146,7 +146,7 @@ class Backlog:
         return max([await self._age_s(now, first, subject) for subject in subjects])
 
     async def _age_s(self, now: datetime, sequence: int, subject: str) -> float:
-        """Of the first message that the stream still has from there on; 0 when it has none."""
+        """Return the age of the first message that the stream still has from `sequence` on; 0 if it has none."""
         try:
             asked = orjson.dumps({"seq": sequence, "next_by_subj": subject})
             message = (await self._ask(_MESSAGE, asked))["message"]
@@ -161,7 +161,7 @@ class Backlog:
         return {"QueueDeadLetters": int(info["state"]["messages"])}
 
     async def _ask(self, subject: str, request: bytes = b"") -> dict[str, Any]:
-        """JetStream's own answer: nats-py leaves out the time at which it was true (`ts`)."""
+        """Return JetStream's own answer: nats-py leaves out its time (`ts`)."""
         answer: dict[str, Any] = orjson.loads((await self._nc.request(subject, request, timeout=TIMEOUT_S)).data)
         if "error" in answer:
             raise APIError.from_error(answer["error"])

@@ -1,4 +1,4 @@
-"""Look-ups of clients, shared by the endpoints: who asks at the same time shares a BatchGetItem."""
+"""Client look-ups, shared by the endpoints: requests at the same time share a BatchGetItem."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from service.customer.tracing import NoTracing, Tracing
 from service.dynamodb.table import Outcome, Table
 
 Answer = Callable[[Burst, Sequence[str], Mapping[str, Outcome]], None]
-"""Answers requests, given the client that each asked for, and outcomes, theirs among them."""
+"""Answer requests, given the client id that each asked for, and outcomes that include theirs."""
 
 
 class Clients:
-    """A strongly consistent read costs twice as much and cannot share a call with the others: it has batches apart."""
+    """Two loaders: a strongly consistent read costs twice as much, and cannot share a call with the others."""
 
     def __init__(self, table: Table, tracing: NoTracing | Tracing) -> None:
         self._shared = BatchLoader[str](tracing.read(table.read))
         self._consistent = BatchLoader[str](tracing.read(partial(table.read, consistent=True)))
 
     def load(self, burst: Burst, client_ids: Sequence[str], answer: Answer, *, consistent: bool = False) -> None:
-        """Look up the client of each request; `answer` is called for those that are read together."""
+        """Look up each request's client; call `answer` once for each group that is read together."""
         replies, burst.replies = burst.replies, ()
 
         def deliver(client_ids: Sequence[str], replies: Sequence[str], outcomes: Mapping[str, Outcome]) -> None:

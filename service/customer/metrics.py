@@ -36,7 +36,7 @@ UNITS: Final = {
     "AdjustmentConflicts": "Count",
     "AdjustmentsUnknown": "Count",
 }
-"""Every CloudWatch metric of this role, and its unit. Each is paid for: what nobody acts on is in the line alone."""
+"""Every CloudWatch metric of this role, and its unit. Each costs money: what nobody acts on is only in the log line."""
 
 Adjusting = tuple[LedgerStats, TillStats]
 
@@ -44,7 +44,7 @@ Adjusting = tuple[LedgerStats, TillStats]
 def families(
     service: ConcurrentService, table: Table, events: Events, nc: NatsClient, adjusting: Adjusting | None
 ) -> Iterator[Metric]:
-    """The Prometheus metrics. `adjusting` None: adjustments are not served."""
+    """Yield the Prometheus metrics. `adjusting` is None if adjustments are not served."""
     requests = service.requests
     outcomes = {(name, outcome): stats.outcomes[outcome] for name, stats in requests.items() for outcome in OUTCOMES}
     yield counters("balance_requests", "Requests answered, by outcome.", ["endpoint", "outcome"], outcomes)
@@ -120,7 +120,7 @@ class _Reading:
 
 
 class Minute:
-    """What happened since the last call of `figures`."""
+    """What happened since the previous call of `figures`."""
 
     def __init__(
         self, service: ConcurrentService, table: Table, events: Events, adjusting: Adjusting | None = None
@@ -132,7 +132,7 @@ class Minute:
         self._last = self._read()
 
     def figures(self, *, serving: bool) -> Mapping[str, Figure]:
-        """A value for each metric of `UNITS`, and what is in the line alone.
+        """Return a value for each metric of `UNITS`, and those that are only in the log line.
 
         The latencies are left out of a minute without requests.
         """
@@ -146,7 +146,7 @@ class Minute:
         values: dict[str, float] = {
             "Requests": outcomes.total(),
             **{error.description: outcomes[error.description] for error in ERRORS},
-            # Little's law: the time spent on requests, in each second of the interval.
+            # Little's law: seconds spent on requests, per second, are the requests in flight on average.
             "InFlight": (now.processing_ns - before.processing_ns) / 1e9 / elapsed_s,
             "TimeWithoutCredit": min(100.0, 100 * (now.without_s - before.without_s) / elapsed_s),
             "BatchSize": (now.batch_keys - before.batch_keys) / batches if batches else 0,

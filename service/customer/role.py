@@ -50,7 +50,7 @@ from service.runtime.role import Need, Skipped
 log: Final = structlog.get_logger("service.customer")
 
 FURTHER_LOOKS: Final = 3
-"""Where many tasks start at once, their CPU or DynamoDB may be slow for longer than a read waits."""
+"""Reads before the check: when many tasks start at once, CPU or DynamoDB may be slow for longer than one waits."""
 
 
 class Customer:
@@ -92,7 +92,7 @@ class Customer:
         )
         self._bucket: KeyValue
         self._batched = False
-        """The stream takes batches."""
+        """Whether the stream takes batches."""
         self._backlog = Backlog(self._nc)
         self._watching: asyncio.Task[None] | None = None
 
@@ -128,7 +128,7 @@ class Customer:
             self._watching = background(self._backlog.run(), "backlog")
 
     async def drain(self, timeout_s: float) -> None:
-        """Take no more requests, answer those in flight, flush their events."""
+        """Take no more requests, answer those in flight, and flush their events."""
         self._state = "draining"
         log.info("draining", in_flight=self._service.in_flight, events=self._events.pending)
         started_s = asyncio.get_running_loop().time()
@@ -172,7 +172,7 @@ class Customer:
         return found
 
     def _known_problems(self) -> Mapping[str, str]:
-        """What keeps requests from being answered, without asking the table. Events that wait do not."""
+        """Return what keeps requests from being answered, without asking the table. Waiting events do not."""
         found = {}
         if self._state != "serving":
             found["service"] = self._state
@@ -183,7 +183,7 @@ class Customer:
         return found
 
     def _facts(self) -> Mapping[str, Any]:
-        """About this task, for `$SRV.STATS`: what an operator can see from anywhere."""
+        """Return what an operator sees of this task in `$SRV.STATS`, from anywhere."""
         problems = self._known_problems()
         return {
             "version": __version__,
@@ -217,7 +217,7 @@ class Customer:
         )
 
     def _is_serving(self) -> bool:
-        """What can be known without asking the table."""
+        """Return whether this task serves, as far as is known without asking the table."""
         return self._state == "serving" and self._nc.is_connected
 
     async def _look_at_permissions(self) -> str:

@@ -1,4 +1,4 @@
-"""What the role `customer` is told by its environment."""
+"""Settings of the role `customer`, from environment variables."""
 
 from __future__ import annotations
 

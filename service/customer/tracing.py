@@ -1,9 +1,9 @@
-"""One OpenTelemetry span for each request, when `OTEL_EXPORTER_OTLP_ENDPOINT` says where they go.
+"""One OpenTelemetry span for each request, if `OTEL_EXPORTER_OTLP_ENDPOINT` says where to send them.
 
-Everything else is the SDK's own: https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
-Context comes from the request's `traceparent` and `tracestate` headers, their names in any case, and goes on in the
-event's (https://www.w3.org/TR/trace-context/#header-name). OpenTelemetry is imported only when it is asked for:
-requirements/service-otel.txt.
+The SDK reads the rest: https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
+Context comes from the request's `traceparent` and `tracestate` headers (names in any case), and is passed on in the
+event's (https://www.w3.org/TR/trace-context/#header-name). OpenTelemetry is imported only if an endpoint is set; it is
+in requirements/service-otel.txt.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Read = Callable[[Sequence[str], Give[Result]], Awaitable[None]]
 _context_lines: Final = re.compile(r"\n(traceparent|tracestate):[ \t]*([^\r\n]*)", re.IGNORECASE).findall
 _STATE_MAX: Final = 512
 _MEMBER_MAX: Final = 128
-"""Characters of a tracestate that must go on, and of a member that is left out first where it has more:
+"""Characters: a tracestate up to `_STATE_MAX` must be passed on; of a longer one, members above `_MEMBER_MAX` go first:
 https://www.w3.org/TR/trace-context/#tracestate-limits
 """
 _VARIABLES: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
@@ -49,9 +49,9 @@ _batch: ContextVar[Span | None] = ContextVar("batch", default=None)
 
 
 def tracing() -> NoTracing | Tracing:
-    """Tracing, if an endpoint is set.
+    """Return `Tracing` if an endpoint is set, else `NoTracing`.
 
-    Raises `ServiceError` when one is, and OpenTelemetry is not installed.
+    Raises `ServiceError` if one is set and OpenTelemetry is not installed.
     """
     variable = next((name for name in _VARIABLES if os.environ.get(name)), None)
     if variable is None:
@@ -66,7 +66,7 @@ def tracing() -> NoTracing | Tracing:
             f"{variable} is set and OpenTelemetry is not installed ({error})",
             "install requirements/service-otel.txt, or unset it",
         ) from None
-    # It logs each member of a tracestate that it cannot read, and any requester may send one.
+    # The SDK logs each tracestate member that it cannot read, and any requester may send one.
     logging.getLogger("opentelemetry.trace.span").setLevel(logging.ERROR)
     name = os.environ.get("OTEL_SERVICE_NAME") or "customer-balance"
     provider = TracerProvider(resource=Resource.create({"service.name": name, "service.version": __version__}))
@@ -75,7 +75,7 @@ def tracing() -> NoTracing | Tracing:
 
 
 def _harmless(method: Callable[P, T]) -> Callable[P, T | None]:
-    """A request is answered whatever its span does: what `method` raises is logged, and None is what it returns."""
+    """Log what `method` raises and return None instead: a request is answered whatever happens to its span."""
 
     @functools.wraps(method)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> T | None:
@@ -89,22 +89,22 @@ def _harmless(method: Callable[P, T]) -> Callable[P, T | None]:
 
 
 class NoTracing:
-    """Does nothing, where no endpoint is set."""
+    """Does nothing: no endpoint is set."""
 
     def begin(self, subject: str, headers: str) -> None:
-        """No span."""
+        """Start no span."""
 
     def end(self, span: Any, endpoint: str, outcome: str) -> None:
-        """No span to end."""
+        """Do nothing: there is no span to end."""
 
     def context(self, span: Any) -> None:
-        """No context to pass on."""
+        """Return None: there is no context to pass on."""
 
     def read(self, read: Read[Result]) -> Read[Result]:
         return read
 
     async def close(self, timeout_s: float) -> None:
-        """Nothing to send."""
+        """Do nothing: there is nothing to send."""
 
 
 class Tracing:
@@ -121,7 +121,7 @@ class Tracing:
 
     @_harmless
     def begin(self, subject: str, headers: str) -> Span | None:
-        """A request's span: a child of the requester's, if it sent one. `headers` are the block as it came."""
+        """Start a request's span: a child of the requester's, if it sent one. `headers` is the block as received."""
         parent = self._propagator.extract(_context(headers)) if headers else None
         attributes = {"messaging.system": "nats", "messaging.destination.name": subject}
         return self._tracer.start_span(subject, context=parent, kind=self._kinds.SERVER, attributes=attributes)
@@ -137,9 +137,7 @@ class Tracing:
 
     @_harmless
     def context(self, span: Span) -> Mapping[str, str] | None:
-        """The headers that carry a span on; none for one that is not recorded, as all are with
-        `OTEL_SDK_DISABLED=true`.
-        """
+        """Return the headers that pass a span on; none if it is not recorded, as with `OTEL_SDK_DISABLED=true`."""
         from opentelemetry.trace import set_span_in_context  # noqa: PLC0415
 
         carrier: dict[str, str] = {}
@@ -149,7 +147,7 @@ class Tracing:
         return carrier
 
     def read(self, read: Read[Result]) -> Read[Result]:
-        """`read` with a span, to which the spans of its requests are linked."""
+        """Return `read` with a span of its own, to which the spans of its requests are linked."""
 
         async def traced(ids: Sequence[str], give: Give[Result]) -> None:
             span = self._begin_call(len(ids))
@@ -173,19 +171,19 @@ class Tracing:
             span.end()
 
     async def close(self, timeout_s: float) -> None:
-        """Send what is there; what a collector does not take within `timeout_s` seconds is lost."""
+        """Send the remaining spans; those that a collector does not take within `timeout_s` seconds are lost."""
         closing = threading.Thread(target=self._provider.shutdown, name="tracing", daemon=True)
         closing.start()
         await asyncio.to_thread(closing.join, timeout_s)
 
 
 def _context(headers: str) -> Mapping[str, str]:
-    """Those of W3C, in lower case: NATS keeps a header's name as it was written."""
+    """Return the W3C headers, names in lower case: NATS keeps a header's name as it was written."""
     return {name.lower(): value.rstrip() for name, value in _context_lines(headers)}
 
 
 def _bounded(state: str) -> Mapping[str, str]:
-    """A tracestate that no requester makes longer than it must be."""
+    """Cut a tracestate to what must be passed on, so that a requester cannot make events longer than that."""
     members = state.split(",")
     if len(state) > _STATE_MAX:
         members = [member for member in members if len(member) <= _MEMBER_MAX]

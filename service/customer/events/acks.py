@@ -1,4 +1,4 @@
-"""What the stream answers to a batch of events, which may be one event.
+"""Read the stream's answer to a batch of events, which may be a single one.
 
 | answer | read as |
 | --- | --- |
@@ -6,8 +6,8 @@
 | an error, no responders, another stream's acknowledgement | `Refused` |
 | anything else, as ADR-50's flow control (`type` is `ack`, `gap` or `err`) | None: the acknowledgement is yet to come |
 
-Whoever may subscribe to events sees their reply subjects, and can have JetStream's API answer to one. Such an answer
-names its `type`, or is a stored message: neither is an acknowledgement.
+A user who may subscribe to events sees their reply subjects, and can make JetStream's API answer to one. Such an answer
+has a `type`, or is a stored message: neither is an acknowledgement.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Refused:
 
 
 def read(payload: str, headers: str, sent: int) -> Stored | Refused | None:
-    """What the stream says of a batch of `sent` events, in the wire's own form: each character is a byte."""
+    """Return what the stream says about a batch of `sent` events. Text is as on the wire: a character is a byte."""
     if headers.startswith("NATS/1.0 503"):
         return Refused("no stream takes the subject")
     answer = _decode(payload.encode("latin-1"))
@@ -59,7 +59,7 @@ def _decode(payload: bytes) -> dict[str, Any] | None:
 def _stored(count: Any, sent: int) -> Stored | Refused:
     if sent == 1:
         return Stored(1)
-    if type(count) is not int:  # an acknowledgement of each message: the server knows no batches
+    if type(count) is not int:  # one acknowledgement per message: the server does not know batches
         return Refused("the server takes no batches", takes_no_batches=True)
     if not 0 < count <= sent:
         return Refused(f"an acknowledgement of {count} events of {sent}")

@@ -1,18 +1,18 @@
-"""Responses to JetStream: acknowledged, retried with the same `Nats-Msg-Id`, bounded.
+"""Publish responses to JetStream: acknowledged, retried with the same `Nats-Msg-Id`, bounded.
 
-An event is held until the stream has acknowledged it. What one turn of the event loop publishes leaves together, in
-batches, while fewer than a `Window` of events are unacknowledged. The stream answers batches in the order of sending.
+An event is held until the stream has acknowledged it. Events of one turn of the event loop are sent together, in
+batches, while fewer than a `Window` allows are unacknowledged. The stream answers batches in the order of sending.
 
 | state | `stalled` | what is sent | leaves the state |
 | --- | --- | --- | --- |
-| flowing | None | what waits, as far as the window goes | a refusal, or no answer at all for `ACK_WAIT_S` |
-| stalled | the reason | the oldest event, a probe, with backoff | a batch sent since then is acknowledged |
+| flowing | None | waiting events, as the window allows | a refusal, or no answer at all for `ACK_WAIT_S` |
+| stalled | the reason | the oldest event as a probe, with backoff | a batch sent since then is acknowledged |
 
-So an outage costs one or two messages a second, not a storm, and the requests go on being answered. Only what is
-overdue is sent again: unanswered for `ACK_WAIT_S`, while a later batch was answered, or none was. What does not fit the
-bounds is dropped and counted.
+So an outage costs one or two messages a second, not a storm, and requests are still answered. Only overdue batches are
+sent again: unanswered for `ACK_WAIT_S`, while a later batch was answered, or nothing was. Events beyond the bounds are
+dropped and counted.
 
-At least once: a retry that comes after the stream's duplicate window may store an event twice.
+Delivery is at least once: a retry after the stream's duplicate window may store an event twice.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class EventStats:
 
 
 class Events:
-    """Publishes events for one task. `start` first; `flush` before the connection is closed."""
+    """Publishes events for one task. Call `start` first, and `flush` before the connection is closed."""
 
     def __init__(self, nc: NatsClient, *, max_events: int = MAX_EVENTS, max_bytes: int = MAX_BYTES) -> None:
         self.stats = EventStats()
@@ -66,13 +66,13 @@ class Events:
         self._publisher = Publisher(nc)
         self._window = Window()
         self._answered = -1
-        """The number of the latest batch that was acknowledged."""
+        """Number of the latest acknowledged batch."""
         self._answered_s = float("-inf")
-        """When the stream last said anything about a batch."""
+        """When the stream last answered anything to a batch."""
         self._stalled_at = 0
-        """The number of the first batch that was sent since the stream stalled."""
+        """Number of the first batch sent since the stream stalled."""
         self._sending = False
-        """`_send_waiting` is about to run, at the end of this turn of the event loop."""
+        """Whether `_send_waiting` is about to run, at the end of this turn of the event loop."""
         self._dropping = False
         self._settled = asyncio.Event()
         self._settled.set()
@@ -91,7 +91,7 @@ class Events:
         return self._publisher.mode
 
     async def start(self, *, batched: bool = False) -> None:
-        """`batched`: the stream takes batches (`allow_batched`)."""
+        """Listen for answers, and watch for overdue ones. `batched`: the stream takes batches (`allow_batched`)."""
         self._publisher.mode = BATCHED if batched else SINGLE
         log.info("events are acknowledged", mode=self.mode)
         await self._publisher.listen(self._on_answer)
@@ -100,13 +100,13 @@ class Events:
     def publish(
         self, client_ids: Sequence[str], payloads: Sequence[str], context: Mapping[str, str] | None = None
     ) -> None:
-        """Store each client's balance, now or when the stream is reachable again. Does not raise while it is not."""
+        """Publish each client's balance, now or when the stream is reachable again. Does not raise while it is not."""
         self._publish(self._outbox.add([f"{EVENT_PREFIX}{client_id}" for client_id in client_ids], payloads, context))
 
     def publish_once(
         self, subjects: Sequence[str], payloads: Sequence[str], ids: Sequence[str], context: Mapping[str, str] | None
     ) -> None:
-        """`publish` events with ids of `ID_LENGTH`: the stream keeps one of an id within its duplicate window."""
+        """Publish events with ids of `ID_LENGTH`: the stream keeps one event per id within its duplicate window."""
         self._publish(self._outbox.add(subjects, payloads, context, ids))
 
     def _publish(self, dropped: int) -> None:
@@ -118,9 +118,9 @@ class Events:
             self._loop.call_soon(self._send_waiting)
 
     async def flush(self, timeout_s: float) -> int:
-        """Wait until every event is acknowledged; the number that is not, after `timeout_s` seconds.
+        """Wait up to `timeout_s` seconds until every event is acknowledged; return how many are not.
 
-        At once when the connection is closed for good: none will be.
+        Returns at once when the connection is closed for good: no more will be acknowledged.
         """
         deadline = self._loop.time() + timeout_s
         while not (self._settled.is_set() or self._nc.is_closed) and (left_s := deadline - self._loop.time()) > 0:
@@ -162,7 +162,7 @@ class Events:
             self._store(batch, answer.count)
 
     def _store(self, batch: Batch, count: int) -> None:
-        """The stream has the first `count` events of a batch; after a gap, the others are sent again."""
+        """Count the first `count` events of a batch as stored; the others, after a gap, are sent again."""
         self.stats.published += count
         self.stats.retried += self._outbox.stored(batch, count)
         self._answered = max(self._answered, batch.number)
@@ -183,11 +183,11 @@ class Events:
         self._stall(refused.reason)
 
     def _take_back(self, batch: Batch) -> None:
-        """Let a batch's events wait, to be sent again. Whatever is answered to it from now on counts no more."""
+        """Queue a batch's events to be sent again. Later answers to this batch are ignored."""
         self.stats.retried += self._outbox.take_back(batch)
 
     async def _watch_answers(self) -> None:
-        """Notice what is overdue, and probe a stalled stream."""
+        """Look for overdue batches, and probe a stalled stream."""
         while True:
             if self.stalled is None:
                 await asyncio.sleep(ACK_WAIT_S / 4)
@@ -199,6 +199,10 @@ class Events:
                 self._probe()
 
     def _notice_overdue(self) -> None:
+        """Queue overdue batches again, and narrow the window; stall if the stream has not answered anything.
+
+        A late batch alone is no sign of loss while the stream still works on earlier ones: it answers in order.
+        """
         now_s = time.monotonic()
         silent = now_s - self._answered_s > ACK_WAIT_S
         late = [batch for batch in self._outbox.sent.values() if now_s - batch.sent_s > ACK_WAIT_S]
@@ -210,7 +214,7 @@ class Events:
             self._stall(f"no acknowledgement within {ACK_WAIT_S:g} seconds")
 
     def _probe(self) -> None:
-        """Send the oldest event, alone, be it the last probe's or not."""
+        """Send the oldest event alone; it may be the one of the last probe."""
         if self.stalled is None or not self._nc.is_connected:
             return
         for batch in [batch for number, batch in self._outbox.sent.items() if number >= self._stalled_at]:
@@ -219,7 +223,7 @@ class Events:
             self._send(1)
 
     def _stall(self, reason: str) -> None:
-        """Hold everything back, oldest first, behind the probe."""
+        """Hold back every event but the probe, in order."""
         if self.stalled is None:
             self._probe_wait_s = PROBE_MIN_S
             self._stalled_at = self._outbox.next_batch

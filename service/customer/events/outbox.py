@@ -16,11 +16,11 @@ _OVERHEAD_BYTES: Final = 64
 
 
 Event = tuple[int, str, str, str, str]
-"""Number, subject, payload, header lines that carry its request's span on, each with its CRLF, and its id; empty: the
-number makes one.
+"""Number, subject, payload, header lines that pass its request's span on (each with its CRLF), and id (if empty, made
+from the number).
 """
 FIRST: Final = 10**15
-"""The first event's number: all have as many digits."""
+"""Number of the first event: all numbers have the same length."""
 
 
 @dataclass(slots=True)
@@ -56,7 +56,7 @@ class Outbox:
         context: Mapping[str, str] | None,
         ids: Iterable[str] = repeat(""),
     ) -> int:
-        """Let events wait. Returns for how many of them, the last ones, there is no room."""
+        """Queue events. Return how many of them, the last ones, had no room."""
         lines = header_lines(context).decode() if context else ""
         events: list[Event] = list(zip(count(self._next_event), subjects, payloads, repeat(lines), ids))
         size_bytes, room = _size_bytes(events), self._max_events - len(self)
@@ -68,7 +68,7 @@ class Outbox:
         return len(subjects) - len(events)
 
     def take(self, size: int, now_s: float) -> Batch:
-        """Make a batch of the oldest waiting events; it counts as sent."""
+        """Return a batch of the oldest waiting events; it counts as sent."""
         popleft = self.waiting.popleft
         batch = Batch(self.next_batch, [popleft() for _ in range(size)], now_s)
         self.next_batch += 1
@@ -77,7 +77,7 @@ class Outbox:
         return batch
 
     def stored(self, batch: Batch, count: int) -> int:
-        """Let go of a batch's first `count` events, and let the others wait again. How many these are."""
+        """Remove a batch's first `count` events, and queue the others again. Return how many those are."""
         done, rest = batch.events[:count], batch.events[count:]
         self.unacknowledged -= len(done)
         self.held_bytes -= _size_bytes(done)
@@ -85,7 +85,7 @@ class Outbox:
         return self.take_back(batch)
 
     def take_back(self, batch: Batch) -> int:
-        """Let a batch's events wait again, before those that are younger. How many they are."""
+        """Queue a batch's events again, before younger ones. Return how many they are."""
         del self.sent[batch.number]
         events = batch.events
         self.unacknowledged -= len(events)
@@ -97,6 +97,6 @@ class Outbox:
 
 
 def _size_bytes(events: Sequence[Event]) -> int:
-    """What they take, in characters: nearly all are ASCII."""
+    """Count the bytes that events take, by their characters: nearly all are ASCII."""
     held = sum([len(subject) + len(payload) + len(context) for _, subject, payload, context, _ in events])
     return held + _OVERHEAD_BYTES * len(events)

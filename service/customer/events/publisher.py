@@ -7,9 +7,9 @@
 
 `BATCHED` is ADR-50's fast-ingest with gap mode `fail`; the last event commits what the first began.
 
-The server hands out acknowledgements by reply subject, so the inbox is one that nobody can guess; a batch's id is
-unique in the stream, which all tasks share. A burst leaves nothing open: a batch whose commit got lost is abandoned by
-the server after 10 seconds, and its events are sent again in another one.
+The server sends acknowledgements to the reply subject, so the inbox must be impossible to guess; a batch's id must be
+unique in the stream, which all tasks share. Each batch is committed at once, so none stays open: the server abandons
+one whose commit was lost after 10 seconds, and its events are sent again in another one.
 https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-50.md
 """
 
@@ -31,12 +31,12 @@ SINGLE: Final = "one by one"
 
 BATCH_MAX: Final = 100
 EVENT_BYTES: Final = 768
-"""Of an event's headers and payload at most, its trace's context among them."""
+"""Most bytes of an event's headers and payload, trace context included."""
 _HEAD: Final = "NATS/1.0\r\nNats-Msg-Id: "
 ID_LENGTH: Final = 33
-"""Of each event's id, made here or given: all header blocks without a context have one length."""
+"""Characters of each event's id, made here or given: header blocks without a context have the same length."""
 _FLOW: Final = 50
-"""The server says after so many events of a batch that it is alive: a slow stream takes long for a whole one."""
+"""Events of a batch after which the server reports that it is alive: a slow stream takes long for a whole batch."""
 _BEGIN, _APPEND, _COMMIT = range(3)
 
 
@@ -55,7 +55,7 @@ class Publisher:
         return BATCH_MAX if self.mode == BATCHED else 1
 
     async def listen(self, on_answer: Callable[[str, str, str], None]) -> None:
-        """Have each answer of the stream handed over: its subject, payload and headers."""
+        """Pass each answer of the stream to `on_answer`: its subject, payload and headers."""
 
         def on_read(read: Read) -> None:
             for subject, payload, headers in zip(read.subjects, read.payloads, read.headers, strict=True):
@@ -64,12 +64,12 @@ class Publisher:
         self._nc.deliver(await self._nc.subscribe(f"{self._inbox}.>"), on_read)
 
     def number(self, subject: str) -> int:
-        """The number of the batch that an answer to `subject` is about; -1: of none."""
+        """Return the number of the batch that an answer to `subject` is about, or -1."""
         number = subject[len(self._inbox) + 1 :].partition(".")[0].rpartition("-")[2]
         return int(number) if number.isdecimal() else -1
 
     def send(self, batch: Batch) -> None:
-        """Raises `nats.errors.Error` when the connection does not take all of them."""
+        """Send a batch. Raises `nats.errors.Error` when the connection does not take all of its events."""
         reply = f"{self._inbox}.{self._id}-{batch.number}"
         frames = self._frames(batch.events, reply, len)
         if not frames.isascii():
@@ -77,7 +77,7 @@ class Publisher:
         self._nc.post_frames(frames, [len(payload) for _, _, payload, _, _ in batch.events])
 
     def _frames(self, events: Sequence[Event], reply: str, length: Callable[[str], int]) -> str:
-        """Each event as it is on the wire: the same headers each time, so that the stream knows it again."""
+        """Return the events as on the wire: with the same headers each time, so that the stream sees a duplicate."""
         own, context_at = self._id, len(f"{_HEAD}{self._id}.{FIRST}\r\n\r\n")
         return "".join([
             f"HPUB {subject} {reply}{end} {context_at + length(context)}"
@@ -89,7 +89,7 @@ class Publisher:
 
 @lru_cache(maxsize=BATCH_MAX)
 def _ends(size: int) -> Sequence[str]:
-    """How the reply subjects of a batch's events end."""
+    """Return the endings of the reply subjects of a batch's events."""
     if size == 1:
         return ("",)
     operations = [_BEGIN, *[_APPEND] * (size - 2), _COMMIT]

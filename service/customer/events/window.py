@@ -1,8 +1,8 @@
 """How many events may be unacknowledged: additive increase, multiplicative decrease (AIMD).
 
-A stream that is slower than the demand acknowledges later and later. Then the window halves, at most once for each
-window sent, until what is sent is acknowledged within `LATE_S`; a silent stream gets one event, and the window opens
-again from there. So what waits, waits here, where it costs no second transmission.
+A stream that is slower than the demand acknowledges later and later. Then the window halves, at most once per window
+sent, until events are acknowledged within `LATE_S`; a silent stream gets one event, and the window opens again from
+there. So events wait here, where waiting causes no retransmission.
 https://www.rfc-editor.org/rfc/rfc5681#section-3.1
 """
 
@@ -12,10 +12,10 @@ from typing import Final
 
 WINDOW_MAX: Final = 4096
 STEP: Final = 16
-"""Events by which the window opens for each window that is acknowledged in time."""
+"""Events by which the window grows for each window that is acknowledged in time."""
 
 LATE_S: Final = 1.0
-"""An acknowledgement that takes longer tells of a queue before the stream."""
+"""Seconds. An acknowledgement that takes longer means that events queue up before the stream."""
 
 
 class Window:
@@ -25,7 +25,7 @@ class Window:
         self._credit = 0
 
     def acknowledged(self, events: int, sent_s: float, now_s: float) -> None:
-        """`events` that were sent at `sent_s` are stored."""
+        """Count `events` that were sent at `sent_s` as stored; the window grows, or halves if they were late."""
         if now_s - sent_s > LATE_S:
             self.narrow(sent_s, now_s)
         elif self.size < WINDOW_MAX:
@@ -34,12 +34,12 @@ class Window:
             self.size = min(WINDOW_MAX, self.size + grown)
 
     def narrow(self, sent_s: float, now_s: float) -> None:
-        """An event sent at `sent_s` was late or lost. Ignored for one that was sent before the last halving."""
+        """Halve the window: an event sent at `sent_s` was late or lost. Ignore one sent before the last halving."""
         if sent_s >= self._narrowed_s:
             self._narrowed_s = now_s
             self.size = max(1, self.size // 2)
 
     def close(self, now_s: float) -> None:
-        """The stream takes nothing: begin again with one event."""
+        """Begin again with one event: the stream takes nothing."""
         self._narrowed_s = now_s
         self.size = 1
