@@ -1,6 +1,6 @@
 """The endpoint `customer.adjust`: points earned or redeemed, once for each `adjustment_id`.
 
-A reply is written from the ledger's row, each time by the same function: asked for again, it has the same bytes
+Every reply is written from the ledger's row, by the same function: a repeated request gets the same bytes
 (docs/adr/0016-adjustments.md).
 """
 
@@ -29,11 +29,11 @@ from service.customer.requests.micro import Endpoint
 from service.dynamodb.table import Table
 
 ADJUSTED_BYTES: Final = 2048
-"""Of the headers and the payload of `customer.adjusted.<client_id>`, at most."""
+"""Most bytes of the headers and payload of `customer.adjusted.<client_id>`."""
 
 
 def decode(payload: str) -> Adjustment:
-    """The adjustment that a request asks for. Raises `BadRequest`."""
+    """Return the adjustment that a request asks for. Raises `BadRequest`."""
     body = decode_object(payload)
     return Adjustment(client_id_of(body), _adjustment_id(body), _points(body), _reason(body))
 
@@ -65,7 +65,7 @@ def _reason(body: dict[str, Any]) -> str | None:
 
 
 def encode(client_id: str, entry: Entry) -> str:
-    """A reply's text, which is the event's too. It must never change for an entry that is there."""
+    """Return a reply's text, which is the event's too. It must never change for an existing entry."""
     return (
         f'{{"client_id":{_json(client_id)},"adjustment_id":{_json(entry.adjustment_id)}'
         f',"points":{entry.points},"balance":{entry.balance}}}'
@@ -91,11 +91,11 @@ class Adjust:
         self.ledger = ledger
         self.tills = Tills(ledger, self._answer, partial(table.read, consistent=True))
         self.forgotten_s = 0.0
-        """The stream's duplicate window: it would store a second event of an adjustment that was made before that."""
+        """Seconds: the stream's duplicate window. It would store a second event of an adjustment made before that."""
         self._events = events
 
     def handle(self, burst: Burst, payloads: Sequence[str]) -> None:
-        """Put each request into its client's till, where it is answered."""
+        """Put each request into its client's till, which answers it."""
         asked = burst.each(decode, payloads)
         self.tills.add(zip(asked, burst.singles(), strict=True))
 
@@ -103,7 +103,9 @@ class Adjust:
         client_id = waiting.adjustment.client_id
         payload = encode(client_id, entry)
         waiting.request.respond([payload])
-        if is_new or time.time() - datetime.fromisoformat(entry.at).timestamp() < self.forgotten_s / 2:  # clocks differ
+        # A repeat publishes again, in case the task that wrote the entry died before it did; only for half of the window,
+        # because clocks differ: later, the stream would store an old balance as a new event.
+        if is_new or time.time() - datetime.fromisoformat(entry.at).timestamp() < self.forgotten_s / 2:
             self._events.publish_once(
                 [f"{EVENT_PREFIX}{client_id}", f"{ADJUSTED_PREFIX}{client_id}"],
                 [encode_balance(entry.balance), payload],
@@ -113,6 +115,6 @@ class Adjust:
 
 
 def event_ids(client_id: str, adjustment_id: str) -> list[str]:
-    """`Nats-Msg-Id` of an adjustment's two events, whichever task publishes them."""
+    """Return the `Nats-Msg-Id` of an adjustment's two events: the same ones in every task."""
     digest = blake2b(f"{client_id}\0{adjustment_id}".encode(), digest_size=16).hexdigest()
     return [f"{digest}b", f"{digest}a"]

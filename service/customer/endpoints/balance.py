@@ -33,7 +33,7 @@ class Balance:
         self._events = events
 
     def handle(self, burst: Burst, payloads: Sequence[str]) -> None:
-        """Start the look-up for requests, each of which is answered together with its batch."""
+        """Start the look-up for requests; each is answered together with its batch."""
         client_ids = usual_client_ids(payloads)
         if client_ids is None:
             client_ids = burst.each(decode_client_id, payloads)
@@ -42,7 +42,7 @@ class Balance:
     def _answer(self, burst: Burst, client_ids: Sequence[str], outcomes: Mapping[str, Outcome]) -> None:
         try:
             payloads = [f'{{"balance":{int(outcomes[key][_BALANCE]["N"])}}}' for key in client_ids]  # type: ignore[index]
-        except Exception:  # a row may hold anything, or there is none
+        except Exception:  # a row may hold anything, or be missing
             found = burst.each(lambda client_id: (client_id, _balance(client_id, outcomes)), client_ids)
             client_ids, payloads = [client_id for client_id, _ in found], [encode(balance) for _, balance in found]
         if burst.respond(payloads):
@@ -50,10 +50,10 @@ class Balance:
 
 
 def encode(balance: int) -> str:
-    """A reply's text, which is the event's too."""
+    """Return a reply's text, which is the event's too."""
     return f'{{"balance":{balance}}}'
 
 
 def _balance(client_id: str, outcomes: Mapping[str, Outcome]) -> int:
-    """Raises the `RequestError` that answers where no client was found."""
+    """Return a client's balance. If no client was found, raises the `RequestError` to reply with."""
     return balance_of(client_id, row_of(client_id, outcomes[client_id]))

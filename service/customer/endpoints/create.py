@@ -1,7 +1,7 @@
 """The endpoint `customer.create`: a new client, with a balance of 0. Never overwrites; safe to repeat.
 
-The reply means that the client is written. The same `client_id` with the same content is answered alike, however often
-it comes; with other content it is a conflict. A write whose response was lost is tried again, and finds its own row.
+The reply means that the client is written. A repeated `client_id` with the same content gets the same reply each time;
+with other content, a conflict. A write whose response was lost is tried again, and finds its own row.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class NewClient:
 
 
 def decode(payload: str) -> NewClient:
-    """The client that a request asks for, with an id made where it gives none.
+    """Return the client that a request asks for, with a new id if it gives none.
 
     Raises `BadRequest` that says what is wrong with the payload.
     """
@@ -60,7 +60,7 @@ def _name(body: dict[str, Any]) -> str:
 
 
 def _created_at(body: dict[str, Any]) -> str | None:
-    """A date as it is; a date-time in UTC, which it is in where it has no offset."""
+    """Return a date as it is, and a date-time in UTC; without an offset it is taken as UTC."""
     given = body.get("created_at")
     if given is None:
         return None
@@ -75,7 +75,10 @@ def _created_at(body: dict[str, Any]) -> str | None:
 
 
 def _moment(given: str) -> datetime:
-    """A leap second, the last of a month in UTC, is the second after it, as POSIX counts. Raises `ValueError`."""
+    """Parse a date-time. A leap second (the last of a month in UTC) becomes the second after it, as POSIX counts.
+
+    Raises `ValueError`.
+    """
     is_leap = _LEAP in given
     moment = datetime.fromisoformat(given.replace(_LEAP, ":59:59") if is_leap else given)
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
@@ -107,7 +110,7 @@ class Create:
         self._writes: set[asyncio.Task[None]] = set()
 
     def handle(self, burst: Burst, payloads: Sequence[str]) -> None:
-        """Start the write for each request, which is answered when it is done."""
+        """Start a write for each request, which is answered when the write is done."""
         clients = burst.each(decode, payloads)
         for request, client in zip(burst.singles(), clients, strict=True):
             write = asyncio.create_task(self._answer(client, request))
@@ -126,7 +129,7 @@ class Create:
             request.respond([orjson.dumps({"client_id": client.client_id}).decode()])
 
     async def _write(self, client: NewClient) -> None:
-        """Return when the client is there as asked for. Raises `Conflict` when another is."""
+        """Return when the client exists as requested. Raises `Conflict` if its id has other content."""
         texts = {
             contract.NAME_ATTRIBUTE: client.name,
             contract.CREATED_AT_ATTRIBUTE: client.created_at or _written(datetime.now(UTC)),
@@ -141,6 +144,6 @@ class Create:
 
 
 def _is_same(client: NewClient, row: Row) -> bool:
-    """Whether a row has the content that was asked for. A date that was not given is whatever it became."""
+    """Return whether a row has the requested content. A date that was not given matches any."""
     created_at = text_of(row, contract.CREATED_AT_ATTRIBUTE)
     return text_of(row, contract.NAME_ATTRIBUTE) == client.name and client.created_at in {None, created_at}

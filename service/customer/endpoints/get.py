@@ -17,7 +17,7 @@ from service.dynamodb.table import Outcome
 
 
 class Get:
-    """Answers requests with what is known of a client; a name or date that the row lacks is left out."""
+    """Answers requests with a client's data; a name or date that the row lacks is left out."""
 
     def __init__(self, clients: Clients) -> None:
         self.endpoint = Endpoint(
@@ -31,7 +31,7 @@ class Get:
         self._clients = clients
 
     def handle(self, burst: Burst, payloads: Sequence[str]) -> None:
-        """Start the look-up for requests, each of which is answered together with its batch."""
+        """Start the look-up for requests; each is answered together with its batch."""
         asked = burst.each(_decode, payloads)
         certain = [number for number, (_, consistent) in enumerate(asked) if consistent]
         if certain:
@@ -40,7 +40,7 @@ class Get:
 
 
 def _decode(payload: str) -> tuple[str, bool]:
-    """The client id, and whether the read must be consistent."""
+    """Return the client id, and whether the read must be consistent."""
     body = decode_object(payload)
     consistent = body.get("consistent", False)
     if type(consistent) is not bool:
@@ -53,7 +53,7 @@ def _answer(burst: Burst, client_ids: Sequence[str], outcomes: Mapping[str, Outc
 
 
 def encode(client_id: str, outcome: Outcome) -> str:
-    """A reply's text. Raises the `RequestError` that answers where no client was found."""
+    """Return a reply's text. If no client was found, raises the `RequestError` to reply with."""
     row = row_of(client_id, outcome)
     texts = {name: text_of(row, name) for name in (contract.NAME_ATTRIBUTE, contract.CREATED_AT_ATTRIBUTE)}
     known = {name: text for name, text in texts.items() if text is not None}

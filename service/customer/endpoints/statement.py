@@ -1,4 +1,4 @@
-"""The endpoint `customer.statement`: a client's adjustments, newest first. It has each one that was answered before."""
+"""The endpoint `customer.statement`: a client's adjustments, newest first, with all that were answered before."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Asked:
 
 
 def decode(payload: str) -> Asked:
-    """The page that a request asks for. Raises `BadRequest`."""
+    """Return the page that a request asks for. Raises `BadRequest`."""
     body = decode_object(payload)
     limit = integer_of(body.get("limit", contract.PAGE_DEFAULT))
     if limit is None or not 1 <= limit <= contract.PAGE_MAX:
@@ -41,7 +41,7 @@ def decode(payload: str) -> Asked:
 
 
 def encode(asked: Asked, entries: Sequence[Entry]) -> str:
-    """A reply's text. There are more entries than asked for when a page follows."""
+    """Return a reply's text. One entry more than asked for means that another page follows."""
     page = entries[: asked.limit]
     more = {"before": page[-1].sequence} if len(entries) > len(page) else {}
     return orjson.dumps(
@@ -72,7 +72,7 @@ class Statement:
         self._reads: set[asyncio.Task[None]] = set()
 
     def handle(self, burst: Burst, payloads: Sequence[str]) -> None:
-        """Start the read for each request, which is answered when it is done."""
+        """Start a read for each request, which is answered when the read is done."""
         asked = burst.each(decode, payloads)
         for request, page in zip(burst.singles(), asked, strict=True):
             read = asyncio.create_task(self._answer(page, request))
@@ -91,7 +91,7 @@ class Statement:
             request.refuse(refusal(asked.client_id, classify(error)))
 
     async def _read(self, asked: Asked) -> list[Entry]:
-        """The page, and the first entry of the next one. Raises what the last call raised."""
+        """Read the page, and the first entry of the next one. Raises what the last call raised."""
         clock = asyncio.get_running_loop().time
         deadline = clock() + DEADLINE_S
         for attempt in range(1, MAX_CALLS):

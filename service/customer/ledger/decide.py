@@ -1,4 +1,4 @@
-"""What becomes of a client's adjustments: decided one after the other, in the order in which they came. No I/O."""
+"""Decide a client's adjustments, one after the other, in the order in which they arrived. No I/O."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class Adjustment:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An adjustment that was made: a row of the ledger, from which its reply is written each time."""
+    """An adjustment that was made: a row of the ledger, from which every reply to it is written."""
 
     adjustment_id: str
     points: int
     balance: int
-    """After it."""
+    """After this adjustment."""
     sequence: int
-    """Its number among the client's, from 1 on."""
+    """Its number among the client's adjustments, from 1 on."""
     reason: str | None
     at: str
     """UTC, RFC 3339, with milliseconds."""
@@ -48,14 +48,14 @@ Outcome = Entry | RequestError
 @dataclass(frozen=True, slots=True)
 class Decision:
     outcomes: Sequence[Outcome]
-    """One for each adjustment that was asked for, in their order."""
+    """One for each requested adjustment, in the same order."""
     new: Sequence[Entry]
-    """To be written, all together or none."""
+    """Entries to write, all together or none."""
     after: State | None
 
     @property
     def unproven(self) -> list[int]:
-        """Which outcomes say that a row is not in the ledger, and so hold only if it was looked for after the state."""
+        """Outcomes that rely on a row missing from the ledger: they hold only if it was read after the state."""
         return [
             number
             for number, outcome in enumerate(self.outcomes)
@@ -64,9 +64,9 @@ class Decision:
 
 
 def decide(state: State | None, ledger: Mapping[str, Entry], asked: Sequence[Adjustment], at: str) -> Decision:
-    """The outcomes of a client's adjustments. `state` None: there is no such client.
+    """Return the outcomes of a client's adjustments. `state` is None if there is no such client.
 
-    `ledger` has the entries that are there, by id, as far as they are known.
+    `ledger` has the existing entries, by id, as far as they are known.
     """
     outcomes, made = list[Outcome](), dict[str, Entry]()
     for adjustment in asked:

@@ -2,7 +2,7 @@
 
 | in a transaction | condition |
 | --- | --- |
-| the client's row: the balance after, and how many adjustments he has had | both are as they were read |
+| the client's row: its new balance and number of adjustments | both are still as they were read |
 | a row for each adjustment | no row has its id |
 
 https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_TransactWriteItems.html
@@ -30,7 +30,7 @@ from service.dynamodb.table import BATCH_BUCKETS, CALL_BUCKETS, CALL_TIMEOUT_S, 
 from service.runtime.metrics import Histogram
 
 MAX_ENTRIES: Final = 99
-"""Of one transaction: 100 items, of which one is the balance. A BatchGetItem has 100 keys."""
+"""Entries in a transaction, which has up to 100 items: one is the balance. A BatchGetItem has up to 100 keys."""
 _ID, _SORT = contract.ADJUSTMENTS_PARTITION_KEY, contract.ADJUSTMENTS_SORT_KEY
 _SEQUENCE: Final = contract.ADJUSTMENTS_INDEX_KEY
 _B: Final = contract.BALANCE_ATTRIBUTE.encode()
@@ -47,8 +47,9 @@ class LedgerStats:
 
 
 class Ledger:
-    """`open` first. Each method makes one call, by `deadline`, a time of the loop's clock. They raise what the call
-    raises.
+    """Reads and writes both tables. Call `open` first.
+
+    Each method makes one call, due by `deadline` (a time of the loop's clock), and raises what the call raises.
     """
 
     def __init__(self, balances: str, adjustments: str) -> None:
@@ -65,7 +66,7 @@ class Ledger:
         self._api: DynamoDB
 
     def open(self) -> None:
-        """Read the AWS configuration. Raises `ServiceError` when it is not complete."""
+        """Read the AWS configuration. Raises `ServiceError` if it is incomplete."""
         if not self._is_open:
             self._api = DynamoDB.configured(CALL_TIMEOUT_S)
             self._is_open = True
@@ -75,9 +76,9 @@ class Ledger:
             self._api.close()
 
     async def check(self, looks: int = 1) -> None:
-        """Raise `ServiceError` unless the table of adjustments is there, with its keys and its index.
+        """Raise `ServiceError` unless the table of adjustments exists, with its keys and its index.
 
-        `looks`: how often to try while it does not answer.
+        `looks`: how often to try while the table does not answer.
         """
         try:
             await self._looked_at(looks)
@@ -100,8 +101,8 @@ class Ledger:
     async def read(
         self, client_id: str, adjustment_ids: Sequence[str], deadline: float
     ) -> tuple[State | None, dict[str, Entry]]:
-        """The client, None where there is no such, and those of the entries that are there. Read consistently, each by
-        itself: an entry may be newer than the client, or the client newer than an entry that is not there.
+        """Return the client (None if there is none), and those of the entries that exist. Each row is read consistently
+        but on its own: an entry may be newer than the client, or the client newer than an entry that is not there.
 
         Raises `InternalError` for a row without an integer balance, or with a count that is not an integer.
         """
@@ -111,11 +112,11 @@ class Ledger:
         return state_of(client_id, row), entries
 
     async def look(self, client_id: str, adjustment_ids: Sequence[str], deadline: float) -> dict[str, Entry]:
-        """Those of the entries that are there now."""
+        """Return those of the entries that exist now."""
         return (await self._read([], client_id, adjustment_ids, deadline))[1]
 
     def transaction(self, client_id: str, before: State, new: Sequence[Entry]) -> bytes:
-        """The body of a call that writes entries, and the client as they leave him.
+        """Return the body of a call that writes entries, and the client's row as it is after them.
 
         It has a ClientRequestToken, so the same bytes may be sent again: they are executed once.
         """
@@ -130,7 +131,7 @@ class Ledger:
         return b'%b],"ClientRequestToken":"%b"}' % (b",".join([update, *puts]), uuid.uuid4().hex.encode())
 
     async def write(self, transaction: bytes, entries: int, deadline: float) -> None:
-        """Return when it is executed. `DynamoDBError.reasons` says why it was cancelled."""
+        """Execute a transaction. `DynamoDBError.reasons` says why it was cancelled."""
         started = time.perf_counter()
         try:
             await self._call("TransactWriteItems", transaction, deadline)
@@ -139,7 +140,7 @@ class Ledger:
         self.stats.transaction_entries.observe(entries)
 
     async def page(self, client_id: str, before: int | None, limit: int, deadline: float) -> list[Entry]:
-        """Up to `limit` of the client's entries, newest first, those with a sequence below `before`; consistent."""
+        """Return up to `limit` of the client's entries with a sequence below `before`, newest first; consistent."""
         condition, values = f"{_ID} = :c", {":c": {"S": client_id}}
         if before is not None:
             condition, values = f"{condition} AND #s < :s", {**values, ":s": {"N": str(before)}}
@@ -198,12 +199,12 @@ class Ledger:
 
 
 def state_of(client_id: str, row: Row) -> State:
-    """Raises `InternalError` for a row without an integer balance, or with a count that is not an integer."""
+    """Return the state in a client's row. Raises `InternalError` if its balance or its count is not an integer."""
     return State(balance_of(client_id, row), count_of(client_id, row))
 
 
 def _encode(client_id: bytes, entry: Entry) -> bytes:
-    """A row in DynamoDB's JSON. `client_id` is JSON already."""
+    """Encode a row as DynamoDB's JSON. `client_id` is JSON already."""
     reason = b"" if entry.reason is None else b',"reason":{"S":%b}' % orjson.dumps(entry.reason)
     return (
         b'{"client_id":{"S":%b},"adjustment_id":{"S":%b},"points":{"N":"%d"},"balance":{"N":"%d"},'

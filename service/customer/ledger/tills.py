@@ -1,17 +1,17 @@
-"""A till for each client whose adjustments wait: they share transactions, in the order in which they came.
+"""A till for each client with waiting adjustments: they share transactions, in the order in which they arrived.
 
-A till has one transaction at a time, of up to `MAX_ENTRIES` adjustments; what comes meanwhile waits for the next.
-No two tills share a transaction, so that one client never fails with another.
+A till has one transaction at a time, of up to `MAX_ENTRIES` adjustments; later ones wait for the next transaction.
+Tills never share a transaction, so that one client never fails with another.
 
-| what a transaction's call brings | what the till does |
+| result of a transaction's call | what the till does |
 | --- | --- |
 | success | answers all of its adjustments |
-| it was cancelled: somebody else was faster, or an adjustment is there already | reads the rows, decides again |
-| throttling, a 5xx, no answer | sends the same bytes again: their ClientRequestToken has them executed once |
+| cancelled: another writer was faster, or an adjustment exists already | reads the rows, decides again |
+| throttling, a 5xx, no answer | sends the same bytes again: with one ClientRequestToken they are executed once |
 | any other refusal | refuses all of its adjustments |
 
-Each adjustment is answered by its deadline. One whose transaction may or may not have been executed by then is told so;
-asked for again, under its id, it finds out.
+Each adjustment is answered by its deadline. If its transaction may or may not have been executed by then, the reply
+says so; the same request, with the same id, finds out.
 """
 
 from __future__ import annotations
@@ -37,26 +37,26 @@ from service.dynamodb.table import DEADLINE_S, Outcome
 from service.runtime.errors import ServiceError
 
 CONCURRENT: Final = 64
-"""Tills that have a call at a time; the others wait, and fill."""
+"""Tills that may have a call in flight; the others wait, and collect adjustments."""
 STATES: Final = 10_000
-"""Clients as this task left them, the latest ones: with one of these a till needs no read."""
+"""Latest clients whose state this task remembers as it left them: their tills need no read."""
 BACKOFF_S: Final = 0.05
 CONFLICT_S: Final = 0.005
-"""The first waits, with full jitter; they double up to `BACKOFF_MAX_S`."""
+"""The first waits after a failure and after a conflict, with full jitter; they double up to `BACKOFF_MAX_S`."""
 BACKOFF_MAX_S: Final = 0.5
 LEAST_S: Final = 0.1
-"""A call has at least so long before its deadline; it takes a tenth of that."""
+"""Seconds that a call must have before its deadline; it takes a tenth of that."""
 
 CANCELLED: Final = "TransactionCanceledException"
 PASSES: Final = frozenset({
     "None", "ConditionalCheckFailed", "TransactionConflict", "ProvisionedThroughputExceeded", "ThrottlingError",
 })  # fmt: skip
-"""Reasons for which a transaction may be executed when it is decided again."""
+"""Reasons for which a cancelled transaction may succeed when it is decided again."""
 _CONFLICTS: Final = {"ConditionalCheckFailed", "TransactionConflict"}
 
 
 class Store(Protocol):
-    """What `Ledger` does for a till."""
+    """What a till needs from `Ledger`."""
 
     async def read(
         self, client_id: str, adjustment_ids: Sequence[str], deadline: float, /
@@ -71,63 +71,63 @@ class Store(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Waiting:
-    """An adjustment and who waits for its answer."""
+    """An adjustment and the request that waits for its answer."""
 
     adjustment: Adjustment
     request: Burst
     deadline: float
     sent: bool = False
-    """A transaction with it may have been executed, or may still be."""
+    """Whether a transaction with it may have been executed, or still may be."""
 
 
 Made = Callable[[Waiting, Entry, bool], None]
-"""Answers with an entry that is in the ledger, and is told whether it was just written. The requester may have been
-refused by then.
+"""Answer with an entry that is in the ledger; the last argument says whether it was just written. The request may have
+been refused by then.
 """
 
 
 @dataclass(slots=True)
 class TillStats:
     conflicts: int = 0
-    """Transactions that were cancelled because somebody else was faster."""
+    """Transactions that were cancelled because another writer was faster."""
     unknown: int = 0
-    """Adjustments whose requester was told that the outcome is not known."""
+    """Adjustments answered with "the outcome is unknown"."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """Adjustments that are decided together, and the transaction that makes it so."""
+    """Adjustments that are decided together, and the transaction that writes the decision."""
 
     members: Sequence[Waiting]
     decision: Decision
     transaction: bytes | None
     """None: there is nothing to write."""
     guessed: bool
-    """Decided without a look at the rows."""
+    """Decided by the client's balance alone, without the ledger's rows."""
 
 
 @dataclass(slots=True, eq=False)
 class _Till:
     waiting: deque[Waiting] = field(default_factory=deque)
     group: _Group | None = None
-    """Its transaction was sent, and is to be sent again."""
+    """The group whose transaction was sent and is to be sent again."""
     failures: int = 0
-    """Since the last success."""
+    """Failures since the last success."""
     doubted: bool = False
-    """A transaction was cancelled: the next group is decided by the rows."""
+    """Whether a transaction was cancelled, so that the next group is decided by the rows."""
 
 
 class Tills:
     def __init__(self, ledger: Store, made: Made, read: Read) -> None:
-        """`read` is consistent: balances of clients that are not remembered are read together."""
+        """`read` must be consistent; it reads clients that are not remembered, many in a call."""
         self.stats = TillStats()
         self._clients = BatchLoader[asyncio.Future[Outcome]](read)
         self._ledger = ledger
         self._made = made
         self._tills: dict[str, _Till] = {}
-        """By client, those that are not empty."""
+        """Tills that are not empty, by client."""
         self._ready: deque[str] = deque()
-        """Clients whose till no worker has, in turn."""
+        """Clients whose till waits for a worker, in turn."""
         self._workers: set[asyncio.Task[None]] = set()
         self._states: dict[str, State] = {}
         self._loop = asyncio.get_running_loop()
@@ -152,7 +152,7 @@ class Tills:
             till = self._tills[client_id]
             try:
                 await self._serve(client_id, till)
-            except Exception as error:  # a defect: it must not stand in this client's way for ever
+            except Exception as error:  # a defect: it must not block this client for ever
                 while till.waiting:
                     till.waiting.popleft().request.fail(error)
             if till.waiting:
@@ -161,7 +161,7 @@ class Tills:
                 del self._tills[client_id]
 
     async def _serve(self, client_id: str, till: _Till) -> None:
-        """Answer one group, or those whose time is over."""
+        """Work until a group is answered, or no adjustment waits; refuse those whose time is over."""
         self._expire(till, TimeoutError())
         while till.waiting:
             try:
@@ -177,7 +177,7 @@ class Tills:
                 return
 
     async def _decide(self, client_id: str, till: _Till) -> _Group:
-        """By the client's balance alone, if that makes all of the adjustments; else by the rows, the ledger's too."""
+        """Decide by the client's balance alone if that leaves no outcome unproven; else by the ledger's rows too."""
         before = None if till.doubted else self._states.get(client_id) or await self._read(client_id)
         members = list(islice(till.waiting, MAX_ENTRIES))
         asked = [member.adjustment for member in members]
@@ -188,18 +188,18 @@ class Tills:
             before, there = await self._ledger.read(client_id, [each.adjustment_id for each in asked], deadline)
             decision = decide(before, there, asked, at)
             if unproven := decision.unproven:
-                # Rows are read each by itself: an entry may have been written, and its points be in the balance.
+                # Each row is read on its own: an entry may be written by now, and its points be in the balance.
                 ids = [asked[number].adjustment_id for number in unproven]
                 if later := await self._ledger.look(client_id, ids, deadline):
                     decision = decide(before, {**there, **later}, asked, at)
         transaction = None
         if decision.new:
-            assert before is not None  # noqa: S101  nobody else's adjustments are made
+            assert before is not None  # noqa: S101  no entry is new without a client
             transaction = self._ledger.transaction(client_id, before, decision.new)
         return _Group(members, decision, transaction, guessed)
 
     async def _read(self, client_id: str) -> State | None:
-        """The client without his ledger; None also where the read failed: then the rows are read for him alone."""
+        """Return the client without its ledger; None also if the read failed: its rows are then read on their own."""
         found: asyncio.Future[Outcome] = self._loop.create_future()
         self._clients.load([client_id], [found], _deliver)
         row = await found
@@ -214,6 +214,7 @@ class Tills:
                 del self._states[next(iter(self._states))]
         new = {id(entry) for entry in group.decision.new}
         for member, outcome in zip(group.members, group.decision.outcomes, strict=True):
+            # One whose deadline came between two calls was refused, and waits no longer.
             if till.waiting and till.waiting[0] is member:
                 till.waiting.popleft()
             if isinstance(outcome, Entry):
@@ -225,7 +226,7 @@ class Tills:
         self._made(member, entry, is_new)
 
     async def _failed(self, client_id: str, till: _Till, error: Exception) -> None:
-        """Refuse those for whom nothing more can be done; return when the till is to try again."""
+        """Refuse adjustments for which nothing more can be done; return when the till is to try again."""
         self._states.pop(client_id, None)
         group = till.group
         cancelled = isinstance(error, DynamoDBError) and error.code == CANCELLED
@@ -253,9 +254,9 @@ class Tills:
             await asyncio.sleep(pause_s)
 
     def _expire(self, till: _Till, error: Exception, pause_s: float = 0.0) -> None:
-        """Refuse those, they came first, for whom a call after a pause would be too late.
+        """Refuse the adjustments, the oldest, for which a call after a pause would be too late.
 
-        One that is cut off is worse than none: what became of it would not be known.
+        A call that is cut off is worse than none: its outcome would be unknown.
         """
         latest = self._loop.time() + pause_s + LEAST_S
         while till.waiting and till.waiting[0].deadline <= latest:
@@ -290,12 +291,12 @@ def _reasons(error: Exception) -> Sequence[str]:
 
 
 def _passes(error: Exception) -> bool:
-    """Whether a cancelled transaction may be executed when it is decided again."""
+    """Return whether a cancelled transaction may succeed when it is decided again."""
     return set(_reasons(error)) <= PASSES
 
 
 def _may_be_executed(error: Exception) -> bool:
-    """The call failed, and what it asked for may happen all the same."""
+    """Return whether the transaction of a failed call may have been executed, or still may be."""
     if isinstance(error, DynamoDBError):
         return error.status >= 500 or error.code == "TransactionInProgressException"
     return not isinstance(error, CredentialsRefreshError | ServiceError)

@@ -2,10 +2,10 @@
 
 | calls in flight | what a new key does |
 | --- | --- |
-| fewer than `EAGER_CALLS` | starts a call at the end of this turn of the event loop, with all that the turn brought |
+| fewer than `EAGER_CALLS` | starts a call at the end of this turn of the event loop, with all keys of the turn |
 | more | waits for a call to end, for the batch to be full, or for `MAX_WAIT_S`, whichever is first |
 
-So no timer delays a lone request, and none waits long for calls that do not come back.
+So no timer delays a lone request, and no request waits long for calls that do not return.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from service.dynamodb.table import MAX_KEYS, Give, Outcome
 Waiter = TypeVar("Waiter")
 
 Read = Callable[[Sequence[str], Give], Awaitable[None]]
-"""Gives each key's outcome once, in as many parts as it comes in."""
+"""Read keys, and give each key's outcome once, in one part or several."""
 Deliver = Callable[[Sequence[str], Sequence[Waiter], Mapping[str, Outcome]], None]
-"""Given keys, who waits for each of them, and outcomes, theirs among them. Must not raise."""
+"""Deliver outcomes, which include those of the keys, to each key's waiter. Must not raise."""
 Group = tuple[Sequence[str], Sequence[Waiter], Deliver[Waiter]]
-"""Keys that came together, each with its waiter."""
+"""Keys that arrived together, each with its waiter."""
 
 EAGER_CALLS: Final = 4
 """While fewer are in flight, a batch is dispatched however small it is."""
@@ -40,7 +40,7 @@ class _Batch(Generic[Waiter]):
         self.groups: list[Group[Waiter]] = []
 
     def add(self, keys: Sequence[str], waiters: Sequence[Waiter], deliver: Deliver[Waiter], max_keys: int) -> int:
-        """Take as many as there is room for. Returns how many."""
+        """Add as many keys as there is room for; return how many."""
         together = self.keys | dict.fromkeys(keys)
         if len(together) > max_keys:
             together = dict(self.keys)
@@ -56,9 +56,9 @@ class _Batch(Generic[Waiter]):
 
 
 class BatchLoader(Generic[Waiter]):
-    """Calls `deliver` with a batch's outcomes, once for each group of keys that came together.
+    """Calls `deliver` with a batch's outcomes, once for each group of keys that arrived together.
 
-    A request that arrives after a batch was dispatched never shares its answer: what it gets was read after it asked.
+    A request that arrives after a batch was dispatched never shares its answer: it gets what was read after it arrived.
     """
 
     def __init__(self, read: Read, *, max_keys: int = MAX_KEYS) -> None:
@@ -67,7 +67,7 @@ class BatchLoader(Generic[Waiter]):
         self._batch = _Batch[Waiter]()
         """The batch that is forming."""
         self._dispatching = False
-        """A call is about to take the batch, in this turn of the event loop."""
+        """Whether a call is about to take the batch, in this turn of the event loop."""
         self._timer: asyncio.TimerHandle | None = None
         """Dispatches the batch when no call ends in time."""
         self._calls: set[asyncio.Task[None]] = set()
@@ -88,7 +88,7 @@ class BatchLoader(Generic[Waiter]):
             self._timer = self._loop.call_later(MAX_WAIT_S, self._dispatch)
 
     async def drain(self) -> None:
-        """Return when every waiter so far has been delivered to."""
+        """Return when every waiter so far has its outcome."""
         while self._calls or self._batch.keys:
             if self._calls:
                 await asyncio.wait(self._calls)
@@ -110,13 +110,13 @@ class BatchLoader(Generic[Waiter]):
             self._dispatch()
 
     async def _call_with_all(self) -> None:
-        """Call with what is there when the loop gets to it, which is all that this turn brought."""
+        """Read the batch as it is when the loop runs this task: with all keys of the turn."""
         self._dispatching = False
         if self._batch.keys:
             await self._call(self._take())
 
     def _take(self) -> _Batch[Waiter]:
-        """The batch, which takes no more waiters from here on."""
+        """Return the batch; later keys form a new one."""
         if self._timer:
             self._timer.cancel()
             self._timer = None
@@ -126,12 +126,12 @@ class BatchLoader(Generic[Waiter]):
     async def _call(self, batch: _Batch[Waiter]) -> None:
         try:
             await self._read(list(batch.keys), lambda outcomes: _give(batch, outcomes))
-        except Exception as error:  # one failing batch fails its own requests, those that are left
+        except Exception as error:  # a failing call fails only the requests left in its batch
             _give(batch, dict.fromkeys(batch.keys, error))
 
 
 def _give(batch: _Batch[Waiter], outcomes: Mapping[str, Outcome]) -> None:
-    """Deliver outcomes to those who wait for them. The others stay in the batch."""
+    """Deliver outcomes to their waiters; the other waiters stay in the batch."""
     groups, batch.groups = batch.groups, []
     batch.keys = {key: None for key in batch.keys if key not in outcomes} if len(outcomes) < len(batch.keys) else {}
     for keys, waiters, deliver in groups:

@@ -18,7 +18,7 @@ _unavailable: Final = Repeated(_log, "the table is not available")
 
 
 def make_row(client_id: str, balance: int, **texts: str) -> Row:
-    """A client's row; `texts` are further attributes, by name."""
+    """Return a client's row; `texts` are further attributes, by name."""
     return {
         contract.KEY_ATTRIBUTE: {"S": client_id},
         contract.BALANCE_ATTRIBUTE: {"N": str(balance)},
@@ -27,12 +27,12 @@ def make_row(client_id: str, balance: int, **texts: str) -> Row:
 
 
 def balance_of(client_id: str, row: Row) -> int:
-    """Raises `InternalError` for a row without an integer balance."""
+    """Return the balance. Raises `InternalError` for a row without an integer balance."""
     return _integer(client_id, row, contract.BALANCE_ATTRIBUTE)
 
 
 def count_of(client_id: str, row: Row) -> int:
-    """Adjustments that were made. Raises `InternalError` for a number that is no integer."""
+    """Return the number of adjustments made. Raises `InternalError` if it is not an integer."""
     return _integer(client_id, row, contract.COUNT_ATTRIBUTE) if contract.COUNT_ATTRIBUTE in row else 0
 
 
@@ -45,14 +45,14 @@ def _integer(client_id: str, row: Row, attribute: str) -> int:
 
 
 def text_of(row: Row, attribute: str) -> str | None:
-    """A string attribute; None when the row has none of that name."""
+    """Return a string attribute; None if the row has none of that name."""
     value = row.get(attribute)
     text = value.get("S") if isinstance(value, dict) else None
     return text if isinstance(text, str) else None
 
 
 def row_of(client_id: str, outcome: Outcome) -> Row:
-    """The row that a look-up found. Raises the `RequestError` that answers for any other outcome."""
+    """Return the row that a look-up found. For any other outcome, raises the `RequestError` to reply with."""
     if outcome is None:
         raise NotFound("no such client")
     if isinstance(outcome, Exception):
@@ -61,7 +61,7 @@ def row_of(client_id: str, outcome: Outcome) -> Row:
 
 
 def refusal(client_id: str, error: Exception) -> RequestError:
-    """The reply for a call of the table that failed. Its cause is logged, not told."""
+    """Return the reply for a failed call of the table. The cause is logged; the requester does not see it."""
     if isinstance(error, TableUnavailableError):
         _unavailable.warning(kind(error.__cause__ or error), error=reason(error))
         return Unavailable(f"{error}; try again")

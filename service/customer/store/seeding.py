@@ -1,4 +1,4 @@
-"""Once-only seeding, however many tasks start at the same moment.
+"""Seed the table once, however many tasks start at the same moment.
 
 One task holds a lease, a key in the bucket that it renews; the others wait for the `seed` flag. A lease whose
 revision has not moved for `LEASE_S` seconds, by the watcher's own clock, belongs to a task that died, and is taken
@@ -48,8 +48,8 @@ class LeaseLostError(Exception):
 async def seed(bucket: KeyValue, table: Table, rows: int, owner: str) -> None:
     """Return when the table is seeded, by this task or another.
 
-    Raises `ServiceError` when rows cannot be written, with the lease free for the next task, or when the bucket cannot
-    be read, or not be written, for `BUCKET_PATIENCE_S` seconds.
+    Raises `ServiceError` if rows cannot be written (the lease is then free for the next task), or if the bucket cannot
+    be read, or cannot be written, for `BUCKET_PATIENCE_S` seconds.
     """
     last_revision, seen_s, failing_s, done = 0, 0.0, float("inf"), "read"
     while True:
@@ -73,7 +73,7 @@ async def seed(bucket: KeyValue, table: Table, rows: int, owner: str) -> None:
             if time.monotonic() - failing_s > BUCKET_PATIENCE_S:
                 raise explain(f"bucket {BUCKET}", error, done=done) from None
             _failing.warning(done, problem=f"cannot be {done}", error=str(error))
-            seen_s = time.monotonic()  # nobody could renew a lease either
+            seen_s = time.monotonic()  # no task could renew its lease meanwhile
         await asyncio.sleep(POLL_S * random.uniform(0.5, 1.0))
 
 
@@ -85,7 +85,7 @@ async def is_seeded(bucket: KeyValue) -> bool:
 
 
 async def _look(bucket: KeyValue) -> tuple[int, bool]:
-    """The lease's revision (0 when there never was one), and whether it is held."""
+    """Return the lease's revision (0 if there never was one), and whether it is held."""
     try:
         return (await bucket.get(SEED_LEASE_KEY)).revision or 0, True
     except KeyNotFoundError as error:
@@ -112,14 +112,14 @@ class _Lease:
         self._revision = 0
 
     async def take(self, revision: int) -> None:
-        """Raises `LeaseLostError` when the lease is no longer at `revision`."""
+        """Take or renew the lease. Raises `LeaseLostError` if it is no longer at `revision`."""
         try:
             self._revision = await self._bucket.update(SEED_LEASE_KEY, self._owner, last=revision)
         except KeyWrongLastSequenceError:
             raise LeaseLostError from None
 
     async def keep(self) -> None:
-        """Renew for ever; raises `LeaseLostError` when it was taken over."""
+        """Renew the lease for ever. Raises `LeaseLostError` if another task took it over."""
         while True:
             await asyncio.sleep(RENEW_S)
             try:
