@@ -92,7 +92,7 @@ def deploy(
         typer.Option("--replace-secret", help="Put the credentials of this machine into the secret that is there."),
     ] = False,
 ) -> None:
-    """Check, push the secret if there is none, deploy, and wait until as many tasks answer as ECS is to run."""
+    """Check, push the secret if there is none, deploy, and wait until all tasks that ECS is to run answer."""
 
     def work(settings: Settings) -> None:
         checks.docker(settings)
@@ -110,7 +110,7 @@ def deploy(
         _warn(settings)
         _deploy(settings, arns, first=first)
         if any(first.values()):
-            # What is kept in the stack is what a deployment without this command is given.
+            # The stack keeps these parameters, so a later deployment without this command uses them.
             console.print("now that it stands: the tables' protection, and the number of tasks as autoscaling has it")
             _deploy(settings, arns, first=dict.fromkeys(first, False))
         _ask_tasks(settings)
@@ -164,14 +164,14 @@ def destroy(*, yes: Yes = False) -> None:
 
 
 def _files(settings: Settings) -> Files:
-    """The credentials of the account that the deployment's initials name."""
+    """Return the credentials of the account that the deployment's initials name."""
     return account_files(CONFIG, f"{PREFIX}{settings.initials}")
 
 
 def _secret(settings: Settings, *, replace: bool, user: str = "") -> str:
-    """The complete ARN of the secret: as it is there, or made of the credentials here if these connect.
+    """Return the complete ARN of the secret: the existing one, or one made of the local credentials, if they connect.
 
-    `user`: a further role's; the service's own without one.
+    `user`: the user of another role; empty for the service's own.
     """
     arn = aws.secret_arn(settings.initials, user)
     name = aws.secret_name(settings.initials, user)
@@ -256,9 +256,9 @@ def _ask_tasks(settings: Settings) -> None:
 
 
 async def tasks_answer(nats_servers: Sequence[str], creds: str, wanted: Callable[[], int], *, within_s: float) -> int:
-    """Return when as many tasks answer `$SRV.PING` as are wanted then, which autoscaling may change meanwhile.
+    """Wait until as many tasks answer `$SRV.PING` as are wanted; autoscaling may change that number meanwhile.
 
-    Raises `ProvisioningError` when they do not answer within `within_s` seconds.
+    Return the number. Raises `ProvisioningError` if they do not answer within `within_s` seconds.
     """
     answering, asked_for = 0, wanted()
     async with self_hosted.connected(nats_servers, creds) as client:

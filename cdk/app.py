@@ -1,4 +1,4 @@
-"""What the CDK CLI runs (cdk/cdk.json): the stack of this deployment, checked."""
+"""The program that the CDK CLI runs (cdk/cdk.json): it makes and checks the stack of this deployment."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from deploy.settings import Settings
 from service import __version__
 
 IMAGE_PARTS: Final = ("Dockerfile", ".dockerignore", "requirements/service*.txt", ":(glob)service/**/*.py")
-"""What the builder is given (.dockerignore), and how."""
+"""What goes into the image: the builder's files (.dockerignore) and instructions."""
 
 
 def image_of(settings: Settings, architecture: str) -> ecs.ContainerImage:
-    """Built from the project's folder, for an architecture, with OpenTelemetry if it is used."""
+    """Return the image built from the project's folder for an architecture, with OpenTelemetry if it is used."""
     platform = assets.Platform.LINUX_ARM64 if architecture == "arm64" else assets.Platform.LINUX_AMD64
     arguments = {
         "VERSION": __version__,
@@ -33,9 +33,9 @@ def image_of(settings: Settings, architecture: str) -> ecs.ContainerImage:
 
 
 def revision() -> str:
-    """The last commit that changed what the image is made of; `unknown` outside a git repository.
+    """Return the last commit that changed what the image is made of; `unknown` outside a git repository.
 
-    A later commit leaves the image, and so the running tasks, as they are.
+    So any other commit leaves the image, and the running tasks, as they are.
     """
     try:
         commit = _git("log", "-1", "--abbrev=12", "--format=%h", "--", *IMAGE_PARTS)

@@ -1,4 +1,4 @@
-"""What can be known before anything is built: the builder, the AWS account, its zones, tables and queues."""
+"""Checks before anything is built: the builder, the AWS account, its zones, tables and queues."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ _NO_QUEUE: Final = frozenset({"AWS.SimpleQueueService.NonExistentQueue", "QueueD
 
 
 class NoAccount(ProvisioningError):
-    """AWS does not know who asks."""
+    """AWS does not know who the caller is."""
 
 
 def docker(settings: Settings) -> None:
-    """Raise `ProvisioningError` when the images cannot be built here, by the program that `CDK_DOCKER` names."""
+    """Raise `ProvisioningError` if the images cannot be built here, with the program that `CDK_DOCKER` names."""
     program = os.environ.get("CDK_DOCKER", "docker")
     if shutil.which(program) is None:
         raise ProvisioningError(f"{program} is not installed; the image is built with it")
     if (asked := _run(program, "info")).returncode:
         said = (asked.stderr.strip().splitlines() or ["nothing"])[-1]
         raise ProvisioningError(f"{program} does not answer ({said}); start it, the image is built with it")
-    # Docker's own name for it, then Podman's. A program that has neither is believed to build for both.
+    # Docker's field, then Podman's. A program that has neither is assumed to build for both architectures.
     asked_for = [_run(program, "info", "--format", form) for form in ("{{.Architecture}}", "{{.Host.Arch}}")]
     engine = next((asked.stdout.strip() for asked in asked_for if not asked.returncode), "")
     for architecture in sorted({settings.architecture, settings.queue_architecture}):
@@ -58,7 +58,7 @@ def _builds_for(architecture: str, program: str, engine: str) -> None:
 
 
 def account(settings: Settings) -> str:
-    """The AWS account that the deployment goes to."""
+    """Return the AWS account that the deployment goes to. Raises `NoAccount`."""
     try:
         identity = client("sts", settings).get_caller_identity()
     except (BotoCoreError, ClientError) as error:
@@ -67,7 +67,7 @@ def account(settings: Settings) -> str:
 
 
 def tables(settings: Settings) -> None:
-    """Raise `ProvisioningError` when a table is there and should not be, or the other way round."""
+    """Raise `ProvisioningError` if a table exists that should not, or the other way round."""
     own = deployed.own_resources(settings)
     wanted = [(settings.table_name, settings.existing_table, settings.existing_table_key, "")]
     ledger = settings.adjustments
@@ -102,7 +102,7 @@ def tables(settings: Settings) -> None:
 
 
 def queues(settings: Settings) -> None:
-    """Raise `ProvisioningError` when an SQS queue is there and should not be, or the other way round."""
+    """Raise `ProvisioningError` if an SQS queue exists that should not, or the other way round."""
     own = deployed.own_resources(settings)
     made = {"archive": [f"customer-archive-{settings.initials}"]}
     made["queue"] = [f"customer-queue-{settings.initials}", f"customer-queue-dead-{settings.initials}"]
@@ -140,14 +140,14 @@ def _existing_queue(settings: Settings, section: str, reader: Reader, own: Colle
 
 
 def _is_own(url: str, own: Collection[str]) -> bool:
-    """Whether a queue is the stack's. A URL's host may differ (FIPS, dual stack): account and name do not."""
+    """Return whether a queue is the stack's. The URL's host may differ (FIPS, dual stack), account and name not."""
     return url.split("/")[-2:] in [other.split("/")[-2:] for other in own]
 
 
 def zones(settings: Settings) -> None:
-    """Raise `ProvisioningError` when the account sees fewer zones than the new VPC is to have.
+    """Raise `ProvisioningError` if the account sees fewer zones than the new VPC is to have.
 
-    `Fn::GetAZs` gives those with a default subnet, or all where none has one.
+    `Fn::GetAZs` returns the zones with a default subnet, or all zones if none has one.
     https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/intrinsic-function-reference-getavailabilityzones.html
     """
     if settings.vpc_id:
@@ -168,7 +168,7 @@ def zones(settings: Settings) -> None:
 
 
 def _queue_url(settings: Settings, name: str) -> str:
-    """Empty without such a queue."""
+    """Return the URL of a queue, or an empty string if there is none."""
     try:
         return str(client("sqs", settings).get_queue_url(QueueName=name)["QueueUrl"])
     except ClientError as error:
@@ -188,7 +188,7 @@ def _table(settings: Settings, name: str) -> Mapping[str, Any] | None:
 
 
 def _is_customers(settings: Settings, key_arn: str) -> bool:
-    """Whether a key is not AWS' own, which needs no permission. Everybody may read those."""
+    """Return whether a key is a customer's. AWS' own needs no permission, and everybody may describe it."""
     try:
         described = client("kms", settings).describe_key(KeyId=key_arn)
     except ClientError:

@@ -14,14 +14,14 @@ from control_plane.errors import ProvisioningError
 from deploy.settings import Settings
 
 _NO_STACK: Final = frozenset({"REVIEW_IN_PROGRESS", "CREATE_FAILED", "ROLLBACK_COMPLETE", "ROLLBACK_FAILED"})
-"""A stack of which nothing runs: the CDK CLI deletes it and makes it again."""
+"""States of a stack of which nothing runs: the CDK CLI deletes it and makes it again."""
 _NOT_THERE: Final = frozenset({"CREATE_FAILED", "DELETE_COMPLETE", "DELETE_SKIPPED"})
 _ASSETS: Final = "-container-assets-"
-"""In the name of the repository that `cdk bootstrap` makes."""
+"""Part of the name of the repository that `cdk bootstrap` makes."""
 
 
 class Unreadable(ProvisioningError):
-    """AWS does not say."""
+    """What AWS has cannot be read."""
 
 
 def client(service: Any, settings: Settings) -> Any:
@@ -29,13 +29,13 @@ def client(service: Any, settings: Settings) -> Any:
 
 
 def is_first(settings: Settings) -> bool:
-    """Whether the next deployment makes the stack."""
+    """Return whether the next deployment makes the stack."""
     found = _stack(settings)
     return found is None or found["StackStatus"] in _NO_STACK
 
 
 def first(settings: Settings) -> dict[str, bool]:
-    """Return, for each parameter that the template has of them, whether the next deployment makes that service."""
+    """Return, for each such parameter of the template, whether the next deployment makes that service."""
     found = {FIRST_PARAMETER: is_first(settings)}
     if settings.archive.enabled:
         found[ARCHIVE_FIRST_PARAMETER] = not any(
@@ -46,7 +46,7 @@ def first(settings: Settings) -> dict[str, bool]:
 
 
 def desired_tasks(settings: Settings) -> int:
-    """How many tasks ECS is to run now: what the first deployment asked for, or what autoscaling has made of it."""
+    """Return how many tasks ECS is to run now, as the first deployment or autoscaling since then has set it."""
     found = _stack(settings)
     if found is None:
         raise ProvisioningError(f"there is no stack {settings.stack_name}; run `make deploy`")
@@ -57,12 +57,12 @@ def desired_tasks(settings: Settings) -> int:
 
 
 def own_resources(settings: Settings) -> set[str]:
-    """The physical ids of what the stack has; empty without a stack."""
+    """Return the physical ids of the stack's resources; empty without a stack."""
     return {found.get("PhysicalResourceId", "") for found in _resources(settings)}
 
 
 def images(settings: Settings) -> list[str]:
-    """The images in ECR that the stack's tasks run and that this project built: no stack owns them."""
+    """Return the images in ECR that the stack's tasks run and this project built: no stack owns them."""
     definitions = [
         found["PhysicalResourceId"]
         for found in _resources(settings)
@@ -75,14 +75,14 @@ def images(settings: Settings) -> list[str]:
 
 
 def deletion(settings: Settings, image: str) -> str:
-    """The command that deletes an image."""
+    """Return the command that deletes an image."""
     repository, tag = image.partition("/")[2].rsplit(":", 1)
     command = ("aws", "ecr", "batch-delete-image", "--region", settings.region, "--repository-name", repository)
     return shlex.join([*command, "--image-ids", f"imageTag={tag}"])
 
 
 def _resources(settings: Settings) -> list[Mapping[str, Any]]:
-    """What was made and is not gone, or kept without the stack."""
+    """List the stack's resources, without those never created, deleted, or kept without the stack."""
     if is_first(settings):
         return []
     pages = client("cloudformation", settings).get_paginator("list_stack_resources")
@@ -98,7 +98,7 @@ def _stack(settings: Settings) -> dict[str, Any] | None:
     try:
         (found,) = client("cloudformation", settings).describe_stacks(StackName=settings.stack_name)["Stacks"]
     except ClientError as error:
-        if error.response["Error"]["Code"] == "ValidationError":  # CloudFormation's word for "does not exist"
+        if error.response["Error"]["Code"] == "ValidationError":  # CloudFormation's code for "does not exist"
             return None
         raise _unreadable(settings, error) from None
     except BotoCoreError as error:

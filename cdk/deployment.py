@@ -1,4 +1,4 @@
-"""The settings of this deployment: what the file leaves open is asked of AWS."""
+"""The settings of this deployment: AWS supplies what the file leaves empty."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _MISSING: Final = {
 
 
 def load(path: Path = FILE) -> Settings:
-    """The settings of this deployment.
+    """Return the settings of this deployment.
 
-    Raises `ProvisioningError` that names the first setting that will not do, and why.
+    Raises `ProvisioningError` that names the first invalid setting, and says why it is invalid.
     """
     given = _read(path)
     for name, remedy in _MISSING.items():
@@ -33,7 +33,7 @@ def load(path: Path = FILE) -> Settings:
 
 
 def load_or_assume(path: Path = FILE, **instead: Any) -> tuple[Settings, list[str]]:
-    """The same where no AWS account is known: also the names of what was assumed. `instead` is for a "what if"."""
+    """Return the settings and, if no AWS account is known, the names of those assumed. `instead` overrides some."""
     given = {**_read(path), **instead}
     assumed = [name for name in ASSUMED if not given[name]]
     return _checked(path, {**given, **{name: ASSUMED[name] for name in assumed}}), assumed

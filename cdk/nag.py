@@ -1,4 +1,4 @@
-"""cdk-nag's AwsSolutions rules, and why what is found is as it should be."""
+"""cdk-nag's AwsSolutions rules, and why each remaining finding is intended."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ REASONS: Final = {
 
 
 def check(app: App, stack: IConstruct) -> None:
-    """Have every synthesis checked; a finding without a reason fails it."""
+    """Check every synthesis; a finding without a reason fails it."""
     Validations.of(app).add_plugins(AwsSolutionsChecks(app))
     acknowledge(stack)
 

@@ -1,1 +1,1 @@
-"""What a month costs, of the synthesized template and AWS' prices."""
+"""What a month costs: the synthesized template, at AWS' prices."""

@@ -22,7 +22,7 @@ GB: Final = 1e9
 MIB_PER_GB: Final = 1024
 DAYS_PER_MONTH: Final = 30
 ALARMS_PER_TRACKING_POLICY: Final = 2
-"""Application Auto Scaling makes two for each target tracking policy: out and in."""
+"""Alarms that Application Auto Scaling makes for each target tracking policy: one to scale out, one to scale in."""
 
 
 @dataclass(frozen=True)
@@ -36,18 +36,18 @@ class Item:
 
 @dataclass(frozen=True)
 class Bill:
-    """A month of a template, without and with requests."""
+    """The cost of a template for a month, without and with requests."""
 
     items: tuple[Item, ...]
     tasks: int
     requests: tuple[Item, ...]
-    """What a million further requests cost, with all that follows from each."""
+    """What a million more requests cost, with everything that follows from each."""
 
     others: tuple[Item, ...]
-    """What a million other calls cost: clients made, messages of an SQS queue."""
+    """What a million other calls cost: clients created, messages of an SQS queue."""
 
     capacity_per_month: float
-    """Requests that the tasks answer when they do nothing else."""
+    """Requests that the tasks could answer if they did nothing else."""
 
     @property
     def dollars(self) -> float:
@@ -58,13 +58,13 @@ class Bill:
         return sum(item.dollars for item in self.requests)
 
     def per_million(self, utilisation: float) -> float:
-        """Dollars for a million requests, with its share of the month, at a share of the tasks' capacity."""
+        """Return dollars for a million requests, with their share of the month, at this use of the tasks' capacity."""
         return self.dollars / (self.capacity_per_month * utilisation / 1e6) + self.dollars_per_million
 
 
 @dataclass(frozen=True)
 class _Service:
-    """An ECS service with its task definition. One that is scaled from zero costs nothing at rest."""
+    """An ECS service with its task definition. One that scales from zero costs nothing at rest."""
 
     role: str
     tasks: int
@@ -110,7 +110,7 @@ def load_prices(path: Path = FILE) -> Mapping[str, Any]:
 
 
 def bill(template: Mapping[str, Any], prices: Mapping[str, Any]) -> Bill:
-    """Raise `ProvisioningError` for a kind of resource, or a call that a task may make, that has no price here."""
+    """Return the bill. Raises `ProvisioningError` for a resource, or a call that a task may make, without a price."""
     found = Resources(template["Resources"])
     services = [_Service.of(service, template["Resources"]) for service in found.all("AWS::ECS::Service")]
     customer = next(service for service in services if service.role == CUSTOMER)
@@ -169,19 +169,19 @@ def _container_insights(found: Resources) -> str:
 
 
 def _metrics_of(alarm: Mapping[str, Any]) -> int:
-    """An alarm on an expression is paid for each metric in it."""
+    """Count the metrics that an alarm is charged for: each one in its expression."""
     return sum("MetricStat" in query for query in alarm["Metrics"]) if "Metrics" in alarm else 1
 
 
 def _line_bytes() -> int:
-    """Of the line that a task logs each minute."""
+    """Return the size of the line that a task logs each minute."""
     figures = {name: (1234.5678, unit) for name, unit in UNITS.items()}
     emitter = Emitter(Figures(METRICS_NAMESPACE, (METRICS_DIMENSION, "customer-balances-XX"), lambda: figures))
     return len(emitter.line()) + 1
 
 
 def _metrics(found: Resources, services: Sequence[_Service]) -> int:
-    """Count those that the roles report: the role `customer` reports the backlogs of the stream's readers too."""
+    """Count the metrics that the roles report; `customer` also reports the backlogs of the stream's readers."""
     roles = {service.role for service in services}
     waiting = [
         name for name in backlog.UNITS for role in found.readers_of_the_stream() if name.startswith(role.title())
@@ -190,7 +190,7 @@ def _metrics(found: Resources, services: Sequence[_Service]) -> int:
 
 
 def _requests(found: Resources, prices: Mapping[str, Any], *, through_nat: bool) -> Iterator[Item]:
-    """What a million requests cost: each answer is an event, which the readers of the stream receive."""
+    """Yield what a million requests cost: each answer is an event, which the readers of the stream receive."""
     use, network, other = prices["use"], prices["network"], prices["other"]
     readers = found.readers_of_the_stream()
     out_gb = use["bytes_out_per_request"] * 1e6 / GB
@@ -208,7 +208,7 @@ def _others(
 ) -> Iterator[Item]:
     use, other = prices["use"], prices["other"]
     yield Item("clients made, a million", "1 M writes", other["write_million"])
-    # The balance, the row and its index, two writes for each: those that share a transaction share the balance's.
+    # The balance, the row and its index, two writes each; adjustments in one transaction share the balance's.
     yield Item("adjustments, a million", "6 M writes", 6 * other["write_million"])
     kept_gb = 2 * use["adjustment_bytes"] * 1e6 / GB
     yield Item("  their rows, kept a month", f"{kept_gb:.2f} GB", kept_gb * other["table_gb_month"])
@@ -227,7 +227,7 @@ def _others(
 
 
 def _hour_of_archive(service: _Service, prices: Mapping[str, Any], *, on_sqs: bool) -> Iterator[Item]:
-    """What the archive costs while there is a backlog: a task, its address, and its looks at the queue."""
+    """Yield what the archive costs while there is a backlog: a task, its address, and its calls to the queue."""
     (task, *_) = replace(service, tasks=1, on_spot=0).items(prices)
     share = 1 - prices["fargate"]["spot_discount"] if service.spot else 1.0
     hour = task.dollars / prices["hours_per_month"] * share

@@ -1,4 +1,4 @@
-"""What of a template is paid for: kinds of resources, and the calls that its tasks may make."""
+"""What costs money in a template: kinds of resources, and the calls that its tasks may make."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ _FREE: Final = frozenset({
     "AWS::EC2::VPC", "AWS::EC2::VPCGatewayAttachment", "AWS::ECS::Cluster",
     "AWS::ECS::ClusterCapacityProviderAssociations", "AWS::IAM::Policy", "AWS::IAM::Role",
     "AWS::EC2::VPCEndpoint",  # a gateway endpoint
-    "AWS::SQS::Queue", "AWS::SQS::QueuePolicy",  # its requests are paid for: as many as there are messages
+    "AWS::SQS::Queue", "AWS::SQS::QueuePolicy",  # its requests cost money: a number per message
     "AWS::SNS::Subscription", "AWS::SNS::Topic", "AWS::SNS::TopicPolicy",  # 1,000 e-mails a month are free
 })  # fmt: skip
 _READERS: Final = {"ARCHIVE_SOURCE": "archive", "QUEUE": "queue"}
-"""Which variable of a role says what it reads."""
+"""Variables that say what a role reads, and the role."""
 
 _PAID_CALLS: Final = frozenset({
     "dynamodb:BatchGetItem", "dynamodb:PutItem", "dynamodb:UpdateItem", "dynamodb:BatchWriteItem", "dynamodb:Query",
     "sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility", "sqs:GetQueueAttributes",
 })  # fmt: skip
 _FREE_CALLS: Final = frozenset({
-    # As often as a task starts: a fraction of a cent.
+    # Called once per task start: a fraction of a cent.
     "dynamodb:DescribeTable", "secretsmanager:DescribeSecret",
     "secretsmanager:GetSecretValue", "ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage",
     "ecr:GetAuthorizationToken", "ecr:GetDownloadUrlForLayer",
-    # Paid for by the gigabyte.
+    # Charged by the gigabyte.
     "logs:CreateLogStream", "logs:DescribeLogGroups", "logs:DescribeLogStreams", "logs:PutLogEvents",
-    # Of a shell in a task.
+    # For a shell in a task.
     "ssmmessages:CreateControlChannel", "ssmmessages:CreateDataChannel", "ssmmessages:OpenControlChannel",
     "ssmmessages:OpenDataChannel",
     "iam:PassRole",
-    *KEY_ACTIONS,  # DynamoDB keeps a table's key for minutes
+    *KEY_ACTIONS,  # DynamoDB caches a table's key for minutes
 })  # fmt: skip
 
 
@@ -68,7 +68,7 @@ class Resources:
         return [role for role, source in self._sources() if not source.startswith("jetstream:")]
 
     def _sources(self) -> Iterator[tuple[str, str]]:
-        """Each role that reads messages, and where from; a queue's URL is an expression."""
+        """Yield each role that reads messages, and its source; a queue's URL is an expression."""
         for definition in self.all("AWS::ECS::TaskDefinition"):
             for variable in definition["ContainerDefinitions"][0]["Environment"]:
                 if role := _READERS.get(variable["Name"]):

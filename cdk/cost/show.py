@@ -1,4 +1,4 @@
-"""`make cost`: the bill of the proof of concept beside production's, for the settings as they are."""
+"""`make cost`: the bills of the proof of concept and of production side by side, for the current settings."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ UTILISATIONS: Final = (0.1, 0.8)
 
 
 def synthesized_bill(settings: Settings) -> Bill:
-    """The bill of the template that `make synth` would make, without building the image."""
-    app = App(builtin_cloud_formation_validation=False)  # `make synth` has it; here it would take ten seconds
+    """Return the bill of the template that `make synth` would make, without building the image."""
+    app = App(builtin_cloud_formation_validation=False)  # `make synth` validates; here it would take ten seconds
     image = ecs.ContainerImage.from_registry("customer-balance")
     nag.acknowledge(BalanceStack(app, settings.stack_name, settings, image=image))
     return bill(app.synth().get_stack_by_name(settings.stack_name).template, load_prices())
@@ -62,7 +62,7 @@ def show() -> None:
 
 
 def _add(table: Table, bills: Sequence[Sequence[Item]], digits: int = 2) -> None:
-    """Add a row for each item; one that a bill does not have is 0 there."""
+    """Add a row for each item; an item that a bill lacks is 0 in its column."""
     names = dict.fromkeys(item.name for items in bills for item in items)
     for name in names:
         found = [next((item for item in items if item.name == name), Item(name, "0", 0.0)) for items in bills]

@@ -1,4 +1,4 @@
-"""The alarms, and whom they tell. Each says what to do; docs/runbook.md says more."""
+"""The alarms, and whom they notify. Each says what to do; docs/runbook.md says more."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ BELOW: Final = cloudwatch.ComparisonOperator.LESS_THAN_THRESHOLD
 
 @dataclass(frozen=True)
 class Alarms:
-    """Makes alarms that a person must act on, and sends each, and its end, to `alert_email`.
+    """Makes alarms that a person must act on, and sends their start and end to `alert_email`.
 
-    What only starts and stops tasks is made elsewhere and tells nobody: being in ALARM is its normal state.
+    Alarms that only start and stop tasks are made elsewhere and notify nobody: ALARM is their normal state.
     """
 
     settings: Settings
@@ -53,7 +53,7 @@ class Alarms:
         description: str,
         missing: cloudwatch.TreatMissingData = cloudwatch.TreatMissingData.NOT_BREACHING,
     ) -> None:
-        """The alarm fires after `minutes`, each beyond the threshold."""
+        """Make an alarm that fires after `minutes`, if each is beyond the threshold."""
         made = cloudwatch.Alarm(
             scope,
             name,
@@ -72,7 +72,7 @@ class Alarms:
 
 
 def of_customer(alarms: Alarms, scope: Construct, metrics: Metrics) -> None:
-    """Make those of the role `customer`."""
+    """Make the alarms of the role `customer`."""
     make, settings = partial(alarms.make, scope), alarms.settings
     make(
         "NoTaskServing", metrics.own("Serving", "Sum"), BELOW, 1, 3,
@@ -132,7 +132,7 @@ def _error_rate(metrics: Metrics) -> cloudwatch.MathExpression:
     errors = {f"e{number}": metrics.own(name, "Sum") for number, name in enumerate(SERVER_ERRORS)}
     requests = metrics.own("Requests", "Sum")
     return cloudwatch.MathExpression(
-        # MAX of a time series and a number is refused by CloudWatch, and with it the whole stack.
+        # CloudWatch refuses MAX of a time series and a number, and then the whole stack fails.
         expression=f"IF(requests > 0, 100 * ({' + '.join(errors)}) / requests, 0)",
         using_metrics={**errors, "requests": requests},
         period=requests.period,
@@ -141,7 +141,7 @@ def _error_rate(metrics: Metrics) -> cloudwatch.MathExpression:
 
 
 def _topic(scope: Construct, settings: Settings) -> sns.Topic:
-    """A topic with a policy has no default one: CloudWatch must be let in by name."""
+    """Make the topic. One with a policy of its own has no default policy: it must allow CloudWatch by name."""
     topic = sns.Topic(scope, "Alerts", display_name=settings.stack_name, enforce_ssl=True)
     stack = Stack.of(scope)
     alarm = stack.format_arn(

@@ -18,7 +18,7 @@ ERROR_METRICS: Final = tuple(error.description for error in ERRORS if error.desc
 
 
 class Observability(Construct):
-    """What operators look at, and what wakes them."""
+    """The dashboard that operators look at, and the alarms that wake them."""
 
     def __init__(
         self, scope: Construct, id_: str, alarms: Alarms, *, service: ecs.FargateService, table: dynamodb.ITable

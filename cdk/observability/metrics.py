@@ -1,4 +1,4 @@
-"""The metrics that alarms, scaling and the dashboard look at: one value a minute."""
+"""The metrics that alarms, scaling and the dashboard read: one value a minute."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MINUTE: Final = Duration.minutes(1)
 
 
 def own(name: str, table: str, statistic: str) -> cloudwatch.Metric:
-    """A metric that each task reports. `table` is the dimension that tells deployments apart."""
+    """Return a metric that each task reports. `table` is the dimension that tells deployments apart."""
     return _metric(METRICS_NAMESPACE, name, {METRICS_DIMENSION: table}, statistic)
 
 
@@ -30,7 +30,7 @@ def running_tasks(service: ecs.FargateService) -> cloudwatch.Metric:
 
 
 def queue_backlog(queue: sqs.IQueue) -> cloudwatch.MathExpression:
-    """Count the messages that wait and those that tasks hold. SQS reports neither of an idle queue."""
+    """Count the messages that wait and those that tasks hold. SQS reports neither for an idle queue."""
     return _of_queue(queue, "waiting + held", deleted=False)
 
 
@@ -42,7 +42,7 @@ def queue_work(queue: sqs.IQueue) -> cloudwatch.MathExpression:
 def queue_stuck(queue: sqs.IQueue) -> cloudwatch.MathExpression:
     """Return 1 in a minute in which messages were there and none was deleted.
 
-    The age of the oldest message does not tell: SQS leaves those out that were received three times.
+    The age of the oldest message does not show it: SQS leaves out messages that were received three times.
     https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-available-cloudwatch-metrics.html
     """
     return _of_queue(queue, "IF(waiting + held > 0, IF(FILL(deleted, 0) > 0, 0, 1), 0)")
@@ -85,7 +85,7 @@ class Metrics:
         self.memory = service.metric_memory_utilization(period=MINUTE)
 
     def own(self, name: str, statistic: str) -> cloudwatch.Metric:
-        """A metric that the service reports: a value of each task, each minute."""
+        """Return a metric that the service reports: one value per task and minute."""
         return own(name, self._settings.table_name, statistic)
 
     def throttles(self) -> cloudwatch.Metric:

@@ -1,4 +1,4 @@
-"""The archive: a table of events, and tasks from zero by backlog, and back to zero (docs/adr/0013-archive.md)."""
+"""The archive: a table of events, and tasks that scale from zero by backlog and back (docs/adr/0013-archive.md)."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def archive(settings: Settings, table: dynamodb.ITable, queue: sqs.IQueue | None
 
 
 class Archive(Construct):
-    """Its tasks are counted by the backlog alone: once a minute the role `customer` writes the stream's, or SQS its
-    queue's.
+    """The archive. Its number of tasks follows the backlog alone: the stream's, which the role `customer` reports once
+    a minute, or the queue's, which SQS reports.
     """
 
     def __init__(self, scope: Construct, id_: str, around: Surroundings) -> None:
@@ -89,12 +89,12 @@ class Archive(Construct):
         return queue
 
     def _scale(self, section: ArchiveSection, backlog: cloudwatch.IMetric, work: cloudwatch.IMetric) -> None:
-        """Two alarms share one threshold, half a message below the first step, so at most one of them fires and no
+        """Scale by two alarms with one threshold, half a message below the first step. So at most one fires, and no
         backlog is on a bound, where AWS counts it to one step or the other by the alarm's direction.
 
-        The second one waits until nothing was done either, for as long as a task waits before it ends: under a trickle
-        each sample of the backlog is 0. An alarm that stays in ALARM goes on scaling, so a task that dies is replaced
-        while there is a backlog.
+        The second also waits until no work was done for as long as an idle task waits before it ends: under a trickle
+        of messages each sample of the backlog is 0. An alarm that stays in ALARM keeps scaling, so a task that dies is
+        replaced while there is a backlog.
         https://docs.aws.amazon.com/autoscaling/application/APIReference/API_StepAdjustment.html
         """
         scaling = self.tasks.service.auto_scale_task_count(min_capacity=0, max_capacity=section.steps[-1].tasks)

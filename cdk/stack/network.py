@@ -1,4 +1,4 @@
-"""The VPC: DynamoDB through a gateway endpoint, which is free, and no way in."""
+"""The VPC: it reaches DynamoDB through a gateway endpoint, which is free, and lets nothing in."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HTTPS: Final = "AWS APIs and the image registry"
 
 
 class Network(Construct):
-    """Where the tasks are, and what they may reach: NATS, HTTPS and nothing else; nobody reaches them."""
+    """Where the tasks run, and what they may reach: NATS, HTTPS and nothing else. Nothing can reach them."""
 
     def __init__(self, scope: Construct, id_: str, settings: Settings, removal: RemovalPolicy) -> None:
         super().__init__(scope, id_)
@@ -70,5 +70,5 @@ class Network(Construct):
 
 
 def _zones(count: int) -> list[str]:
-    """The first zones of the region, by a function of CloudFormation: their names differ from account to account."""
+    """Return the region's first zones, by a CloudFormation function: their names differ from account to account."""
     return [Fn.select(number, Fn.get_azs()) for number in range(count)]

@@ -23,7 +23,7 @@ from service.contracts import queue as contract
 
 KEPT: Final = Duration.days(7)
 DEAD_KEPT: Final = Duration.days(14)
-"""From the first sending on, also in the dead-letter queue."""
+"""Counted from the first sending, also in the dead-letter queue."""
 
 NO_TASK_MINUTES: Final = 5
 OLD_S: Final = 3600
@@ -32,14 +32,14 @@ OLD_MINUTES: Final = 5
 _ECR: Final = re.compile(
     r"(?P<account>\d{12})\.dkr[.-]ecr(-fips)?\.(?P<region>[a-z0-9-]+)\.[a-z0-9.-]+/(?P<name>[^:@]+)([:@].*)?"
 )
-"""A private registry's host: each partition has a suffix, and FIPS and dual stack have their own.
+"""An image in a private registry. Each partition has its own host suffix, FIPS and dual stack too.
 
 https://docs.aws.amazon.com/AmazonECR/latest/userguide/ecr-requests.html
 """
 
 
 class Queue(Construct):
-    """The business container calls `SIDECAR`; it is started once the sidecar is healthy, and stopped before it."""
+    """The sidecar and the business container, which calls `SIDECAR`, starts after it is healthy and stops before it."""
 
     def __init__(self, scope: Construct, id_: str, around: Surroundings) -> None:
         super().__init__(scope, id_)
@@ -65,13 +65,13 @@ class Queue(Construct):
         if section.read_only:
             self.tasks.definition.add_volume(name="tmp")
             business.add_mount_points(ecs.MountPoint(source_volume="tmp", container_path="/tmp", read_only=False))  # noqa: S108
-        # What starts after another is stopped before it: the last messages can still be deleted.
+        # A container that starts after another stops before it: so the last messages can still be deleted.
         business.add_container_dependencies(
             ecs.ContainerDependency(container=self.tasks.container, condition=ecs.ContainerDependencyCondition.HEALTHY)
         )
 
     def _image(self, name: str) -> ecs.ContainerImage:
-        """Return the image as it is named. The task may pull it from ECR; any other registry must be public."""
+        """Return the image of that name. Let the task pull it from ECR; any other registry must be public."""
         if found := _ECR.fullmatch(name):
             arn = f"arn:{Aws.PARTITION}:ecr:{found['region']}:{found['account']}:repository/{found['name']}"
             repository = ecr.Repository.from_repository_attributes(
@@ -81,7 +81,7 @@ class Queue(Construct):
         return ecs.ContainerImage.from_registry(name)
 
     def _queues(self, settings: Settings, removal: RemovalPolicy) -> tuple[sqs.IQueue, sqs.IQueue | None]:
-        """The queue, and where the stack makes both, its dead-letter queue."""
+        """Return the queue and, if the stack makes both, its dead-letter queue."""
         if settings.queue.queue:
             return existing_queue(self, "Messages", settings.queue.queue), None
         dead = make_queue(

@@ -1,4 +1,4 @@
-"""Between a minimum and a maximum, on what asks for most: CPU, requests in flight, time without credit."""
+"""Scaling between a minimum and a maximum, by what asks for most: CPU, requests in flight, time without credit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SCALE_OUT_COOLDOWN: Final = Duration.seconds(SCALE_OUT_COOLDOWN_S)
 
 
 def scale(service: ecs.FargateService, settings: Settings, seen: Observability) -> None:
-    """The service's own metrics are averaged over the tasks, each of which reports them once a minute."""
+    """Scale the service. Its own metrics are averages over the tasks, each of which reports once a minute."""
     scaling = service.auto_scale_task_count(min_capacity=settings.min_tasks, max_capacity=settings.max_tasks)
     scaling.scale_on_cpu_utilization(
         "Cpu",

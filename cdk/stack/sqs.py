@@ -1,4 +1,4 @@
-"""SQS queues of the stack, and what a role calls to read one."""
+"""The stack's SQS queues, and the calls by which a role reads one."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ READER_CALLS: Final = (
     "sqs:DeleteMessage",
     "sqs:ChangeMessageVisibility",
 )
-"""Of a role that is told the queue's URL; one that is told its name calls `GetQueueUrl` too."""
+"""Calls of a role that has the queue's URL; one that has its name also calls `GetQueueUrl`."""
 
 
 def make_queue(
     scope: Construct, id_: str, name: str, *, kept: Duration, removal: RemovalPolicy, dead: sqs.Queue | None = None,
     max_receive_count: int = 0,
 ) -> sqs.Queue:  # fmt: skip
-    """Encrypted, over TLS alone. `dead` takes what was received too often."""
+    """Make a queue: encrypted, over TLS only. `dead` takes messages received more often than `max_receive_count`."""
     return sqs.Queue(
         scope,
         id_,

@@ -1,4 +1,4 @@
-"""The stack: a table, a network, tasks of each role, how they scale, and what operators see."""
+"""The stack: tables, a network, tasks of each role, how they scale, and what operators see."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from service.contracts import queue as queue_contract
 
 
 class BalanceStack(Stack):
-    """Everything of one deployment. The secret is referenced by its complete ARN, never made or read here."""
+    """All resources of one deployment. A secret is referenced by its complete ARN, never made or read here."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class BalanceStack(Stack):
         queue_image: ecs.ContainerImage | None = None,
         **options: Any,
     ) -> None:
-        """`queue_image`: for the architecture of [queue], where it is another."""
+        """`queue_image`: for the architecture of [queue], if it is a different one."""
         super().__init__(scope, id_, description="Loyalty balances over NATS, from DynamoDB", **options)
         keep = settings.environment == "production"
         removal = RemovalPolicy.RETAIN_ON_UPDATE_OR_DELETE if keep else RemovalPolicy.DESTROY
@@ -98,7 +98,7 @@ class BalanceStack(Stack):
         parameter = CfnParameter(
             self,
             name,
-            default="no",  # deployed without our command, it takes no protection off and leaves the number of tasks
+            default="no",  # without our command, protection and number of tasks stay as they are
             allowed_values=["yes", "no"],
             description="Whether this deployment makes the service; it alone sets the number of tasks",
         )

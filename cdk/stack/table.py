@@ -1,4 +1,4 @@
-"""A table of the stack, or one that is there already."""
+"""A table of the stack, or one that exists already."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def make_table(
     expires: str | None = None,
     index: tuple[str, str] | None = None,
 ) -> dynamodb.ITable:
-    """`keys` are strings: the partition key and, where there is one, the sort key. `expires` is the TTL attribute.
+    """Return a table. `keys` are strings: the partition key and, if any, the sort key. `expires` is the TTL attribute.
 
-    `index` is the name of a local secondary index of all attributes, and its sort key, a number.
+    `index`: name of a local secondary index of all attributes, and its sort key, a number.
     """
     if existing:
         return dynamodb.Table.from_table_name(scope, id_, name)
@@ -61,19 +61,19 @@ def make_table(
         by = dynamodb.Attribute(name=index[1], type=dynamodb.AttributeType.NUMBER)
         table.add_local_secondary_index(index_name=index[0], sort_key=by)
     if settings.environment == "production":
-        # A protected table would survive a first deployment that fails, and stand in the next one's way.
+        # A protected table would survive a failed first deployment, and block the next one.
         resource = cast("dynamodb.CfnTable", table.node.default_child)
         resource.add_property_override("DeletionProtectionEnabled", Fn.condition_if(first.logical_id, False, True))
     return table
 
 
 def fate(kept: bool, row: str) -> str:
-    """What becomes of a table when the stack is destroyed, in words."""
+    """Say what happens to a table when the stack is destroyed."""
     return "is kept" if kept else f"goes, with every {row} in it"
 
 
 def may_use_key(key_arn: str) -> tuple[iam.PolicyStatement, ...]:
-    """Let the role use this customer managed key for its table, and for nothing else."""
+    """Let the role use this customer managed key for its table and nothing else."""
     if not key_arn:
         return ()
     via = {"StringEquals": {"kms:ViaService": f"dynamodb.{Aws.REGION}.{Aws.URL_SUFFIX}"}}

@@ -32,7 +32,7 @@ class Surroundings:
     network: Network
     cluster: ecs.Cluster
     capacity: Construct | None
-    """The cluster's capacity providers, which a service that uses them must wait for."""
+    """The cluster's capacity providers; a service that uses them must wait for them."""
 
     image: ecs.ContainerImage
     secret: secretsmanager.ISecret
@@ -52,22 +52,22 @@ class Role:
     memory: int
     architecture: str
     tasks: int
-    """Of the service's first deployment; later ones leave the number to autoscaling, where the role has it."""
+    """Tasks of the service's first deployment; later ones leave the number to autoscaling, if the role has it."""
 
     always: int
     """Tasks that never run on Spot."""
 
     environment: Mapping[str, str]
     statements: Sequence[iam.PolicyStatement] = field(default_factory=tuple)
-    """What the role calls in AWS, and nothing else."""
+    """What the role may call in AWS; nothing else is allowed."""
 
     is_autoscaled: bool = True
     reads_nats: bool = True
-    """Whether it has credentials of NATS."""
+    """Whether it gets NATS credentials."""
 
 
 def customer(settings: Settings, table: dynamodb.ITable, adjustments: dynamodb.ITable) -> Role:
-    """A transaction takes the permissions of what is in it.
+    """Return the role `customer`. A transaction requires the permissions of the actions in it.
 
     https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/transaction-apis-iam.html
     """
@@ -99,7 +99,7 @@ def customer(settings: Settings, table: dynamodb.ITable, adjustments: dynamodb.I
 class Tasks(Construct):
     """An ECS service on Fargate, with no load balancer: work comes over the connections that tasks open.
 
-    A role that brings a container of its own adds it to `definition`.
+    A role with a further container adds it to `definition`.
     """
 
     def __init__(self, scope: Construct, id_: str, around: Surroundings, role: Role) -> None:
@@ -192,7 +192,7 @@ def _environment(settings: Settings, region: str) -> dict[str, str]:
 
 
 def _capacity(settings: Settings, role: Role) -> list[ecs.CapacityProviderStrategy] | None:
-    """With Spot, `always` tasks are on capacity that is never taken away."""
+    """Return the capacity with Spot, None without. `always` tasks run on capacity that is never taken away."""
     if not settings.spot:
         return None
     return [
