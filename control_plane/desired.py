@@ -1,9 +1,9 @@
 """The desired state of NATS, declared once for Synadia Cloud, the local system and the tests.
 
-`ACCOUNT` is what the role `customer` and its clients need. A role that not everybody runs is a `Part` in `PARTS`: its
-user, streams and consumers are made by `create --with NAME`, and looked after from then on (its user is there). They
-are no part of `ACCOUNT` because streams and consumers count against what a plan of Synadia Cloud allows. The local
-system and the tests have `EVERYTHING`. The streams' bytes, times their replicas, must fit into `Limits.disk_bytes`.
+`ACCOUNT` is what the role `customer` and its clients need. An optional role is a `Part` in `PARTS`: `create --with
+NAME` makes its user, streams and consumers, and keeps them as declared from then on (while its user exists). They are
+not in `ACCOUNT` because streams and consumers count against the limits of a Synadia Cloud plan. The local system and
+the tests have `EVERYTHING`. The streams' bytes, times their replicas, must fit into `Limits.disk_bytes`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from service.contracts import customer as contract
 from service.contracts.stream import STREAM, STREAM_SUBJECTS
 
 TAG: Final = "customer-balance"
-"""Marks the accounts that this program made, and may therefore change and delete."""
+"""Tag of the accounts that this program made, and may therefore change and delete."""
 
 MIB: Final = 1024 * 1024
 DAY_S: Final = 24 * 60 * 60
@@ -25,7 +25,7 @@ DAY_S: Final = 24 * 60 * 60
 
 @dataclass(frozen=True)
 class Limits:
-    """What an account may use; -1 is without limit."""
+    """What an account may use; -1 means no limit."""
 
     connections: int = 100
     subscriptions: int = 10_000
@@ -37,7 +37,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class User:
-    """Subjects a user may publish and subscribe to; nothing else. `subject queue` allows that queue group alone."""
+    """Subjects a user may publish and subscribe to, and no others. `subject queue` allows only that queue group."""
 
     name: str
     publish: tuple[str, ...]
@@ -60,7 +60,7 @@ class Stream:
     allow_batched: bool = False
     """Takes fast-ingest batches (ADR-50): one acknowledgement for many messages. nats-server 2.14 and later."""
     discard_new: bool = False
-    """When it is full it refuses what comes, in place of discarding what is there."""
+    """A full stream refuses new messages, instead of discarding old ones."""
     replicas: int = 3
 
 
@@ -81,19 +81,19 @@ class Consumer:
     max_ack_pending: int
     max_deliver: int = -1
     filter: str = ""
-    """A subject; all of the stream's when empty."""
+    """A subject; empty: all subjects of the stream."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """What a role that not everybody runs needs beside `ACCOUNT`. Its name is its user's."""
+    """What an optional role needs in addition to `ACCOUNT`. Its name is its user's."""
 
     user: User
     streams: tuple[Stream, ...] = ()
-    """Those that it adds, and those of the account that it wants otherwise."""
+    """Streams that it adds, and streams of the account that it needs with other settings."""
     consumers: tuple[Consumer, ...] = ()
     disk_bytes: int = 0
-    """What its streams take beside the account's, on all replicas."""
+    """Bytes that its streams take in addition to the account's, on all replicas."""
 
     @property
     def name(self) -> str:
@@ -109,7 +109,7 @@ class Account:
     consumers: tuple[Consumer, ...] = ()
 
     def plus(self, parts: Iterable[Part]) -> Account:
-        """The account, with parts."""
+        """Return the account with these parts added."""
         account = self
         for part in parts:
             names = {stream.name for stream in part.streams}
@@ -124,7 +124,7 @@ class Account:
         return account
 
     def sized(self, stream: str, max_bytes: int) -> Account:
-        """The account with a stream of that size, and the room for it."""
+        """Return the account with that size for a stream, and the disk space for it."""
         (before,) = (each for each in self.streams if each.name == stream)
         more = (max_bytes - before.max_bytes) * before.replicas
         return replace(
@@ -140,7 +140,7 @@ class Account:
 SERVICE: Final = User(name=contract.USER, publish=contract.PUBLISH, subscribe=contract.SUBSCRIBE, responses=True)
 
 READING: Final = (contract.SUBJECT, contract.GET_SUBJECT)
-"""Subjects of the requests that change nothing."""
+"""Subjects of requests that change nothing."""
 
 CLIENT: Final = User(
     name="client",
@@ -149,7 +149,7 @@ CLIENT: Final = User(
 )
 
 ADMINISTRATOR: Final = User(name="administrator", publish=(">",), subscribe=(">",))
-"""Every permission in one account: who provisions it, for as long as that takes."""
+"""Has every permission in one account: the user that provisions it, while that takes place."""
 
 GATEWAY: Final = User(
     name="gateway",
@@ -165,7 +165,7 @@ REGISTRAR: Final = User(
     subscribe=("_INBOX.>",),
     gateway=True,
 )
-"""Creating clients is a right of its own."""
+"""A separate user: creating clients is a right of its own."""
 
 TELLER: Final = User(
     name="teller",
@@ -173,7 +173,7 @@ TELLER: Final = User(
     subscribe=("_INBOX.>",),
     gateway=True,
 )
-"""So is adjusting balances."""
+"""A separate user: adjusting balances is a right of its own."""
 
 BALANCES: Final = Stream(
     name=STREAM,
@@ -187,7 +187,7 @@ BALANCES: Final = Stream(
 ARCHIVE: Final = Part(
     user=User(name=archive.USER, publish=archive.PUBLISH, subscribe=archive.SUBSCRIBE, responses=True),
     streams=(
-        # It holds what no task has archived yet; `create --stream-size` makes it another size.
+        # It holds events that are not archived yet; `create --stream-size` sets another size.
         replace(BALANCES, max_bytes=archive.STREAM_BYTES),
         Stream(
             name=archive.DEAD_STREAM,
@@ -233,7 +233,7 @@ QUEUE: Final = Part(
 )
 
 PARTS: Final[tuple[Part, ...]] = (ARCHIVE, QUEUE)
-"""The parts of which `create --with NAME` makes some. A name is that of the part's user."""
+"""Parts that `create --with NAME` can make; NAME is the name of the part's user."""
 
 
 _API: Final = "$JS.API"
@@ -241,13 +241,13 @@ _CONSUMER_VERBS: Final = ("CREATE", "DELETE", "MSG.NEXT")
 
 
 def _touching(consumer: Consumer) -> tuple[str, ...]:
-    """What would touch a consumer that a role works with."""
+    """Return the subjects that would change a role's consumer, take its messages or acknowledge them."""
     stream, name = consumer.stream, consumer.name
     return (
         *(f"{_API}.CONSUMER.{verb}.{stream}.{name}" for verb in _CONSUMER_VERBS),
         f"{_API}.CONSUMER.CREATE.{stream}.{name}.>",
         f"$JS.ACK.{stream}.{name}.>",
-        f"$JS.ACK.*.*.{stream}.{name}.>",  # with domain and account, as ADR-15 has it
+        f"$JS.ACK.*.*.{stream}.{name}.>",  # with domain and account, as in ADR-15
     )
 
 
@@ -264,9 +264,9 @@ VIEWER: Final = User(
     subscribe=("_INBOX.>", *STREAM_SUBJECTS),
     deny_publish=tuple(subject for part in PARTS for consumer in part.consumers for subject in _touching(consumer)),
 )
-"""A person who looks: into streams and the bucket, at `$SRV`, and at events as they come. Changes nothing.
+"""For a person who inspects: streams and the bucket, `$SRV`, and events as they arrive. Changes nothing.
 
-Wildcards, because a user's JWT travels in one line of at most 4,096 bytes: a longer one cannot connect.
+Wildcards, because a user's JWT is sent in one line of at most 4,096 bytes: a user with a longer one cannot connect.
 """
 
 ACCOUNT: Final = Account(
