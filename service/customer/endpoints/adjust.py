@@ -103,8 +103,8 @@ class Adjust:
         client_id = waiting.adjustment.client_id
         payload = encode(client_id, entry)
         waiting.request.respond([payload])
-        # A repeat publishes again, in case the task that wrote the entry died before it did; only for half of the window,
-        # because clocks differ: later, the stream would store an old balance as a new event.
+        # A repeat publishes again, in case the task that wrote the entry died before it did. Only within the window, or
+        # the stream would store an old balance as a new event; half of it, because clocks differ.
         if is_new or time.time() - datetime.fromisoformat(entry.at).timestamp() < self.forgotten_s / 2:
             self._events.publish_once(
                 [f"{EVENT_PREFIX}{client_id}", f"{ADJUSTED_PREFIX}{client_id}"],
