@@ -1,1 +1,1 @@
-"""What several rooms' tests stand on."""
+"""Helpers that the tests of several rooms share."""

@@ -1,4 +1,4 @@
-"""Asking for adjustments, and what a client's statement adds up to."""
+"""Requests for adjustments, and the balance that a client's statement adds up to."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from service.contracts import customer as contract
 async def adjust(
     client: Client, client_id: str, points: int, adjustment_id: str, timeout_s: float = 5, **more: Any
 ) -> tuple[str, bytes]:
-    """The reply's code and description, `OK` when it has none, and its bytes."""
+    """Return the reply's code and description (`OK` if it has none), and its bytes."""
     body = {"client_id": client_id, "points": points, "adjustment_id": adjustment_id, **more}
     return await ask(client, contract.ADJUST_SUBJECT, body, timeout_s)
 
@@ -27,7 +27,7 @@ async def ask(client: Client, subject: str, body: Any, timeout_s: float = 5) -> 
 
 
 async def statement(client: Client, client_id: str, limit: int = 100) -> list[dict[str, Any]]:
-    """All of a client's adjustments, newest first."""
+    """Return all of a client's adjustments, newest first."""
     found: list[dict[str, Any]] = []
     more: dict[str, int] = {}
     while True:
@@ -43,7 +43,7 @@ async def statement(client: Client, client_id: str, limit: int = 100) -> list[di
 
 
 def follows(rows: Sequence[dict[str, Any]], opening: int) -> int:
-    """The balance that a client's rows, oldest first, lead to from `opening`; each follows from the one before."""
+    """Return the balance that a client's rows, oldest first, lead to from `opening`; each must follow from the last."""
     balance = opening
     for row in rows:
         balance += int(row["points"])

@@ -32,7 +32,7 @@ class ArchiveWorld:
     table: str
     admin: JetStreamContext
     env: Mapping[str, str] = field(default_factory=dict)
-    """The AWS environment of its tasks; the engine's own unless a test gives a proxy's."""
+    """The AWS environment of its tasks: the engine's, unless a test sets a proxy's."""
     _names: Any = field(default_factory=itertools.count)
 
     def environment(self, **overrides: str) -> dict[str, str]:
@@ -64,7 +64,7 @@ class ArchiveWorld:
             return code, task.child.log.read_text()
 
     async def publish(self, count: int, *, first: int = 0, body: bytes = b"") -> None:
-        """Events of clients `0`, `1`, ..., each with its `Nats-Msg-Id`."""
+        """Publish events of clients `0`, `1`, ..., each with its `Nats-Msg-Id`."""
         await self.publish_all(
             (f"customer.balance.{number}", body or b'{"balance":%d}' % number, {"Nats-Msg-Id": f"m{number}"})
             for number in range(first, first + count)
@@ -83,7 +83,7 @@ class ArchiveWorld:
         return await self.backlog() == 0
 
     async def shorten_ack_wait(self) -> None:
-        """Deliver again soon what a dead task holds."""
+        """Let the stream soon deliver again what a dead task holds."""
         config = (await self.admin.consumer_info(contract.STREAM, contract.CONSUMER)).config
         await self.admin.add_consumer(contract.STREAM, dataclasses.replace(config, ack_wait=2))
 
@@ -100,7 +100,7 @@ class ArchiveWorld:
         return [item for page in pages for item in page["Items"]]
 
     def sequences(self) -> list[int]:
-        """Of the rows, sorted."""
+        """Return the sequences of the rows, sorted."""
         scan = self.engine().get_paginator("scan")
         names = {"#sequence": "sequence"}
         pages = scan.paginate(TableName=self.table, ProjectionExpression="#sequence", ExpressionAttributeNames=names)
@@ -117,12 +117,12 @@ async def make_archive(world: World) -> AsyncIterator[ArchiveWorld]:
 
 
 def delivered(subject: bytes, reply: bytes, data: bytes, headers: bytes) -> Message:
-    """A message as the wire has it."""
+    """Return a message as it is on the wire."""
     return make_message(subject, reply, data, headers)
 
 
 def ended(log: str) -> str:
-    """Why a task ended: its last line, a record or, before it had settings, plain."""
+    """Return why a task ended: its last line, a record or, before it had settings, plain text."""
     (line,) = [line for line in log.splitlines() if line.startswith("error: ") or '"event":"ended"' in line]
     if line.startswith("error: "):
         return line.removeprefix("error: ")

@@ -1,4 +1,4 @@
-"""A real Chromium, without a window, spoken to by its DevTools protocol."""
+"""A real Chromium, without a window, driven by its DevTools protocol."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.world import eventually
 
 
 class Tab:
-    """One page: what it asked for, and what went wrong on it."""
+    """One page: its requests, and its errors."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self._socket = socket
@@ -52,7 +52,7 @@ class Tab:
         return result
 
     async def run(self, script: str) -> Any:
-        """The value of a JavaScript expression."""
+        """Return the value of a JavaScript expression."""
         said = await self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in said, said
         return said["result"].get("value")
@@ -84,7 +84,7 @@ class Tab:
 
 @asynccontextmanager
 async def browser() -> AsyncIterator[Tab]:
-    """A new page. The test is skipped where there is no Chromium."""
+    """Open a new page. Skips the test if there is no Chromium."""
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
         pytest.skip("Chromium is not installed")

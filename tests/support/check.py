@@ -10,7 +10,7 @@ from tests.support.world import World
 
 
 async def check(world: World, *, role: str = "customer", **env: str) -> tuple[int, list[str]]:
-    """Exit code and lines."""
+    """Return the exit code and the lines of output."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "service", role, "--check", cwd=ROOT, env=world.service_env(**env),
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,

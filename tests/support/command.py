@@ -17,7 +17,7 @@ from local.process import ROOT
 
 
 class Run:
-    """A command, what it has printed so far, and its end."""
+    """A running command, its output so far, and its exit."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
@@ -65,7 +65,7 @@ for arguments in json.loads(sys.argv[2]):
 
 
 async def one_after_another(module: str, command_lines: Sequence[Sequence[str]]) -> list[tuple[int, str]]:
-    """Exit code and output of each, all in one process: to start one takes longer than to find a mistake."""
+    """Return exit code and output of each command. They share a process: starting one takes longest."""
     command = [sys.executable, "-c", _ONE_AFTER_ANOTHER, module, json.dumps(command_lines)]
     done = await asyncio.to_thread(
         subprocess.run, command, cwd=ROOT, env={**os.environ, "COLUMNS": "300"}, capture_output=True, text=True,

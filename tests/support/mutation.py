@@ -1,9 +1,9 @@
-"""`python -m tests.support.mutation SESSION ORDER [again]`: the tests of each mutant of a session, in its own tree.
+"""`python -m tests.support.mutation SESSION ORDER [again]`: run the tests of each mutant of a session, in its own tree.
 
-`again`: also of those that survived before.
+`again`: also for mutants that survived before.
 
-They run in a fork of this process, which has imported the libraries once: that takes longer than most tests. The
-project's own modules are imported anew by each.
+The tests run in a fork of this process, which has imported the libraries once: importing takes longer than most tests.
+Each fork imports the project's own modules again.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from cosmic_ray.work_item import MutationSpec, TestOutcome, WorkerOutcome, WorkR
 OURS: Final = frozenset({"service", "control_plane", "local", "benchmark", "cdk", "examples", "tests"})
 POLL_S: Final = 0.01
 SLOWER: Final = 4
-"""Times as long as the tests take without a mutant: one that takes longer hangs, and counts as killed."""
+"""A mutant whose tests take this many times as long as without one hangs, and counts as killed."""
 STARTING_S: Final = 10.0
-"""More, for servers on a busy machine."""
+"""Extra seconds, for servers on a busy machine."""
 
 
 def main(session: Path, order: str, again: Sequence[str]) -> int:
-    """Exit code: 1 when the tests fail without a mutant."""
+    """Return the exit code: 1 if the tests fail without a mutant."""
     for library in ("hypothesis", "pytest_asyncio", "tests.conftest"):
         importlib.import_module(library)
     started = time.monotonic()
@@ -61,7 +61,7 @@ def _result(spec: MutationSpec, order: str, limit_s: float) -> WorkResult:
 
 
 def _killed(order: str, limit_s: float, *, keeps_bytecode: bool = False) -> bool:
-    """Whether a test fails, or they do not end."""
+    """Return whether a test fails, or the tests do not end."""
     child = os.fork()
     if child == 0:
         os._exit(_test(order, keeps_bytecode))
@@ -82,7 +82,7 @@ def _test(order: str, keeps_bytecode: bool) -> int:
     quiet = os.open(os.devnull, os.O_RDWR)
     for stream in range(3):
         os.dup2(quiet, stream)
-    # Of a source that changes twice in a second, the first one's bytecode would be taken.
+    # If a source changes twice within a second, Python would use the bytecode of the first change.
     sys.dont_write_bytecode = not keeps_bytecode
     for name in [name for name in sys.modules if name.partition(".")[0] in OURS]:
         del sys.modules[name]

@@ -12,18 +12,18 @@ LOST_S = 0.1
 
 
 class Network:
-    """What connects to `url` reaches the address behind it, while there is a network."""
+    """A proxy: a connection to its URL reaches the address behind it, unless the network is cut."""
 
     def __init__(self, host: str, port: int) -> None:
         self._host, self._port = host, port
         self.lose = b""
-        """The first bytes for the server with these in them are lost, and every connection with them."""
+        """The first data to the server that contains these bytes is lost, and every connection ends."""
         self.answer_s = 0.0
-        """So long after it was sent, each part of what the server sends arrives."""
+        """Seconds by which all that the server sends is delayed."""
         self._flowing = asyncio.Event()
         self._flowing.set()
         self.last_words: list[bytes] = []
-        """A new connection ends with the first of these, once the client has said its own."""
+        """A new connection ends with the first of these, after the client has sent its opening lines."""
         self._is_cut = False
         self._writers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server
@@ -34,7 +34,7 @@ class Network:
 
     @asynccontextmanager
     async def cut(self) -> AsyncIterator[None]:
-        """What is sent to the server is lost; a moment later every connection ends, and no new one is made."""
+        """Lose what is sent to the server; a moment later end every connection, and accept no new one."""
         self._is_cut = True
         await asyncio.sleep(LOST_S)
         self._end()
@@ -45,7 +45,7 @@ class Network:
 
     @asynccontextmanager
     async def stalled(self) -> AsyncIterator[None]:
-        """Nothing passes, and nothing is lost."""
+        """Let nothing pass meanwhile; lose nothing."""
         self._flowing.clear()
         try:
             yield
@@ -69,7 +69,7 @@ class Network:
         there, back = await asyncio.open_connection(self._host, self._port)
         if self.last_words:
             writer.write(await there.readline())
-            await reader.readuntil(b"PING\r\n")  # or it might lose the words with a connection that was reset
+            await reader.readuntil(b"PING\r\n")  # a reset connection could lose the last words
             writer.write(self.last_words.pop(0))
             writer.close()
             back.close()
@@ -100,7 +100,7 @@ class Network:
 
 @asynccontextmanager
 async def network(nats_url: str) -> AsyncIterator[tuple[Network, str]]:
-    """A network in front of a NATS server, and the URL on its other side."""
+    """Put a network in front of a NATS server; yield it and its URL."""
     address = urlsplit(nats_url)
     assert address.hostname
     assert address.port

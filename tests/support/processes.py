@@ -1,4 +1,4 @@
-"""Other processes, as psutil sees them: each may be gone between two looks."""
+"""Other processes, as psutil sees them: each may end between two calls."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import psutil
 
 
 def family(pid: int) -> list[tuple[psutil.Process, str]]:
-    """The children of a process, and theirs, each with its command line."""
+    """Return the descendants of a process, each with its command line."""
     found: list[tuple[psutil.Process, str]] = []
     with contextlib.suppress(psutil.NoSuchProcess):
         for child in psutil.Process(pid).children(recursive=True):

@@ -42,9 +42,9 @@ READ_AT_IMPORT: Final = (
     "FORCE_COLOR",
     "COLUMNS",
 )
-"""Variables that a library reads when it is imported: a program that is given others is started cold."""
+"""Variables that libraries read at import: a program that gets other values is started cold."""
 DIE_WITH_PARENT: Final = "_die_with_parent"
-"""Of `local.process`: what is started here does so."""
+"""Name in `local.process`: a program started here dies with its parent, too."""
 PIPES: Final = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
 MESSAGE_BYTES: Final = 1 << 20
 COMMAND_BYTES: Final = 500
@@ -56,7 +56,7 @@ _PR_SET_CHILD_SUBREAPER: Final = 36
 
 @contextlib.contextmanager
 def warm_starts() -> Iterator[None]:
-    """Within it, this process starts the project's programs warm. On Linux; elsewhere nothing changes."""
+    """Start the project's programs warm meanwhile, on Linux; elsewhere nothing changes."""
     if sys.platform != "linux":
         yield
         return
@@ -91,7 +91,7 @@ def warm_starts() -> Iterator[None]:
 
 
 def _modules(how: Mapping[str, Any], env: Mapping[str, str]) -> str:
-    """What is to be imported for this command; empty: it is to be started cold."""
+    """Return the modules to import for this command; empty: start it cold."""
     command = how["args"]
     if isinstance(command, (str, bytes)) or list(command[:2]) != [sys.executable, "-m"]:
         return ""
@@ -106,7 +106,7 @@ def _modules(how: Mapping[str, Any], env: Mapping[str, str]) -> str:
 
 
 class _Warm:
-    """A process that has imported a module, and forks at a request."""
+    """A process that has imported a module, and forks on request."""
 
     def __init__(self, modules: str) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -117,7 +117,7 @@ class _Warm:
         self._socket.send(modules.encode())  # no argument: tests look for programs by their command lines
 
     def start(self, request: Mapping[str, Any], streams: Sequence[int]) -> int:
-        """Fork it; returns its pid, which is a child's of this process."""
+        """Fork it; return the pid of the fork, which is a child of this process."""
         with self._lock:
             _prctl(_PR_SET_CHILD_SUBREAPER, 1)
             try:
@@ -136,7 +136,7 @@ def _prctl(option: int, value: int) -> None:
 
 
 def _serve(requests: socket.socket) -> list[str]:
-    """Fork for each request, until the other side is gone. Returns in each fork, with its command line."""
+    """Fork for each request, until the other side is gone. Return in each fork, with its command line."""
     while True:
         message, streams, _, _ = socket.recv_fds(requests, MESSAGE_BYTES, 3)
         if not message:

@@ -1,4 +1,4 @@
-"""An account and a table of a test's own, on servers that the session started."""
+"""An account and a table for one test, on servers that the session started."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Servers:
 
 
 def one_authority() -> dict[str, str]:
-    """For a program that is given an environment of its own: `quick_starts` says why."""
+    """Variables for a program that gets its own environment; `quick_starts` says why."""
     return {"SSL_CERT_FILE": os.environ["SSL_CERT_FILE"]}
 
 
@@ -79,18 +79,18 @@ class World:
     table: str
     folder: Path
     vcpu: float | None = None
-    """What each task has of the CPU; None: all of it."""
+    """vCPUs of each task; None: no bound."""
 
     @property
     def nats_url(self) -> str:
         return self.servers.nats_url
 
     def at(self, nats_url: str) -> World:
-        """The same, from one of its servers."""
+        """Return the same world, seen from one of its servers."""
         return replace(self, servers=replace(self.servers, nats_url=nats_url))
 
     def bounded(self, vcpu: float) -> World:
-        """The same, its tasks bounded as Fargate bounds them."""
+        """Return the same world, with tasks bounded as Fargate bounds them."""
         return replace(self, vcpu=vcpu)
 
     def creds(self, user: str) -> str:
@@ -99,7 +99,7 @@ class World:
 
     @asynccontextmanager
     async def client(self, user: str = "client") -> AsyncIterator[Client]:
-        """A connection that reconnects, as a program's would."""
+        """Open a connection that reconnects, as a program's would."""
 
         async def quiet(_: Exception) -> None:
             pass
@@ -117,12 +117,12 @@ class World:
             yield client
         finally:
             await client.close()
-            if client._reconnection_task:  # nats-py's own client may go on for ever
+            if client._reconnection_task:  # nats-py's own client may reconnect for ever
                 await cancel(client._reconnection_task)
 
     @asynccontextmanager
     async def administrator(self) -> AsyncIterator[JetStreamContext]:
-        """For longer than any drill takes: the control plane's own is let in for five minutes."""
+        """Connect as administrator, for longer than any drill: the control plane's credentials last five minutes."""
         creds = self_hosted.administrator_creds(self.account, self.account.public, expires_s=DRILL_S)
         async with self_hosted.connected(self.nats_url.split(","), creds) as client:
             yield client.jetstream()
@@ -151,12 +151,12 @@ class World:
         return f"{self.table}-adjustments"
 
     async def with_adjustments(self) -> dict[str, str]:
-        """Make the table, and return what a task needs to be told of it."""
+        """Make the table, and return the environment that a task needs for it."""
         await dynamodb.create_adjustments(self.adjustments, self.servers.dynamodb_env)
         return {"ADJUSTMENTS_TABLE": self.adjustments, "SEED_ROWS": "0"}
 
     def ledger(self) -> list[dict[str, Any]]:
-        """Every row of the table of adjustments."""
+        """Return every row of the table of adjustments."""
         pages = dynamodb.client(self.servers.dynamodb_env).get_paginator("scan").paginate(TableName=self.adjustments)
         return [{name: next(iter(value.values())) for name, value in row.items()} for page in pages
                 for row in page["Items"]]  # fmt: skip
@@ -167,7 +167,7 @@ class World:
 
     @asynccontextmanager
     async def launch(self, *, health_port: int = 0, **env: str) -> AsyncIterator[Task]:
-        """A service process, running but not waited for; its health page is on a free port, unless one is given."""
+        """Start a service process without waiting for it; its health page is on a free port, unless one is given."""
         name = f"service-{uuid.uuid4().hex[:6]}"
         port, log = health_port or claim_port(0, ""), self.folder / f"{name}.log"
         async with service_task(name, self.service_env(**env), port, log, vcpu=self.vcpu) as task:
@@ -175,19 +175,19 @@ class World:
 
     @asynccontextmanager
     async def task(self, **env: str) -> AsyncIterator[Task]:
-        """A service process that is ready."""
+        """Start a service process; yield it once it is ready."""
         async with self.launch(health_port=0, **env) as task:
             await ready(task)
             yield task
 
     async def run_to_end(self, *, health_port: int = 0, **env: str) -> tuple[int, str]:
-        """Exit code and output of a service that is expected to end by itself."""
+        """Return exit code and output of a service that is expected to end by itself."""
         async with self.launch(health_port=health_port, **env) as task, asyncio.timeout(30):
             code = await task.child.wait()
             return code, task.child.log.read_text()
 
     async def last_sequence(self) -> int:
-        """How many events were ever stored."""
+        """Return how many events were ever stored."""
         async with self.administrator() as admin:
             return (await admin.stream_info(STREAM)).state.last_seq
 
@@ -226,7 +226,7 @@ class OwnServer:
 
 @asynccontextmanager
 async def own_server(world: World, folder: Path) -> AsyncIterator[tuple[World, OwnServer]]:
-    """The world's table with an account on a nats-server of its own."""
+    """Start a separate nats-server; yield the world's table with an account on it."""
     server = OwnServer(folder)
     await server.start()
     try:
@@ -274,7 +274,7 @@ class OwnCluster:
 
 @asynccontextmanager
 async def own_cluster(world: World, folder: Path) -> AsyncIterator[tuple[World, OwnCluster]]:
-    """The world's table with an account on a cluster of its own, its stream and bucket on every node."""
+    """Start a separate cluster; yield the world's table with an account, stream and bucket on every node."""
     cluster = OwnCluster(folder)
     try:
         await asyncio.gather(*(cluster.start(number) for number in range(NODES)))
@@ -286,7 +286,7 @@ async def own_cluster(world: World, folder: Path) -> AsyncIterator[tuple[World, 
             try:
                 async with own.administrator() as admin:
                     async with asyncio.timeout(1):
-                        await admin.account_info()  # while the nodes elect, no question is answered
+                        await admin.account_info()  # during an election, nodes answer no request
                     await jetstream.ensure(admin, EVERYTHING, replicas=NODES)
             except (ProvisioningError, nats.errors.Error, APIError, TimeoutError):
                 return False
@@ -304,7 +304,7 @@ async def eventually(
     within_s: float = 10.0,
     what: str = "the condition",
 ) -> None:
-    """Wait for a condition, and say which one did not come true."""
+    """Wait for a condition; fail with its name if it does not come true."""
     deadline = time.monotonic() + within_s
     while True:
         outcome = condition()
@@ -320,7 +320,7 @@ async def get(url: str) -> tuple[int, str]:
 
 
 async def metric(task: Task, name: str) -> float:
-    """The sum of a metric's samples."""
+    """Return the sum of a metric's samples."""
     _, text = await get(f"{task.health_url}/metrics")
     return sum(
         float(line.rpartition(" ")[2]) for line in text.splitlines() if line.partition(" ")[0].partition("{")[0] == name
@@ -328,7 +328,7 @@ async def metric(task: Task, name: str) -> float:
 
 
 async def statistics(client: Client, tasks: int, verb: str = "STATS", name: str = contract.SERVICE_NAME) -> list[Any]:
-    """The answers of `tasks` tasks to a `$SRV` request, sorted by id."""
+    """Return the answers of `tasks` tasks to a `$SRV` request, sorted by id."""
     inbox = client.new_inbox()
     answers = await client.subscribe(inbox)
     await client.publish(f"$SRV.{verb}.{name}" if name else f"$SRV.{verb}", b"", reply=inbox)
@@ -338,13 +338,13 @@ async def statistics(client: Client, tasks: int, verb: str = "STATS", name: str 
 
 
 def log_lines(task_log: str) -> list[dict[str, Any]]:
-    """The log's records, without the metrics that are in it too."""
+    """Return the log's records, without the metrics that are also in it."""
     lines = [orjson.loads(line) for line in task_log.splitlines() if line.startswith("{")]
     return [line for line in lines if "_aws" not in line]
 
 
 def complaint(output: str) -> str:
-    """The last line of a process that could not start or go on: a record, as all that it logs, and no traceback."""
+    """Return the last line of a process that failed to start or go on: a record, like all its log, and no traceback."""
     assert "Traceback" not in output
     assert "SEED" not in output
     *_, last = output.splitlines()

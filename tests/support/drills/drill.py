@@ -1,4 +1,4 @@
-"""What a drill needs: a load whose every request is counted, and words for what was measured."""
+"""Helpers for drills: a load that counts every request, and text for what was measured."""
 
 from __future__ import annotations
 
@@ -38,22 +38,22 @@ Value = TypeVar("Value")
 
 @dataclass
 class Drill:
-    """One drill of the table; `full` as `make drill` runs it, else the short form."""
+    """One drill of the table: `full`, as `make drill` runs it, or the short form."""
 
     full: bool
     properties: list[tuple[str, object]]
-    """Of the test's report."""
+    """Properties of the test's report."""
 
     def pick(self, short: Value, full: Value) -> Value:
         return full if self.full else short
 
     def found(self, text: str) -> None:
-        """What the table's last column says; also when the drill then fails."""
+        """Set the text of the table's last column; it is shown even if the drill fails later."""
         self.properties.append(("measured", text))
 
 
 class Traffic:
-    """A load from a process of its own. Its totals are live until `finish`, and complete afterwards."""
+    """A load from another process. Its totals are live until `finish`, and complete afterwards."""
 
     def __init__(
         self, world: World, loop: Loop, timeout_s: float, expected: Mapping[str, int] | None, frames: Frames | None
@@ -71,17 +71,17 @@ class Traffic:
         self.totals = totals
 
     async def more(self, replies: int) -> None:
-        """Wait for so many further right replies."""
+        """Wait for this many more correct replies."""
         enough = self.totals.replies + replies
         await eventually(lambda: self.totals.replies >= enough, within_s=30, what=f"{replies} more replies")
 
     async def finish(self) -> Totals:
-        """Send no more and wait for what is in flight. Sent = right replies + errors that are known, or it fails."""
+        """Send no more, and wait for what is in flight. Fails unless sent = correct replies + known errors."""
         self._stop.set()
         return await self.finish_by_itself()
 
     async def finish_by_itself(self) -> Totals:
-        """Wait for the end of a load that has one."""
+        """Wait for the end of a load that ends by itself."""
         self.totals = await self._running
         assert self.totals.sent == self.totals.replies + self.totals.errors.total()
         assert self.totals.errors.keys() <= {*DOCUMENTED, TIMEOUT, NO_RESPONDERS}
@@ -92,7 +92,7 @@ class Traffic:
 
     @property
     def longest_silence_s(self) -> float:
-        """Whole seconds in a row without a right reply."""
+        """The most whole seconds in a row without a correct reply."""
         longest = silent = 0
         for second in self.totals.timeline[:-1]:
             silent = 0 if second.replies else silent + 1
@@ -104,7 +104,7 @@ class Traffic:
 async def traffic(
     world: World, rate: float, *, timeout_s: float = 5.0, expected: Mapping[str, int] | None = None
 ) -> AsyncIterator[Traffic]:
-    """`rate` requests/s until `finish`; running, with its first replies there."""
+    """Run a load of `rate` requests/s until `finish`; it starts with the first replies received."""
     async with put_on(world, Open(rate=rate, duration_s=FOREVER_S), timeout_s=timeout_s, expected=expected) as load:
         await load.more(1)
         yield load
@@ -119,7 +119,7 @@ async def put_on(
     expected: Mapping[str, int] | None = None,
     frames: Frames | None = None,
 ) -> AsyncIterator[Traffic]:
-    """With `frames`, more than a client of nats-py can send; the balances are not compared with `expected` then."""
+    """Run a load. With `frames` it sends more than a nats-py client can, but ignores `expected` balances."""
     load = Traffic(world, loop, timeout_s, expected, frames)
     try:
         yield load
@@ -129,9 +129,9 @@ async def put_on(
 
 @dataclass
 class Probe:
-    """Requests asked one by one at a steady rate, however slow the replies: what became of each, and how long it took.
+    """Requests sent one by one at a steady rate, however slow the replies: the outcome of each, and its time.
 
-    Unlike the load it sees when an error came.
+    Unlike the load, it sees when an error came.
     """
 
     client: Client
@@ -142,7 +142,7 @@ class Probe:
 
     @asynccontextmanager
     async def at(self, rate: float) -> AsyncIterator[None]:
-        """`rate` requests/s meanwhile; every one has come back afterwards."""
+        """Send `rate` requests/s meanwhile; when it ends, every one has an outcome."""
         async with asyncio.TaskGroup() as group:
             asking = asyncio.create_task(self._ask_on(rate, group))
             try:
@@ -151,7 +151,7 @@ class Probe:
                 await cancel(asking)
 
     async def until_right(self, within_s: float) -> float:
-        """Ask until a reply is right; the seconds that took."""
+        """Send requests until a reply is correct; return the seconds that took."""
         started = time.monotonic()
         while await self.ask("1") != "OK":
             assert time.monotonic() - started < within_s, f"no right reply within {within_s:g} s: {self.outcomes}"
@@ -185,7 +185,7 @@ class Probe:
 
 
 async def answered(*tasks: Task) -> int:
-    """How many requests these tasks answered with a balance: as many events must come of them."""
+    """Count the requests that these tasks answered with a balance: there must be as many events."""
     total = 0
     for task in tasks:
         _, text = await get(f"{task.health_url}/metrics")
@@ -198,7 +198,7 @@ async def answered(*tasks: Task) -> int:
 
 
 async def stored(world: World, events: int) -> None:
-    """Wait until the stream has had so many events, and no more."""
+    """Wait until the stream has had exactly this many events."""
 
     async def there() -> bool:
         return await world.last_sequence() == events
@@ -215,7 +215,7 @@ def words(counts: Mapping[Any, int]) -> str:
 
 
 def drill_table(reports: Sequence[pytest.TestReport]) -> str:
-    """The drills that ran, in the order in which they are written down."""
+    """Return the table of the drills that ran, in the order in which they are listed."""
     table = Table(box=box.HORIZONTALS, show_lines=True, pad_edge=False)
     for column in ("drill", "must hold", "measured", ""):
         table.add_column(column, overflow="fold")
@@ -230,5 +230,5 @@ def drill_table(reports: Sequence[pytest.TestReport]) -> str:
 
 
 def bounds(*tasks: Task) -> str:
-    """Words for a drill's print where the tasks' CPU could not be bounded."""
+    """Return a note for a drill's output if the tasks' CPU could not be bounded."""
     return "" if all(task.is_bounded for task in tasks) else "; the tasks ran UNBOUNDED: no cgroup may be written here"

@@ -1,4 +1,4 @@
-"""What a load saw while tasks came and went, second by second, and a chart of it."""
+"""What a load saw while tasks started and stopped, second by second, and a chart of it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _STYLE: Final = Style(
 
 @dataclass(frozen=True)
 class Moment:
-    """One second: of the loads together, their p99 that of the slower one."""
+    """One second of all loads together; the p99 is that of the slower one."""
 
     sent: int
     replies: int
@@ -51,7 +51,7 @@ class Record:
             await cancel(keeping)
 
     def calm(self, seconds: int, p99_ms: float) -> bool:
-        """The last so many seconds had everything answered, their p99 below a bound."""
+        """Return whether the last `seconds` had every request answered, with a p99 below the bound."""
         recent = self.moments[-seconds:]
         return len(recent) == seconds and all(moment.failed == 0 and 0 < moment.p99_ms < p99_ms for moment in recent)
 
@@ -71,7 +71,7 @@ class Record:
 
 
 def table(moments: Sequence[Moment], every_s: int) -> str:
-    """The record as text, a line for every few seconds."""
+    """Return the record as text, a line for every few seconds."""
     lines = ["second  sent/s  answered/s  failed/s  tasks  p99 in ms"]
     for at_s in range(0, len(moments), every_s):
         moment = moments[at_s]
@@ -81,7 +81,7 @@ def table(moments: Sequence[Moment], every_s: int) -> str:
 
 
 def draw(moments: Sequence[Moment], path: Path) -> None:
-    """Requests on the left-hand axis; tasks, and p99 in tenths of a second, on the right-hand one."""
+    """Draw requests on the left-hand axis; tasks, and p99 in tenths of a second, on the right-hand one."""
     top = 1000 * math.ceil(max(moment.replies for moment in moments) / 1000)
     chart = pygal.XY(
         style=_STYLE, js=(), width=1000, height=420, explicit_size=True, dots_size=1.5, legend_at_bottom=True,

@@ -1,4 +1,4 @@
-"""A proxy in front of the DynamoDB engine, or of SQS, that does to a call what a test tells it to."""
+"""A proxy in front of the DynamoDB engine, or of SQS, that fails or changes calls as a test asks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from aiohttp import web
 
 Call = dict[str, Any]
 Fault = Callable[[str, Call], Awaitable[web.Response | None] | web.Response | None]
-"""Given a call's action and body: an answer in DynamoDB's place, or None to pass it on (perhaps changed)."""
+"""Take a call's action and body; return an answer instead of DynamoDB's, or None to pass it on (perhaps changed)."""
 
 
 @dataclass
@@ -27,7 +27,7 @@ class FaultyDynamoDB:
 
     @asynccontextmanager
     async def refusing(self) -> AsyncIterator[None]:
-        """Refuse connections, those that are there included."""
+        """Refuse new connections, and end the existing ones."""
         port = self.runner.addresses[0][1]
         for site in list(self.runner.sites):
             await site.stop()

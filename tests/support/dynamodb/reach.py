@@ -1,4 +1,4 @@
-"""AWS's hosts, a proxy on the way to them, and the clients that go there: botocore's and ours."""
+"""AWS's hosts, a proxy on the way to them, and the clients that call them: botocore's and ours."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ HOSTS = (
 
 @dataclass
 class Wire:
-    """What was asked of the proxy, and of DynamoDB through it."""
+    """The requests to the proxy, and to DynamoDB through it."""
 
     http: str
     https: str
@@ -59,10 +59,10 @@ class Wire:
 
 
 def told(request: bytes) -> str:
-    """The parts of a request that say where it goes."""
+    """Return the parts of a request that say where it goes."""
     lines = request.decode("latin-1").split("\r\n\r\n")[0].split("\r\n")
     headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines[1:])}
-    if lines[0].startswith("CONNECT "):  # http.client has sent no Host here for long
+    if lines[0].startswith("CONNECT "):  # older versions of http.client send no Host here
         return f"{lines[0].split(' ')[1]} | {headers.get('proxy-authorization', '')}"
     scope = headers.get("authorization", "").partition("Credential=")[2].split(",")[0].split("/")[2:]
     return " | ".join([lines[0], headers.get("host", ""), *scope, headers.get("proxy-authorization", "")])
@@ -70,7 +70,7 @@ def told(request: bytes) -> str:
 
 @asynccontextmanager
 async def wired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Wire]:
-    """The servers, with an AWS configuration that has credentials and nothing else."""
+    """Start the servers, with an AWS configuration that has only credentials."""
     for name in [*os.environ]:
         if name.startswith("AWS_") or name.lower().endswith("_proxy") or name == "REQUESTS_CA_BUNDLE":
             monkeypatch.delenv(name)
@@ -121,7 +121,7 @@ async def wired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
 
 
 def botocores() -> str:
-    """Its call, or what it fails with."""
+    """Return the result of its call, or the error."""
     config = Config(retries={"total_max_attempts": 1}, connect_timeout=5, read_timeout=5)
     try:
         client: Any = Session().create_client("dynamodb", config=config)

@@ -21,7 +21,7 @@ async def open_table(name: str) -> AsyncIterator[Table]:
 
 
 async def read(table: Table, keys: Sequence[str]) -> dict[str, Outcome]:
-    """Every key's outcome, once all have come."""
+    """Return every key's outcome, once all have arrived."""
     found: dict[str, Outcome] = {}
 
     def give(part: Mapping[str, Outcome]) -> None:

@@ -1,4 +1,4 @@
-"""Plain nats-servers in a cluster, each of which a test may kill and add, asked in each of the ways that people use."""
+"""Plain nats-servers in a cluster that a test may kill and add, and each usual way to connect to them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TLS: Final = 'tls {{ cert_file: "{folder}/server.pem", key_file: "{folder}/serv
 
 @dataclass(frozen=True)
 class Way:
-    """How a client reaches a server: a URL, and what the server is configured with."""
+    """How a client reaches a server: a URL, and the server's configuration for it."""
 
     url: str
     config: str = ""
@@ -35,7 +35,7 @@ WAYS: Final = {
 
 
 class PlainCluster:
-    """Servers without accounts. `ca.pem` in its folder is who signed their certificate, which is for `localhost`."""
+    """Servers without accounts. `ca.pem` in the folder signed their certificate, which is for `localhost`."""
 
     def __init__(self, folder: Path, way: Way) -> None:
         self._folder = folder
@@ -49,7 +49,7 @@ class PlainCluster:
         authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(folder / "server.pem")
 
     async def add(self) -> tuple[int, str]:
-        """Start one more server. Returns the port that clients reach it at, and its URL."""
+        """Start one more server. Return its client port and its URL."""
         port, web, route = (claim_port(0, "") for _ in range(3))
         name = f"node-{len(self._route_ports)}"
         self._route_ports.append(route)  # a server alone has itself: JetStream in a cluster starts with routes
@@ -66,7 +66,7 @@ class PlainCluster:
         return reached_at, self._way.url.format(port=port, web=web)
 
     async def start(self, reached_at: int) -> None:
-        """Start one that was added, or was killed since."""
+        """Start a server that was added, and perhaps killed since."""
         config, port = self._configs[reached_at]
         stack = AsyncExitStack()
         command = [binary(), "-c", str(config)]

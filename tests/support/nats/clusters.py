@@ -24,7 +24,7 @@ PLACES: Final = ("own node", "route", "gateway")
 
 @asynccontextmanager
 async def places(world: World, folder: Path) -> AsyncIterator[dict[str, World]]:
-    """The world at each of `PLACES`; the tasks belong to the first."""
+    """Yield the world as seen from each of `PLACES`; the tasks belong to the first."""
     routes = {"here": [claim_port(0, "") for _ in range(2)], "there": [claim_port(0, "")]}
     ports, gateway_ports = ([claim_port(0, "") for _ in PLACES] for _ in range(2))
     gateways = {"here": gateway_ports[0], "there": gateway_ports[2]}

@@ -17,7 +17,7 @@ from local.process import accepts, claim_port, running
 
 @asynccontextmanager
 async def plain_server(folder: Path, config: str = "", *, jetstream: bool = False) -> AsyncIterator[int]:
-    """Yields its port."""
+    """Start the server; yield its port."""
     folder.mkdir(parents=True, exist_ok=True)
     port, file = claim_port(0, ""), folder / "plain.conf"
     store = f'jetstream {{ store_dir: "{folder}/jetstream" }}\n' if jetstream else ""
@@ -37,7 +37,7 @@ async def client_of(port: int, **options: Any) -> AsyncIterator[Client]:
 
 
 async def api(client: Client, what: str, **body: Any) -> dict[str, Any]:
-    """What JetStream answers. It refuses nothing that a test asks for."""
+    """Return JetStream's answer, which must not be an error."""
     answer: dict[str, Any] = orjson.loads((await client.request(f"$JS.API.{what}", orjson.dumps(body), timeout=5)).data)
     assert "error" not in answer, answer["error"]
     return answer

@@ -26,7 +26,7 @@ def pub(subject: bytes, payload: bytes = b"", reply: bytes = b"") -> bytes:
 
 
 def hpub(subject: bytes, header: bytes, payload: bytes = b"", reply: bytes = b"") -> bytes:
-    """`header` is the whole header part, whatever it is."""
+    """Return a frame. `header` is the whole header part, valid or not."""
     sizes = b"%d %d" % (len(header), len(header) + len(payload))
     return b"HPUB %b%b %b\r\n%b%b\r\n" % (subject, b" " + reply if reply else b"", sizes, header, payload)
 
@@ -38,7 +38,7 @@ class Wire:
         self.accepted = 0
         self.errors: list[bytes] = []
         self.messages: asyncio.Queue[tuple[bytes, bytes, bytes]] = asyncio.Queue()
-        """Subject, header part and payload of what was delivered."""
+        """Return subject, header part and payload of a delivered message."""
         self._reader = reader
         self._writer = writer
         self._pongs = asyncio.Semaphore(0)
@@ -46,14 +46,14 @@ class Wire:
 
     @property
     def closed(self) -> bool:
-        """Whether the server has ended the connection, as it does after a frame that it cannot read."""
+        """Return whether the server has ended the connection, as it does after a frame that it cannot read."""
         return self._reading.done()
 
     def send(self, frame: bytes) -> None:
         self._writer.write(frame)
 
     async def roundtrip(self) -> bool:
-        """Whether the server has read all that was sent; False when it has ended the connection instead."""
+        """Return whether the server has read all that was sent; False if it ended the connection instead."""
         self._writer.write(b"PING\r\n")
         with contextlib.suppress(ConnectionError):
             await self._writer.drain()
@@ -92,7 +92,7 @@ class Wire:
 
 @asynccontextmanager
 async def wire(url: str, creds: str, *, verbose: bool = True) -> AsyncIterator[Wire]:
-    """A connection of the user whose `.creds` file is given."""
+    """Open a connection as the user of this `.creds` file."""
     address = urlsplit(url)
     reader, writer = await asyncio.open_connection(address.hostname, address.port, limit=LIMIT_BYTES)
     info = orjson.loads((await reader.readline()).partition(b" ")[2])

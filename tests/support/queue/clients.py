@@ -1,4 +1,4 @@
-"""Clients that share a queue: every delivery and every answered deletion is written down, and what must never be."""
+"""Clients that share a queue. They record every delivery, every answered deletion, and every broken promise."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ Handle = Callable[["Clients", SQSServiceStub, Sequence[str]], Awaitable[None]]
 
 @dataclass
 class Clients:
-    """`violations` is empty, unless a promise was broken."""
+    """Clients and their record. `violations` is empty unless a promise was broken."""
 
     early_s: float = 0.0
-    """So much before its end a visibility may end."""
+    """Seconds by which a visibility may end early."""
     deliveries: Counter[str] = field(default_factory=Counter)
-    """By message."""
+    """Number of deliveries, by message."""
     deleted: dict[str, float] = field(default_factory=dict)
-    """When the deletion was answered."""
+    """When each message's deletion was answered."""
     unanswered: set[str] = field(default_factory=set)
-    """What a sidecar was asked to delete that ended before it answered."""
+    """Messages whose deletion was requested of a sidecar that ended before it answered."""
     violations: list[str] = field(default_factory=list)
     unavailable: int = 0
     longest_gap_s: float = 0.0
-    """Without a message handed out."""
+    """Longest time without a delivery."""
     _asked: dict[str, tuple[float, float]] = field(default_factory=dict)
     _ids: dict[str, str] = field(default_factory=dict)
     """The message of each receipt."""
@@ -55,7 +55,7 @@ class Clients:
     async def working(
         self, channels: Sequence[grpc.aio.Channel], *handles: Handle, visibility_s: int = 3
     ) -> AsyncIterator[None]:
-        """A client for each of `handles`; one whose sidecar is gone goes on with the next of `channels`."""
+        """Run a client for each of `handles`; if its sidecar is gone, it continues with the next of `channels`."""
         stop = asyncio.Event()
         async with asyncio.TaskGroup() as group:
             for number, handle in enumerate(handles):
@@ -71,7 +71,7 @@ class Clients:
         await eventually(lambda: len(self.deleted) >= enough, within_s=ALL_S, what=f"{count} more deletions")
 
     async def all_deleted(self, world: World, count: int) -> None:
-        """Wait until nothing is left of so many messages."""
+        """Wait until all of this many messages are deleted."""
 
         async def nothing_is_left() -> bool:
             return len(self.deleted.keys() | self.unanswered) >= count and await left(world) == 0
@@ -79,7 +79,7 @@ class Clients:
         await eventually(nothing_is_left, within_s=ALL_S, what=f"{count} messages deleted")
 
     async def delete(self, stub: SQSServiceStub, receipts: Sequence[str]) -> None:
-        """Until each deletion is answered, or refused."""
+        """Delete the messages; return when each deletion is answered or refused."""
         left = list(receipts)
         while left:
             request = pb.SQSDeleteMessagesRequest(messageIDs=left)
@@ -120,7 +120,7 @@ class Clients:
                 await asyncio.sleep(RETRY_S)
 
     def _received(self, message: Any, asked: float, visibility_s: float) -> None:
-        """Its visibility began while the call was open, so counted from the call's beginning no right one is early."""
+        """Record a delivery. Visibility begins during the call: counted from its start, no correct one seems early."""
         now, id_ = time.monotonic(), str(message.id)
         before_asked, before_visibility_s = self._asked.get(id_, (-1e9, 0.0))
         if now < before_asked + before_visibility_s - self.early_s:
@@ -158,7 +158,7 @@ def delete_after(seconds: float) -> Handle:
 
 
 async def left(world: World) -> int:
-    """What waits in the stream, or is with a client."""
+    """Count the messages that wait in the stream, or that a client holds."""
     async with world.administrator() as admin:
         info = await admin.consumer_info(STREAM, contract.CONSUMER)
         return backlog(info)

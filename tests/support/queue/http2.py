@@ -27,7 +27,7 @@ SETTINGS: Final = frame(4)
 
 
 def call(method: str, request: Any, stream: int, service: str = "sqs.SQSService") -> bytes:
-    """The frames of one gRPC call."""
+    """Return the frames of one gRPC call."""
     fields = {
         ":method": "POST", ":scheme": "http", ":path": f"/{service}/{method}", ":authority": "localhost",
         "content-type": "application/grpc", "te": "trailers",
@@ -49,7 +49,7 @@ def connect(listen: str) -> socket.socket:
 
 
 def unread(listen: str, method: str, request: Any, calls: int = 1) -> socket.socket:
-    """A connection with so many calls of which nothing is read. Close it: the client is gone."""
+    """Open a connection with `calls` calls, and read nothing. Closing it is how the client goes away."""
     client = connect(listen)
     for number in range(calls):
         client.sendall(call(method, request, 2 * number + 1))
@@ -62,7 +62,7 @@ class Pinger:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
         self.pinged = asyncio.Event()
-        """The server has sent a PING of its own."""
+        """Set once the server has sent a PING itself."""
         self._acknowledged = asyncio.Event()
         self._goaway = ""
 
@@ -70,7 +70,7 @@ class Pinger:
         self._writer.write(data)
 
     async def ping(self, times: int, every_s: float) -> str:
-        """Send one so long after the answer to the last; return what GOAWAY said, if it came.
+        """Send PINGs, each `every_s` seconds after the answer to the last; return what GOAWAY said, if it came.
 
         So the server never reads two of them closer together, however busy the machine is.
         """

@@ -1,4 +1,4 @@
-"""Sidecars of a test, and a client that knows nothing but the original system's proto."""
+"""Sidecars for a test, and a client that knows only the original system's proto."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def sidecar_env(world: World) -> dict[str, str]:
 
 @asynccontextmanager
 async def sidecar(world: World, **overrides: str) -> AsyncIterator[tuple[Task, grpc.aio.Channel]]:
-    """A sidecar of the world's stream that serves, and a channel to it."""
+    """Start a sidecar of the world's stream; yield it, serving, and a channel to it."""
     async with started(world, {**sidecar_env(world), **overrides}) as (task, channel):
         yield task, channel
 
@@ -100,14 +100,14 @@ async def started(world: World, env: Mapping[str, str]) -> AsyncIterator[tuple[T
 
 
 async def store(world: World, *bodies: bytes, headers: dict[str, str] | None = None) -> None:
-    """Messages of the stream."""
+    """Publish messages to the stream."""
     async with world.administrator() as admin:
         for number, body in enumerate(bodies):
             await admin.publish(f"{contract.SUBJECT}.{number}", body, headers=headers)
 
 
 async def set_ack_wait(world: World, seconds: int) -> None:
-    """For so long the consumer leaves a message to who has received it."""
+    """Set how long the consumer waits for an acknowledgement before it delivers a message again."""
     async with world.administrator() as admin:
         config = (await admin.consumer_info(STREAM, queue.CONSUMER)).config
         config.ack_wait = seconds

@@ -1,4 +1,4 @@
-"""Queues of moto's SQS, behind a proxy that answers in its place, and the source that reads one."""
+"""Queues of moto's SQS, behind a proxy that can answer instead, and the source that reads one."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Queue:
             )
 
     async def counts(self, queue: str = "queue") -> tuple[int, int]:
-        """Messages that are visible, and those that are not."""
+        """Return the numbers of visible and of invisible messages."""
         get = self.sqs.get_queue_attributes
         found = (await asyncio.to_thread(get, QueueUrl=self.urls[queue], AttributeNames=["All"]))["Attributes"]
         return int(found["ApproximateNumberOfMessages"]), int(found["ApproximateNumberOfMessagesNotVisible"])

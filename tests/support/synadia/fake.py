@@ -1,4 +1,4 @@
-"""A control plane that keeps state, is held to Synadia's own OpenAPI document, and signs users as it was told."""
+"""A fake control plane: it keeps state, obeys Synadia's own OpenAPI document, and signs users as configured."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TOKEN: Final = "uat_the_token_of_the_tests"
 DOCUMENT: Final = Document(Path(__file__).with_name("synadia-openapi.json"))
 API: Final = "/api"
 ANSWERS_JUDGED: Final = 20
-"""Of each operation: an answer is the fake's own, and judging it takes milliseconds. Every request is judged."""
+"""Answers that are validated, per operation: they are the fake's, and each takes milliseconds. All requests are."""
 
 
 def refused(status: int, message: str) -> web.Response:
@@ -30,7 +30,7 @@ def refused(status: int, message: str) -> web.Response:
 
 @asynccontextmanager
 async def fake_synadia() -> AsyncIterator[FakeSynadia]:
-    """It fails the test when anything was asked, or answered, that is not in the document."""
+    """Yield a fake. It fails the test if a request or an answer is not in the document."""
     fake = FakeSynadia()
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", _dispatch(fake, handlers(fake)))

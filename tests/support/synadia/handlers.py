@@ -13,12 +13,12 @@ from tests.support.synadia.views import NOW
 
 Answer = tuple[int, Any]
 Handle = Callable[[dict[str, str], Any], Answer]
-"""Given the path's parameters, and the body."""
+"""Handle a request, given the path's parameters and the body."""
 T = TypeVar("T")
 
 
 class Missing(Exception):
-    """Nothing is there by that id."""
+    """No resource has that id."""
 
 
 def _found(kind: dict[str, T], id_: str) -> T:
@@ -214,7 +214,7 @@ def _bucket_handlers(fake: FakeSynadia) -> dict[str, Handle]:
 
 
 def merge(settings: dict[str, Any], changes: dict[str, Any]) -> None:
-    """What a PATCH does: null takes away, an object is merged."""
+    """Apply a PATCH: null removes, an object is merged."""
     for name, value in changes.items():
         if value is None:
             settings.pop(name, None)

@@ -1,4 +1,4 @@
-"""An OpenAPI 3.0 document as a judge: of every request and every answer, with types, enums and unknown fields."""
+"""Validate every request and answer by an OpenAPI 3.0 document: types, enums and unknown fields."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Document:
         self._paths = [(_pattern(template), methods) for template, methods in self._document["paths"].items()]
 
     def operation(self, method: str, path: str) -> tuple[Mapping[str, Any], dict[str, str]] | None:
-        """What the document says of a method and a path, and the path's parameters; None when it says nothing."""
+        """Return what the document says about a method and path, and the path's parameters; None if it says nothing."""
         for pattern, methods in self._paths:
             found = pattern.fullmatch(path)
             if found and method.lower() in methods:
@@ -53,8 +53,8 @@ class Document:
         return self._problems(content[content_type]["schema"], body)
 
     def _problems(self, schema: Mapping[str, Any], body: bytes) -> list[str]:
-        """Each body is judged once: it takes milliseconds, and most are the same again and again."""
-        key = id(schema)  # the document's own, which stay
+        """Validate each distinct body once: it takes milliseconds, and most are repeated."""
+        key = id(schema)  # schemas live as long as the document
         if (key, body) not in self._judged:
             self._judged[key, body] = self._judge(schema, body)
         return self._judged[key, body]
@@ -76,7 +76,7 @@ def _pattern(template: str) -> re.Pattern[str]:
 
 
 def _converted(schema: Mapping[str, Any], *, closed: bool) -> dict[str, Any]:
-    """`closed`: an unknown field is an error. What is taken together by `allOf` is closed as a whole."""
+    """Convert a schema. `closed`: an unknown field is an error; the parts of an `allOf` are closed as a whole."""
     if "$ref" in schema:
         reference = "#/$defs/" + schema["$ref"].rpartition("/")[2]
         return {"$ref": reference, "unevaluatedProperties": False} if closed else {"$ref": reference}

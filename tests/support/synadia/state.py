@@ -1,4 +1,4 @@
-"""What the fake of Synadia's control plane knows, and how it is to fail."""
+"""The state of the fake of Synadia's control plane, and how it must fail."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class User:
 
 @dataclass
 class FakeSynadia:
-    """What the control plane knows, and how it is to fail."""
+    """The control plane's state, and how it must fail."""
 
     url: str = ""
     tiers: list[str] = field(default_factory=lambda: ["R1", "R3"])
@@ -50,7 +50,7 @@ class FakeSynadia:
     groups: dict[str, dict[str, Any]] = field(default_factory=dict)
     group_keys: dict[str, Key] = field(default_factory=dict)
     streams: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Configurations, by id; the same of buckets and consumers. `owner` says whose each is."""
+    """Configurations by id, as for buckets and consumers. `owner` says whose each is."""
     buckets: dict[str, dict[str, Any]] = field(default_factory=dict)
     consumers: dict[str, dict[str, Any]] = field(default_factory=dict)
     owner: dict[str, str] = field(default_factory=dict)
@@ -61,14 +61,14 @@ class FakeSynadia:
     bodies: list[Any] = field(default_factory=list)
     answered: Counter[str] = field(default_factory=Counter)
     deviations: list[str] = field(default_factory=list)
-    """What was asked or answered against the document."""
+    """Requests and answers that deviate from the document."""
     fail_from: int | None = None
-    """The call from which on every one fails, counted from 0; None: none does."""
+    """Number of the first call that fails, with all after it, counted from 0; None: no call fails."""
     failure: Failure = "500"
     intercept: Callable[[int], web.Response | None] | None = None
-    """Given the number of the call, what is answered instead."""
+    """Take the number of a call, and return the answer to give instead."""
     answer_with: list[web.Response] = field(default_factory=list)
-    """Given instead of doing anything, one a call."""
+    """Answers to give instead of doing anything, one per call."""
     _ids: Any = field(default_factory=lambda: itertools.count(1))
 
     def new_id(self, kind: str) -> str:
@@ -91,7 +91,7 @@ class FakeSynadia:
         return user
 
     def creds(self, user: User) -> str:
-        """Signed by the user's group, with the settings that the user has now."""
+        """Return credentials signed by the user's group, with the user's current settings."""
         account = self.accounts[user.account]
         body = {"type": "user", "issuer_account": account.key.public, **user.settings}
         expires_s = user.expires_s or account.expires_s or None
