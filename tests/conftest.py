@@ -111,6 +111,6 @@ def aws(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 async def moto(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
-    """The address of moto's server, which stands in for AWS."""
+    """Start moto's server, which stands in for AWS; yield its address."""
     async with run_moto(tmp_path_factory.mktemp("moto") / "moto.log") as url:
         yield url

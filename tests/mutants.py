@@ -225,7 +225,7 @@ def _digest(*paths: str) -> str:
 
 
 def _copy(tree: Path) -> None:
-    """What git knows of, and the installed parts by link."""
+    """Copy the files that git knows, and link the installed parts."""
     if tree.exists():
         shutil.rmtree(tree)
     listed = subprocess.run(
@@ -242,7 +242,7 @@ def _copy(tree: Path) -> None:
 
 
 def _kill_in(tree: Path) -> None:
-    """The tests have a session of their own: Ctrl-C does not reach them."""
+    """Kill the tests: they have a session of their own, which Ctrl-C does not reach."""
     for process in psutil.process_iter(["cwd"]):
         if process.info["cwd"] and Path(process.info["cwd"]).is_relative_to(tree):
             with contextlib.suppress(psutil.NoSuchProcess):

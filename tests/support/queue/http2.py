@@ -30,7 +30,7 @@ def call(method: str, request: Any, stream: int, service: str = "sqs.SQSService"
     """Return the frames of one gRPC call."""
     fields = {
         ":method": "POST", ":scheme": "http", ":path": f"/{service}/{method}", ":authority": "localhost",
-        "content-type": "application/grpc", "te": "trailers",
+        "content-type": "application/grpc", "te": "trailers",  # codespell:ignore
     }  # fmt: skip
     block = b"".join(
         b"\0" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
