@@ -105,7 +105,7 @@ class Backlog:
         self._read[name] = figures
 
     async def _of(self, role: str, consumer: str) -> Mapping[str, float]:
-        """Return figures. `...Backlog` includes what a task holds, dead or alive; `...Oldest` is the age of the oldest.
+        """Return figures. `...Backlog` includes what a task holds, dead or alive; `...Oldest` is the age of its oldest.
 
         `...Unconfirmed` counts discarded messages above the consumer's ack floor: they may be lost to the role, or were
         acknowledged out of order.

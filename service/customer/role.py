@@ -50,7 +50,7 @@ from service.runtime.role import Need, Skipped
 log: Final = structlog.get_logger("service.customer")
 
 FURTHER_LOOKS: Final = 3
-"""Reads before the check: when many tasks start at once, CPU or DynamoDB may be slow for longer than one waits."""
+"""More attempts to read: when many tasks start at once, CPU or DynamoDB may be slow for longer than one waits."""
 
 
 class Customer:

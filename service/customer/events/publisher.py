@@ -8,8 +8,8 @@
 `BATCHED` is ADR-50's fast-ingest with gap mode `fail`; the last event commits what the first began.
 
 The server sends acknowledgements to the reply subject, so the inbox must be impossible to guess; a batch's id must be
-unique in the stream, which all tasks share. Each batch is committed at once, so none stays open: the server abandons
-one whose commit was lost after 10 seconds, and its events are sent again in another one.
+unique in the stream, which all tasks share. Each batch is committed at once, so none stays open: after 10
+seconds the server abandons one whose commit was lost, and its events are sent again in another one.
 https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-50.md
 """
 

@@ -55,7 +55,7 @@ class Decision:
 
     @property
     def unproven(self) -> list[int]:
-        """Outcomes that rely on a row missing from the ledger: they hold only if it was read after the state."""
+        """Outcomes that say a row is missing from the ledger: they hold only if it was looked for after the state."""
         return [
             number
             for number, outcome in enumerate(self.outcomes)

@@ -39,7 +39,7 @@ from service.runtime.errors import ServiceError
 CONCURRENT: Final = 64
 """Tills that may have a call in flight; the others wait, and collect adjustments."""
 STATES: Final = 10_000
-"""Latest clients whose state this task remembers as it left them: their tills need no read."""
+"""Clients whose state this task remembers, the latest ones, as it left them: their tills need no read."""
 BACKOFF_S: Final = 0.05
 CONFLICT_S: Final = 0.005
 """The first waits after a failure and after a conflict, with full jitter; they double up to `BACKOFF_MAX_S`."""
@@ -81,9 +81,7 @@ class Waiting:
 
 
 Made = Callable[[Waiting, Entry, bool], None]
-"""Answer with an entry that is in the ledger; the last argument says whether it was just written. The request may have
-been refused by then.
-"""
+"""Answer with an entry of the ledger. True: it was just written. The request may have been refused by then."""
 
 
 @dataclass(slots=True)
@@ -214,8 +212,7 @@ class Tills:
                 del self._states[next(iter(self._states))]
         new = {id(entry) for entry in group.decision.new}
         for member, outcome in zip(group.members, group.decision.outcomes, strict=True):
-            # One whose deadline came between two calls was refused, and waits no longer.
-            if till.waiting and till.waiting[0] is member:
+            if till.waiting and till.waiting[0] is member:  # or it was refused at its deadline, between two calls
                 till.waiting.popleft()
             if isinstance(outcome, Entry):
                 member.request.attempt(self._answer, member, outcome, id(outcome) in new)
@@ -254,10 +251,7 @@ class Tills:
             await asyncio.sleep(pause_s)
 
     def _expire(self, till: _Till, error: Exception, pause_s: float = 0.0) -> None:
-        """Refuse the adjustments, the oldest, for which a call after a pause would be too late.
-
-        A call that is cut off is worse than none: its outcome would be unknown.
-        """
+        """Refuse those, the oldest, for which a call after a pause would be cut off: its outcome would be unknown."""
         latest = self._loop.time() + pause_s + LEAST_S
         while till.waiting and till.waiting[0].deadline <= latest:
             self._refuse(till.waiting.popleft(), error)
