@@ -53,7 +53,7 @@ class Alarms:
         description: str,
         missing: cloudwatch.TreatMissingData = cloudwatch.TreatMissingData.NOT_BREACHING,
     ) -> None:
-        """Make an alarm that fires after `minutes`, if each is beyond the threshold."""
+        """Make an alarm that fires after `minutes` in a row beyond the threshold."""
         made = cloudwatch.Alarm(
             scope,
             name,

@@ -149,7 +149,7 @@ class Credit:
         return time.monotonic() - self._empty_since_s if self._empty_since_s is not None else 0.0
 
     def recent_share_without(self) -> float:
-        """Return the share of time without credit in the last 10 to 20 seconds, or since an earlier last call."""
+        """Return the share of time without credit in the last 10 to 20 seconds; longer if not called meanwhile."""
         now_s, without_s = time.monotonic(), self.without_s
         if now_s - self._marks[1][0] > RECENT_S:
             self._marks = self._marks[1], (now_s, without_s)
