@@ -225,7 +225,7 @@ def _load_for_synth() -> Settings:
 
 def _warn(settings: Settings) -> None:
     if not settings.alert_email:
-        console.print("[yellow]note[/]  alert_email is empty: nobody is told of an alarm")
+        console.print("[yellow]note[/]  alert_email is empty: alarms notify nobody")
 
 
 def _cdk(arguments: Sequence[str], settings: Settings) -> None:

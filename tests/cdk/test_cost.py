@@ -191,7 +191,7 @@ def test_synth_assumes_what_it_does_not_know_and_says_so(tmp_path: Path) -> None
     for note in (
         "region is not set and AWS is not configured: us-east-1 is assumed",
         "initials is not set and AWS is not configured: POC is assumed",
-        "alert_email is empty: nobody is told of an alarm",
+        "alert_email is empty: alarms notify nobody",
     ):
         assert note in ran.stdout
     assert json.loads((tmp_path / "CustomerBalance-POC.template.json").read_text())["Resources"]

@@ -128,7 +128,7 @@ async def test_deploy_makes_the_secret_and_waits_for_the_tasks(world: World, dep
     assert arn.startswith("arn:aws:secretsmanager:eu-north-1:"), "the region of settings.toml"
     assert deployment.asked == asked(arn)
     assert "2 tasks answer" in outcome.output
-    assert "alert_email is empty: nobody is told of an alarm" in outcome.output
+    assert "alert_email is empty: alarms notify nobody" in outcome.output
     assert "SEED" not in outcome.output
 
 

@@ -24,7 +24,7 @@ class Get:
             name=contract.GET_NAME,
             subject=contract.GET_SUBJECT,
             handler=self.handle,
-            description="A client, by client_id. With consistent: true, one just created is found for certain.",
+            description="A client, by client_id. With consistent: true, finds one just created.",
             request_schema=contract.GET_REQUEST_SCHEMA,
             response_schema=contract.GET_RESPONSE_SCHEMA,
         )
