@@ -65,7 +65,7 @@ lint: setup ## run ruff, codespell, mypy --strict and import-linter; check that 
 	$(VENV)/bin/lint-imports
 	@$(MAKE) --no-print-directory lock-check
 
-# .codespell-own.txt holds single words, PHRASES what takes several. Of the tests, only
+# .codespell-own.txt holds single words, PHRASES what takes several. Of the tests, only tests/support is held to both.
 PHRASES := so many|for certain|of one.s own|is meant|is none of|(it|that|they) (is|are) none|puts? right|to be had|wants root|who reads|is told
 WORDS = $(shell git ls-files '*.py' '*.proto' '*.md' '*.toml' Makefile | grep -vE '^tests/([^s]|s[^u])|_pb2|^CHANGELOG')
 .PHONY: words
