@@ -192,7 +192,9 @@ async def test_the_system_is_chosen_or_asked_for(fake: FakeSynadia) -> None:
         fake.systems = ["A", "B", "C"]
         assert (await find_system(api, "B")).id == "sys-B"
         assert (await find_system(api, "sys-C")).name == "C"
-        with pytest.raises(ProvisioningError, match=r"not clear; give --system one of: A \(sys-A\), B"):
+        with pytest.raises(
+            ProvisioningError, match=r"cannot tell which system you mean; give --system one of: A \(sys-A\), B"
+        ):
             await find_system(api, None)
         with pytest.raises(ProvisioningError, match="there is no system Z"):
             await find_system(api, "Z")
