@@ -1,7 +1,8 @@
 """`python -m operations.reconcile`: is each balance what its client's adjustments make it?
 
 The balances are read first, then the adjustments. A client's row says how many adjustments it counts; their rows were
-written together with it, so all of them are found, and later ones are left out. So it is exact while tasks adjust.
+written together with it, so all of them are found, and later ones are left out. Of each client with later ones, the row
+is read again at the end: it must count them by then. So it is exact while tasks adjust.
 
 For each client, the rows 1 to n must follow from each other, and the last one's balance must be the client's. That is
 checked in any order of the rows, and without keeping them: each row adds a number made of its own place and balance,
@@ -13,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final
 
@@ -30,6 +31,8 @@ DIFFERS: Final = 3
 SHOWN: Final = 20
 TIMEOUT_S: Final = 30.0
 _NUMBER: Final = 2**64
+_NUMBERS: Final = (contract.ADJUSTMENTS_INDEX_KEY, "points", "balance")
+_ODD_CLIENT: Final = f"the row has no integer {contract.BALANCE_ATTRIBUTE} or {contract.COUNT_ATTRIBUTE}"
 
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -63,6 +66,38 @@ def _place(sequence: int, balance: int) -> int:
     return hash(f"{sequence} {balance}") % _NUMBER
 
 
+def _account(row: Row) -> Account | None:
+    """Return what a client's row says; None if it cannot be used."""
+    try:
+        counted = contract.COUNT_ATTRIBUTE in row
+        return Account(
+            int(row[contract.BALANCE_ATTRIBUTE]["N"]), int(row[contract.COUNT_ATTRIBUTE]["N"]) if counted else 0
+        )
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _numbers(row: Row) -> tuple[int, int, int] | None:
+    """Return an adjustment's sequence, points and balance; None if one of them is not an integer."""
+    try:
+        sequence, points, balance = (int(row[name]["N"]) for name in _NUMBERS)
+    except (KeyError, TypeError, ValueError):
+        return None
+    return sequence, points, balance
+
+
+def _odd(row: Row) -> str:
+    return f"adjustment {row[contract.ADJUSTMENTS_SORT_KEY]['S']!r} has no integer {', '.join(_NUMBERS)}"
+
+
+def _text(row: Row, attribute: str, table: str, variable: str) -> str:
+    try:
+        text: str = row[attribute]["S"]
+    except (KeyError, TypeError):
+        raise ServiceError(f"table {table} has a row without the text {attribute}", f"correct {variable}") from None
+    return text
+
+
 @dataclass
 class Found:
     clients: int = 0
@@ -83,14 +118,14 @@ class Reconciliation:
         self._segments = segments
         self._progress = progress
         self._accounts: dict[str, Account] = {}
-        self._strangers: set[str] = set()
-        """Who has adjustments, and was no client when the balances were read."""
+        self._newest: dict[str, int] = {}
+        """The highest number of an adjustment that was not counted when the balances were read, by client."""
         self.found = Found()
 
     async def run(self) -> Found:
         """Compare every balance with its ledger. Raises `ServiceError` when a table cannot be read."""
         await scan(self._api, self._balances, "DDB_TABLE", self._take_balances, self._progress, segments=self._segments)
-        names = (contract.ADJUSTMENTS_PARTITION_KEY, contract.ADJUSTMENTS_INDEX_KEY, "points", "balance")
+        names = (contract.ADJUSTMENTS_PARTITION_KEY, contract.ADJUSTMENTS_SORT_KEY, *_NUMBERS)
         only = {
             "ProjectionExpression": ", ".join(f"#{number}" for number in range(len(names))),
             "ExpressionAttributeNames": {f"#{number}": name for number, name in enumerate(names)},
@@ -101,49 +136,62 @@ class Reconciliation:
         )  # fmt: skip
         self._progress.end()
         for client_id, account in self._accounts.items():
-            if not account.is_right and (problem := await self._look(client_id, account)):
+            if account.is_right or client_id in self.found.differ:
+                continue
+            if problem := await self._look(client_id, account):
                 self.found.differ[client_id] = problem
-        for client_id in sorted(self._strangers):
+        newest = iter(sorted(self._newest.items()))
+        await asyncio.gather(*(self._count_again(newest) for _ in range(self._segments)))
+        return self.found
+
+    async def _count_again(self, newest: Iterator[tuple[str, int]]) -> None:
+        for client_id, sequence in newest:
             key = {contract.KEY_ATTRIBUTE: {"S": client_id}}
             body = {"TableName": self._balances, "Key": key, "ConsistentRead": True}
-            if "Item" not in await call(self._api, "GetItem", body, self._balances, "DDB_TABLE"):
-                self.found.differ[client_id] = "there are adjustments, and no such client"
-        return self.found
+            row = (await call(self._api, "GetItem", body, self._balances, "DDB_TABLE")).get("Item")
+            account = _account(row) if row else None
+            if row is None:
+                problem = "there are adjustments, and no such client"
+            elif account is None:
+                problem = _ODD_CLIENT
+            elif account.count < sequence:
+                problem = f"there is adjustment {sequence}, and the client's row counts {account.count}"
+            else:
+                continue
+            self.found.differ.setdefault(client_id, problem)
 
     def _take_balances(self, rows: Sequence[Row]) -> None:
         for row in rows:
-            client_id = row[contract.KEY_ATTRIBUTE]["S"]
+            client_id = _text(row, contract.KEY_ATTRIBUTE, self._balances, "DDB_TABLE")
             self.found.clients += 1
-            try:
-                balance = int(row[contract.BALANCE_ATTRIBUTE]["N"])
-                count = int(row[contract.COUNT_ATTRIBUTE]["N"]) if contract.COUNT_ATTRIBUTE in row else 0
-            except (KeyError, TypeError, ValueError):
-                names = f"{contract.BALANCE_ATTRIBUTE} or {contract.COUNT_ATTRIBUTE}"
-                self.found.differ[client_id] = f"the row has no integer {names}"
-                continue
-            self.found.points += balance
-            self._accounts[client_id] = Account(balance, count)
+            if account := _account(row):
+                self.found.points += account.balance
+                self._accounts[client_id] = account
+            else:
+                self.found.differ[client_id] = _ODD_CLIENT
 
     def _take_adjustments(self, rows: Sequence[Row]) -> None:
         for row in rows:
-            client_id = row[contract.ADJUSTMENTS_PARTITION_KEY]["S"]
-            sequence = int(row[contract.ADJUSTMENTS_INDEX_KEY]["N"])
+            client_id = _text(row, contract.ADJUSTMENTS_PARTITION_KEY, self._adjustments, "ADJUSTMENTS_TABLE")
+            numbers = _numbers(row)
+            if numbers is None:
+                self.found.differ.setdefault(client_id, _odd(row))
+                continue
             account = self._accounts.get(client_id)
-            if account is None and client_id not in self.found.differ:
-                self._strangers.add(client_id)
-            if account is None or sequence > account.count:
+            if account is None or numbers[0] > account.count:
                 self.found.newer += 1
+                self._newest[client_id] = max(numbers[0], self._newest.get(client_id, 0))
                 continue
             self.found.adjustments += 1
-            account.add(sequence, int(row["points"]["N"]), int(row["balance"]["N"]))
+            account.add(*numbers)
 
     async def _look(self, client_id: str, account: Account) -> str:
         """Read a client again; return what is wrong, or "" when its rows had just been written."""
-        if account.balance < 0:
-            return f"the balance is {account.balance}"
         expected, before = 1, None
         async for row in self._rows(client_id):
-            sequence, points, balance = (int(row[name]["N"]) for name in ("sequence", "points", "balance"))
+            if (numbers := _numbers(row)) is None:
+                return _odd(row)
+            sequence, points, balance = numbers
             if sequence > account.count:
                 break
             name = f"adjustment {sequence} ({row[contract.ADJUSTMENTS_SORT_KEY]['S']})"
@@ -154,9 +202,9 @@ class Reconciliation:
             expected, before = sequence + 1, balance
         if expected <= account.count:
             return f"the client's row counts {account.count} adjustments, and there are {expected - 1}"
-        if before is not None and before != account.balance:
+        if before not in (None, account.balance):
             return f"the balance is {account.balance}, and the adjustments make it {before}"
-        return ""
+        return f"the balance is {account.balance}" if account.balance < 0 else ""
 
     async def _rows(self, client_id: str) -> Any:
         body = {

@@ -51,7 +51,6 @@ RIGHT: dict[str, tuple[int, int, list[tuple[int, int, int]]]] = {
     "one": (15, 1, [(1, 5, 15)]),
     "three": (7, 3, [(1, 5, 15), (2, -10, 5), (3, 2, 7)]),
     "to nothing": (0, 1, [(1, -10, 0)]),
-    "one more since": (15, 1, [(1, 5, 15), (2, 1, 16)]),
 }
 WRONG: dict[str, tuple[int, int, list[tuple[int, int, int]], str]] = {
     "changed": (8, 3, [(1, 5, 15), (2, -10, 5), (3, 2, 7)], "the balance is 8, and the adjustments make it 7"),
@@ -60,6 +59,9 @@ WRONG: dict[str, tuple[int, int, list[tuple[int, int, int]], str]] = {
     "all lost": (7, 1, [], "the client's row counts 1 adjustments, and there are 0"),
     "no chain": (7, 3, [(1, 5, 15), (2, -10, 6), (3, 2, 7)], "adjustment 2 (z7) makes 6 of 15 by -10 points"),
     "below": (-1, 0, [], "the balance is -1"),
+    "loaded": (999, 0, [(1, 5, 15), (2, -10, 5)], "there is adjustment 2, and the client's row counts 0"),
+    "restored": (15, 1, [(1, 5, 15), (2, -10, 5)], "there is adjustment 2, and the client's row counts 1"),
+    "foreign": (15, 1, [(1, 5, 15), (7, 1, 9)], "there is adjustment 7, and the client's row counts 1"),
 }
 
 
@@ -69,7 +71,7 @@ async def test_what_differs_is_named_and_nothing_else(world: World) -> None:
         put_client(world, name, balance, count, rows)
     tables = {"DDB_TABLE": world.table, "ADJUSTMENTS_TABLE": world.adjustments}
     assert await command(world, **tables) == (
-        0, "5 clients with 42 points, 6 adjustments\neach balance is what its adjustments make it\n"
+        0, "4 clients with 27 points, 5 adjustments\neach balance is what its adjustments make it\n"
     )  # fmt: skip
     for name, (balance, count, rows, _) in WRONG.items():
         put_client(world, name, balance, count, rows)
@@ -83,9 +85,9 @@ async def test_what_differs_is_named_and_nothing_else(world: World) -> None:
         "nobody": "there are adjustments, and no such client",
         "odd": "the row has no integer client_balance or adjustments",
     }
-    assert (found["clients"], found["newer"]) == (len(RIGHT) + len(WRONG) + 1, 2)
+    assert (found["clients"], found["newer"]) == (len(RIGHT) + len(WRONG) + 1, 5)
     code, output = await command(world, "--balances", world.table, "--adjustments", world.adjustments)
-    assert (code, output.splitlines()[-1]) == (3, "8 differ")
+    assert (code, output.splitlines()[-1]) == (3, "11 differ")
     assert "client gap: adjustment 3 (z6) comes where 2 must come" in output
 
 
@@ -94,6 +96,37 @@ async def test_a_table_that_is_not_there_and_one_that_is_not_named(world: World)
     assert (code, output) == (1, "error: table not-there does not exist; deploy the stack, or correct DDB_TABLE\n")
     code, output = await command(world, DDB_TABLE=world.table)
     assert (code, "ADJUSTMENTS_TABLE" in output) == (2, True)
+
+
+@pytest.mark.parametrize("attribute", ["sequence", "points", "balance"])
+async def test_an_adjustment_without_its_numbers_is_named(world: World, attribute: str) -> None:
+    await world.with_adjustments()
+    put_client(world, "c", 15, 1, [(1, 5, 15)])
+    row: dict[str, Any] = {
+        "client_id": {"S": "c"}, "adjustment_id": {"S": "odd"}, "sequence": {"N": "2"}, "points": {"N": "1"},
+        "balance": {"N": "1"},
+    }  # fmt: skip
+    engine = dynamodb.client(world.servers.dynamodb_env)
+    for odd in (None, {"N": "1.5"}):
+        row = {name: value for name, value in {**row, attribute: odd}.items() if value}
+        engine.put_item(TableName=world.adjustments, Item=row)
+        code, output = await command(world, "--json", DDB_TABLE=world.table, ADJUSTMENTS_TABLE=world.adjustments)
+        assert (code, json.loads(output)["differ"]) == (
+            3, {"c": "adjustment 'odd' has no integer sequence, points, balance"},
+        )  # fmt: skip
+
+
+async def test_tables_that_are_swapped_are_said_to_be(world: World) -> None:
+    await world.with_adjustments()
+    put_client(world, "c", 15, 1, [(1, 5, 15)])
+    code, output = await command(world, DDB_TABLE=world.adjustments, ADJUSTMENTS_TABLE=world.table)
+    assert (code, output) == (
+        1, f"error: table {world.adjustments} has a row without the text id; correct DDB_TABLE\n"
+    )  # fmt: skip
+    code, output = await command(world, DDB_TABLE=world.table, ADJUSTMENTS_TABLE=world.table)
+    assert (code, output) == (
+        1, f"error: table {world.table} has a row without the text client_id; correct ADJUSTMENTS_TABLE\n"
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("segments", [1, 5])
