@@ -99,17 +99,19 @@ class Adjust:
         asked = burst.each(decode, payloads)
         self.tills.add(zip(asked, burst.singles(), strict=True))
 
-    def _answer(self, waiting: Waiting, entry: Entry, is_new: bool) -> None:
+    def _answer(self, waiting: Waiting, entry: Entry, is_new: bool, is_last: bool) -> None:
         client_id = waiting.adjustment.client_id
         payload = encode(client_id, entry)
         waiting.request.respond([payload])
         # A repeat publishes again, in case the task that wrote the entry died before it did. Only within the window, or
-        # the stream would store an old balance as a new event; half of it, because clocks differ.
+        # the stream would store it as a new event; half of it, because clocks differ. And a balance only if it is the
+        # latest: if it was not published before, it would come after a newer one.
         if is_new or time.time() - datetime.fromisoformat(entry.at).timestamp() < self.forgotten_s / 2:
+            told = slice(None) if is_new or is_last else slice(1, None)
             self._events.publish_once(
-                [f"{EVENT_PREFIX}{client_id}", f"{ADJUSTED_PREFIX}{client_id}"],
-                [encode_balance(entry.balance), payload],
-                event_ids(client_id, entry.adjustment_id),
+                [f"{EVENT_PREFIX}{client_id}", f"{ADJUSTED_PREFIX}{client_id}"][told],
+                [encode_balance(entry.balance), payload][told],
+                event_ids(client_id, entry.adjustment_id)[told],
                 waiting.request.context,
             )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from service.customer.requests.errors import Conflict, InsufficientBalance, NotFound, RequestError
+from service.customer.requests.errors import Conflict, InsufficientBalance, InternalError, NotFound, RequestError
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,8 @@ class State:
     """Adjustments made so far."""
 
 
+Client = State | InternalError | None
+"""None: there is no such client. An error: its row cannot be used, but each entry that exists is still a reply."""
 Outcome = Entry | RequestError
 
 
@@ -55,16 +57,16 @@ class Decision:
 
     @property
     def unproven(self) -> list[int]:
-        """Outcomes that say a row is missing from the ledger: they hold only if it was looked for after the state."""
+        """Outcomes that say a row is missing from the ledger: they hold only if it was looked for after the client."""
         return [
             number
             for number, outcome in enumerate(self.outcomes)
-            if isinstance(outcome, InsufficientBalance | NotFound)
+            if isinstance(outcome, InsufficientBalance | NotFound | InternalError)
         ]
 
 
-def decide(state: State | None, ledger: Mapping[str, Entry], asked: Sequence[Adjustment], at: str) -> Decision:
-    """Return the outcomes of a client's adjustments. `state` is None if there is no such client.
+def decide(state: Client, ledger: Mapping[str, Entry], asked: Sequence[Adjustment], at: str) -> Decision:
+    """Return the outcomes of a client's adjustments.
 
     `ledger` has the existing entries, by id, as far as they are known.
     """
@@ -75,6 +77,8 @@ def decide(state: State | None, ledger: Mapping[str, Entry], asked: Sequence[Adj
             outcomes.append(entry if entry.points == adjustment.points else _conflict(entry))
         elif state is None:
             outcomes.append(NotFound("no such client"))
+        elif isinstance(state, InternalError):
+            outcomes.append(state)
         elif adjustment.points < 0 and state.balance + adjustment.points < 0:
             outcomes.append(InsufficientBalance("the balance is less than that"))
         else:
@@ -84,7 +88,7 @@ def decide(state: State | None, ledger: Mapping[str, Entry], asked: Sequence[Adj
             )
             made[entry.adjustment_id] = entry
             outcomes.append(entry)
-    return Decision(outcomes, list(made.values()), state)
+    return Decision(outcomes, list(made.values()), state if isinstance(state, State) else None)
 
 
 def _conflict(entry: Entry) -> Conflict:

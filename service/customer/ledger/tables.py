@@ -2,7 +2,7 @@
 
 | in a transaction | condition |
 | --- | --- |
-| the client's row: its new balance and number of adjustments | both are still as they were read |
+| the client's row: its new balance and number of adjustments | both are still as they were read; no number is 0 |
 | a row for each adjustment | no row has its id |
 
 https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_TransactWriteItems.html
@@ -21,7 +21,8 @@ from typing import Any, Final, TypeVar
 import orjson
 
 from service.contracts import customer as contract
-from service.customer.ledger.decide import Entry, State
+from service.customer.ledger.decide import Client, Entry, State
+from service.customer.requests.errors import InternalError
 from service.customer.store.rows import balance_of, count_of
 from service.dynamodb.client import DynamoDB
 from service.dynamodb.errors import DynamoDBError, InvalidResponse, is_retryable, kind
@@ -31,6 +32,8 @@ from service.runtime.metrics import Histogram
 
 MAX_ENTRIES: Final = 99
 """Entries in a transaction, which has up to 100 items: one is the balance. A BatchGetItem has up to 100 keys."""
+TOLD: Final = frozenset({"ConsumedCapacity", "ItemCollectionMetrics"})
+"""All that DynamoDB may say of a transaction that it executed."""
 _ID, _SORT = contract.ADJUSTMENTS_PARTITION_KEY, contract.ADJUSTMENTS_SORT_KEY
 _SEQUENCE: Final = contract.ADJUSTMENTS_INDEX_KEY
 _B: Final = contract.BALANCE_ATTRIBUTE.encode()
@@ -91,7 +94,7 @@ class Ledger:
             deadline = asyncio.get_running_loop().time() + DEADLINE_S
             try:
                 await self.look("1", ["1"], deadline)
-                await self.page("1", None, 1, deadline)
+                await self.page("1", 1, 1, deadline)  # with a number, so that an index of texts refuses it
             except Exception as error:
                 if not left or not is_retryable(error):
                     raise
@@ -100,11 +103,9 @@ class Ledger:
 
     async def read(
         self, client_id: str, adjustment_ids: Sequence[str], deadline: float
-    ) -> tuple[State | None, dict[str, Entry]]:
-        """Return the client (None if there is none), and those of the entries that exist. Each row is read consistently
-        but on its own: an entry may be newer than the client, or the client newer than an entry that is not there.
-
-        Raises `InternalError` for a row without an integer balance, or with a count that is not an integer.
+    ) -> tuple[Client, dict[str, Entry]]:
+        """Return the client, and those of the entries that exist. Each row is read consistently but on its own: an
+        entry may be newer than the client, or the client newer than an entry that is not there.
         """
         row, entries = await self._read([client_id], client_id, adjustment_ids, deadline)
         if row is None:
@@ -121,12 +122,11 @@ class Ledger:
         It has a ClientRequestToken, so the same bytes may be sent again: they are executed once.
         """
         name, last = orjson.dumps(client_id), new[-1]
-        known = b"%b = :m" % _N if before.count else b"attribute_not_exists(%b)" % _N
-        counted = b',":m":{"N":"%d"}' % before.count if before.count else b""
+        known = b"%b = :m" % _N if before.count else b"(attribute_not_exists(%b) OR %b = :m)" % (_N, _N)
         update = (
             b'%b%b}},"ConditionExpression":"%b = :o AND %b","ExpressionAttributeValues":'
-            b'{":b":{"N":"%d"},":n":{"N":"%d"},":o":{"N":"%d"}%b}}}'
-        ) % (self._update, name, _B, known, last.balance, last.sequence, before.balance, counted)
+            b'{":b":{"N":"%d"},":n":{"N":"%d"},":o":{"N":"%d"},":m":{"N":"%d"}}}}'
+        ) % (self._update, name, _B, known, last.balance, last.sequence, before.balance, before.count)
         puts = [self._put + _encode(name, entry) + b"}}" for entry in new]
         return b'%b],"ClientRequestToken":"%b"}' % (b",".join([update, *puts]), uuid.uuid4().hex.encode())
 
@@ -134,7 +134,8 @@ class Ledger:
         """Execute a transaction. `DynamoDBError.reasons` says why it was cancelled."""
         started = time.perf_counter()
         try:
-            await self._call("TransactWriteItems", transaction, deadline)
+            told = await self._call("TransactWriteItems", transaction, deadline)
+            self._parsed(lambda: _written(told))
         finally:
             self.stats.transaction_seconds.observe(time.perf_counter() - started)
         self.stats.transaction_entries.observe(entries)
@@ -192,15 +193,19 @@ class Ledger:
 
     async def _call(self, action: str, body: dict[str, Any] | bytes, deadline: float) -> dict[str, Any]:
         try:
-            return await self._api.call(action, body, deadline)
+            # The caller sends a transaction again itself: it must know of each call that may have been executed.
+            return await self._api.call(action, body, deadline, again=action != "TransactWriteItems")
         except Exception as error:
             self.stats.errors[kind(error)] += 1
             raise
 
 
-def state_of(client_id: str, row: Row) -> State:
-    """Return the state in a client's row. Raises `InternalError` if its balance or its count is not an integer."""
-    return State(balance_of(client_id, row), count_of(client_id, row))
+def state_of(client_id: str, row: Row) -> State | InternalError:
+    """Return the state in a client's row, or the error that its balance or its count is not an integer."""
+    try:
+        return State(balance_of(client_id, row), count_of(client_id, row))
+    except InternalError as error:
+        return error
 
 
 def _encode(client_id: bytes, entry: Entry) -> bytes:
@@ -221,6 +226,11 @@ def _entry(row: Row) -> Entry:
         row[_SORT]["S"], int(row["points"]["N"]), int(row["balance"]["N"]), int(row[_SEQUENCE]["N"]),
         reason["S"] if reason else None, row["at"]["S"],
     )  # fmt: skip
+
+
+def _written(told: Mapping[str, Any]) -> None:
+    if told.keys() - TOLD:
+        raise InvalidResponse("a response to something else than a transaction")
 
 
 def _of(client_id: str, rows: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:

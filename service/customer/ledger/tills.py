@@ -26,15 +26,14 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Final, Protocol
 
-from service.customer.ledger.decide import Adjustment, Decision, Entry, State, decide
+from service.customer.ledger.decide import Adjustment, Client, Decision, Entry, State, decide
+from service.customer.ledger.failures import is_cancelled, is_conflict, may_be_executed, passes, reply_to
 from service.customer.ledger.tables import MAX_ENTRIES, state_of
 from service.customer.requests.burst import Burst
-from service.customer.requests.errors import RequestError, Unavailable
+from service.customer.requests.errors import Unavailable
 from service.customer.store.lookup import BatchLoader, Read
-from service.customer.store.rows import refusal
-from service.dynamodb.errors import CredentialsRefreshError, DynamoDBError, classify, is_retryable
+from service.dynamodb.errors import is_retryable
 from service.dynamodb.table import DEADLINE_S, Outcome
-from service.runtime.errors import ServiceError
 
 CONCURRENT: Final = 64
 """Tills that may have a call in flight; the others wait, and collect adjustments."""
@@ -47,20 +46,13 @@ BACKOFF_MAX_S: Final = 0.5
 LEAST_S: Final = 0.1
 """Seconds that a call must have before its deadline; it takes a tenth of that."""
 
-CANCELLED: Final = "TransactionCanceledException"
-PASSES: Final = frozenset({
-    "None", "ConditionalCheckFailed", "TransactionConflict", "ProvisionedThroughputExceeded", "ThrottlingError",
-})  # fmt: skip
-"""Reasons for which a cancelled transaction may succeed when it is decided again."""
-_CONFLICTS: Final = {"ConditionalCheckFailed", "TransactionConflict"}
-
 
 class Store(Protocol):
     """What a till needs from `Ledger`."""
 
     async def read(
         self, client_id: str, adjustment_ids: Sequence[str], deadline: float, /
-    ) -> tuple[State | None, dict[str, Entry]]: ...
+    ) -> tuple[Client, dict[str, Entry]]: ...
 
     async def look(self, client_id: str, adjustment_ids: Sequence[str], deadline: float, /) -> dict[str, Entry]: ...
 
@@ -80,8 +72,11 @@ class Waiting:
     """Whether a transaction with it may have been executed, or still may be."""
 
 
-Made = Callable[[Waiting, Entry, bool], None]
-"""Answer with an entry of the ledger. True: it was just written. The request may have been refused by then."""
+Made = Callable[[Waiting, Entry, bool, bool], None]
+"""Answer with an entry of the ledger: was it just written, and is it the client's latest, as far as is known?
+
+The request may have been refused by then.
+"""
 
 
 @dataclass(slots=True)
@@ -111,8 +106,12 @@ class _Till:
     """The group whose transaction was sent and is to be sent again."""
     failures: int = 0
     """Failures since the last success."""
+    problem: Exception = field(default_factory=TimeoutError)
+    """The last of them: what those are told whose time is over."""
     doubted: bool = False
     """Whether a transaction was cancelled, so that the next group is decided by the rows."""
+    served: bool = False
+    """Whether a worker serves it now."""
 
 
 class Tills:
@@ -132,51 +131,70 @@ class Tills:
 
     def add(self, asked: Iterable[tuple[Adjustment, Burst]]) -> None:
         """Answer each request when its adjustment is made, or refuse it, by `DEADLINE_S` from now."""
-        deadline = self._loop.time() + DEADLINE_S
+        deadline, clients = self._loop.time() + DEADLINE_S, set[str]()
         for adjustment, request in asked:
+            clients.add(adjustment.client_id)
             till = self._tills.get(adjustment.client_id)
             if till is None:
                 till = self._tills[adjustment.client_id] = _Till()
                 self._ready.append(adjustment.client_id)
             till.waiting.append(Waiting(adjustment, request, deadline))
+        self._loop.call_at(deadline, self._expire_unserved, clients)
+        self._start()
+
+    def _start(self, *ready: str) -> None:
+        """Start as many workers as there is work for."""
+        self._ready.extend(ready)
         for _ in range(min(len(self._ready), CONCURRENT - len(self._workers))):
-            worker = self._loop.create_task(self._work(), name="till")
-            self._workers.add(worker)
-            worker.add_done_callback(self._workers.discard)
+            self._workers.add(self._loop.create_task(self._work(), name="till"))
+
+    def _expire_unserved(self, client_ids: Iterable[str]) -> None:
+        for client_id in client_ids:
+            till = self._tills.get(client_id)
+            if till and not till.served:
+                self._expire(till)
 
     async def _work(self) -> None:
-        while self._ready:
-            client_id = self._ready.popleft()
-            till = self._tills[client_id]
-            try:
-                await self._serve(client_id, till)
-            except Exception as error:  # a defect: it must not block this client for ever
-                while till.waiting:
-                    till.waiting.popleft().request.fail(error)
-            if till.waiting:
-                self._ready.append(client_id)
-            else:
-                del self._tills[client_id]
+        try:
+            while self._ready:
+                client_id = self._ready.popleft()
+                till = self._tills[client_id]
+                till.served, pause_s = True, 0.0
+                try:
+                    pause_s = await self._serve(client_id, till)
+                except Exception as error:  # a defect: it must not block this client for ever
+                    while till.waiting:
+                        till.waiting.popleft().request.fail(error)
+                till.served = False
+                if not till.waiting:
+                    del self._tills[client_id]
+                elif pause_s:
+                    self._loop.call_later(pause_s, self._start, client_id)
+                else:
+                    self._ready.append(client_id)
+        finally:  # not in a callback, which runs later: `add` may be called before
+            self._workers.difference_update({asyncio.current_task()})
 
-    async def _serve(self, client_id: str, till: _Till) -> None:
-        """Work until a group is answered, or no adjustment waits; refuse those whose time is over."""
-        self._expire(till, TimeoutError())
-        while till.waiting:
-            try:
-                group = till.group or await self._decide(client_id, till)
-                if group.transaction is not None:
-                    till.group = group
-                    deadline = till.waiting[0].deadline
-                    await self._ledger.write(group.transaction, len(group.decision.new), deadline)
-            except Exception as error:
-                await self._failed(client_id, till, error)
-            else:
-                self._settle(client_id, till, group)
-                return
+    async def _serve(self, client_id: str, till: _Till) -> float:
+        """Try once to answer a group. Return the seconds to pause before the next attempt, without a worker."""
+        self._expire(till)
+        if not till.waiting:
+            return 0.0
+        try:
+            group = till.group or await self._decide(client_id, till)
+            if group.transaction is not None:
+                till.group = group
+                await self._ledger.write(group.transaction, len(group.decision.new), till.waiting[0].deadline)
+        except Exception as error:
+            return self._failed(client_id, till, error)
+        self._settle(client_id, till, group)
+        return 0.0
 
     async def _decide(self, client_id: str, till: _Till) -> _Group:
         """Decide by the client's balance alone if that leaves no outcome unproven; else by the ledger's rows too."""
-        before = None if till.doubted else self._states.get(client_id) or await self._read(client_id)
+        before: Client = None
+        if not till.doubted:
+            before = self._states.get(client_id) or await self._read(client_id, till.waiting[0].deadline)
         members = list(islice(till.waiting, MAX_ENTRIES))
         asked = [member.adjustment for member in members]
         deadline, at = members[0].deadline, _now()
@@ -192,19 +210,20 @@ class Tills:
                     decision = decide(before, {**there, **later}, asked, at)
         transaction = None
         if decision.new:
-            assert before is not None  # noqa: S101  no entry is new without a client
+            assert isinstance(before, State)  # noqa: S101  no entry is new without a client
             transaction = self._ledger.transaction(client_id, before, decision.new)
         return _Group(members, decision, transaction, guessed)
 
-    async def _read(self, client_id: str) -> State | None:
+    async def _read(self, client_id: str, deadline: float) -> Client:
         """Return the client without its ledger; None also if the read failed: its rows are then read on their own."""
         found: asyncio.Future[Outcome] = self._loop.create_future()
         self._clients.load([client_id], [found], _deliver)
-        row = await found
+        async with asyncio.timeout_at(deadline):
+            row = await found
         return state_of(client_id, row) if isinstance(row, Mapping) else None
 
     def _settle(self, client_id: str, till: _Till, group: _Group) -> None:
-        till.group, till.failures, till.doubted = None, 0, False
+        till.group, till.failures, till.problem, till.doubted = None, 0, TimeoutError(), False
         if after := group.decision.after:
             self._states.pop(client_id, None)
             self._states[client_id] = after
@@ -215,30 +234,29 @@ class Tills:
             if till.waiting and till.waiting[0] is member:  # or it was refused at its deadline, between two calls
                 till.waiting.popleft()
             if isinstance(outcome, Entry):
-                member.request.attempt(self._answer, member, outcome, id(outcome) in new)
+                is_last = after is not None and outcome.sequence >= after.count
+                member.request.attempt(self._answer, member, outcome, id(outcome) in new, is_last)
             else:
                 member.request.refuse(outcome)
 
-    def _answer(self, _: Burst, member: Waiting, entry: Entry, is_new: bool) -> None:
-        self._made(member, entry, is_new)
+    def _answer(self, _: Burst, member: Waiting, entry: Entry, is_new: bool, is_last: bool) -> None:
+        self._made(member, entry, is_new, is_last)
 
-    async def _failed(self, client_id: str, till: _Till, error: Exception) -> None:
-        """Refuse adjustments for which nothing more can be done; return when the till is to try again."""
+    def _failed(self, client_id: str, till: _Till, error: Exception) -> float:
+        """Refuse adjustments for which nothing more can be done; return the seconds to pause before another attempt."""
         self._states.pop(client_id, None)
-        group = till.group
-        cancelled = isinstance(error, DynamoDBError) and error.code == CANCELLED
+        group, cancelled = till.group, is_cancelled(error)
         if cancelled:
             till.group, till.doubted = None, True
-            if set(_reasons(error)) & _CONFLICTS and not (group and group.guessed):
+            if is_conflict(error) and not (group and group.guessed):
                 self.stats.conflicts += 1
-        if not (_passes(error) if cancelled else is_retryable(error)):
+        if not (passes(error) if cancelled else is_retryable(error)):
             till.group = None
-            last = group.members[-1] if group else list(islice(till.waiting, MAX_ENTRIES))[-1]
-            while (member := till.waiting.popleft()) is not last:
-                self._refuse(member, error)
-            self._refuse(last, error)
-            return
-        if group and not cancelled and _may_be_executed(error):
+            for member in group.members if group else list(islice(till.waiting, MAX_ENTRIES)):
+                if till.waiting and till.waiting[0] is member:  # or it was refused at its deadline
+                    self._refuse(till.waiting.popleft(), error)
+            return 0.0
+        if group and not cancelled and may_be_executed(error):
             for member in group.members:
                 member.sent = True
         pause_s = 0.0
@@ -246,26 +264,23 @@ class Tills:
             first = CONFLICT_S if cancelled else BACKOFF_S
             pause_s = min(BACKOFF_MAX_S, first * 2.0**till.failures) * random.random()
             till.failures += 1
-        self._expire(till, error, pause_s)
-        if till.waiting and pause_s:
-            await asyncio.sleep(pause_s)
+        till.problem = error
+        self._expire(till, pause_s)
+        return pause_s
 
-    def _expire(self, till: _Till, error: Exception, pause_s: float = 0.0) -> None:
+    def _expire(self, till: _Till, pause_s: float = 0.0) -> None:
         """Refuse those, the oldest, for which a call after a pause would be cut off: its outcome would be unknown."""
         latest = self._loop.time() + pause_s + LEAST_S
         while till.waiting and till.waiting[0].deadline <= latest:
-            self._refuse(till.waiting.popleft(), error)
+            member = till.waiting.popleft()
+            if not member.sent:  # its group was not executed, and must not be executed after this answer
+                till.group = None
+            self._refuse(member, till.problem)
         if not till.waiting:
             till.group = None
 
     def _refuse(self, member: Waiting, error: Exception) -> None:
-        if isinstance(error, RequestError):
-            member.request.refuse(error)
-            return
-        if isinstance(error, DynamoDBError) and error.code == CANCELLED and _passes(error):
-            refused: RequestError = Unavailable("other adjustments of this client came first; try again")
-        else:
-            refused = refusal(member.adjustment.client_id, classify(error))
+        refused = reply_to(member.adjustment.client_id, error)
         if member.sent:
             self.stats.unknown += 1
             refused = Unavailable("the outcome is unknown; repeat it with the same adjustment_id")
@@ -278,22 +293,6 @@ def _deliver(
     for client_id, waiter in zip(client_ids, waiters, strict=True):
         if not waiter.done():
             waiter.set_result(outcomes[client_id])
-
-
-def _reasons(error: Exception) -> Sequence[str]:
-    return error.reasons if isinstance(error, DynamoDBError) else ()
-
-
-def _passes(error: Exception) -> bool:
-    """Return whether a cancelled transaction may succeed when it is decided again."""
-    return set(_reasons(error)) <= PASSES
-
-
-def _may_be_executed(error: Exception) -> bool:
-    """Return whether the transaction of a failed call may have been executed, or still may be."""
-    if isinstance(error, DynamoDBError):
-        return error.status >= 500 or error.code == "TransactionInProgressException"
-    return not isinstance(error, CredentialsRefreshError | ServiceError)
 
 
 def _now() -> str:

@@ -16,7 +16,7 @@ from service.contracts import customer as contract
 from service.contracts.stream import STREAM
 from service.customer.endpoints.adjust import event_ids
 from service.customer.events.publisher import ID_LENGTH
-from service.customer.ledger.tills import PASSES
+from service.customer.ledger.failures import PASSES
 from tests.support.adjusting import adjust, ask, follows
 from tests.support.drills.drill import stored
 from tests.support.dynamodb.faulty import Call, FaultyDynamoDB, refusal, stall
@@ -232,15 +232,15 @@ async def test_a_refusal_is_about_the_rows_and_not_about_what_the_task_remembers
     env = await world.with_adjustments()
     async with world.task(**env), world.client("teller") as teller:
         assert (await adjust(teller, "c", -10, "a"))[0] == "OK"
-        execute(world, _of_another_task(world, "c", 90, 1, -90, "b"))
+        execute(world, of_another_task(world, "c", 90, 1, -90, "b"))
         assert await adjust(teller, "c", -90, "b") == (
             "OK", b'{"client_id":"c","adjustment_id":"b","points":-90,"balance":0}',
         )  # fmt: skip
-        execute(world, _of_another_task(world, "c", 0, 2, 500, "gift"))
+        execute(world, of_another_task(world, "c", 0, 2, 500, "gift"))
         assert (await adjust(teller, "c", -500, "d"))[1].endswith(b'"balance":0}')
 
 
-def _of_another_task(world: World, client_id: str, balance: int, count: int, points: int, id_: str) -> Call:
+def of_another_task(world: World, client_id: str, balance: int, count: int, points: int, id_: str) -> Call:
     after, number = {"N": str(balance + points)}, {"N": str(count + 1)}
     entry = {
         "client_id": {"S": client_id}, "adjustment_id": {"S": id_}, "points": {"N": str(points)}, "balance": after,
@@ -287,7 +287,7 @@ async def test_each_adjustment_is_two_events_once(world: World) -> None:
 async def test_a_repeat_later_than_the_stream_remembers_is_no_event(world: World) -> None:
     world.put_rows({"c": 100})
     env = await world.with_adjustments()
-    execute(world, _of_another_task(world, "c", 100, 0, -90, "long ago"))
+    execute(world, of_another_task(world, "c", 100, 0, -90, "long ago"))
     async with world.task(**env), world.client("teller") as teller:
         assert (await adjust(teller, "c", -90, "long ago"))[1].endswith(b'"balance":10}')
         assert (await adjust(teller, "c", -1, "now"))[1].endswith(b'"balance":9}')

@@ -18,10 +18,11 @@ from botocore.validate import ParamValidator
 
 from local import dynamodb
 from service.customer.ledger.decide import Entry, State
-from service.customer.ledger.tables import MAX_ENTRIES, Ledger
+from service.customer.ledger.tables import MAX_ENTRIES, TOLD, Ledger
 from service.customer.requests.errors import InternalError
 from service.dynamodb.errors import DynamoDBError, InvalidResponse, is_retryable
-from tests.support.dynamodb.faulty import FaultyDynamoDB, answer
+from service.runtime.errors import ServiceError
+from tests.support.dynamodb.faulty import FaultyDynamoDB, answer, refusal
 from tests.support.world import World
 
 ODD = 'a"\\\u00fc\U0001f701\n'
@@ -108,12 +109,45 @@ async def test_a_transaction_is_executed_if_all_is_as_it_was_read(world: World) 
 
 
 @pytest.mark.usefixtures("aws")
+async def test_a_row_that_counts_0_adjustments_can_have_its_first(world: World) -> None:
+    world.put_item({"id": {"S": "c"}, "client_balance": {"N": "5"}, "adjustments": {"N": "0"}})
+    async with ledger(world) as opened:
+        await opened.write(opened.transaction("c", State(5, 0), [entry(1, 1, 6)]), 1, soon())
+        assert await opened.read("c", ["a1"], soon()) == (State(6, 1), {"a1": entry(1, 1, 6)})
+
+
+async def test_an_index_by_texts_is_found_at_start(
+    world: World, proxy: FaultyDynamoDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DynamoDB refuses a number then ("Condition parameter type does not match schema type"); the local engine does not
+    look at it.
+    """
+    for name, value in proxy.env.items():
+        monkeypatch.setenv(name, value)
+    async with ledger(world) as opened:
+        await opened.check()
+        proxy.fault = lambda action, call: (
+            refusal("ValidationException")
+            if action == "Query" and any("N" in value for value in call["ExpressionAttributeValues"].values())
+            else None
+        )
+        with pytest.raises(ServiceError, match=r"the local index by_sequence on sequence \(N\)"):
+            await opened.check()
+
+
+def test_what_a_transaction_may_answer_is_what_botocore_knows() -> None:
+    model = botocore.session.get_session().get_service_model("dynamodb").operation_model("TransactWriteItems")
+    assert model.output_shape is not None
+    assert model.output_shape.members.keys() == TOLD
+
+
+@pytest.mark.usefixtures("aws")
 @pytest.mark.parametrize("attribute", ["client_balance", "adjustments"])
 async def test_a_row_that_has_no_integer_is_an_error_of_ours(world: World, attribute: str) -> None:
     world.put_item({"id": {"S": "c"}, "client_balance": {"N": "1"}, attribute: {"S": "one"}})
     async with ledger(world) as opened:
-        with pytest.raises(InternalError):
-            await opened.read("c", ["a"], soon())
+        client, entries = await opened.read("c", ["a"], soon())
+        assert (type(client), entries) == (InternalError, {})
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import uuid
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -19,21 +17,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from local import dynamodb
-from service.customer.endpoints.adjust import encode
 from service.customer.ledger import tills as module
-from service.customer.ledger.decide import Adjustment, Entry, State, decide
-from service.customer.ledger.tables import MAX_ENTRIES, Ledger
-from service.customer.ledger.tills import CANCELLED, Tills, Waiting
-from service.customer.requests.burst import Burst
-from service.dynamodb.errors import DynamoDBError, HttpError
-from service.dynamodb.table import Table
+from service.customer.ledger.decide import Adjustment, Client, Entry, State, decide
+from service.customer.ledger.tables import MAX_ENTRIES
 from tests.support.adjusting import follows
-from tests.support.dynamodb.table import open_table
+from tests.support.tills import Asked, Desk, shaky
 from tests.support.world import World, eventually
 
 OPENING = 10
-Asked = tuple[str, str, int]
-"""Client, adjustment, points."""
 
 asked = st.tuples(
     st.sampled_from(["one", "two"]),
@@ -45,66 +36,6 @@ faults = st.lists(st.sampled_from(["", "", "before", "after", "conflict", "throt
 quick = settings(
     max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
-
-
-class Shaky(Ledger):
-    """A ledger whose calls fail as a test wants them to, one after the other; at most three in a row."""
-
-    def __init__(self, table: Table, adjustments: str, prefix: str, faults: Sequence[str]) -> None:
-        super().__init__(table.name, adjustments)
-        self.table = table
-        self.prefix = prefix
-        """Keeps an example's clients apart from the others'."""
-        self.sizes: list[int] = []
-        self._faults = iter(faults)
-
-    async def _call(self, action: str, body: dict[str, Any] | bytes, deadline: float) -> dict[str, Any]:
-        fault = next(self._faults, "")
-        if fault == "before":
-            raise HttpError("the connection was lost")
-        if fault == "throttled":
-            raise DynamoDBError(400, "ThrottlingException", "")
-        if fault == "conflict" and action == "TransactWriteItems":
-            raise DynamoDBError(400, CANCELLED, "", ["TransactionConflict", "None"])
-        if fault == "in progress" and action == "TransactWriteItems":
-            raise DynamoDBError(400, "TransactionInProgressException", "")
-        answer = await super()._call(action, body, deadline)
-        if isinstance(body, bytes):
-            self.sizes.append(len(orjson.loads(body)["TransactItems"]))
-        if fault == "after":
-            raise TimeoutError
-        return answer
-
-
-class Desk:
-    """Asks tills, and keeps what each request was told, in the order of asking."""
-
-    def __init__(self, ledger: Shaky) -> None:
-        self._ledger = ledger
-        self.told: dict[int, str] = {}
-        self.news: list[tuple[str, bool]] = []
-        self.tills = Tills(ledger, self._made, partial(ledger.table.read, consistent=True))
-        self._numbers = itertools.count()
-
-    def ask(self, burst: Sequence[Asked]) -> None:
-        requests = [Burst([f"_INBOX.{next(self._numbers)}"], 0, self._post, lambda *_, **__: None) for _ in burst]
-        made = [Adjustment(self._ledger.prefix + client, key, points, None) for client, key, points in burst]
-        self.tills.add(zip(made, requests, strict=True))
-
-    def answers(self, count: int) -> list[str]:
-        return [self.told[number] for number in range(count)]
-
-    def _made(self, waiting: Waiting, entry: Entry, is_new: bool) -> None:
-        self.news.append((entry.adjustment_id, is_new))
-        if entry.adjustment_id == "defect":
-            raise ZeroDivisionError
-        waiting.request.respond([encode(waiting.adjustment.client_id.removeprefix(self._ledger.prefix), entry)])
-
-    def _post(self, frames: str, _sizes: Sequence[int]) -> None:
-        head, _, rest = frames.partition("\r\n")
-        number = int(head.split()[1].removeprefix("_INBOX."))
-        assert number not in self.told, "each is answered once"
-        self.told[number] = rest.partition("\r\n\r\n")[2].strip() or rest.strip()
 
 
 def one_at_a_time(bursts: Sequence[Sequence[Asked]]) -> list[str]:
@@ -125,15 +56,6 @@ def one_at_a_time(bursts: Sequence[Sequence[Asked]]) -> list[str]:
             reply = f'"client_id":"{client}","adjustment_id":"{key}","points":{points},"balance":{balance}'
             told.append(f"{{{reply}}}")
     return told
-
-
-@asynccontextmanager
-async def shaky(world: World, script: Sequence[str], prefix: str) -> AsyncIterator[Shaky]:
-    async with open_table(world.table) as table:
-        ledger = Shaky(table, world.adjustments, prefix, script)
-        ledger.open()
-        yield ledger
-        ledger.close()
 
 
 @pytest.fixture
@@ -227,7 +149,7 @@ async def test_what_another_task_made_between_two_reads_is_found_and_not_refused
     async with shaky(ready, [], "-") as ledger, shaky(ready, [], "-") as others:
         desk, other, read = Desk(ledger), Desk(others), ledger.read
 
-        async def torn(client_id: str, ids: Sequence[str], deadline: float) -> tuple[State | None, dict[str, Entry]]:
+        async def torn(client_id: str, ids: Sequence[str], deadline: float) -> tuple[Client, dict[str, Entry]]:
             entries = await ledger.look(client_id, ids, deadline)
             other.ask([("one", "a", -OPENING)])
             await eventually(lambda: len(other.told) == 1)
@@ -242,7 +164,7 @@ async def test_what_another_task_made_between_two_reads_is_found_and_not_refused
     }  # fmt: skip
 
 
-async def _forgets(_: str) -> None:
+async def _forgets(*_: object) -> None:
     """A read that brought nothing."""
 
 
