@@ -39,7 +39,7 @@ def may_be_executed(error: Exception) -> bool:
 
 
 def reply_to(client_id: str, error: Exception) -> RequestError:
-    """Return what a requester is told if nothing was executed."""
+    """Return the reply to an adjustment that was not executed."""
     if isinstance(error, RequestError):
         return error
     if is_cancelled(error) and passes(error):
