@@ -2,7 +2,7 @@
 
 | in a transaction | condition |
 | --- | --- |
-| the client's row: its new balance and number of adjustments | both are still as they were read; no number is 0 |
+| the client's row: its new balance and number of adjustments | both are as they were read; no number counts as 0 |
 | a row for each adjustment | no row has its id |
 
 https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_TransactWriteItems.html

@@ -107,7 +107,7 @@ class _Till:
     failures: int = 0
     """Failures since the last success."""
     problem: Exception = field(default_factory=TimeoutError)
-    """The last of them: what those are told whose time is over."""
+    """The last failure: the reason given to those whose time is over."""
     doubted: bool = False
     """Whether a transaction was cancelled, so that the next group is decided by the rows."""
     served: bool = False
