@@ -178,7 +178,10 @@ async def test_a_check_without_a_server(waiting: Waiting) -> None:
     missing = [line for line in lines if line.startswith("missing")]
     assert len(missing) == 1
     assert missing[0].startswith(f"missing  no NATS server at {NOWHERE}")
-    assert f"ok       table {waiting.world.table}, no row 1" in lines, "what can be looked at is looked at"
+    assert lines[-2:] == [
+        f"ok       table {waiting.world.table}, no row 1",
+        "note     adjustments: ADJUSTMENTS_TABLE is not set, so customer.adjust and customer.statement are not served",
+    ], "what can be looked at is looked at"
 
 
 async def test_a_task_with_credentials_without_the_permissions(waiting: Waiting) -> None:

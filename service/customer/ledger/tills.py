@@ -93,8 +93,7 @@ class _Group:
 
     members: Sequence[Waiting]
     decision: Decision
-    transaction: bytes | None
-    """None: there is nothing to write."""
+    transaction: bytes | None  # None: there is nothing to write
     guessed: bool
     """Decided by the client's balance alone, without the ledger's rows."""
 
@@ -108,10 +107,9 @@ class _Till:
     """Failures since the last success."""
     problem: Exception = field(default_factory=TimeoutError)
     """The last failure: the reason given to those whose time is over."""
-    doubted: bool = False
-    """Whether a transaction was cancelled, so that the next group is decided by the rows."""
-    served: bool = False
-    """Whether a worker serves it now."""
+    doubted: _Group | None = None
+    """The group whose transaction was cancelled: the rows decide the next one, and may show that this one was made."""
+    served: bool = False  # by a worker, now
 
 
 class Tills:
@@ -202,6 +200,9 @@ class Tills:
         guessed = not decision.unproven
         if not guessed:
             before, there = await self._ledger.read(client_id, [each.adjustment_id for each in asked], deadline)
+            former = till.doubted
+            if former and all(there.get(entry.adjustment_id) == entry for entry in former.decision.new):
+                return _Group(former.members, former.decision, None, guessed=False)
             decision = decide(before, there, asked, at)
             if unproven := decision.unproven:
                 # Each row is read on its own: an entry may be written by now, and its points be in the balance.
@@ -223,7 +224,7 @@ class Tills:
         return state_of(client_id, row) if isinstance(row, Mapping) else None
 
     def _settle(self, client_id: str, till: _Till, group: _Group) -> None:
-        till.group, till.failures, till.problem, till.doubted = None, 0, TimeoutError(), False
+        till.group, till.failures, till.problem, till.doubted = None, 0, TimeoutError(), None
         if after := group.decision.after:
             self._states.pop(client_id, None)
             self._states[client_id] = after
@@ -247,7 +248,7 @@ class Tills:
         self._states.pop(client_id, None)
         group, cancelled = till.group, is_cancelled(error)
         if cancelled:
-            till.group, till.doubted = None, True
+            till.group, till.doubted = None, group
             if is_conflict(error) and not (group and group.guessed):
                 self.stats.conflicts += 1
         if not (passes(error) if cancelled else is_retryable(error)):

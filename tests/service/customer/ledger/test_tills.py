@@ -34,7 +34,7 @@ asked = st.tuples(
 bursts = st.lists(st.lists(asked, min_size=1, max_size=12), min_size=1, max_size=5)
 faults = st.lists(st.sampled_from(["", "", "before", "after", "conflict", "throttled", "in progress"]), max_size=12)
 quick = settings(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 
 

@@ -156,3 +156,14 @@ async def test_a_shared_read_that_stalls_leaves_time_for_a_read_of_its_own(
         desk.ask([("one", "a", 1)])
         await eventually(lambda: bool(desk.told))
         assert desk.told[0].endswith('"balance":11}')
+
+
+async def test_a_transaction_that_was_made_and_is_then_cancelled_keeps_its_answers(ready: World) -> None:
+    """Decided again by the rows, the second would be told of the third, which came after it."""
+    async with shaky(ready, ["", "", "after", "conflict"], "-") as ledger:
+        desk = Desk(ledger)
+        desk.ask([("one", "a", -9), ("one", "b", -9), ("one", "b", 5)])
+        await eventually(lambda: len(desk.told) == 3)
+    assert desk.told[1] == '{"error":"the balance is less than that"}'
+    assert desk.told[2].endswith('"points":5,"balance":6}')
+    assert [is_new for _, is_new in desk.news] == [True, True]
