@@ -16,6 +16,7 @@ from prometheus_client.core import Metric
 
 from service import __version__
 from service.contracts import customer as contract
+from service.contracts.requests import QUEUE_GROUP
 from service.contracts.stream import EVENT_PREFIX
 from service.customer.settings import CustomerSettings
 from service.nats.connection import Connection
@@ -43,7 +44,7 @@ class Baseline:
             EndpointConfig(
                 name=contract.ENDPOINT_NAME,
                 subject=contract.SUBJECT,
-                queue_group=contract.QUEUE_GROUP,
+                queue_group=QUEUE_GROUP,
                 handler=self._balance,
             )
         )

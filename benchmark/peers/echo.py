@@ -16,6 +16,7 @@ from nats.micro.service import ServiceConfig
 
 from service import __version__
 from service.contracts import customer as contract
+from service.contracts.requests import QUEUE_GROUP
 from service.contracts.stream import EVENT_PREFIX
 
 REPLY: Final = b'{"balance":7120}'
@@ -41,7 +42,7 @@ async def main() -> None:
         stored += 1
 
     await nc.subscribe(f"{inbox}.*", cb=on_stored)
-    await nc.subscribe(contract.SUBJECT, queue=contract.QUEUE_GROUP, cb=on_request)
+    await nc.subscribe(contract.SUBJECT, queue=QUEUE_GROUP, cb=on_request)
     await add_service(nc, ServiceConfig(name=contract.SERVICE_NAME, version=__version__))
     await asyncio.Event().wait()
 

@@ -16,7 +16,7 @@ from constructs import Construct
 
 from cdk.observability.metrics import Metrics
 from deploy.settings import Settings
-from service.customer.requests.errors import ERRORS
+from service.requests.errors import ERRORS
 
 SERVER_ERRORS: Final = tuple(error.description for error in ERRORS if error.code >= "500")
 ERROR_RATE_PERCENT: Final = 1

@@ -12,7 +12,7 @@ from constructs import Construct
 from cdk.observability.alarms import Alarms, of_customer
 from cdk.observability.metrics import Metrics
 from service.customer.metrics import UNITS
-from service.customer.requests.errors import ERRORS
+from service.requests.errors import ERRORS
 
 ERROR_METRICS: Final = tuple(error.description for error in ERRORS if error.description in UNITS)
 

@@ -3,6 +3,7 @@
 from typing import Final
 
 from service.contracts import stream as events
+from service.contracts.requests import discovery
 
 SERVICE_NAME: Final = "archive"
 USER: Final = "archive"
@@ -35,11 +36,7 @@ def publish(stream: str, consumer: str) -> tuple[str, ...]:
 
 PUBLISH: Final = publish(STREAM, CONSUMER)
 SUBSCRIBE: Final = (
-    *(
-        f"$SRV.{verb}{suffix}"
-        for verb in ("PING", "INFO", "STATS")
-        for suffix in ("", f".{SERVICE_NAME}", f".{SERVICE_NAME}.*")
-    ),
+    *discovery(SERVICE_NAME),
     f"{INBOX_PREFIX}.>",
 )
 """Subscribe permissions of the role's NATS user."""

@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from service.contracts.requests import QUEUE_GROUP, discovery
 from service.contracts.stream import (
     ADJUSTED_PREFIX,
     ARCHIVE_CONSUMER,
@@ -14,7 +15,6 @@ from service.contracts.stream import (
 SERVICE_NAME: Final = "customer"
 ENDPOINT_NAME: Final = "balance"
 SUBJECT: Final = f"{SERVICE_NAME}.{ENDPOINT_NAME}"
-QUEUE_GROUP: Final = "q"
 
 GET_NAME: Final = "get"
 GET_SUBJECT: Final = f"{SERVICE_NAME}.{GET_NAME}"
@@ -67,11 +67,7 @@ PUBLISH: Final = (*NEEDED, *NEEDED_TO_ADJUST, *FIGURES)
 
 SUBSCRIBED: Final = (
     *(f"{subject} {QUEUE_GROUP}" for subject in (SUBJECT, GET_SUBJECT, CREATE_SUBJECT)),
-    *(
-        f"$SRV.{verb}{suffix}"
-        for verb in ("PING", "INFO", "STATS")
-        for suffix in ("", f".{SERVICE_NAME}", f".{SERVICE_NAME}.*")
-    ),
+    *discovery(SERVICE_NAME),
     f"{INBOX_PREFIX}.>",
 )
 """What every task subscribes to."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from service.customer.requests.burst import Burst
 from service.customer.store.lookup import BatchLoader
-from service.customer.tracing import NoTracing, Tracing
 from service.dynamodb.table import Outcome, Table
+from service.requests.burst import Burst
+from service.runtime.tracing import NoTracing, Tracing
 
 Answer = Callable[[Burst, Sequence[str], Mapping[str, Outcome]], None]
 """Answer requests, given the client id that each asked for, and outcomes that include theirs."""

@@ -13,11 +13,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from service.customer.events.events import Events
 from service.customer.ledger.tables import LedgerStats
 from service.customer.ledger.tills import TillStats
-from service.customer.requests.burst import OK
-from service.customer.requests.errors import ERRORS, InsufficientBalance
-from service.customer.requests.micro import LATENCY_BUCKETS, OUTCOMES, ConcurrentService
 from service.dynamodb.table import Table
 from service.nats.client import NatsClient
+from service.requests.burst import OK
+from service.requests.errors import ERRORS, InsufficientBalance
+from service.requests.micro import LATENCY_BUCKETS, OUTCOMES, ConcurrentService
 from service.runtime.emf import Figure
 from service.runtime.metrics import counters, histograms, quantile
 

@@ -30,15 +30,14 @@ from service.customer.events.events import Events
 from service.customer.events.publisher import BATCHED, EVENT_BYTES, SINGLE
 from service.customer.ledger.tables import Ledger
 from service.customer.metrics import Adjusting
-from service.customer.requests.micro import ConcurrentService, Endpoint
 from service.customer.settings import CustomerSettings
 from service.customer.store.seeding import is_seeded, seed
-from service.customer.tracing import tracing
 from service.dynamodb.errors import TableUnavailableError
 from service.dynamodb.table import Table
 from service.nats import jetstream, permissions
 from service.nats.connection import Connection, confirm
 from service.nats.fit import NS
+from service.requests.micro import ConcurrentService, Endpoint
 from service.runtime.background import background
 from service.runtime.cancel import cancel
 from service.runtime.emf import Figures
@@ -46,6 +45,7 @@ from service.runtime.errors import ServiceError
 from service.runtime.logs import writes_json
 from service.runtime.process import CLOSE_S, Stop
 from service.runtime.role import Need, Skipped
+from service.runtime.tracing import tracing
 
 log: Final = structlog.get_logger("service.customer")
 

@@ -23,6 +23,7 @@ from benchmark.load.loops import TIMEOUT
 from benchmark.load.totals import Totals
 from benchmark.load.transport import NO_RESPONDERS
 from service.contracts import customer as contract
+from service.contracts.requests import QUEUE_GROUP
 from service.nats.connection import roundtrip
 from tests.support.world import World
 
@@ -48,7 +49,7 @@ async def answering(world: World, answers: dict[bytes, tuple[bytes, str]]) -> As
             await client.publish(msg.reply, reply, headers={ERROR_CODE_HEADER: code} if code else None)
 
     async with world.client("service") as client:
-        await client.subscribe(contract.SUBJECT, queue=contract.QUEUE_GROUP, cb=on_request)
+        await client.subscribe(contract.SUBJECT, queue=QUEUE_GROUP, cb=on_request)
         await roundtrip(client)
         yield came
 

@@ -21,6 +21,7 @@ from benchmark.report.measured import Latency
 from local.gateway.server import gateway
 from local.process import claim_port
 from service.contracts import customer as contract
+from service.contracts.requests import QUEUE_GROUP
 from service.nats.connection import roundtrip
 from tests.support.world import World
 
@@ -39,7 +40,7 @@ async def responder(world: World, answer: Answer) -> AsyncIterator[None]:
         task.add_done_callback(tasks.discard)
 
     async with world.client("service") as client:
-        await client.subscribe(contract.SUBJECT, queue=contract.QUEUE_GROUP, cb=on_request)
+        await client.subscribe(contract.SUBJECT, queue=QUEUE_GROUP, cb=on_request)
         await roundtrip(client)
         yield
         for task in tasks:

@@ -12,7 +12,7 @@ import pytest
 from service.archive.metrics import UNITS as ARCHIVE_UNITS
 from service.customer.backlog import UNITS as BACKLOG_UNITS
 from service.customer.metrics import UNITS
-from service.customer.requests.errors import ERRORS
+from service.requests.errors import ERRORS
 from tests.cdk.aws_rules import Reports, alarms, fires
 from tests.cdk.record_series import FOLDER as SERIES
 from tests.cdk.test_stack import template

@@ -26,7 +26,7 @@ from local import dynamodb
 from local.process import ROOT
 from service.contracts.cloudwatch import METRICS_NAMESPACE
 from service.customer.metrics import UNITS
-from service.customer.requests.errors import ERRORS
+from service.requests.errors import ERRORS
 from tests.cdk.aws_rules import alarms
 
 pytestmark = pytest.mark.xdist_group("templates")  # one worker makes each once, in one Node

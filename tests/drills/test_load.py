@@ -17,7 +17,7 @@ from benchmark.load.transport import NO_RESPONDERS
 from benchmark.report.measured import Measured
 from control_plane.self_hosted import provider as self_hosted
 from local.system import Task
-from service.customer.requests.credit import PIECES
+from service.requests.credit import PIECES
 from tests.support.drills.drill import Drill, Probe, answered, memory_mib, put_on, stored, words
 from tests.support.dynamodb.faulty import FaultyDynamoDB, stall
 from tests.support.world import World, eventually, metric, stop, tasks

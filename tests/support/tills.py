@@ -15,9 +15,9 @@ from service.customer.ledger.decide import Adjustment, Entry
 from service.customer.ledger.failures import CANCELLED
 from service.customer.ledger.tables import Ledger
 from service.customer.ledger.tills import Tills, Waiting
-from service.customer.requests.burst import Burst
 from service.dynamodb.errors import DynamoDBError, HttpError
 from service.dynamodb.table import Table
+from service.requests.burst import Burst
 from tests.support.dynamodb.table import open_table
 from tests.support.world import World
 

@@ -17,16 +17,17 @@ import orjson
 
 from service.contracts import customer as contract
 from service.contracts.stream import ADJUSTED_PREFIX, EVENT_PREFIX
+from service.customer.client_id import client_id_of
 from service.customer.endpoints.balance import encode as encode_balance
 from service.customer.events.events import Events
 from service.customer.ledger.decide import Adjustment, Entry
 from service.customer.ledger.tables import Ledger
 from service.customer.ledger.tills import Tills, Waiting
-from service.customer.requests.burst import Burst
-from service.customer.requests.decode import client_id_of, decode_object, integer_of
-from service.customer.requests.errors import BadRequest
-from service.customer.requests.micro import Endpoint
 from service.dynamodb.table import Table
+from service.requests.burst import Burst
+from service.requests.decode import decode_object, integer_of
+from service.requests.errors import BadRequest
+from service.requests.micro import Endpoint
 
 ADJUSTED_BYTES: Final = 2048
 """Most bytes of the headers and payload of `customer.adjusted.<client_id>`."""

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from service.contracts import customer as contract
+from service.customer.client_id import decode_client_id, usual_client_ids
 from service.customer.clients import Clients
 from service.customer.events.events import Events
-from service.customer.requests.burst import Burst
-from service.customer.requests.decode import decode_client_id, usual_client_ids
-from service.customer.requests.micro import Endpoint
 from service.customer.store.rows import balance_of, row_of
 from service.dynamodb.table import Outcome
+from service.requests.burst import Burst
+from service.requests.micro import Endpoint
 
 _BALANCE: Final = contract.BALANCE_ATTRIBUTE
 

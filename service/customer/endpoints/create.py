@@ -17,13 +17,14 @@ from typing import Any, Final
 import orjson
 
 from service.contracts import customer as contract
-from service.customer.requests.burst import Burst
-from service.customer.requests.decode import client_id_of, decode_object
-from service.customer.requests.errors import BadRequest, Conflict, RequestError
-from service.customer.requests.micro import Endpoint
+from service.customer.client_id import client_id_of
 from service.customer.store.rows import make_row, refusal, row_of, text_of
 from service.dynamodb.errors import TableUnavailableError
 from service.dynamodb.table import DEADLINE_S, Row, Table
+from service.requests.burst import Burst
+from service.requests.decode import decode_object
+from service.requests.errors import BadRequest, Conflict, RequestError
+from service.requests.micro import Endpoint
 
 _DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _DATE_TIME: Final = re.compile(contract.DATE_TIME_PATTERN)

@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 import orjson
 
 from service.contracts import customer as contract
+from service.customer.client_id import client_id_of
 from service.customer.clients import Clients
-from service.customer.requests.burst import Burst
-from service.customer.requests.decode import client_id_of, decode_object
-from service.customer.requests.errors import BadRequest
-from service.customer.requests.micro import Endpoint
 from service.customer.store.rows import balance_of, row_of, text_of
 from service.dynamodb.table import Outcome
+from service.requests.burst import Burst
+from service.requests.decode import decode_object
+from service.requests.errors import BadRequest
+from service.requests.micro import Endpoint
 
 
 class Get:

@@ -10,15 +10,16 @@ from typing import Any
 import orjson
 
 from service.contracts import customer as contract
+from service.customer.client_id import client_id_of
 from service.customer.ledger.decide import Entry
 from service.customer.ledger.tables import Ledger
-from service.customer.requests.burst import Burst
-from service.customer.requests.decode import client_id_of, decode_object, integer_of
-from service.customer.requests.errors import BadRequest, RequestError
-from service.customer.requests.micro import Endpoint
 from service.customer.store.rows import refusal, row_of
 from service.dynamodb.errors import classify, is_retryable
 from service.dynamodb.table import DEADLINE_S, MAX_CALLS, Table, backoff_s
+from service.requests.burst import Burst
+from service.requests.decode import decode_object, integer_of
+from service.requests.errors import BadRequest, RequestError
+from service.requests.micro import Endpoint
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from service.customer.requests.errors import Conflict, InsufficientBalance, InternalError, NotFound, RequestError
+from service.requests.errors import Conflict, InsufficientBalance, InternalError, NotFound, RequestError
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from service.customer.requests.errors import RequestError, Unavailable
 from service.customer.store.rows import refusal
 from service.dynamodb.errors import CredentialsRefreshError, DynamoDBError, classify
+from service.requests.errors import RequestError, Unavailable
 from service.runtime.errors import ServiceError
 
 CANCELLED: Final = "TransactionCanceledException"

@@ -22,12 +22,12 @@ import orjson
 
 from service.contracts import customer as contract
 from service.customer.ledger.decide import Client, Entry, State
-from service.customer.requests.errors import InternalError
 from service.customer.store.rows import balance_of, count_of
 from service.dynamodb.client import DynamoDB
 from service.dynamodb.errors import DynamoDBError, InvalidResponse, is_retryable, kind
 from service.dynamodb.explain import explain
 from service.dynamodb.table import BATCH_BUCKETS, CALL_BUCKETS, CALL_TIMEOUT_S, DEADLINE_S, Row
+from service.requests.errors import InternalError
 from service.runtime.metrics import Histogram
 
 MAX_ENTRIES: Final = 99

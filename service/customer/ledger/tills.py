@@ -29,11 +29,11 @@ from typing import Final, Protocol
 from service.customer.ledger.decide import Adjustment, Client, Decision, Entry, State, decide
 from service.customer.ledger.failures import is_cancelled, is_conflict, may_be_executed, passes, reply_to
 from service.customer.ledger.tables import MAX_ENTRIES, state_of
-from service.customer.requests.burst import Burst
-from service.customer.requests.errors import Unavailable
 from service.customer.store.lookup import BatchLoader, Read
 from service.dynamodb.errors import is_retryable
 from service.dynamodb.table import DEADLINE_S, Outcome
+from service.requests.burst import Burst
+from service.requests.errors import Unavailable
 
 CONCURRENT: Final = 64
 """Tills that may have a call in flight; the others wait, and collect adjustments."""

@@ -7,9 +7,9 @@ from typing import Final
 import structlog
 
 from service.contracts import customer as contract
-from service.customer.requests.errors import InternalError, NotFound, RequestError, Unavailable
 from service.dynamodb.errors import DynamoDBError, NoCredentialsError, TableUnavailableError, kind, reason
 from service.dynamodb.table import Outcome, Row
+from service.requests.errors import InternalError, NotFound, RequestError, Unavailable
 from service.runtime.logs import Repeated
 
 _log: Final = structlog.get_logger("service.customer")

@@ -11,10 +11,10 @@ from service.customer.events.events import Events
 from service.customer.ledger.tables import LedgerStats
 from service.customer.ledger.tills import TillStats
 from service.customer.metrics import Minute
-from service.customer.requests.micro import ConcurrentService
-from service.customer.tracing import NoTracing
 from service.dynamodb.table import Table
 from service.nats.client import NatsClient
+from service.requests.micro import ConcurrentService
+from service.runtime.tracing import NoTracing
 from tests.support.dynamodb.faulty import FaultyDynamoDB, refusal, stall
 from tests.support.world import World, metric, statistics
 

@@ -12,7 +12,7 @@ import pytest
 
 from service.customer import backlog
 from service.customer.metrics import UNITS
-from service.customer.requests.micro import LATENCY_BUCKETS
+from service.requests.micro import LATENCY_BUCKETS
 from service.runtime import emf
 from service.runtime.cancel import cancel
 from service.runtime.metrics import quantile

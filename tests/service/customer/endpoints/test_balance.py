@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from service.contracts.customer import REQUEST_SCHEMA
+from service.customer.client_id import decode_client_id, usual_client_ids
 from service.customer.clients import Clients
 from service.customer.endpoints.balance import Balance, encode
 from service.customer.events.events import Events
-from service.customer.requests.burst import REPLY_LOST, Burst
-from service.customer.requests.decode import decode_client_id, usual_client_ids
-from service.customer.requests.errors import BadRequest
-from service.customer.tracing import NoTracing
 from service.nats.client import NatsClient
+from service.requests.burst import REPLY_LOST, Burst
+from service.requests.errors import BadRequest
+from service.runtime.tracing import NoTracing
 from tests.support.dynamodb.table import open_table
 from tests.support.world import World, eventually
 

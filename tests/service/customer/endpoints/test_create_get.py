@@ -17,7 +17,7 @@ from nats.aio.client import Client
 
 from service.contracts import customer as contract
 from service.customer.endpoints import create
-from service.customer.requests.errors import BadRequest
+from service.requests.errors import BadRequest
 from tests.support.drills.drill import stored
 from tests.support.dynamodb.faulty import Call, FaultyDynamoDB, refusal, stall
 from tests.support.world import World, eventually, metric, statistics

@@ -9,10 +9,11 @@ import jsonschema
 import pytest
 
 from service.contracts import customer as contract
+from service.customer.client_id import decode_client_id
 from service.customer.endpoints import adjust, statement
 from service.customer.endpoints.create import decode
-from service.customer.requests.decode import decode_client_id, decode_object
-from service.customer.requests.errors import BadRequest
+from service.requests.decode import decode_object
+from service.requests.errors import BadRequest
 
 FORMATS = jsonschema.FormatChecker(formats=["date"])
 

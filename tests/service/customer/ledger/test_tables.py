@@ -19,8 +19,8 @@ from botocore.validate import ParamValidator
 from local import dynamodb
 from service.customer.ledger.decide import Entry, State
 from service.customer.ledger.tables import MAX_ENTRIES, TOLD, Ledger
-from service.customer.requests.errors import InternalError
 from service.dynamodb.errors import DynamoDBError, InvalidResponse, is_retryable
+from service.requests.errors import InternalError
 from service.runtime.errors import ServiceError
 from tests.support.dynamodb.faulty import FaultyDynamoDB, answer, refusal
 from tests.support.world import World

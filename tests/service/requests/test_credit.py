@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 from nats.aio.client import Client
 
 from control_plane.self_hosted import provider as self_hosted
-from service.customer.requests import credit as credit_module
-from service.customer.requests import grants
-from service.customer.requests.credit import OVERDRAFT, Credit
-from service.customer.requests.grants import Window
 from service.nats.client import NatsClient
 from service.nats.connection import roundtrip
 from service.nats.parser import Callback, Read
+from service.requests import credit as credit_module
+from service.requests import grants
+from service.requests.credit import OVERDRAFT, Credit
+from service.requests.grants import Window
 from tests.support.nats.wire import pub, wire
 from tests.support.world import World, eventually
 

@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from service.customer.requests.credit import Credit
 from service.nats.client import NatsClient
-from tests.service.customer.requests.test_credit import Held, ask, grants_at_the_server
+from service.requests.credit import Credit
+from tests.service.requests.test_credit import Held, ask, grants_at_the_server
 from tests.support.world import World, eventually
 
 

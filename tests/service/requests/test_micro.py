@@ -13,12 +13,12 @@ from nats.aio.client import Client
 from nats.micro.service import ServiceConfig
 from structlog.testing import capture_logs
 
-from service.customer.requests.burst import Burst
-from service.customer.requests.errors import BadRequest
-from service.customer.requests.micro import ConcurrentService, Endpoint
-from service.customer.tracing import NoTracing
 from service.nats.client import NatsClient
 from service.nats.connection import roundtrip
+from service.requests.burst import Burst
+from service.requests.errors import BadRequest
+from service.requests.micro import ConcurrentService, Endpoint
+from service.runtime.tracing import NoTracing
 from tests.support.nats.wire import pub, wire
 from tests.support.world import World, eventually, statistics
 

@@ -13,9 +13,9 @@ from nats.aio.msg import Msg
 
 from local.nats_server import binary
 from local.process import accepts, claim_port, running
-from service.customer.requests.credit import Credit
 from service.nats.client import NatsClient
-from tests.service.customer.requests.test_credit import Held, ask
+from service.requests.credit import Credit
+from tests.service.requests.test_credit import Held, ask
 from tests.support.world import eventually
 
 ROOM = 8

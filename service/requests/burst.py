@@ -14,9 +14,9 @@ import nats.errors
 import structlog
 from nats.micro.request import ERROR_CODE_HEADER, ERROR_HEADER
 
-from service.customer.requests.errors import InternalError, RequestError
 from service.nats.client import header_block
 from service.nats.srv import is_inbox
+from service.requests.errors import InternalError, RequestError
 from service.runtime.logs import Repeated
 
 log: Final = structlog.get_logger("service.micro")

@@ -21,15 +21,15 @@ import orjson
 import structlog
 from nats.micro.service import EndpointInfo, EndpointStats, ServiceConfig, ServiceInfo, ServiceStats
 
-from service.contracts.customer import QUEUE_GROUP
-from service.customer.requests.burst import OK, REPLY_LOST, Burst
-from service.customer.requests.credit import Credit
-from service.customer.requests.errors import ERRORS, BadRequest, NotFound
-from service.customer.tracing import NoTracing, Tracing
+from service.contracts.requests import QUEUE_GROUP
 from service.nats.client import NatsClient
 from service.nats.parser import Read
 from service.nats.srv import Discovery, are_inboxes, is_inbox
+from service.requests.burst import OK, REPLY_LOST, Burst
+from service.requests.credit import Credit
+from service.requests.errors import ERRORS, BadRequest, NotFound
 from service.runtime.metrics import Histogram
+from service.runtime.tracing import NoTracing, Tracing
 
 log: Final = structlog.get_logger("service.micro")
 

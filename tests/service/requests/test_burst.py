@@ -6,10 +6,10 @@ import pytest
 from nats.aio.client import Client
 from structlog.testing import capture_logs
 
-from service.customer.requests import burst
-from service.customer.requests.burst import OK, REPLY_LOST, Burst
-from service.customer.requests.errors import BadRequest, NotFound
 from service.nats.client import NatsClient
+from service.requests import burst
+from service.requests.burst import OK, REPLY_LOST, Burst
+from service.requests.errors import BadRequest, NotFound
 
 
 @pytest.fixture(autouse=True)

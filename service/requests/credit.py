@@ -43,10 +43,10 @@ from typing import Final
 import nats.errors
 import structlog
 
-from service.customer.requests.grants import Take, Window
 from service.nats.client import NatsClient
 from service.nats.parser import Read
 from service.nats.srv import are_inboxes, is_inbox
+from service.requests.grants import Take, Window
 
 log: Final = structlog.get_logger("service.micro")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import orjson
 
-from service.customer.requests.errors import ERRORS
+from service.requests.errors import ERRORS
 
 
 def test_the_codes_on_the_wire() -> None:

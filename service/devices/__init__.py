@@ -1,0 +1,1 @@
+"""The role `devices`: readings and presence of MQTT devices."""
