@@ -19,6 +19,7 @@ from service.nats.connection import Connection
 from service.queue.response import RESPONSE_BYTES
 from service.queue.server import SQSService
 from service.queue.settings import QueueSettings
+from service.runtime.cancel import cancel
 from service.runtime.process import Stop
 from service.runtime.role import Need
 from service.sources.source import Source
@@ -80,10 +81,13 @@ class Queue:
     async def _end_calls(self, server: grpc.aio.Server, timeout_s: float) -> None:
         """Wait for calls of our service, not for health watches: those would stay open all the time."""
         stopping = asyncio.ensure_future(server.stop(timeout_s))
-        idle = asyncio.ensure_future(self._service.idle())
-        await asyncio.wait((stopping, idle), return_when=asyncio.FIRST_COMPLETED)
-        await server.stop(WATCH_S)  # a second call shortens the grace of the first
-        await asyncio.gather(stopping, idle)
+        for _ in range(2):  # a call that gRPC had accepted may begin only now
+            idle = asyncio.ensure_future(self._service.idle())
+            await asyncio.wait((stopping, idle), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((stopping,), timeout=WATCH_S)
+            await cancel(idle)
+        await server.stop(0)  # a second call shortens the grace of the first
+        await stopping
 
     async def _settle(self, timeout_s: float) -> None:
         """Make messages visible again that were on their way to clients that are gone."""

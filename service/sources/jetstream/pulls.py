@@ -65,6 +65,8 @@ class Pull:
     """Done when a message has come, or none will."""
     done: asyncio.Future[None]
     """Done when the server has ended the pull, or this process has given it up."""
+    asked_s: float
+    """When the server was asked, on the monotonic clock: it has sent no message of the pull before that."""
     messages: list[Message] = field(default_factory=list)
     since_s: float = 0.0
     """Arrival of the first message, on the monotonic clock."""
@@ -141,7 +143,7 @@ class Pull:
 class _Slot:
     """A subscription that serves one pull at a time."""
 
-    def __init__(self, nc: NatsClient, make: Make, may_be_late: Callable[[], bool]) -> None:
+    def __init__(self, nc: NatsClient, make: Make, may_be_late: Callable[[float], bool]) -> None:
         self._nc = nc
         self._make = make
         self._may_be_late = may_be_late
@@ -149,6 +151,8 @@ class _Slot:
         self._number = 0
         self.subscription: Subscription | None = None
         self.pull: Pull | None = None
+        self._asked_s = 0.0
+        """When its last pull was asked for."""
 
     async def open(self) -> None:
         self.subscription = await self._nc.subscribe(f"{self._base}.*")
@@ -157,7 +161,9 @@ class _Slot:
     def begin(self, limit: int) -> Pull:
         self._number += 1
         loop = asyncio.get_running_loop()
-        self.pull = Pull(f"{self._base}.{self._number}".encode(), limit, loop.create_future(), loop.create_future())
+        self._asked_s = time.monotonic()
+        inbox = f"{self._base}.{self._number}".encode()
+        self.pull = Pull(inbox, limit, loop.create_future(), loop.create_future(), self._asked_s)
         return self.pull
 
     async def abandon(self) -> None:
@@ -187,7 +193,7 @@ class _Slot:
         self._hand_over(messages)
 
     def _hand_over(self, messages: list[Message]) -> None:
-        if not messages or self._may_be_late():
+        if not messages or self._may_be_late(self._asked_s):
             return
         # A status may overtake messages of its pull. They then go to the next pull, and may exceed its limit.
         room = self.pull.limit - len(self.pull.messages) if self.pull else 0
@@ -276,12 +282,15 @@ class Pulls:
         if self._ticking:
             self._ticking.cancel()
 
-    def _may_be_late(self) -> bool:
-        """Return whether the process was suspended so long that messages read now may already be another client's.
+    def _may_be_late(self, asked_s: float) -> bool:
+        """Return whether messages read now, of a pull asked for at `asked_s`, may already be another client's.
 
-        Leave those alone: handing one out would process it twice, and a NAK would take it from the other client.
+        They may when the process was suspended for too long, or the network may have held them: nothing says when the
+        server sent a message, except that it was after it was asked. Leave those alone: handing one out would process
+        it twice, and a NAK would take it from the other client.
         """
-        return not self._late_until_s <= time.monotonic() < self._late_after_s
+        now = time.monotonic()
+        return not self._late_until_s <= now < self._late_after_s or now - asked_s >= self._ack_wait_s()
 
     async def settle(self) -> None:
         """Return when messages on their way to abandoned pulls have been given back."""

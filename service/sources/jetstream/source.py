@@ -94,18 +94,19 @@ class JetStream:
     async def receive(self, limit: int, max_bytes: int, visibility_s: float, wait_s: float) -> list[Message]:
         deadline = time.monotonic() + wait_s
         pause_s = PAUSE_S
-        while True:
-            left_s = max(0.0, deadline - time.monotonic())
+        while not self._stopping:
+            left_s = max(0.0, deadline - (asked_s := time.monotonic()))
             if self._nc.is_connected:
                 messages, self._problem = await self._pull(limit, max_bytes, visibility_s, left_s)
                 if messages or (not self._problem and left_s == 0):
                     return messages
             else:
                 self._problem = "not connected to NATS"
-            if time.monotonic() >= deadline or self._stopping:
+            if time.monotonic() >= deadline:
                 break
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, PAUSE_MAX_S)
+            if self._problem or time.monotonic() - asked_s < SHORT_S:
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, PAUSE_MAX_S)
         if self._problem:
             raise Unavailable(f"{self._problem}; call again")
         return []
@@ -186,18 +187,19 @@ class JetStream:
         return message
 
     def _on_lost(self) -> None:
-        """End pulls and answers in flight: the server has forgotten the pulls, and may have missed the answers."""
+        """End pulls and answers in flight: the server has forgotten the pulls, may have missed the answers."""
         self._pulls.give_up()
         self._answers.give_up()
 
     async def _pull(self, limit: int, max_bytes: int, visibility_s: float, wait_s: float) -> tuple[list[Message], str]:
         """Pull once; return the messages, and why it failed ('' if it did not)."""
         newest = self._consumer.sequence
+        wait_s = min(wait_s, self.visibility_s / 3)  # what comes last can still be handed out
         limit, max_bytes, wait_s = self._consumer.bounds.within(limit, max_bytes, wait_s)
         try:
             async with self._pulls.pull(limit, max_bytes, wait_s) as pull:
                 # The server ends each pull with a status, even an empty one: silence means a dead connection.
-                await pull.wait(max(wait_s, SHORT_S) + GRACE_S, min(LINGER_MAX_S, self.visibility_s / 2))
+                await pull.wait(max(wait_s, SHORT_S) + GRACE_S, min(LINGER_MAX_S, self.visibility_s / 3))
             await self._consumer.heed(pull)
             try:
                 messages = await self._accept(pull, visibility_s, newest)
@@ -224,14 +226,14 @@ class JetStream:
         until_ms = int((time.time() - (time.monotonic() - pull.since_s) + visibility_s) * MS)
         messages = pull.messages
         await self._consumer.recognise(messages, newest)
-        if time.monotonic() - pull.since_s >= self.visibility_s:
-            return []  # recognising them took so long that another client may have them by now
+        if time.monotonic() - pull.asked_s >= self.visibility_s:
+            return []  # it took so long that another client may have them by now
         dead: list[tuple[Message, str]] = []
         if redrive := self._redrive:
             dead = [(message, reason) for message in messages if (reason := redrive.reason(message))]
             messages = [message for message in messages if not redrive.reason(message)]
         if messages and visibility_s != self.visibility_s:
-            messages = await self._hide(messages, visibility_s, pull.since_s)
+            messages = await self._hide(messages, visibility_s, pull.asked_s)
         if redrive and dead:
             burying = asyncio.gather(*(self._bury(redrive, *one) for one in dead))
             self._burying.add(burying)
@@ -242,17 +244,16 @@ class JetStream:
             message.until_ms = until_ms
         return messages
 
-    async def _hide(self, messages: list[Message], visibility_s: float, since_s: float) -> list[Message]:
+    async def _hide(self, messages: list[Message], visibility_s: float, asked_s: float) -> list[Message]:
         """Set another visibility timeout than the consumer's; return the messages that may be handed out.
 
-        A longer one must be confirmed before the consumer's own ends, or another client may get the message; messages
-        confirmed too late are left alone. A shorter one that is lost only delays redelivery.
+        One confirmed too late is left alone. A shorter timeout that is lost only delays redelivery.
         """
         payload = delayed(visibility_s)
         await may_be_sent(payload)
         if visibility_s > self.visibility_s:
             confirmed = await self._answers.send([(message.handle, payload) for message in messages], attempts=1)
-            if time.monotonic() - since_s >= self.visibility_s:
+            if time.monotonic() - asked_s >= self.visibility_s:
                 return []
             self._pulls.give_back([message for message, done in zip(messages, confirmed, strict=True) if not done])
             return [message for message, done in zip(messages, confirmed, strict=True) if done]

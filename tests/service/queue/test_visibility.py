@@ -140,6 +140,31 @@ async def test_an_ack_wait_that_was_edited_holds_for_a_change_of_visibility(
         assert await other.receive(10, RESPONSE_BYTES, 30, 2) == []
 
 
+async def test_what_the_network_held_for_longer_than_its_visibility_is_left_to_others(world: World) -> None:
+    """The process runs all the while, and reads the message as if it had been sent just now."""
+    await edit(world, ack_wait=6)
+    async with (
+        network(world.nats_url) as (there, url),
+        reading(world.at(url)) as source,
+        reading(world) as other,
+        world.administrator() as admin,
+    ):
+
+        async def counts(name: str) -> bool:
+            return bool(getattr(await admin.consumer_info(STREAM, contract.CONSUMER), name))
+
+        receiving = asyncio.create_task(source.receive(10, RESPONSE_BYTES, 6, 60))
+        await eventually(lambda: counts("num_waiting"))
+        async with there.stalled():
+            await store(world, b"one")
+            await eventually(lambda: counts("num_ack_pending"))
+            (again,) = await other.receive(10, RESPONSE_BYTES, 6, 20)
+            assert again.times_received == 2
+        assert await kinds(other.delete([other.receipt(again)])) == [Done], "nothing took it from the other"
+        await store(world, b"two")
+        assert [message.data for message in await receiving] == [b"two"]
+
+
 async def test_a_pull_that_fills_slowly_is_handed_out_before_its_visibility_ends(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
