@@ -67,8 +67,8 @@ class Archived:
     """Rows/s of a task, relative to the bare loop."""
     cpu_over_plain: float
     """CPU per row, relative to a plain consumer."""
-    slow_rows: float
-    """Rows/s with a DynamoDB that takes `SLOW_MS` per call."""
+    slow_busy: float
+    """Share of a core that a task uses with a DynamoDB that takes `SLOW_MS` per call: what is missing, it waits."""
 
 
 async def beside(
@@ -92,16 +92,16 @@ async def beside(
     return statistics.median(rates), statistics.median(cpus)
 
 
-async def slow_rows(archived: Measure, *, rounds: int, step_s: float, say: Callable[[str], None]) -> float:
-    """Return the median rows/s of the rounds, with a slow DynamoDB."""
+async def busy_when_slow(archived: Measure, *, rounds: int, step_s: float, say: Callable[[str], None]) -> float:
+    """Return the median share of a core that the task uses with a slow DynamoDB."""
     count = int(step_s * SLOW_ROWS_PER_S)
     await archived(min(CHUNK, count))
-    rates = []
+    shares = []
     for _ in range(rounds):
         found = await archived(count)
-        rates.append(found.rate)
+        shares.append(found.rate * found.cpu_us / 1e6)
         say(f"archive: {found.rate:,.0f} rows/s at {found.cpu_us:.1f} us, where a call takes {SLOW_MS:g} ms")
-    return statistics.median(rates)
+    return statistics.median(shares)
 
 
 @asynccontextmanager

@@ -180,7 +180,7 @@ async def _archive(bench: Bench, profile: Profile) -> Archived:
         bench.archive("archive-slow", slow_env) as task,
         archive_cost.archiving(task) as archived,
     ):
-        slow = await archive_cost.slow_rows(archived, rounds=profile.rounds, step_s=profile.step_s, say=bench.say)
+        slow = await archive_cost.busy_when_slow(archived, rounds=profile.rounds, step_s=profile.step_s, say=bench.say)
     return Archived(rate, cpu, slow)
 
 

@@ -271,4 +271,4 @@ async def test_what_a_request_costs_is_measured_for_each_program(monkeypatch: py
     assert found.figures()["over_plain"] > 2
     assert found.figures()["queue_of_pull"] > 0.1
     assert found.figures()["archive_of_writes"] > 0.1
-    assert found.figures()["archive_slow_rows"] > 1_000
+    assert found.figures()["archive_slow_busy"] > 0.1
