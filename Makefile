@@ -45,6 +45,10 @@ demo-queue: setup ## show two queue sidecars and a client: visibility, dead lett
 test: setup ## run every test, on real servers that the tests start (ROOM=service/customer: one room's)
 	@$(PY) -m pytest -n $(WORKERS) --dist loadgroup $(if $(ROOM),tests/$(ROOM))
 
+.PHONY: nemesis
+nemesis: setup ## disturb everything at random while clients work, and judge what they saw (SEED=106, RUNS=20, ONLY=0,3)
+	@$(PY) -m tests.nemesis $(if $(SEED),--seed $(SEED)) $(if $(RUNS),--runs $(RUNS)) $(if $(ONLY),--only $(ONLY)) $(ARGS)
+
 drill: setup ## run every drill in full: half an hour, and a table of the results
 	@$(PY) -m pytest -m drill --drill-full -v --no-header
 
@@ -95,7 +99,7 @@ lock-check: setup
 	&& echo "lock files are current" || { echo "error: the lock files are not current; run make lock" >&2; exit 1; }
 
 clean: ## remove everything that is not in the repository
-	rm -rf $(VENV) local/node_modules cdk/node_modules benchmark/node_modules cdk/cdk.out .local .bench .mutants .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) local/node_modules cdk/node_modules benchmark/node_modules cdk/cdk.out .local .bench .mutants .nemesis .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 .PHONY: cp-list cp-create cp-status cp-rotate cp-revoke cp-delete
 CP := $(PY) -m control_plane

@@ -25,6 +25,7 @@ class Network:
         self.last_words: list[bytes] = []
         """A new connection ends with the first of these, after the client has sent its opening lines."""
         self._is_cut = False
+        self._is_cut_there = False
         self._writers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server
 
@@ -52,6 +53,20 @@ class Network:
         finally:
             self._flowing.set()
 
+    @asynccontextmanager
+    async def one_way(self) -> AsyncIterator[None]:
+        """Lose what is sent to the server; what the server sends arrives. The connections end afterwards."""
+        self._is_cut_there = True
+        try:
+            yield
+        finally:
+            self._is_cut_there = False
+            self.reset()
+
+    def reset(self) -> None:
+        """End every connection; accept new ones."""
+        self._end()
+
     async def stop(self) -> None:
         self._server.close()
         self._flowing.set()
@@ -66,7 +81,11 @@ class Network:
         if self._is_cut:
             writer.transport.abort()
             return
-        there, back = await asyncio.open_connection(self._host, self._port)
+        try:
+            there, back = await asyncio.open_connection(self._host, self._port)
+        except OSError:  # the server is away
+            writer.transport.abort()
+            return
         if self.last_words:
             writer.write(await there.readline())
             await reader.readuntil(b"PING\r\n")  # a reset connection could lose the last words
@@ -85,7 +104,7 @@ class Network:
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(65536):
                 await self._flowing.wait()
-                if is_lossy and self._is_cut:
+                if is_lossy and (self._is_cut or self._is_cut_there):
                     continue
                 if is_lossy and self.lose and self.lose in data:
                     self.lose = b""

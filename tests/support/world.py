@@ -213,12 +213,13 @@ class OwnServer:
         self._folder = folder
         self._port = claim_port(0, "")
         self._running = AsyncExitStack()
+        self.child: Child
         self.operator, self.system = Key.operator(), Key.account()
         self.url = f"nats://127.0.0.1:{self._port}"
 
     async def start(self) -> None:
         server = nats_server(self._folder, self._port, operator=self.operator, system=self.system)
-        await self._running.enter_async_context(server)
+        self.child = await self._running.enter_async_context(server)
 
     async def stop(self) -> None:
         await self._running.aclose()

@@ -1,0 +1,1 @@
+"""Random faults while clients work, a history of what they saw, and a checker (docs/nemesis.md)."""

@@ -1,0 +1,132 @@
+"""What must hold of every history: pure functions that return what is broken, one line each.
+
+An exemption is one line that quotes its ADR, by cause; never by run.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Final
+
+import orjson
+
+from service.contracts.stream import EVENT_PREFIX
+from tests.nemesis.history import History, Stored
+
+MEMORY_MIB: Final = 160.0
+"""Of a process at the end of a run; the bounds of its memory at length are the benchmark's."""
+RECOVERS_S: Final = 5.0
+
+Invariant = Callable[[History, Stored], Iterable[str]]
+
+
+def balances_are_right(history: History, stored: Stored) -> Iterable[str]:
+    """No task ever answers a balance that is not the row's."""
+    for seen in history.balances:
+        if stored.rows.get(seen.client_id) != seen.balance:
+            yield f"{seen.client_id} was answered {seen.balance}, the row has {stored.rows.get(seen.client_id)}"
+
+
+def answers_are_documented(history: History, _stored: Stored) -> Iterable[str]:
+    yield from history.odd_answers
+
+
+def every_answer_is_an_event(history: History, stored: Stored) -> Iterable[str]:
+    """Count an event for each answered balance, unless a task was killed (ADR 3)."""
+    if any(ended.asked == "kill" for ended in history.ended):
+        return
+    events = sum(subject.startswith(EVENT_PREFIX) for _, subject, _, _ in stored.events)
+    if stored.answered is not None and events < stored.answered:
+        yield f"{stored.answered} balances answered, {events} events"
+
+
+def no_event_twice(_history: History, stored: Stored) -> Iterable[str]:
+    ids = Counter(id_ for _, _, id_, _ in stored.events if id_)
+    yield from (f"{count} events with the id {id_}" for id_, count in ids.items() if count > 1)
+
+
+def creates_hold(history: History, stored: Stored) -> Iterable[str]:
+    """Expect an acknowledged create to be readable at once and to stay, and its repeat to get the same answer."""
+    for create in history.created:
+        if create.answers and stored.rows.get(create.client_id) != 0:
+            yield f"{create.client_id} was created, the row has {stored.rows.get(create.client_id)}"
+        if len(set(create.answers)) > 1:
+            yield f"{create.client_id} was answered {sorted(set(create.answers))}"
+        if create.read is not None and create.read != create.name:
+            yield f"{create.client_id} was created as {create.name} and read as {create.read}"
+
+
+def one_row_for_each_event(_history: History, stored: Stored) -> Iterable[str]:
+    rows = Counter((row["client_id"], row["event"]) for row in stored.archived)
+    yield from (f"{count} rows of {key}" for key, count in rows.items() if count > 1)
+    if len(stored.archived) != len(stored.events):
+        yield f"{len(stored.events)} events, {len(stored.archived)} rows in the archive"
+
+
+def the_queue_keeps_its_promises(history: History, _stored: Stored) -> Iterable[str]:
+    """None with two clients inside its visibility; an answered deletion holds."""
+    yield from history.queue_violations
+
+
+def points_are_conserved(_history: History, stored: Stored) -> Iterable[str]:
+    found = sum(stored.rows[client_id] for client_id in stored.bank)
+    if found != stored.opening:
+        yield f"the bank began with {stored.opening} points and has {found}"
+    for client_id in stored.bank:
+        if stored.rows[client_id] < 0:
+            yield f"{client_id} has {stored.rows[client_id]}"
+
+
+def every_answered_adjustment_is_in_the_ledger(history: History, stored: Stored) -> Iterable[str]:
+    written = {(row["client_id"], row["adjustment_id"]): row for row in stored.ledger}
+    for key, body in history.adjusted.items():
+        reply = orjson.loads(body)
+        row = written.get(key)
+        if row is None or (int(row["points"]), int(row["balance"])) != (reply["points"], reply["balance"]):
+            yield f"{key} was answered {reply}, the ledger has {row}"
+
+
+def processes_end_as_documented(history: History, _stored: Stored) -> Iterable[str]:
+    """Expect 0 of a process that is asked to end, and 1 of a drain that could not finish and says so."""
+    for ended in history.ended:
+        drained_in_part = ended.asked == "terminate" and ended.code == 1 and "drained in part" in ended.last_words
+        expected = {"kill": -9, "terminate": 0, "": None}[ended.asked]
+        # A process that was asked to end while it started has nothing to drain: -15 is before it handles signals.
+        if ended.code != expected and not drained_in_part and not (ended.asked == "terminate" and ended.code == -15):
+            yield f"{ended.name} ended with {ended.code} ({ended.asked or 'by itself'}): {ended.last_words}"
+
+
+def no_traceback(history: History, _stored: Stored) -> Iterable[str]:
+    for name, log in history.logs.items():
+        if "Traceback" in log:
+            yield f"{name}: {log[log.index('Traceback') - 200 :][:600]}"
+
+
+def memory_is_bounded(history: History, _stored: Stored) -> Iterable[str]:
+    yield from (f"{name}: {mib:.0f} MiB" for name, mib in history.memory_mib.items() if mib > MEMORY_MIB)
+
+
+def ready_means_answering(history: History, _stored: Stored) -> Iterable[str]:
+    yield from history.readiness
+
+
+def recovers_in_time(history: History, _stored: Stored) -> Iterable[str]:
+    for recovery in history.recoveries:
+        if recovery.seconds > RECOVERS_S:
+            yield f"{recovery.kind}: {recovery.seconds:.1f} s to the next right answer"
+
+
+ALL: Final[tuple[Invariant, ...]] = (
+    balances_are_right, answers_are_documented, every_answer_is_an_event, no_event_twice, creates_hold,
+    one_row_for_each_event, the_queue_keeps_its_promises, points_are_conserved,
+    every_answered_adjustment_is_in_the_ledger, processes_end_as_documented, no_traceback, memory_is_bounded,
+    ready_means_answering, recovers_in_time,
+)  # fmt: skip
+
+
+def broken(history: History, stored: Stored) -> list[str]:
+    """Return a line for each violation, with the invariant's name."""
+    return [
+        f"{invariant.__name__.replace('_', ' ')}: {line}" for invariant in ALL for line in invariant(history, stored)
+    ]
