@@ -31,7 +31,8 @@ _EVENT_HEADERS: Final = {
 
 
 def text() -> str:
-    return HEAD + yaml.dump(document(), Dumper=_Plain, sort_keys=False, width=118, allow_unicode=True)
+    dumped: str = yaml.dump(document(), Dumper=_Plain, sort_keys=False, width=118, allow_unicode=True)
+    return HEAD + dumped
 
 
 def document() -> dict[str, Any]:
@@ -161,7 +162,7 @@ def _payload(schema: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in schema.items() if name != "$schema"}
 
 
-class _Plain(yaml.SafeDumper):
+class _Plain(yaml.SafeDumper):  # type: ignore[misc]  # its types are not installed
     """Write each part where it is used: no anchors."""
 
     def ignore_aliases(self, _data: Any) -> bool:

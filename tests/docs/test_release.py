@@ -53,3 +53,22 @@ def test_each_decision_has_a_date_and_a_status_which_the_index_repeats() -> None
         assert found, page.name
         assert told, f"{page.name} has no line `Date: YYYY-MM-DD. Status: accepted.` after its title"
         assert f"| {found[1]} | [{found[2]}]({page.name}) | {told[1]} | {told[2]} |" in index
+
+
+YAML = [".pre-commit-config.yaml", *(str(path.relative_to(ROOT)) for path in (ROOT / ".github").rglob("*.yml"))]
+
+
+@pytest.mark.parametrize("name", YAML)
+def test_the_make_targets_and_programs_of_ci_and_hooks_exist(name: str) -> None:
+    text = (ROOT / name).read_text()
+    assert yaml.safe_load(text)
+    targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:run|entry): make (?:--silent )?([a-z-]+)", text)) <= targets
+    for module in re.findall(r"python -m (operations[\w.]*)", text):
+        assert (ROOT / module.replace(".", "/")).is_dir(), module
+
+
+def test_ci_runs_every_python_that_is_supported() -> None:
+    ci = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    assert ci["jobs"]["check"]["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13", "3.14"]
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"] == ">=3.11,<3.15"
