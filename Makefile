@@ -14,7 +14,7 @@ LOCK := $(VENV)/bin/uv pip compile pyproject.toml --universal --python-version 3
 .PHONY: help setup demo demo-archive demo-queue up test drill mutants bench web lint format lock clean
 
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
 
 setup: $(VENV)/.current local/node_modules/.current cdk/node_modules/.current benchmark/node_modules/.current ## install .venv and the npm packages from the locks, if they have changed
 
@@ -37,12 +37,12 @@ demo-archive: setup ## let events pile up, archive them with tasks from zero, ch
 	@$(PY) -m local demo-archive
 
 up: setup ## run the whole system on this machine until Ctrl-C (TASKS=3, ARCHIVE=1, QUEUE=1, ARGS="--nats-port 0")
-	@$(PY) -m local up --tasks $(TASKS) --state $(STATE) $(if $(ARCHIVE),--archive) $(if $(QUEUE),--queue) $(ARGS)
+	@$(PY) -m local up --tasks $(TASKS) --state "$(STATE)" $(if $(ARCHIVE),--archive) $(if $(QUEUE),--queue) $(ARGS)
 
 demo-queue: setup ## show two queue sidecars and a client: visibility, dead letters, a kill (JetStream, then SQS)
 	@$(PY) -m local demo-queue
 
-test: setup ## run every test, on real servers that the tests start (ROOM=service/customer: one room's)
+test: setup operations/node_modules/.current ## run every test, on real servers that the tests start (ROOM=service/customer: one room's)
 	@$(PY) -m pytest -n $(WORKERS) --dist loadgroup $(if $(ROOM),tests/$(ROOM))
 
 .PHONY: nemesis
@@ -61,12 +61,13 @@ bench: setup ## measure what one request costs here, beside Go, an echo and a pl
 web: setup ## serve the live page: set a load and watch it, on this machine (ARGS="--port 8090")
 	@$(PY) -m benchmark web $(ARGS)
 
-lint: setup ## run ruff, codespell, mypy --strict and import-linter; check that the lock files are current
+lint: setup ## run ruff, codespell, mypy --strict and import-linter; check that locks and generated pages are current
 	$(VENV)/bin/ruff check .
 	@$(MAKE) --no-print-directory words
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+	@$(PY) -m operations.interface --check
 	@$(MAKE) --no-print-directory lock-check
 
 # .codespell-own.txt holds single words, PHRASES what takes several. Of the tests, only tests/support is held to both.
@@ -88,6 +89,8 @@ lock: setup ## lock the dependencies of pyproject.toml and each package.json aga
 	cd local && npm install --package-lock-only --silent
 	cd cdk && npm install --package-lock-only --silent
 	cd benchmark && npm install --package-lock-only --silent
+	cd operations && npm install --package-lock-only --silent
+	cd examples/requester && npm install --package-lock-only --silent
 
 .PHONY: lock-check
 lock-check: setup
@@ -95,11 +98,12 @@ lock-check: setup
 	&& $(LOCK) -o "$$dir/service.txt" && $(LOCK) --all-extras -c "$$dir/service.txt" -o "$$dir/dev.txt" \
 	&& $(LOCK) --extra otel -c "$$dir/service.txt" -c "$$dir/dev.txt" -o "$$dir/service-otel.txt" \
 	&& diff -u requirements/service-otel.txt "$$dir/service-otel.txt" && diff -u requirements/service.txt "$$dir/service.txt" && diff -u requirements/dev.txt "$$dir/dev.txt" \
-	&& (cd local && npm ci --dry-run --silent >/dev/null) && (cd cdk && npm ci --dry-run --silent >/dev/null) && (cd benchmark && npm ci --dry-run --silent >/dev/null) \
+	&& (cd local && npm ci --dry-run --silent >/dev/null) && (cd cdk && npm ci --dry-run --silent >/dev/null) && (cd benchmark && npm ci --dry-run --silent >/dev/null) && (cd operations && npm ci --dry-run --silent >/dev/null) \
+	&& (cd examples/requester && npm ci --dry-run --silent >/dev/null) \
 	&& echo "lock files are current" || { echo "error: the lock files are not current; run make lock" >&2; exit 1; }
 
 clean: ## remove everything that is not in the repository
-	rm -rf $(VENV) local/node_modules cdk/node_modules benchmark/node_modules cdk/cdk.out .local .bench .mutants .nemesis .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) local/node_modules cdk/node_modules benchmark/node_modules operations/node_modules examples/requester/node_modules cdk/cdk.out .local .bench .mutants .nemesis .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 .PHONY: cp-list cp-create cp-status cp-rotate cp-revoke cp-delete
 CP := $(PY) -m control_plane
@@ -145,6 +149,7 @@ bootstrap: setup ## prepare your AWS account and region for the CDK, once
 	@$(PY) -m cdk bootstrap
 
 synth: setup ## synthesize the CloudFormation template; check it with cdk-nag and cfn-lint
+	@rm -f cdk/cdk.out/*.template.json
 	@$(PY) -m cdk synth
 	$(VENV)/bin/cfn-lint cdk/cdk.out/*.template.json
 
@@ -159,6 +164,13 @@ deploy: setup ## check, create the secret if it is missing, deploy, wait until t
 
 destroy: setup ## ask, destroy the stack, delete the secret, clear the seed flag
 	@$(PY) -m cdk destroy $(ARGS)
+
+.PHONY: interface docs-check
+interface: setup ## write docs/interface.md and docs/asyncapi.yaml from the contracts
+	@$(PY) -m operations.interface
+
+docs-check: setup ## run the commands of the pages that are marked to be run, in a copy of this folder, beside make up
+	@$(PY) -m tests.docs_check
 
 .PHONY: proto
 proto: setup ## generate the code of service/queue/sqs.proto

@@ -31,6 +31,7 @@ from control_plane.desired import CLIENT, GATEWAY, REGISTRAR
 from local.dynamodb import environment, rows, scan
 from local.system import TABLE, Ports
 
+ENDPOINT: Final = "AWS_ENDPOINT_URL_DYNAMODB"
 SEED: Final = 1
 """Seed of every random draw, so a load can be repeated."""
 
@@ -122,8 +123,9 @@ def balances(*, local: bool) -> dict[str, int]:
     if table is None:
         raise BenchmarkError("--verify needs the table: set DDB_TABLE, and what the AWS SDK needs")
     try:
-        if local and "AWS_ENDPOINT_URL_DYNAMODB" not in os.environ:
+        if local and ENDPOINT not in os.environ:
             return rows(table, environment(Ports.dynamodb))
         return scan(boto3.client("dynamodb", region_name=configured_region()), table)
     except (BotoCoreError, ClientError) as error:
-        raise BenchmarkError(f"table {table} cannot be read: {error}") from None
+        elsewhere = f"; if `make up` has its DynamoDB on another port, set {ENDPOINT}, as it prints" if local else ""
+        raise BenchmarkError(f"table {table} cannot be read: {error}{elsewhere}") from None

@@ -13,6 +13,7 @@ from control_plane.aws import caller_initials, check_initials, configured_region
 from control_plane.errors import ProvisioningError
 from deploy.file import FILE, SettingsError, read
 from deploy.settings import ASSUMED, Settings
+from service.runtime.words import in_words
 
 _MISSING: Final = {
     "region": "your AWS profile has none; set it, or AWS_REGION",
@@ -55,4 +56,4 @@ def _checked(path: Path, given: Mapping[str, Any]) -> Settings:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = ".".join(map(str, first["loc"])) + ": " if first["loc"] else ""
-        raise ProvisioningError(f"{path.name}: {name}{first['msg'].removeprefix('Value error, ')}") from None
+        raise ProvisioningError(f"{path.name}: {name}{in_words(first)}") from None

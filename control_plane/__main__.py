@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+import sys
 from collections.abc import Sequence
 from typing import Annotated, Final
 
@@ -32,7 +34,7 @@ from control_plane.cli.command import (
 from control_plane.cli.deployment_commands import secret_cli, seed_cli
 from control_plane.cli.options import unfold
 from control_plane.cli.shared_options import SharedOptions
-from control_plane.desired import ACCOUNT, SERVICE
+from control_plane.desired import ACCOUNT, CLIENT, PARTS, SERVICE
 from control_plane.errors import ProvisioningError, UsageError
 from control_plane.files import Files
 from control_plane.plan import Plan
@@ -48,7 +50,12 @@ cli.add_typer(secret_cli, name="secret")
 cli.add_typer(seed_cli, name="seed-flag")
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
 Secret = Annotated[bool, typer.Option("--secret", help="Also update the deployment's secret in AWS.")]
-With = Annotated[list[str] | None, typer.Option("--with", help="Also provision for an optional role; repeatable.")]
+With = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--with", help=f"Also provision for an optional role: {', '.join(part.name for part in PARTS)}. Repeatable."
+    ),
+]
 Size = Annotated[
     str,
     typer.Option(
@@ -245,10 +252,17 @@ def _delete_left_behind(files: Files, name: str) -> None:
 
 
 def _next(target: Target, account: str) -> str:
-    creds = account_files(target.config, account).creds_path("client")
+    files, url = account_files(target.config, account), target.server or NATS_URL
+    service, client = (shlex.quote(str(files.creds_path(user))) for user in (SERVICE.name, CLIENT.name))
     return escape(
-        f"\nconnect:  nats --server {target.server or NATS_URL} --creds {creds} "
-        'req customer.balance \'{"client_id":"678"}\''
+        f"""
+Nothing runs in a new account: requesters are told "no responders". Run the service, on AWS
+  make deploy
+or here, with AWS credentials and a table (`make up` prints those of the local one)
+  NATS_URL={shlex.quote(url)} NATS_CREDENTIALS="$(base64 < {service} | tr -d '\\n')" DDB_TABLE=balances \\
+    {shlex.quote(sys.executable)} -m service
+and then ask it
+  nats --server {shlex.quote(url)} --creds {client} req customer.balance '{{"client_id":"678"}}'"""
     )
 
 

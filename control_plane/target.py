@@ -25,6 +25,7 @@ from control_plane.self_hosted.provider import SelfHosted
 from control_plane.synadia import api as synadia_api
 from control_plane.synadia.provider import Synadia
 from control_plane.synadia.system import find_system
+from deploy import file
 
 ROOT: Final = Path(__file__).parent.parent
 CONFIG: Final = Path(os.path.relpath(ROOT / "cdk" / "config"))
@@ -37,7 +38,11 @@ class Target:
     """The account, where to provision it, and the folder of its credentials."""
 
     initials: Annotated[
-        str | None, typer.Option(help="The account is POC-<initials>; default: the AWS caller's initials.")
+        str | None,
+        typer.Option(
+            help="The account is POC-<initials>. Default: those of deploy/settings.toml, then the variable INITIALS, "
+            "then the AWS caller's."
+        ),
     ] = None
     system: Annotated[
         str | None, typer.Option(help="Synadia: the system's id or name; not needed if you have only one.")
@@ -126,13 +131,21 @@ def account_name(initials: str | None) -> str:
 
 
 def initials_of_account(given: str | None) -> str:
-    found = given or aws.caller_initials()
+    found = given or _initials_of_deployment() or aws.caller_initials()
     if not found and sys.stdin.isatty():
         found = ask("your initials: ")
     if not found:
         raise UsageError("cannot tell which account you mean; pass --initials")
     aws.check_initials(found)
     return found
+
+
+def _initials_of_deployment() -> str:
+    """Return what `make synth` and `make deploy` take too; empty if nothing is set."""
+    try:
+        return str(file.read(file.FILE).get("initials") or "") or os.environ.get("INITIALS", "")
+    except file.SettingsError as error:
+        raise ProvisioningError(str(error)) from None
 
 
 def ask(question: str) -> str:

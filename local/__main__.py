@@ -16,11 +16,13 @@ import typer
 from rich.console import Console
 
 from control_plane.errors import ProvisioningError
+from local.keeper import keep
 from local.next_steps import next_steps
+from local.ports import check_free
 from local.process import LocalError, kill_children
 from local.sidecar import sidecar, stream_env
 from local.state import DEFAULT, State
-from local.system import ADJUSTMENTS, TABLE, Ports, System, first_to_end, local_system, service_env
+from local.system import ADJUSTMENTS, TABLE, Ports, System, local_system, service_env
 from service.contracts import queue as queue_contract
 from service.runtime.cancel import cancel
 
@@ -54,10 +56,12 @@ def up(
     queue_port: Annotated[
         int, typer.Option(min=0, max=65535, help="With --queue: the sidecar's port. 0: any free port.")
     ] = QUEUE_PORT,
+    free_ports: Annotated[bool, typer.Option("--free-ports", help="Any free port for each part.")] = False,
 ) -> None:
     """Run the whole system until Ctrl-C. Its state is kept for the next start."""
-    ports = Ports(nats_port, dynamodb_port, gateway_port, health_port)
-    extras = Extras(archive=archive, queue_port=queue_port if queue else None)
+    ports = Ports(0, 0, 0, 0) if free_ports else Ports(nats_port, dynamodb_port, gateway_port, health_port)
+    extras = Extras(archive=archive, queue_port=(0 if free_ports else queue_port) if queue else None)
+    _check_free(ports, extras, 0 if autoscale else tasks)
     if autoscale:
         _run(_up_autoscaled(state, ports, vcpu, speed, extras))
     else:
@@ -126,6 +130,15 @@ class Extras:
             yield
 
 
+def _check_free(ports: Ports, extras: Extras, tasks: int) -> None:
+    given = {"--nats-port": ports.nats, "--dynamodb-port": ports.dynamodb, "--gateway-port": ports.gateway}
+    health = {f"--health-port + {number}": ports.health + number for number in range(tasks) if ports.health}
+    try:
+        check_free({**given, **health, "--queue-port": extras.queue_port or 0})
+    except LocalError as error:
+        _fail(str(error))
+
+
 def _say(line: str) -> None:
     console.print(f"[green]ready[/]  {line}")
 
@@ -135,7 +148,7 @@ async def _up(folder: Path, ports: Ports, tasks: int, vcpu: float | None, extras
         local_system(folder, ports, tasks=tasks, vcpu=vcpu, say=_say) as system,
         extras.running(system, folder / "logs"),
     ):
-        raise await first_to_end(system.children)
+        raise await keep(system, console.print)
 
 
 async def _up_autoscaled(folder: Path, ports: Ports, vcpu: float | None, speed: float, extras: Extras) -> None:
@@ -151,7 +164,7 @@ async def _up_autoscaled(folder: Path, ports: Ports, vcpu: float | None, speed: 
         env = service_env(system.nats_url, system.creds["service"], TABLE, system.dynamodb_env, adjustments=ADJUSTMENTS)
         scaler = Autoscaler(rules, env, folder / "logs", speed=speed, say=console.print)
         scaling = asyncio.create_task(scaler.run())
-        ending = asyncio.create_task(first_to_end(system.children))
+        ending = asyncio.create_task(keep(system, console.print))
         try:
             await asyncio.wait({scaling, ending}, return_when=asyncio.FIRST_COMPLETED)
             if scaling.done():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from shlex import quote
 
 from control_plane.desired import GATEWAY, REGISTRAR, TELLER
+from local.process import ROOT
 from local.scaling.supervisor import TABLE as ARCHIVE_TABLE
 from local.state import State
-from local.system import ADJUSTMENTS, TABLE, System
+from local.system import ADJUSTMENTS, TABLE, System, Task
 from service.contracts import customer as contract
 from service.contracts import queue
 from service.contracts.stream import STREAM
@@ -15,10 +17,15 @@ from service.contracts.stream import STREAM
 
 def next_steps(system: System, *, archive: bool = False) -> str:
     state: State = system.state
-    client, teller, service, viewer = map(state.files.creds_path, ("client", "teller", "service", "viewer"))
+    users = ("client", "teller", "service", "viewer")
+    client, teller, service, viewer = (quote(str(state.files.creds_path(user))) for user in users)
+    python, folder = quote(sys.executable), quote(str(state.folder))
     env = " \\\n    ".join(f"{name}={value}" for name, value in system.dynamodb_env.items())
-    metrics = "\n".join(f"  curl {task.health_url}/metrics" for task in system.tasks) or "  (no task yet)"
+    metrics = "\n".join(map(_metrics, system.tasks)) or "  (no task yet)"
     return f"""
+[bold]In another terminal[/]
+  cd {quote(str(ROOT))}
+
 [bold]A balance over NATS[/]
   nats --server {system.nats_url} --creds {client} req customer.balance '{{"client_id":"678"}}'
 
@@ -47,31 +54,38 @@ def next_steps(system: System, *, archive: bool = False) -> str:
   nats --server {system.nats_url} --creds {viewer} kv get {contract.BUCKET} {contract.SEED_KEY}
 {_queue_steps(system.queue_listen)}{_archive_steps(env) if archive else ""}
 [bold]Statistics of every task[/]
-  nats --server {system.nats_url} --creds {client} req '$SRV.STATS.customer' '' --replies=0
+  nats --server {system.nats_url} --creds {client} micro stats {contract.SERVICE_NAME}
 
 [bold]A service of your own[/]
   env NATS_URL={system.nats_url} NATS_CREDENTIALS="$(base64 < {service} | tr -d '\\n')" \\
     DDB_TABLE={TABLE} ADJUSTMENTS_TABLE={ADJUSTMENTS} HEALTH_PORT=0 \\
     {env} \\
-    {sys.executable} -m service
+    {python} -m service
 
-[bold]Metrics[/]
+[bold]Metrics of each task; kill one, and another takes its place[/]
 {metrics}
 
+[bold]Logs[/]
+  tail -f {folder}/logs/*.log
+
 [bold]The control plane on this server[/]
-  {sys.executable} -m control_plane list --server {system.nats_url} \\
-    --operator {state.operator_path} --system-creds {state.system_creds_path}
+  {python} -m control_plane list --server {system.nats_url} \\
+    --operator {quote(str(state.operator_path))} --system-creds {quote(str(state.system_creds_path))}
 
 Ctrl-C stops everything; the state stays in {state.folder}. This empties it:
-  {sys.executable} -m local reset --state {state.folder}
+  {python} -m local reset --state {folder}
 """
+
+
+def _metrics(task: Task) -> str:
+    return f"  curl {task.health_url}/metrics    # {task.child.name}, process {task.child.pid}"
 
 
 def _archive_steps(env: str) -> str:
     return f"""
 [bold]A client's archived events, newest first[/]
   env {env} \\
-    {sys.executable} -m operations.history {ARCHIVE_TABLE} 678
+    {quote(sys.executable)} -m operations.history {ARCHIVE_TABLE} 678
 """
 
 
@@ -80,7 +94,7 @@ def _queue_steps(listen: str) -> str:
         return ""
     return f"""
 [bold]The events as messages, for a container of your own[/]
-  SIDECAR={listen} {sys.executable} -m examples.queue_client
+  SIDECAR={listen} {quote(sys.executable)} -m examples.queue_client
   docker run --rm --network host -e SIDECAR={listen} YOUR-IMAGE
   grpcurl -plaintext -d '{{"visibility_timeout":30,"wait_time":5,"maximum_number_of_messages":10}}' \\
     {listen} {queue.GRPC_SERVICE}/ReceiveMessage

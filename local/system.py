@@ -7,8 +7,9 @@ import base64
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -51,6 +52,8 @@ class Task:
 
     child: Child
     health_url: str
+    again: Callable[[], AbstractAsyncContextManager[Task]]
+    """Starts a task like it, on the same port."""
     is_bounded: bool = False
     """True if its CPU is limited."""
 
@@ -197,7 +200,8 @@ async def service_task(
         async with running(name, command, log, given) as child:
             if bound:
                 bound(child.pid)
-            yield Task(child, f"http://127.0.0.1:{health_port}", is_bounded=bound is not None)
+            again = partial(service_task, name, env, health_port, log, module, role, vcpu)
+            yield Task(child, f"http://127.0.0.1:{health_port}", again, is_bounded=bound is not None)
 
 
 async def ready(task: Task) -> None:

@@ -102,6 +102,10 @@ class Measured(Model):
         return self.replies / self.elapsed_s if self.elapsed_s else 0.0
 
     @property
+    def at_generators_limit(self) -> bool:
+        return self.generators.limit(self.requests) is not None
+
+    @property
     def failed(self) -> int:
         return sum(self.errors.values())
 

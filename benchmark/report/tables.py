@@ -28,17 +28,7 @@ def grids(result: Result) -> list[Grid]:
 def remarks(result: Result) -> Iterator[str]:
     """Yield what a reader must know besides the figures."""
     if isinstance(result, SweepResult):
-        rate = result.over == "rate"
-        if result.interrupted:
-            yield "Interrupted: the highest load was not found."
-        elif result.best is None:
-            yield f"No step kept p99 under {result.target_p99_ms:g} ms: begin lower."
-        else:
-            unit = "requests/s" if rate else "requests in flight"
-            yield (
-                f"The highest {'rate' if rate else 'concurrency'} with p99 under {result.target_p99_ms:g} ms: "
-                f"{result.best:,.0f} {unit}."
-            )
+        yield _found(result)
     if isinstance(result, CostResult) and result.memory:
         after = ", ".join(f"{mib:.1f} MiB after {requests:,}" for requests, mib in result.memory)
         yield f"Memory of one task: {after} requests."
@@ -53,11 +43,31 @@ def remarks(result: Result) -> Iterator[str]:
             wrong = result.measured.errors.get(WRONG_BALANCE, 0)
             right = sum(each.replies for each in result.measured.endpoints if each.name != CREATE)
             yield f"Compared with the table: {right:,} balances right, {wrong:,} wrong."
-        if "in flight" in result.settings:
-            yield (
-                "Mean latency is what a request waited. The last line's average, as the Go version had it, is "
-                "the whole time over the number of requests."
-            )
+
+
+def _found(result: SweepResult) -> str:
+    """Say which load was the highest, and whether that is the service's limit."""
+    p99, is_rate = f"{result.target_p99_ms:g} ms", result.over == "rate"
+    if result.interrupted:
+        return "Interrupted: the highest load was not found."
+    undecided = (
+        "The generators were the limit above it, so this is not the service's: give more --processes, or more cores."
+    )
+    if result.best is None:
+        option = "--rates 100,200,500" if is_rate else "--concurrencies 1,2,5"
+        lower = f"No step kept p99 under {p99}: begin lower, for example {option}."
+        return f"{lower} The generators were the limit, too: give more cores." if is_limited(result) else lower
+    highest = (
+        f"The highest {'rate' if is_rate else 'concurrency'} with p99 under {p99}: "
+        f"{result.best:,.0f} {'requests/s' if is_rate else 'requests in flight'}."
+    )
+    return f"{highest} {undecided}" if is_limited(result) else highest
+
+
+def is_limited(result: SweepResult) -> bool:
+    """Return whether the generators, not the service, were the limit of the lowest load that was not handled."""
+    above = [step for step in result.steps if result.best is None or step.load > result.best]
+    return bool(above) and min(above, key=lambda step: step.load).measured.at_generators_limit
 
 
 def comparison(old: Result, new: Result, name: str) -> Grid:

@@ -18,6 +18,7 @@ from benchmark.load.generators import HEAD_START_S, end, give_job, input_of, nex
 from benchmark.load.job import TICK_S, Change, Job, Open, Start
 from benchmark.load.totals import Second, Totals
 from benchmark.plan import Plan
+from benchmark.web.permitted import check_permitted
 
 ENDLESS_S: Final = 1e9
 SHORT: Final = 0.95
@@ -50,6 +51,8 @@ class Live:
         self._changing = asyncio.Lock()
         self._short = 0
         self._seen = 0
+        self._permitted: set[str] = set()
+        """Endpoints that the user may ask."""
         self.wish = Wish(mix=plan.mix)
         self.running = False
         self.note = ""
@@ -63,8 +66,11 @@ class Live:
     async def start(self, wish: Wish) -> None:
         """Start the load, or change it to these settings.
 
-        Raises `BenchmarkError` when a generator cannot connect.
+        Raises `BenchmarkError` when its user may not ask this, or a generator cannot connect.
         """
+        unknown = wish.mix.keys() - self._permitted
+        await check_permitted(self._plan.target, sorted(unknown))
+        self._permitted |= unknown
         async with self._changing:
             if not self.running:
                 self.totals, self.errors, self._seen = Totals(), Counter(), 0

@@ -14,6 +14,14 @@ class SharedOptions(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         return super().parse_args(ctx, _first(args, self._with_value()))
 
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return the command, with the shared options named at the end of its help."""
+        command = super().get_command(ctx, cmd_name)
+        if command:
+            shared = ", ".join(each.opts[0] for each in self.params if isinstance(each, TyperOption))
+            command.epilog = f"Options of every command (the program's --help explains them): {shared}."
+        return command
+
     def _with_value(self) -> frozenset[str]:
         options = [each for each in self.params if isinstance(each, TyperOption) and not each.is_flag]
         return frozenset(name for option in options for name in option.opts)

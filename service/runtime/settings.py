@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service import HEALTH_PORT
 from service.runtime.errors import ServiceError
+from service.runtime.words import in_words
 
 AnySettings = TypeVar("AnySettings", bound="Settings")
 
@@ -61,8 +62,7 @@ def load(settings: type[AnySettings]) -> AnySettings:
         if first["type"] == "missing":
             (example,) = settings.model_fields[name.lower()].examples or ["..."]
             raise ServiceError(f"{name} is not set", f"set it, for example {name}={example}") from None
-        rule = first["msg"].removeprefix("Value error, ")
-        raise ServiceError(f"{name} is not valid: {rule}", f"correct {name} or unset it") from None
+        raise ServiceError(f"{name} is not valid: {in_words(first)}", f"correct {name} or unset it") from None
 
 
 def variables(settings: type[Settings]) -> Iterator[tuple[str, str, str]]:

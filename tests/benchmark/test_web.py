@@ -20,6 +20,7 @@ from benchmark.load.totals import Second
 from benchmark.plan import Plan
 from benchmark.web import live as lives
 from benchmark.web.live import Live, Wish
+from benchmark.web.permitted import check_permitted
 from benchmark.web.server import UNREAD, Page, serving
 from tests.support.browser import browser
 from tests.support.processes import family
@@ -194,12 +195,24 @@ async def test_a_rate_is_changed_while_it_runs(world: World) -> None:
     assert live.totals.sent == live.totals.replies
 
 
-async def test_what_the_user_may_not_do_is_said(world: World) -> None:
-    async with world.task(), started(plan(world), 50, mix={"create": 1.0}) as live:
-        await eventually(lambda: not live.running)
+async def test_what_the_user_may_not_do_is_refused_at_the_start(world: World) -> None:
+    async with world.task(), serving(plan(world), 0) as address:
+        assert (await ask(f"{address}/start?rate=50", "POST"))[0] == 200
+        status, body = await ask(f"{address}/start?rate=50&mix=balance=1,create=1", "POST")
         remedy = "give those of a user that may, or another --mix"
-        assert live.note == f"these credentials may not send customer.create; {remedy}"
+        assert (status, body) == (400, {"error": f"these credentials may not send customer.create; {remedy}"})
+        status, body = await ask(f"{address}/status")
+        assert (body["running"], body["mix"]) == (True, "balance=1"), "the load before it goes on"
+        clients = len(world.rows())
+    assert clients == 1000
     assert not generators()
+
+
+async def test_a_user_who_may_create_is_not_refused_and_the_question_creates_nothing(world: World) -> None:
+    async with world.task():
+        before = world.rows()
+        await check_permitted(plan(world, "registrar").target, ["balance", "get", "create"])
+        assert world.rows() == before
 
 
 async def test_a_port_that_is_taken(world: World) -> None:

@@ -179,3 +179,17 @@ def test_it_says_what_it_is(image: str) -> None:
     assert found["Config"]["Entrypoint"] == ["python", "-m", "service"]
     assert found["Config"]["Healthcheck"]["Test"] == ["CMD", "python", "-m", "service.healthcheck"]
     print(f"image size: {found['Size'] / 1e6:.0f} MB")
+
+
+def test_the_devcontainer_has_what_contributing_asks_for() -> None:
+    tag = f"customer-balance-dev:{uuid.uuid4().hex[:12]}"
+    arguments = ("--network", "host", "--build-arg", f"PYTHON_TAG={PYTHON_TAG}", "-t", tag)
+    built = docker("build", *arguments, str(ROOT / ".devcontainer"))
+    assert built.returncode == 0, built.stdout[-2000:] + built.stderr[-2000:]
+    try:
+        for program in ("python3", "node", "npm", "make", "git", "curl", "jq"):
+            ran = docker("run", "--rm", tag, program, "--version")
+            assert ran.returncode == 0, ran.stderr
+        assert docker("run", "--rm", tag, "node", "--version").stdout.startswith("v22.")
+    finally:
+        docker("image", "rm", "--force", tag)

@@ -1,0 +1,1 @@
+"""Programs that ask for a balance, one in each language, to copy."""
