@@ -34,7 +34,7 @@ from tests.support.dynamodb.faulty import FaultyDynamoDB, faulty_dynamodb
 from tests.support.network import network
 from tests.support.queue.clients import Clients, delete, delete_after
 from tests.support.queue.sidecar import set_ack_wait
-from tests.support.world import Servers, World, eventually, make_world, metric, one_authority, own_server
+from tests.support.world import Servers, World, eventually, make_world, one_authority, own_server
 
 CLIENTS = 50
 SEED_ROWS = 100
@@ -42,6 +42,7 @@ TELLERS = 4
 RATE = 80.0
 VISIBILITY_S = 5
 HEALS_S = 40.0
+ANSWERED = 'balance_requests_total{endpoint="balance",outcome="OK"}'
 EARLY_S = 1.0
 """After a restart of the server a visibility may end a second early (ADR 15)."""
 
@@ -195,23 +196,24 @@ async def _stored(world: World, slots: Mapping[str, Slot], bank: Bank, history: 
     stored.archived = [
         {name: next(iter(value.values())) for name, value in row.items()} for page in pages for row in page["Items"]
     ]
-    tasks = [slot for name, slot in slots.items() if name.startswith("customer")]
-    ended = {one.name for one in history.ended}
-    if not ended & {slot.name for slot in tasks}:
-        stored.answered = round(sum([await _counted(slot) for slot in tasks]))
+    if not {one.name for one in history.ended} & {slot.name for slot in _customers(slots)}:
+        stored.answered = round(sum([await _sample(slot, ANSWERED) for slot in _customers(slots)]))
     return stored
 
 
 async def _pending(slots: Mapping[str, Slot]) -> float:
     """Return how many events of the tasks are not acknowledged yet."""
-    return sum([await metric(slot, "balance_events_pending") for name, slot in slots.items()  # type: ignore[arg-type]
-                if name.startswith("customer")])  # fmt: skip
+    return sum([await _sample(slot, "balance_events_pending") for slot in _customers(slots)])
 
 
-async def _counted(slot: Slot) -> float:
+def _customers(slots: Mapping[str, Slot]) -> list[Slot]:
+    return [slot for name, slot in slots.items() if name.startswith("customer")]
+
+
+async def _sample(slot: Slot, line: str) -> float:
+    """Return the sum of the samples of the task's metrics whose line begins so."""
     async with aiohttp.ClientSession() as http, http.get(f"{slot.health_url}/metrics") as response:
         text = await response.text()
-    line = 'balance_requests_total{endpoint="balance",outcome="OK"}'
     return sum(float(each.rpartition(" ")[2]) for each in text.splitlines() if each.startswith(line))
 
 
