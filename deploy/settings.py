@@ -148,6 +148,13 @@ class Settings(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _reads_secrets_of_its_region(self) -> Self:
+        for arn in self.devices.secrets if self.devices.enabled else ():
+            if (region := arn.split(":")[3]) != self.region:
+                raise ValueError(f"devices: {arn} is in {region}, the stack in {self.region}; copy the secret there")
+        return self
+
+    @model_validator(mode="after")
     def _stops_within_the_notice(self) -> Self:
         one_after_the_other_s = self.queue.stop_timeout + self.stop_timeout
         if self.spot and self.queue.enabled and self.queue.tasks > 1 and one_after_the_other_s > STOP_TIMEOUT_MAX_S:

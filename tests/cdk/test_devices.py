@@ -106,7 +106,7 @@ def test_rows_expire_only_where_days_are_given() -> None:
 def test_a_table_that_is_there_is_used_with_its_key(*, sse: bool) -> None:
     key = "arn:aws:kms:eu-west-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"
     table = {"existing_table": "readings-old", **({"existing_table_key": key} if sse else {})}
-    changes = {"devices": {**ON["devices"], **table}}
+    changes: dict[str, Any] = {"devices": {**ON["devices"], **table}}
     assert len(resources(template(**changes), "AWS::DynamoDB::Table")) == 2, "of balances and adjustments"
     assert environment(**changes)["DEVICES_TABLE"] == "readings-old"
     rows, *keyed = statements(**changes)
@@ -247,7 +247,10 @@ def test_all_of_it_is_on_the_bill(environment: str, nat: float) -> None:
     assert others["  readings over gRPC"] == pytest.approx(0.25e9 / 4096 / 2 / 1e6 * 0.125)
 
 
-@pytest.mark.parametrize("changes", [ON, FULL, {**FULL, "environment": "production"}])
+IN_A_VPC = {**FULL, "vpc_id": "vpc-0123456789abcdef0", "subnet_ids": ["subnet-0123456789abcdef0"]}
+
+
+@pytest.mark.parametrize("changes", [ON, FULL, {**FULL, "environment": "production"}, IN_A_VPC])
 def test_cfn_lint_finds_nothing(changes: dict[str, Any]) -> None:
     found = cfnlint.lint(json.dumps(template(**changes).to_json()), regions=["eu-west-1"])
     assert [str(match) for match in found] == []
@@ -273,3 +276,8 @@ def test_cfn_lint_finds_nothing(changes: dict[str, Any]) -> None:
 def test_what_would_fail_late_is_told_at_once(wrong: dict[str, Any], says: str) -> None:
     with pytest.raises(ValidationError, match=says):
         DevicesSection.model_validate(wrong)
+
+
+def test_a_secret_of_another_region_is_told() -> None:
+    with pytest.raises(ValidationError, match=r"devices: arn:.* is in eu-west-1, the stack in us-east-1"):
+        settings(region="us-east-1", **FULL)

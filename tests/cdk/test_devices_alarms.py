@@ -40,7 +40,7 @@ def rising(minutes: int, factor: float = 60.0) -> list[list[float]]:
 
 
 NOTHING: Final[Reports] = {name: [[]] * MINUTES for name in steady()}
-STARTED: Final = steady(**{name: [[]] * 28 + steady()[name][:2] for name in steady()})
+STARTED: Final = steady(**{name: [*[[]] * 28, *minutes[:2]] for name, minutes in steady().items()})
 """Two minutes ago, for the first time."""
 
 SHOULD: Final[Mapping[str, Sequence[Reports]]] = {

@@ -42,7 +42,7 @@ async def test_text_serves_mutual_tls() -> None:
             options = [("grpc.ssl_target_name_override", "localhost")]
             async with grpc.aio.secure_channel(f"127.0.0.1:{port}", credentials, options) as channel:
                 with pytest.raises(grpc.aio.AioRpcError) as said:
-                    await channel.unary_unary("/none/None")(b"", timeout=30)
+                    await channel.unary_unary("/none/None", None, None)(b"", timeout=30)
             wanted = grpc.StatusCode.UNIMPLEMENTED if is_let_in else grpc.StatusCode.UNAVAILABLE
             assert said.value.code() == wanted
     finally:
