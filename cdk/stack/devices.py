@@ -39,7 +39,7 @@ SILENT_MINUTES: Final = 3
 
 
 class Devices(Construct):
-    """The role `devices`. Its number of tasks is that of the settings, since one does what many devices need."""
+    """The role `devices`. No autoscaling: one task serves thousands of devices, the second one is there if it ends."""
 
     def __init__(self, scope: Construct, id_: str, around: Surroundings) -> None:
         super().__init__(scope, id_)
@@ -68,7 +68,7 @@ class Devices(Construct):
         CfnOutput(stack, "DevicesLogGroupName", value=self.tasks.log_group.log_group_name)
 
     def _serve(self, around: Surroundings, section: DevicesSection) -> None:
-        """Serve gRPC to the clients, under one name for all tasks: no balancer, whose TLS would not be the role's."""
+        """Serve gRPC to the clients, under one name for all tasks."""
         container = self.tasks.container
         container.add_port_mappings(ecs.PortMapping(container_port=PORT))
         container.add_environment("DEVICES_LISTEN", f"0.0.0.0:{PORT}")
@@ -84,9 +84,8 @@ class Devices(Construct):
             dns_record_type=servicediscovery.DnsRecordType.A,
             dns_ttl=NAME_TTL,
         )
-        CfnOutput(
-            Stack.of(self), "DevicesAddress", value=f"{contract.SERVICE_NAME}.{names.namespace_name}:{PORT}"
-        )  # fmt: skip
+        address = f"{contract.SERVICE_NAME}.{names.namespace_name}:{PORT}"
+        CfnOutput(Stack.of(self), "DevicesAddress", value=address)
 
     def _report(self, section: DevicesSection) -> None:
         container = self.tasks.container

@@ -110,8 +110,7 @@ def test_an_alarm_stays_silent_otherwise(name: str) -> None:
 
 
 @pytest.mark.parametrize("minute", range(1, MINUTES + 1))
-def test_in_a_steady_half_hour_none_fires_at_any_minute_but_while_it_starts(minute: int) -> None:
-    """Before the first reports, nobody can tell."""
+def test_in_a_steady_half_hour_none_fires_at_any_minute(minute: int) -> None:
     seen = {name: values[:minute] for name, values in steady().items()}
     firing = {
         name for name, alarm in found(**FULL).items() if minute >= alarm["EvaluationPeriods"] and fires(alarm, seen)
@@ -119,8 +118,8 @@ def test_in_a_steady_half_hour_none_fires_at_any_minute_but_while_it_starts(minu
     assert firing == set()
 
 
-def test_one_cause_raises_one_alarm_of_a_facility_that_lost_its_power() -> None:
-    """Devices are gone and reported; nothing waits."""
+def test_a_facility_without_power_raises_one_alarm() -> None:
+    """Its devices are gone and reported; nothing waits."""
     power = steady(DevicesSilence=rising(20), DevicesReadings=last(20, 0, 0), DevicesOnline=last(20, 0, 0))
     assert {name for name, alarm in found(**FULL).items() if fires(alarm, power)} == {"DevicesSilent"}
 
