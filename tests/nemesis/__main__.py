@@ -75,7 +75,7 @@ async def judge(plan: Plan, servers: Servers) -> tuple[list[str], list[Recovery]
     (folder / "plan.json").write_text(json.dumps(plan.as_json(), indent=1))
     try:
         history, stored = await run(plan, servers, folder)
-    except (AssertionError, TimeoutError, ExceptionGroup) as error:
+    except Exception as error:  # whatever it was, the seed did not hold, and the next one is due
         return [f"did not end: {error!r}"], [], 0
     (folder / "history.json").write_text(
         json.dumps({"ended": [asdict(one) for one in history.ended], "unanswered": history.unanswered,
