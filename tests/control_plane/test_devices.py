@@ -70,6 +70,14 @@ async def test_everything_is_there_before_the_first_device(own: OwnProgram) -> N
         assert (limits["conn"], limits["streams"], limits["consumer"]) == (1_100, 16, 2_100)
 
 
+async def test_no_device_is_let_in_before_its_readings_have_a_reader(servers: Servers, tmp_path: Path) -> None:
+    """What is published without a consumer is acknowledged, and gone."""
+    output = await OwnProgram(servers, tmp_path).done("create", "--with", "devices", "--dry-run")
+    planned = [line.removeprefix("would create  ") for line in output.splitlines()]
+    made = [f"consumer {name} of {stream}" for stream, name in contract.CONSUMERS]
+    assert max(map(planned.index, made)) < planned.index("user device")
+
+
 async def test_the_servers_streams_are_made_as_the_server_makes_them(servers: Servers) -> None:
     """A device that connects first, and an account that nobody provisioned."""
     account, signer = Key.account(), Key.account()
