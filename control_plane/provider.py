@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from control_plane.auth.creds import Identity
-from control_plane.desired import Bucket, Consumer, Limits, Stream, User
+from control_plane.resources import Bucket, Consumer, Limits, Stream, User
 from control_plane.settings import Settings
 
 

@@ -9,11 +9,12 @@ from typing import Any
 
 from control_plane import settings
 from control_plane.credentials import credential_steps
-from control_plane.desired import ARCHIVE, BALANCES, PARTS, Account
 from control_plane.errors import ProvisioningError, UsageError
 from control_plane.files import Files
+from control_plane.parts import ARCHIVE, BALANCES, PARTS
 from control_plane.plan import Do, Plan, Step, nothing
 from control_plane.provider import AccountSummary, Actual, Provider
+from control_plane.resources import Account
 from control_plane.settings import Settings, differences, limits_differences
 
 
@@ -142,16 +143,16 @@ def _resource_steps(provider: Provider, wanted: Account, actual: Actual | None) 
     for stream in wanted.streams:
         there = actual.streams.get(stream.name) if actual else None
         put = partial(provider.put_stream, stream=stream)
-        steps.append(_step("stream", stream.name, settings.stream_settings(stream), there, put))
+        steps.append(_step("stream", stream.name, *settings.ours(stream, there), put))
+    for bucket in wanted.buckets:
+        there = actual.buckets.get(bucket.name) if actual else None
+        put = partial(provider.put_bucket, bucket=bucket)
+        steps.append(_step("bucket", bucket.name, provider.bucket_settings(bucket), there, put))
     for consumer in wanted.consumers:
         there = actual.consumers.get((consumer.stream, consumer.name)) if actual else None
         put = partial(provider.put_consumer, consumer=consumer)
         name = f"{consumer.name} of {consumer.stream}"
         steps.append(_step("consumer", name, settings.consumer_settings(consumer), there, put))
-    for bucket in wanted.buckets:
-        there = actual.buckets.get(bucket.name) if actual else None
-        put = partial(provider.put_bucket, bucket=bucket)
-        steps.append(_step("bucket", bucket.name, provider.bucket_settings(bucket), there, put))
     return steps
 
 

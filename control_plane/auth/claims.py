@@ -19,7 +19,7 @@ import jwt
 import nkeys
 from jwt.algorithms import Algorithm
 
-from control_plane.desired import Limits, User
+from control_plane.resources import Limits, User
 from control_plane.settings import limits_settings, user_settings
 from service.nats import creds
 

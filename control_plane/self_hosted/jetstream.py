@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
 
@@ -13,8 +14,8 @@ from nats.js.api import ConsumerConfig, StreamConfig
 from nats.js.errors import APIError, NotFoundError
 
 from control_plane import settings
-from control_plane.desired import Account, Consumer
 from control_plane.errors import ProvisioningError
+from control_plane.resources import Account, Consumer, Stream
 from control_plane.settings import KV_PREFIX, Settings
 
 TIMEOUT_S: Final = 5
@@ -23,11 +24,24 @@ TIMEOUT_S: Final = 5
 async def ensure(jetstream: JetStreamContext, account: Account, *, replicas: int) -> None:
     """Create streams, buckets and consumers, and correct those that have drifted. Nothing stored is lost."""
     for stream in account.streams:
-        await put(jetstream, settings.stream_settings(replace(stream, replicas=replicas)))
-    for consumer in account.consumers:
-        await put_consumer(jetstream, consumer)
+        await put_stream(jetstream, replace(stream, replicas=replicas))
     for bucket in account.buckets:
         await put(jetstream, settings.bucket_stream_settings(replace(bucket, replicas=replicas)))
+    for consumer in account.consumers:
+        await put_consumer(jetstream, consumer)
+
+
+async def put_stream(jetstream: JetStreamContext, stream: Stream) -> None:
+    """Create a stream, or change it to the wanted settings: of a stream that is the server's, to the wanted bounds.
+
+    Raises `ProvisioningError` with the server's reason.
+    """
+    wanted = settings.stream_settings(stream)
+    if stream.of_server:
+        with suppress(NotFoundError):
+            there = (await jetstream.stream_info(stream.name)).config.as_dict()
+            wanted = {**there, **settings.bounds(wanted)}
+    await put(jetstream, wanted)
 
 
 async def put(jetstream: JetStreamContext, wanted: Settings) -> None:

@@ -21,11 +21,12 @@ from nkeys import NkeysError
 from control_plane.auth import claims, scopes
 from control_plane.auth.claims import Key
 from control_plane.auth.creds import Identity
-from control_plane.desired import ADMINISTRATOR, TAG, Bucket, Consumer, Limits, Stream, User
+from control_plane.desired import ADMINISTRATOR, TAG
 from control_plane.errors import ProvisioningError
 from control_plane.provider import AccountSummary, Actual
+from control_plane.resources import Bucket, Consumer, Limits, Stream, User
 from control_plane.self_hosted import jetstream
-from control_plane.settings import KV_PREFIX, Settings, bucket_stream_settings, limits_settings, stream_settings
+from control_plane.settings import KV_PREFIX, Settings, bucket_stream_settings, limits_settings
 from service.nats.tls import TlsClient
 
 TIMEOUT_S: Final = 5
@@ -156,7 +157,6 @@ class SelfHosted:
             consumers = {
                 (stream, name): config
                 for stream in streams
-                if not jetstream.is_bucket(stream)
                 for name, config in (await jetstream.durable_consumers(client, stream)).items()
             }
         return streams, consumers
@@ -208,7 +208,7 @@ class SelfHosted:
 
     async def put_stream(self, account: str, stream: Stream) -> None:
         async with self._administrator(account) as client:
-            await jetstream.put(client.jetstream(timeout=TIMEOUT_S), stream_settings(stream))
+            await jetstream.put_stream(client.jetstream(timeout=TIMEOUT_S), stream)
 
     async def remove_stream(self, account: str, name: str) -> None:
         async with self._administrator(account) as client:

@@ -19,9 +19,10 @@ from control_plane import reconcile, rotation
 from control_plane.auth import claims
 from control_plane.auth.claims import Key
 from control_plane.auth.creds import Creds
-from control_plane.desired import ACCOUNT, CLIENT, SERVICE, TAG, User
+from control_plane.desired import ACCOUNT, CLIENT, SERVICE, TAG
 from control_plane.errors import ProvisioningError
 from control_plane.files import Files
+from control_plane.resources import User
 from control_plane.self_hosted import provider as self_hosted
 from control_plane.self_hosted.provider import SelfHosted
 from service.contracts.customer import INBOX_PREFIX
