@@ -55,7 +55,7 @@ class Listener:
 
     port: int = MQTT_PORT
     tls: str = ""
-    """This machine's name or address: TLS on all its addresses, with a certificate for it. Empty: plain, on loopback."""
+    """This machine's name or address: TLS on all addresses, with a certificate for it. Empty: plain, on loopback."""
 
     def on(self, keys: Path) -> Mqtt:
         """Claim the port; make the certificate, in `keys`."""
@@ -145,7 +145,7 @@ async def local_system(
         if not has_engine():
             say("npm has no engine for this platform: it is moto's server; rates and latencies then mean nothing")
         account = await provision(nats_url, state, state.files)
-        creds = {user.name: state.files.creds(user.name) or "" for user in EVERYTHING.users}
+        creds = {user.name: state.files.creds(user.name) or "" for user in EVERYTHING.users if not user.devices}
         if made and await seed_flag.clear(nats_url, creds["service"]):
             say("the table was gone and the seed flag set; the flag is cleared, the first task seeds again")
         say(f"account {ACCOUNT_NAME}, users {', '.join(creds)}, stream, bucket")

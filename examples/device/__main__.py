@@ -10,11 +10,11 @@ import os
 import random
 import sys
 import time
+from pathlib import Path
 from typing import Any, Final
 
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
-
 from service.devices.msg_pb2 import LWT, Connect, SensorData
 
 DELAY_S: Final = 10
@@ -25,12 +25,11 @@ SILENCE_S: Final = 60
 
 def main(name: str) -> None:
     host, _, port = os.environ.get("MQTT", "127.0.0.1:1883").rpartition(":")
-    with open(os.environ.get("MQTT_PASSWORD", f"{name}.jwt")) as file:
-        password = file.read().strip()
+    password = Path(os.environ.get("MQTT_PASSWORD", f"{name}.jwt")).read_text().strip()
     session = 0
 
     def next_session(*_: Any) -> None:
-        """Number the next connection, in its will too: an old connection's will then cannot end a new one."""
+        """Give the next connection and its will a number, so that a late will of an old one changes nothing."""
         nonlocal session
         session = time.time_ns() // 1_000_000
         client.will_set(f"lwt/{name}", LWT(device=name, delay=DELAY_S, session=session).SerializeToString(), qos=1)

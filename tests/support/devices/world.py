@@ -17,12 +17,13 @@ from nats.js.errors import NotFoundError
 from benchmark.load.mqtt import Mqtt, Will
 from control_plane.auth import claims
 from control_plane.auth.claims import Key
+from control_plane.parts import DEVICE
+from control_plane.self_hosted.provider import FOR_GOOD
 from local import dynamodb
 from local.process import claim_port
 from local.system import Task, ready, service_env, service_task
 from service.contracts import devices as contract
 from service.nats.jetstream import backlog
-from tests.support.devices import provisioned
 from tests.support.world import World
 
 HOST = "127.0.0.1"
@@ -54,8 +55,10 @@ class DevicesWorld:
         )
 
     def environment(self, **overrides: str) -> dict[str, str]:
-        creds = claims.mint_creds(provisioned.ROLE, self.world.account, account=self.world.account.public)
-        env = service_env(self.world.nats_url, creds, "unused", self.env or self.world.servers.dynamodb_env)
+        servers = self.world.servers
+        env = service_env(
+            self.world.nats_url, self.world.creds(contract.USER), "unused", self.env or servers.dynamodb_env
+        )
         del env["DDB_TABLE"]
         own = {"DEVICES_TABLE": self.table, "DEVICES_LISTEN": f"{HOST}:{claim_port(0, '')}"}
         return {**env, **own, "LOG_FORMAT": "json", "SHUTDOWN_TIMEOUT": "10", **overrides}
@@ -114,14 +117,22 @@ class DevicesWorld:
             for message in found
         ]
 
+    async def revoke(self, *passwords: str) -> None:
+        """Revoke these passwords for ever."""
+        await self.push(revoked={claims.decode(password)["sub"]: FOR_GOOD for password in passwords})
+
+    async def push(self, **account: Any) -> None:
+        """Give the server the account's claims, with the devices' signing key."""
+        await self.world.push(signing_keys=[claims.scope(self.signer.public, DEVICE, 0)], **account)
+
 
 @asynccontextmanager
-async def make_devices(world: World, *, replicas: int = 1) -> AsyncIterator[DevicesWorld]:
+async def make_devices(world: World) -> AsyncIterator[DevicesWorld]:
     """Let the world's account take devices; make their table."""
     table, signer = f"readings-{uuid.uuid4().hex[:12]}", Key.account()
     keys = (contract.PARTITION_KEY, contract.SORT_KEY)
     await dynamodb.create_table(table, world.servers.dynamodb_env, keys)
-    await provisioned.push(world, signer)
     async with world.administrator() as admin:
-        await provisioned.provision(admin, replicas)
-        yield DevicesWorld(world, table, admin, signer)
+        devices = DevicesWorld(world, table, admin, signer)
+        await devices.push()
+        yield devices
