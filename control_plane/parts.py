@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from control_plane.resources import DAY_S, MIB, NO_MORE, Bucket, Consumer, Limits, Part, Stream, User
+from control_plane.resources import DAY_S, MIB, NO_MORE, Account, Bucket, Consumer, Limits, Part, Stream, User
 from service.contracts import archive, devices, queue
 from service.contracts.stream import STREAM, STREAM_SUBJECTS
 
@@ -163,3 +163,10 @@ DEVICES: Final = Part(
 
 PARTS: Final[tuple[Part, ...]] = (ARCHIVE, QUEUE, DEVICES)
 """Parts that `create --with NAME` can make; NAME is the name of the part's user."""
+
+
+def for_devices(account: Account, number: int) -> Account:
+    """Return the account, which has the part `DEVICES`, with room for so many connected devices."""
+    more = number - CONNECTED_DEVICES
+    limits = replace(NO_MORE, connections=more, consumers=more * CONSUMERS_PER_DEVICE)
+    return replace(account, limits=account.limits.plus(limits)).sized(devices.MQTT_STREAM, number * BACKLOG_BYTES)

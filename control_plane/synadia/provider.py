@@ -34,6 +34,7 @@ class Synadia:
     """The provider for one system."""
 
     has_gateway = True
+    takes_devices = False
 
     def __init__(self, api: Api, system: System) -> None:
         self._api = api

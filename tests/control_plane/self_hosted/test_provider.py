@@ -241,7 +241,7 @@ async def test_signing_again_keeps_every_claim_that_is_not_ours(servers: Servers
         try:
             await provider.adopt(account)
             await provider.put_limits(account, ACCOUNT.limits)
-            said = await provider._claims(account)
+            said = await provider.claims_of(account)
             assert said.items() >= theirs.items()
             assert TAG in said["nats"]["tags"]
         finally:

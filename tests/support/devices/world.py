@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -17,6 +16,7 @@ from nats.js.errors import NotFoundError
 from benchmark.load.mqtt import Mqtt, Will
 from control_plane.auth import claims
 from control_plane.auth.claims import Key
+from control_plane.desired import EVERYTHING
 from control_plane.parts import DEVICE
 from control_plane.self_hosted.provider import FOR_GOOD
 from local import dynamodb
@@ -86,7 +86,7 @@ class DevicesWorld:
         """Let the consumers soon deliver again what a dead task holds."""
         for stream, name in contract.CONSUMERS:
             config = (await self.admin.consumer_info(stream, name)).config
-            await self.admin.add_consumer(stream, dataclasses.replace(config, ack_wait=seconds))
+            await self.admin.add_consumer(stream, replace(config, ack_wait=seconds))
 
     def rows(self) -> list[Mapping[str, Any]]:
         """Return every row of the table, as DynamoDB's attribute values."""
@@ -123,7 +123,11 @@ class DevicesWorld:
 
     async def push(self, **account: Any) -> None:
         """Give the server the account's claims, with the devices' signing key."""
-        await self.world.push(signing_keys=[claims.scope(self.signer.public, DEVICE, 0)], **account)
+        await self.world.push(limits=LIMITS, signing_keys=[claims.scope(self.signer.public, DEVICE, 0)], **account)
+
+
+LIMITS = replace(EVERYTHING.limits, connections=-1, consumers=100_000)
+"""As a deployment with many devices would set them."""
 
 
 @asynccontextmanager
