@@ -9,6 +9,7 @@ import pytest
 
 from service import contracts
 from service.__main__ import ROLES
+from service.contracts.archive import SERVICE_NAME
 from service.nats.srv import OWN
 from tests.support.archive import ArchiveWorld
 from tests.support.world import statistics
@@ -35,7 +36,7 @@ async def test_what_is_no_requesters_inbox_gets_nothing(archive: ArchiveWorld, v
         await nc.flush()
         for reply in REFUSED:
             await nc.publish(f"$SRV.{verb}", b"", reply=reply)
-        await statistics(nc, 1, verb=verb, name=archive_contract.SERVICE_NAME)  # behind the others
+        await statistics(nc, 1, verb=verb, name=SERVICE_NAME)  # behind the others
         subjects = set()
         while heard.pending_msgs:
             subjects.add((await heard.next_msg(timeout=1)).subject)
