@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from control_plane.desired import Account, Bucket, Consumer, Limits, Part, Stream, User
+from control_plane.resources import NO_MORE, Account, Bucket, Consumer, Limits, Part, Stream, User
 
 
 def stream(name: str, max_bytes: int = 10, replicas: int = 3) -> Stream:
     return Stream(name, (f"{name}.>",), max_age_s=60, max_bytes=max_bytes, duplicate_window_s=10, replicas=replicas)
+
+
+def disk(some: int) -> Limits:
+    return replace(NO_MORE, disk_bytes=some)
 
 
 ONE, OTHER = User("one", publish=("a",), subscribe=("b",)), User("other", publish=(), subscribe=())
@@ -25,8 +31,8 @@ def test_what_is_meant_when_nothing_is_said_is_the_least() -> None:
 
 def test_a_part_adds_what_it_has_and_replaces_what_it_wants_otherwise() -> None:
     consumer = Consumer("b", "c", ack_wait_s=1, max_ack_pending=1)
-    part = Part(OTHER, streams=(stream("b", 20), stream("c")), consumers=(consumer,), disk_bytes=70)
-    more = ACCOUNT.plus([part, Part(User("third", (), ()), disk_bytes=7)])
+    part = Part(OTHER, streams=(stream("b", 20), stream("c")), consumers=(consumer,), limits=disk(70))
+    more = ACCOUNT.plus([part, Part(User("third", (), ()), limits=disk(7))])
     assert more.limits == Limits(disk_bytes=1077)
     assert [user.name for user in more.users] == ["one", "other", "third"]
     assert more.streams == (stream("a"), stream("b", 20), stream("c"))

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from control_plane import settings
-from control_plane.desired import Bucket, Consumer, Limits, Stream, User
 from control_plane.errors import ProvisioningError
+from control_plane.resources import Bucket, Consumer, Limits, Stream, User
 from control_plane.settings import Difference, differences, limits_differences, other_limits
 
 SECOND_NS = 1_000_000_000
@@ -59,7 +59,7 @@ def test_a_bucket_as_a_stream_and_as_synadia_has_it() -> None:
 
 @pytest.mark.parametrize("one", ["", "a.>"])
 def test_a_consumer_is_what_a_server_tells_of_it(one: str) -> None:
-    consumer = Consumer("s", "c", ack_wait_s=30, max_ack_pending=100, filter=one)
+    consumer = Consumer("s", "c", ack_wait_s=30, max_ack_pending=100, filters=(one,) if one else ())
     wanted = settings.consumer_settings(consumer)
     assert wanted == {
         "name": "c", "durable_name": "c", "ack_policy": "explicit", "deliver_policy": "all",

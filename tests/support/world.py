@@ -131,9 +131,8 @@ class World:
 
     async def push(self, **account: Any) -> None:
         """Give the server the account's claims."""
-        token = claims.account_jwt(
-            "test", self.account.public, self.servers.operator, limits=EVERYTHING.limits, **account
-        )
+        given = {"limits": EVERYTHING.limits, **account}
+        token = claims.account_jwt("test", self.account.public, self.servers.operator, **given)
         async with self_hosted.connected(self.nats_url.split(","), self.servers.system_creds) as system:
             await self_hosted.push_account(system, token)
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -17,12 +16,13 @@ from nats.js.errors import NotFoundError
 from benchmark.load.mqtt import Mqtt, Will
 from control_plane.auth import claims
 from control_plane.auth.claims import Key
+from control_plane.desired import EVERYTHING
+from control_plane.parts import DEVICE
 from local import dynamodb
 from local.process import claim_port
 from local.system import Task, ready, service_env, service_task
 from service.contracts import devices as contract
 from service.nats.jetstream import backlog
-from tests.support.devices import provisioned
 from tests.support.world import World
 
 HOST = "127.0.0.1"
@@ -54,7 +54,7 @@ class DevicesWorld:
         )
 
     def environment(self, **overrides: str) -> dict[str, str]:
-        creds = claims.mint_creds(provisioned.ROLE, self.world.account, account=self.world.account.public)
+        creds = self.world.creds(contract.USER)
         env = service_env(self.world.nats_url, creds, "unused", self.env or self.world.servers.dynamodb_env)
         del env["DDB_TABLE"]
         own = {"DEVICES_TABLE": self.table, "DEVICES_LISTEN": f"{HOST}:{claim_port(0, '')}"}
@@ -83,7 +83,7 @@ class DevicesWorld:
         """Let the consumers soon deliver again what a dead task holds."""
         for stream, name in contract.CONSUMERS:
             config = (await self.admin.consumer_info(stream, name)).config
-            await self.admin.add_consumer(stream, dataclasses.replace(config, ack_wait=seconds))
+            await self.admin.add_consumer(stream, replace(config, ack_wait=seconds))
 
     def rows(self) -> list[Mapping[str, Any]]:
         """Return every row of the table, as DynamoDB's attribute values."""
@@ -115,13 +115,16 @@ class DevicesWorld:
         ]
 
 
+LIMITS = replace(EVERYTHING.limits, connections=-1, consumers=100_000)
+"""As a deployment with many devices would set them."""
+
+
 @asynccontextmanager
-async def make_devices(world: World, *, replicas: int = 1) -> AsyncIterator[DevicesWorld]:
+async def make_devices(world: World) -> AsyncIterator[DevicesWorld]:
     """Let the world's account take devices; make their table."""
     table, signer = f"readings-{uuid.uuid4().hex[:12]}", Key.account()
     keys = (contract.PARTITION_KEY, contract.SORT_KEY)
     await dynamodb.create_table(table, world.servers.dynamodb_env, keys)
-    await provisioned.push(world, signer)
+    await world.push(limits=LIMITS, signing_keys=[claims.scope(signer.public, DEVICE, 0)])
     async with world.administrator() as admin:
-        await provisioned.provision(admin, replicas)
         yield DevicesWorld(world, table, admin, signer)
