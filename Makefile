@@ -11,7 +11,7 @@ WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 LOCK := $(VENV)/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-annotate --no-emit-index-url --quiet
 
-.PHONY: help setup demo demo-archive demo-queue demo-devices up test drill mutants bench web lint format lock clean
+.PHONY: help setup demo demo-archive demo-queue demo-devices up device test drill mutants bench web lint format lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -44,6 +44,9 @@ demo-queue: setup ## show two queue sidecars and a client: visibility, dead lett
 
 demo-devices: setup ## show devices over MQTT: readings as rows, outages as posts, a broker and a role killed
 	@$(PY) -m local demo-devices
+
+device: setup ## add a device to the system that make up DEVICES=1 runs, and print how it publishes (NAME=greenhouse)
+	@$(PY) -m local device $(NAME) --state $(STATE)
 
 test: setup ## run every test, on real servers that the tests start (ROOM=service/customer: one room's)
 	@$(PY) -m pytest -n $(WORKERS) --dist loadgroup $(if $(ROOM),tests/$(ROOM))

@@ -1,4 +1,4 @@
-"""`python -m local`: up, demo, demo-archive, demo-queue, demo-devices, reset."""
+"""`python -m local`: up, demo, demo-archive, demo-queue, demo-devices, device, reset."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 
 from control_plane.errors import ProvisioningError
+from local import device
 from local.devices import devices_role
 from local.next_steps import next_steps
 from local.process import LocalError, kill_children
@@ -39,6 +40,7 @@ from service.runtime.cancel import cancel
 
 cli = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 QUEUE_PORT: Final = int(queue_contract.LISTEN.rpartition(":")[2])
+PULSE_S: Final = 10
 DEVICES_PORT: Final = int(devices_contract.LISTEN.rpartition(":")[2])
 console = Console(highlight=False, soft_wrap=True, emoji=False)
 
@@ -134,6 +136,14 @@ def demo_devices() -> None:
     _run(devices_demo.run(console))
 
 
+@cli.command("device")
+def add_device(
+    name: Annotated[str, typer.Argument(help="Its name, which is its id.")], state: StateOption = DEFAULT
+) -> None:
+    """Let a device connect to the system that `up --devices` runs; print how it publishes."""
+    _run(_add_device(State(state), name))
+
+
 @cli.command()
 def reset(state: StateOption = DEFAULT) -> None:
     """Delete the local system's state: keys, credentials, table, stream, logs."""
@@ -169,9 +179,10 @@ class Extras:
                 system.tasks.append(task)
                 _say(f"queue sidecar on {system.queue_listen}")
             if self.devices_port is not None:
-                role = devices_role(system, logs, self.devices_port)
+                role = devices_role(system, logs, self.devices_port, PULSE=str(PULSE_S))
                 task, system.devices_listen = await stack.enter_async_context(role)
                 system.tasks.append(task)
+                stack.enter_context(device.announced(system))
                 _say(f"role devices, gRPC on {system.devices_listen}")
             console.print(next_steps(system, archive=self.archive))
             if self.archive:
@@ -179,6 +190,12 @@ class Extras:
 
                 await stack.enter_async_context(archive_demo.supervised(system, logs, _say))
             yield
+
+
+async def _add_device(state: State, name: str) -> None:
+    broker = device.announcement(state)
+    files = await device.add(state, broker.nats_url, [name])
+    console.print(device.recipe(broker, name, files[name]))
 
 
 def _say(line: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -31,8 +31,3 @@ async def devices_role(system: System, logs: Path, port: int = 0, **env: str) ->
     async with service_task("devices", given, claim_port(0, ""), logs / f"devices-{port}.log", role="devices") as task:
         await ready(task)
         yield task, listen
-
-
-async def add(system: System, names: Iterable[str]) -> dict[str, str]:
-    """Add devices to the local system's account; return the password of each."""
-    raise NotImplementedError

@@ -91,7 +91,9 @@ class System:
     queue_listen: str = ""
     """Address of its queue sidecar; empty if it has none."""
     mqtt: Mqtt | None = None
-    """Where its devices connect; None if it takes none."""
+    """Where it takes devices; None: nowhere."""
+    mqtt_host: str = "127.0.0.1"
+    """The name or address by which devices reach it."""
     devices_listen: str = ""
     """Address of the gRPC API of the role devices; empty if it does not run."""
 
@@ -155,6 +157,8 @@ async def local_system(
         gateway_url = f"http://127.0.0.1:{gateway_port}"
         say(f"HTTP gateway on {gateway_url}")
         system = System(state, account, nats_url, gateway_url, tokens, creds, dynamodb_env, nats, engine, mqtt=mqtt)
+        if devices and devices.tls:
+            system.mqtt_host = devices.tls
         env = service_env(nats_url, creds["service"], TABLE, dynamodb_env, adjustments=ADJUSTMENTS)
         for number in range(1, tasks + 1):
             port = claim_port(ports.health + number - 1 if ports.health else 0, "--health-port")

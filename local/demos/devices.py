@@ -25,7 +25,8 @@ from local.demos.balance import ANY_PORT
 from local.demos.checks import show
 from local.demos.simulated import Device, stopped_at_the_end
 from local.demos.webhook import Webhook, webhook
-from local.devices import TABLE, add, devices_role
+from local.device import add
+from local.devices import TABLE, devices_role
 from local.dynamodb import client
 from local.nats_server import nats_server
 from local.process import claim_port
@@ -62,7 +63,8 @@ async def run(console: Console) -> None:
                 await stack.enter_async_context(devices_role(system, folder / f"logs/role-{number}", **env))
                 for number in (1, 2)
             ]
-            passwords = await add(system, NAMES)
+            files = await add(system.state, system.nats_url, NAMES)
+            passwords = {each: path.read_text().strip() for each, path in files.items()}
             devices = {each: Device(each, passwords[each], port, delay_s=DELAY_S) for each in NAMES[1:]}
             devices["attic"] = Device("attic", passwords["attic"], port, delay_s=DELAY_S, silence_s=SILENCE_S)
             demo = _Demo(console, system, hook, devices, folder, checks)
