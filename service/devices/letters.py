@@ -12,11 +12,13 @@ from service.sources.jetstream.dead_letters import DeadLetterStream, word
 from service.sources.source import Message
 from service.writing.letters import Letters
 
+READINGS: Final = "data"
+LIFE: Final = "life"
 TOPIC_MAX: Final = 1024
 
 
 def letters(connection: Connection, kind: str) -> Letters:
-    """Return the letters of a `kind`, `data` or `life`: when and as what a message was stored identify it."""
+    """Return the letters of a `kind`, `READINGS` or `LIFE`: when and as what a message was stored identify it."""
     stream = DeadLetterStream(connection, contract.USER, contract.DEAD_STREAM, contract.DEAD_SUBJECT, kind)
     return Letters(stream, "Devices", _describe, contract.READING_BYTES)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 from nats.js import JetStreamContext
+from nats.js.api import RawStreamMsg
 from nats.js.errors import NotFoundError
 
 from benchmark.load.mqtt import Mqtt, Will
@@ -88,11 +89,26 @@ class DevicesWorld:
             config = (await self.admin.consumer_info(stream, name)).config
             await self.admin.add_consumer(stream, replace(config, ack_wait=seconds))
 
+    def engine(self) -> Any:
+        return dynamodb.client(self.world.servers.dynamodb_env)
+
     def rows(self) -> list[Mapping[str, Any]]:
         """Return every row of the table, as DynamoDB's attribute values."""
-        engine = dynamodb.client(self.world.servers.dynamodb_env)
-        pages = engine.get_paginator("scan").paginate(TableName=self.table)
+        pages = self.engine().get_paginator("scan").paginate(TableName=self.table)
         return [item for page in pages for item in page["Items"]]
+
+    def readings(self) -> list[tuple[str, int]]:
+        """Return device and epoch of each row."""
+        return sorted((row["device"]["S"], int(row["epoch"]["N"])) for row in self.rows())
+
+    async def is_written(self) -> bool:
+        """Return whether no reading waits."""
+        return await self.backlog() == 0
+
+    async def letters(self) -> list[RawStreamMsg]:
+        """Return every dead letter."""
+        last = (await self.admin.stream_info(contract.DEAD_STREAM)).state.last_seq
+        return [await self.admin.get_msg(contract.DEAD_STREAM, number) for number in range(1, last + 1)]
 
     async def record(self, device: str) -> dict[str, Any] | None:
         """Return a device's record, None if there is none."""
