@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 from nats.js import JetStreamContext
+from nats.js.api import RawStreamMsg
 from nats.js.errors import NotFoundError
 
 from benchmark.load.mqtt import Mqtt, Will
@@ -18,6 +19,7 @@ from control_plane.auth import claims
 from control_plane.auth.claims import Key
 from control_plane.desired import EVERYTHING
 from control_plane.parts import DEVICE
+from control_plane.self_hosted.provider import FOR_GOOD
 from local import dynamodb
 from local.process import claim_port
 from local.system import Task, ready, service_env, service_task
@@ -54,8 +56,10 @@ class DevicesWorld:
         )
 
     def environment(self, **overrides: str) -> dict[str, str]:
-        creds = self.world.creds(contract.USER)
-        env = service_env(self.world.nats_url, creds, "unused", self.env or self.world.servers.dynamodb_env)
+        servers = self.world.servers
+        env = service_env(
+            self.world.nats_url, self.world.creds(contract.USER), "unused", self.env or servers.dynamodb_env
+        )
         del env["DDB_TABLE"]
         own = {"DEVICES_TABLE": self.table, "DEVICES_LISTEN": f"{HOST}:{claim_port(0, '')}"}
         return {**env, **own, "LOG_FORMAT": "json", "SHUTDOWN_TIMEOUT": "10", **overrides}
@@ -85,11 +89,26 @@ class DevicesWorld:
             config = (await self.admin.consumer_info(stream, name)).config
             await self.admin.add_consumer(stream, replace(config, ack_wait=seconds))
 
+    def engine(self) -> Any:
+        return dynamodb.client(self.world.servers.dynamodb_env)
+
     def rows(self) -> list[Mapping[str, Any]]:
         """Return every row of the table, as DynamoDB's attribute values."""
-        engine = dynamodb.client(self.world.servers.dynamodb_env)
-        pages = engine.get_paginator("scan").paginate(TableName=self.table)
+        pages = self.engine().get_paginator("scan").paginate(TableName=self.table)
         return [item for page in pages for item in page["Items"]]
+
+    def readings(self) -> list[tuple[str, int]]:
+        """Return device and epoch of each row."""
+        return sorted((row["device"]["S"], int(row["epoch"]["N"])) for row in self.rows())
+
+    async def is_written(self) -> bool:
+        """Return whether no reading waits."""
+        return await self.backlog() == 0
+
+    async def letters(self) -> list[RawStreamMsg]:
+        """Return every dead letter."""
+        last = (await self.admin.stream_info(contract.DEAD_STREAM)).state.last_seq
+        return [await self.admin.get_msg(contract.DEAD_STREAM, number) for number in range(1, last + 1)]
 
     async def record(self, device: str) -> dict[str, Any] | None:
         """Return a device's record, None if there is none."""
@@ -114,6 +133,14 @@ class DevicesWorld:
             for message in found
         ]
 
+    async def revoke(self, *passwords: str) -> None:
+        """Revoke these passwords for ever."""
+        await self.push(revoked={claims.decode(password)["sub"]: FOR_GOOD for password in passwords})
+
+    async def push(self, **account: Any) -> None:
+        """Give the server the account's claims, with the devices' signing key."""
+        await self.world.push(limits=LIMITS, signing_keys=[claims.scope(self.signer.public, DEVICE, 0)], **account)
+
 
 LIMITS = replace(EVERYTHING.limits, connections=-1, consumers=100_000)
 """As a deployment with many devices would set them."""
@@ -125,6 +152,7 @@ async def make_devices(world: World) -> AsyncIterator[DevicesWorld]:
     table, signer = f"readings-{uuid.uuid4().hex[:12]}", Key.account()
     keys = (contract.PARTITION_KEY, contract.SORT_KEY)
     await dynamodb.create_table(table, world.servers.dynamodb_env, keys)
-    await world.push(limits=LIMITS, signing_keys=[claims.scope(signer.public, DEVICE, 0)])
     async with world.administrator() as admin:
-        yield DevicesWorld(world, table, admin, signer)
+        devices = DevicesWorld(world, table, admin, signer)
+        await devices.push()
+        yield devices
