@@ -162,10 +162,9 @@ def _account_step(provider: Provider, name: str, account: AccountSummary | None)
 
 def _resource_steps(provider: Provider, wanted: Account, actual: Actual | None) -> list[Step]:
     steps = [_user_step(provider, user, actual) for user in wanted.users if not user.devices]
-    put: Do
     for stream in wanted.streams:
         there = actual.streams.get(stream.name) if actual else None
-        put = partial(provider.put_stream, stream=stream)
+        put: Do = partial(provider.put_stream, stream=stream)
         steps.append(_step("stream", stream.name, *settings.ours(stream, there), put))
     for bucket in wanted.buckets:
         there = actual.buckets.get(bucket.name) if actual else None
