@@ -45,7 +45,9 @@ async def compare(
 
     `stream_bytes` is the size of the archived stream, without which a larger one is kept; `devices` is how many may be
     connected, without which it is as many as before. Raises `UsageError` if they are given without their parts, or if
-    the provider takes no devices. `secret`: initials, if the deployment's secret must hold the service's credentials too.
+    the provider takes no devices.
+
+    `secret`: initials, if the deployment's secret must hold the service's credentials too.
     """
     if _has_devices(wanted) and not provider.takes_devices:
         raise UsageError(NO_DEVICES)
