@@ -11,7 +11,7 @@ WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 LOCK := $(VENV)/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-annotate --no-emit-index-url --quiet
 
-.PHONY: help setup demo demo-archive demo-queue up test drill mutants bench web lint format lock clean
+.PHONY: help setup demo demo-archive demo-queue demo-devices up device test drill mutants bench web lint format lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -36,11 +36,17 @@ demo: setup ## show and check the main job on real servers
 demo-archive: setup ## let events pile up, archive them with tasks from zero, check for one row per event (JetStream, then SQS)
 	@$(PY) -m local demo-archive
 
-up: setup ## run the whole system on this machine until Ctrl-C (TASKS=3, ARCHIVE=1, QUEUE=1, ARGS="--nats-port 0")
-	@$(PY) -m local up --tasks $(TASKS) --state "$(STATE)" $(if $(ARCHIVE),--archive) $(if $(QUEUE),--queue) $(ARGS)
+up: setup ## run the whole system on this machine until Ctrl-C (TASKS=3, ARCHIVE=1, QUEUE=1, DEVICES=1, ARGS="--nats-port 0")
+	@$(PY) -m local up --tasks $(TASKS) --state "$(STATE)" $(if $(ARCHIVE),--archive) $(if $(QUEUE),--queue) $(if $(DEVICES),--devices) $(ARGS)
 
 demo-queue: setup ## show two queue sidecars and a client: visibility, dead letters, a kill (JetStream, then SQS)
 	@$(PY) -m local demo-queue
+
+demo-devices: setup ## show devices over MQTT: readings as rows, outages as posts, a broker and a role killed
+	@$(PY) -m local demo-devices
+
+device: setup ## add a device to the system that make up DEVICES=1 runs, and print how it publishes (NAME=greenhouse)
+	@$(PY) -m local device $(NAME) --state "$(STATE)"
 
 test: setup operations/node_modules/.current ## run every test, on real servers that the tests start (ROOM=service/customer: one room's)
 	@$(PY) -m pytest -n $(WORKERS) --dist loadgroup $(if $(ROOM),tests/$(ROOM))
@@ -173,5 +179,7 @@ docs-check: setup ## run the commands of the pages that are marked to be run, in
 	@$(PY) -m tests.docs_check
 
 .PHONY: proto
-proto: setup ## generate the code of service/queue/sqs.proto
-	$(PY) -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. service/queue/sqs.proto
+PROTOC := $(PY) -m grpc_tools.protoc -I. --python_out=. --pyi_out=.
+proto: setup ## generate the code of every .proto
+	$(PROTOC) service/devices/msg.proto
+	$(PROTOC) --grpc_python_out=. service/queue/sqs.proto $(wildcard service/devices/query/query.proto)

@@ -32,6 +32,7 @@ from control_plane.cli.command import (
     user_named,
 )
 from control_plane.cli.deployment_commands import secret_cli, seed_cli
+from control_plane.cli.device_commands import device_cli, devices_of
 from control_plane.cli.options import unfold
 from control_plane.cli.shared_options import SharedOptions
 from control_plane.desired import ACCOUNT, CLIENT, PARTS, SERVICE
@@ -48,6 +49,7 @@ cli = typer.Typer(
 )
 cli.add_typer(secret_cli, name="secret")
 cli.add_typer(seed_cli, name="seed-flag")
+cli.add_typer(device_cli, name="device")
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
 Secret = Annotated[bool, typer.Option("--secret", help="Also update the deployment's secret in AWS.")]
 With = Annotated[
@@ -61,6 +63,15 @@ Size = Annotated[
     typer.Option(
         "--stream-size",
         help="Size of the archived stream, for example 5GiB. Default 1GiB; without it, a larger stream is kept.",
+    ),
+]
+Connected = Annotated[
+    int | None,
+    typer.Option(
+        "--devices",
+        min=1,
+        max=100_000,
+        help="How many devices may be connected, each with 1 MiB of backlog. Default 1000; later, as before.",
     ),
 ]
 
@@ -96,6 +107,7 @@ def create(
     *,
     with_: With = None,
     stream_size: Size = "",
+    devices: Connected = None,
     secret: Secret = False,
     adopt: Annotated[
         bool, typer.Option("--adopt", help="Take over an account that this program did not create.")
@@ -110,7 +122,13 @@ def create(
     async def work(target: Target) -> None:
         async with open_provider(target) as provider:
             planned = await _plan(
-                provider, target, wanted_parts=with_ or (), stream_size=stream_size, secret=secret, adopt=adopt
+                provider,
+                target,
+                wanted_parts=with_ or (),
+                stream_size=stream_size,
+                devices=devices,
+                secret=secret,
+                adopt=adopt,
             )
             for remark in planned.remarks:
                 console.print(f"[yellow]note[/]     {escape(remark)}")
@@ -134,6 +152,7 @@ def status(
     *,
     with_: With = None,
     stream_size: Size = "",
+    devices: Connected = None,
     secret: Secret = False,
     as_json: AsJson = False,
 ) -> None:
@@ -141,7 +160,14 @@ def status(
 
     async def work(target: Target) -> Plan:
         async with open_provider(target) as provider:
-            return await _plan(provider, target, wanted_parts=with_ or (), stream_size=stream_size, secret=secret)
+            return await _plan(
+                provider,
+                target,
+                wanted_parts=with_ or (),
+                stream_size=stream_size,
+                devices=devices,
+                secret=secret,
+            )
 
     planned = run(work(ctx.obj))
     if as_json:
@@ -173,6 +199,9 @@ def rotate(
             raise UsageError(f"the secret is user {SERVICE.name}'s; leave --secret out for {user}")
         async with open_provider(target) as provider:
             account, files = await found_account(provider, target)
+            if whose.devices:
+                console.print(escape(await devices_of(provider, account.id).rotate(keep_old=keep_old)))
+                return
             initials = initials_in(account.name) if secret else None
             work_on = rotation.issue if keep_old else rotation.rotate
             async for line in work_on(provider, account.id, whose, files, initials):
@@ -230,6 +259,7 @@ async def _plan(
     *,
     wanted_parts: Sequence[str],
     stream_size: str,
+    devices: int | None,
     secret: bool,
     adopt: bool = False,
 ) -> Plan:
@@ -240,7 +270,7 @@ async def _plan(
     files = account_files(target.config, name)
     wanted = ACCOUNT.plus(parts_named(wanted_parts))
     initials = initials_in(name) if secret else None
-    return await reconcile.compare(provider, name, account, wanted, files, initials, stream_bytes)
+    return await reconcile.compare(provider, name, account, wanted, files, initials, stream_bytes, devices)
 
 
 def _delete_left_behind(files: Files, name: str) -> None:

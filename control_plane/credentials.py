@@ -6,11 +6,12 @@ import asyncio
 
 from control_plane import aws, rotation
 from control_plane.auth.creds import Creds, Identity, creds_differences
-from control_plane.desired import SERVICE, Account, User
+from control_plane.desired import SERVICE
 from control_plane.errors import ProvisioningError
 from control_plane.files import FORMER_TOKEN, Files
 from control_plane.plan import Step
 from control_plane.provider import AccountSummary, Actual, Provider
+from control_plane.resources import Account, User
 from control_plane.rotation import token_owner
 from control_plane.settings import Difference
 
@@ -28,6 +29,8 @@ async def credential_steps(
     id_ = account.id if account else None
     steps = []
     for user in wanted.users:
+        if user.devices:
+            continue
         unfinished = files.rotation(user.name)
         if unfinished and unfinished.get("account") == id_:
             steps.append(_rotation_step(provider, user, files))

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from control_plane.desired import Limits
+from control_plane.resources import Limits
 from control_plane.settings import Difference
 
 Action = Literal["keep", "create", "change"]

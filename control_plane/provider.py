@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from control_plane.auth.creds import Identity
-from control_plane.desired import Bucket, Consumer, Limits, Stream, User
+from control_plane.resources import Bucket, Consumer, Limits, Stream, User
 from control_plane.settings import Settings
 
 
@@ -34,6 +34,8 @@ class Actual:
     buckets: Mapping[str, Settings]
     consumers: Mapping[tuple[str, str], Settings]
     """(stream, name) -> settings, for durable consumers."""
+    rotating: frozenset[str] = frozenset()
+    """Users whose former signing key is valid beside the newest."""
 
 
 class Provider(Protocol):
@@ -44,6 +46,8 @@ class Provider(Protocol):
 
     has_gateway: bool
     """True if it issues tokens for an HTTP gateway."""
+    takes_devices: bool
+    """True if its servers are known to speak MQTT."""
 
     async def accounts(self) -> Sequence[AccountSummary]: ...
 

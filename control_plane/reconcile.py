@@ -5,16 +5,22 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from control_plane import settings
 from control_plane.credentials import credential_steps
-from control_plane.desired import ARCHIVE, BALANCES, PARTS, Account
 from control_plane.errors import ProvisioningError, UsageError
 from control_plane.files import Files
+from control_plane.parts import ARCHIVE, BACKLOG_BYTES, BALANCES, CONNECTED_DEVICES, DEVICES, PARTS, for_devices
 from control_plane.plan import Do, Plan, Step, nothing
 from control_plane.provider import AccountSummary, Actual, Provider
+from control_plane.resources import Account, User
 from control_plane.settings import Settings, differences, limits_differences
+from service.contracts.devices import MQTT_STREAM
+
+NO_DEVICES: Final = "devices need your own nats-server (--server): Synadia Cloud documents no MQTT endpoint"
+SERVERS_OWN: Final = "$MQTT_"
+"""How the names of the streams begin that nats-server makes for itself."""
 
 
 async def plan(provider: Provider, name: str, wanted: Account, files: Files) -> Plan:
@@ -33,24 +39,32 @@ async def compare(
     files: Files,
     secret: str | None = None,
     stream_bytes: int | None = None,
+    devices: int | None = None,
 ) -> Plan:
     """Return the plan for an existing or a new account. A part provisioned once is wanted from then on.
 
-    `stream_bytes` is the size of the archived stream; without it, a larger stream is kept. Raises `UsageError` if it is
-    given without an archive. `secret`: initials, if the deployment's secret must hold the service's credentials too.
+    `stream_bytes` is the size of the archived stream, without which a larger one is kept; `devices` is how many may be
+    connected, without which it is as many as before. Raises `UsageError` if they are given without their parts, or if
+    the provider takes no devices.
+
+    `secret`: initials, if the deployment's secret must hold the service's credentials too.
     """
+    if _has_devices(wanted) and not provider.takes_devices:
+        raise UsageError(NO_DEVICES)
     actual = await provider.actual(account.id) if account else None
     if actual:
         names = {user.name for user in wanted.users}
-        wanted = wanted.plus(part for part in PARTS if part.name in actual.users and part.name not in names)
+        parts = [part for part in PARTS if provider.takes_devices or part != DEVICES]
+        wanted = wanted.plus(part for part in parts if part.name in actual.users and part.name not in names)
     wanted = _sized(wanted, actual, stream_bytes)
+    wanted = _with_devices(wanted, actual, devices)
     wanted, remarks = await _as_allowed(provider, wanted)
     steps = [_account_step(provider, name, account)]
     if actual:
         drift = limits_differences(settings.limits_settings(wanted.limits), actual.limits)
         put_limits = partial(provider.put_limits, limits=wanted.limits)
         steps.append(Step("limits", "change" if drift else "keep", put_limits, drift))
-        remarks = (*remarks, *_not_compared(wanted, actual))
+        remarks = (*remarks, *_not_compared(wanted, actual), *_rotating(wanted, actual))
     steps += _resource_steps(provider, wanted, actual)
     steps += await credential_steps(provider, account, actual, wanted, files, secret)
     remarks = (*remarks, *_still_out(steps, actual))
@@ -123,6 +137,27 @@ def _sized(wanted: Account, actual: Actual | None, stream_bytes: int | None) -> 
     return wanted.sized(BALANCES.name, stream_bytes or max(declared, there))
 
 
+def _has_devices(wanted: Account) -> bool:
+    return any(user.devices for user in wanted.users)
+
+
+def _with_devices(wanted: Account, actual: Actual | None, number: int | None) -> Account:
+    if not _has_devices(wanted):
+        if number:
+            raise UsageError("--devices is how many may be connected; give --with devices too")
+        return wanted
+    return for_devices(wanted, number or _devices_there(wanted, actual) or CONNECTED_DEVICES)
+
+
+def _devices_there(wanted: Account, actual: Actual | None) -> int:
+    """Return for how many devices the account was made: its connections and its backlog tell it; 0 if for none."""
+    if actual is None or DEVICES.name not in actual.users:
+        return 0
+    others = wanted.limits.connections - CONNECTED_DEVICES
+    backlog: int = actual.streams.get(MQTT_STREAM, {}).get("max_bytes", 0)
+    return max(0, actual.limits.get("conn", 0) - others, backlog // BACKLOG_BYTES)
+
+
 def _account_step(provider: Provider, name: str, account: AccountSummary | None) -> Step:
     """Return the account's step. `apply` creates the account itself, as it needs the id."""
     if account is None:
@@ -134,25 +169,27 @@ def _account_step(provider: Provider, name: str, account: AccountSummary | None)
 
 
 def _resource_steps(provider: Provider, wanted: Account, actual: Actual | None) -> list[Step]:
-    steps = []
-    for user in wanted.users:
-        there = actual.users.get(user.name) if actual else None
-        put: Do = partial(provider.put_user, user=user)
-        steps.append(_step("user", user.name, settings.user_settings(user), there, put))
+    steps = [_user_step(provider, user, actual) for user in wanted.users if not user.devices]
     for stream in wanted.streams:
         there = actual.streams.get(stream.name) if actual else None
-        put = partial(provider.put_stream, stream=stream)
-        steps.append(_step("stream", stream.name, settings.stream_settings(stream), there, put))
+        put: Do = partial(provider.put_stream, stream=stream)
+        steps.append(_step("stream", stream.name, *settings.ours(stream, there), put))
+    for bucket in wanted.buckets:
+        there = actual.buckets.get(bucket.name) if actual else None
+        put = partial(provider.put_bucket, bucket=bucket)
+        steps.append(_step("bucket", bucket.name, provider.bucket_settings(bucket), there, put))
     for consumer in wanted.consumers:
         there = actual.consumers.get((consumer.stream, consumer.name)) if actual else None
         put = partial(provider.put_consumer, consumer=consumer)
         name = f"{consumer.name} of {consumer.stream}"
         steps.append(_step("consumer", name, settings.consumer_settings(consumer), there, put))
-    for bucket in wanted.buckets:
-        there = actual.buckets.get(bucket.name) if actual else None
-        put = partial(provider.put_bucket, bucket=bucket)
-        steps.append(_step("bucket", bucket.name, provider.bucket_settings(bucket), there, put))
-    return steps
+    # Last: what a device publishes before the consumers are there is acknowledged and gone.
+    return steps + [_user_step(provider, user, actual) for user in wanted.users if user.devices]
+
+
+def _user_step(provider: Provider, user: User, actual: Actual | None) -> Step:
+    there = actual.users.get(user.name) if actual else None
+    return _step("user", user.name, settings.user_settings(user), there, partial(provider.put_user, user=user))
 
 
 def _step(kind: str, name: str, wanted: Settings, actual: Settings | None, do: Do) -> Step:
@@ -164,9 +201,10 @@ def _step(kind: str, name: str, wanted: Settings, actual: Settings | None, do: D
 
 def _not_compared(wanted: Account, actual: Actual) -> tuple[str, ...]:
     """Return a remark on resources and limits that were not declared: they are left alone."""
+    streams = {stream.name for stream in wanted.streams}
     strange = [
         *(f"user {name}" for name in actual.users if name not in {user.name for user in wanted.users}),
-        *(f"stream {name}" for name in actual.streams if name not in {stream.name for stream in wanted.streams}),
+        *(f"stream {name}" for name in actual.streams if name not in streams and not name.startswith(SERVERS_OWN)),
         *(f"bucket {name}" for name in actual.buckets if name not in {bucket.name for bucket in wanted.buckets}),
     ]
     limits = settings.other_limits(settings.limits_settings(wanted.limits), actual.limits)
@@ -183,6 +221,12 @@ def _still_out(steps: Sequence[Step], actual: Actual | None) -> tuple[str, ...]:
         for name in changed
         if name in carried
     )
+
+
+def _rotating(wanted: Account, actual: Actual) -> tuple[str, ...]:
+    """Return a remark if devices have JWTs of two signing keys: their rotation ends when a person says so."""
+    names = [user.name for user in wanted.users if user.devices and user.name in actual.rotating]
+    return tuple(f"the former signing key of devices is valid too, until `rotate --user {name}`" for name in names)
 
 
 async def _as_allowed(provider: Provider, wanted: Account) -> tuple[Account, tuple[str, ...]]:

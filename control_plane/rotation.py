@@ -12,10 +12,10 @@ from typing import Any
 
 from control_plane import aws
 from control_plane.auth.creds import Creds
-from control_plane.desired import User
 from control_plane.errors import ProvisioningError
 from control_plane.files import Files
 from control_plane.provider import Provider
+from control_plane.resources import User
 
 
 async def rotate(

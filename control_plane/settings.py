@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from control_plane.desired import Bucket, Consumer, Limits, Stream, User
 from control_plane.errors import ProvisioningError
+from control_plane.resources import Bucket, Consumer, Limits, Stream, User
 
 Settings = Mapping[str, Any]
 
@@ -110,6 +110,8 @@ def user_settings(user: User) -> dict[str, Any]:
         body["pub"]["deny"] = list(user.deny_publish)
     if user.responses:
         body["resp"] = {"max": 1, "ttl": RESPONSE_TTL_S * NANOSECONDS}
+    if user.devices:
+        body |= {"bearer_token": True, "allowed_connection_types": ["MQTT"]}
     return {**body, "subs": -1, "data": -1, "payload": -1}
 
 
@@ -129,14 +131,14 @@ def stream_settings(stream: Stream) -> dict[str, Any]:
     return {
         "name": stream.name,
         "subjects": list(stream.subjects),
-        "retention": "limits",
+        "retention": "interest" if stream.interest else "limits",
         "storage": "file",
         "discard": "new" if stream.discard_new else "old",
         "max_age": stream.max_age_s * NANOSECONDS,
         "max_bytes": stream.max_bytes,
         "max_consumers": -1,
         "max_msgs": -1,
-        "max_msgs_per_subject": -1,
+        "max_msgs_per_subject": stream.per_subject,
         "max_msg_size": -1,
         "num_replicas": stream.replicas,
         "duplicate_window": stream.duplicate_window_s * NANOSECONDS,
@@ -148,6 +150,19 @@ def stream_settings(stream: Stream) -> dict[str, Any]:
         "deny_purge": False,
         "sealed": False,
     }
+
+
+def ours(stream: Stream, there: Settings | None) -> tuple[Settings, Settings | None]:
+    """Return a stream's wanted and actual settings, of those that are ours to keep."""
+    wanted = stream_settings(stream)
+    if not stream.of_server:
+        return wanted, there
+    return bounds(wanted), None if there is None else bounds(there)
+
+
+def bounds(config: Settings) -> Settings:
+    """Return how large a stream may become, and what it does then."""
+    return {name: config.get(name) for name in ("max_bytes", "discard")}
 
 
 def bucket_stream_settings(bucket: Bucket) -> dict[str, Any]:
@@ -171,6 +186,18 @@ def bucket_stream_settings(bucket: Bucket) -> dict[str, Any]:
         "allow_rollup_hdrs": True,
         "allow_direct": True,
         "deny_delete": True,
+        **(_expiring(bucket) if bucket.markers_s else {}),
+    }
+
+
+def _expiring(bucket: Bucket) -> dict[str, Any]:
+    """Return the settings for keys with a TTL, and for what is written with such a key in one batch:
+    https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-43.md
+    """
+    return {
+        "allow_msg_ttl": True,
+        "subject_delete_marker_ttl": bucket.markers_s * NANOSECONDS,
+        "allow_atomic": True,
     }
 
 
@@ -199,7 +226,7 @@ def consumer_settings(consumer: Consumer) -> dict[str, Any]:
         "ack_wait": consumer.ack_wait_s * NANOSECONDS,
         "max_ack_pending": consumer.max_ack_pending,
         "max_deliver": consumer.max_deliver,
-        "filter_subjects": [consumer.filter] if consumer.filter else [],
+        "filter_subjects": list(consumer.filters),
         "num_replicas": 0,
     }
 

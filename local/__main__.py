@@ -1,4 +1,4 @@
-"""`python -m local`: up, demo, demo-archive, demo-queue, reset."""
+"""`python -m local`: up, demo, demo-archive, demo-queue, demo-devices, device, reset."""
 
 from __future__ import annotations
 
@@ -16,18 +16,33 @@ import typer
 from rich.console import Console
 
 from control_plane.errors import ProvisioningError
+from local import device
+from local.devices import devices_role
 from local.keeper import keep
 from local.next_steps import next_steps
 from local.ports import check_free
 from local.process import LocalError, kill_children
 from local.sidecar import sidecar, stream_env
 from local.state import DEFAULT, State
-from local.system import ADJUSTMENTS, TABLE, Ports, System, local_system, service_env
+from local.system import (
+    ADJUSTMENTS,
+    MQTT_PORT,
+    MQTT_TLS_PORT,
+    TABLE,
+    Listener,
+    Ports,
+    System,
+    local_system,
+    service_env,
+)
+from service.contracts import devices as devices_contract
 from service.contracts import queue as queue_contract
 from service.runtime.cancel import cancel
 
 cli = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 QUEUE_PORT: Final = int(queue_contract.LISTEN.rpartition(":")[2])
+PULSE_S: Final = 10
+DEVICES_PORT: Final = int(devices_contract.LISTEN.rpartition(":")[2])
 console = Console(highlight=False, soft_wrap=True, emoji=False)
 
 StateOption = Annotated[Path, typer.Option(resolve_path=True, help="Folder for keys, credentials, stores and logs.")]
@@ -56,11 +71,35 @@ def up(
     queue_port: Annotated[
         int, typer.Option(min=0, max=65535, help="With --queue: the sidecar's port. 0: any free port.")
     ] = QUEUE_PORT,
+    devices: Annotated[
+        bool, typer.Option("--devices", help="Take devices over MQTT, and run the role that stores their readings.")
+    ] = False,
+    devices_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="With --devices: the port of the gRPC API. 0: any free port.")
+    ] = DEVICES_PORT,
+    mqtt_port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="With --devices: 1883, or 8883 with --mqtt-tls. 0: any free port."),
+    ] = None,
+    mqtt_tls: Annotated[
+        str,
+        typer.Option(
+            metavar="HOST",
+            help="With --devices: TLS on all addresses of this machine, with a certificate for HOST, its name or "
+            "address. Without: no TLS, on loopback.",
+        ),
+    ] = "",
     free_ports: Annotated[bool, typer.Option("--free-ports", help="Any free port for each part.")] = False,
 ) -> None:
     """Run the whole system until Ctrl-C. Its state is kept for the next start."""
     ports = Ports(0, 0, 0, 0) if free_ports else Ports(nats_port, dynamodb_port, gateway_port, health_port)
-    extras = Extras(archive=archive, queue_port=(0 if free_ports else queue_port) if queue else None)
+    port = 0 if free_ports else (MQTT_TLS_PORT if mqtt_tls else MQTT_PORT) if mqtt_port is None else mqtt_port
+    extras = Extras(
+        archive=archive,
+        queue_port=(0 if free_ports else queue_port) if queue else None,
+        devices_port=(0 if free_ports else devices_port) if devices else None,
+        listener=Listener(port, mqtt_tls) if devices else None,
+    )
     _check_free(ports, extras, 0 if autoscale else tasks)
     if autoscale:
         _run(_up_autoscaled(state, ports, vcpu, speed, extras))
@@ -92,6 +131,22 @@ def demo_queue() -> None:
     _run(queue_demo.run(console))
 
 
+@cli.command("demo-devices")
+def demo_devices() -> None:
+    """Show devices over MQTT: their readings as rows, outages as posts, and a broker and a role that are killed."""
+    from local.demos import devices as devices_demo  # noqa: PLC0415
+
+    _run(devices_demo.run(console))
+
+
+@cli.command("device")
+def add_device(
+    name: Annotated[str, typer.Argument(help="Its name, which is its id.")], state: StateOption = DEFAULT
+) -> None:
+    """Let a device connect to the system that `up --devices` runs; print how it publishes."""
+    _run(_add_device(State(state), name))
+
+
 @cli.command()
 def reset(state: StateOption = DEFAULT) -> None:
     """Delete the local system's state: keys, credentials, table, stream, logs."""
@@ -113,6 +168,10 @@ class Extras:
     archive: bool
     queue_port: int | None
     """Port of the queue sidecar; None: do not start one."""
+    devices_port: int | None
+    """Port of the gRPC API of the role devices; None: do not start it."""
+    listener: Listener | None
+    """Where devices connect; None: nowhere."""
 
     @asynccontextmanager
     async def running(self, system: System, logs: Path) -> AsyncIterator[None]:
@@ -122,6 +181,12 @@ class Extras:
                 task, system.queue_listen = await stack.enter_async_context(running)
                 system.tasks.append(task)
                 _say(f"queue sidecar on {system.queue_listen}")
+            if self.devices_port is not None:
+                role = devices_role(system, logs, self.devices_port, PULSE=str(PULSE_S))
+                task, system.devices_listen = await stack.enter_async_context(role)
+                system.tasks.append(task)
+                stack.enter_context(device.announced(system))
+                _say(f"role devices, gRPC on {system.devices_listen}")
             console.print(next_steps(system, archive=self.archive))
             if self.archive:
                 from local.demos import archive as archive_demo  # noqa: PLC0415
@@ -130,11 +195,19 @@ class Extras:
             yield
 
 
+async def _add_device(state: State, name: str) -> None:
+    broker = device.announcement(state)
+    files = await device.add(state, broker.nats_url, [name])
+    console.print(device.recipe(broker, name, files[name]))
+
+
 def _check_free(ports: Ports, extras: Extras, tasks: int) -> None:
     given = {"--nats-port": ports.nats, "--dynamodb-port": ports.dynamodb, "--gateway-port": ports.gateway}
     health = {f"--health-port + {number}": ports.health + number for number in range(tasks) if ports.health}
     try:
-        check_free({**given, **health, "--queue-port": extras.queue_port or 0})
+        of_roles = {"--queue-port": extras.queue_port or 0, "--devices-port": extras.devices_port or 0}
+        mqtt = {"--mqtt-port": extras.listener.port} if extras.listener else {}
+        check_free({**given, **health, **of_roles, **mqtt})
     except LocalError as error:
         _fail(str(error))
 
@@ -145,7 +218,7 @@ def _say(line: str) -> None:
 
 async def _up(folder: Path, ports: Ports, tasks: int, vcpu: float | None, extras: Extras) -> None:
     async with (
-        local_system(folder, ports, tasks=tasks, vcpu=vcpu, say=_say) as system,
+        local_system(folder, ports, tasks=tasks, vcpu=vcpu, devices=extras.listener, say=_say) as system,
         extras.running(system, folder / "logs"),
     ):
         raise await keep(system, console.print)
@@ -159,7 +232,8 @@ async def _up_autoscaled(folder: Path, ports: Ports, vcpu: float | None, speed: 
     if vcpu:
         rules = replace(rules, vcpu=vcpu)
     async with AsyncExitStack() as stack:
-        system = await stack.enter_async_context(local_system(folder, ports, tasks=0, say=_say))
+        running = local_system(folder, ports, tasks=0, devices=extras.listener, say=_say)
+        system = await stack.enter_async_context(running)
         await stack.enter_async_context(extras.running(system, folder / "logs"))
         env = service_env(system.nats_url, system.creds["service"], TABLE, system.dynamodb_env, adjustments=ADJUSTMENTS)
         scaler = Autoscaler(rules, env, folder / "logs", speed=speed, say=console.print)

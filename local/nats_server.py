@@ -31,6 +31,28 @@ cluster {{ name: {cluster}, listen: "127.0.0.1:{port}", routes: [{routes}] }}
 _GATEWAY = """\
 gateway {{ name: {cluster}, listen: "127.0.0.1:{port}", gateways: [{gateways}] }}
 """
+_MQTT = """\
+mqtt {{ listen: "{host}:{port}"{tls} }}
+"""
+_TLS = ', tls {{ cert_file: "{certificate}", key_file: "{certificate}" }}'
+
+
+@dataclass(frozen=True)
+class Mqtt:
+    """Where a server listens for MQTT 3.1.1. It has one such listener: it speaks either TLS or plain MQTT.
+
+    https://docs.nats.io/running-a-nats-service/configuration/mqtt/mqtt_config
+    """
+
+    port: int
+    host: str = "127.0.0.1"
+    certificate: Path | None = None
+    """A PEM file with key and certificate chain; None: no TLS."""
+
+    @property
+    def config(self) -> str:
+        tls = _TLS.format(certificate=self.certificate.resolve()) if self.certificate else ""
+        return _MQTT.format(host=self.host, port=self.port, tls=tls)
 
 
 @dataclass(frozen=True)
@@ -71,11 +93,11 @@ def binary() -> str:
 
 @asynccontextmanager
 async def nats_server(
-    folder: Path, port: int, *, operator: Key, system: Key, node: Node | None = None
+    folder: Path, port: int, *, operator: Key, system: Key, node: Node | None = None, mqtt: Mqtt | None = None
 ) -> AsyncIterator[Child]:
     """Run it on `port` with its stores in `folder`, which are kept. Push accounts to its resolver.
 
-    It runs alone, or as one `node` of a cluster.
+    It runs alone, or as one `node` of a cluster; devices connect to `mqtt`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "nats-server.conf"
@@ -89,7 +111,10 @@ async def nats_server(
             system_jwt=claims.account_jwt("SYS", system.public, operator),
         )
         + (node.config if node else "")
+        + (mqtt.config if mqtt else "")
     )
     async with running("nats-server", [binary(), "-c", str(config)], folder / "nats-server.log") as child:
         await child.until(lambda: accepts(port))
+        if mqtt:
+            await child.until(lambda: accepts(mqtt.port))
         yield child

@@ -11,7 +11,7 @@ from local.scaling.supervisor import TABLE as ARCHIVE_TABLE
 from local.state import State
 from local.system import ADJUSTMENTS, TABLE, System, Task
 from service.contracts import customer as contract
-from service.contracts import queue
+from service.contracts import devices, queue
 from service.contracts.stream import STREAM
 
 
@@ -52,7 +52,7 @@ def next_steps(system: System, *, archive: bool = False) -> str:
   nats --server {system.nats_url} --creds {viewer} sub 'customer.balance.*'
   nats --server {system.nats_url} --creds {viewer} stream view {STREAM}
   nats --server {system.nats_url} --creds {viewer} kv get {contract.BUCKET} {contract.SEED_KEY}
-{_queue_steps(system.queue_listen)}{_archive_steps(env) if archive else ""}
+{_queue_steps(system.queue_listen)}{_devices_steps(system)}{_archive_steps(env) if archive else ""}
 [bold]Statistics of every task[/]
   nats --server {system.nats_url} --creds {client} micro stats {contract.SERVICE_NAME}
 
@@ -86,6 +86,19 @@ def _archive_steps(env: str) -> str:
 [bold]A client's archived events, newest first[/]
   env {env} \\
     {quote(sys.executable)} -m operations.history {ARCHIVE_TABLE} 678
+"""
+
+
+def _devices_steps(system: System) -> str:
+    if not system.devices_listen:
+        return ""
+    client = system.state.files.creds_path("client")
+    return f"""
+[bold]A device of your own: it prints how the device publishes[/]
+  {sys.executable} -m local device greenhouse --state {system.state.folder}
+  nats --server {system.nats_url} --creds {client} req {devices.GET_SUBJECT} '{{"device":"greenhouse"}}'
+  grpcurl -plaintext -d '{{"device":"greenhouse","limit":3,"newest_first":true}}' \\
+    {system.devices_listen} {devices.GRPC_SERVICE}/GetDeviceRows
 """
 
 

@@ -23,7 +23,7 @@ from local.process import LocalError
 DEFAULT: Final = Path(__file__).parent.parent / ".local"
 MARKER: Final = ".customer-balance"
 """This file marks a folder as this system's state; it is locked while a process uses the folder."""
-PARTS: Final = frozenset({"keys", "creds", "nats", "dynamodb", "logs"})
+PARTS: Final = frozenset({"keys", "creds", "nats", "dynamodb", "logs", "devices"})
 _BASE62: Final = string.digits + string.ascii_letters
 
 

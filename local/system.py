@@ -21,10 +21,11 @@ from control_plane.desired import EVERYTHING
 from control_plane.files import Files
 from control_plane.self_hosted import provider as self_hosted
 from control_plane.self_hosted.provider import SelfHosted
+from local import certificate
 from local.cpu import cpu_bound
 from local.dynamodb import create_adjustments, create_table, dynamodb, environment, has_engine
 from local.gateway.server import gateway
-from local.nats_server import nats_server
+from local.nats_server import Mqtt, nats_server
 from local.process import Child, LocalError, claim_port, running
 from local.state import State
 from service import HEALTH_PORT
@@ -32,6 +33,9 @@ from service import HEALTH_PORT
 TABLE: Final = "balances"
 ADJUSTMENTS: Final = "adjustments"
 ACCOUNT_NAME: Final = "POC"
+MQTT_PORT: Final = 1883
+MQTT_TLS_PORT: Final = 8883
+"""https://www.iana.org/assignments/service-names-port-numbers (mqtt, secure-mqtt)"""
 
 Say = Callable[[str], None]
 
@@ -44,6 +48,20 @@ class Ports:
     dynamodb: int = 8000
     gateway: int = 8222
     health: int = HEALTH_PORT
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Where devices connect."""
+
+    port: int = MQTT_PORT
+    tls: str = ""
+    """This machine's name or address: TLS on all addresses, with a certificate for it. Empty: plain, on loopback."""
+
+    def on(self, keys: Path) -> Mqtt:
+        """Claim the port; make the certificate, in `keys`."""
+        port = claim_port(self.port, "--mqtt-port")
+        return Mqtt(port, "0.0.0.0", certificate.issue(keys, self.tls)) if self.tls else Mqtt(port)  # noqa: S104
 
 
 @dataclass(frozen=True)
@@ -75,6 +93,12 @@ class System:
     tasks: list[Task] = field(default_factory=list)
     queue_listen: str = ""
     """Address of its queue sidecar; empty if it has none."""
+    mqtt: Mqtt | None = None
+    """Where it takes devices; None: nowhere."""
+    mqtt_host: str = "127.0.0.1"
+    """The name or address by which devices reach it."""
+    devices_listen: str = ""
+    """Address of the gRPC API of the role devices; empty if it does not run."""
 
     @asynccontextmanager
     async def administrator(self) -> AsyncIterator[Client]:
@@ -90,14 +114,21 @@ class System:
 
 @asynccontextmanager
 async def local_system(
-    folder: Path, ports: Ports, *, tasks: int, vcpu: float | None = None, say: Say = lambda _: None
+    folder: Path,
+    ports: Ports,
+    *,
+    tasks: int,
+    vcpu: float | None = None,
+    devices: Listener | None = None,
+    say: Say = lambda _: None,
 ) -> AsyncIterator[System]:
     """Run and provision everything, with `tasks` ready service processes, each limited to `vcpu`.
 
-    Raises `LocalError` or `ProvisioningError` when a part does not start; the others are then stopped.
+    `devices` is where devices connect; None: nowhere. Raises `LocalError` or `ProvisioningError` when a part does not
+    start; the others are then stopped.
     """
     state = State(folder)
-    _check_distinct(ports, tasks)
+    _check_distinct(ports, tasks, devices)
     async with AsyncExitStack() as stack:
         stack.enter_context(state.held())
         for path in state.tighten():
@@ -105,11 +136,12 @@ async def local_system(
         nats_port = claim_port(ports.nats, "--nats-port")
         dynamodb_port = claim_port(ports.dynamodb, "--dynamodb-port")
         gateway_port = claim_port(ports.gateway, "--gateway-port")
+        mqtt = devices.on(folder / "keys") if devices else None
         nats = await stack.enter_async_context(
-            nats_server(folder / "nats", nats_port, operator=state.operator(), system=state.system())
+            nats_server(folder / "nats", nats_port, operator=state.operator(), system=state.system(), mqtt=mqtt)
         )
         nats_url = f"nats://127.0.0.1:{nats_port}"
-        say(f"nats-server on {nats_url}")
+        say(f"nats-server on {nats_url}" + (f", MQTT on {mqtt.host}:{mqtt.port}" if mqtt else ""))
         engine = await stack.enter_async_context(dynamodb(folder / "dynamodb", dynamodb_port))
         dynamodb_env = environment(dynamodb_port)
         made = await create_table(TABLE, dynamodb_env)
@@ -118,7 +150,7 @@ async def local_system(
         if not has_engine():
             say("npm has no engine for this platform: it is moto's server; rates and latencies then mean nothing")
         account = await provision(nats_url, state, state.files)
-        creds = {user.name: state.files.creds(user.name) or "" for user in EVERYTHING.users}
+        creds = {user.name: state.files.creds(user.name) or "" for user in EVERYTHING.users if not user.devices}
         if made and await seed_flag.clear(nats_url, creds["service"]):
             say("the table was gone and the seed flag set; the flag is cleared, the first task seeds again")
         say(f"account {ACCOUNT_NAME}, users {', '.join(creds)}, stream, bucket")
@@ -127,7 +159,9 @@ async def local_system(
         await stack.enter_async_context(gateway(gateway_port, nats_url, acts_as))
         gateway_url = f"http://127.0.0.1:{gateway_port}"
         say(f"HTTP gateway on {gateway_url}")
-        system = System(state, account, nats_url, gateway_url, tokens, creds, dynamodb_env, nats, engine)
+        system = System(state, account, nats_url, gateway_url, tokens, creds, dynamodb_env, nats, engine, mqtt=mqtt)
+        if devices and devices.tls:
+            system.mqtt_host = devices.tls
         env = service_env(nats_url, creds["service"], TABLE, dynamodb_env, adjustments=ADJUSTMENTS)
         for number in range(1, tasks + 1):
             port = claim_port(ports.health + number - 1 if ports.health else 0, "--health-port")
@@ -144,9 +178,11 @@ async def local_system(
         yield system
 
 
-def _check_distinct(ports: Ports, tasks: int) -> None:
+def _check_distinct(ports: Ports, tasks: int, devices: Listener | None) -> None:
     health = {f"health page of task {number + 1}": ports.health + number for number in range(tasks) if ports.health}
     given = {"--nats-port": ports.nats, "--dynamodb-port": ports.dynamodb, "--gateway-port": ports.gateway, **health}
+    if devices:
+        given["--mqtt-port"] = devices.port
     names: dict[int, str] = {}
     for name, port in given.items():
         if port and port in names:

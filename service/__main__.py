@@ -24,6 +24,7 @@ ROLES: Final = {
     "customer": "service.customer.role:Customer",
     "archive": "service.archive.role:Archive",
     "queue": "service.queue.role:Queue",
+    "devices": "service.devices.role:Devices",
 }
 """Role -> class, imported on demand, so that no role loads another's libraries."""
 

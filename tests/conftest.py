@@ -14,6 +14,7 @@ from _pytest.nodeid import coerce_node_id
 
 from local.moto import moto as run_moto
 from tests.support.archive import ArchiveWorld, make_archive
+from tests.support.devices.world import DevicesWorld, make_devices
 from tests.support.drills.drill import Drill, drill_table
 from tests.support.dynamodb.faulty import FaultyDynamoDB, faulty_dynamodb
 from tests.support.warm import warm_starts
@@ -94,6 +95,12 @@ async def world(servers: Servers, tmp_path: Path) -> AsyncIterator[World]:
 async def archive(world: World) -> AsyncIterator[ArchiveWorld]:
     async with make_archive(world) as archive:
         yield archive
+
+
+@pytest.fixture
+async def devices(world: World) -> AsyncIterator[DevicesWorld]:
+    async with make_devices(world) as devices:
+        yield devices
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ import jwt
 import nkeys
 from jwt.algorithms import Algorithm
 
-from control_plane.desired import Limits, User
+from control_plane.resources import Limits, User
 from control_plane.settings import limits_settings, user_settings
 from service.nats import creds
 
@@ -57,10 +57,14 @@ class Key:
     def _new(cls, prefix: int) -> Key:
         return cls.from_seed(nkeys.encode_seed(os.urandom(32), prefix).decode())
 
-    def derive(self, purpose: str) -> Key:
-        """Derive an account's signing key for a purpose: always the same, and it does not reveal this key."""
+    def derive(self, purpose: str, *, user: bool = False) -> Key:
+        """Derive a key for a purpose: always the same, and it does not reveal this key.
+
+        It is an account's signing key, or a user's.
+        """
         raw = hmac.digest(self.seed.encode(), purpose.encode(), "sha256")
-        return self.from_seed(nkeys.encode_seed(raw, nkeys.PREFIX_BYTE_ACCOUNT).decode())
+        prefix = nkeys.PREFIX_BYTE_USER if user else nkeys.PREFIX_BYTE_ACCOUNT
+        return self.from_seed(nkeys.encode_seed(raw, prefix).decode())
 
     def sign(self, message: bytes) -> bytes:
         signature: bytes = nkeys.from_seed(bytearray(self.seed.encode())).sign(message)

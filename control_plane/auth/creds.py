@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from control_plane.auth.claims import Key
-from control_plane.desired import User
+from control_plane.resources import User
 from control_plane.settings import Difference, Settings, differences, user_settings
 from service.nats import creds
 

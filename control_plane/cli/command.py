@@ -14,10 +14,12 @@ from nats.js.errors import Error as JetStreamError
 from rich.console import Console
 
 from control_plane import aws, reconcile
-from control_plane.desired import BALANCES, EVERYTHING, PARTS, Part, User
+from control_plane.desired import EVERYTHING
 from control_plane.errors import ProvisioningError, UsageError
 from control_plane.files import Files
+from control_plane.parts import BALANCES, PARTS
 from control_plane.provider import AccountSummary, Provider
+from control_plane.resources import Part, User
 from control_plane.target import Target, account_files, account_name
 
 NATS_URL: Final = "tls://connect.ngs.global"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
 
@@ -13,21 +15,36 @@ from nats.js.api import ConsumerConfig, StreamConfig
 from nats.js.errors import APIError, NotFoundError
 
 from control_plane import settings
-from control_plane.desired import Account, Consumer
 from control_plane.errors import ProvisioningError
+from control_plane.parts import PARTS
+from control_plane.resources import Account, Consumer, Stream
 from control_plane.settings import KV_PREFIX, Settings
 
 TIMEOUT_S: Final = 5
+NOT_THERE: Final = 404
 
 
 async def ensure(jetstream: JetStreamContext, account: Account, *, replicas: int) -> None:
     """Create streams, buckets and consumers, and correct those that have drifted. Nothing stored is lost."""
     for stream in account.streams:
-        await put(jetstream, settings.stream_settings(replace(stream, replicas=replicas)))
-    for consumer in account.consumers:
-        await put_consumer(jetstream, consumer)
+        await put_stream(jetstream, replace(stream, replicas=replicas))
     for bucket in account.buckets:
         await put(jetstream, settings.bucket_stream_settings(replace(bucket, replicas=replicas)))
+    for consumer in account.consumers:
+        await put_consumer(jetstream, consumer)
+
+
+async def put_stream(jetstream: JetStreamContext, stream: Stream) -> None:
+    """Create a stream, or change it to the wanted settings: of a stream that is the server's, to the wanted bounds.
+
+    Raises `ProvisioningError` with the server's reason.
+    """
+    wanted = settings.stream_settings(stream)
+    if stream.of_server:
+        with suppress(NotFoundError):
+            there = (await jetstream.stream_info(stream.name)).config.as_dict()
+            wanted = {**there, **settings.bounds(wanted)}
+    await put(jetstream, wanted)
 
 
 async def put(jetstream: JetStreamContext, wanted: Settings) -> None:
@@ -72,7 +89,12 @@ async def streams(client: Client) -> dict[str, Settings]:
 
 
 async def durable_consumers(client: Client, stream: str) -> dict[str, Settings]:
-    found = await _listed(client, f"$JS.API.CONSUMER.LIST.{stream}", "consumers")
+    """Return name -> settings of a stream's durable consumers. Of a stream of the server's, those that are declared."""
+    if names := _declared(stream):
+        answers = [await _answer(client, f"$JS.API.CONSUMER.INFO.{stream}.{name}") for name in names]
+        found = [answer for answer in answers if "config" in answer]
+    else:
+        found = await _listed(client, f"$JS.API.CONSUMER.LIST.{stream}", "consumers")
     return {
         info["name"]: settings.as_consumer_settings(info["config"])
         for info in found
@@ -80,21 +102,37 @@ async def durable_consumers(client: Client, stream: str) -> dict[str, Settings]:
     }
 
 
+def _declared(stream: str) -> tuple[str, ...]:
+    """Return the consumers of a stream of the server's, which has one for each session too; else nothing."""
+    ours = [part for part in PARTS if any(each.name == stream and each.of_server for each in part.streams)]
+    return tuple(each.name for part in ours for each in part.consumers if each.stream == stream)
+
+
 async def _listed(client: Client, subject: str, key: str) -> list[dict[str, Any]]:
-    """Read all pages, as the server sends them: nats-py drops settings that it does not know."""
+    """Read all pages."""
     found: list[dict[str, Any]] = []
     while True:
-        try:
-            reply = await client.request(subject, json.dumps({"offset": len(found)}).encode(), timeout=TIMEOUT_S)
-        except nats.errors.Error as error:
-            raise ProvisioningError(f"JetStream does not answer {subject} ({error}); see that it is enabled") from None
-        answer = json.loads(reply.data)
-        if "error" in answer:
-            raise ProvisioningError(f"the server refuses {subject}: {answer['error'].get('description')}")
+        answer = await _answer(client, subject, {"offset": len(found)})
         page = answer.get(key) or []
         found += page
         if not page or len(found) >= answer["total"]:
             return found
+
+
+async def _answer(client: Client, subject: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return what the server answers, as it sends it: nats-py drops settings that it does not know.
+
+    That something is not there is an answer too. Raises `ProvisioningError` for any other refusal.
+    """
+    try:
+        reply = await client.request(subject, json.dumps(body).encode() if body else b"", timeout=TIMEOUT_S)
+    except nats.errors.Error as error:
+        raise ProvisioningError(f"JetStream does not answer {subject} ({error}); see that it is enabled") from None
+    answer: dict[str, Any] = json.loads(reply.data)
+    refused = answer.get("error") or {}
+    if refused and refused.get("code") != NOT_THERE:
+        raise ProvisioningError(f"the server refuses {subject}: {refused.get('description')}")
+    return answer
 
 
 def is_bucket(stream: str) -> bool:

@@ -21,11 +21,12 @@ from nkeys import NkeysError
 from control_plane.auth import claims, scopes
 from control_plane.auth.claims import Key
 from control_plane.auth.creds import Identity
-from control_plane.desired import ADMINISTRATOR, TAG, Bucket, Consumer, Limits, Stream, User
+from control_plane.desired import ADMINISTRATOR, TAG
 from control_plane.errors import ProvisioningError
 from control_plane.provider import AccountSummary, Actual
+from control_plane.resources import Bucket, Consumer, Limits, Stream, User
 from control_plane.self_hosted import jetstream
-from control_plane.settings import KV_PREFIX, Settings, bucket_stream_settings, limits_settings, stream_settings
+from control_plane.settings import KV_PREFIX, Settings, bucket_stream_settings, limits_settings
 from service.nats.tls import TlsClient
 
 TIMEOUT_S: Final = 5
@@ -113,6 +114,7 @@ class SelfHosted:
     """The provider for a self-hosted server. `system` is a connection as a user of the system account."""
 
     has_gateway = False
+    takes_devices = True
 
     def __init__(self, servers: str, system: Client, operator: Key, system_account: str) -> None:
         self._servers = servers
@@ -122,14 +124,14 @@ class SelfHosted:
 
     async def accounts(self) -> Sequence[AccountSummary]:
         ids: list[str] = await _system_request(self._system, "$SYS.REQ.CLAIMS.LIST")
-        found = [(id_, await self._claims(id_)) for id_ in sorted({*ids, self._system_account})]
+        found = [(id_, await self.claims_of(id_)) for id_ in sorted({*ids, self._system_account})]
         return [
             AccountSummary(id_, body["name"], id_ == self._system_account, TAG in (body["nats"].get("tags") or ()))
             for id_, body in found
         ]
 
     async def actual(self, account: str) -> Actual:
-        body = (await self._claims(account))["nats"]
+        body = (await self.claims_of(account))["nats"]
         streams, consumers = await self._jetstream(account, body)
         newest = scopes.newest(body)
         return Actual(
@@ -142,7 +144,15 @@ class SelfHosted:
                 name.removeprefix(KV_PREFIX): config for name, config in streams.items() if jetstream.is_bucket(name)
             },
             consumers=consumers,
+            rotating=frozenset(name for name in newest if len(scopes.of_user(body, name)) > 1),
         )
+
+    def signer(self, account: str, user: str, generation: int) -> Key:
+        return _signer(self._operator, account, user, generation)
+
+    def device_key(self, account: str, device: str, serial: int) -> str:
+        """Return the public key of a device's user. Its seed is nobody's: a device connects with its JWT alone."""
+        return self._operator.derive(f"{account}/device/{device}/{serial}", user=True).public
 
     async def _jetstream(
         self, account: str, body: Mapping[str, Any]
@@ -151,12 +161,11 @@ class SelfHosted:
         administrator = _signer(self._operator, account, ADMINISTRATOR.name, 0).public
         if administrator not in (body.get("signing_keys") or ()):
             return {}, {}
-        async with self._administrator(account) as client:
+        async with self.administrator(account) as client:
             streams = await jetstream.streams(client)
             consumers = {
                 (stream, name): config
                 for stream in streams
-                if not jetstream.is_bucket(stream)
                 for name, config in (await jetstream.durable_consumers(client, stream)).items()
             }
         return streams, consumers
@@ -182,12 +191,12 @@ class SelfHosted:
 
     async def adopt(self, account: str) -> None:
         administrator = _signer(self._operator, account, ADMINISTRATOR.name, 0).public
-        async with self._changing(account) as body:
+        async with self.changing(account) as body:
             body["tags"] = [*(body.get("tags") or ()), TAG]
             body["signing_keys"] = [*(body.get("signing_keys") or ()), administrator]
 
     async def put_limits(self, account: str, limits: Limits) -> None:
-        async with self._changing(account) as body:
+        async with self.changing(account) as body:
             body["limits"] = {**(body.get("limits") or {}), **limits_settings(limits)}
 
     async def remove_account(self, account: str) -> None:
@@ -195,7 +204,7 @@ class SelfHosted:
 
     async def put_user(self, account: str, user: User) -> None:
         """Set the permissions on every key of the user, even one being retired: its credentials still work."""
-        async with self._changing(account) as body:
+        async with self.changing(account) as body:
             there = scopes.of_user(body, user.name)
             signers = [scopes.generation(scope) for scope in there] or [0]
             for generation in signers:
@@ -203,23 +212,23 @@ class SelfHosted:
                 scopes.set_scope(body, claims.scope(signer.public, user, generation))
 
     async def remove_user(self, account: str, name: str) -> None:
-        async with self._changing(account) as body:
+        async with self.changing(account) as body:
             body["signing_keys"] = [key for key in body.get("signing_keys") or () if scopes.role_of(key) != name]
 
     async def put_stream(self, account: str, stream: Stream) -> None:
-        async with self._administrator(account) as client:
-            await jetstream.put(client.jetstream(timeout=TIMEOUT_S), stream_settings(stream))
+        async with self.administrator(account) as client:
+            await jetstream.put_stream(client.jetstream(timeout=TIMEOUT_S), stream)
 
     async def remove_stream(self, account: str, name: str) -> None:
-        async with self._administrator(account) as client:
+        async with self.administrator(account) as client:
             await jetstream.remove(client.jetstream(timeout=TIMEOUT_S), name)
 
     async def put_consumer(self, account: str, consumer: Consumer) -> None:
-        async with self._administrator(account) as client:
+        async with self.administrator(account) as client:
             await jetstream.put_consumer(client.jetstream(timeout=TIMEOUT_S), consumer)
 
     async def put_bucket(self, account: str, bucket: Bucket) -> None:
-        async with self._administrator(account) as client:
+        async with self.administrator(account) as client:
             await jetstream.put(client.jetstream(timeout=TIMEOUT_S), bucket_stream_settings(bucket))
 
     async def remove_bucket(self, account: str, name: str) -> None:
@@ -229,18 +238,18 @@ class SelfHosted:
         return bucket_stream_settings(bucket)
 
     async def identity(self, account: str, user: str) -> Identity:
-        body = (await self._claims(account))["nats"]
+        body = (await self.claims_of(account))["nats"]
         return scopes.identity(account, body, scopes.of(body, user))
 
     async def creds(self, account: str, user: str) -> str:
-        scope = scopes.of((await self._claims(account))["nats"], user)
+        scope = scopes.of((await self.claims_of(account))["nats"], user)
         key = Key.user()
         signer = _signer(self._operator, account, user, scopes.generation(scope))
         return claims.creds_file(claims.scoped_user_jwt(user, key.public, signer, account=account), key)
 
     async def renew(self, account: str, user: str) -> None:
         """Add the next generation of the user's signing key beside the current one."""
-        async with self._changing(account) as body:
+        async with self.changing(account) as body:
             scope = scopes.of(body, user)
             generation = scopes.generation(scope) + 1
             signer = _signer(self._operator, account, user, generation).public
@@ -248,7 +257,7 @@ class SelfHosted:
 
     async def retire(self, account: str, user: str, identity: str) -> None:
         """Remove the signing key: everything that it signed is invalid at once."""
-        async with self._changing(account) as body:
+        async with self.changing(account) as body:
             gone = (identity, user)
             body["signing_keys"] = [
                 key for key in body.get("signing_keys") or () if (scopes.key_of(key), scopes.role_of(key)) != gone
@@ -259,7 +268,7 @@ class SelfHosted:
 
     async def revoke(self, account: str, key: str) -> None:
         """Revoke the key for ever: it has only one JWT, and this machine's clock must not decide how old that is."""
-        async with self._changing(account) as body:
+        async with self.changing(account) as body:
             body["revocations"] = {**(body.get("revocations") or {}), key: FOR_GOOD}
 
     async def gateway_token(self, account: str, user: str) -> str:  # noqa: ARG002
@@ -269,19 +278,19 @@ class SelfHosted:
         return await _system_request(self._system, "$SYS.REQ.SERVER.PING.JSZ") or {}
 
     @asynccontextmanager
-    async def _administrator(self, account: str) -> AsyncIterator[Client]:
+    async def administrator(self, account: str) -> AsyncIterator[Client]:
         async with connected(self._servers, administrator_of(self._operator, account)) as client:
             yield client
 
-    async def _claims(self, account: str) -> dict[str, Any]:
+    async def claims_of(self, account: str) -> dict[str, Any]:
         try:
             return claims.decode(await _system_request(self._system, f"$SYS.REQ.ACCOUNT.{account}.CLAIMS.LOOKUP"))
         except ValueError:
             raise ProvisioningError(f"the server does not know account {account}") from None
 
     @asynccontextmanager
-    async def _changing(self, account: str) -> AsyncIterator[dict[str, Any]]:
+    async def changing(self, account: str) -> AsyncIterator[dict[str, Any]]:
         """Yield the account's settings for changes; send them to the server at the end."""
-        body = await self._claims(account)
+        body = await self.claims_of(account)
         yield body["nats"]
         await push_account(self._system, claims.sign_again(body, self._operator))

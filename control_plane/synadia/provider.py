@@ -7,9 +7,10 @@ from typing import Any, Final
 
 from control_plane import settings
 from control_plane.auth.creds import Creds, Identity
-from control_plane.desired import TAG, Bucket, Consumer, Limits, Stream, User
+from control_plane.desired import TAG
 from control_plane.errors import ProvisioningError
 from control_plane.provider import AccountSummary, Actual
+from control_plane.resources import Bucket, Consumer, Limits, Stream, User
 from control_plane.settings import Settings
 from control_plane.synadia.api import Answer, Api
 from control_plane.synadia.system import ROOT, System
@@ -33,6 +34,7 @@ class Synadia:
     """The provider for one system."""
 
     has_gateway = True
+    takes_devices = False
 
     def __init__(self, api: Api, system: System) -> None:
         self._api = api

@@ -11,7 +11,7 @@ from prometheus_client.core import Metric
 
 from service import __version__
 from service.archive import metrics
-from service.archive.dead_letters import Letters
+from service.archive.dead_letters import letters
 from service.archive.event import EventRows
 from service.archive.host import host
 from service.archive.settings import ArchiveSettings
@@ -53,9 +53,10 @@ class Archive:
         self._dead_letters = DeadLetterStream(
             self._connection, contract.USER, contract.DEAD_STREAM, contract.DEAD_SUBJECT, self._source.name
         )
-        letters = Letters(self._dead_letters, self._source.name)
         self._rows = EventRows(settings.retention_days * DAY_S)
-        self._archiver = Archiver(self._source, self._writer, letters, self._rows)
+        self._archiver = Archiver(
+            self._source, self._writer, letters(self._dead_letters, self._source.name), self._rows
+        )
         self._watch = Watch(self._source, self._archiver, settings.idle_exit, finish=self._idle, fail=stop.fail)
         self._statistics = metrics.Statistics(self._nc, self._archiver, self._source, self._writer, self._rows)
         self._watching: asyncio.Task[None] | None = None

@@ -66,9 +66,9 @@ class NatsClient(ReconnectingClient):
         """sid -> callback, of each grant and of each nats-py subscription that `deliver` was called for."""
         self._grants: set[str] = set()
         self._spent: deque[tuple[float, str]] = deque()
-        self.on_lost: Callable[[], None] = lambda: None
-        """Called when the connection is lost."""
-        self.on_reconnected: Callable[[], None] = lambda: None
+        self.on_lost: list[Callable[[], None]] = []
+        """Each is called when the connection is lost."""
+        self.on_reconnected: list[Callable[[], None]] = []
         self._parser = self._ps = Parser(self, self._callbacks, self.drop)
 
     def deliver(self, subscription: Subscription, callback: Callback) -> None:
@@ -211,10 +211,12 @@ class NatsClient(ReconnectingClient):
         # An unsent grant must not reach the next server. nats-py's own subscriptions are made again without these.
         self._pending = [frame for frame in self._pending if not frame.startswith((b"SUB ", b"UNSUB "))]
         self._pending_data_size = sum(map(len, self._pending))
-        self.on_lost()
+        for call in self.on_lost:
+            call()
 
     def connection_restored(self) -> None:
-        self.on_reconnected()
+        for call in self.on_reconnected:
+            call()
 
     async def _close(self, status: int, do_cbs: bool = True) -> None:
         was_closed = self.is_closed

@@ -15,9 +15,11 @@ import structlog
 from nats.aio.msg import Msg
 from nats.micro.service import Service
 
+from service.contracts import archive, customer, devices, queue
+
 log: Final = structlog.get_logger("service.discovery")
 
-OWN: Final = ("_INBOX_service.", "_INBOX_archive.", "_INBOX_queue.")
+OWN: Final = tuple(f"{role.INBOX_PREFIX}." for role in (archive, customer, devices, queue))
 """Inbox prefixes of all roles: no role replies to any of them."""
 
 

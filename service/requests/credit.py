@@ -92,8 +92,8 @@ class Credit:
         self._without_s = 0.0
         self._empty_since_s: float | None = None
         self._marks = (time.monotonic(), 0.0), (time.monotonic(), 0.0)
-        nc.on_lost = self._forget
-        nc.on_reconnected = self._renew
+        nc.on_lost.append(self._forget)
+        nc.on_reconnected.append(self._renew)
 
     def add(self, subject: str, queue: str, take: Take) -> None:
         """Call `take` with the requests to `subject` of each read; it must start the work and return."""

@@ -10,9 +10,10 @@ import pytest
 from control_plane import reconcile
 from control_plane.auth import claims
 from control_plane.auth.claims import Key
-from control_plane.desired import ACCOUNT, EVERYTHING, Consumer, Limits, Part, Stream, User
+from control_plane.desired import ACCOUNT, EVERYTHING
 from control_plane.errors import ProvisioningError
 from control_plane.files import Files
+from control_plane.resources import Consumer, Limits, Part, Stream, User
 from control_plane.self_hosted import provider as self_hosted
 from control_plane.settings import differences, user_settings
 from tests.control_plane.conftest import Program
@@ -215,7 +216,7 @@ async def test_on_a_server_of_ones_own_drift_is_seen_too(servers: Servers, tmp_p
                 stream = (await js.stream_info("customer-balances")).config
                 await js.update_stream(stream.evolve(max_msgs=5, max_msg_size=100, allow_direct=True))
             denied = user_settings(ACCOUNT.user("client")) | {"sub": {"allow": ["_INBOX.>"], "deny": ["_INBOX.x"]}}
-            async with provider._changing(account.id) as body:
+            async with provider.changing(account.id) as body:
                 scope = next(key for key in body["signing_keys"] if isinstance(key, dict) and key["role"] == "client")
                 scope["template"] = denied
                 body["limits"]["conn"] = 3

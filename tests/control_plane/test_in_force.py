@@ -13,7 +13,8 @@ from nats.aio.client import Client, RawCredentials
 from control_plane import __main__ as main
 from control_plane.auth import claims
 from control_plane.auth.creds import Creds
-from control_plane.desired import ACCOUNT, CLIENT, User
+from control_plane.desired import ACCOUNT, CLIENT
+from control_plane.resources import User
 from control_plane.self_hosted import provider as self_hosted
 from service.nats.connection import roundtrip
 from tests.control_plane.conftest import Program

@@ -7,7 +7,7 @@ import os
 import signal
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +27,7 @@ from control_plane.errors import ProvisioningError
 from control_plane.self_hosted import jetstream
 from control_plane.self_hosted import provider as self_hosted
 from local import dynamodb
-from local.nats_server import Node, nats_server
+from local.nats_server import Mqtt, Node, nats_server
 from local.process import Child, claim_port
 from local.system import Task, ready, service_env, service_task
 from service.contracts import customer as contract
@@ -47,6 +47,8 @@ class Servers:
     operator: Key
     system: Key
     dynamodb_env: Mapping[str, str]
+    mqtt_ports: Sequence[int] = ()
+    """Where each nats-server takes devices, on loopback without TLS."""
 
     @property
     def system_creds(self) -> str:
@@ -61,13 +63,13 @@ def one_authority() -> dict[str, str]:
 @asynccontextmanager
 async def start_servers(folder: Path) -> AsyncIterator[Servers]:
     operator, system = Key.operator(), Key.account()
-    nats_port, dynamodb_port = claim_port(0, ""), claim_port(0, "")
+    nats_port, dynamodb_port, mqtt = claim_port(0, ""), claim_port(0, ""), Mqtt(claim_port(0, ""))
     async with (
-        nats_server(folder / "nats", nats_port, operator=operator, system=system),
+        nats_server(folder / "nats", nats_port, operator=operator, system=system, mqtt=mqtt),
         dynamodb.dynamodb(folder / "dynamodb", dynamodb_port),
     ):
         env = {**dynamodb.environment(dynamodb_port), **one_authority()}
-        yield Servers(f"nats://127.0.0.1:{nats_port}", operator, system, env)
+        yield Servers(f"nats://127.0.0.1:{nats_port}", operator, system, env, [mqtt.port])
 
 
 @dataclass(frozen=True)
@@ -129,9 +131,8 @@ class World:
 
     async def push(self, **account: Any) -> None:
         """Give the server the account's claims."""
-        token = claims.account_jwt(
-            "test", self.account.public, self.servers.operator, limits=EVERYTHING.limits, **account
-        )
+        given = {"limits": EVERYTHING.limits, **account}
+        token = claims.account_jwt("test", self.account.public, self.servers.operator, **given)
         async with self_hosted.connected(self.nats_url.split(","), self.servers.system_creds) as system:
             await self_hosted.push_account(system, token)
 
@@ -211,15 +212,21 @@ class OwnServer:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._port = claim_port(0, "")
+        self._port, self.mqtt_port = claim_port(0, ""), claim_port(0, "")
         self._running = AsyncExitStack()
         self.child: Child
         self.operator, self.system = Key.operator(), Key.account()
         self.url = f"nats://127.0.0.1:{self._port}"
 
     async def start(self) -> None:
-        server = nats_server(self._folder, self._port, operator=self.operator, system=self.system)
+        server = nats_server(
+            self._folder, self._port, operator=self.operator, system=self.system, mqtt=Mqtt(self.mqtt_port)
+        )
         self.child = await self._running.enter_async_context(server)
+
+    async def kill(self) -> None:
+        self.child.signal(signal.SIGKILL)
+        await self.stop()
 
     async def stop(self) -> None:
         await self._running.aclose()
@@ -231,7 +238,7 @@ async def own_server(world: World, folder: Path) -> AsyncIterator[tuple[World, O
     server = OwnServer(folder)
     await server.start()
     try:
-        servers = Servers(server.url, server.operator, server.system, world.servers.dynamodb_env)
+        servers = Servers(server.url, server.operator, server.system, world.servers.dynamodb_env, [server.mqtt_port])
         own = World(servers, Key.account(), world.table, world.folder)
         await own.push()
         async with own.administrator() as admin:
@@ -248,6 +255,7 @@ class OwnCluster:
         self._folder = folder
         self._ports = [claim_port(0, "") for _ in range(NODES)]
         self._route_ports = [claim_port(0, "") for _ in range(NODES)]
+        self.mqtt_ports = [claim_port(0, "") for _ in range(NODES)]
         self._running: dict[int, tuple[Child, AsyncExitStack]] = {}
         self.operator, self.system = Key.operator(), Key.account()
         self.url = ",".join(f"nats://127.0.0.1:{port}" for port in self._ports)
@@ -256,8 +264,9 @@ class OwnCluster:
         stack = AsyncExitStack()
         node = Node(number, self._route_ports)
         server = nats_server(
-            self._folder / node.name, self._ports[number], operator=self.operator, system=self.system, node=node
-        )
+            self._folder / node.name, self._ports[number], operator=self.operator, system=self.system, node=node,
+            mqtt=Mqtt(self.mqtt_ports[number]),
+        )  # fmt: skip
         self._running[number] = await stack.enter_async_context(server), stack
 
     async def kill(self, number: int) -> None:
@@ -279,7 +288,7 @@ async def own_cluster(world: World, folder: Path) -> AsyncIterator[tuple[World, 
     cluster = OwnCluster(folder)
     try:
         await asyncio.gather(*(cluster.start(number) for number in range(NODES)))
-        servers = Servers(cluster.url, cluster.operator, cluster.system, world.servers.dynamodb_env)
+        servers = Servers(cluster.url, cluster.operator, cluster.system, world.servers.dynamodb_env, cluster.mqtt_ports)
         own = World(servers, Key.account(), world.table, world.folder)
         await own.push()
 

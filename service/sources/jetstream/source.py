@@ -57,7 +57,7 @@ class JetStream:
         """Messages for the next write of acknowledgements."""
         self._number = 0
         """Number of the last delivery that arrived. They arrive in order."""
-        self._nc.on_lost = self._on_lost
+        self._nc.on_lost.append(self._on_lost)
 
     @property
     def visibility_s(self) -> float:

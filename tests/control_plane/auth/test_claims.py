@@ -12,8 +12,9 @@ import pytest
 
 from control_plane.auth import claims
 from control_plane.auth.claims import Key
-from control_plane.desired import ACCOUNT, CLIENT, SERVICE, Limits, User
+from control_plane.desired import ACCOUNT, CLIENT, SERVICE
 from control_plane.errors import ProvisioningError
+from control_plane.resources import Limits, User
 from control_plane.self_hosted import provider as self_hosted
 from tests.support.world import World
 

@@ -19,9 +19,10 @@ from control_plane import reconcile, rotation
 from control_plane.auth import claims
 from control_plane.auth.claims import Key
 from control_plane.auth.creds import Creds
-from control_plane.desired import ACCOUNT, CLIENT, SERVICE, TAG, User
+from control_plane.desired import ACCOUNT, CLIENT, SERVICE, TAG
 from control_plane.errors import ProvisioningError
 from control_plane.files import Files
+from control_plane.resources import User
 from control_plane.self_hosted import provider as self_hosted
 from control_plane.self_hosted.provider import SelfHosted
 from service.contracts.customer import INBOX_PREFIX
@@ -240,7 +241,7 @@ async def test_signing_again_keeps_every_claim_that_is_not_ours(servers: Servers
         try:
             await provider.adopt(account)
             await provider.put_limits(account, ACCOUNT.limits)
-            said = await provider._claims(account)
+            said = await provider.claims_of(account)
             assert said.items() >= theirs.items()
             assert TAG in said["nats"]["tags"]
         finally:

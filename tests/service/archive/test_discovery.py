@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import pkgutil
+from importlib import import_module
+
 import pytest
 
-from service.contracts import archive as archive_contract
-from service.contracts import customer, queue
+from service import contracts
+from service.__main__ import ROLES
+from service.contracts.archive import SERVICE_NAME
 from service.nats.srv import OWN
 from tests.support.archive import ArchiveWorld
 from tests.support.world import statistics
@@ -17,9 +21,11 @@ REFUSED = (
 )
 
 
-def test_the_roles_inboxes_are_known() -> None:
-    prefixes = (customer.INBOX_PREFIX, archive_contract.INBOX_PREFIX, queue.INBOX_PREFIX)
-    assert tuple(f"{prefix}." for prefix in prefixes) == OWN
+def test_the_inboxes_of_every_role_are_known() -> None:
+    modules = [import_module(f"service.contracts.{found.name}") for found in pkgutil.iter_modules(contracts.__path__)]
+    prefixes = {f"{module.INBOX_PREFIX}." for module in modules if hasattr(module, "INBOX_PREFIX")}
+    assert len(prefixes) == len(ROLES)
+    assert prefixes == set(OWN)
 
 
 @pytest.mark.parametrize("verb", ["PING", "INFO", "STATS"])
@@ -30,7 +36,7 @@ async def test_what_is_no_requesters_inbox_gets_nothing(archive: ArchiveWorld, v
         await nc.flush()
         for reply in REFUSED:
             await nc.publish(f"$SRV.{verb}", b"", reply=reply)
-        await statistics(nc, 1, verb=verb, name=archive_contract.SERVICE_NAME)  # behind the others
+        await statistics(nc, 1, verb=verb, name=SERVICE_NAME)  # behind the others
         subjects = set()
         while heard.pending_msgs:
             subjects.add((await heard.next_msg(timeout=1)).subject)

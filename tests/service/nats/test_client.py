@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import nats.errors
 import pytest
@@ -120,6 +121,18 @@ async def test_a_reconnection_that_another_has_replaced_ends(world: World, monke
         monkeypatch.setattr(client, "_select_next_server", fail)
         async with asyncio.timeout(10):
             await client._attempt_reconnect()  # not the client's own task for it
+
+
+async def test_every_part_hears_that_the_connection_is_lost_and_back(world: World) -> None:
+    heard: list[str] = []
+    async with world.client("service") as client:
+        assert isinstance(client, NatsClient)
+        for part in ("requests", "readings"):
+            client.on_lost.append(partial(heard.append, f"{part} lost"))
+            client.on_reconnected.append(partial(heard.append, f"{part} back"))
+        await client._process_op_err(nats.errors.StaleConnectionError())
+        await eventually(lambda: len(heard) == 4, what="all parts to hear of it")
+    assert heard == ["requests lost", "readings lost", "requests back", "readings back"]
 
 
 async def test_a_close_is_told_once(world: World) -> None:

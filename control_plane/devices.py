@@ -1,0 +1,185 @@
+"""Devices of an account on your own nats-server: who may connect over MQTT, with which JWT (ADR 17).
+
+A device's JWT is signed by the account's key for devices, and names the device: the name is its permission. The JWT is
+kept nowhere. Its user's key is derived from the operator's seed, the device's name and a serial number, so it can be
+revoked when nobody has it any more; the serial is the first whose key the account has not revoked. Which devices were
+added is in the bucket `device-register`, whether they are there in the role's bucket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import nats.errors
+from nats.aio.client import Client
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+from nats.js.errors import Error as JetStreamError
+from nats.js.errors import NotFoundError
+
+from control_plane.auth import claims, scopes
+from control_plane.errors import ProvisioningError, UsageError
+from control_plane.parts import DEVICE, REGISTER
+from control_plane.self_hosted.provider import FOR_GOOD, TIMEOUT_S, SelfHosted
+from control_plane.settings import KV_PREFIX
+from service.contracts import devices as contract
+
+AT_ONCE: Final = 500
+REVOKED: Final = "revoked"
+NEVER_SEEN: Final = "never seen"
+_ID: Final = re.compile(contract.DEVICE_ID)
+
+
+@dataclass(frozen=True)
+class Minted:
+    """A device and its JWT, which appears in no repr."""
+
+    name: str
+    jwt: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Device:
+    name: str
+    state: str
+    """The role's word for it, `never seen`, or `revoked`."""
+    since: float | None
+    """Seconds since 1970, by the role."""
+    added: float | None
+    """Seconds since 1970; None if the register does not have it."""
+
+
+def check_names(names: Iterable[str]) -> list[str]:
+    """Return the names, each once. Raise `UsageError` for one that is no device's id: it would be a permission."""
+    found = list(dict.fromkeys(names))
+    for name in found:
+        if not _ID.fullmatch(name):
+            raise UsageError(f"{name!r} is no device's name: 1 to 36 letters, digits, _ and -; nothing was done")
+    if not found:
+        raise UsageError("there is no name; give one, or --file with one on each line")
+    return found
+
+
+class Devices:
+    """The devices of one account. Each call raises `ProvisioningError` if the account takes no devices."""
+
+    def __init__(self, provider: SelfHosted, account: str) -> None:
+        self._provider = provider
+        self._account = account
+
+    async def add(self, names: Sequence[str]) -> AsyncIterator[list[Minted]]:
+        """Register devices and yield their JWTs, some at a time. A device that is there gets one more JWT."""
+        body = await self._body()
+        generation = scopes.generation(scopes.of(body, DEVICE.name))
+        signer = self._provider.signer(self._account, DEVICE.name, generation)
+        async with self._provider.administrator(self._account) as client:
+            for start in range(0, len(names), AT_ONCE):
+                some = [(name, self._serial(body, name)) for name in names[start : start + AT_ONCE]]
+                await _register(client, some)
+                keys = [(name, self._provider.device_key(self._account, name, serial)) for name, serial in some]
+                yield [
+                    Minted(name, claims.scoped_user_jwt(name, key, signer, account=self._account)) for name, key in keys
+                ]
+
+    async def known(self) -> list[Device]:
+        """Return every device that was added or seen, in order of its name."""
+        body = await self._body()
+        async with self._provider.administrator(self._account) as client:
+            register = await _entries(client, REGISTER.name)
+            seen = await _entries(client, contract.BUCKET)
+        return [self._device(body, name, register.get(name), seen.get(name)) for name in sorted({*register, *seen})]
+
+    async def revoke(self, names: Sequence[str]) -> list[str]:
+        """Throw devices out and void every JWT that they have; return those that were revoked now.
+
+        Raise `UsageError` for a device that was never added, and revoke none then.
+        """
+        there = {device.name: device for device in await self.known()}
+        if unknown := [name for name in names if name not in there]:
+            raise UsageError(f"there is no device {unknown[0]}; see `device list`; nothing was revoked")
+        valid = [name for name in names if there[name].state != REVOKED]
+        if valid:
+            async with self._provider.changing(self._account) as body:
+                keys = [self._provider.device_key(self._account, name, self._serial(body, name)) for name in valid]
+                body["revocations"] = {**(body.get("revocations") or {}), **dict.fromkeys(keys, FOR_GOOD)}
+        return valid
+
+    async def rotate(self, *, keep_old: bool) -> str:
+        """Add a signing key, or with `keep_old` false make every JWT of the former one void; say what was done.
+
+        Raise `UsageError` when all devices would be thrown out, or the former key is not void yet.
+        """
+        *former, newest = scopes.of_user(await self._body(), DEVICE.name)
+        if keep_old and former:
+            raise UsageError(f"the former key is still valid; `rotate --user {DEVICE.name}` makes it void first")
+        if keep_old:
+            await self._provider.renew(self._account, DEVICE.name)
+            return f"`device add` signs with a new key; when each device has its new JWT: rotate --user {DEVICE.name}"
+        if not former:
+            remedy = "give --keep-old, then each device a new JWT with `device add`, then this"
+            raise UsageError(f"this would throw out every device; {remedy}")
+        for scope in former:
+            await self._provider.retire(self._account, DEVICE.name, scope["key"])
+        return f"voided   every JWT of devices that is older than signing key {scopes.generation(newest)}"
+
+    async def _body(self) -> dict[str, Any]:
+        body: dict[str, Any] = (await self._provider.claims_of(self._account))["nats"]
+        if DEVICE.name not in scopes.newest(body):
+            raise ProvisioningError("the account takes no devices; run create --with devices")
+        return body
+
+    def _serial(self, body: Mapping[str, Any], name: str) -> int:
+        revoked, serial = body.get("revocations") or {}, 0
+        while revoked and self._provider.device_key(self._account, name, serial) in revoked:
+            serial += 1
+        return serial
+
+    def _device(
+        self, body: Mapping[str, Any], name: str, entry: Mapping[str, Any] | None, record: Mapping[str, Any] | None
+    ) -> Device:
+        serial = int((entry or {}).get("serial", 0))
+        state, since = (record or {}).get("state") or NEVER_SEEN, (record or {}).get("since")
+        if self._serial(body, name) > serial:
+            state = REVOKED
+        return Device(name, state, since, (entry or {}).get("added"))
+
+
+async def _register(client: Client, some: Sequence[tuple[str, int]]) -> None:
+    """Write into the register. Raise `ProvisioningError` with the server's reason."""
+    jetstream, now = client.jetstream(timeout=TIMEOUT_S), round(time.time(), 3)
+    entries = [(name, json.dumps({"added": now, "serial": serial})) for name, serial in some]
+    try:
+        await asyncio.gather(
+            *(jetstream.publish(f"$KV.{REGISTER.name}.{name}", entry.encode()) for name, entry in entries)
+        )
+    except (nats.errors.Error, JetStreamError) as error:
+        remedy = "run create --with devices, then this again"
+        raise ProvisioningError(f"bucket {REGISTER.name} takes no device ({error}); {remedy}") from None
+
+
+async def _entries(client: Client, bucket: str) -> dict[str, dict[str, Any]]:
+    """Return the keys of one token in a bucket, with their values."""
+    jetstream, prefix = client.jetstream(timeout=TIMEOUT_S), f"$KV.{bucket}."
+    config = ConsumerConfig(
+        ack_policy=AckPolicy.NONE, deliver_policy=DeliverPolicy.LAST_PER_SUBJECT, inactive_threshold=60
+    )
+    stream = KV_PREFIX + bucket
+    try:
+        reader = await jetstream.pull_subscribe(f"{prefix}*", stream=stream, config=config)
+    except NotFoundError:
+        raise ProvisioningError(f"there is no bucket {bucket}; run create --with devices") from None
+    found: dict[str, dict[str, Any]] = {}
+    info = await reader.consumer_info()
+    while left := (await reader.consumer_info()).num_pending:
+        with suppress(TimeoutError):  # what was pending may have been overwritten
+            messages = await reader.fetch(min(left, AT_ONCE), timeout=1)
+            found |= {each.subject.removeprefix(prefix): json.loads(each.data) for each in messages if each.data}
+    await reader.unsubscribe()
+    await jetstream.delete_consumer(stream, info.name)
+    return found

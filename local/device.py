@@ -1,0 +1,106 @@
+"""Add devices to the running local system, and say how each publishes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from control_plane import reconcile
+from control_plane.devices import Devices, check_names
+from control_plane.files import write_private
+from control_plane.self_hosted import provider as self_hosted
+from control_plane.self_hosted.provider import SelfHosted
+from local.certificate import AUTHORITY
+from local.process import LocalError
+from local.state import State
+from local.system import ACCOUNT_NAME, System
+
+SENSOR = "climate"
+
+
+@dataclass(frozen=True)
+class Broker:
+    """A running system, as its devices and who adds them reach it."""
+
+    nats_url: str
+    host: str
+    port: int
+    authority: str
+    """The file of the authority that a device must trust; empty: no TLS."""
+
+    @property
+    def url(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'mqtts' if self.authority else 'mqtt'}://{host}:{self.port}"
+
+
+@contextmanager
+def announced(system: System) -> Iterator[Broker]:
+    """Keep in the state where devices connect, for `add` in another process, while the system runs."""
+    if not system.mqtt:
+        raise LocalError("this system takes no devices; run `make up DEVICES=1`")
+    authority = str(system.state.folder / "keys" / AUTHORITY) if system.mqtt.certificate else ""
+    broker = Broker(system.nats_url, system.mqtt_host, system.mqtt.port, authority)
+    path = _path(system.state)
+    write_private(path, json.dumps(asdict(broker)))
+    try:
+        yield broker
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def announcement(state: State) -> Broker:
+    """Return what the running system has announced. Raises `LocalError` when there is nothing."""
+    try:
+        return Broker(**json.loads(_path(state).read_text()))
+    except (OSError, ValueError, TypeError):
+        raise LocalError(f"no system that takes devices runs in {state.folder}; run `make up DEVICES=1`") from None
+
+
+async def add(state: State, nats_url: str, names: Sequence[str]) -> dict[str, Path]:
+    """Let devices connect; return the file of each one's password, which its owner alone can read.
+
+    Raises `ProvisioningError` for a name that no device can have.
+    """
+    files: dict[str, Path] = {}
+    async with self_hosted.connected(nats_url, state.system_creds()) as system:
+        provider = SelfHosted(nats_url, system, state.operator(), state.system().public)
+        account = await reconcile.find(provider, ACCOUNT_NAME)
+        if account is None:
+            raise LocalError(f"there is no account {ACCOUNT_NAME} on {nats_url}; run `make up DEVICES=1`")
+        async for some in Devices(provider, account.id).add(check_names(names)):
+            for minted in some:
+                files[minted.name] = state.folder / "devices" / f"{minted.name}.jwt"
+                write_private(files[minted.name], minted.jwt + "\n")
+    return files
+
+
+def recipe(broker: Broker, name: str, password: Path) -> str:
+    """Return lines, ready to paste, by which a device publishes."""
+    tls = f"MQTT_CA={broker.authority} " if broker.authority else ""
+    return f"""
+[bold]{name}, in Python: a reading each second[/]
+  {tls}MQTT={broker.host}:{broker.port} MQTT_PASSWORD={password} \\
+    {sys.executable} -m examples.device {name}
+
+[bold]{name}, in shell, with mosquitto's programs[/]
+  {tls}MQTT_HOST={broker.host} MQTT_PORT={broker.port} MQTT_PASSWORD={password} examples/device/device.sh {name}
+
+[bold]{name}, the firmware's cfg.toml[/]
+  broker_uri = "{broker.url}"
+  mqtt_user = "{name}"
+  mqtt_pass = "the text of {password}"
+  connect_topic = "connect/{name}"
+  pulse_topic = "pulse"
+  data_topic = "data/{name}/{SENSOR}"
+  lwt_topic = "lwt/{name}"
+  lwt_delay = 10
+"""
+
+
+def _path(state: State) -> Path:
+    return state.folder / "devices" / "broker.json"

@@ -1,0 +1,137 @@
+"""Metrics of the role `devices`: Prometheus families, and figures for CloudWatch once a minute."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from service.devices.figures import UNITS
+from service.devices.outages.report import Reporter
+from service.devices.presence.presence import Presence
+from service.devices.query.server import Query
+from service.dynamodb.writer import Writer
+from service.nats.client import NatsClient
+from service.requests.micro import OUTCOMES, ConcurrentService
+from service.runtime.emf import Figure
+from service.runtime.metrics import counters, histograms
+from service.writing.archiver import Archiver
+from service.writing.idle import Watch
+
+
+@dataclass
+class Parts:
+    """What is measured."""
+
+    archiver: Archiver
+    writer: Writer
+    watch: Watch
+    presence: Presence
+    reporter: Reporter
+    service: ConcurrentService
+    query: Query
+    nc: NatsClient
+    _last_s: float = field(default_factory=time.monotonic)
+
+    def seen(self) -> None:
+        """Note that a reading came."""
+        self._last_s = time.monotonic()
+
+    def silence_s(self) -> float:
+        """Return the seconds since this process received a reading; before the first one, since it began."""
+        return time.monotonic() - self._last_s
+
+    def dead(self) -> int:
+        return self.archiver.stats.dead + self.presence.stats.dead
+
+    def dead_refused(self) -> int:
+        return self.archiver.stats.dead_refused + self.presence.stats.dead_refused
+
+
+def families(parts: Parts) -> Iterator[Metric]:
+    """Yield the Prometheus metrics."""
+    yield from _of_readings(parts)
+    yield from _of_presence(parts)
+    yield from _of_answers(parts)
+    yield CounterMetricFamily("devices_nats_reconnects", "Reconnections to NATS.", parts.nc.stats["reconnects"])
+
+
+def _of_readings(parts: Parts) -> Iterator[Metric]:
+    archiver = parts.archiver
+    yield CounterMetricFamily("devices_readings", "Readings written as rows.", archiver.stats.rows)
+    yield CounterMetricFamily("devices_dead_letters", "Messages that can be no reading, connect or will.", parts.dead())
+    yield CounterMetricFamily(
+        "devices_dead_letters_refused", "Times the dead-letter stream took none.", parts.dead_refused()
+    )
+    errors = {(error,): count for error, count in parts.writer.errors.items()}
+    yield counters("devices_write_errors", "BatchWriteItem calls that failed, by error.", ["error"], errors)
+    yield GaugeMetricFamily("devices_held", "Readings being worked on.", archiver.held)
+    yield GaugeMetricFamily("devices_held_bytes", "Bytes of the readings being worked on.", archiver.held_bytes)
+    yield GaugeMetricFamily(
+        "devices_reading_age_seconds", "Age of the oldest reading being worked on.", archiver.oldest_s()
+    )
+    yield GaugeMetricFamily("devices_silence_seconds", "Since this task received a reading.", parts.silence_s())
+    if parts.watch.backlog:
+        yield GaugeMetricFamily(
+            "devices_readings_waiting", "Readings not written yet, of all tasks.", parts.watch.backlog.messages
+        )
+
+
+def _of_presence(parts: Parts) -> Iterator[Metric]:
+    stats, reported = parts.presence.stats, parts.reporter.stats
+    for name, value, what in (
+        ("devices_connects", stats.connects, "Connects read."),
+        ("devices_wills", stats.wills, "Wills read."),
+        ("devices_wills_late", stats.late, "Wills of connections that the device had replaced."),
+        ("devices_downs", stats.downs, "Outages published as events."),
+        ("devices_ups", stats.ups, "Returns published as events."),
+        ("devices_conflicts", stats.conflicts, "Records that another process changed first."),
+        ("devices_reports", reported.reports, "Posts that the webhook took."),
+        ("devices_reports_failed", reported.failures, "Posts that it did not take; they are sent again."),
+    ):
+        yield CounterMetricFamily(name, what, value)
+    yield GaugeMetricFamily("devices_outage_age_seconds", "Age of the oldest outage not reported.", reported.oldest_s)
+
+
+def _of_answers(parts: Parts) -> Iterator[Metric]:
+    requests = parts.service.requests
+    outcomes = {(name, outcome): stats.outcomes[outcome] for name, stats in requests.items() for outcome in OUTCOMES}
+    yield counters("devices_requests", "Requests answered, by outcome.", ["endpoint", "outcome"], outcomes)
+    yield histograms(
+        "devices_request_seconds", "From receipt to answer (OK, NOT_FOUND), in seconds.", ["endpoint"],
+        {(name,): stats.latency_seconds for name, stats in requests.items()},
+    )  # fmt: skip
+    counts = parts.query.counts
+    yield CounterMetricFamily("devices_rows_sent", "Rows sent over gRPC.", counts.rows)
+    yield CounterMetricFamily("devices_streams_broken", "gRPC streams that broke off.", counts.broken)
+    yield CounterMetricFamily("devices_calls_refused", "gRPC calls refused.", parts.query.calls.refused)
+    yield GaugeMetricFamily("devices_streams", "gRPC streams open.", parts.query.streams)
+
+
+class Minute:
+    """Counts since the last call of `figures`."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._last = self._totals()
+
+    def figures(self) -> Mapping[str, Figure]:
+        """Return a value for each metric of `UNITS`, but for those that are not known now."""
+        before, self._last = self._last, self._totals()
+        values = {name: total - before[name] for name, total in self._last.items()}
+        values["DevicesReadingAge"] = self._parts.archiver.oldest_s()
+        values["DevicesOutageAge"] = self._parts.reporter.stats.oldest_s
+        values["DevicesSilence"] = self._parts.silence_s()
+        if backlog := self._parts.watch.backlog:
+            values["DevicesReadingsWaiting"] = backlog.messages
+        return {name: (value, UNITS[name]) for name, value in values.items()}
+
+    def _totals(self) -> dict[str, float]:
+        return {
+            "DevicesReadings": self._parts.archiver.stats.rows,
+            "DevicesDeadLetters": self._parts.dead(),
+            "DevicesDeadLettersRefused": self._parts.dead_refused(),
+            "DevicesReportFailures": self._parts.reporter.stats.failures,
+        }
