@@ -157,7 +157,7 @@ class Bench:
             yield devices_cost.Task(child, self._url, creds)
 
     async def connection_kib(self, connections: int) -> float:
-        """Return the KiB of nats-server's memory that each of so many connected devices takes."""
+        """Return the KiB of nats-server's memory that each of these connected devices takes."""
         name = "device-1"
         files = await add(self._state, self._url, [name], DEVICES)
         password = files[name].read_text().strip()
