@@ -14,9 +14,9 @@ from pathlib import Path
 
 import aiomqtt
 import pytest
-from service.devices.msg_pb2 import Connect, SensorData
 
 from local.process import ROOT, Child, running
+from service.devices.msg_pb2 import Connect, SensorData
 from tests.support.devices.world import HOST, DevicesWorld
 from tests.support.world import eventually
 
