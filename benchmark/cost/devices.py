@@ -123,7 +123,7 @@ async def connection_kib(
     await _device(port, user, password, connections)  # the first makes streams and more for the account
     before = process.memory_info().rss
     connected_devices = await asyncio.gather(*map(some, range(CONNECTING)))
-    kib = (process.memory_info().rss - before) / 1024 / connections
+    kib = float(process.memory_info().rss - before) / 1024 / connections
     for device in (device for devices in connected_devices for device in devices):
         device.abort()
     say(f"devices: {kib:.1f} KiB of nats-server for each of {connections:,} connected")
