@@ -157,5 +157,6 @@ destroy: setup ## ask, destroy the stack, delete the secret, clear the seed flag
 	@$(PY) -m cdk destroy $(ARGS)
 
 .PHONY: proto
-proto: setup ## generate the code of service/queue/sqs.proto
-	$(PY) -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. service/queue/sqs.proto
+PROTOC := $(PY) -m grpc_tools.protoc -I. --python_out=. --pyi_out=.
+proto: setup ## generate the code of every .proto
+	$(PROTOC) --grpc_python_out=. service/queue/sqs.proto service/devices/query/query.proto
