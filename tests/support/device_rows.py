@@ -111,7 +111,8 @@ class Served:
         return self.stub.GetSensorRows(empty_pb2.Empty(), timeout=CALL_S)
 
     def range(self, device: str, *, start: int = 0, **other: Any) -> Any:
-        return self.stub.GetDeviceRows(pb.Range(device=device, **{"from": start}, **other), timeout=CALL_S)
+        asked: dict[str, Any] = {"device": device, "from": start, **other}  # `from` is a word of Python's
+        return self.stub.GetDeviceRows(pb.Range(**asked), timeout=CALL_S)
 
 
 @asynccontextmanager

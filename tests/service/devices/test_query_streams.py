@@ -85,7 +85,7 @@ async def ended(stream: Any) -> tuple[int, grpc.StatusCode, str]:
     """Read a stream to its end; return how many rows came, and how it ended."""
     rows = 0
     try:
-        while await stream.read() is not grpc.aio.EOF:
+        while await stream.read() is not grpc.aio.EOF:  # type: ignore[attr-defined]
             rows += 1
     except grpc.aio.AioRpcError:
         pass
@@ -126,13 +126,13 @@ async def test_a_client_that_reads_nothing_holds_a_window_and_leaves_nothing_beh
 async def test_a_client_that_goes_away_ends_its_stream_and_no_other(
     proxy: FaultyDynamoDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with endless(proxy, monkeypatch, count=20_000) as (_, it):
+    async with endless(proxy, monkeypatch, count=10_000) as (_, it):
         first, second = it.scan(), it.scan()
         for stream in (first, second):
             assert (await stream.read()).entry_id == 0
         first.cancel()
         await eventually(lambda: it.query.streams == 1, what="the end of the first stream")
-        assert await ended(second) == (19_999, grpc.StatusCode.OK, "")
+        assert await ended(second) == (9_999, grpc.StatusCode.OK, "")
         assert it.query.counts.broken == 0
 
 

@@ -84,9 +84,7 @@ async def test_a_table_is_good_if_it_has_the_keys_and_may_be_read_both_ways(
 ) -> None:
     await readings.check()
     for denied in ("Query", "Scan"):
-        proxy.fault = lambda action, _, denied=denied: (  # type: ignore[misc]
-            refusal("AccessDeniedException") if action == denied else None
-        )
+        proxy.fault = lambda action, _, denied=denied: refusal("AccessDeniedException") if action == denied else None
         with pytest.raises(ServiceError, match=f"AWS refuses to let this task use table {readings.name}"):
             await readings.check()
     proxy.fault = None
