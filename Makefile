@@ -182,4 +182,4 @@ docs-check: setup ## run the commands of the pages that are marked to be run, in
 PROTOC := $(PY) -m grpc_tools.protoc -I. --python_out=. --pyi_out=.
 proto: setup ## generate the code of every .proto
 	$(PROTOC) service/devices/msg.proto
-	$(PROTOC) --grpc_python_out=. service/queue/sqs.proto $(wildcard service/devices/query/query.proto)
+	$(PROTOC) --grpc_python_out=. service/queue/sqs.proto service/devices/query/query.proto

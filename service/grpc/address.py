@@ -23,6 +23,8 @@ class Address:
     """This, the key and the client CA: a file's path, or PEM text."""
     key: str = field(repr=False)
     client_ca: str
+    mutual: bool = False
+    """Whether other machines may reach it only with a certificate of `client_ca`."""
 
     @property
     def is_local(self) -> bool:

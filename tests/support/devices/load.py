@@ -73,3 +73,4 @@ async def _publish(devices: DevicesWorld, name: str, every_s: float, sent: Sent,
         finally:
             left = client.unacknowledged
             client.abort()
+        await asyncio.sleep(AGAIN_S)
