@@ -184,9 +184,9 @@ class Devices:
         minute = metrics.Minute(self._parts)
         return Figures(METRICS_NAMESPACE, (METRICS_DIMENSION, self._writer.name), minute.figures)
 
-    def _seen(self, device: str, sequence: int) -> None:
+    def _seen(self, device: str, sequence: int, sent_ns: int) -> None:
         self._parts.seen()
-        self._presence.seen(device, sequence)
+        self._presence.seen(device, sequence, sent_ns)
 
     def _facts(self) -> Mapping[str, Any]:
         """Return what an operator sees of this task in `$SRV.STATS`, from anywhere."""
