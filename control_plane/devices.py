@@ -60,7 +60,7 @@ def check_names(names: Iterable[str]) -> list[str]:
     found = list(dict.fromkeys(names))
     for name in found:
         if not _ID.fullmatch(name):
-            raise UsageError(f"{name!r} is no device's name: 1 to 36 letters, digits, _ and -; nothing was added")
+            raise UsageError(f"{name!r} is no device's name: 1 to 36 letters, digits, _ and -; nothing was done")
     if not found:
         raise UsageError("there is no name; give one, or --file with one on each line")
     return found
@@ -87,7 +87,7 @@ class Devices:
                     Minted(name, claims.scoped_user_jwt(name, key, signer, account=self._account)) for name, key in keys
                 ]
 
-    async def list(self) -> list[Device]:
+    async def known(self) -> list[Device]:
         """Return every device that was added or seen, in order of its name."""
         body = await self._body()
         async with self._provider.administrator(self._account) as client:
@@ -100,7 +100,7 @@ class Devices:
 
         Raise `UsageError` for a device that was never added, and revoke none then.
         """
-        there = {device.name: device for device in await self.list()}
+        there = {device.name: device for device in await self.known()}
         if unknown := [name for name in names if name not in there]:
             raise UsageError(f"there is no device {unknown[0]}; see `device list`; nothing was revoked")
         valid = [name for name in names if there[name].state != REVOKED]
@@ -122,9 +122,8 @@ class Devices:
             await self._provider.renew(self._account, DEVICE.name)
             return f"`device add` signs with a new key; when each device has its new JWT: rotate --user {DEVICE.name}"
         if not former:
-            raise UsageError(
-                "this would throw out every device; give --keep-old, then new JWTs with `device add` first"
-            )
+            remedy = "give --keep-old, then each device a new JWT with `device add`, then this"
+            raise UsageError(f"this would throw out every device; {remedy}")
         for scope in former:
             await self._provider.retire(self._account, DEVICE.name, scope["key"])
         return f"voided   every JWT of devices that is older than signing key {scopes.generation(newest)}"

@@ -14,7 +14,7 @@ from control_plane.files import Files
 from control_plane.parts import ARCHIVE, BACKLOG_BYTES, BALANCES, CONNECTED_DEVICES, DEVICES, PARTS, for_devices
 from control_plane.plan import Do, Plan, Step, nothing
 from control_plane.provider import AccountSummary, Actual, Provider
-from control_plane.resources import Account
+from control_plane.resources import Account, User
 from control_plane.settings import Settings, differences, limits_differences
 from service.contracts.devices import MQTT_STREAM
 
@@ -48,9 +48,7 @@ async def compare(
     `secret`: initials, if the deployment's secret must hold the service's credentials too.
     """
     if _has_devices(wanted) and not provider.takes_devices:
-        raise UsageError(
-            "--with devices needs your own nats-server (--server): Synadia Cloud documents no MQTT endpoint"
-        )
+        raise UsageError(NO_DEVICES)
     actual = await provider.actual(account.id) if account else None
     if actual:
         names = {user.name for user in wanted.users}
@@ -163,11 +161,8 @@ def _account_step(provider: Provider, name: str, account: AccountSummary | None)
 
 
 def _resource_steps(provider: Provider, wanted: Account, actual: Actual | None) -> list[Step]:
-    steps = []
-    for user in wanted.users:
-        there = actual.users.get(user.name) if actual else None
-        put: Do = partial(provider.put_user, user=user)
-        steps.append(_step("user", user.name, settings.user_settings(user), there, put))
+    steps = [_user_step(provider, user, actual) for user in wanted.users if not user.devices]
+    put: Do
     for stream in wanted.streams:
         there = actual.streams.get(stream.name) if actual else None
         put = partial(provider.put_stream, stream=stream)
@@ -181,7 +176,13 @@ def _resource_steps(provider: Provider, wanted: Account, actual: Actual | None) 
         put = partial(provider.put_consumer, consumer=consumer)
         name = f"{consumer.name} of {consumer.stream}"
         steps.append(_step("consumer", name, settings.consumer_settings(consumer), there, put))
-    return steps
+    # Last: what a device publishes before the consumers are there is acknowledged and gone.
+    return steps + [_user_step(provider, user, actual) for user in wanted.users if user.devices]
+
+
+def _user_step(provider: Provider, user: User, actual: Actual | None) -> Step:
+    there = actual.users.get(user.name) if actual else None
+    return _step("user", user.name, settings.user_settings(user), there, partial(provider.put_user, user=user))
 
 
 def _step(kind: str, name: str, wanted: Settings, actual: Settings | None, do: Do) -> Step:

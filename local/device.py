@@ -9,9 +9,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from control_plane.devices import Devices, check_names
-
 from control_plane import reconcile
+from control_plane.devices import Devices, check_names
 from control_plane.files import write_private
 from control_plane.self_hosted import provider as self_hosted
 from control_plane.self_hosted.provider import SelfHosted

@@ -32,9 +32,9 @@ _GATEWAY = """\
 gateway {{ name: {cluster}, listen: "127.0.0.1:{port}", gateways: [{gateways}] }}
 """
 _MQTT = """\
-mqtt {{ listen: "{host}:{port}" {tls}}}
+mqtt {{ listen: "{host}:{port}"{tls} }}
 """
-_TLS = 'tls {{ cert_file: "{certificate}", key_file: "{certificate}" }} '
+_TLS = ', tls {{ cert_file: "{certificate}", key_file: "{certificate}" }}'
 
 
 @dataclass(frozen=True)

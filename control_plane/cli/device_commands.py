@@ -77,7 +77,7 @@ def device_list(ctx: typer.Context, *, as_json: AsJson = False) -> None:
 
     async def work(target: Target) -> None:
         async with _devices(target) as devices:
-            found = await devices.list()
+            found = await devices.known()
         if as_json:
             print(json.dumps([vars(device) for device in found], indent=2))
             return

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
+
 from service.devices.msg_pb2 import LWT, Connect, SensorData
 
 DELAY_S: Final = 10

@@ -9,6 +9,7 @@ from typing import Any
 
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
+
 from service.devices.msg_pb2 import LWT, Connect, SensorData
 
 TIMEOUT_S = 30.0

@@ -70,6 +70,14 @@ async def test_everything_is_there_before_the_first_device(own: OwnProgram) -> N
         assert (limits["conn"], limits["streams"], limits["consumer"]) == (1_100, 16, 2_100)
 
 
+async def test_no_device_is_let_in_before_its_readings_have_a_reader(servers: Servers, tmp_path: Path) -> None:
+    """What is published without a consumer is acknowledged, and gone."""
+    output = await OwnProgram(servers, tmp_path).done("create", "--with", "devices", "--dry-run")
+    planned = [line.removeprefix("would create  ") for line in output.splitlines()]
+    made = [f"consumer {name} of {stream}" for stream, name in contract.CONSUMERS]
+    assert max(map(planned.index, made)) < planned.index("user device")
+
+
 async def test_the_servers_streams_are_made_as_the_server_makes_them(servers: Servers) -> None:
     """A device that connects first, and an account that nobody provisioned."""
     account, signer = Key.account(), Key.account()
@@ -102,7 +110,7 @@ async def test_devices_come_and_nothing_drifts(own: OwnProgram) -> None:
     await device.publish("data/d1/t", b"reading")
     assert await drift(own) == {}
     _, output, _ = await own("status")
-    assert "note" not in output, "the server's own streams and the sessions' consumers are no news"
+    assert "not declared" not in output, "the server's own streams and the sessions' consumers are no news"
     async with own.administrator() as client:
         assert {f"$MQTT_{name}" for name in ("sess", "msgs", "rmsgs", "out", "qos2in")} <= set(
             await jetstream.streams(client)

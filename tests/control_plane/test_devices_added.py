@@ -33,7 +33,7 @@ async def test_a_name_is_a_permission(own: OwnProgram, name: str) -> None:
     for command in ("add", "revoke"):
         code, output, error = await own("device", command, "fine", name)
         assert (code, output) == (2, "")
-        assert "is no device's name: 1 to 36 letters, digits, _ and -; nothing was" in error
+        assert "is no device's name: 1 to 36 letters, digits, _ and -; nothing was done" in error
     assert json.loads(await own.done("device", "list", "--json")) == []
 
 

@@ -13,8 +13,17 @@ from tests.support.devices.world import DevicesWorld
 from tests.support.world import World
 
 USERS = [user.name for user in EVERYTHING.users if not user.devices]
-CONNECTIONS = ("$SYS.REQ.ACCOUNT.PING.CONNZ", "$SYS.REQ.ACCOUNT.{account}.CONNZ")
-EVENTS = ("$SYS.ACCOUNT.{account}.CONNECT", "$SYS.ACCOUNT.*.DISCONNECT", "$SYS.ACCOUNT.>", "$SYS.>", ">", "*.>")
+CONNECTIONS = ("$SYS.REQ.ACCOUNT.PING.CONNZ", "$SYS.REQ.SERVER.PING.CONNZ")
+"""Both are answered in every account, with its own connections."""
+EVENTS = (
+    "$SYS.ACCOUNT.{account}.CONNECT",
+    "$SYS.ACCOUNT.*.DISCONNECT",
+    "$SYS.ACCOUNT.>",
+    "$SYS.>",
+    "$JS.EVENT.>",
+    ">",
+    "*.>",
+)
 
 
 async def test_the_server_tells_the_administrator_each_devices_jwt(devices: DevicesWorld) -> None:
@@ -22,8 +31,7 @@ async def test_the_server_tells_the_administrator_each_devices_jwt(devices: Devi
     device = await devices.connect("d1")
     async with devices.world.client("administrator") as client:
         for subject in CONNECTIONS:
-            asked = subject.format(account=devices.world.account.public)
-            reply = await client.request(asked, json.dumps({"auth": True}).encode(), timeout=5)
+            reply = await client.request(subject, json.dumps({"auth": True}).encode(), timeout=5)
             connections = json.loads(reply.data)["data"]["connections"]
             assert [each["jwt"].count(".") for each in connections if each.get("mqtt_client") == "d1"] == [2]
     await device.disconnect()
@@ -33,11 +41,29 @@ async def test_the_server_tells_the_administrator_each_devices_jwt(devices: Devi
 async def test_no_user_may_ask_for_them_or_hear_of_them(world: World, user: str) -> None:
     account = world.account.public
     async with watched(world, user) as watching:
-        for subject in CONNECTIONS:
-            assert not await watching.may_publish(subject.format(account=account)), subject
+        for subject in (*CONNECTIONS, f"$SYS.REQ.ACCOUNT.{account}.CONNZ"):
+            assert not await watching.may_publish(subject), subject
     for subject in EVENTS:
         async with watched(world, user) as watching:
             assert not await watching.may_subscribe(subject.format(account=account)), subject
+
+
+async def test_what_the_server_keeps_of_devices_has_no_jwt(devices: DevicesWorld) -> None:
+    """The viewer may read every stream."""
+    device = await devices.connect("d1", clean=False, will=b"will")
+    await device.subscribe("pulse", qos=1)
+    device.send("data/d1/t", b"reading", retain=True)
+    await device.publish("connect/d1", b"?")
+    read = 0
+    async with devices.world.client("viewer") as viewer:
+        jetstream = viewer.jetstream(timeout=3)
+        for name in ("$MQTT_sess", "$MQTT_msgs", "$MQTT_rmsgs"):
+            for sequence in range(1, (await jetstream.stream_info(name)).state.last_seq + 1):
+                message = await jetstream.get_msg(name, sequence)
+                assert b"eyJ" not in (message.data or b"") + json.dumps(message.headers).encode()
+                read += 1
+    assert read >= 4
+    await device.disconnect()
 
 
 @pytest.mark.parametrize(
