@@ -179,7 +179,7 @@ class Extras:
                 system.tasks.append(task)
                 _say(f"queue sidecar on {system.queue_listen}")
             if self.devices_port is not None:
-                role = devices_role(system, logs, self.devices_port, PULSE=str(PULSE_S))
+                role = devices_role(system, logs, {"PULSE": str(PULSE_S)}, self.devices_port)
                 task, system.devices_listen = await stack.enter_async_context(role)
                 system.tasks.append(task)
                 stack.enter_context(device.announced(system))

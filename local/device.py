@@ -8,9 +8,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from textwrap import indent
 
 from control_plane import reconcile
-from control_plane.devices import Devices, check_names
+from control_plane.cli import recipe as recipes
+from control_plane.cli.recipe import cfg_toml, publish_line
+from control_plane.devices import Devices, Minted, check_names
 from control_plane.files import write_private
 from control_plane.self_hosted import provider as self_hosted
 from control_plane.self_hosted.provider import SelfHosted
@@ -18,8 +21,6 @@ from local.certificate import AUTHORITY
 from local.process import LocalError
 from local.state import State
 from local.system import ACCOUNT_NAME, System
-
-SENSOR = "climate"
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,6 @@ class Broker:
     port: int
     authority: str
     """The file of the authority that a device must trust; empty: no TLS."""
-
-    @property
-    def url(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'mqtts' if self.authority else 'mqtt'}://{host}:{self.port}"
 
 
 @contextmanager
@@ -61,7 +57,7 @@ def announcement(state: State) -> Broker:
         raise LocalError(f"no system that takes devices runs in {state.folder}; run `make up DEVICES=1`") from None
 
 
-async def add(state: State, nats_url: str, names: Sequence[str]) -> dict[str, Path]:
+async def add(state: State, nats_url: str, names: Sequence[str], account_name: str = ACCOUNT_NAME) -> dict[str, Path]:
     """Let devices connect; return the file of each one's password, which its owner alone can read.
 
     Raises `ProvisioningError` for a name that no device can have.
@@ -69,9 +65,9 @@ async def add(state: State, nats_url: str, names: Sequence[str]) -> dict[str, Pa
     files: dict[str, Path] = {}
     async with self_hosted.connected(nats_url, state.system_creds()) as system:
         provider = SelfHosted(nats_url, system, state.operator(), state.system().public)
-        account = await reconcile.find(provider, ACCOUNT_NAME)
+        account = await reconcile.find(provider, account_name)
         if account is None:
-            raise LocalError(f"there is no account {ACCOUNT_NAME} on {nats_url}; run `make up DEVICES=1`")
+            raise LocalError(f"there is no account {account_name} on {nats_url}; run `make up DEVICES=1`")
         async for some in Devices(provider, account.id).add(check_names(names)):
             for minted in some:
                 files[minted.name] = state.folder / "devices" / f"{minted.name}.jwt"
@@ -82,6 +78,7 @@ async def add(state: State, nats_url: str, names: Sequence[str]) -> dict[str, Pa
 def recipe(broker: Broker, name: str, password: Path) -> str:
     """Return lines, ready to paste, by which a device publishes."""
     tls = f"MQTT_CA={broker.authority} " if broker.authority else ""
+    own, minted = recipes.Broker(broker.host, broker.port, bool(tls), broker.authority), Minted(name, "")
     return f"""
 [bold]{name}, in Python: a reading each second[/]
   {tls}MQTT={broker.host}:{broker.port} MQTT_PASSWORD={password} \\
@@ -90,15 +87,11 @@ def recipe(broker: Broker, name: str, password: Path) -> str:
 [bold]{name}, in shell, with mosquitto's programs[/]
   {tls}MQTT_HOST={broker.host} MQTT_PORT={broker.port} MQTT_PASSWORD={password} examples/device/device.sh {name}
 
+[bold]{name}, one reading by mosquitto's program[/]
+  {publish_line(own, minted, password)}
+
 [bold]{name}, the firmware's cfg.toml[/]
-  broker_uri = "{broker.url}"
-  mqtt_user = "{name}"
-  mqtt_pass = "the text of {password}"
-  connect_topic = "connect/{name}"
-  pulse_topic = "pulse"
-  data_topic = "data/{name}/{SENSOR}"
-  lwt_topic = "lwt/{name}"
-  lwt_delay = 10
+{indent(cfg_toml(own, minted, password), "  ")}
 """
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -17,7 +17,9 @@ KEYS: Final = (contract.PARTITION_KEY, contract.SORT_KEY)
 
 
 @asynccontextmanager
-async def devices_role(system: System, logs: Path, port: int = 0, **env: str) -> AsyncIterator[tuple[Task, str]]:
+async def devices_role(
+    system: System, logs: Path, env: Mapping[str, str], port: int = 0
+) -> AsyncIterator[tuple[Task, str]]:
     """Make the table, and yield a ready process of the role and the address of its gRPC API.
 
     Raises `LocalError` when it does not start or the port is taken.

@@ -10,22 +10,21 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import statistics
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import orjson
-import psutil
 import uvloop
-from nats.aio.client import RawCredentials
 from nats.js import JetStreamContext
 
 from benchmark.cost.bare_loop import TABLE, Writes, bare_loop, serve
+from benchmark.cost.draining import CHUNK, Measure, connected, draining
 from benchmark.errors import BenchmarkError
 from local.process import Child
 from service.contracts import archive as contract
@@ -43,12 +42,6 @@ PLAIN_ROWS_PER_S: Final = 1_000
 SLOW_ROWS_PER_S: Final = 30_000
 """Rows per second of a step: a turn is a fixed number of rows, so that none is left for the next turn."""
 SLOW_MS: Final = 8.0
-POLL_S: Final = 0.02
-TURN_S: Final = 120.0
-CHUNK: Final = 2_000
-
-Measure = Callable[[int], Awaitable[Writes]]
-"""Number of rows -> result of writing them."""
 
 
 @dataclass(frozen=True)
@@ -108,28 +101,10 @@ async def slow_rows(archived: Measure, *, rounds: int, step_s: float, say: Calla
 async def archiving(task: Task) -> AsyncIterator[Measure]:
     """Yield a function that has the task archive events; it raises `BenchmarkError` when that does not end."""
     async with (
-        _connected(task.nats_url, task.writer_creds, customer.INBOX_PREFIX) as writer,
-        _connected(task.nats_url, task.reader_creds, contract.INBOX_PREFIX) as reader,
+        connected(task.nats_url, task.writer_creds, customer.INBOX_PREFIX) as writer,
+        connected(task.nats_url, task.reader_creds, contract.INBOX_PREFIX) as reader,
     ):
-        jetstream = reader.jetstream()
-
-        async def measure(count: int) -> Writes:
-            task.child.signal(signal.SIGSTOP)
-            try:
-                await _publish(writer, count)
-                while await _backlog(jetstream) < count:
-                    await asyncio.sleep(POLL_S)
-                began, cpu_s = time.perf_counter(), _cpu_s(task.child)
-            finally:
-                task.child.signal(signal.SIGCONT)
-            while await _backlog(jetstream):
-                if task.child.process.returncode is not None or time.perf_counter() - began > TURN_S:
-                    raise BenchmarkError(f"the archive did not take {count:,} events: {task.child.last_words()}")
-                await asyncio.sleep(POLL_S)
-            elapsed_s = time.perf_counter() - began
-            return Writes(rate=count / elapsed_s, cpu_us=(_cpu_s(task.child) - cpu_s) * 1e6 / count)
-
-        yield measure
+        yield draining(task.child, partial(_publish, writer), partial(_backlog, reader.jetstream()))
 
 
 def writing(table: str, dynamodb_env: Mapping[str, str]) -> AbstractAsyncContextManager[Measure]:
@@ -150,24 +125,6 @@ async def _publish(nc: NatsClient, count: int) -> None:
 async def _backlog(jetstream: JetStreamContext) -> int:
     info = await jetstream.consumer_info(contract.STREAM, contract.CONSUMER)
     return backlog(info)
-
-
-def _cpu_s(child: Child) -> float:
-    try:
-        times = psutil.Process(child.pid).cpu_times()
-    except psutil.NoSuchProcess:
-        raise BenchmarkError(f"{child.name} has ended: {child.last_words()}") from None
-    return float(times.user + times.system)
-
-
-@asynccontextmanager
-async def _connected(url: str, creds: str, inbox_prefix: str) -> AsyncIterator[NatsClient]:
-    client = NatsClient(lambda _: None, lambda: None)
-    await client.connect(url, user_credentials=RawCredentials(creds), inbox_prefix=inbox_prefix)
-    try:
-        yield client
-    finally:
-        await client.close()
 
 
 def make_rows(count: int) -> list[bytes]:

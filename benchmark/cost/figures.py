@@ -9,6 +9,7 @@ from typing import Final, Literal
 
 from benchmark.cost.archive import SLOW_MS, Archived
 from benchmark.cost.create import CONCURRENCY
+from benchmark.cost.devices import DevicesCost
 from benchmark.cost.queue import QueueCost
 from benchmark.cost.queue_calls import AT_A_TIME
 from benchmark.load.job import Frames
@@ -76,6 +77,7 @@ def requirements(
     creates: float,
     queue: QueueCost,
     archive: Archived,
+    devices: DevicesCost,
 ) -> list[Requirement]:
     """Return the requirements, by the medians of the rounds' ratios. Without the Go peer, its figures are None.
 
@@ -93,6 +95,9 @@ def requirements(
     half = memory[len(memory) // 2 - 1]
     messages, queue_resident = queue.memory[-1]
     queue_half = queue.memory[len(queue.memory) // 2 - 1]
+
+    readings, devices_resident = devices.memory[-1]
+    devices_half = devices.memory[len(devices.memory) // 2 - 1]
 
     def at_least(name: str, text: str, figure: float | None, bound: float) -> Requirement:
         return Requirement(name=name, text=text, figure=figure, bound=bound, at_least=True, unit="")
@@ -125,6 +130,20 @@ def requirements(
         at_least("archive_of_writes", "rows/s of the archive, of bare BatchWriteItem's", archive.rate_of_writes, 0.85),
         at_most("archive_cpu_over_plain", "CPU of a row, over nats-py with boto3", archive.cpu_over_plain, 0.2),
         at_least("archive_slow_rows", f"rows/s of the archive, with {SLOW_MS:g} ms a call", archive.slow_rows, 30_000),
+        at_most("devices_cpu_over_bare", "CPU of a reading, over nats-py's fetch and ack", devices.cpu_over_bare, 1.5),
+        at_most("devices_cpu_over_writing", "the same, over one that writes too", devices.cpu_over_writing, 0.8),
+        at_least("devices_of_writing", "readings/s of the role, of that one's", devices.rate_of_writing, 0.9),
+        at_most("devices_memory", f"memory of the role after {readings:,} readings", devices_resident, 120, " MiB"),
+        at_most(
+            "devices_growth",
+            f"growth since {devices_half[0]:,} readings",
+            devices_resident - devices_half[1],
+            2,
+            " MiB",
+        ),
+        at_most(
+            "devices_connection", "nats-server's memory for a connected device", devices.connection_kib, 80, " KiB"
+        ),
     ]
 
 

@@ -17,6 +17,7 @@ import psutil
 from rich.console import Console
 
 from benchmark.cost import archive as archive_cost
+from benchmark.cost import devices as devices_cost
 from benchmark.cost.figures import BASELINE, ECHO, PEER, SERVICE, Sample
 from benchmark.cost.queue import Sidecar
 from benchmark.errors import BenchmarkError
@@ -30,16 +31,22 @@ from benchmark.report.measured import Measured
 from control_plane.desired import CLIENT
 from control_plane.desired import SERVICE as SERVICE_USER
 from control_plane.files import Files
+from control_plane.self_hosted import provider as self_hosted
+from local.device import add
 from local.dynamodb import dynamodb, environment, imported
-from local.nats_server import nats_server
+from local.nats_server import Mqtt, nats_server
 from local.process import Child, accepts, claim_port, running
 from local.state import State
 from local.system import provision, ready, service_env, service_task
-from service.contracts import archive, queue
+from service.contracts import archive, devices, queue
 
 PROGRAMS: Final = {ECHO: "benchmark.peers.echo", SERVICE: "service", BASELINE: "benchmark.peers.baseline"}
 TABLE: Final = "balances"
 EVENTS: Final = "events"
+READINGS: Final = "readings"
+DEVICES: Final = "devices"
+"""The account of the role devices."""
+BENCH_S: Final = 7_200
 TIMEOUT_S: Final = 15.0
 """On a shared machine, the baseline answers some 100 requests/s, with 500 in flight."""
 
@@ -60,12 +67,17 @@ class Bench:
         self._stop = stop
         self._nats: Child
         self._url = ""
+        self._mqtt = Mqtt(claim_port(0, ""))
+        self._accounts: dict[str, str] = {}
+        """Name -> id."""
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         port = claim_port(0, "")
         self._url = f"nats://127.0.0.1:{port}"
-        server = nats_server(self._folder / "nats", port, operator=self._state.operator(), system=self._state.system())
+        server = nats_server(
+            self._folder / "nats", port, operator=self._state.operator(), system=self._state.system(), mqtt=self._mqtt
+        )
         async with server as self._nats:
             yield
 
@@ -135,9 +147,26 @@ class Bench:
             yield archive_cost.Task(child, self._url, writer_creds, reader_creds)
 
     @asynccontextmanager
-    async def slow_dynamodb(self, delay_ms: float) -> AsyncIterator[dict[str, str]]:
+    async def devices(
+        self, account: str, env: dict[str, str], module: str = "service"
+    ) -> AsyncIterator[devices_cost.Task]:
+        """Run the role devices, or another `module` in its place, in its own account."""
+        own = {"DEVICES_LISTEN": f"127.0.0.1:{claim_port(0, '')}", **env}
+        async with self._reader("devices", devices.USER, own, account, module) as (child, _, _):
+            creds = self_hosted.administrator_of(self._state.operator(), self._accounts[account], expires_s=BENCH_S)
+            yield devices_cost.Task(child, self._url, creds)
+
+    async def connection_kib(self, connections: int) -> float:
+        """Return the KiB of nats-server's memory that each of these connected devices takes."""
+        name = "device-1"
+        files = await add(self._state, self._url, [name], DEVICES)
+        password = files[name].read_text().strip()
+        return await devices_cost.connection_kib(self._mqtt.port, name, password, self._nats, connections, self.say)
+
+    @asynccontextmanager
+    async def slow_dynamodb(self, delay_ms: float, keys: tuple[str, str]) -> AsyncIterator[dict[str, str]]:
         port = claim_port(0, "")
-        command = [sys.executable, "-m", "benchmark.cost.slow_dynamodb", str(port), str(delay_ms)]
+        command = [sys.executable, "-m", "benchmark.cost.slow_dynamodb", str(port), str(delay_ms), *keys]
         async with running("slow DynamoDB", command, self._folder / "logs" / "slow.log") as child:
             await child.until(lambda: accepts(port))
             yield environment(port)
@@ -149,7 +178,7 @@ class Bench:
         """Run a role that reads the stream; yield it, and the credentials of the stream's writer and of the role."""
         account = account or role
         files = Files(self._folder / "creds" / account)
-        await provision(self._url, self._state, files, account)
+        self._accounts[account] = await provision(self._url, self._state, files, account)
         writer_creds, reader_creds = files.creds(SERVICE_USER.name), files.creds(user)
         assert writer_creds
         assert reader_creds

@@ -18,10 +18,12 @@ from rich.console import Console
 
 from benchmark.cost import archive as archive_cost
 from benchmark.cost import create as create_cost
+from benchmark.cost import devices as devices_cost
 from benchmark.cost import queue as queue_cost
 from benchmark.cost.archive import Archived
+from benchmark.cost.devices import DevicesCost
 from benchmark.cost.figures import BUSY, PEER, SERVICE, VARIANTS, Round, Sample, cost_rows, requirements, scale_row
-from benchmark.cost.programs import EVENTS, PROGRAMS, TABLE, Bench, Program, memory_mib
+from benchmark.cost.programs import DEVICES, EVENTS, PROGRAMS, READINGS, TABLE, Bench, Program, memory_mib
 from benchmark.load.endpoints import CREATE
 from benchmark.load.job import Closed
 from benchmark.report import result as results
@@ -29,6 +31,7 @@ from benchmark.report.result import CostResult, Machine, ScaleRow
 from control_plane.desired import REGISTRAR
 from local.dynamodb import create_table
 from service.contracts import archive as contract
+from service.contracts import devices as devices_contract
 
 _ENDLESS: Final = 1 << 40
 
@@ -43,14 +46,20 @@ class Profile:
     tasks: Sequence[int]
     rows: Sequence[int]
     memory_after: Sequence[int]
-    """Read a task's memory after each of these numbers of requests, and a sidecar's after as many messages."""
+    """Read a task's memory after each of these numbers of requests, a sidecar's after as many messages, and that of the
+    role devices after as many readings.
+    """
+    online: int
+    """Devices with a record, while the role's memory is read."""
+    connections: int
     warm_up_s: float = 1.0
 
 
 FULL: Final = Profile(
-    5, 3.0, (1, 100, BUSY), (1, 2, 3), (1_000, 100_000, 1_000_000), (250_000, 500_000, 750_000, 1_000_000)
-)
-QUICK: Final = Profile(1, 1.0, (1, BUSY), (1, 2), (1_000, 10_000), (10_000, 20_000))
+    5, 3.0, (1, 100, BUSY), (1, 2, 3), (1_000, 100_000, 1_000_000), (250_000, 500_000, 750_000, 1_000_000),
+    online=10_000, connections=1_000,
+)  # fmt: skip
+QUICK: Final = Profile(1, 1.0, (1, BUSY), (1, 2), (1_000, 10_000), (10_000, 20_000), online=100, connections=200)
 
 
 async def measure(profile: Profile, console: Console, stop: asyncio.Event) -> CostResult:
@@ -76,6 +85,7 @@ async def measure(profile: Profile, console: Console, stop: asyncio.Event) -> Co
                     say=bench.say,
                 )  # fmt: skip
             archived = await _archive(bench, profile)
+            devices = await _devices(bench, profile)
     return CostResult(
         started_at=started_at,
         machine=Machine.this(),
@@ -83,7 +93,7 @@ async def measure(profile: Profile, console: Console, stop: asyncio.Event) -> Co
         rows=cost_rows(rounds, resident),
         scale=scale,
         memory=memory,
-        claims=requirements(rounds, scale, memory, creates, queue, archived),
+        claims=requirements(rounds, scale, memory, creates, queue, archived, devices),
         left_out=left_out,
     )
 
@@ -176,12 +186,39 @@ async def _archive(bench: Bench, profile: Profile) -> Archived:
                 archived, written, archived_plainly, rounds=profile.rounds, step_s=profile.step_s, say=bench.say
             )
     async with (
-        bench.slow_dynamodb(archive_cost.SLOW_MS) as slow_env,
+        bench.slow_dynamodb(archive_cost.SLOW_MS, keys) as slow_env,
         bench.archive("archive-slow", slow_env) as task,
         archive_cost.archiving(task) as archived,
     ):
         slow = await archive_cost.slow_rows(archived, rounds=profile.rounds, step_s=profile.step_s, say=bench.say)
     return Archived(rate, cpu, slow)
+
+
+async def _devices(bench: Bench, profile: Profile) -> DevicesCost:
+    """Measure the role devices beside plain consumers, and memory with a DynamoDB that costs next to nothing."""
+    keys = (devices_contract.PARTITION_KEY, devices_contract.SORT_KEY)
+    module = "benchmark.peers.bare_readings"
+    async with bench.engine(1) as dynamodb_env:
+        env = {"DEVICES_TABLE": READINGS, **dynamodb_env}
+        await create_table(READINGS, dynamodb_env, keys)
+        async with (
+            bench.devices(DEVICES, env) as task,
+            devices_cost.reading(task) as role,
+            bench.devices("devices-bare", {}, module) as bare_task,
+            devices_cost.reading(bare_task) as bare,
+            bench.devices("devices-writing", env, module) as writing_task,
+            devices_cost.reading(writing_task) as writing,
+        ):
+            figures = await devices_cost.beside(
+                role, bare, writing, rounds=profile.rounds, step_s=profile.step_s, say=bench.say
+            )
+    async with (
+        bench.slow_dynamodb(0, keys) as fast_env,
+        bench.devices("devices-memory", {"DEVICES_TABLE": READINGS, **fast_env}) as task,
+        devices_cost.reading(task) as role,
+    ):
+        memory = await devices_cost.memory(task, role, profile.memory_after, profile.online, bench.say)
+    return DevicesCost(*figures, memory, await bench.connection_kib(profile.connections))
 
 
 async def _memory(bench: Bench, dynamodb_env: dict[str, str], profile: Profile) -> list[tuple[int, float]]:

@@ -1,7 +1,7 @@
 """A DynamoDB that takes a fixed time per call and accepts every row.
 
-`python -m benchmark.cost.slow_dynamodb PORT MS`. A real engine on the same two cores would be the bottleneck; this one
-costs next to nothing. It knows only the calls of the archive.
+`python -m benchmark.cost.slow_dynamodb PORT MS PARTITION-KEY SORT-KEY`. A real engine would be the bottleneck; this one
+costs next to nothing. It knows only the calls of a role that writes.
 """
 
 from __future__ import annotations
@@ -15,17 +15,15 @@ import httptools
 import orjson
 import uvloop
 
-from service.contracts.archive import PARTITION_KEY, SORT_KEY
 
-_TABLE: Final = {
-    "Table": {
-        "AttributeDefinitions": [{"AttributeName": key, "AttributeType": "S"} for key in (PARTITION_KEY, SORT_KEY)],
-        "KeySchema": [
-            {"AttributeName": PARTITION_KEY, "KeyType": "HASH"},
-            {"AttributeName": SORT_KEY, "KeyType": "RANGE"},
-        ],
+def _table(partition_key: str, sort_key: str) -> object:
+    keys = {partition_key: "HASH", sort_key: "RANGE"}
+    return {
+        "Table": {
+            "AttributeDefinitions": [{"AttributeName": key, "AttributeType": "S"} for key in keys],
+            "KeySchema": [{"AttributeName": key, "KeyType": kind} for key, kind in keys.items()],
+        }
     }
-}
 
 
 def _response(body: object) -> bytes:
@@ -36,10 +34,7 @@ def _response(body: object) -> bytes:
     )
 
 
-_ANSWERS: Final = {
-    b"DescribeTable": _response(_TABLE),
-    b"BatchWriteItem": _response({"UnprocessedItems": {}}),
-}
+_ANSWERS: Final = {b"BatchWriteItem": _response({"UnprocessedItems": {}})}
 
 
 class _Connection(asyncio.Protocol):
@@ -72,4 +67,5 @@ async def serve(port: int, delay_s: float) -> None:
 
 
 if __name__ == "__main__":
+    _ANSWERS[b"DescribeTable"] = _response(_table(*sys.argv[3:5]))
     uvloop.run(serve(int(sys.argv[1]), float(sys.argv[2]) / 1000))

@@ -184,7 +184,8 @@ class Mqtt(asyncio.Protocol):
     async def _answer(self, number: int) -> int:
         if self.closed.done():
             raise ConnectionResetError("the MQTT connection is closed")
-        self._waiting[number] = waiting = asyncio.get_running_loop().create_future()
+        waiting: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = waiting
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 return await waiting

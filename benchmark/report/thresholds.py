@@ -22,6 +22,8 @@ COST: Final = (
     "create_of_insert", "queue_of_pull",
     "queue_short_of_pull", "queue_delete_of_empty", "queue_receive_of_empty", "queue_memory", "queue_growth",
     "archive_of_writes", "archive_cpu_over_plain", "archive_slow_rows",
+    "devices_cpu_over_bare", "devices_cpu_over_writing", "devices_of_writing", "devices_memory", "devices_growth",
+    "devices_connection",
 )  # fmt: skip
 _OPERATORS: Final[Mapping[str, Callable[[float, float], bool]]] = {
     ">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le,

@@ -23,6 +23,8 @@ class Broker:
     host: str
     port: int
     tls: bool = False
+    authority: str = ""
+    """The file of the authority that they trust; empty: those of their system."""
 
     @classmethod
     def parse(cls, url: str, server: str | None) -> Broker:
@@ -50,7 +52,8 @@ class Broker:
 def publish_line(broker: Broker, minted: Minted, path: Path | None) -> str:
     """Return a command that publishes a reading, which becomes a row: 21.5 °C, 40 %, at the time of its arrival."""
     password = f'"$(cat {shlex.quote(str(path))})"' if path else minted.jwt
-    tls = " --tls-use-os-certs" if broker.tls else ""
+    trusted = f"--cafile {shlex.quote(broker.authority)}" if broker.authority else "--tls-use-os-certs"
+    tls = f" {trusted}" if broker.tls else ""
     return (
         f"printf '{_octal(_reading(minted.name))}' | mosquitto_pub -h {broker.host} -p {broker.port}{tls} -V mqttv311 "
         f"-i {minted.name} -u {minted.name} -P {password} -q 1 -t data/{minted.name}/{SENSOR} -s"

@@ -65,9 +65,9 @@ async def connected(servers: str | Sequence[str], creds: str, **options: Any) ->
         await client.close()
 
 
-def administrator_of(operator: Key, account: str) -> str:
+def administrator_of(operator: Key, account: str, *, expires_s: int = ADMINISTRATOR_S) -> str:
     """Return credentials with every permission in an account that `SelfHosted` created."""
-    return administrator_creds(_signer(operator, account, ADMINISTRATOR.name, 0), account)
+    return administrator_creds(_signer(operator, account, ADMINISTRATOR.name, 0), account, expires_s=expires_s)
 
 
 def _signer(operator: Key, account: str, role: str, generation: int) -> Key:

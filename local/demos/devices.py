@@ -60,7 +60,7 @@ async def run(console: Console) -> None:
         async with running as system, webhook() as hook, AsyncExitStack() as stack:
             env = {"OUTAGE_WEBHOOK": hook.url, "OUTAGE_WINDOW": str(WINDOW_S), "FACILITY": "house"}
             roles = [
-                await stack.enter_async_context(devices_role(system, folder / f"logs/role-{number}", **env))
+                await stack.enter_async_context(devices_role(system, folder / f"logs/role-{number}", env))
                 for number in (1, 2)
             ]
             files = await add(system.state, system.nats_url, NAMES)

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from service.contracts.requests import QUEUE_GROUP, discovery
+from service.contracts.requests import DIALECT, QUEUE_GROUP, discovery
 from service.contracts.stream import (
     ADJUSTED_PREFIX,
     ARCHIVE_CONSUMER,
@@ -120,7 +120,6 @@ PAGE_DEFAULT: Final = 50
 """Adjustments of one page of a statement."""
 CURSOR_MAX: Final = 10**15
 
-_DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 _CLIENT_ID: Final = {
     "type": "string",
     "minLength": 1,
@@ -141,25 +140,25 @@ _CREATED_AT_GIVEN: Final = {
 }
 
 REQUEST_SCHEMA: Final = {
-    "$schema": _DIALECT,
+    "$schema": DIALECT,
     "type": "object",
     "required": ["client_id"],
     "properties": {"client_id": _CLIENT_ID},
 }
 RESPONSE_SCHEMA: Final = {
-    "$schema": _DIALECT,
+    "$schema": DIALECT,
     "type": "object",
     "required": ["balance"],
     "properties": {"balance": {"type": "integer"}},
 }
 GET_REQUEST_SCHEMA: Final = {
-    "$schema": _DIALECT,
+    "$schema": DIALECT,
     "type": "object",
     "required": ["client_id"],
     "properties": {"client_id": _CLIENT_ID, "consistent": {"type": "boolean", "default": False}},
 }
 GET_RESPONSE_SCHEMA: Final = {
-    "$schema": _DIALECT,
+    "$schema": DIALECT,
     "type": "object",
     "required": ["client_id", "balance"],
     "properties": {
@@ -170,13 +169,13 @@ GET_RESPONSE_SCHEMA: Final = {
     },
 }
 CREATE_REQUEST_SCHEMA: Final = {
-    "$schema": _DIALECT,
+    "$schema": DIALECT,
     "type": "object",
     "required": ["name"],
     "properties": {"client_id": _CLIENT_ID, "name": _NAME_GIVEN, "created_at": _CREATED_AT_GIVEN},
 }
 CREATE_RESPONSE_SCHEMA: Final = {
-    "$schema": _DIALECT,
+    "$schema": DIALECT,
     "type": "object",
     "required": ["client_id"],
     "properties": {"client_id": _CLIENT_ID},
@@ -187,7 +186,7 @@ _REASON: Final = {"type": "string", "maxLength": REASON_MAX}
 _ADJUSTED: Final = {"adjustment_id": _ADJUSTMENT_ID, "points": _POINTS, "balance": {"type": "integer"}}
 
 ADJUST_REQUEST_SCHEMA: Final = {
-    "$schema": _DIALECT,
+    "$schema": DIALECT,
     "type": "object",
     "required": ["client_id", "adjustment_id", "points"],
     "properties": {
@@ -198,14 +197,14 @@ ADJUST_REQUEST_SCHEMA: Final = {
     },
 }
 ADJUST_RESPONSE_SCHEMA: Final = {
-    "$schema": _DIALECT,
+    "$schema": DIALECT,
     "type": "object",
     "required": ["client_id", *_ADJUSTED],
     "properties": {"client_id": _CLIENT_ID, **_ADJUSTED},
 }
 _CURSOR: Final = {"type": "integer", "minimum": 1, "maximum": CURSOR_MAX}
 STATEMENT_REQUEST_SCHEMA: Final = {
-    "$schema": _DIALECT,
+    "$schema": DIALECT,
     "type": "object",
     "required": ["client_id"],
     "properties": {
@@ -215,7 +214,7 @@ STATEMENT_REQUEST_SCHEMA: Final = {
     },
 }
 STATEMENT_RESPONSE_SCHEMA: Final = {
-    "$schema": _DIALECT,
+    "$schema": DIALECT,
     "type": "object",
     "required": ["client_id", "adjustments"],
     "properties": {

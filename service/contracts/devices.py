@@ -78,7 +78,7 @@ PUBLISH: Final = (
     *(f"$JS.ACK.{stream}.{name}.>" for stream, name in CONSUMERS),
     *(f"$JS.ACK.*.*.{stream}.{name}.>" for stream, name in CONSUMERS),  # the form with domain and account: ADR-15
     *(f"$JS.API.STREAM.INFO.{stream}" for stream in (MQTT_STREAM, BUCKET_STREAM, OUTAGES_STREAM, DEAD_STREAM)),
-    f"$JS.API.STREAM.MSG.GET.{BUCKET_STREAM}",
+    *(f"$JS.API.STREAM.MSG.GET.{stream}" for stream in (MQTT_STREAM, BUCKET_STREAM, OUTAGES_STREAM)),
     f"$JS.API.DIRECT.GET.{BUCKET_STREAM}",
     f"$JS.API.DIRECT.GET.{BUCKET_STREAM}.>",
     f"{KEY_PREFIX}>",
@@ -92,6 +92,7 @@ PUBLISH: Final = (
 SUBSCRIBE: Final = (
     *(f"{subject} {QUEUE_GROUP}" for subject in (GET_SUBJECT, LIST_SUBJECT)),
     *discovery(SERVICE_NAME),
+    f"{KEY_PREFIX}*",
     f"{INBOX_PREFIX}.>",
 )
 """Subscribe permissions of the role's NATS user."""

@@ -1,8 +1,11 @@
-"""Names that all roles which answer requests share: the queue group, and the subjects of their discovery."""
+"""Names that all roles which answer requests share: queue group, dialect of their schemas, subjects of discovery."""
 
 from typing import Final
 
 QUEUE_GROUP: Final = "q"
+
+DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+"""What the published schemas of requests and responses are written in."""
 
 
 def discovery(service: str) -> tuple[str, ...]:

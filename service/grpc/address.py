@@ -22,6 +22,8 @@ class Address:
     certificate: str
     key: str
     client_ca: str
+    mutual: bool = False
+    """Whether other machines may reach it only with a certificate of `client_ca`."""
 
     @property
     def is_local(self) -> bool:

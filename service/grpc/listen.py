@@ -89,6 +89,12 @@ async def bind(server: grpc.aio.Server, address: Address) -> int:
     listen, variable = address.listen, f"{address.variables}_LISTEN"
     try:
         claim(address)
+        if address.mutual and not address.is_local and not address.client_ca:
+            raise ServiceError(
+                f"{variable} {listen} is reachable from other machines, and {address.variables}_CLIENT_CA is not set",
+                f"listen on 127.0.0.1 or unix:PATH, or give it with {address.variables}_CERTIFICATE and "
+                f"{address.variables}_KEY",
+            )
         if address.certificate:
             credentials = await asyncio.to_thread(certificates.load, address)
             with _socket_mode(address):

@@ -9,10 +9,9 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-import grpc
-
+from service.grpc.calls import Context, write
 from service.queue import response
 from service.queue.response import RESPONSE_BYTES
 from service.sources.source import Message, Source
@@ -23,8 +22,6 @@ LEAST_BYTES: Final = 1_200_000
 """Every receive may bring at least this much, whatever others are open: any message of SQS fits."""
 PATIENCE_S: Final = 1.0
 """Seconds that a received message waits for clients to read earlier responses."""
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class Full(Exception):
@@ -80,10 +77,7 @@ class Outbox:
         size = len(parcel.response)
         self._unread += size
         try:
-            await context.write(parcel.response)
-        except grpc.aio.InternalError:
-            self._give_back(parcel.messages, parcel.until)
-            raise asyncio.CancelledError from None
+            await write(context, parcel.response)
         except BaseException:
             self._give_back(parcel.messages, parcel.until)
             raise

@@ -7,14 +7,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar, Final
 
-import grpc
 import structlog
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from service import __version__
 from service.contracts import queue as contract
-from service.grpc.health import Health
-from service.grpc.listen import OPTIONS, bind, lost
+from service.grpc.server import Server
 from service.nats.connection import Connection
 from service.queue.response import RESPONSE_BYTES
 from service.queue.server import SQSService
@@ -25,8 +23,6 @@ from service.sources.source import Source
 
 log: Final = structlog.get_logger("service.queue")
 
-WATCH_S: Final = 0.2
-"""Seconds for clients that watch the health to hear that the sidecar stops."""
 SETTLE_S: Final = 3.0
 """Longer than the two seconds after which SQS ends an abandoned receive."""
 
@@ -45,8 +41,7 @@ class Queue:
             self._connection = Connection(settings, name="queue", inbox_prefix=contract.INBOX_PREFIX, on_lost=stop.fail)
         self._source = _source(settings, name, self._connection)
         self._service = SQSService(self._source)
-        self._health = Health(contract.GRPC_SERVICE)
-        self._server: grpc.aio.Server | None = None
+        self._server = Server(settings.address, contract.GRPC_SERVICE, self._service)
 
     def needs(self) -> Sequence[Need]:
         if not self._connection:
@@ -56,34 +51,18 @@ class Queue:
 
     async def start(self) -> None:
         await self._source.start()
-        self._server = grpc.aio.server(options=OPTIONS)
-        self._service.add_to(self._server)
-        self._health.add_to(self._server)
-        port = await bind(self._server, self._settings.address)
-        await self._server.start()
-        await self._health.serving()
+        port = await self._server.start()
         self._state = "serving"
         log.info("handing out messages", queue=self._settings.queue, listen=self._settings.queue_listen, port=port,
                  version=__version__)  # fmt: skip
 
     async def drain(self, timeout_s: float) -> None:
         self._state = "draining"
-        await self._health.stopping()
         deadline = time.monotonic() + timeout_s
-        await self._service.stop()
-        if self._server:
-            await self._end_calls(self._server, timeout_s)
+        await self._server.drain(timeout_s)
         await self._settle(min(SETTLE_S, deadline - time.monotonic()))
         counts = self._service.counts
         log.info("drained", received=counts.received, deleted=counts.deleted)
-
-    async def _end_calls(self, server: grpc.aio.Server, timeout_s: float) -> None:
-        """Wait for calls of our service, not for health watches: those would stay open all the time."""
-        stopping = asyncio.ensure_future(server.stop(timeout_s))
-        idle = asyncio.ensure_future(self._service.idle())
-        await asyncio.wait((stopping, idle), return_when=asyncio.FIRST_COMPLETED)
-        await server.stop(WATCH_S)  # a second call shortens the grace of the first
-        await asyncio.gather(stopping, idle)
 
     async def _settle(self, timeout_s: float) -> None:
         """Make messages visible again that were on their way to clients that are gone."""
@@ -94,8 +73,7 @@ class Queue:
             log.warning("the queue does not answer; what is held is visible again when its visibility ends")
 
     async def close(self) -> None:
-        if self._server:
-            await self._server.stop(None)
+        await self._server.close()
         await self._source.close()
         if self._connection:
             await self._connection.close()
@@ -104,7 +82,7 @@ class Queue:
         found = {}
         if self._state != "serving":
             found["service"] = self._state
-        elif problem := lost(self._settings.queue_listen):
+        elif problem := self._server.problem():
             found["listen"] = problem
         if problem := self._source.problem():
             found["queue"] = problem
@@ -119,7 +97,7 @@ class Queue:
         for name, value, what in (
             ("queue_messages_received", counts.received, "Messages handed out."),
             ("queue_messages_deleted", counts.deleted, "Messages deleted, confirmed by the queue."),
-            ("queue_errors", counts.refused, "Calls and receipts answered with an error."),
+            ("queue_errors", self._service.calls.refused, "Calls and receipts answered with an error."),
             ("queue_dead_letters", self._source.dead_letters, "Messages set aside by this sidecar."),
             ("queue_dead_letters_refused", self._source.dead_letters_refused, "Times that one could not be set aside."),
         ):

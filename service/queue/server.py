@@ -6,14 +6,15 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NoReturn
+from typing import Final
 
 import grpc
 from google.protobuf import empty_pb2
 
 from service.contracts import queue as contract
+from service.grpc.calls import Calls, Context, register
 from service.queue import sqs_pb2 as pb
-from service.queue.outbox import UNREAD_BYTES, Context, Full, Outbox
+from service.queue.outbox import UNREAD_BYTES, Full, Outbox
 from service.sources.source import Done, Result, Source, TooLong, Unavailable, UnknownReceipt
 
 VISIBILITY_MAX_S: Final = 43_200
@@ -27,8 +28,6 @@ STREAM_POLL_S: Final = 1.0
 class Counts:
     received: int = 0
     deleted: int = 0
-    refused: int = 0
-    """Calls, and receipts within calls, answered with an error."""
 
 
 @dataclass(eq=False)
@@ -53,8 +52,9 @@ class SQSService:
         self._source = source
         self._outbox = Outbox(source)
         self._streams: set[_Stream] = set()
-        self._calls: set[asyncio.Task[Any]] = set()
         self._stopping = asyncio.Event()
+        self.calls = Calls()
+        """`refused`: calls, and receipts within calls, answered with an error."""
         self.counts = Counts()
 
     def add_to(self, server: grpc.aio.Server) -> None:
@@ -70,8 +70,7 @@ class SQSService:
             "ChangeVisibility": one(self.ChangeVisibility, pb.SQSChangeVisibilityRequest.FromString, results),
             "StreamMessages": many(self.StreamMessages, pb.SQSStreamMessagesRequest.FromString),
         }
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(contract.GRPC_SERVICE, handlers),))
-        server.add_registered_method_handlers(contract.GRPC_SERVICE, handlers)  # type: ignore[attr-defined]
+        register(server, contract.GRPC_SERVICE, handlers)
 
     async def stop(self) -> None:
         """End waiting receives and streams; each returns what it has."""
@@ -81,46 +80,41 @@ class SQSService:
             stream.freed.set()
         await self._source.take_no_more()
 
-    async def idle(self) -> None:
-        """Return when no call is in flight: each has sent its response."""
-        while self._calls:
-            await asyncio.wait(self._calls)
-
     async def ReceiveMessage(self, request: pb.SQSReceiveMessageRequest, context: Context) -> None:  # noqa: N802
         """Send the messages available now, else the first within `wait_time`; none is not an error.
 
         If the client goes away before its connection has taken the response, the messages become visible again.
         RESOURCE_EXHAUSTED when clients leave too much unread.
         """
-        self._track()
-        await self._within(context, "visibility_timeout", request.visibility_timeout, 0, VISIBILITY_MAX_S)
-        await self._within(context, "wait_time", request.wait_time, 0, WAIT_MAX_S)
+        self.calls.enter()
+        await self.calls.within(context, "visibility_timeout", request.visibility_timeout, 0, VISIBILITY_MAX_S)
+        await self.calls.within(context, "wait_time", request.wait_time, 0, WAIT_MAX_S)
         limit = request.maximum_number_of_messages
-        await self._within(context, "maximum_number_of_messages", limit, 1, MESSAGES_MAX)
+        await self.calls.within(context, "maximum_number_of_messages", limit, 1, MESSAGES_MAX)
         try:
             parcel = await self._outbox.receive(limit, request.visibility_timeout, request.wait_time)
         except Unavailable as error:
-            await self._abort(context, grpc.StatusCode.UNAVAILABLE, str(error))
+            await self.calls.refuse(context, grpc.StatusCode.UNAVAILABLE, str(error))
         except Full:
             said = f"clients have not read {UNREAD_BYTES:,} bytes of messages; read them, or end those calls"
-            await self._abort(context, grpc.StatusCode.RESOURCE_EXHAUSTED, said)
+            await self.calls.refuse(context, grpc.StatusCode.RESOURCE_EXHAUSTED, said)
         await self._outbox.send(parcel, context)
         self.counts.received += len(parcel.messages)
 
     async def DeleteMessage(self, request: pb.SQSDeleteMessageRequest, context: Context) -> empty_pb2.Empty:  # noqa: N802
         """Return when the queue has confirmed the deletion. NOT_FOUND for a receipt that is not this queue's."""
-        self._track()
+        self.calls.enter()
         (result,) = await self._delete([request.messageID])
         if not isinstance(result, Done):
-            await self._abort(context, _status(result), str(result))
+            await self.calls.refuse(context, _status(result), str(result))
         return empty_pb2.Empty()
 
     async def DeleteMessages(  # noqa: N802
         self, request: pb.SQSDeleteMessagesRequest, context: Context
     ) -> pb.SQSResultsResponse:
         """Delete several; return a result per receipt, in order. Some may fail while others are deleted."""
-        self._track()
-        await self._within(context, "the number of messageIDs", len(request.messageIDs), 1, MESSAGES_MAX)
+        self.calls.enter()
+        await self.calls.within(context, "the number of messageIDs", len(request.messageIDs), 1, MESSAGES_MAX)
         return self._results(request.messageIDs, await self._delete(list(request.messageIDs)))
 
     async def ChangeVisibility(  # noqa: N802
@@ -130,9 +124,9 @@ class SQSService:
 
         Each result has the receipt to use from now on.
         """
-        self._track()
-        await self._within(context, "the number of messageIDs", len(request.messageIDs), 1, MESSAGES_MAX)
-        await self._within(context, "visibility_timeout", request.visibility_timeout, 0, VISIBILITY_MAX_S)
+        self.calls.enter()
+        await self.calls.within(context, "the number of messageIDs", len(request.messageIDs), 1, MESSAGES_MAX)
+        await self.calls.within(context, "visibility_timeout", request.visibility_timeout, 0, VISIBILITY_MAX_S)
         keys = self._keys(request.messageIDs)
         results = await self._source.change_visibility(list(request.messageIDs), request.visibility_timeout)
         self._moved(keys, results, time.monotonic() + request.visibility_timeout)
@@ -144,11 +138,11 @@ class SQSService:
         At most `maximum_number_of_messages` are out: neither deleted nor visible again. Deletions count in whichever
         call of this sidecar they come.
         """
-        self._track()
+        self.calls.enter()
         visibility_s = request.visibility_timeout
-        await self._within(context, "visibility_timeout", visibility_s, 1, VISIBILITY_MAX_S)
+        await self.calls.within(context, "visibility_timeout", visibility_s, 1, VISIBILITY_MAX_S)
         limit = request.maximum_number_of_messages
-        await self._within(context, "maximum_number_of_messages", limit, 1, MESSAGES_MAX)
+        await self.calls.within(context, "maximum_number_of_messages", limit, 1, MESSAGES_MAX)
         stream = _Stream(limit)
         self._streams.add(stream)
         try:
@@ -164,7 +158,7 @@ class SQSService:
         try:
             parcel = await self._outbox.receive(room, visibility_s, STREAM_WAIT_S)
         except Unavailable as error:
-            await self._abort(context, grpc.StatusCode.UNAVAILABLE, str(error))
+            await self.calls.refuse(context, grpc.StatusCode.UNAVAILABLE, str(error))
         except Full:
             return
         if parcel.messages:
@@ -173,12 +167,6 @@ class SQSService:
             stream.out.update((self._key(self._source.receipt(message)), until) for message in parcel.messages)
             await self._outbox.send(parcel, context)
             self.counts.received += len(parcel.messages)
-
-    def _track(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101  gRPC runs each call, up to its response being sent, in its own task
-        self._calls.add(task)
-        task.add_done_callback(self._calls.discard)
 
     async def _delete(self, receipts: Sequence[str]) -> list[Result]:
         keys = self._keys(receipts)
@@ -210,19 +198,9 @@ class SQSService:
             if isinstance(result, Done):
                 response.results.add(messageID=result.receipt)
             else:
-                self.counts.refused += 1
+                self.calls.refused += 1
                 response.results.add(messageID=receipt, code=_status(result).value[0], error=str(result))
         return response
-
-    async def _within(self, context: Context, name: str, value: int, least: int, most: int) -> None:
-        if not least <= value <= most:
-            said = f"{name} is {value}; give {least} to {most}"
-            await self._abort(context, grpc.StatusCode.INVALID_ARGUMENT, said)
-
-    async def _abort(self, context: Context, code: grpc.StatusCode, said: str) -> NoReturn:
-        self.counts.refused += 1
-        await context.abort(code, said)
-        raise AssertionError("abort raises")
 
 
 async def _wait(freed: asyncio.Event) -> None:

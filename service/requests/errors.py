@@ -39,7 +39,7 @@ class BadRequest(RequestError):
 
 
 class NotFound(RequestError):
-    """No such client."""
+    """Nothing has that id."""
 
     code = "404"
     description = "NOT_FOUND"
@@ -60,7 +60,7 @@ class InsufficientBalance(RequestError):
 
 
 class Unavailable(RequestError):
-    """DynamoDB did not answer within the deadline."""
+    """DynamoDB, or NATS, did not answer within the deadline."""
 
     code = "503"
     description = "UNAVAILABLE"

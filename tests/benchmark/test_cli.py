@@ -257,7 +257,7 @@ async def test_what_a_request_costs_is_measured_for_each_program(monkeypatch: py
     """The figures are the machine's; here: that each of them is there, and is one of a program that served."""
     monkeypatch.setattr(shutil, "which", lambda _: None)  # to build the peer takes a minute
     profile = Profile(rounds=1, step_s=0.1, concurrencies=(1, BUSY), tasks=(1,), rows=(1_000, 2_000),
-                    memory_after=(500, 1_000), warm_up_s=0.1)  # fmt: skip
+                    memory_after=(500, 1_000), online=50, connections=20, warm_up_s=0.1)  # fmt: skip
     found = await measure(profile, Console(quiet=True), asyncio.Event())
     assert [(row.program, row.concurrency) for row in found.rows] == [
         *((program, 1) for program in ("echo", "service", "baseline")),
@@ -272,3 +272,4 @@ async def test_what_a_request_costs_is_measured_for_each_program(monkeypatch: py
     assert found.figures()["queue_of_pull"] > 0.1
     assert found.figures()["archive_of_writes"] > 0.1
     assert found.figures()["archive_slow_rows"] > 1_000
+    assert found.figures()["devices_of_writing"] > 0.1

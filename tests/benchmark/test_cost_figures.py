@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from benchmark.cost.archive import Archived
+from benchmark.cost.devices import DevicesCost
 from benchmark.cost.figures import (
     BASELINE,
     BUSY,
@@ -29,6 +30,8 @@ from benchmark.report.thresholds import COST, parse
 GOOD = QueueCost(same=1.0, shorter=1.0, delete=1.0, receive=1.0, memory=[(1, 70.0), (2, 71.0)])
 ARCHIVED = Archived(rate_of_writes=1.0, cpu_over_plain=0.1, slow_rows=40_000)
 
+DEVICES = DevicesCost(1.0, 0.5, 1.0, memory=[(1, 90.0), (2, 91.0)], connection_kib=60.0)
+
 
 def sample(*, throughput: float = 1000.0, cpu: float = 20.0, nats: float = 10.0, p50: float = 1.0) -> Sample:
     latency = Latency(mean_ms=p50, p50_ms=p50, p90_ms=p50, p95_ms=p50, p99_ms=p50, p99_9_ms=p50, max_ms=p50)
@@ -45,12 +48,16 @@ def one_round(**of_the_service: float) -> Round:
 
 
 def figures(
-    *rounds: Round, creates: float = 1.0, queue: QueueCost = GOOD, archive: Archived = ARCHIVED
+    *rounds: Round,
+    creates: float = 1.0,
+    queue: QueueCost = GOOD,
+    archive: Archived = ARCHIVED,
+    devices: DevicesCost = DEVICES,
 ) -> dict[str, tuple[float | None, bool]]:
     rows = [
         ScaleRow(of="rows", size=size, throughput=1, p99_ms=1, server_cpu_us=cpu) for size, cpu in ((10, 20), (99, 22))
     ]
-    found = requirements(rounds, rows, [(1, 70.0), (2, 71.0)], creates, queue, archive)
+    found = requirements(rounds, rows, [(1, 70.0), (2, 71.0)], creates, queue, archive, devices)
     return {requirement.name: (requirement.figure, requirement.holds) for requirement in found}
 
 
@@ -149,3 +156,13 @@ def test_the_archives_figures_hold_at_their_bounds_and_not_beyond_them() -> None
     assert [found[name] for name in names] == [(0.85, True), (0.2, True), (30_000, True)]
     found = figures(one_round(), archive=Archived(0.84, 0.21, 29_999))
     assert [found[name][1] for name in names] == [False, False, False]
+
+
+def test_the_devices_figures_hold_at_their_bounds_and_not_beyond_them() -> None:
+    names = [name for name in COST if name.startswith("devices_")]
+    found = figures(one_round(), devices=DevicesCost(1.5, 0.8, 0.9, memory=[(1, 118.0), (2, 120.0)], connection_kib=80))
+    assert [found[name] for name in names] == [
+        (1.5, True), (0.8, True), (0.9, True), (120, True), (2, True), (80, True)
+    ]  # fmt: skip
+    beyond = DevicesCost(1.51, 0.81, 0.89, memory=[(1, 118.0), (2, 120.1)], connection_kib=80.1)
+    assert [figures(one_round(), devices=beyond)[name][1] for name in names] == [False] * len(names)

@@ -10,6 +10,7 @@ from pathlib import Path
 import nats
 import pytest
 import trustme
+from nats.aio.client import Client
 
 from benchmark.load.mqtt import Mqtt, Refused, Will, _packet, _packets
 from local.nats_server import binary
@@ -36,7 +37,7 @@ async def ports(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple
 
 
 @pytest.fixture
-async def nats_client(ports: tuple[int, int]) -> AsyncIterator[nats.NATS]:
+async def nats_client(ports: tuple[int, int]) -> AsyncIterator[Client]:
     client = await nats.connect(f"nats://{HOST}:{ports[0]}", user="all", password="secret")
     yield client
     await client.close()
@@ -46,7 +47,7 @@ async def connect(ports: tuple[int, int], client_id: str = "d1", **options: obje
     return await Mqtt.connect(HOST, ports[1], client_id, user="device", password="secret", **options)  # type: ignore[arg-type]
 
 
-async def test_a_publish_returns_when_the_server_has_stored_it(ports: tuple[int, int], nats_client: nats.NATS) -> None:
+async def test_a_publish_returns_when_the_server_has_stored_it(ports: tuple[int, int], nats_client: Client) -> None:
     readings = await nats_client.subscribe("data.>")
     await nats_client.flush()
     mqtt = await connect(ports)
@@ -67,9 +68,7 @@ async def test_what_was_sent_without_waiting_is_counted(ports: tuple[int, int]) 
     await mqtt.disconnect()
 
 
-async def test_the_next_connection_sends_again_what_has_no_puback(
-    ports: tuple[int, int], nats_client: nats.NATS
-) -> None:
+async def test_the_next_connection_sends_again_what_has_no_puback(ports: tuple[int, int], nats_client: Client) -> None:
     mqtt = await connect(ports)
     mqtt.send("data/d1/t", b"lost")
     mqtt.abort()
@@ -84,7 +83,7 @@ async def test_the_next_connection_sends_again_what_has_no_puback(
 
 
 async def test_a_will_is_published_after_an_abort_and_not_after_a_disconnect(
-    ports: tuple[int, int], nats_client: nats.NATS
+    ports: tuple[int, int], nats_client: Client
 ) -> None:
     wills = await nats_client.subscribe("lwt.*")
     await nats_client.flush()
@@ -97,9 +96,7 @@ async def test_a_will_is_published_after_an_abort_and_not_after_a_disconnect(
 
 
 @pytest.mark.parametrize("qos", [0, 1])
-async def test_a_subscription_gets_what_nats_publishes(
-    ports: tuple[int, int], nats_client: nats.NATS, qos: int
-) -> None:
+async def test_a_subscription_gets_what_nats_publishes(ports: tuple[int, int], nats_client: Client, qos: int) -> None:
     came: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
     mqtt = await connect(ports, on_message=lambda topic, payload: came.put_nowait((topic, payload)))
     await mqtt.subscribe("pulse", qos)

@@ -15,6 +15,8 @@ from pathlib import Path
 import aiomqtt
 import pytest
 
+from control_plane.cli.recipe import Broker, publish_line
+from control_plane.devices import Minted
 from local.process import ROOT, Child, running
 from service.devices.msg_pb2 import Connect, SensorData
 from tests.support.devices.world import HOST, DevicesWorld
@@ -88,6 +90,18 @@ async def test_the_example_in_shell_publishes_and_is_there(devices: DevicesWorld
         await online(devices, "shell")
         assert "stored: " in device.log.read_text()
         assert await device.stop() == 0
+
+
+@needs_mosquitto
+async def test_the_line_that_device_add_prints_makes_a_row(devices: DevicesWorld) -> None:
+    broker = Broker(HOST, devices.world.servers.mqtt_ports[0])
+    line = publish_line(broker, Minted("pasted", devices.password("pasted")), None)
+    command, log = ("sh", "-c", line), devices.world.folder / "pasted.log"
+    async with devices.task(), running("pasted", command, log, {"PATH": os.environ["PATH"]}) as child:
+        assert await child.wait() == 0, child.last_words()
+        await rows_of(devices, "pasted")
+    (row,) = devices.rows()
+    assert (row["temp"], row["rh"], row["clock"]) == ({"N": "21.5"}, {"N": "40"}, {"S": "none"})
 
 
 @needs_mosquitto

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import os
+import re
 import ssl
 import stat
 from pathlib import Path
 
+import orjson
 import pytest
 
 from benchmark.load.mqtt import Mqtt, Refused
 from control_plane.errors import UsageError
+from control_plane.self_hosted import provider as self_hosted
 from local.demos.balance import ANY_PORT
 from local.device import add, announced, announcement
-from local.process import LocalError
+from local.process import LocalError, running
 from local.state import State
 from local.system import Listener, local_system
-from tests.support.command import finished, one_after_another
+from service.contracts import devices as contract
+from tests.support.command import command, finished, one_after_another
+from tests.support.world import eventually
+
+ANY_PORTS = ("--nats-port", "0", "--dynamodb-port", "0", "--gateway-port", "0", "--health-port", "0")
 
 
 @pytest.mark.parametrize("tls", ["", "localhost"])
@@ -39,6 +47,33 @@ async def test_a_device_that_was_added_publishes_and_no_other(tmp_path: Path, tl
         announcement(State(tmp_path))
 
 
+async def test_readme_takes_a_reader_from_nothing_to_a_row(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    ports = ("--mqtt-port", "0", "--devices-port", "0", *ANY_PORTS)
+    async with command("local", "up", "--devices", "--tasks", "0", "--state", str(state), *ports) as up:
+        await eventually(lambda: "Ctrl-C stops everything" in up.output or "error" in up.output, within_s=30)
+        code, output = await finished("local", "device", "greenhouse", "--state", str(state))
+        assert code == 0, output
+        line = re.search(r"^  (MQTT=.*?examples\.device greenhouse)$", output, re.DOTALL | re.MULTILINE)
+        assert line, output
+        env = {"PATH": os.environ["PATH"], "EVERY": "0.2"}
+        async with running("greenhouse", ["sh", "-c", f"exec env {line[1]}"], tmp_path / "device.log", env) as device:
+            await eventually(lambda: "stored: " in device.log.read_text())
+            nats_url = re.search(r"nats --server (\S+)", up.output)
+            assert nats_url
+            creds = (state / "creds" / "client.creds").read_text()
+            async with self_hosted.connected(nats_url[1], creds, inbox_prefix="_INBOX") as client:
+
+                async def known() -> bool:
+                    request = orjson.dumps({"device": "greenhouse"})
+                    answer = orjson.loads((await client.request(contract.GET_SUBJECT, request)).data)
+                    return answer.get("state") == "online" and "last" in answer
+
+                await eventually(known, what="the reading as a row")
+        assert "grpcurl -plaintext" in up.output
+    assert not (state / "devices" / "broker.json").exists()
+
+
 async def test_a_device_without_a_system_is_one_line(tmp_path: Path) -> None:
     code, output = await finished("local", "device", "greenhouse", "--state", str(tmp_path))
     assert (code, output) == (
@@ -47,8 +82,8 @@ async def test_a_device_without_a_system_is_one_line(tmp_path: Path) -> None:
 
 
 async def test_a_port_that_is_given_twice_is_said_in_one_line(tmp_path: Path) -> None:
-    ports = ("--nats-port", "31998", "--dynamodb-port", "0", "--gateway-port", "0", "--health-port", "0")
+    given = ("--mqtt-port", "31998", "--nats-port", "31998", *ANY_PORTS[2:])
     ((code, output),) = await one_after_another(
-        "local", [("up", "--devices", "--mqtt-port", "31998", "--state", str(tmp_path / "state"), *ports)]
+        "local", [("up", "--devices", "--state", str(tmp_path / "state"), *given)]
     )
     assert (code, "port 31998 is given twice (--nats-port, --mqtt-port)" in output) == (1, True), output

@@ -7,14 +7,11 @@ from typing import Final
 import structlog
 
 from service.contracts import customer as contract
-from service.dynamodb.errors import DynamoDBError, NoCredentialsError, TableUnavailableError, kind, reason
 from service.dynamodb.table import Outcome, Row
-from service.requests.errors import InternalError, NotFound, RequestError, Unavailable
-from service.runtime.logs import Repeated
+from service.requests.errors import InternalError, NotFound, RequestError
+from service.requests.failures import Failures
 
-_log: Final = structlog.get_logger("service.customer")
-failed: Final = Repeated(_log, "look-up failed")
-_unavailable: Final = Repeated(_log, "the table is not available")
+_failures: Final = Failures(structlog.get_logger("service.customer"), "look-up failed")
 
 
 def make_row(client_id: str, balance: int, **texts: str) -> Row:
@@ -40,7 +37,7 @@ def _integer(client_id: str, row: Row, attribute: str) -> int:
     try:
         return int(row[attribute]["N"])
     except Exception as error:  # a row may hold anything
-        failed.error("row", client_id=client_id, error=f"the row has no integer {attribute}")
+        _failures.failed.error("row", client_id=client_id, error=f"the row has no integer {attribute}")
         raise InternalError("internal error") from error
 
 
@@ -62,14 +59,4 @@ def row_of(client_id: str, outcome: Outcome) -> Row:
 
 def refusal(client_id: str, error: Exception) -> RequestError:
     """Return the reply for a failed call of the table. The cause is logged; the requester does not see it."""
-    if isinstance(error, TableUnavailableError):
-        _unavailable.warning(kind(error.__cause__ or error), error=reason(error))
-        return Unavailable(f"{error}; try again")
-    if isinstance(error, TimeoutError):
-        return Unavailable("the database did not answer in time; try again")
-    if isinstance(error, DynamoDBError | NoCredentialsError):
-        code = error.code if isinstance(error, DynamoDBError) else type(error).__name__
-        failed.error(code, client_id=client_id, error=str(error) or code)
-    else:
-        failed.error(type(error).__name__, client_id=client_id, exc_info=error)
-    return InternalError("internal error")
+    return _failures.refusal(error, client_id=client_id)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
@@ -20,6 +19,7 @@ from service.contracts import queue as contract
 from service.queue import sqs_pb2 as pb
 from service.queue.sqs_pb2_grpc import SQSServiceStub
 from tests.service.queue.conftest import Shared
+from tests.support.certificates import Certificates
 from tests.support.queue.sidecar import sidecar, sidecar_env, store
 from tests.support.world import World, complaint, eventually, get
 
@@ -27,33 +27,13 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 CALL_S = 5
 
 
-@dataclass(frozen=True)
-class Certificates:
-    authority: trustme.CA
-    folder: Path
-
-    def server(self) -> dict[str, str]:
-        """What the sidecar is told; the files are there."""
-        leaf = self.authority.issue_cert("127.0.0.1", "localhost")
-        chain, key, authority = (self.folder / name for name in ("chain.pem", "key.pem", "ca.pem"))
-        chain.write_bytes(b"".join(blob.bytes() for blob in leaf.cert_chain_pems))
-        key.write_bytes(leaf.private_key_pem.bytes())
-        authority.write_bytes(self.authority.cert_pem.bytes())
-        return {"QUEUE_CERTIFICATE": str(chain), "QUEUE_KEY": str(key), "QUEUE_CLIENT_CA": str(authority)}
-
-    def client(self, issuer: trustme.CA | None) -> grpc.ChannelCredentials:
-        """Of a client that trusts the authority, with a certificate of `issuer`."""
-        trusted = self.authority.cert_pem.bytes()
-        if issuer is None:
-            return grpc.ssl_channel_credentials(trusted)
-        leaf = issuer.issue_cert("client")
-        chain = b"".join(blob.bytes() for blob in leaf.cert_chain_pems)
-        return grpc.ssl_channel_credentials(trusted, leaf.private_key_pem.bytes(), chain)
-
-
 @pytest.fixture
 def certificates(tmp_path: Path) -> Certificates:
     return Certificates(trustme.CA(), tmp_path)
+
+
+def given(certificates: Certificates) -> dict[str, str]:
+    return dict(zip(("QUEUE_CERTIFICATE", "QUEUE_KEY", "QUEUE_CLIENT_CA"), certificates.files(), strict=True))
 
 
 async def health(channel: grpc.aio.Channel, service: str = "") -> int:
@@ -74,7 +54,7 @@ async def test_mutual_tls_on_every_interface_lets_in_who_has_a_certificate(
     port = claim_port(0, "")
     address = f"127.0.0.1:{port}"
     await store(world, b"one")
-    async with sidecar(world, QUEUE_LISTEN=f"0.0.0.0:{port}", **certificates.server()):
+    async with sidecar(world, QUEUE_LISTEN=f"0.0.0.0:{port}", **given(certificates)):
         async with grpc.aio.secure_channel(address, certificates.client(certificates.authority)) as channel:
             request = pb.SQSReceiveMessageRequest(visibility_timeout=30, wait_time=5, maximum_number_of_messages=1)
             (message,) = (await SQSServiceStub(channel).ReceiveMessage(request, timeout=2 * CALL_S)).messages
@@ -89,10 +69,10 @@ async def test_mutual_tls_on_every_interface_lets_in_who_has_a_certificate(
 async def test_tls_alone_asks_for_no_client_certificate_and_proves_who_it_is(
     world: World, certificates: Certificates
 ) -> None:
-    given = certificates.server()
-    del given["QUEUE_CLIENT_CA"]
+    env = given(certificates)
+    del env["QUEUE_CLIENT_CA"]
     port = claim_port(0, "")
-    async with sidecar(world, QUEUE_LISTEN=f"127.0.0.1:{port}", **given):
+    async with sidecar(world, QUEUE_LISTEN=f"127.0.0.1:{port}", **env):
         async with grpc.aio.secure_channel(f"127.0.0.1:{port}", certificates.client(None)) as channel:
             assert await health(channel) == SERVING
         other = Certificates(trustme.CA(), certificates.folder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import jsonschema
@@ -14,21 +13,9 @@ from service.customer.endpoints import adjust, statement
 from service.customer.endpoints.create import decode
 from service.requests.decode import decode_object
 from service.requests.errors import BadRequest
+from tests.support.schema import ecma, is_taken, wire
 
 FORMATS = jsonschema.FormatChecker(formats=["date"])
-
-
-def ecma(schema: Any) -> Any:
-    """The schema for Python's `re`, whose `$` is before a last newline too; ECMA-262's is not."""
-    if isinstance(schema, dict):
-        return {
-            name: rf"{part[:-1]}\Z" if name == "pattern" else ecma(part)
-            for name, part in schema.items()
-            if part != {"format": "date-time"}  # is another test's, by RFC 3339
-        }
-    return [ecma(part) for part in schema if part != {"format": "date-time"}] if isinstance(schema, list) else schema
-
-
 CREATE = jsonschema.Draft202012Validator(ecma(contract.CREATE_REQUEST_SCHEMA), format_checker=FORMATS)
 GET = jsonschema.Draft202012Validator(ecma(contract.REQUEST_SCHEMA))
 
@@ -38,19 +25,6 @@ CONTROL = [*map(chr, range(0x20)), *map(chr, range(0x7F, 0xA0))]
 OTHERS = ["\u200b", "\u180e", "\u2060", "\u00ad", "\u0301", "\U0001f701", ".", "*", ">", "é", "-", "'", "\\", '"']
 CHARACTERS = sorted({*WHITE, *CONTROL, *OTHERS})
 FORMS = ("{0}", "a{0}", "{0}a", "a{0}b", "{0}{0}")
-
-
-def wire(body: object) -> str:
-    """As it comes from the wire: each byte a character."""
-    return json.dumps(body).encode().decode("latin-1")
-
-
-def is_taken(take: Any, body: object) -> bool:
-    try:
-        take(wire(body))
-    except BadRequest:
-        return False
-    return True
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -1,0 +1,70 @@
+"""What `devices.get` and `devices.list` take and answer, as JSON Schema."""
+
+from typing import Final
+
+from service.contracts.devices import DEVICE_ID
+from service.contracts.requests import DIALECT
+
+STATES: Final = ("online", "leaving", "offline")
+"""`leaving`: its will has come, and the delay that it names has not passed yet."""
+PAGE_MAX: Final = 1000
+PAGE_DEFAULT: Final = 100
+"""Devices of one page of the list."""
+
+_DEVICE: Final = {"type": "string", "pattern": f"^{DEVICE_ID}$"}
+_STATE: Final = {"type": "string", "enum": list(STATES)}
+_SINCE: Final = {"type": "number", "description": "seconds since 1970"}
+_LAST: Final = {
+    "type": "object",
+    "description": "the newest reading by the device's own clock",
+    "required": ["epoch", "temp", "rh", "entry_id"],
+    "properties": {
+        "epoch": {"type": "integer", "description": "seconds since 1970, by the device's clock"},
+        "temp": {"type": "number"},
+        "rh": {"type": "number"},
+        "sensor": {"type": "string"},
+        "facility": {"type": "string"},
+        "received_ms": {"type": "integer", "description": "milliseconds since 1970, by the server's clock"},
+        "clock_skew_s": {"type": "integer", "description": "by how much the device's clock is ahead, if that is a lot"},
+        "clock": {"type": "string", "enum": ["none"], "description": "the device had no time: epoch is of its arrival"},
+        "entry_id": {"type": "integer", "description": "of the content: two readings may share one"},
+    },
+}
+
+GET_REQUEST_SCHEMA: Final = {
+    "$schema": DIALECT,
+    "type": "object",
+    "required": ["device"],
+    "properties": {"device": _DEVICE},
+}
+GET_RESPONSE_SCHEMA: Final = {
+    "$schema": DIALECT,
+    "type": "object",
+    "required": ["device", "state", "since"],
+    "properties": {"device": _DEVICE, "state": _STATE, "since": _SINCE, "last": _LAST},
+}
+LIST_REQUEST_SCHEMA: Final = {
+    "$schema": DIALECT,
+    "type": "object",
+    "properties": {
+        "state": {**_STATE, "description": "devices in this state only"},
+        "after": {**_DEVICE, "description": "the `after` of the page that came last"},
+        "limit": {"type": "integer", "minimum": 1, "maximum": PAGE_MAX, "default": PAGE_DEFAULT},
+    },
+}
+LIST_RESPONSE_SCHEMA: Final = {
+    "$schema": DIALECT,
+    "type": "object",
+    "required": ["devices"],
+    "properties": {
+        "devices": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["device", "state", "since"],
+                "properties": {"device": _DEVICE, "state": _STATE, "since": _SINCE},
+            },
+        },
+        "after": {**_DEVICE, "description": "there may be more: ask for the page after this device"},
+    },
+}

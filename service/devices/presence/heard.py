@@ -1,0 +1,163 @@
+"""Readings as signs of life: nearly all change nothing, and cost one look into a dictionary.
+
+| a device's record | its next reading |
+| --- | --- |
+| never looked at by this process | looks |
+| online, no silence | nothing, until the record changes |
+| online, with silence | renews the timer once a third of the period is over; until then nothing |
+| leaving or offline | looks, and takes it back |
+
+Another process may write `leaving` after this one saw a later reading. So each process hears what is written to the
+bucket, as a plain subscriber: that is a hint to look, never an answer, as the bucket may refuse what was published.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from service.contracts import devices as contract
+from service.devices.presence.ask import Unanswered
+from service.devices.presence.bucket import ROUND
+from service.devices.presence.keeper import Call, Keeper
+from service.devices.presence.record import ONLINE, RENEWALS, Reading, Record
+from service.nats.client import NatsClient
+from service.nats.parser import Read
+from service.runtime.background import background
+from service.runtime.cancel import cancel
+from service.runtime.logs import Repeated
+
+log: Final = structlog.get_logger("service.devices")
+_waiting: Final = Repeated(log, "readings are not taken as signs of life yet; it is tried again")
+
+NS: Final = 1_000_000_000
+MAX_DEVICES: Final = 50_000
+"""Most devices that a process remembers; it forgets all, and looks at each again."""
+GATHER_S: Final = 0.1
+HINT_S: Final = 2.0
+"""How long to look again for a change that was published and is not in the bucket: it was refused by then."""
+PAUSE_S: Final = 1.0
+_GONE: Final = ('"leaving"', '"offline"')
+_seq: Final = re.compile(r'"seq":(\d+)').search
+
+
+@dataclass(slots=True)
+class _Last:
+    seq: int = 0
+    at_ns: int = 0
+    quiet_until_s: float = -math.inf
+    """Until then, on the loop's clock, its readings change nothing."""
+    hinted_s: float = -math.inf
+    hinted_seq: int = 0
+
+
+class Heard:
+    def __init__(self, nc: NatsClient, keeper: Keeper) -> None:
+        self._nc = nc
+        self._keeper = keeper
+        self._loop = asyncio.get_running_loop()
+        self._devices: dict[str, _Last] = {}
+        self._waiting: dict[str, None] = {}
+        self._some = asyncio.Event()
+        self._looking: asyncio.Task[None] | None = None
+
+    @property
+    def devices(self) -> int:
+        return len(self._devices)
+
+    async def start(self) -> None:
+        self._nc.deliver(await self._nc.subscribe(f"{contract.KEY_PREFIX}*"), self._on_hints)
+        self._nc.on_reconnected.append(self._look_at_all)
+        self._looking = background(self._look(), "heard")
+
+    def seen(self, device: str, seq: int, sent_ns: int) -> None:
+        last = self._devices.get(device)
+        if last is None:
+            if len(self._devices) >= MAX_DEVICES:
+                self._devices.clear()
+            last = self._devices[device] = _Last()
+        if seq > last.seq:
+            last.seq, last.at_ns = seq, sent_ns or time.time_ns()
+        if self._loop.time() >= last.quiet_until_s:
+            self._call(device)
+
+    async def drain(self) -> None:
+        """Return when the readings so far are taken in."""
+        while self._waiting and self._looking and not self._looking.done():
+            await asyncio.sleep(GATHER_S)
+
+    async def close(self) -> None:
+        if self._looking:
+            await cancel(self._looking)
+
+    def _call(self, device: str) -> None:
+        self._waiting[device] = None
+        self._some.set()
+
+    def _look_at_all(self) -> None:
+        """Forget what is quiet: hints may have been missed."""
+        for device, last in self._devices.items():
+            last.quiet_until_s = -math.inf
+            self._waiting[device] = None
+        if self._waiting:
+            self._some.set()
+
+    def _on_hints(self, read: Read) -> None:
+        for subject, payload in zip(read.subjects, read.payloads, strict=True):
+            device = subject.removeprefix(contract.KEY_PREFIX)
+            last = self._devices.get(device)
+            if last and any(state in payload for state in _GONE):
+                last.quiet_until_s, last.hinted_s = -math.inf, self._loop.time()
+                last.hinted_seq = int(found[1]) if (found := _seq(payload)) else 0
+                self._call(device)
+
+    async def _look(self) -> None:
+        while True:
+            await self._some.wait()
+            await asyncio.sleep(GATHER_S)
+            devices = list(self._waiting)[:ROUND]
+            calls = {
+                device: Call(reading=Reading(last.seq, last.at_ns / NS))
+                for device in devices if (last := self._devices.get(device))
+            }  # fmt: skip
+            try:
+                records = await self._keeper.bring(calls)
+            except Unanswered as error:
+                _waiting.warning("", error=str(error))
+                await asyncio.sleep(PAUSE_S)
+                continue
+            except Exception:
+                log.exception("readings are not taken as signs of life")
+                await asyncio.sleep(PAUSE_S)
+                continue
+            for device in devices:
+                self._waiting.pop(device, None)
+            self._settle(calls, records)
+            if not self._waiting:
+                self._some.clear()
+
+    def _settle(self, calls: Mapping[str, Call], records: Mapping[str, Record]) -> None:
+        """Note until when each device's readings change nothing; look again where a hint is not in the bucket yet."""
+        now = self._loop.time()
+        for device, call in calls.items():
+            last, record = self._devices.get(device), records.get(device)
+            if last is None or record is None or call.reading is None:
+                continue
+            if record.state != ONLINE:
+                continue
+            if record.seq < last.hinted_seq and now - last.hinted_s < HINT_S:
+                self._call(device)
+                continue
+            quiet_s = math.inf
+            if record.silence:
+                period = record.silence / RENEWALS
+                quiet_s = period - max(0.0, call.reading.at - record.written) if record.written else period
+                quiet_s = min(max(quiet_s, 0.0), period)
+            last.quiet_until_s = now + quiet_s

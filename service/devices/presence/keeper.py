@@ -1,0 +1,218 @@
+"""Bring devices up to date: a round reads their records and signs, writes what changed, and publishes its events.
+
+A round is started by a connect, a will, a reading or the end of a timer, and does not rely on what it was started by:
+each device's connects and wills are read from the server's stream in their order, from the record's sequence on. So it
+does not matter in which order several processes receive them, what a process that died held, or that some come twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from service.devices.presence.bucket import ROUND, Bucket, Conflict
+from service.devices.presence.events import Events
+from service.devices.presence.life import life_of
+from service.devices.presence.record import (
+    ONLINE,
+    Event,
+    Reading,
+    Record,
+    Sign,
+    Will,
+    expire,
+    is_over,
+    take,
+    timer_s,
+)
+from service.devices.presence.stream import Stored, Stream
+from service.writing.rows import Unreadable
+
+AGAIN_S: Final = 0.05
+"""Longest pause after another process changed a record first."""
+MAX_TOLD: Final = 50_000
+LIVES: Final = 200
+"""Most connects and wills of a device in one round: a device may publish any number."""
+
+
+@dataclass(slots=True)
+class Call:
+    """Why a device is looked at."""
+
+    lives: dict[int, Stored] = field(default_factory=dict)
+    """Connects and wills that were received, by sequence."""
+    reading: Reading | None = None
+    ended: int = 0
+    """Sequence of the marker of its timer's end in the bucket; 0: none was received."""
+
+
+@dataclass(slots=True)
+class Counts:
+    connects: int = 0
+    wills: int = 0
+    late: int = 0
+    conflicts: int = 0
+
+
+class Keeper:
+    """One round at a time: rounds of one process never meet each other's changes."""
+
+    def __init__(self, bucket: Bucket, stream: Stream, events: Events, silence_s: int) -> None:
+        self.counts = Counts()
+        self._bucket = bucket
+        self._stream = stream
+        self._events = events
+        self._silence_s = silence_s
+        self._round = asyncio.Lock()
+        self._told: dict[str, int] = {}
+        """Device -> revision of its record whose events this process published."""
+
+    async def bring(self, calls: Mapping[str, Call]) -> dict[str, Record]:
+        """Return the devices' records, up to date and with their events published. Raise `Unanswered`; call again."""
+        found: dict[str, Record] = {}
+        devices = list(calls)
+        for start in range(0, len(devices), ROUND):
+            part = {device: calls[device] for device in devices[start : start + ROUND]}
+            async with self._round:
+                while (brought := await self._try(part)) is None:
+                    await asyncio.sleep(random.uniform(0, AGAIN_S))
+            found |= brought
+        return found
+
+    async def _try(self, calls: Mapping[str, Call]) -> dict[str, Record] | None:
+        """Make one round; None if it must be made again."""
+        # Asked for before the signs are: what is up to there, is among them.
+        last = await self._stream.last_seq() if any(call.ended for call in calls.values()) else 0
+        records, deleted = await self._bucket.read(list(calls))
+        await self._tell_what_is_left(records)
+        lives, more = await self._lives(calls, records)
+        readings = await self._readings(calls, records)
+        changes: list[tuple[Record | None, Record]] = []
+        for device, call in calls.items():
+            before, is_whole = records.get(device), device not in more
+            base = replace(before, events=()) if before else None
+            reading = [readings[device]] if is_whole and device in readings else []
+            after = take(base, device, [*lives.get(device, ()), *reading], self._silence_s)
+            if before and base and after is base and is_whole and _has_ended(before, call):
+                after = expire(base, last)
+            if after is not None and after is not base:
+                changes.append((before, after))
+        if changes:
+            try:
+                revisions = await self._bucket.write(changes, deleted)
+            except Conflict:
+                self.counts.conflicts += 1
+                return None
+            written = [replace(after, revision=revisions[after.device], written=0.0) for _, after in changes]
+            records |= {record.device: record for record in written}
+            await self._tell(written)
+        if more:
+            return None
+        self._count(calls, records)
+        return records
+
+    async def _lives(
+        self, calls: Mapping[str, Call], records: Mapping[str, Record]
+    ) -> tuple[dict[str, list[Sign]], Mapping[str, int]]:
+        """Return the connects and wills above each record's sequence, and the devices that have more of them."""
+        after = {
+            device: record.seq if (record := records.get(device)) else 0
+            for device, call in calls.items() if _may_change(records.get(device), call)
+        }  # fmt: skip
+        stored = {device: dict(calls[device].lives) for device in after}
+        for _ in range(LIVES):
+            if not after:
+                break
+            found = await self._stream.next_lives(after)
+            for device, life in found.items():
+                stored[device][life.seq] = life
+            after = {device: life.seq for device, life in found.items()}
+        signs: dict[str, list[Sign]] = {}
+        for device, lives in stored.items():
+            signs[device] = []
+            for seq, life in lives.items():
+                if seq <= after.get(device, seq):
+                    with contextlib.suppress(Unreadable):  # who receives it makes it a dead letter
+                        signs[device].append(life_of(life, self._silence_s)[1])
+        return signs, after
+
+    async def _readings(self, calls: Mapping[str, Call], records: Mapping[str, Record]) -> dict[str, Reading]:
+        """Return each device's reading to take in.
+
+        Where its timer is over, a reading that came earlier may still wait in the stream: processes that were away, or
+        one that is slower, are no reason to call a device silent.
+        """
+        readings = {device: call.reading for device, call in calls.items() if call.reading}
+        over = {}
+        for device, call in calls.items():
+            record = records.get(device)
+            if record and (_has_ended(record, call) or (call.reading and is_over(record, call.reading.at))):
+                over[device] = record
+        if over:
+            first = await self._stream.next_readings({device: record.seq for device, record in over.items()})
+            last = await self._stream.last_readings(list(first))
+            for device, stored in first.items():
+                record = over[device]
+                end = record.written + timer_s(record)
+                newest = readings.get(device) or _reading(last.get(device, stored))
+                in_time = stored.at <= end
+                readings[device] = Reading(newest.seq, min(newest.at, end)) if in_time else _reading(stored)
+        return readings
+
+    async def _tell_what_is_left(self, records: Mapping[str, Record]) -> None:
+        """Publish the events that a process wrote, and may not have published before it ended."""
+        doubtful = [record for record in records.values() if record.events and not self._has_told(record)]
+        if doubtful:
+            missing = await self._events.missing(_named(doubtful))
+            if missing:
+                await self._events.publish(missing)
+            self._remember(doubtful)
+
+    async def _tell(self, written: Sequence[Record]) -> None:
+        if named := _named(written):
+            await self._events.publish(named)
+            self._remember([record for record in written if record.events])
+
+    def _has_told(self, record: Record) -> bool:
+        return self._told.get(record.device) == record.revision
+
+    def _remember(self, records: Sequence[Record]) -> None:
+        if len(self._told) > MAX_TOLD:
+            self._told.clear()
+        self._told |= {record.device: record.revision for record in records}
+
+    def _count(self, calls: Mapping[str, Call], records: Mapping[str, Record]) -> None:
+        for device, call in calls.items():
+            for life in call.lives.values():
+                try:
+                    _, sign = life_of(life, self._silence_s)
+                except Unreadable:
+                    continue
+                if not isinstance(sign, Will):
+                    self.counts.connects += 1
+                    continue
+                self.counts.wills += 1
+                record = records.get(device)
+                self.counts.late += bool(record and sign.session < record.session)
+
+
+def _has_ended(record: Record, call: Call) -> bool:
+    """Return whether the marker is that of the timer that was written with this record."""
+    return bool(call.ended > record.revision and timer_s(record))
+
+
+def _may_change(record: Record | None, call: Call) -> bool:
+    """Return whether to look at the stream: a reading of a device that is online, and has no timer, changes nothing."""
+    return bool(record is None or call.lives or record.state != ONLINE or record.silence)
+
+
+def _reading(stored: Stored) -> Reading:
+    return Reading(stored.seq, stored.at)
+
+
+def _named(records: Sequence[Record]) -> list[tuple[str, Event]]:
+    return [(record.device, event) for record in records for event in record.events]

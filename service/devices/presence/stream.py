@@ -1,0 +1,72 @@
+"""What `$MQTT_msgs` still has of a device: signs that are not taken in, or not acknowledged."""
+
+from __future__ import annotations
+
+from base64 import b64decode
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from service.contracts import devices as contract
+from service.devices.presence.ask import Asker, Reply, Request, Unanswered, failure
+
+_GET: Final = f"$JS.API.STREAM.MSG.GET.{contract.MQTT_STREAM}"
+_INFO: Final = f"$JS.API.STREAM.INFO.{contract.MQTT_STREAM}"
+NO_MESSAGE: Final = 10037
+"""https://github.com/nats-io/nats-server/blob/main/server/errors.json (JSNoMessageFoundErr)"""
+
+
+class Stored(NamedTuple):
+    subject: str
+    seq: int
+    at: float
+    data: bytes
+
+
+class Stream:
+    """Asks the stream's leader, so that it knows of each message that is acknowledged to its device."""
+
+    def __init__(self, asker: Asker) -> None:
+        self._asker = asker
+
+    async def next_lives(self, after: Mapping[str, int]) -> dict[str, Stored]:
+        """Return each device's first connect or will above a sequence; those without one are left out."""
+        return await self._get({
+            device: {"seq": seq + 1, "next_by_subj": f"{contract.MQTT_PREFIX}*.{device}"}
+            for device, seq in after.items()
+        })  # fmt: skip
+
+    async def next_readings(self, after: Mapping[str, int]) -> dict[str, Stored]:
+        return await self._get({
+            device: {"seq": seq + 1, "next_by_subj": f"{contract.MQTT_PREFIX}data.{device}.>"}
+            for device, seq in after.items()
+        })  # fmt: skip
+
+    async def last_readings(self, devices: Sequence[str]) -> dict[str, Stored]:
+        return await self._get(
+            {device: {"last_by_subj": f"{contract.MQTT_PREFIX}data.{device}.>"} for device in devices}
+        )
+
+    async def last_seq(self) -> int:
+        """Return the sequence of the last message that was ever stored."""
+        reply = await self._asker.one(Request(_INFO, b""))
+        if failure(reply)[0]:
+            raise Unanswered(f"{contract.MQTT_STREAM}: {failure(reply)[1]}")
+        return int(orjson.loads(reply.data)["state"]["last_seq"])
+
+    async def _get(self, asked: Mapping[str, Mapping[str, Any]]) -> dict[str, Stored]:
+        replies = await self._asker.each([Request(_GET, orjson.dumps(what)) for what in asked.values()])
+        return {device: stored for device, reply in zip(asked, replies, strict=True) if (stored := _stored(reply))}
+
+
+def _stored(reply: Reply) -> Stored | None:
+    code, problem = failure(reply)
+    if code == NO_MESSAGE:
+        return None
+    if code:
+        raise Unanswered(f"{contract.MQTT_STREAM}: {problem}")
+    message = orjson.loads(reply.data)["message"]
+    at = datetime.fromisoformat(message["time"]).timestamp()
+    return Stored(message["subject"], message["seq"], at, b64decode(message.get("data", "")))

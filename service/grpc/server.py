@@ -1,0 +1,70 @@
+"""A gRPC server of one service, with health and reflection: starts, drains and closes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final, Protocol
+
+import grpc
+
+from service.grpc.address import Address
+from service.grpc.calls import Calls
+from service.grpc.health import Health
+from service.grpc.listen import OPTIONS, bind, lost
+
+WATCH_S: Final = 0.2
+"""Seconds for clients that watch the health to hear that the server stops."""
+
+
+class Service(Protocol):
+    calls: Calls
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Register the calls."""
+        ...
+
+    async def stop(self) -> None:
+        """Tell calls that wait, or go on without an end, to end now."""
+        ...
+
+
+class Server:
+    def __init__(self, address: Address, name: str, service: Service) -> None:
+        """`name` is the service's in its .proto, with the package."""
+        self._address = address
+        self._service = service
+        self._health = Health(name)
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self) -> int:
+        """Listen and report SERVING; return the port. Raises `ServiceError` with the reason why it cannot listen."""
+        self._server = grpc.aio.server(options=OPTIONS)
+        self._service.add_to(self._server)
+        self._health.add_to(self._server)
+        port = await bind(self._server, self._address)
+        await self._server.start()
+        await self._health.serving()
+        return port
+
+    async def drain(self, timeout_s: float) -> None:
+        """Report NOT_SERVING and take no more calls; return when those in flight have ended, cut off at the timeout.
+
+        It waits for calls of the service, not for health watches: those would stay open all the time.
+        """
+        await self._health.stopping()
+        await self._service.stop()
+        if self._server:
+            stopping = asyncio.ensure_future(self._server.stop(timeout_s))
+            idle = asyncio.ensure_future(self._service.calls.idle())
+            await asyncio.wait((stopping, idle), return_when=asyncio.FIRST_COMPLETED)
+            await self._server.stop(WATCH_S)  # a second call shortens the grace of the first
+            await asyncio.gather(stopping, idle)
+
+    async def close(self) -> None:
+        """Cut off all calls."""
+        if self._server:
+            await self._server.stop(None)
+
+    def problem(self) -> str:
+        """Return the reason why clients cannot find the server any more, or ''."""
+        return lost(self._address.listen)
