@@ -11,6 +11,7 @@ from service.grpc.address import Address
 from service.grpc.calls import Calls
 from service.grpc.health import Health
 from service.grpc.listen import OPTIONS, bind, lost
+from service.runtime.cancel import cancel
 
 WATCH_S: Final = 0.2
 """Seconds for clients that watch the health to hear that the server stops."""
@@ -55,10 +56,13 @@ class Server:
         await self._service.stop()
         if self._server:
             stopping = asyncio.ensure_future(self._server.stop(timeout_s))
-            idle = asyncio.ensure_future(self._service.calls.idle())
-            await asyncio.wait((stopping, idle), return_when=asyncio.FIRST_COMPLETED)
-            await self._server.stop(WATCH_S)  # a second call shortens the grace of the first
-            await asyncio.gather(stopping, idle)
+            for _ in range(2):  # a call that gRPC had accepted may begin only now
+                idle = asyncio.ensure_future(self._service.calls.idle())
+                await asyncio.wait((stopping, idle), return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait((stopping,), timeout=WATCH_S)
+                await cancel(idle)
+            await self._server.stop(0)  # a second call shortens the grace of the first
+            await stopping
 
     async def close(self) -> None:
         """Cut off all calls."""

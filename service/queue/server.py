@@ -91,6 +91,8 @@ class SQSService:
         await self.calls.within(context, "wait_time", request.wait_time, 0, WAIT_MAX_S)
         limit = request.maximum_number_of_messages
         await self.calls.within(context, "maximum_number_of_messages", limit, 1, MESSAGES_MAX)
+        if self._stopping.is_set():  # it came before gRPC refused new calls
+            await self.calls.refuse(context, grpc.StatusCode.UNAVAILABLE, "the sidecar stops; call again")
         try:
             parcel = await self._outbox.receive(limit, request.visibility_timeout, request.wait_time)
         except Unavailable as error:

@@ -30,6 +30,7 @@ class Reading:
     entry_id: int
     facility: str | None
     sensor: str | None
+    """This and what follows is None in a stream, which does not read it."""
     received_ms: int | None
     """When nats-server had it, in milliseconds since 1970."""
     clock_skew_s: int | None
@@ -41,7 +42,7 @@ class Reading:
 def reading_of(row: Mapping[str, Any]) -> Reading:
     """Return the reading in a row of DynamoDB's JSON. Raises `OtherForm`.
 
-    Rows without a sensor, a facility or a time of arrival are readings too: others may have put in old ones.
+    A row without facility, sensor or time of arrival is a reading too: old ones may have been imported.
     """
     try:
         reading = Reading(
@@ -56,7 +57,7 @@ def reading_of(row: Mapping[str, Any]) -> Reading:
             clock_skew_s=_integer(row, "clock_skew_s"),
             clock=_text(row, "clock"),
         )
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise OtherForm from error
     if not (0 <= reading.epoch <= EPOCH_MAX and -_INT32_MAX <= reading.entry_id <= _INT32_MAX):
         raise OtherForm
@@ -89,11 +90,13 @@ def _float32(number: str) -> float:
 
 
 def _text(row: Mapping[str, Any], name: str) -> str | None:
-    return str(row[name]["S"]) if name in row else None
+    text = row.get(name, {}).get("S")
+    return text if isinstance(text, str) else None
 
 
 def _integer(row: Mapping[str, Any], name: str) -> int | None:
-    return int(row[name]["N"]) if name in row else None
+    number = row.get(name, {}).get("N")
+    return int(number) if isinstance(number, str) and number.lstrip("-").isdecimal() else None
 
 
 def _facility_id(facility: str | None) -> int:

@@ -22,6 +22,7 @@ from service.requests.failures import Failures
 STREAMS: Final = 64
 """Most streams at a time. Each takes up to 200 KB: a page, and what its client's connection has not taken."""
 _LIMIT_MAX: Final = 2**31 - 1
+_STOPS: Final = "the server stops; call again"
 
 _device: Final = re.compile(contract.DEVICE_ID).fullmatch
 _failures: Final = Failures(structlog.get_logger("service.devices"), "stream broke off")
@@ -89,7 +90,7 @@ class Query:
 
     async def _stream(self, pages: AsyncIterator[Sequence[Reading]], context: Context) -> None:
         if self._stopping or len(self._streams) >= STREAMS:
-            why = "the server stops" if self._stopping else f"{STREAMS} streams are open; end one, or call later"
+            why = _STOPS if self._stopping else f"{STREAMS} streams are open; end one, or call later"
             await self.calls.refuse(context, grpc.StatusCode.UNAVAILABLE, why)
         sent = 0
         try:
@@ -102,7 +103,7 @@ class Query:
                         await write(context, encode(reading))
         except Exception as error:
             is_stopped = scope.expired() and isinstance(error, TimeoutError)
-            why = "the server stops; call again" if is_stopped else _failures.refusal(error, rows=sent).message
+            why = _STOPS if is_stopped else _failures.refusal(error, rows=sent).message
         else:
             return
         finally:

@@ -18,12 +18,15 @@ from service.dynamodb.explain import explain
 from service.dynamodb.table import CALL_TIMEOUT_S, DEADLINE_S, backoff_s
 
 PAGE_ROWS: Final = 250
-"""Rows of one call, some 80 KB in memory. DynamoDB alone would send up to 1 MB."""
+"""Rows of one call, some 80 KB in memory. Without it, DynamoDB would send up to 1 MB."""
 PAGE_S: Final = 15.0
 """From a page's first call to its last answer: a table that is throttled gets time to grow."""
 BACKOFF_MAX_S: Final = 2.0
 LAST_ROWS: Final = 10
 """Newest rows among which the last reading is searched: some may be of other forms."""
+
+_STREAMED: Final = (contract.PARTITION_KEY, "epoch", "temp", "rh", "entry_id", "facility")
+"""Attributes that a stream reads: the others may be long, a sensor's name up to 4 KB."""
 
 Page = tuple[Sequence[Reading], dict[str, Any] | None]
 """Readings, and the key to continue from; None on the last page."""
@@ -88,6 +91,9 @@ class Readings:
 
     async def _pages(self, action: str, request: dict[str, Any], limit: int) -> AsyncIterator[Sequence[Reading]]:
         left, start = limit, dict[str, Any]()
+        names = {f"#{number}": name for number, name in enumerate(_STREAMED)}
+        request["ProjectionExpression"] = ", ".join(names)
+        request["ExpressionAttributeNames"] = {**request.get("ExpressionAttributeNames", {}), **names}
         while True:
             size = min(PAGE_ROWS, left) if limit else PAGE_ROWS
             readings, key = await self._page(action, {**request, **start, "Limit": size}, PAGE_S)

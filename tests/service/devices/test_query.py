@@ -69,9 +69,9 @@ async def test_the_originals_call_gets_every_row_as_the_original_has_it(servers:
     "other",
     [
         {"epoch": None}, {"temp": None}, {"rh": None}, {"entry_id": None}, {"epoch": {"S": "5"}},
-        {"temp": {"N": "1E+39"}}, {"received_ms": {"S": "x"}},
+        {"temp": {"N": "1E+39"}}, {"temp": {"S": "1"}},
         {"epoch": {"N": "5.5"}}, {"epoch": {"N": "-1"}}, {"epoch": {"N": "1000000000000"}}, {"rh": {"NULL": True}},
-        {"entry_id": {"N": "2147483648"}}, {"sensor": {"N": "1"}}, {"facility": {"N": "7"}},
+        {"entry_id": {"N": "2147483648"}}, {"entry_id": {"L": []}},
     ],
     ids=str,
 )  # fmt: skip
@@ -86,6 +86,20 @@ async def test_rows_of_other_forms_are_skipped_and_counted(
         last = await readings.last("d")
         assert last
         assert last.entry_id == 3
+
+
+async def test_what_is_known_beside_a_reading_may_be_missing_or_be_anything(
+    servers: Servers, readings: Readings
+) -> None:
+    names = ("facility", "sensor", "received_ms", "clock_skew_s", "clock")
+    values: tuple[Any, ...] = (None, {"S": "x"}, {"N": "1.5"}, {"NULL": True}, {"L": [{"S": "7"}]}, {"M": {}})
+    rows = [row("d", 5, number, **dict.fromkeys(names, value)) for number, value in enumerate(values)]
+    await put(readings.name, servers.dynamodb_env, rows)
+    async with served(readings) as it:
+        got = [(each.entry_id, each.facility_id) async for each in it.range("d")]
+    assert got == [(number, 0) for number in range(len(values))]
+    assert (await readings.last("d")) is not None
+    assert readings.skipped == 0
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)

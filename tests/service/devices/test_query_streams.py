@@ -193,6 +193,15 @@ async def test_a_server_that_stops_breaks_streams_off_and_each_says_after_how_ma
         await draining
 
 
+async def test_a_call_that_comes_while_the_server_stops_is_told_to_call_again(
+    proxy: FaultyDynamoDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with endless(proxy, monkeypatch) as (_, it):
+        await it.query.stop()
+        assert await ended(it.scan()) == (0, UNAVAILABLE, "the server stops; call again")
+        assert not proxy.calls
+
+
 async def test_a_drain_does_not_wait_for_a_client_that_never_reads(
     proxy: FaultyDynamoDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -79,6 +79,17 @@ async def test_a_page_is_read_when_it_is_asked_for(proxy: FaultyDynamoDB, readin
     assert {action for action, _ in proxy.calls} == {"Scan"}
 
 
+async def test_a_stream_reads_what_it_sends_and_no_more(proxy: FaultyDynamoDB, readings: Readings) -> None:
+    long = row("d", 5, 1, sensor={"S": "x" * 4_000}, other={"S": "y" * 100_000})
+    await put(readings.name, proxy.env, [long])
+    for pages in (readings.scan(), readings.range("d", 1, 9, 0, newest_first=True)):
+        ((reading,),) = [page async for page in pages]
+        assert (reading.epoch, reading.facility, reading.sensor) == (5, "7", None)
+    last = await readings.last("d")
+    assert last
+    assert last.sensor == "x" * 4_000
+
+
 async def test_a_table_is_good_if_it_has_the_keys_and_may_be_read_both_ways(
     proxy: FaultyDynamoDB, readings: Readings, servers: Servers
 ) -> None:
