@@ -18,8 +18,6 @@ import orjson
 from google.protobuf.empty_pb2 import Empty
 from nats.js import JetStreamContext
 from rich.console import Console
-from service.devices.query.query_pb2 import Range
-from service.devices.query.query_pb2_grpc import QueryStub
 
 from local.demos.balance import ANY_PORT
 from local.demos.checks import show
@@ -32,6 +30,8 @@ from local.nats_server import nats_server
 from local.process import claim_port
 from local.system import Listener, System, Task, local_system
 from service.contracts import devices as contract
+from service.devices.query.query_pb2 import Range
+from service.devices.query.query_pb2_grpc import QueryStub
 from service.nats.jetstream import backlog
 
 NAMES: Final = ("attic", "cellar", "kitchen", "roof", "shed")

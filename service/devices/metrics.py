@@ -2,23 +2,49 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
+import structlog
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from service.devices.figures import UNITS
 from service.devices.outages.report import Reporter
 from service.devices.presence.presence import Presence
+from service.devices.presence.record import ONLINE
 from service.devices.query.server import Query
 from service.dynamodb.writer import Writer
 from service.nats.client import NatsClient
+from service.requests.errors import Unavailable
 from service.requests.micro import OUTCOMES, ConcurrentService
-from service.runtime.emf import Figure
+from service.runtime.emf import INTERVAL_S, Figure
+from service.runtime.logs import Repeated
 from service.runtime.metrics import counters, histograms
 from service.writing.archiver import Archiver
 from service.writing.idle import Watch
+
+_unknown: Final = Repeated(structlog.get_logger("service.devices"), "how many devices are online is not known")
+
+
+class Online:
+    """Counts the devices that are online, once a minute."""
+
+    def __init__(self, presence: Presence) -> None:
+        self.devices: int | None = None
+        """None while it is not known."""
+        self._presence = presence
+
+    async def run(self) -> None:
+        while True:
+            try:
+                self.devices = await self._presence.count(ONLINE)
+            except Unavailable as error:
+                self.devices = None
+                _unknown.warning("", error=str(error))
+            await asyncio.sleep(INTERVAL_S)
 
 
 @dataclass
@@ -29,6 +55,7 @@ class Parts:
     writer: Writer
     watch: Watch
     presence: Presence
+    online: Online
     reporter: Reporter
     service: ConcurrentService
     query: Query
@@ -92,6 +119,8 @@ def _of_presence(parts: Parts) -> Iterator[Metric]:
         ("devices_reports_failed", reported.failures, "Posts that it did not take; they are sent again."),
     ):
         yield CounterMetricFamily(name, what, value)
+    if parts.online.devices is not None:
+        yield GaugeMetricFamily("devices_online", "Devices that are online, as all tasks see it.", parts.online.devices)
     yield GaugeMetricFamily("devices_outage_age_seconds", "Age of the oldest outage not reported.", reported.oldest_s)
 
 
@@ -124,6 +153,8 @@ class Minute:
         values["DevicesReadingAge"] = self._parts.archiver.oldest_s()
         values["DevicesOutageAge"] = self._parts.reporter.stats.oldest_s
         values["DevicesSilence"] = self._parts.silence_s()
+        if self._parts.online.devices is not None:
+            values["DevicesOnline"] = self._parts.online.devices
         if backlog := self._parts.watch.backlog:
             values["DevicesReadingsWaiting"] = backlog.messages
         return {name: (value, UNITS[name]) for name, value in values.items()}

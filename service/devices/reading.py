@@ -34,10 +34,10 @@ _FLOAT: Final = struct.Struct("f")
 class ReadingRows:
     """Makes the rows of one facility.
 
-    Calls `seen` with the device and the message's sequence for each reading of it.
+    Calls `seen` for each reading: device, and the message's sequence and time (ns since 1970) in its stream.
     """
 
-    def __init__(self, facility: str, retention_s: int, seen: Callable[[str, int], None]) -> None:
+    def __init__(self, facility: str, retention_s: int, seen: Callable[[str, int, int], None]) -> None:
         self._same = b',"facility":{"S":%b}' % dumps(facility) if facility else b""
         self._retention_s = retention_s
         self._seen = seen
@@ -55,7 +55,7 @@ class ReadingRows:
 
     def _make(self, message: Message) -> Item:
         item = self._row(message)
-        self._seen(item.key[0], message.sequence or 0)
+        self._seen(item.key[0], message.sequence or 0, message.sent_ns)
         return item
 
     def _row(self, message: Message) -> Item:

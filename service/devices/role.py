@@ -70,6 +70,7 @@ class Devices:
         self._archiver = Archiver(self._source, self._writer, letters(self._connection, READINGS), self._rows)
         self._watch = Watch(self._source, self._archiver, NEVER_S, finish=stop.finish, fail=stop.fail)
         self._presence = Presence(self._connection, letters(self._connection, LIFE), settings.device_silence, stop.fail)
+        self._online = metrics.Online(self._presence)
         self._reporter = Reporter(self._connection, settings, stop.fail)
         self._pulse = Pulse(self._connection, settings.pulse)
         self._readings = Readings(settings.devices_table)
@@ -85,10 +86,10 @@ class Devices:
             facts=self._facts,
         )
         self._parts = metrics.Parts(
-            self._archiver, self._writer, self._watch, self._presence, self._reporter, self._service, self._query,
-            self._nc,
+            self._archiver, self._writer, self._watch, self._presence, self._online, self._reporter, self._service,
+            self._query, self._nc,
         )  # fmt: skip
-        self._watching: asyncio.Task[None] | None = None
+        self._watching: list[asyncio.Task[None]] = []
 
     def needs(self) -> Sequence[Need]:
         parts = [*self._source.needs(), *self._presence.needs(), *self._reporter.needs()]
@@ -113,7 +114,7 @@ class Devices:
         await self._reporter.start()
         await self._pulse.start()
         await self._archiver.start()  # last: a start cancelled by a signal is not drained
-        self._watching = background(self._watch.run(), "backlog")
+        self._watching = [background(self._watch.run(), "backlog"), background(self._online.run(), "online")]
         self._state = "serving"
         log.info("serving", table=self._writer.name, listen=self._settings.devices_listen, port=port,
                  id=self._service.id, version=__version__)  # fmt: skip
@@ -141,8 +142,7 @@ class Devices:
         log.info("drained", rows=stats.rows, dead_letters=stats.dead)
 
     async def close(self) -> None:
-        if self._watching:
-            await cancel(self._watching)
+        await cancel(*self._watching)
         await self._pulse.close()
         await self._server.close()
         await self._archiver.close()
@@ -184,9 +184,9 @@ class Devices:
         minute = metrics.Minute(self._parts)
         return Figures(METRICS_NAMESPACE, (METRICS_DIMENSION, self._writer.name), minute.figures)
 
-    def _seen(self, device: str, sequence: int) -> None:
+    def _seen(self, device: str, sequence: int, sent_ns: int) -> None:
         self._parts.seen()
-        self._presence.seen(device, sequence)
+        self._presence.seen(device, sequence, sent_ns)
 
     def _facts(self) -> Mapping[str, Any]:
         """Return what an operator sees of this task in `$SRV.STATS`, from anywhere."""

@@ -25,7 +25,7 @@ class DevicesSettings(NatsSettings):
     devices_listen: Annotated[
         str,
         AfterValidator(check_listen),
-        Field(description="HOST:PORT or unix:PATH of the gRPC API; beyond loopback only with certificates"),
+        Field(description="HOST:PORT or unix:PATH of the gRPC API; beyond loopback only with mutual TLS"),
     ] = contract.LISTEN
     devices_socket_mode: Annotated[
         str,
@@ -66,5 +66,5 @@ class DevicesSettings(NatsSettings):
     def address(self) -> Address:
         return Address(
             "DEVICES", self.devices_listen, self.devices_socket_mode, self.devices_certificate, self.devices_key,
-            self.devices_client_ca,
+            self.devices_client_ca, mutual=True,
         )  # fmt: skip

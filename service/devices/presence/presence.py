@@ -125,6 +125,18 @@ class Presence:
             raise Unavailable(f"the devices' records cannot be read ({error}); ask again") from None
         return found[:limit]
 
+    async def count(self, state: str) -> int:
+        """Return how many devices are in this state. Raise `Unavailable`."""
+        found = 0
+        try:
+            devices = await self._bucket.devices()
+            for start in range(0, len(devices), CHUNK):
+                records = (await self._bucket.read(devices[start : start + CHUNK])).records
+                found += [record.state for record in records.values()].count(state)
+        except Unanswered as error:
+            raise Unavailable(f"the devices' records cannot be read ({error}); ask again") from None
+        return found
+
     async def drain(self, timeout_s: float) -> None:
         """Receive no more, and end the rounds that run, within the time. The rest comes again, to any process."""
         if self._looking:

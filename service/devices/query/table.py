@@ -63,8 +63,8 @@ class Readings:
     async def check(self) -> None:
         """Raise `ServiceError` unless the table has its keys, and may be read by Query and by Scan."""
         try:
-            await self._page("Query", {**self._between("-", 1, 0), "Limit": 1}, DEADLINE_S)
-            await self._page("Scan", {"Limit": 1}, DEADLINE_S)
+            await self._page("Query", {**self._between("-", 1, 0), "Limit": 1}, PAGE_S)
+            await self._page("Scan", {"Limit": 1}, PAGE_S)
         except Exception as error:
             keys = f"{contract.PARTITION_KEY} and {contract.SORT_KEY} (S)"
             raise explain(error, self.name, "DEVICES_TABLE", f"see that it has the keys {keys}") from error

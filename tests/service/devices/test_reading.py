@@ -160,7 +160,7 @@ def test_a_number_is_the_shortest_that_gives_the_same_float(value: float) -> Non
 )  # fmt: skip
 def test_what_is_no_reading_is_refused_with_the_reason(given: Message, why: str) -> None:
     seen: list[str] = []
-    rows = ReadingRows("", 0, lambda device, _: seen.append(device))
+    rows = ReadingRows("", 0, lambda device, *_: seen.append(device))
     with pytest.raises(Unreadable, match=why):
         rows.batch()(given)
     assert seen == []
@@ -185,10 +185,10 @@ def test_a_payload_of_the_largest_size_is_a_reading() -> None:
     assert row_of(message(padded + b"x" * (contract.READING_BYTES - len(padded))))["device"] == {"S": "d1"}
 
 
-def test_a_device_is_seen_with_the_sequence_of_its_reading() -> None:
-    seen: list[tuple[str, int]] = []
+def test_a_device_is_seen_with_the_sequence_and_time_of_its_reading() -> None:
+    seen: list[tuple[str, int, int]] = []
     ReadingRows("", 0, lambda *each: seen.append(each)).batch()(message(reading(), sequence=7))
-    assert seen == [("d1", 7)]
+    assert seen == [("d1", 7, STORED_S * 1_000_000_000 + 123_456_789)]
 
 
 def test_numbers_of_rows_differ_and_never_change() -> None:
