@@ -17,7 +17,6 @@ from service.nats.connection import Connection
 from service.queue.response import RESPONSE_BYTES
 from service.queue.server import SQSService
 from service.queue.settings import QueueSettings
-from service.runtime.cancel import cancel
 from service.runtime.process import Stop
 from service.runtime.role import Need
 from service.sources.source import Source
