@@ -35,9 +35,10 @@ from control_plane.cli.deployment_commands import secret_cli, seed_cli
 from control_plane.cli.device_commands import device_cli, devices_of
 from control_plane.cli.options import unfold
 from control_plane.cli.shared_options import SharedOptions
-from control_plane.desired import ACCOUNT, CLIENT, PARTS, SERVICE
+from control_plane.desired import ACCOUNT, CLIENT, SERVICE
 from control_plane.errors import ProvisioningError, UsageError
 from control_plane.files import Files
+from control_plane.parts import PARTS
 from control_plane.plan import Plan
 from control_plane.provider import Provider
 from control_plane.target import Target, account_files, account_name, ask, open_provider

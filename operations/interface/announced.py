@@ -9,7 +9,8 @@ from typing import Any, Final, cast
 
 import orjson
 
-from control_plane.desired import EVERYTHING, SERVICE, User
+from control_plane.desired import EVERYTHING, SERVICE
+from control_plane.resources import User
 from service.contracts import customer as contract
 from service.contracts.stream import ADJUSTED_PREFIX, EVENT_PREFIX
 from service.customer.role import Customer

@@ -11,8 +11,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from control_plane.__main__ import cli
-from control_plane.desired import PARTS
 from control_plane.files import write_private
+from control_plane.parts import PARTS
 from deploy import file
 from tests.support.world import Servers
 

@@ -132,7 +132,7 @@ class Presence:
             devices = await self._bucket.devices()
             for start in range(0, len(devices), CHUNK):
                 records = (await self._bucket.read(devices[start : start + CHUNK])).records
-                found += [record.state for record in records.values()].count(state)
+                found += sum(record.state == state for record in records.values())
         except Unanswered as error:
             raise Unavailable(f"the devices' records cannot be read ({error}); ask again") from None
         return found

@@ -1,4 +1,4 @@
-"""Streams of 100,000 rows: what is in flight is bounded, and one that does not reach its end says so.
+"""Streams of 20,000 rows: what is in flight is bounded, and one that does not reach its end says so.
 
 The rows are made here, page by page as the server asks for them; the table's client, gRPC and its connections are real.
 """
@@ -25,7 +25,7 @@ from tests.support.queue.http2 import call, connect
 from tests.support.world import eventually
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
-ROWS = 100_000
+ROWS = 20_000
 BYTES = 5 + SensorRows(entry_id=ROWS, facility_id=7, device="d", temp=21.5, rh=40, epoch=ROWS).ByteSize()
 """A row on the wire, with gRPC's five bytes; HTTP/2's frames come on top."""
 WINDOW = 65_535
@@ -92,7 +92,7 @@ async def ended(stream: Any) -> tuple[int, grpc.StatusCode, str]:
     return rows, await stream.code(), await stream.details()
 
 
-async def test_100_000_rows_come_in_order_and_few_are_in_flight_however_slow_the_client_is(
+async def test_20_000_rows_come_in_order_and_few_are_in_flight_however_slow_the_client_is(
     proxy: FaultyDynamoDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with endless(proxy, monkeypatch) as (rows, it):
