@@ -42,7 +42,8 @@ class Clients:
     """When each message's deletion was answered."""
     unanswered: set[str] = field(default_factory=set)
     """Messages whose deletion was requested of a sidecar that ended before it answered."""
-    violations: list[str] = field(default_factory=list)
+    violations_at: list[tuple[float, str]] = field(default_factory=list)
+    """Each broken promise, and when it was seen, on the monotonic clock."""
     unavailable: int = 0
     longest_gap_s: float = 0.0
     """Longest time without a delivery."""
@@ -65,6 +66,13 @@ class Clients:
                 yield
             finally:
                 stop.set()
+
+    @property
+    def violations(self) -> list[str]:
+        return [text for _, text in self.violations_at]
+
+    def _violated(self, text: str) -> None:
+        self.violations_at.append((time.monotonic(), text))
 
     async def more_deleted(self, count: int) -> None:
         enough = len(self.deleted) + count
@@ -92,7 +100,7 @@ class Clients:
                 if result.code == 0:
                     self.deleted.setdefault(self._ids[receipt], time.monotonic())
                 elif result.code != UNAVAILABLE.value[0]:
-                    self.violations.append(f"a receipt that was handed out was refused: {result.error}")
+                    self._violated(f"a receipt that was handed out was refused: {result.error}")
             left = [
                 receipt for receipt, result in zip(left, results, strict=True) if result.code == UNAVAILABLE.value[0]
             ]
@@ -124,11 +132,11 @@ class Clients:
         now, id_ = time.monotonic(), str(message.id)
         before_asked, before_visibility_s = self._asked.get(id_, (-1e9, 0.0))
         if now < before_asked + before_visibility_s - self.early_s:
-            self.violations.append(
+            self._violated(
                 f"{id_} was handed out {now - before_asked:.2f} s after a visibility of {before_visibility_s} s began"
             )
         if asked > self.deleted.get(id_, 1e18):
-            self.violations.append(f"{id_} was handed out after its deletion was answered")
+            self._violated(f"{id_} was handed out after its deletion was answered")
         self.deliveries[id_] += 1
         self._asked[id_] = asked, visibility_s
         self._ids[message.messageID] = id_
