@@ -23,7 +23,7 @@ _failures: Final = Failures(structlog.get_logger("service.devices"), "look-up fa
 
 
 class Get:
-    """Answers requests about one device. A device that never connected has no presence: 404, whatever its readings."""
+    """Answers requests about one device. Without a record the answer is 404, even if it has readings."""
 
     def __init__(self, presence: Presence, readings: Readings) -> None:
         self.endpoint = Endpoint(

@@ -65,7 +65,9 @@ async def test_a_device_without_a_reading_has_no_last_one(proxy: FaultyDynamoDB,
     assert await get(client, {"device": "d2"}) == ("OK", told), "a row of another form is no reading"
 
 
-async def test_a_device_that_never_connected_is_not_found(proxy: FaultyDynamoDB, asking: Asking) -> None:
+async def test_a_device_without_a_record_is_not_found_whatever_its_readings(
+    proxy: FaultyDynamoDB, asking: Asking
+) -> None:
     client, _, readings = asking
     await put(readings.name, proxy.env, [row("d3", 9)])
     proxy.calls.clear()
