@@ -64,7 +64,7 @@ Connected = Annotated[
         "--devices",
         min=1,
         max=100_000,
-        help="How many devices may be connected, each with 1 MiB of backlog. Default 1000; without it, more are kept.",
+        help="How many devices may be connected, each with 1 MiB of backlog. Default 1000; later, as before.",
     ),
 ]
 

@@ -43,8 +43,10 @@ async def compare(
 ) -> Plan:
     """Return the plan for an existing or a new account. A part provisioned once is wanted from then on.
 
-    `stream_bytes` is the size of the archived stream, `devices` how many may be connected; without them, what is larger
-    is kept. Raises `UsageError` if they are given without their parts, or if the provider takes no devices.
+    `stream_bytes` is the size of the archived stream, without which a larger one is kept; `devices` is how many may be
+    connected, without which it is as many as before. Raises `UsageError` if they are given without their parts, or if
+    the provider takes no devices.
+
     `secret`: initials, if the deployment's secret must hold the service's credentials too.
     """
     if _has_devices(wanted) and not provider.takes_devices:
@@ -144,10 +146,16 @@ def _with_devices(wanted: Account, actual: Actual | None, number: int | None) ->
         if number:
             raise UsageError("--devices is how many may be connected; give --with devices too")
         return wanted
-    connections = actual.limits.get("conn", 0) if actual else 0
-    backlog = actual.streams.get(MQTT_STREAM, {}).get("max_bytes", 0) if actual else 0
-    there = max(CONNECTED_DEVICES + connections - wanted.limits.connections, backlog // BACKLOG_BYTES)
-    return for_devices(wanted, number or max(CONNECTED_DEVICES, there))
+    return for_devices(wanted, number or _devices_there(wanted, actual) or CONNECTED_DEVICES)
+
+
+def _devices_there(wanted: Account, actual: Actual | None) -> int:
+    """Return for how many devices the account was made: its connections and its backlog tell it; 0 if for none."""
+    if actual is None or DEVICES.name not in actual.users:
+        return 0
+    others = wanted.limits.connections - CONNECTED_DEVICES
+    backlog: int = actual.streams.get(MQTT_STREAM, {}).get("max_bytes", 0)
+    return max(0, actual.limits.get("conn", 0) - others, backlog // BACKLOG_BYTES)
 
 
 def _account_step(provider: Provider, name: str, account: AccountSummary | None) -> Step:
@@ -162,10 +170,9 @@ def _account_step(provider: Provider, name: str, account: AccountSummary | None)
 
 def _resource_steps(provider: Provider, wanted: Account, actual: Actual | None) -> list[Step]:
     steps = [_user_step(provider, user, actual) for user in wanted.users if not user.devices]
-    put: Do
     for stream in wanted.streams:
         there = actual.streams.get(stream.name) if actual else None
-        put = partial(provider.put_stream, stream=stream)
+        put: Do = partial(provider.put_stream, stream=stream)
         steps.append(_step("stream", stream.name, *settings.ours(stream, there), put))
     for bucket in wanted.buckets:
         there = actual.buckets.get(bucket.name) if actual else None

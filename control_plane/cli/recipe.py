@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,10 @@ from control_plane.errors import UsageError
 PORTS: Final = {"mqtt": 1883, "mqtts": 8883}
 SENSOR: Final = "sensor"
 """Any word: `data/NAME/SENSOR` is the topic of a device's readings."""
+
+
+DELAY_S: Final = 10
+"""A device that is back by then was not away."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ def publish_line(broker: Broker, minted: Minted, path: Path | None) -> str:
 def cfg_toml(broker: Broker, minted: Minted, path: Path | None) -> str:
     """Return the lines of the firmware's `cfg.toml` about MQTT."""
     values = _firmware(broker, minted, path)
-    return "\n".join(f'{name} = "{value}"' for name, value in values.items())
+    return "\n".join(f"{name} = {json.dumps(value)}" for name, value in values.items())
 
 
 def described(broker: Broker, minted: Minted, path: Path | None) -> dict[str, Any]:
@@ -74,7 +79,7 @@ def described(broker: Broker, minted: Minted, path: Path | None) -> dict[str, An
     }}  # fmt: skip
 
 
-def _firmware(broker: Broker, minted: Minted, path: Path | None) -> dict[str, str]:
+def _firmware(broker: Broker, minted: Minted, path: Path | None) -> dict[str, Any]:
     name = minted.name
     return {
         "broker_uri": broker.url,
@@ -84,6 +89,7 @@ def _firmware(broker: Broker, minted: Minted, path: Path | None) -> dict[str, st
         "pulse_topic": "pulse",
         "data_topic": f"data/{name}/{SENSOR}",
         "lwt_topic": f"lwt/{name}",
+        "lwt_delay": DELAY_S,
     }
 
 

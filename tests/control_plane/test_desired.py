@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from control_plane.parts import DEVICES, for_devices
 from control_plane.resources import NO_MORE, Account, Bucket, Consumer, Limits, Part, Stream, User
 
 
@@ -24,7 +25,9 @@ ACCOUNT = Account(Limits(disk_bytes=1000), (ONE,), (stream("a"), stream("b")), (
 def test_what_is_meant_when_nothing_is_said_is_the_least() -> None:
     assert Limits().disk_bytes == 67_108_864
     assert (ONE.responses, ONE.gateway, ONE.deny_publish) == (False, False, ())
+    assert (ONE.devices, Bucket("b", 1).markers_s) == (False, 0)
     assert (stream("a").allow_batched, stream("a").discard_new) == (False, False)
+    assert (stream("a").interest, stream("a").of_server, stream("a").per_subject) == (False, False, -1)
     assert Consumer("a", "c", ack_wait_s=1, max_ack_pending=1).max_deliver == -1
     assert User("one", ("a",), ("b",), gateway=True) == ONE, "a token for the gateway is no permission"
 
@@ -39,6 +42,25 @@ def test_a_part_adds_what_it_has_and_replaces_what_it_wants_otherwise() -> None:
     assert (more.consumers, more.buckets) == ((consumer,), ACCOUNT.buckets)
     assert more.user("other") == OTHER
     assert ACCOUNT.plus([]) == ACCOUNT
+
+
+def test_a_part_may_add_users_buckets_and_limits() -> None:
+    third, bucket = User("third", (), ()), Bucket("more", 5)
+    more = ACCOUNT.plus([Part(OTHER, others=(third,), buckets=(bucket,), limits=Limits(1, 2, 3, 4, 5, 6))])
+    assert more.users == (ONE, OTHER, third)
+    assert more.buckets == (*ACCOUNT.buckets, bucket)
+    assert more.limits == Limits(101, 10_002, 1003, 4, 15, 106)
+
+
+def test_room_for_devices_is_for_each_of_them() -> None:
+    account = ACCOUNT.plus([DEVICES])
+    assert for_devices(account, 1_000) == account
+    more = for_devices(account, 3_000)
+    assert more.limits.connections - account.limits.connections == 2_000
+    assert more.limits.consumers - account.limits.consumers == 4_000
+    (messages,) = (each for each in more.streams if each.name == "$MQTT_msgs")
+    assert messages.max_bytes == 3_000 * 1024**2
+    assert more.limits.disk_bytes - account.limits.disk_bytes == 3 * 2_000 * 1024**2
 
 
 @pytest.mark.parametrize(("max_bytes", "disk_bytes"), [(110, 1300), (10, 1000), (4, 982)])

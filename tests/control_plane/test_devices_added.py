@@ -114,7 +114,7 @@ async def test_what_is_printed_can_be_pasted(own: OwnProgram, tmp_path: Path) ->
     assert values.pop("mqtt_pass").count(".") == 2
     assert values == {
         "broker_uri": url, "mqtt_user": "tank-1", "connect_topic": "connect/tank-1", "pulse_topic": "pulse",
-        "data_topic": "data/tank-1/sensor", "lwt_topic": "lwt/tank-1",
+        "data_topic": "data/tank-1/sensor", "lwt_topic": "lwt/tank-1", "lwt_delay": 10,
     }  # fmt: skip
     program = tmp_path / "bin" / "mosquitto_pub"
     program.parent.mkdir()

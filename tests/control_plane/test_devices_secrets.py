@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 
 import pytest
+from nats.js.errors import NotFoundError
 
 from control_plane.desired import EVERYTHING
 from service.contracts import devices as contract
@@ -59,10 +61,11 @@ async def test_what_the_server_keeps_of_devices_has_no_jwt(devices: DevicesWorld
         jetstream = viewer.jetstream(timeout=3)
         for name in ("$MQTT_sess", "$MQTT_msgs", "$MQTT_rmsgs"):
             for sequence in range(1, (await jetstream.stream_info(name)).state.last_seq + 1):
-                message = await jetstream.get_msg(name, sequence)
-                assert b"eyJ" not in (message.data or b"") + json.dumps(message.headers).encode()
-                read += 1
-    assert read >= 4
+                with suppress(NotFoundError):  # overwritten
+                    message = await jetstream.get_msg(name, sequence)
+                    assert b"eyJ" not in (message.data or b"") + json.dumps(message.headers).encode()
+                    read += 1
+    assert read >= 3
     await device.disconnect()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -26,6 +27,14 @@ def test_a_user_who_answers_and_has_exceptions() -> None:
     assert settings.user_settings(user) == {
         "pub": {"allow": ["a.>"], "deny": ["a.b"]}, "sub": {"allow": []}, "resp": {"max": 1, "ttl": 60 * SECOND_NS},
         "subs": -1, "data": -1, "payload": -1,
+    }  # fmt: skip
+
+
+def test_the_user_that_stands_for_all_devices() -> None:
+    user = User("device", publish=("data.{{name()}}.>",), subscribe=("pulse",), devices=True)
+    assert settings.user_settings(user) == {
+        "pub": {"allow": ["data.{{name()}}.>"]}, "sub": {"allow": ["pulse"]}, "subs": -1, "data": -1, "payload": -1,
+        "bearer_token": True, "allowed_connection_types": ["MQTT"],
     }  # fmt: skip
 
 
@@ -55,6 +64,34 @@ def test_a_bucket_as_a_stream_and_as_synadia_has_it() -> None:
         "bucket": "config", "storage": "file", "history": 1, "max_age": 0, "max_bytes": 10, "max_value_size": -1,
         "num_replicas": 1, "compression": False,
     }  # fmt: skip
+
+
+def test_a_bucket_whose_keys_expire() -> None:
+    plain = settings.bucket_stream_settings(Bucket("b", max_bytes=10))
+    expiring = settings.bucket_stream_settings(Bucket("b", max_bytes=10, markers_s=86_400))
+    added = {"allow_msg_ttl": True, "allow_atomic": True, "subject_delete_marker_ttl": DAY_NS}
+    assert expiring == {**plain, **added}
+
+
+def test_of_a_stream_of_the_servers_only_the_bounds_are_ours() -> None:
+    stream = Stream("$MQTT_msgs", ("a",), 0, 10, 120, interest=True, discard_new=True, of_server=True)
+    assert settings.stream_settings(stream)["retention"] == "interest"
+    there = {"max_bytes": -1, "discard": "old", "max_age": 5, "subjects": ["b"]}
+    assert settings.ours(stream, there) == (
+        {"max_bytes": 10, "discard": "new"}, {"max_bytes": -1, "discard": "old"},
+    )  # fmt: skip
+    assert settings.ours(stream, None)[1] is None
+    own = replace(stream, of_server=False)
+    assert settings.ours(own, there) == (settings.stream_settings(own), there)
+
+
+def test_a_consumer_of_several_subjects() -> None:
+    wanted = settings.consumer_settings(Consumer("s", "c", 30, 100, filters=("a", "b")))
+    told = settings.as_consumer_settings({**wanted, "filter_subjects": ["b", "a"]})
+    assert differences("consumer", wanted, told) == ()
+    assert differences("consumer", wanted, {**told, "filter_subjects": ["a"]}) == (
+        Difference("filter_subjects", ["a", "b"], ["a"]),
+    )
 
 
 @pytest.mark.parametrize("one", ["", "a.>"])
