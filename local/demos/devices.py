@@ -18,8 +18,6 @@ import orjson
 from google.protobuf.empty_pb2 import Empty
 from nats.js import JetStreamContext
 from rich.console import Console
-from service.devices.query.query_pb2 import Range
-from service.devices.query.query_pb2_grpc import QueryStub
 
 from local.demos.balance import ANY_PORT
 from local.demos.checks import show
@@ -32,6 +30,8 @@ from local.nats_server import nats_server
 from local.process import claim_port
 from local.system import Listener, System, Task, local_system
 from service.contracts import devices as contract
+from service.devices.query.query_pb2 import Range
+from service.devices.query.query_pb2_grpc import QueryStub
 from service.nats.jetstream import backlog
 
 NAMES: Final = ("attic", "cellar", "kitchen", "roof", "shed")
@@ -43,6 +43,7 @@ WINDOW_S: Final = 1
 ACK_WAIT_S: Final = 2
 """After this the server gives a dead role's messages to another; deployed it is 30 s, too long for a demonstration."""
 PATIENCE_S: Final = 30.0
+_KEYS_FIRST: Final = (contract.PARTITION_KEY, contract.SORT_KEY)
 
 Condition = Callable[[], bool | Awaitable[bool]]
 
@@ -97,7 +98,7 @@ class _Demo:
         wanted = len(there) * READINGS
         await self._comes(lambda: self._stored(wanted), f"each of the {wanted} readings is a row")
         row = next(row for row in await self._rows() if row["device"] == "cellar")
-        self._note(f"{orjson.dumps(row).decode()}")
+        self._note(orjson.dumps({key: row[key] for key in _KEYS_FIRST} | row).decode())
         for device in there:
             device.repeat()
         await self._comes(self._nothing_waits, "nothing waits in the stream")
