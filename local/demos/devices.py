@@ -43,6 +43,7 @@ WINDOW_S: Final = 1
 ACK_WAIT_S: Final = 2
 """After this the server gives a dead role's messages to another; deployed it is 30 s, too long for a demonstration."""
 PATIENCE_S: Final = 30.0
+_KEYS_FIRST: Final = (contract.PARTITION_KEY, contract.SORT_KEY)
 
 Condition = Callable[[], bool | Awaitable[bool]]
 
@@ -97,7 +98,7 @@ class _Demo:
         wanted = len(there) * READINGS
         await self._comes(lambda: self._stored(wanted), f"each of the {wanted} readings is a row")
         row = next(row for row in await self._rows() if row["device"] == "cellar")
-        self._note(f"{orjson.dumps(row).decode()}")
+        self._note(orjson.dumps({key: row[key] for key in _KEYS_FIRST} | row).decode())
         for device in there:
             device.repeat()
         await self._comes(self._nothing_waits, "nothing waits in the stream")

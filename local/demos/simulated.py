@@ -59,7 +59,8 @@ class Device:
     def die(self) -> None:
         """End without a word, as when its power fails."""
         self._client.loop_stop()
-        self._socket().close()
+        if socket := self._socket():  # none if the broker was first
+            socket.close()
 
     def again(self) -> Device:
         """Return the device as it starts after it died: it remembers what it has published."""

@@ -122,10 +122,10 @@ class Devices:
     async def drain(self, timeout_s: float) -> None:
         self._state = "draining"
         log.info("draining", held=self._archiver.held, in_flight=self._service.in_flight)
-        await self._pulse.close()
         try:
             async with asyncio.timeout(timeout_s):
                 ended = await asyncio.gather(
+                    self._pulse.close(),
                     self._archiver.drain(timeout_s / 2),
                     self._presence.drain(timeout_s),
                     self._reporter.drain(timeout_s),
@@ -143,13 +143,11 @@ class Devices:
 
     async def close(self) -> None:
         await cancel(*self._watching)
-        await self._pulse.close()
-        await self._server.close()
         await self._archiver.close()
-        await self._presence.close()
-        await self._reporter.close()
-        await self._source.close()
-        await self._tracing.close(CLOSE_S / 2)
+        await asyncio.gather(  # each may wait for a silent server, for as long as all of them have
+            self._pulse.close(), self._server.close(), self._presence.close(), self._reporter.close(),
+            self._source.close(), self._tracing.close(CLOSE_S / 2),
+        )  # fmt: skip
         await self._connection.close()
         self._readings.close()
         self._writer.close()

@@ -6,14 +6,18 @@ import os
 import re
 import ssl
 import stat
+import threading
+from io import StringIO
 from pathlib import Path
 
 import orjson
 import pytest
+from rich.console import Console
 
 from benchmark.load.mqtt import Mqtt, Refused
 from control_plane.errors import UsageError
 from control_plane.self_hosted import provider as self_hosted
+from local.demos import devices as devices_demo
 from local.demos.balance import ANY_PORT
 from local.device import add, announced, announcement
 from local.process import LocalError, running
@@ -72,6 +76,14 @@ async def test_readme_takes_a_reader_from_nothing_to_a_row(tmp_path: Path) -> No
                 await eventually(known, what="the reading as a row")
         assert "grpcurl -plaintext" in up.output
     assert not (state / "devices" / "broker.json").exists()
+
+
+async def test_the_demo_passes_and_leaves_no_thread() -> None:
+    threads = threading.active_count()
+    output = StringIO()
+    await devices_demo.run(Console(file=output, width=200))
+    assert "all 12 checks passed" in output.getvalue()
+    assert threading.active_count() == threads
 
 
 async def test_a_device_without_a_system_is_one_line(tmp_path: Path) -> None:

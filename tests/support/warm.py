@@ -27,7 +27,7 @@ from typing import Any, Final
 from unittest import mock
 
 ROOT: Final = Path(__file__).parents[2]
-ROLES: Final = ("customer", "archive", "queue")
+ROLES: Final = ("customer", "archive", "queue", "devices")
 PROGRAMS: Final = frozenset({"benchmark.load.generator", "benchmark.load.raw_generator"})
 PACKAGES: Final = frozenset({"benchmark", "control_plane", "local"})
 READ_AT_IMPORT: Final = (
