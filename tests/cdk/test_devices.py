@@ -264,7 +264,7 @@ def test_cfn_lint_finds_nothing(changes: dict[str, Any]) -> None:
         ({"clients": ["0.0.0.0/0"], "tls_secret": TLS}, "larger than /8; name the clients' networks"),
         ({"clients": ["10.0.0.1/8"], "tls_secret": TLS}, "has host bits set"),
         ({"clients": ["sg-x"], "tls_secret": TLS}, "clients"),
-        ({"webhook_secret": "https://chat.example/hook"}, "webhook_secret"),
+        ({"webhook_secret": "https://chat.example/hook"}, "must be the complete ARN of a secret"),
         ({"webhook_secret": WEBHOOK.removesuffix("-x9Y8z7")}, "webhook_secret"),
         ({"webhook_form": "irc"}, "webhook_form"),
         ({"existing_table_key": "arn:aws:kms:eu-west-1:123456789012:key/1"}, "existing_table_key"),
