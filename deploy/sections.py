@@ -27,7 +27,11 @@ def check_client(value: str) -> str:
     """Return a security group's id or an IPv4 network unchanged. Raise `ValueError` for anything else."""
     if re.fullmatch(r"sg-[0-9a-f]{8,17}", value):
         return value
-    if IPv4Network(value).prefixlen < LARGEST_NETWORK:
+    try:
+        network = IPv4Network(value)
+    except ValueError as error:
+        raise ValueError(f"{value} is neither a security group's id nor an IPv4 network ({error})") from None
+    if network.prefixlen < LARGEST_NETWORK:
         raise ValueError(f"{value} is larger than /{LARGEST_NETWORK}; name the clients' networks")
     return value
 

@@ -263,7 +263,7 @@ def test_cfn_lint_finds_nothing(changes: dict[str, Any]) -> None:
         ({"tls_secret": TLS}, "tls_secret: it and clients are given together"),
         ({"clients": ["0.0.0.0/0"], "tls_secret": TLS}, "larger than /8; name the clients' networks"),
         ({"clients": ["10.0.0.1/8"], "tls_secret": TLS}, "has host bits set"),
-        ({"clients": ["sg-x"], "tls_secret": TLS}, "clients"),
+        ({"clients": ["sg-x"], "tls_secret": TLS}, "sg-x is neither a security group's id nor an IPv4 network"),
         ({"webhook_secret": "https://chat.example/hook"}, "must be the complete ARN of a secret"),
         ({"webhook_secret": WEBHOOK.removesuffix("-x9Y8z7")}, "webhook_secret"),
         ({"webhook_form": "irc"}, "webhook_form"),
