@@ -17,23 +17,36 @@ LARGEST_NETWORK: Final = 8
 """Prefix of the largest network that may call a role: the private 10.0.0.0/8."""
 KeyArn = Annotated[str, StringConstraints(pattern=r"^(arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:key/[A-Za-z0-9-]+)?$")]
 """ARN of an existing table's customer managed key; empty: a key owned by AWS."""
+_SECRET: Final = re.compile(r"arn:aws[a-z-]*:secretsmanager:[a-z0-9-]+:\d{12}:secret:.+-[A-Za-z0-9]{6}")
 _QUEUE: Final = r"[A-Za-z0-9_-]{1,80}(\.fifo)?"
 QueueName = Annotated[str, StringConstraints(pattern=rf"^({_QUEUE}|arn:aws[a-z-]*:sqs:[a-z0-9-]+:\d{{12}}:{_QUEUE})?$")]
 """Name or ARN of an existing queue; empty: the stack creates one."""
-SecretArn = Annotated[
-    str,
-    StringConstraints(pattern=r"^(arn:aws[a-z-]*:secretsmanager:[a-z0-9-]+:\d{12}:secret:.+-[A-Za-z0-9]{6})?$"),
-]
-"""Complete ARN of a secret in Secrets Manager, with the six characters at its end; empty: none."""
 
 
 def check_client(value: str) -> str:
     """Return a security group's id or an IPv4 network unchanged. Raise `ValueError` for anything else."""
     if re.fullmatch(r"sg-[0-9a-f]{8,17}", value):
         return value
-    if IPv4Network(value).prefixlen < LARGEST_NETWORK:
+    try:
+        network = IPv4Network(value)
+    except ValueError as error:
+        raise ValueError(f"{value} is neither a security group's id nor an IPv4 network ({error})") from None
+    if network.prefixlen < LARGEST_NETWORK:
         raise ValueError(f"{value} is larger than /{LARGEST_NETWORK}; name the clients' networks")
     return value
+
+
+def check_secret(value: str) -> str:
+    """Return a secret's complete ARN, or an empty string, unchanged. Raise `ValueError` for anything else."""
+    if value and not _SECRET.fullmatch(value):
+        raise ValueError(
+            "it must be the complete ARN of a secret in Secrets Manager, with the six characters at its end"
+        )
+    return value
+
+
+SecretArn = Annotated[str, AfterValidator(check_secret)]
+"""Complete ARN of a secret; empty: none."""
 
 
 def check_key(table: str, key: str) -> None:
