@@ -1,8 +1,9 @@
 """`make docs-check`: run the commands of the pages that are marked to be run, and compare the shape of their output.
 
-A console block with the word `run` after its language is run, page by page, in a copy of this folder and beside its own
-`make up`: nothing here is changed. Numbers and times may differ from the page's, everything else must be the same; a
-line `...` stands for any lines. A block that needs a program which is not installed is left out, and named.
+A console block with the word `run` after its language is run, page by page, in a copy of this folder (its path has a
+space) and beside its own `make up`: nothing here is changed. Numbers and times may differ from the page's, everything
+else must be the same; a line `...` stands for any lines. A block that needs a program which is not installed is left
+out, and named.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def main() -> int:
     chosen = [page.resolve() for page in parser.parse_args().pages] or pages()
     found = {page: [block for block in blocks(page) if RUN in block.words] for page in chosen}
     bad = 0
-    with tempfile.TemporaryDirectory(prefix="docs-check-") as name, up(copied(Path(name) / "clone")) as folder:
+    with tempfile.TemporaryDirectory(prefix="docs-check-") as name, up(copied(Path(name) / "a clone")) as folder:
         for its_blocks in found.values():
             for verdict in run(folder, its_blocks):
                 bad += bool(verdict.problem)

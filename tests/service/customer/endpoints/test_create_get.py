@@ -117,13 +117,12 @@ async def test_a_client_is_made_read_and_asked_for_his_balance(world: World) -> 
         assert code == "403 BAD_REQUEST"
         await stored(world, 1)  # creating and reading are no answers about a balance
         (stats,) = await statistics(client, 1)
-        assert {e["name"]: (e["num_requests"], e["num_errors"]) for e in stats["endpoints"]} == {
-            "balance": (1, 0), "get": (5, 2), "create": (2, 0),
-        }  # fmt: skip
+        counts = {e["name"]: (e["num_requests"], e["num_errors"]) for e in stats["endpoints"]}
+        assert {"balance": (1, 0), "get": (5, 2), "create": (2, 0)}.items() <= counts.items()
         (info,) = await statistics(client, 1, "INFO")
-        assert {e["name"]: e["subject"] for e in info["endpoints"]} == {
-            "balance": "customer.balance", "get": "customer.get", "create": "customer.create",
-        }  # fmt: skip
+        subjects = {e["name"]: e["subject"] for e in info["endpoints"]}
+        served = {"balance": "customer.balance", "get": "customer.get", "create": "customer.create"}
+        assert served.items() <= subjects.items()
         assert all({"request_schema", "response_schema"} <= e["metadata"].keys() for e in info["endpoints"])
         assert await metric(task, "balance_requests_total") == 8
 
