@@ -76,10 +76,11 @@ def requirements(
     creates: float,
     queue: QueueCost,
     archive: Archived,
+    loaded: float,
 ) -> list[Requirement]:
     """Return the requirements, by the medians of the rounds' ratios. Without the Go peer, its figures are None.
 
-    `creates` is such a median: the rate of creates relative to bare inserts.
+    `creates` and `loaded` are such medians: the rates of creates and of loaded rows, relative to bare writes.
     """
 
     def ratio(figure: Callable[[Sample], float], over: str, concurrency: int = BUSY, of: str = SERVICE) -> float:
@@ -124,6 +125,7 @@ def requirements(
         at_most("queue_growth", f"growth since {queue_half[0]:,} messages", queue_resident - queue_half[1], 2, " MiB"),
         at_least("archive_of_writes", "rows/s of the archive, of bare BatchWriteItem's", archive.rate_of_writes, 0.85),
         at_most("archive_cpu_over_plain", "CPU of a row, over nats-py with boto3", archive.cpu_over_plain, 0.2),
+        at_least("load_of_writes", "rows/s of a load, of bare BatchWriteItem's", loaded, 0.9),
         at_least("archive_slow_rows", f"rows/s of the archive, with {SLOW_MS:g} ms a call", archive.slow_rows, 30_000),
     ]
 

@@ -21,7 +21,7 @@ COST: Final = (
     "cpu_over_regular", "over_plain", "p50_over_echo", "memory", "memory_growth", "cpu_over_rows",
     "create_of_insert", "queue_of_pull",
     "queue_short_of_pull", "queue_delete_of_empty", "queue_receive_of_empty", "queue_memory", "queue_growth",
-    "archive_of_writes", "archive_cpu_over_plain", "archive_slow_rows",
+    "archive_of_writes", "archive_cpu_over_plain", "load_of_writes", "archive_slow_rows",
 )  # fmt: skip
 _OPERATORS: Final[Mapping[str, Callable[[float, float], bool]]] = {
     ">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le,
