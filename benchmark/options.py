@@ -16,7 +16,11 @@ class Questions:
     """What to request, from which service and for which clients."""
 
     mix: Annotated[
-        str, typer.Option(help="Endpoints by weight: balance=80,get=15,create=5. `create` leaves new clients.")
+        str,
+        typer.Option(
+            help="Endpoints by weight: balance=80,get=15,create=5, or adjust, statement. `create` leaves new clients, "
+            "and `adjust` one point more each time."
+        ),
     ] = "balance"
     timeout: Annotated[str, typer.Option(help="A request without a reply after this time has failed.")] = "5s"
     server: Annotated[str | None, typer.Option(help="NATS server(s), comma separated. Default: that of `make up`.")] = (
@@ -24,7 +28,7 @@ class Questions:
     )
     creds: Annotated[
         Path | None,
-        typer.Option(help="A .creds file. Default: `make up`'s user client, or registrar if the mix creates."),
+        typer.Option(help="A .creds file. Default: that of `make up`'s user who may request the mix."),
     ] = None
     context: Annotated[
         str | None, typer.Option(help="A context of the nats CLI, by name, instead of server and creds.")

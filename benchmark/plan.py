@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Final
@@ -17,7 +17,7 @@ from rich.console import Console
 from benchmark import instances
 from benchmark.errors import BenchmarkError
 from benchmark.load import generators
-from benchmark.load.endpoints import BALANCE, CREATE, mix_text, parse_mix
+from benchmark.load.endpoints import ADJUST, BALANCE, ENDPOINTS, mix_text, parse_mix
 from benchmark.load.job import ENDLESS, Closed, Frames, Job, Loop, NatsTarget, Target
 from benchmark.load.totals import Totals
 from benchmark.load.transport import connected
@@ -25,11 +25,13 @@ from benchmark.options import LoadOptions
 from benchmark.report.result import CHECKED, TaskShare
 from benchmark.report.show import Progress
 from benchmark.report.thresholds import duration_s
-from benchmark.target import gateway_target, nats_target
+from benchmark.target import TOKEN_VARIABLE, gateway_target, nats_target
 from control_plane.aws import configured_region
-from control_plane.desired import CLIENT, GATEWAY, REGISTRAR
+from control_plane.desired import CLIENT, GATEWAY, REGISTRAR, TELLER
+from control_plane.resources import User
 from local.dynamodb import environment, rows, scan
 from local.system import TABLE, Ports
+from service.contracts.customer import BALANCE_ATTRIBUTE, KEY_ATTRIBUTE, Attributes
 
 ENDPOINT: Final = "AWS_ENDPOINT_URL_DYNAMODB"
 SEED: Final = 1
@@ -94,12 +96,18 @@ async def plan_of(load: LoadOptions) -> Plan:
     """
     timeout_s, warm_up_s = duration_s(load.timeout, "--timeout"), duration_s(load.warm_up, "--warm-up", or_zero=True)
     mix = parse_mix(load.mix)
+    if load.verify and ADJUST in mix:
+        raise BenchmarkError("--verify compares balances, and `adjust` changes them; leave one out")
     nats = None
     if load.gateway is None or load.server or load.creds or load.context:
-        user = REGISTRAR if CREATE in mix and not load.gateway else CLIENT
-        nats = nats_target(load.server, load.creds, load.context, user=user.name)
-    user = REGISTRAR if CREATE in mix else GATEWAY
-    target = gateway_target(load.gateway, load.token_file, user=user.name) if load.gateway else nats
+        users = (CLIENT,) if load.gateway else (CLIENT, REGISTRAR, TELLER)
+        user = CLIENT.name if load.creds or load.context else _user_for(() if load.gateway else mix, users)
+        nats = nats_target(load.server, load.creds, load.context, user=user)
+    target: Target | None = nats
+    if load.gateway:
+        own = load.token_file or os.environ.get(TOKEN_VARIABLE)
+        user = GATEWAY.name if own else _user_for(mix, (GATEWAY, REGISTRAR, TELLER))
+        target = gateway_target(load.gateway, load.token_file, user=user)
     assert target
     where = load.gateway or load.context or ", ".join(nats.servers if nats else ())
     settings = {
@@ -114,6 +122,15 @@ async def plan_of(load: LoadOptions) -> Plan:
     )
 
 
+def _user_for(mix: Collection[str], users: Sequence[User]) -> str:
+    """Return the first user that may request all of these endpoints. Raises `BenchmarkError` if none may."""
+    subjects = {ENDPOINTS[name].subject for name in mix}
+    for user in users:
+        if subjects <= set(user.publish):
+            return user.name
+    raise BenchmarkError(f"--mix {','.join(mix)}: no user may request all of these; load them one after the other")
+
+
 def balances(*, local: bool) -> dict[str, int]:
     """Read every balance of the table, to compare replies with.
 
@@ -125,7 +142,10 @@ def balances(*, local: bool) -> dict[str, int]:
     try:
         if local and ENDPOINT not in os.environ:
             return rows(table, environment(Ports.dynamodb))
-        return scan(boto3.client("dynamodb", region_name=configured_region()), table)
+        names = Attributes(
+            os.environ.get("DDB_KEY") or KEY_ATTRIBUTE, os.environ.get("DDB_BALANCE") or BALANCE_ATTRIBUTE
+        )
+        return scan(boto3.client("dynamodb", region_name=configured_region()), table, names)
     except (BotoCoreError, ClientError) as error:
         elsewhere = f"; if `make up` has its DynamoDB on another port, set {ENDPOINT}, as it prints" if local else ""
         raise BenchmarkError(f"table {table} cannot be read: {error}{elsewhere}") from None

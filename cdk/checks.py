@@ -86,6 +86,11 @@ def tables(settings: Settings) -> None:
                 f"table {name} is there already, from an earlier deployment; to go on with it, set "
                 f'existing_table = "{name}"{where} in deploy/settings.toml; otherwise delete it'
             )
+        if table.exists and found and not where and (keys := _keys(found)) != f"{settings.ddb_key} (S)":
+            raise ProvisioningError(
+                f"existing_table: table {name} has the key {keys}; give a table whose one key is a string, and its "
+                "name in ddb_key"
+            )
         used = found.get("SSEDescription", {}).get("KMSMasterKeyArn", "") if found and table.exists else ""
         if used != table.key and (table.key or _is_customers(settings, used)):
             raise ProvisioningError(
@@ -202,6 +207,11 @@ def _table(settings: Settings, name: str) -> Mapping[str, Any] | None:
             return None
         raise Unreadable(f"table {name}: AWS says {error}; see that you may read it") from None
     return found
+
+
+def _keys(table: Mapping[str, Any]) -> str:
+    types = {each["AttributeName"]: each["AttributeType"] for each in table["AttributeDefinitions"]}
+    return ", ".join(f"{each['AttributeName']} ({types[each['AttributeName']]})" for each in table["KeySchema"])
 
 
 def _is_customers(settings: Settings, key_arn: str) -> bool:

@@ -86,6 +86,8 @@ class Settings(BaseModel):
     subnet_ids: tuple[Annotated[str, StringConstraints(pattern=r"^subnet-[0-9a-f]{8,17}$")], ...] = ()
     existing_table: TableName = ""
     existing_table_key: KeyArn = ""
+    ddb_key: str = _DEFAULTS["ddb_key"].default
+    ddb_balance: str = _DEFAULTS["ddb_balance"].default
     spot: bool = True
     exec: bool = False
     alert_email: Annotated[str, StringConstraints(pattern=r"^([^@\s]+@[^@\s]+\.[^@\s]+)?$")] = ""
@@ -107,7 +109,8 @@ class Settings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _sized(cls, given: dict[str, Any]) -> dict[str, Any]:
-        return {**(_PRODUCTION if given.get("environment") == "production" else {}), **given}
+        not_ours = {"seed_rows": 0} if given.get("existing_table") else {}
+        return {**(_PRODUCTION if given.get("environment") == "production" else {}), **not_ours, **given}
 
     @field_validator("region")
     @classmethod
@@ -117,7 +120,7 @@ class Settings(BaseModel):
             raise ValueError(f"AWS has no region {value!r}; give one like eu-west-1")
         return value
 
-    @field_validator("nats_url", "seed_rows", "max_in_flight")
+    @field_validator("nats_url", "ddb_key", "ddb_balance", "seed_rows", "max_in_flight")
     @classmethod
     def _as_the_service_takes_it(cls, value: Any, info: ValidationInfo) -> Any:
         return TypeAdapter(_DEFAULTS[str(info.field_name)].rebuild_annotation()).validate_python(value)
@@ -126,6 +129,8 @@ class Settings(BaseModel):
     def _fits(self) -> Self:
         check_size(self.cpu, self.memory)
         check_key(self.existing_table, self.existing_table_key)
+        if self.ddb_key == self.ddb_balance:
+            raise ValueError(f"ddb_balance: {self.ddb_balance} is the name of the key, ddb_key")
         if self.max_tasks < self.min_tasks:
             raise ValueError(f"max_tasks: {self.max_tasks} is less than min_tasks, {self.min_tasks}")
         if not self.min_tasks <= self.tasks <= self.max_tasks:

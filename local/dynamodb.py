@@ -148,14 +148,10 @@ def rows(table: str, env: Mapping[str, str]) -> dict[str, int]:
     return scan(client(env), table)
 
 
-def scan(engine: DynamoDBClient, table: str) -> dict[str, int]:
+def scan(engine: DynamoDBClient, table: str, attributes: contract.Attributes = contract.ATTRIBUTES) -> dict[str, int]:
     """Return client id -> balance, for every row of the table."""
     pages = engine.get_paginator("scan").paginate(TableName=table)
-    return {
-        item[contract.KEY_ATTRIBUTE]["S"]: int(item[contract.BALANCE_ATTRIBUTE]["N"])
-        for page in pages
-        for item in page["Items"]
-    }
+    return {item[attributes.key]["S"]: int(item[attributes.balance]["N"]) for page in pages for item in page["Items"]}
 
 
 def client(env: Mapping[str, str]) -> DynamoDBClient:

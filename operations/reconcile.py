@@ -20,6 +20,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from operations.options import Balance, Key, attributes_of
 from operations.scan import Progress, call, scan
 from service.contracts import customer as contract
 from service.dynamodb.client import DynamoDB
@@ -32,7 +33,6 @@ SHOWN: Final = 20
 TIMEOUT_S: Final = 30.0
 _NUMBER: Final = 2**64
 _NUMBERS: Final = (contract.ADJUSTMENTS_INDEX_KEY, "points", "balance")
-_ODD_CLIENT: Final = f"the row has no integer {contract.BALANCE_ATTRIBUTE} or {contract.COUNT_ATTRIBUTE}"
 
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -66,13 +66,11 @@ def _place(sequence: int, balance: int) -> int:
     return hash(f"{sequence} {balance}") % _NUMBER
 
 
-def _account(row: Row) -> Account | None:
-    """Return what a client's row says; None if it cannot be used."""
+def _account(row: Row, balance: str) -> Account | None:
+    """Return what a client's row says, `balance` being its attribute's name; None if it cannot be used."""
     try:
         counted = contract.COUNT_ATTRIBUTE in row
-        return Account(
-            int(row[contract.BALANCE_ATTRIBUTE]["N"]), int(row[contract.COUNT_ATTRIBUTE]["N"]) if counted else 0
-        )
+        return Account(int(row[balance]["N"]), int(row[contract.COUNT_ATTRIBUTE]["N"]) if counted else 0)
     except (KeyError, TypeError, ValueError):
         return None
 
@@ -111,10 +109,15 @@ class Found:
 
 
 class Reconciliation:
-    def __init__(self, api: DynamoDB, balances: str, adjustments: str, *, segments: int, progress: Progress) -> None:
+    def __init__(
+        self, api: DynamoDB, balances: str, adjustments: str, attributes: contract.Attributes, *, segments: int,
+        progress: Progress,
+    ) -> None:  # fmt: skip
         self._api = api
         self._balances = balances
         self._adjustments = adjustments
+        self._attributes = attributes
+        self._odd = f"the row has no integer {attributes.balance} or {contract.COUNT_ATTRIBUTE}"
         self._segments = segments
         self._progress = progress
         self._accounts: dict[str, Account] = {}
@@ -146,14 +149,14 @@ class Reconciliation:
 
     async def _count_again(self, newest: Iterator[tuple[str, int]]) -> None:
         for client_id, sequence in newest:
-            key = {contract.KEY_ATTRIBUTE: {"S": client_id}}
+            key = {self._attributes.key: {"S": client_id}}
             body = {"TableName": self._balances, "Key": key, "ConsistentRead": True}
             row = (await call(self._api, "GetItem", body, self._balances, "DDB_TABLE")).get("Item")
-            account = _account(row) if row else None
+            account = _account(row, self._attributes.balance) if row else None
             if row is None:
                 problem = "there are adjustments, and no such client"
             elif account is None:
-                problem = _ODD_CLIENT
+                problem = self._odd
             elif account.count < sequence:
                 problem = f"there is adjustment {sequence}, and the client's row counts {account.count}"
             else:
@@ -162,13 +165,13 @@ class Reconciliation:
 
     def _take_balances(self, rows: Sequence[Row]) -> None:
         for row in rows:
-            client_id = _text(row, contract.KEY_ATTRIBUTE, self._balances, "DDB_TABLE")
+            client_id = _text(row, self._attributes.key, self._balances, "DDB_TABLE")
             self.found.clients += 1
-            if account := _account(row):
+            if account := _account(row, self._attributes.balance):
                 self.found.points += account.balance
                 self._accounts[client_id] = account
             else:
-                self.found.differ[client_id] = _ODD_CLIENT
+                self.found.differ[client_id] = self._odd
 
     def _take_adjustments(self, rows: Sequence[Row]) -> None:
         for row in rows:
@@ -223,12 +226,16 @@ class Reconciliation:
             body["ExclusiveStartKey"] = page["LastEvaluatedKey"]
 
 
-async def reconcile(balances: str, adjustments: str, *, segments: int, progress: Progress | None = None) -> Found:
+async def reconcile(
+    balances: str, adjustments: str, attributes: contract.Attributes = contract.ATTRIBUTES, *, segments: int,
+    progress: Progress | None = None,
+) -> Found:  # fmt: skip
     """Compare two tables, `segments` parallel scans each. Raises `ServiceError` when one cannot be read."""
     api = DynamoDB.configured(TIMEOUT_S)
     try:
         given = progress or Progress(shown=False)
-        return await Reconciliation(api, balances, adjustments, segments=segments, progress=given).run()
+        work = Reconciliation(api, balances, adjustments, attributes, segments=segments, progress=given)
+        return await work.run()
     finally:
         api.close()
 
@@ -237,11 +244,14 @@ async def reconcile(balances: str, adjustments: str, *, segments: int, progress:
 def main(
     balances: Annotated[str, typer.Option(envvar="DDB_TABLE", help="The table of the balances.")],
     adjustments: Annotated[str, typer.Option(envvar="ADJUSTMENTS_TABLE", help="The table of the adjustments.")],
+    key: Key = "",
+    balance: Balance = "",
     segments: Annotated[int, typer.Option(min=1, max=1000, help="Scans at a time.")] = 8,
     as_json: Annotated[bool, typer.Option("--json", help="What was found, as one JSON object.")] = False,
 ) -> None:
+    attributes = attributes_of(key, balance)
     try:
-        found = asyncio.run(reconcile(balances, adjustments, segments=segments, progress=Progress()))
+        found = asyncio.run(reconcile(balances, adjustments, attributes, segments=segments, progress=Progress()))
     except ServiceError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(1) from None

@@ -31,14 +31,14 @@ class Writes(BaseModel):
 
 @asynccontextmanager
 async def bare_loop(
-    module: str, table: str, dynamodb_env: Mapping[str, str]
+    module: str, table: str, dynamodb_env: Mapping[str, str], *arguments: str
 ) -> AsyncIterator[Callable[[float], Awaitable[Writes]]]:
     """Run the process; yield a function that has it write.
 
     The function raises `BenchmarkError` when a row cannot be written.
     """
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", module, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        sys.executable, "-m", module, *arguments, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
         env={"PATH": os.environ.get("PATH", ""), TABLE: table, **dynamodb_env}, start_new_session=True,
     )  # fmt: skip
     assert process.stdout

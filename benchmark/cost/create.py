@@ -77,7 +77,7 @@ async def insert_for(table: Table, duration_s: float) -> float:
         written = 0
         while loop.time() < started_at + duration_s:
             texts = {contract.NAME_ATTRIBUTE: "Load", contract.CREATED_AT_ATTRIBUTE: "2024-01-23"}
-            written += await table.insert(make_row(f"{nonce}-{next(numbers)}", 0, **texts))
+            written += await table.insert(make_row(f"{nonce}-{next(numbers)}", 0, texts))
         return written
 
     written = sum(await asyncio.gather(*(one_after_another() for _ in range(CONCURRENCY))))

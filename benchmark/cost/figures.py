@@ -78,10 +78,11 @@ def requirements(
     queue: QueueCost,
     archive: Archived,
     devices: DevicesCost,
+    loaded: float,
 ) -> list[Requirement]:
     """Return the requirements, by the medians of the rounds' ratios. Without the Go peer, its figures are None.
 
-    `creates` is such a median: the rate of creates relative to bare inserts.
+    `creates` and `loaded` are such medians: the rates of creates and of loaded rows, relative to bare writes.
     """
 
     def ratio(figure: Callable[[Sample], float], over: str, concurrency: int = BUSY, of: str = SERVICE) -> float:
@@ -130,6 +131,7 @@ def requirements(
         at_least("archive_of_writes", "rows/s of the archive, of bare BatchWriteItem's", archive.rate_of_writes, 0.85),
         at_most("archive_cpu_over_plain", "CPU of a row, over nats-py with boto3", archive.cpu_over_plain, 0.2),
         at_least("archive_slow_busy", f"cores the archive uses, with {SLOW_MS:g} ms a call", archive.slow_busy, 0.8),
+        at_least("load_of_writes", "rows/s of a load, of bare BatchWriteItem's", loaded, 0.9),
         at_most("devices_cpu_over_bare", "CPU of a reading, over nats-py's fetch and ack", devices.cpu_over_bare, 1.5),
         at_most("devices_cpu_over_writing", "the same, over one that writes too", devices.cpu_over_writing, 0.8),
         at_least("devices_of_writing", "readings/s of the role, of that one's", devices.rate_of_writing, 0.9),

@@ -19,6 +19,7 @@ from rich.console import Console
 from benchmark.cost import archive as archive_cost
 from benchmark.cost import create as create_cost
 from benchmark.cost import devices as devices_cost
+from benchmark.cost import loading as load_cost
 from benchmark.cost import queue as queue_cost
 from benchmark.cost.archive import Archived
 from benchmark.cost.devices import DevicesCost
@@ -86,6 +87,7 @@ async def measure(profile: Profile, console: Console, stop: asyncio.Event) -> Co
                 )  # fmt: skip
             archived = await _archive(bench, profile)
             devices = await _devices(bench, profile)
+            loaded = await _loads(bench, profile)
     return CostResult(
         started_at=started_at,
         machine=Machine.this(),
@@ -93,7 +95,7 @@ async def measure(profile: Profile, console: Console, stop: asyncio.Event) -> Co
         rows=cost_rows(rounds, resident),
         scale=scale,
         memory=memory,
-        claims=requirements(rounds, scale, memory, creates, queue, archived, devices),
+        claims=requirements(rounds, scale, memory, creates, queue, archived, devices, loaded),
         left_out=left_out,
     )
 
@@ -168,6 +170,16 @@ async def _creates(bench: Bench, profile: Profile) -> float:
         return await create_cost.ratio(
             created, inserted, rounds=profile.rounds, step_s=profile.step_s, warm_up_s=profile.warm_up_s, say=bench.say
         )
+
+
+async def _loads(bench: Bench, profile: Profile) -> float:
+    """Return the rate of `operations.load` relative to bare BatchWriteItem."""
+    async with (
+        bench.engine(1) as dynamodb_env,
+        load_cost.writing(load_cost.LOAD, TABLE, dynamodb_env) as loaded,
+        load_cost.writing(load_cost.BARE, TABLE, dynamodb_env) as written,
+    ):
+        return await load_cost.ratio(loaded, written, rounds=profile.rounds, step_s=profile.step_s, say=bench.say)
 
 
 async def _archive(bench: Bench, profile: Profile) -> Archived:

@@ -16,6 +16,8 @@ from service.contracts import customer as contract
 BALANCE: Final = contract.ENDPOINT_NAME
 GET: Final = contract.GET_NAME
 CREATE: Final = contract.CREATE_NAME
+ADJUST: Final = contract.ADJUST_NAME
+STATEMENT: Final = contract.STATEMENT_NAME
 WRONG_SHAPE: Final = "wrong shape"
 WRONG_BALANCE: Final = "wrong balance"
 _DRAWN_AT_ONCE: Final = 10_000
@@ -27,8 +29,8 @@ Mix = Mapping[str, float]
 @dataclass(frozen=True)
 class Endpoint:
     subject: str
-    request: Callable[[str], bytes]
-    """Return the payload for a client id."""
+    request: Callable[[str, str], bytes]
+    """Return the payload for a client id, and an id that no other request has."""
     problem: Callable[[bytes, str, int | None], str | None]
     """Return what is wrong with a reply to a client id, or None. The last argument is the balance, if known."""
 
@@ -68,12 +70,17 @@ def mix_text(mix: Mix) -> str:
     return ",".join(f"{name}={weight:g}" for name, weight in mix.items())
 
 
-def _asking(client_id: str) -> bytes:
+def _asking(client_id: str, _: str) -> bytes:
     return orjson.dumps({"client_id": client_id})
 
 
-def _creating(client_id: str) -> bytes:
+def _creating(client_id: str, _: str) -> bytes:
     return orjson.dumps({"client_id": client_id, "name": "Load", "created_at": "2024-01-23"})
+
+
+def _adjusting(client_id: str, adjustment_id: str) -> bytes:
+    """Earn a point: it is never refused, as to redeem one may be."""
+    return orjson.dumps({"client_id": client_id, "adjustment_id": adjustment_id, "points": 1})
 
 
 def _in_balance(reply: bytes, _: str, expected: int | None) -> str | None:
@@ -88,6 +95,17 @@ def _in_get(reply: bytes, client_id: str, expected: int | None) -> str | None:
 
 def _in_create(reply: bytes, client_id: str, _: int | None) -> str | None:
     return None if _object(reply) == {"client_id": client_id} else WRONG_SHAPE
+
+
+def _in_adjust(reply: bytes, client_id: str, _: int | None) -> str | None:
+    body = _object(reply) or {}
+    is_right = (body.get("client_id"), body.get("points")) == (client_id, 1) and type(body.get("balance")) is int
+    return None if is_right else WRONG_SHAPE
+
+
+def _in_statement(reply: bytes, client_id: str, _: int | None) -> str | None:
+    body = _object(reply) or {}
+    return None if body.get("client_id") == client_id and type(body.get("adjustments")) is list else WRONG_SHAPE
 
 
 def _compared(body: Mapping[str, Any], expected: int | None) -> str | None:
@@ -109,4 +127,6 @@ ENDPOINTS: Final[Mapping[str, Endpoint]] = {
     BALANCE: Endpoint(contract.SUBJECT, _asking, _in_balance),
     GET: Endpoint(contract.GET_SUBJECT, _asking, _in_get),
     CREATE: Endpoint(contract.CREATE_SUBJECT, _creating, _in_create),
+    ADJUST: Endpoint(contract.ADJUST_SUBJECT, _adjusting, _in_adjust),
+    STATEMENT: Endpoint(contract.STATEMENT_SUBJECT, _asking, _in_statement),
 }

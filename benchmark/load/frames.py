@@ -43,7 +43,10 @@ def request(payload: bytes, header: bytes = b"", refusal: str = "", *, is_split:
     return Request(b"HPUB %b " % subject, rest, refusal, is_split)
 
 
-_asking: Final = ENDPOINTS[BALANCE].request
+def _asking(client_id: str) -> bytes:
+    return ENDPOINTS[BALANCE].request(client_id, "")
+
+
 ODD: Final = (
     request(_asking("unknown"), refusal="404"),
     request(b'{"client_id":', refusal="403"),

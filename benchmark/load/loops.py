@@ -179,11 +179,12 @@ class Load:
 
     async def _send(self, due: float) -> None:
         number, name = self._sent, next(self._names)
-        client_id = f"{self._job.nonce}-{self._job.first}-{number}" if name == CREATE else next(self._ids)
+        own = f"{self._job.nonce}-{self._job.first}-{number}"
+        client_id = own if name == CREATE else next(self._ids)
         self._sent += 1
         self._in_flight[number] = (due, client_id, name)
         self._last_active = time.monotonic()
-        await self._send_request(number, ENDPOINTS[name].subject, ENDPOINTS[name].request(client_id))
+        await self._send_request(number, ENDPOINTS[name].subject, ENDPOINTS[name].request(client_id, own))
 
     async def _one_done(self, now: float) -> None:
         self._last_done = now

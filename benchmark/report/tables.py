@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from benchmark.load.endpoints import CREATE, WRONG_BALANCE
+from benchmark.load.endpoints import BALANCE, GET, WRONG_BALANCE
 from benchmark.report.measured import Latency, Measured
 from benchmark.report.result import CHECKED, CostResult, Result, RunResult, SweepResult
 
@@ -41,7 +41,7 @@ def remarks(result: Result) -> Iterator[str]:
         yield from _limits(result.measured)
         if result.settings.get(CHECKED) == "yes":
             wrong = result.measured.errors.get(WRONG_BALANCE, 0)
-            right = sum(each.replies for each in result.measured.endpoints if each.name != CREATE)
+            right = sum(each.replies for each in result.measured.endpoints if each.name in {BALANCE, GET})
             yield f"Compared with the table: {right:,} balances right, {wrong:,} wrong."
 
 

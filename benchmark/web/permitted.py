@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from benchmark.errors import BenchmarkError
-from benchmark.load.endpoints import CREATE, ENDPOINTS
+from benchmark.load.endpoints import ADJUST, CREATE, ENDPOINTS
 from benchmark.load.job import NatsTarget, Target
 from benchmark.load.transport import connected
 from service.nats.connection import roundtrip
+
+WRITING: Final = {ADJUST, CREATE}
 
 
 async def check_permitted(target: Target, endpoints: Iterable[str]) -> None:
     """Raise `BenchmarkError` if the server refuses requests to one of these endpoints.
 
-    It asks for client 1, and of `create` nothing, which the service refuses: nothing is written. A gateway is not
+    It asks for client 1, and of `create` and `adjust` nothing, which the service refuses: nothing is written. A gateway is not
     asked: what it refuses is among the load's errors.
     """
     if not isinstance(target, NatsTarget):
@@ -22,7 +25,7 @@ async def check_permitted(target: Target, endpoints: Iterable[str]) -> None:
     denied: list[str] = []
     async with connected(target, denied.append) as client:
         for name in endpoints:
-            payload = b"" if name == CREATE else ENDPOINTS[name].request("1")
+            payload = b"" if name in WRITING else ENDPOINTS[name].request("1", "1")
             await client.publish(ENDPOINTS[name].subject, payload, reply=client.new_inbox())
         await roundtrip(client)
     if denied:

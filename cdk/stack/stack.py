@@ -69,7 +69,7 @@ class BalanceStack(Stack):
         )
         table = make_table(
             self, "Balances", settings, name=settings.table_name, existing=bool(settings.existing_table),
-            keys=[contract.KEY_ATTRIBUTE], removal=removal, first=around.first,
+            keys=[settings.ddb_key], removal=removal, first=around.first,
         )  # fmt: skip
         adjustments = make_table(
             self, "Adjustments", settings, name=settings.adjustments_table_name,

@@ -78,7 +78,10 @@ def customer(settings: Settings, table: dynamodb.ITable, adjustments: dynamodb.I
     uses = iam.PolicyStatement(
         actions=["dynamodb:BatchGetItem", "dynamodb:PutItem", "dynamodb:UpdateItem"], resources=[table.table_arn]
     )
-    adds = iam.PolicyStatement(actions=["dynamodb:BatchGetItem", "dynamodb:PutItem"], resources=[adjustments.table_arn])
+    adds = iam.PolicyStatement(
+        actions=["dynamodb:BatchGetItem", "dynamodb:DescribeTable", "dynamodb:PutItem"],
+        resources=[adjustments.table_arn],
+    )
     lists = iam.PolicyStatement(
         actions=["dynamodb:Query"], resources=[f"{adjustments.table_arn}/index/{contract.ADJUSTMENTS_INDEX}"]
     )
@@ -92,6 +95,8 @@ def customer(settings: Settings, table: dynamodb.ITable, adjustments: dynamodb.I
         always=1,
         environment={
             "DDB_TABLE": table.table_name,
+            "DDB_KEY": settings.ddb_key,
+            "DDB_BALANCE": settings.ddb_balance,
             "ADJUSTMENTS_TABLE": adjustments.table_name,
             "SEED_ROWS": str(settings.seed_rows),
             "MAX_IN_FLIGHT": str(settings.max_in_flight),

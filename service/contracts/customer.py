@@ -1,5 +1,6 @@
 """Names that the role `customer` shares with its clients, with dashboards and with the provisioning of NATS."""
 
+from dataclasses import dataclass
 from typing import Final
 
 from service.contracts.requests import DIALECT, QUEUE_GROUP, discovery
@@ -84,6 +85,20 @@ NAME_ATTRIBUTE: Final = "name"
 CREATED_AT_ATTRIBUTE: Final = "created_at"
 COUNT_ATTRIBUTE: Final = "adjustments"
 """How many adjustments a client has had, in the row of the balance; not there before the first."""
+
+
+@dataclass(frozen=True)
+class Attributes:
+    """Names of a client's key and balance in the table: one that was there before may have others."""
+
+    key: str = KEY_ATTRIBUTE
+    balance: str = BALANCE_ATTRIBUTE
+
+
+ATTRIBUTES: Final = Attributes()
+"""The names in a table of our own."""
+OTHER_ATTRIBUTES: Final = (NAME_ATTRIBUTE, CREATED_AT_ATTRIBUTE, COUNT_ATTRIBUTE)
+"""Attributes of the same row, whose names are fixed."""
 
 ADJUSTMENTS_PARTITION_KEY: Final = "client_id"
 ADJUSTMENTS_SORT_KEY: Final = "adjustment_id"

@@ -67,13 +67,13 @@ class Customer:
         )
         self._nc = self._connection.nc
         self._tracing = tracing()
-        self._table = Table(settings.ddb_table, contract.KEY_ATTRIBUTE, "DDB_TABLE")
+        self._table = Table(settings.ddb_table, settings.ddb_key, "DDB_TABLE")
         self._events = Events(self._nc)
         self._clients = Clients(self._table, self._tracing)
         self._ledger: Ledger | None = None
         self._adjust: Adjust | None = None
         if settings.adjustments_table:
-            self._ledger = Ledger(settings.ddb_table, settings.adjustments_table)
+            self._ledger = Ledger(settings.ddb_table, settings.adjustments_table, settings.attributes)
             self._adjust = Adjust(self._ledger, self._table, self._events)
         self._service = ConcurrentService(
             self._nc,
@@ -81,9 +81,9 @@ class Customer:
                 name=contract.SERVICE_NAME, version=__version__, description="Loyalty balances from DynamoDB."
             ),
             (
-                Balance(self._clients, self._events).endpoint,
-                Get(self._clients).endpoint,
-                Create(self._table).endpoint,
+                Balance(self._clients, self._events, settings.ddb_balance).endpoint,
+                Get(self._clients, settings.ddb_balance).endpoint,
+                Create(self._table, settings.attributes).endpoint,
                 *self._of_adjustments(),
             ),
             max_in_flight=settings.max_in_flight,
@@ -113,7 +113,7 @@ class Customer:
 
     async def start(self) -> None:
         if self._settings.seed_rows:
-            await seed(self._bucket, self._table, self._settings.seed_rows, owner=self._service.id)
+            await seed(self._bucket, self._table, self._settings.seed_rows, self._service.id, self._settings.attributes)
             if await self._row_1_is_missing():
                 log.warning(
                     "the seed flag is set and the table has no row 1; to seed again, run "

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo, field_validator
 
+from service.contracts import customer as contract
 from service.nats.settings import NatsSettings
+
+
+def _is_free(name: str) -> str:
+    if name in contract.OTHER_ATTRIBUTES:
+        raise ValueError(f"{name} is another attribute of a client")
+    return name
+
+
+AttributeName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_:/#$@ -]{1,255}$"), AfterValidator(_is_free)]
+"""A key's name may have 255 bytes. Without quotes and dots, which have a meaning in PartiQL."""
 
 
 class CustomerSettings(NatsSettings):
@@ -15,6 +26,10 @@ class CustomerSettings(NatsSettings):
         StringConstraints(pattern=r"^[a-zA-Z0-9_.-]{3,255}$"),
         Field(description="table of the balances", examples=["balances"]),
     ]
+    ddb_key: Annotated[AttributeName, Field(description="its partition key, a string")] = contract.KEY_ATTRIBUTE
+    ddb_balance: Annotated[
+        AttributeName, Field(description="its attribute with the balance, an integer", validate_default=True)
+    ] = contract.BALANCE_ATTRIBUTE
     adjustments_table: Annotated[
         str | None,
         StringConstraints(pattern=r"^[a-zA-Z0-9_.-]{3,255}$"),
@@ -24,3 +39,14 @@ class CustomerSettings(NatsSettings):
     max_in_flight: Annotated[
         int, Field(ge=1, le=1_000_000, description="most requests worked on at a time; more go to other tasks")
     ] = 2048
+
+    @field_validator("ddb_balance")
+    @classmethod
+    def _is_not_the_key(cls, name: str, info: ValidationInfo) -> str:
+        if name == info.data.get("ddb_key"):
+            raise ValueError("it is the name of the key, DDB_KEY")
+        return name
+
+    @property
+    def attributes(self) -> contract.Attributes:
+        return contract.Attributes(self.ddb_key, self.ddb_balance)

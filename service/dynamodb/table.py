@@ -139,7 +139,10 @@ class Table:
         Sends it once: a retry after a lost answer would find its own row and take it for another's.
         Raises `TableUnavailableError` when DynamoDB does not answer, and other errors as they are.
         """
-        put = {"TableName": self.name, "Item": row, "ConditionExpression": f"attribute_not_exists({self._key})"}
+        put = {
+            "TableName": self.name, "Item": row, "ConditionExpression": "attribute_not_exists(#k)",
+            "ExpressionAttributeNames": {"#k": self._key},
+        }  # fmt: skip
         try:
             await self._api.call("PutItem", put, again=False)
         except Exception as error:

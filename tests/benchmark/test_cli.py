@@ -136,7 +136,9 @@ MISTAKES = [
     (["run", "--rate", "5", "--requests", "5"], "--requests is for a closed loop and --rate for an open one"),
     (["run", "--rate", "5", "--concurrency", "5"], "--concurrency is for a closed loop"),
     (["run", "--poisson"], "--poisson is for an open loop"),
-    (["run", "--mix", "balance=80,set=20"], "names: balance, get, create"),
+    (["run", "--mix", "adjust=1,create=1"], "no user may request all of these; load them one after the other"),
+    (["run", "--mix", "adjust", "--verify"], "--verify compares balances, and `adjust` changes them; leave one out"),
+    (["run", "--mix", "balance=80,set=20"], "names: balance, get, create, adjust, statement"),
     (["sweep", "--rates", "1", "--concurrencies", "1"], "not both"),
     (["sweep", "--rates", "fast"], "--rates 'fast' is not a list of numbers"),
 ]
@@ -208,6 +210,25 @@ async def test_a_mixed_load_creates_and_reads(world: World, options: list[str], 
     )  # fmt: skip
 
 
+async def test_a_mixed_load_adjusts_and_lists(world: World, tmp_path: Path) -> None:
+    """Each adjustment is one of its own, and is in a statement then."""
+    mix = ["--mix", "adjust=50,statement=30,balance=20", "--requests", "300", "--concurrency", "10"]
+    new, creds = tmp_path / "new.json", tmp_path / "teller.creds"
+    creds.touch(0o600)
+    creds.write_text(world.creds("teller"))
+    world.put_rows({str(number): 100 for number in range(1, 11)})
+    async with world.task(**await world.with_adjustments()):
+        as_teller = ["--server", world.nats_url, "--creds", str(creds), "--warm-up", "0s", "--ids", "10"]
+        fails = ["--fail-if", "adjust.errors>0", "--fail-if", "statement.errors>0"]
+        code, output = await finished(BENCHMARK, "run", *as_teller, *mix, *fails, "--json", str(new))
+        assert code == 0, output
+    endpoints = {each["name"]: each["replies"] for each in json.loads(new.read_text())["measured"]["endpoints"]}
+    assert set(endpoints) == {"adjust", "statement", "balance"}
+    assert sum(endpoints.values()) == 300
+    assert sum(world.rows().values()) == 1000 + endpoints["adjust"]
+    assert len(world.ledger()) == endpoints["adjust"] > 50
+
+
 async def test_a_gateway_that_is_not_there_and_one_that_refuses(world: World, tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("nhg_wrong")
@@ -272,3 +293,4 @@ async def test_what_a_request_costs_is_measured_for_each_program(monkeypatch: py
     assert found.figures()["archive_of_writes"] > 0.1
     assert found.figures()["archive_slow_busy"] > 0.1
     assert found.figures()["devices_of_writing"] > 0.1
+    assert found.figures()["load_of_writes"] > 0.1

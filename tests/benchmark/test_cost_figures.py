@@ -53,11 +53,12 @@ def figures(
     queue: QueueCost = GOOD,
     archive: Archived = ARCHIVED,
     devices: DevicesCost = DEVICES,
+    loaded: float = 1.0,
 ) -> dict[str, tuple[float | None, bool]]:
     rows = [
         ScaleRow(of="rows", size=size, throughput=1, p99_ms=1, server_cpu_us=cpu) for size, cpu in ((10, 20), (99, 22))
     ]
-    found = requirements(rounds, rows, [(1, 70.0), (2, 71.0)], creates, queue, archive, devices)
+    found = requirements(rounds, rows, [(1, 70.0), (2, 71.0)], creates, queue, archive, devices, loaded)
     return {requirement.name: (requirement.figure, requirement.holds) for requirement in found}
 
 
@@ -128,6 +129,11 @@ def test_what_was_left_out_is_said_and_is_no_figure() -> None:
 def test_creates_reach_six_tenths_of_the_rate_of_bare_writes() -> None:
     assert figures(one_round(), creates=0.6)["create_of_insert"] == (0.6, True)
     assert figures(one_round(), creates=0.59)["create_of_insert"] == (0.59, False)
+
+
+def test_a_load_reaches_nine_tenths_of_the_rate_of_bare_writes() -> None:
+    assert figures(one_round(), loaded=0.9)["load_of_writes"] == (0.9, True)
+    assert figures(one_round(), loaded=0.89)["load_of_writes"] == (0.89, False)
 
 
 def test_the_sidecar_reaches_its_shares_of_a_plain_consumer() -> None:

@@ -302,6 +302,29 @@ def test_a_table_with_a_key_of_the_customers_asks_for_it(deployment: Deployment)
     dynamodb.delete_table(TableName="keyed")
 
 
+@pytest.mark.parametrize(
+    ("name", "kind", "said"),
+    [("Member", "S", "Member (S)"), ("id", "N", "id (N)"), ("id", "S", "")],
+)
+def test_a_table_with_another_key_asks_for_its_name(deployment: Deployment, name: str, kind: str, said: str) -> None:
+    dynamodb = deployed.client("dynamodb", deployment.settings)
+    keys = {"AttributeDefinitions": [{"AttributeName": name, "AttributeType": kind}],
+            "KeySchema": [{"AttributeName": name, "KeyType": "HASH"}]}  # fmt: skip
+    dynamodb.create_table(**{**TABLE, "TableName": "theirs", **keys})
+    given = deployment.settings.model_copy(update={"existing_table": "theirs"})
+    try:
+        if said:
+            with pytest.raises(ProvisioningError) as caught:
+                checks.tables(given)
+            assert str(caught.value).startswith(f"existing_table: table theirs has the key {said}; give a table whose")
+        else:
+            checks.tables(given)
+        if kind == "S":
+            checks.tables(given.model_copy(update={"ddb_key": name}))
+    finally:
+        dynamodb.delete_table(TableName="theirs")
+
+
 def test_an_archive_that_is_turned_on_later_is_first_by_itself(deployment: Deployment) -> None:
     deploy_without_tasks(deployment)
     archive = deployment.settings.archive.model_copy(update={"enabled": True})

@@ -55,6 +55,12 @@ def test_production_is_larger_and_what_is_set_wins(tmp_path: Path) -> None:
     assert settings.load(changed(tmp_path, environment="production", cpu=1024, memory=2048)).cpu == 1024
 
 
+def test_no_rows_are_seeded_into_a_table_that_was_there_unless_it_is_said(tmp_path: Path) -> None:
+    assert settings.load(changed(tmp_path)).seed_rows == 1000
+    assert settings.load(changed(tmp_path, existing_table="members")).seed_rows == 0
+    assert settings.load(changed(tmp_path, existing_table="members", seed_rows=7)).seed_rows == 7
+
+
 def test_every_default_that_the_file_shows_is_the_default(tmp_path: Path) -> None:
     shown = "\n".join(re.findall(r"^# (\w+ = .+)$", FILE.read_text(), flags=re.MULTILINE))
     loaded = settings.load(changed(tmp_path))
@@ -101,6 +107,9 @@ def test_region_and_initials_come_from_aws_or_are_asked_for(tmp_path: Path, monk
         ({"architecture": "mips"}, "architecture: "),
         ({"network": "none"}, "network: "),
         ({"environment": "test"}, "environment: "),
+        ({"ddb_key": "name"}, "ddb_key: name is another attribute of a client"),
+        ({"ddb_balance": "id"}, "ddb_balance: id is the name of the key, ddb_key"),
+        ({"ddb_key": "a'b"}, "ddb_key: "),
         ({"region": "Ireland"}, "region: AWS has no region 'Ireland'"),
         ({"region": "eu-west"}, "region: AWS has no region 'eu-west'"),
         ({"initials": "D.O."}, "initials 'D.O.' will not do"),

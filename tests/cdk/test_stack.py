@@ -117,6 +117,11 @@ def test_a_table_that_is_there_is_used() -> None:
     made.resource_count_is("AWS::DynamoDB::Table", 0)
     environment = {pair["Name"]: pair["Value"] for pair in container(made)["Environment"]}
     assert (environment["DDB_TABLE"], environment["ADJUSTMENTS_TABLE"]) == ("customer-balances-old", "ledger-old")
+    assert (environment["DDB_KEY"], environment["DDB_BALANCE"]) == ("id", "client_balance")
+    assert environment["SEED_ROWS"] == "0", "no random rows in a table that was there"
+    theirs = template(existing_table="members", ddb_key="Member", ddb_balance="points", seed_rows=5)
+    environment = {pair["Name"]: pair["Value"] for pair in container(theirs)["Environment"]}
+    assert [environment[name] for name in ("DDB_KEY", "DDB_BALANCE", "SEED_ROWS")] == ["Member", "points", "5"]
     allowed = json.dumps(statements(made, "TaskRole"))
     assert all(
         f"table/{name}" in allowed for name in ("customer-balances-old", "ledger-old", "ledger-old/index/by_sequence")
@@ -240,8 +245,8 @@ def test_the_container() -> None:
     assert environment["SHUTDOWN_TIMEOUT"] == "40"
     assert environment["LOG_FORMAT"] == "json"
     assert environment.keys() == {
-        "NATS_URL", "DDB_TABLE", "ADJUSTMENTS_TABLE", "AWS_REGION", "SEED_ROWS", "MAX_IN_FLIGHT", "HEALTH_PORT",
-        "SHUTDOWN_TIMEOUT", "LOG_FORMAT",
+        "NATS_URL", "DDB_TABLE", "DDB_KEY", "DDB_BALANCE", "ADJUSTMENTS_TABLE", "AWS_REGION", "SEED_ROWS",
+        "MAX_IN_FLIGHT", "HEALTH_PORT", "SHUTDOWN_TIMEOUT", "LOG_FORMAT",
     }  # fmt: skip
 
 
@@ -266,7 +271,7 @@ def test_the_task_may_do_what_the_service_does_and_no_more() -> None:
     """A balance is changed, a row of the ledger never; what is read by the index is read by nothing else."""
     balances, ledger, index = statements(template(), "TaskRole")
     assert balances["Action"] == ["dynamodb:BatchGetItem", "dynamodb:PutItem", "dynamodb:UpdateItem"]
-    assert ledger["Action"] == ["dynamodb:BatchGetItem", "dynamodb:PutItem"]
+    assert ledger["Action"] == ["dynamodb:BatchGetItem", "dynamodb:DescribeTable", "dynamodb:PutItem"]
     assert index["Action"] == "dynamodb:Query"
     assert list(balances["Resource"]) == list(ledger["Resource"]) == ["Fn::GetAtt"]
     assert balances["Resource"] != ledger["Resource"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final
 
 from service.contracts import customer as contract
 from service.customer.client_id import decode_client_id, usual_client_ids
@@ -14,13 +13,12 @@ from service.dynamodb.table import Outcome
 from service.requests.burst import Burst
 from service.requests.micro import Endpoint
 
-_BALANCE: Final = contract.BALANCE_ATTRIBUTE
-
 
 class Balance:
     """Answers requests with balances, and publishes each answer as an event."""
 
-    def __init__(self, clients: Clients, events: Events) -> None:
+    def __init__(self, clients: Clients, events: Events, attribute: str = contract.BALANCE_ATTRIBUTE) -> None:
+        """`attribute`: the balance's, in the table."""
         self.endpoint = Endpoint(
             name=contract.ENDPOINT_NAME,
             subject=contract.SUBJECT,
@@ -31,6 +29,7 @@ class Balance:
         )
         self._clients = clients
         self._events = events
+        self._attribute = attribute
 
     def handle(self, burst: Burst, payloads: Sequence[str]) -> None:
         """Start the look-up for requests; each is answered together with its batch."""
@@ -40,10 +39,11 @@ class Balance:
         self._clients.load(burst, client_ids, self._answer)
 
     def _answer(self, burst: Burst, client_ids: Sequence[str], outcomes: Mapping[str, Outcome]) -> None:
+        attribute = self._attribute
         try:
-            payloads = [f'{{"balance":{int(outcomes[key][_BALANCE]["N"])}}}' for key in client_ids]  # type: ignore[index]
+            payloads = [f'{{"balance":{int(outcomes[key][attribute]["N"])}}}' for key in client_ids]  # type: ignore[index]
         except Exception:  # a row may hold anything, or be missing
-            found = burst.each(lambda client_id: (client_id, _balance(client_id, outcomes)), client_ids)
+            found = burst.each(lambda client_id: (client_id, _balance(client_id, outcomes, attribute)), client_ids)
             client_ids, payloads = [client_id for client_id, _ in found], [encode(balance) for _, balance in found]
         if burst.respond(payloads):
             self._events.publish(client_ids, payloads, burst.context)
@@ -54,6 +54,6 @@ def encode(balance: int) -> str:
     return f'{{"balance":{balance}}}'
 
 
-def _balance(client_id: str, outcomes: Mapping[str, Outcome]) -> int:
+def _balance(client_id: str, outcomes: Mapping[str, Outcome], attribute: str) -> int:
     """Return a client's balance. If no client was found, raises the `RequestError` to reply with."""
-    return balance_of(client_id, row_of(client_id, outcomes[client_id]))
+    return balance_of(client_id, row_of(client_id, outcomes[client_id]), attribute)

@@ -47,10 +47,11 @@ def decode(payload: str) -> NewClient:
     """
     body = decode_object(payload)
     client_id = client_id_of(body) if "client_id" in body else uuid.uuid4().hex
-    return NewClient(client_id, _name(body), _created_at(body))
+    return NewClient(client_id, name_of(body), created_at_of(body))
 
 
-def _name(body: dict[str, Any]) -> str:
+def name_of(body: dict[str, Any]) -> str:
+    """Return the name, without the white space around it. Raises `BadRequest`."""
     name = body.get("name")
     if type(name) is not str:
         raise BadRequest("name must be a string" if "name" in body else "name is missing")
@@ -60,8 +61,8 @@ def _name(body: dict[str, Any]) -> str:
     raise BadRequest(f"name must have {rule}")
 
 
-def _created_at(body: dict[str, Any]) -> str | None:
-    """Return a date as it is, and a date-time in UTC; without an offset it is taken as UTC."""
+def created_at_of(body: dict[str, Any]) -> str | None:
+    """Return a date as it is, and a date-time in UTC; without an offset it is taken as UTC. Raises `BadRequest`."""
     given = body.get("created_at")
     if given is None:
         return None
@@ -98,7 +99,7 @@ def _written(moment: datetime) -> str:
 class Create:
     """Writes new clients."""
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: Table, attributes: contract.Attributes = contract.ATTRIBUTES) -> None:
         self.endpoint = Endpoint(
             name=contract.CREATE_NAME,
             subject=contract.CREATE_SUBJECT,
@@ -108,6 +109,7 @@ class Create:
             response_schema=contract.CREATE_RESPONSE_SCHEMA,
         )
         self._table = table
+        self._attributes = attributes
         self._writes: set[asyncio.Task[None]] = set()
 
     def handle(self, burst: Burst, payloads: Sequence[str]) -> None:
@@ -135,7 +137,7 @@ class Create:
             contract.NAME_ATTRIBUTE: client.name,
             contract.CREATED_AT_ATTRIBUTE: client.created_at or _written(datetime.now(UTC)),
         }
-        if await self._table.insert_or_retry(make_row(client.client_id, 0, **texts)):
+        if await self._table.insert_or_retry(make_row(client.client_id, 0, texts, self._attributes)):
             return
         outcome = await self._table.get(client.client_id, consistent=True)
         if outcome is None:

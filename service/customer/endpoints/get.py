@@ -20,7 +20,8 @@ from service.requests.micro import Endpoint
 class Get:
     """Answers requests with a client's data; a name or date that the row lacks is left out."""
 
-    def __init__(self, clients: Clients) -> None:
+    def __init__(self, clients: Clients, attribute: str = contract.BALANCE_ATTRIBUTE) -> None:
+        """`attribute`: the balance's, in the table."""
         self.endpoint = Endpoint(
             name=contract.GET_NAME,
             subject=contract.GET_SUBJECT,
@@ -30,14 +31,22 @@ class Get:
             response_schema=contract.GET_RESPONSE_SCHEMA,
         )
         self._clients = clients
+        self._attribute = attribute
 
     def handle(self, burst: Burst, payloads: Sequence[str]) -> None:
         """Start the look-up for requests; each is answered together with its batch."""
         asked = burst.each(_decode, payloads)
         certain = [number for number, (_, consistent) in enumerate(asked) if consistent]
         if certain:
-            self._clients.load(burst.take(certain), [asked[number][0] for number in certain], _answer, consistent=True)
-        self._clients.load(burst, [client_id for client_id, consistent in asked if not consistent], _answer)
+            client_ids = [asked[number][0] for number in certain]
+            self._clients.load(burst.take(certain), client_ids, self._answer, consistent=True)
+        self._clients.load(burst, [client_id for client_id, consistent in asked if not consistent], self._answer)
+
+    def _answer(self, burst: Burst, client_ids: Sequence[str], outcomes: Mapping[str, Outcome]) -> None:
+        def answer(client_id: str) -> str:
+            return encode(client_id, outcomes[client_id], self._attribute)
+
+        burst.respond(burst.each(answer, client_ids))
 
 
 def _decode(payload: str) -> tuple[str, bool]:
@@ -49,13 +58,9 @@ def _decode(payload: str) -> tuple[str, bool]:
     return client_id_of(body), consistent
 
 
-def _answer(burst: Burst, client_ids: Sequence[str], outcomes: Mapping[str, Outcome]) -> None:
-    burst.respond(burst.each(lambda client_id: encode(client_id, outcomes[client_id]), client_ids))
-
-
-def encode(client_id: str, outcome: Outcome) -> str:
+def encode(client_id: str, outcome: Outcome, attribute: str) -> str:
     """Return a reply's text. If no client was found, raises the `RequestError` to reply with."""
     row = row_of(client_id, outcome)
     texts = {name: text_of(row, name) for name in (contract.NAME_ATTRIBUTE, contract.CREATED_AT_ATTRIBUTE)}
     known = {name: text for name, text in texts.items() if text is not None}
-    return orjson.dumps({"client_id": client_id, **known, "balance": balance_of(client_id, row)}).decode()
+    return orjson.dumps({"client_id": client_id, **known, "balance": balance_of(client_id, row, attribute)}).decode()

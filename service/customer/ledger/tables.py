@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 import orjson
+import structlog
 
 from service.contracts import customer as contract
 from service.customer.ledger.decide import Client, Entry, State
@@ -28,7 +29,10 @@ from service.dynamodb.errors import DynamoDBError, InvalidResponse, is_retryable
 from service.dynamodb.explain import explain
 from service.dynamodb.table import BATCH_BUCKETS, CALL_BUCKETS, CALL_TIMEOUT_S, DEADLINE_S, Row
 from service.requests.errors import InternalError
+from service.runtime.errors import ServiceError
 from service.runtime.metrics import Histogram
+
+log: Final = structlog.get_logger("service.customer")
 
 MAX_ENTRIES: Final = 99
 """Entries in a transaction, which has up to 100 items: one is the balance. A BatchGetItem has up to 100 keys."""
@@ -36,7 +40,6 @@ TOLD: Final = frozenset({"ConsumedCapacity", "ItemCollectionMetrics"})
 """All that DynamoDB may say of a transaction that it executed."""
 _ID, _SORT = contract.ADJUSTMENTS_PARTITION_KEY, contract.ADJUSTMENTS_SORT_KEY
 _SEQUENCE: Final = contract.ADJUSTMENTS_INDEX_KEY
-_B: Final = contract.BALANCE_ATTRIBUTE.encode()
 _N: Final = contract.COUNT_ATTRIBUTE.encode()
 
 Result = TypeVar("Result")
@@ -55,13 +58,15 @@ class Ledger:
     Each method makes one call, due by `deadline` (a time of the loop's clock), and raises what the call raises.
     """
 
-    def __init__(self, balances: str, adjustments: str) -> None:
+    def __init__(self, balances: str, adjustments: str, attributes: contract.Attributes = contract.ATTRIBUTES) -> None:
         self.name = adjustments
         self.stats = LedgerStats()
         self._balances = balances
+        self._attributes = attributes
         self._update = (
-            b'{"TransactItems":[{"Update":{"TableName":%b,"UpdateExpression":"SET %b = :b, %b = :n","Key":{"%b":{"S":'
-        ) % (orjson.dumps(balances), _B, _N, contract.KEY_ATTRIBUTE.encode())
+            b'{"TransactItems":[{"Update":{"TableName":%b,"UpdateExpression":"SET #b = :b, %b = :n",'
+            b'"ExpressionAttributeNames":{"#b":%b},"Key":{%b:{"S":'
+        ) % (orjson.dumps(balances), _N, orjson.dumps(attributes.balance), orjson.dumps(attributes.key))
         self._put = b'{"Put":{"TableName":%b,"ConditionExpression":"attribute_not_exists(%b)","Item":' % (
             orjson.dumps(adjustments), _ID.encode(),
         )  # fmt: skip
@@ -89,6 +94,24 @@ class Ledger:
             keys = f"{_ID} and {_SORT} (S), and the local index {contract.ADJUSTMENTS_INDEX} on {_SEQUENCE} (N)"
             raise explain(error, self.name, "ADJUSTMENTS_TABLE", f"see that it has the keys {keys}") from error
 
+        await self._check_index()
+
+    async def _check_index(self) -> None:
+        """Raise `ServiceError` for an index without all attributes, unless this task may not describe the table."""
+        try:
+            described = await self._api.call("DescribeTable", {"TableName": self.name})
+            indexes = described["Table"].get("LocalSecondaryIndexes", ())
+            projected = {index["IndexName"]: index["Projection"]["ProjectionType"] for index in indexes}
+        except Exception as error:  # the table was read a moment ago
+            log.debug("the index was not looked at", error=str(error) or type(error).__name__)
+            return
+        found = projected.get(contract.ADJUSTMENTS_INDEX, "ALL")
+        if found != "ALL":
+            raise ServiceError(
+                f"table {self.name}: its index {contract.ADJUSTMENTS_INDEX} projects {found}, and must project ALL",
+                "an index cannot be changed: make the table again, with the index, and copy the rows",
+            )
+
     async def _looked_at(self, looks: int) -> None:
         for left in reversed(range(looks)):
             deadline = asyncio.get_running_loop().time() + DEADLINE_S
@@ -110,7 +133,14 @@ class Ledger:
         row, entries = await self._read([client_id], client_id, adjustment_ids, deadline)
         if row is None:
             return None, entries
-        return state_of(client_id, row), entries
+        return self.state_of(client_id, row), entries
+
+    def state_of(self, client_id: str, row: Row) -> State | InternalError:
+        """Return the state in a client's row, or the error that its balance or its count is not an integer."""
+        try:
+            return State(balance_of(client_id, row, self._attributes.balance), count_of(client_id, row))
+        except InternalError as error:
+            return error
 
     async def look(self, client_id: str, adjustment_ids: Sequence[str], deadline: float) -> dict[str, Entry]:
         """Return those of the entries that exist now."""
@@ -124,9 +154,9 @@ class Ledger:
         name, last = orjson.dumps(client_id), new[-1]
         known = b"%b = :m" % _N if before.count else b"(attribute_not_exists(%b) OR %b = :m)" % (_N, _N)
         update = (
-            b'%b%b}},"ConditionExpression":"%b = :o AND %b","ExpressionAttributeValues":'
+            b'%b%b}},"ConditionExpression":"#b = :o AND %b","ExpressionAttributeValues":'
             b'{":b":{"N":"%d"},":n":{"N":"%d"},":o":{"N":"%d"},":m":{"N":"%d"}}}}'
-        ) % (self._update, name, _B, known, last.balance, last.sequence, before.balance, before.count)
+        ) % (self._update, name, known, last.balance, last.sequence, before.balance, before.count)
         puts = [self._put + _encode(name, entry) + b"}}" for entry in new]
         return b'%b],"ClientRequestToken":"%b"}' % (b",".join([update, *puts]), uuid.uuid4().hex.encode())
 
@@ -164,7 +194,7 @@ class Ledger:
         asked: dict[str, Any] = {self.name: {"Keys": keys, "ConsistentRead": True}}
         if client_ids:
             asked[self._balances] = {
-                "Keys": [{contract.KEY_ATTRIBUTE: {"S": client_id}}], "ConsistentRead": True,
+                "Keys": [{self._attributes.key: {"S": client_id}}], "ConsistentRead": True,
             }  # fmt: skip
         response = await self._call("BatchGetItem", {"RequestItems": asked}, deadline)
         if response.get("UnprocessedKeys"):
@@ -172,8 +202,8 @@ class Ledger:
             raise DynamoDBError(200, "ThrottlingException", "keys were left unprocessed")
 
         def parse() -> tuple[Row | None, dict[str, Entry]]:
-            found = response["Responses"]
-            rows = [row for row in found.get(self._balances, ()) if row[contract.KEY_ATTRIBUTE]["S"] == client_id]
+            found, key = response["Responses"], self._attributes.key
+            rows = [row for row in found.get(self._balances, ()) if row[key]["S"] == client_id]
             if len(rows) != len(found.get(self._balances, ())):
                 raise InvalidResponse("rows of keys that were not asked for")
             entries = [_entry(row) for row in _of(client_id, found.get(self.name, ()))]
@@ -198,14 +228,6 @@ class Ledger:
         except Exception as error:
             self.stats.errors[kind(error)] += 1
             raise
-
-
-def state_of(client_id: str, row: Row) -> State | InternalError:
-    """Return the state in a client's row, or the error that its balance or its count is not an integer."""
-    try:
-        return State(balance_of(client_id, row), count_of(client_id, row))
-    except InternalError as error:
-        return error
 
 
 def _encode(client_id: bytes, entry: Entry) -> bytes:

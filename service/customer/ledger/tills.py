@@ -24,11 +24,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Final, Protocol
+from typing import Final
 
 from service.customer.ledger.decide import Adjustment, Client, Decision, Entry, State, decide
 from service.customer.ledger.failures import is_cancelled, is_conflict, may_be_executed, passes, reply_to
-from service.customer.ledger.tables import MAX_ENTRIES, state_of
+from service.customer.ledger.tables import MAX_ENTRIES, Ledger
 from service.customer.store.lookup import BatchLoader, Read
 from service.dynamodb.errors import is_retryable
 from service.dynamodb.table import DEADLINE_S, Outcome
@@ -45,20 +45,6 @@ CONFLICT_S: Final = 0.005
 BACKOFF_MAX_S: Final = 0.5
 LEAST_S: Final = 0.1
 """Seconds that a call must have before its deadline; it takes a tenth of that."""
-
-
-class Store(Protocol):
-    """What a till needs from `Ledger`."""
-
-    async def read(
-        self, client_id: str, adjustment_ids: Sequence[str], deadline: float, /
-    ) -> tuple[Client, dict[str, Entry]]: ...
-
-    async def look(self, client_id: str, adjustment_ids: Sequence[str], deadline: float, /) -> dict[str, Entry]: ...
-
-    def transaction(self, client_id: str, before: State, new: Sequence[Entry], /) -> bytes: ...
-
-    async def write(self, transaction: bytes, entries: int, deadline: float, /) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -113,7 +99,7 @@ class _Till:
 
 
 class Tills:
-    def __init__(self, ledger: Store, made: Made, read: Read) -> None:
+    def __init__(self, ledger: Ledger, made: Made, read: Read) -> None:
         """`read` must be consistent; it reads clients that are not remembered, many in a call."""
         self.stats = TillStats()
         self._clients = BatchLoader[asyncio.Future[Outcome]](read)
@@ -221,7 +207,7 @@ class Tills:
         self._clients.load([client_id], [found], _deliver)
         await asyncio.wait([found], timeout=(deadline - self._loop.time()) / 2)
         row = found.result() if found.done() else None
-        return state_of(client_id, row) if isinstance(row, Mapping) else None
+        return self._ledger.state_of(client_id, row) if isinstance(row, Mapping) else None
 
     def _settle(self, client_id: str, till: _Till, group: _Group) -> None:
         till.group, till.failures, till.problem, till.doubted = None, 0, TimeoutError(), None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 import structlog
@@ -14,18 +15,21 @@ from service.requests.failures import Failures
 _failures: Final = Failures(structlog.get_logger("service.customer"), "look-up failed")
 
 
-def make_row(client_id: str, balance: int, **texts: str) -> Row:
+def make_row(
+    client_id: str, balance: int, texts: Mapping[str, str] | None = None,
+    attributes: contract.Attributes = contract.ATTRIBUTES,
+) -> Row:  # fmt: skip
     """Return a client's row; `texts` are further attributes, by name."""
     return {
-        contract.KEY_ATTRIBUTE: {"S": client_id},
-        contract.BALANCE_ATTRIBUTE: {"N": str(balance)},
-        **{name: {"S": text} for name, text in texts.items()},
+        attributes.key: {"S": client_id},
+        attributes.balance: {"N": str(balance)},
+        **{name: {"S": text} for name, text in (texts or {}).items()},
     }
 
 
-def balance_of(client_id: str, row: Row) -> int:
+def balance_of(client_id: str, row: Row, attribute: str = contract.BALANCE_ATTRIBUTE) -> int:
     """Return the balance. Raises `InternalError` for a row without an integer balance."""
-    return _integer(client_id, row, contract.BALANCE_ATTRIBUTE)
+    return _integer(client_id, row, attribute)
 
 
 def count_of(client_id: str, row: Row) -> int:

@@ -11,7 +11,9 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from typing import Final
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, Final
 
 import nats.errors
 import structlog
@@ -19,10 +21,10 @@ from nats.js.errors import APIError, KeyNotFoundError, KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
-from service.contracts.customer import BUCKET, SEED_DONE, SEED_KEY, SEED_LEASE_KEY
+from service.contracts.customer import ATTRIBUTES, BUCKET, SEED_DONE, SEED_KEY, SEED_LEASE_KEY, Attributes
 from service.customer.store.rows import make_row
 from service.dynamodb.errors import TableUnavailableError, reason
-from service.dynamodb.table import Table
+from service.dynamodb.table import Row, Table
 from service.nats.jetstream import explain
 from service.runtime.cancel import cancel
 from service.runtime.errors import ServiceError
@@ -45,7 +47,7 @@ class LeaseLostError(Exception):
     """Another task took the lease over."""
 
 
-async def seed(bucket: KeyValue, table: Table, rows: int, owner: str) -> None:
+async def seed(bucket: KeyValue, table: Table, rows: int, owner: str, attributes: Attributes = ATTRIBUTES) -> None:
     """Return when the table is seeded, by this task or another.
 
     Raises `ServiceError` if rows cannot be written (the lease is then free for the next task), or if the bucket cannot
@@ -62,7 +64,7 @@ async def seed(bucket: KeyValue, table: Table, rows: int, owner: str) -> None:
                 last_revision, seen_s = revision, time.monotonic()
             if not held or time.monotonic() - seen_s > LEASE_S:
                 done = "written"
-                await _seed_while_held(bucket, table, rows, owner, revision)
+                await _seed_while_held(bucket, partial(_write, bucket, table, rows, attributes), owner, revision)
                 return
             failing_s = float("inf")
         except LeaseLostError:
@@ -92,10 +94,12 @@ async def _look(bucket: KeyValue) -> tuple[int, bool]:
         return (error.entry.revision if error.entry else 0) or 0, False
 
 
-async def _seed_while_held(bucket: KeyValue, table: Table, rows: int, owner: str, revision: int) -> None:
+async def _seed_while_held(
+    bucket: KeyValue, write: Callable[[], Coroutine[Any, Any, None]], owner: str, revision: int
+) -> None:
     lease = _Lease(bucket, owner)
     await lease.take(revision)
-    seeding = asyncio.create_task(_write(bucket, table, rows), name="seed")
+    seeding = asyncio.create_task(write(), name="seed")
     renewing = asyncio.create_task(lease.keep(), name="seed-lease")
     try:
         await asyncio.wait({seeding, renewing}, return_when=asyncio.FIRST_COMPLETED)
@@ -134,7 +138,7 @@ class _Lease:
             log.debug("seeding lease not released", error=str(error))
 
 
-async def _write(bucket: KeyValue, table: Table, rows: int) -> None:
+async def _write(bucket: KeyValue, table: Table, rows: int, attributes: Attributes) -> None:
     if await is_seeded(bucket):
         return
     started = time.monotonic()
@@ -145,7 +149,7 @@ async def _write(bucket: KeyValue, table: Table, rows: int) -> None:
     async def insert_some() -> None:
         nonlocal written
         for number in ids:
-            put = await _insert(table, str(number))
+            put = await _insert(table, make_row(str(number), random.choice(BALANCES), None, attributes))
             written += put
 
     try:
@@ -163,7 +167,7 @@ async def _write(bucket: KeyValue, table: Table, rows: int) -> None:
     log.info("seeded", written=written, already_there=rows - written, seconds=seconds)
 
 
-async def _insert(table: Table, client_id: str) -> bool:
+async def _insert(table: Table, row: Row) -> bool:
     async for attempt in AsyncRetrying(
         retry=retry_if_exception_type(TableUnavailableError),
         wait=wait_random_exponential(multiplier=0.05, max=2.0),
@@ -171,5 +175,5 @@ async def _insert(table: Table, client_id: str) -> bool:
         reraise=True,
     ):
         with attempt:
-            return await table.insert(make_row(client_id, random.choice(BALANCES)))
+            return await table.insert(row)
     raise AssertionError("unreachable: the last attempt re-raises")

@@ -135,6 +135,35 @@ async def test_an_index_by_texts_is_found_at_start(
             await opened.check()
 
 
+@pytest.mark.parametrize(
+    ("projection", "projects"),
+    [({"ProjectionType": "KEYS_ONLY"}, "KEYS_ONLY"),
+     ({"ProjectionType": "INCLUDE", "NonKeyAttributes": ["points"]}, "INCLUDE")],
+)  # fmt: skip
+async def test_an_index_without_all_attributes_is_found_at_start(
+    world: World, proxy: FaultyDynamoDB, monkeypatch: pytest.MonkeyPatch, projection: Any, projects: str
+) -> None:
+    """Its statements would have no points. A task that may not describe the table serves, as before."""
+    for name, value in proxy.env.items():
+        monkeypatch.setenv(name, value)
+    made: Any = dynamodb.adjustments_definition(f"{world.table}-{projects}")
+    made["LocalSecondaryIndexes"][0]["Projection"] = projection
+    dynamodb.client(world.servers.dynamodb_env).create_table(**made, BillingMode="PAY_PER_REQUEST")
+    opened = Ledger(world.table, made["TableName"])
+    opened.open()
+    try:
+        with pytest.raises(ServiceError) as caught:
+            await opened.check()
+        assert str(caught.value) == (
+            f"table {made['TableName']}: its index by_sequence projects {projects}, and must project ALL; "
+            "an index cannot be changed: make the table again, with the index, and copy the rows"
+        )
+        proxy.fault = lambda action, _: refusal("AccessDeniedException") if action == "DescribeTable" else None
+        await opened.check()
+    finally:
+        opened.close()
+
+
 def test_what_a_transaction_may_answer_is_what_botocore_knows() -> None:
     model = botocore.session.get_session().get_service_model("dynamodb").operation_model("TransactWriteItems")
     assert model.output_shape is not None

@@ -1,0 +1,107 @@
+"""Measure `operations.load`: its rows/s from a file, relative to a bare loop of BatchWriteItem with the same client.
+
+Each is a process of its own. `python -m benchmark.cost.loading load`, or `bare`, is one: each line of its input is a
+number of rows, each line of its output the resulting `Writes`. What a load does is all in its time: the check of the
+file, reading it again, the conditions, the checkpoint. The bare loop has its rows ready, and overwrites what is there.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Final
+
+import orjson
+import uvloop
+
+from benchmark.cost.archive import write_rows
+from benchmark.cost.bare_loop import TABLE, Writes, bare_loop, serve
+from benchmark.errors import BenchmarkError
+from operations.load.run import Plan, load
+from operations.load.show import Report
+from operations.load.source import File
+from service.contracts import customer as contract
+from service.customer.store.rows import make_row
+from service.dynamodb.client import DynamoDB
+from service.dynamodb.writer import CALL_TIMEOUT_S
+
+LOAD: Final = "load"
+BARE: Final = "bare"
+ROWS_PER_S: Final = 8_000
+"""Rows of a turn for each second of a step: about as many as a local engine takes."""
+WARM_UP: Final = 2_000
+
+Measure = Callable[[float], Awaitable[Writes]]
+"""Number of rows -> result of writing them."""
+
+
+def writing(what: str, table: str, dynamodb_env: Mapping[str, str]) -> AbstractAsyncContextManager[Measure]:
+    """Run the process `what`; yield a function that has it write a number of new rows."""
+    return bare_loop("benchmark.cost.loading", table, dynamodb_env, what)
+
+
+async def ratio(loaded: Measure, written: Measure, *, rounds: int, step_s: float, say: Callable[[str], None]) -> float:
+    """Measure both in turns; return the median of the load's rate over the bare loop's."""
+    rows = int(step_s * ROWS_PER_S)
+    for measure in (loaded, written):
+        await measure(min(rows, WARM_UP))
+    ratios = []
+    for number in range(rounds):
+        order = (written, loaded) if number % 2 else (loaded, written)
+        found = {measure: (await measure(rows)).rate for measure in order}
+        ratios.append(found[loaded] / found[written])
+        say(f"load: {found[loaded]:,.0f} rows/s, of {found[written]:,.0f} of bare writes")
+    return statistics.median(ratios)
+
+
+def file_of(rows: int, first: int, folder: Path) -> Path:
+    """Write a file of new clients, each with a name and a date as most rows have."""
+    path = folder / f"{first}.csv"
+    lines = (f"{client_id},{balance},Ann Example,2024-01-23\n" for client_id, balance in _rows(rows, first))
+    path.write_text("".join(["client_id,balance,name,created_at\n", *lines]))
+    return path
+
+
+def _rows(count: int, first: int) -> list[tuple[str, int]]:
+    return [(f"{os.getpid()}-{number}", 100 + number % 9_900) for number in range(first, first + count)]
+
+
+async def main(what: str) -> None:
+    """Write as each line of input says, until the input ends."""
+    numbers = itertools.count(step=1_000_000_000)
+    table = os.environ[TABLE]
+
+    async def loaded(count: str) -> Writes:
+        with tempfile.TemporaryDirectory() as folder:
+            path = file_of(int(count), next(numbers), Path(folder))
+            plan = Plan(table, contract.ATTRIBUTES, replace=False, checkpoint=Path(folder) / "kept", seed_flag=False)
+            began = time.perf_counter()
+            outcome = await load(File(path), plan, Report(as_json=True))
+            elapsed_s = time.perf_counter() - began
+        if outcome.done.written != int(count):
+            raise BenchmarkError(f"{outcome.done.written:,} of {count} rows were written")
+        return Writes(rate=int(count) / elapsed_s)
+
+    async def written(count: str) -> Writes:
+        texts = {contract.NAME_ATTRIBUTE: "Ann Example", contract.CREATED_AT_ATTRIBUTE: "2024-01-23"}
+        made = [orjson.dumps(make_row(*each, texts)) for each in _rows(int(count), next(numbers))]
+        began = time.perf_counter()
+        await write_rows(api, table, made)
+        return Writes(rate=int(count) / (time.perf_counter() - began))
+
+    api = DynamoDB.configured(CALL_TIMEOUT_S)
+    try:
+        await serve(loaded if what == LOAD else written)
+    finally:
+        api.close()
+
+
+if __name__ == "__main__":
+    uvloop.run(main(sys.argv[1]))

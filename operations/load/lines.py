@@ -1,0 +1,124 @@
+"""A line of the file as a client: by the rules of `customer.create`, with a balance."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from service.contracts import customer as contract
+from service.customer.client_id import client_id_of
+from service.customer.endpoints.create import created_at_of, name_of
+from service.requests.decode import integer_of
+from service.requests.errors import BadRequest
+
+CLIENT_ID: Final = "client_id"
+BALANCE: Final = "balance"
+NAME: Final = contract.NAME_ATTRIBUTE
+CREATED_AT: Final = contract.CREATED_AT_ATTRIBUTE
+COLUMNS: Final = (CLIENT_ID, BALANCE, NAME, CREATED_AT)
+BALANCE_MAX: Final = 10**15
+"""Every reader of JSON has it exactly, and what is added to it (2**53 is 9 times as much)."""
+HEADER: Final = "header"
+LINE: Final = "line"
+"""What a problem is in, where it is in no column."""
+_digits: Final = re.compile(r"[0-9]{1,16}").fullmatch
+_RULE: Final = f"must be an integer from 0 to {BALANCE_MAX}"
+
+
+class Client(NamedTuple):
+    client_id: str
+    balance: int
+    name: str | None = None
+    created_at: str | None = None
+
+
+class BadLine(Exception):
+    """A line that cannot be loaded: the column, and what is wrong with it."""
+
+    def __init__(self, column: str, reason: str) -> None:
+        super().__init__(f"{column}: {reason}")
+        self.column = column
+        self.reason = reason
+
+
+Parse = Callable[[bytes], Client]
+"""Return a line's client. Raises `BadLine`."""
+
+
+def parser_of(first: bytes) -> tuple[Parse, bool]:
+    """Return the parser for a file that begins with this line, and whether that line is a header.
+
+    Raises `BadLine` for a header that cannot be used.
+    """
+    if first.lstrip().startswith(b"{"):
+        return of_json, False
+    columns = _fields(first)
+    given = ",".join(columns)
+    if missing := [name for name in (CLIENT_ID, BALANCE) if name not in columns]:
+        raise BadLine(
+            HEADER, f"has no {' and no '.join(missing)}; the first line names the columns: {','.join(COLUMNS)}"
+        )
+    if strange := [name for name in columns if name not in COLUMNS]:
+        raise BadLine(HEADER, f"names {', '.join(strange)!r}, and the columns are {','.join(COLUMNS)}")
+    if len(set(columns)) < len(columns):
+        raise BadLine(HEADER, f"names a column twice: {given}")
+    count = len(columns)
+
+    def of_csv(line: bytes) -> Client:
+        fields = _fields(line)
+        if len(fields) != count:
+            raise BadLine(LINE, f"has {len(fields)} fields, and the header {count}")
+        row: dict[str, Any] = dict(zip(columns, fields, strict=True))
+        text = row[BALANCE]
+        for optional in (NAME, CREATED_AT):
+            if row.get(optional) == "":
+                del row[optional]
+        return client_of(row, int(text) if _digits(text) else None)
+
+    return of_csv, True
+
+
+def of_json(line: bytes) -> Client:
+    """Return the client in a line of JSON. Raises `BadLine`."""
+    try:
+        row = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise BadLine(LINE, f"is not JSON ({error})") from None
+    if type(row) is not dict:
+        raise BadLine(LINE, "is not a JSON object")
+    if strange := [name for name in row if name not in COLUMNS]:
+        raise BadLine(LINE, f"has {', '.join(strange)!r}, and the columns are {','.join(COLUMNS)}")
+    return client_of({name: value for name, value in row.items() if value is not None}, integer_of(row.get(BALANCE)))
+
+
+def client_of(row: Mapping[str, Any], balance: int | None) -> Client:
+    """Return the client in a row, its balance already read. Raises `BadLine` for the first column that is bad."""
+    column = CLIENT_ID
+    try:
+        client_id = client_id_of(dict(row))
+        if balance is None or not 0 <= balance <= BALANCE_MAX:
+            raise BadLine(BALANCE, _RULE if BALANCE in row else "is missing")
+        column = NAME
+        name = name_of(dict(row)) if NAME in row else None
+        column = CREATED_AT
+        return Client(client_id, balance, name, created_at_of(dict(row)))
+    except BadRequest as error:
+        raise BadLine(column, error.message.removeprefix(f"{column} ")) from None
+
+
+def _fields(line: bytes) -> list[str]:
+    try:
+        text = line.decode()
+    except UnicodeDecodeError:
+        raise BadLine(LINE, "is not UTF-8") from None
+    text = text.removesuffix("\r")
+    if '"' not in text:
+        return text.split(",")
+    try:
+        return next(csv.reader([text], strict=True))
+    except csv.Error as error:
+        raise BadLine(LINE, f"is not CSV ({error})") from None

@@ -1,0 +1,242 @@
+"""Read a source: check all its lines, or yield its rows in batches that know where they end."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from operations.load.lines import CLIENT_ID, HEADER, LINE, BadLine, Client, Parse, parser_of
+from operations.load.source import Source
+from operations.load.twice import Twice
+from service.runtime.errors import ServiceError
+
+BATCH: Final = 25
+"""Rows of one call, at most."""
+LINE_MAX: Final = 64 * 1024
+"""Bytes. A longer line is no row: the file is something else."""
+BOM: Final = b"\xef\xbb\xbf"
+DIGEST_BYTES: Final = 16
+
+Tell = Callable[[int, str, str], None]
+"""Take a bad line: its number, the column, and the reason."""
+
+
+class BadFile(Exception):
+    """The source has bad lines, which have been told. `at_its_end`: only when all of it had been read."""
+
+    def __init__(self, *, at_its_end: bool = False) -> None:
+        super().__init__()
+        self.at_its_end = at_its_end
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A place between two lines."""
+
+    offset: int = 0
+    """Bytes before it."""
+    lines: int = 0
+    digest: str = ""
+    """Of the lines before it."""
+
+
+START: Final = Mark()
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    number: int
+    clients: Sequence[tuple[int, Client]]
+    """With the number of each one's line."""
+    end: Mark
+
+
+@dataclass(slots=True)
+class Content:
+    """What a check found."""
+
+    rows: int = 0
+    bad: int = 0
+    size: int = 0
+    digest: str = ""
+    """Of all bytes."""
+
+
+class Parser:
+    """Parses lines one after another; the first one that is not empty says how."""
+
+    def __init__(self) -> None:
+        self._parse: Parse | None = None
+
+    @property
+    def has_begun(self) -> bool:
+        return self._parse is not None
+
+    def client(self, number: int, raw: bytes) -> Client | None:
+        """Return the client in a line; None for the header and for an empty line. Raises `BadLine`."""
+        line = raw.removeprefix(BOM) if number == 1 else raw
+        if not line.strip():
+            return None
+        if self._parse is None:
+            self._parse, is_header = parser_of(line)
+            if is_header:
+                return None
+        return self._parse(line)
+
+
+async def check(source: Source, tell: Tell, seen: Callable[[int, int], None]) -> Content:
+    """Parse every line, tell the bad ones, and return what the source is. Calls `seen` with bytes and rows so far."""
+    found, parser, number = Content(), Parser(), 0
+    whole, twice = hashlib.blake2b(digest_size=DIGEST_BYTES), Twice()
+
+    def bad(line: int, column: str, reason: str) -> None:
+        found.bad += 1
+        tell(line, column, reason)
+
+    try:
+        async for lines, block in _lines(source.blocks()):
+            whole.update(block)
+            found.size += len(block)
+            for raw in lines:
+                number += 1
+                try:
+                    client = parser.client(number, raw)
+                except BadLine as error:
+                    bad(number, error.column, error.reason)
+                    if error.column == HEADER:
+                        return found
+                    continue
+                if client:
+                    found.rows += 1
+                    twice.add(client.client_id, number)
+            seen(found.size, found.rows)
+        for again, before in twice.found():
+            bad(again, CLIENT_ID, f"is the one of line {before} too")
+    finally:
+        twice.close()
+    if not (parser.has_begun or found.bad):
+        bad(1, LINE, "is missing: there is nothing to load")
+    found.digest = whole.hexdigest()
+    return found
+
+
+class Reader:
+    """Yields the rows of a source from a mark on.
+
+    A pipe has not been checked before: it ends with `BadFile` at the first bad line, and after the last line when an id
+    came twice. What was yielded until then is good.
+    """
+
+    def __init__(self, source: Source, tell: Tell, start: Mark) -> None:
+        self._source = source
+        self._tell = tell
+        self._start = start
+        self._parser = Parser()
+        self._is_bad = False
+        self._lines = hashlib.blake2b(digest_size=DIGEST_BYTES)
+        self._twice = Twice() if source.size is None else None
+
+    async def batches(self) -> AsyncIterator[Batch]:
+        """Yield all batches, one after the other.
+
+        Raises `ServiceError` when the source cannot be read, or is not the one in which the mark is.
+        """
+        count, is_bad = 0, False
+        try:
+            async for clients, end in self._batches():
+                yield Batch(count, clients, end)
+                count += 1
+            for again, before in self._twice.found() if self._twice else ():
+                self._tell(again, CLIENT_ID, f"is the one of line {before} too")
+                is_bad = True
+        finally:
+            if self._twice:
+                self._twice.close()
+        if is_bad:
+            raise BadFile(at_its_end=True)
+
+    async def _batches(self) -> AsyncIterator[tuple[Sequence[tuple[int, Client]], Mark]]:
+        offset = number = 0
+        if self._source.size is not None and self._start != START:
+            await self._read_header()
+            offset, number = self._start.offset, self._start.lines
+        clients = list[tuple[int, Client]]()
+        ids = set[str]()
+        async for raw in self._raws(offset):
+            client = self._client(number + 1, raw)
+            if self._is_bad:
+                break
+            if client and (client.client_id in ids or len(clients) == BATCH):  # a call refuses two rows of a client
+                yield clients, self._mark(offset, number)
+                clients, ids = [], set()
+            number += 1
+            offset += len(raw) + 1
+            self._lines.update(raw + b"\n")
+            if number <= self._start.lines:
+                self._pass_over(number)
+            elif client:
+                clients.append((number, client))
+                ids.add(client.client_id)
+        if number < self._start.lines:
+            raise self._is_another("ends before the place where the checkpoint is")
+        if clients:
+            yield clients, self._mark(offset, number)
+        if self._is_bad:
+            raise BadFile
+
+    async def _raws(self, offset: int) -> AsyncIterator[bytes]:
+        async for lines, _ in _lines(self._source.blocks(offset)):
+            for raw in lines:
+                yield raw
+
+    def _pass_over(self, number: int) -> None:
+        """Raise `ServiceError` if the lines of a pipe up to the mark are not those before it."""
+        if number == self._start.lines and self._lines.hexdigest() != self._start.digest:
+            raise self._is_another("does not begin as it did when the checkpoint was written")
+
+    def _is_another(self, why: str) -> ServiceError:
+        return ServiceError(f"{self._source.name} {why}", "give the same rows, or remove the checkpoint to begin again")
+
+    def _mark(self, offset: int, lines: int) -> Mark:
+        return Mark(offset, lines, self._lines.hexdigest())
+
+    def _client(self, number: int, raw: bytes) -> Client | None:
+        try:
+            client = self._parser.client(number, raw)
+        except BadLine as error:
+            self._tell(number, error.column, error.reason)
+            self._is_bad = True
+            return None
+        if client and self._twice:
+            self._twice.add(client.client_id, number)
+        return client
+
+    async def _read_header(self) -> None:
+        number = 0
+        async for lines, _ in _lines(self._source.blocks()):
+            for raw in lines:
+                number += 1
+                self._client(number, raw)
+                if self._parser.has_begun:
+                    return
+
+
+async def _lines(blocks: AsyncIterator[bytes]) -> AsyncIterator[tuple[list[bytes], bytes]]:
+    """Yield the complete lines of each block, and the block; the last one may lack its line feed.
+
+    Raises `ServiceError` for a line that is too long.
+    """
+    rest, count = b"", 0
+    async for block in blocks:
+        lines = (rest + block).split(b"\n")
+        rest = lines.pop()
+        count += len(lines)
+        if len(rest) > LINE_MAX:
+            raise ServiceError(
+                f"line {count + 1} has more than {LINE_MAX:,} bytes", "give CSV or JSON lines, not compressed"
+            )
+        yield lines, block
+    if rest:
+        yield [rest], b""

@@ -1,0 +1,103 @@
+"""Where the rows come from: a file, a pipe, or an object in S3. Read in blocks, never as a whole."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import BinaryIO, Final, Protocol
+
+from operations.s3 import S3Object
+from service.runtime.errors import ServiceError
+from service.runtime.threads import in_thread
+
+BLOCK: Final = 64 * 1024
+"""Bytes: the rows of one are parsed in some 10 ms, while DynamoDB is busy with others."""
+PIPE: Final = "-"
+
+
+class Source(Protocol):
+    name: str
+    size: int | None
+    """Bytes; None: a pipe, which cannot be read twice."""
+
+    def blocks(self, offset: int = 0) -> AsyncIterator[bytes]:
+        """Yield the bytes from `offset` on. Raises `ServiceError` when they cannot be read."""
+
+
+class File:
+    """A file, which must stay as it is from the check to the last row."""
+
+    def __init__(self, path: Path) -> None:
+        """Look at it. Raises `ServiceError` when it cannot be opened."""
+        self.name = str(path)
+        self._path = path
+        with self._open() as file:
+            self._as_it_was = _version(file)
+        self.size: int | None = self._as_it_was[1]
+
+    async def blocks(self, offset: int = 0) -> AsyncIterator[bytes]:
+        with self._open() as file:
+            self._check(file)
+            file.seek(offset)
+            while block := file.read(BLOCK):
+                yield block
+            self._check(file)
+
+    def _open(self) -> BinaryIO:
+        try:
+            return self._path.open("rb")
+        except OSError as error:
+            raise ServiceError(f"{self._path} cannot be read ({error.strerror})", "correct the path") from None
+
+    def _check(self, file: BinaryIO) -> None:
+        if _version(file) != self._as_it_was:
+            raise ServiceError(f"{self._path} was changed while it was read", "run it again")
+
+
+def _version(file: BinaryIO) -> tuple[int, int, int]:
+    """Return what is another if a file was replaced or written to: inode, size, time."""
+    found = os.fstat(file.fileno())
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+class Pipe:
+    """Standard input."""
+
+    name = "standard input"
+    size: int | None = None
+
+    async def blocks(self, offset: int = 0) -> AsyncIterator[bytes]:
+        assert offset == 0, "a pipe is read from its start"  # noqa: S101
+        while block := await in_thread(lambda: os.read(sys.stdin.fileno(), BLOCK), "standard input"):
+            yield block
+
+
+class Remote:
+    """An object in S3, of one version: it is not changed while it is read."""
+
+    def __init__(self, url: str) -> None:
+        """Look at it. Raises `ServiceError` when it cannot be read."""
+        self.name = url
+        self._object = S3Object(url)
+        self.size: int | None = self._object.size
+
+    async def blocks(self, offset: int = 0) -> AsyncIterator[bytes]:
+        reading = self._object.blocks(offset)
+        while block := await in_thread(lambda: next(reading, b""), "s3"):
+            yield block
+
+
+def source_of(text: str) -> Source:
+    """Return the source that is named. Raises `ServiceError` when it cannot be read."""
+    if text.startswith("s3://"):
+        return Remote(text)
+    if text != PIPE:
+        path = Path(text)
+        if path.exists() and not path.is_file():
+            raise ServiceError(f"{path} is not a file", "give a file, `-` for a pipe, or s3://BUCKET/KEY")
+        return File(path)
+    if sys.stdin.isatty():
+        raise ServiceError("standard input is a terminal", "pipe the rows into it, or name a file")
+    return Pipe()
