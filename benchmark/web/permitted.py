@@ -17,8 +17,8 @@ WRITING: Final = {ADJUST, CREATE}
 async def check_permitted(target: Target, endpoints: Iterable[str]) -> None:
     """Raise `BenchmarkError` if the server refuses requests to one of these endpoints.
 
-    It asks for client 1, and of `create` and `adjust` nothing, which the service refuses: nothing is written. A gateway is not
-    asked: what it refuses is among the load's errors.
+    It asks for client 1, and of `create` and `adjust` nothing, which the service refuses: nothing is written. A gateway
+    is not asked: what it refuses is among the load's errors.
     """
     if not isinstance(target, NatsTarget):
         return
