@@ -71,6 +71,6 @@ class Slot:
         return float(psutil.Process(self._task.child.pid).memory_info().rss) / 2**20 if self._task else 0.0
 
     def _ask(self, what: str, number: signal.Signals) -> None:
-        if self._task and self._task.child.process.returncode is None:
-            self._asked = self._asked or what
+        if self._task and self._task.child.process.returncode is None and self._asked != what:
+            self._asked = what  # a second SIGTERM would end it at once, as documented
             self._task.child.signal(number)
