@@ -115,6 +115,7 @@ class Feed:
                 self.source.extend(messages)
                 held_s = time.monotonic()
         self.source.acknowledge([message for message in messages if message.handle not in self._held_back])
+        await self.source.settle()  # the next round asks how far all processes are
 
     async def _look(self, why: Unavailable) -> None:
         _waiting.warning(self._name, error=str(why))

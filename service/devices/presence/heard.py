@@ -151,6 +151,8 @@ class Heard:
             if last is None or record is None or call.reading is None:
                 continue
             if record.state != ONLINE:
+                if last.seq > call.reading.seq:  # one that came during the round
+                    self._call(device)
                 continue
             if record.seq < last.hinted_seq and now - last.hinted_s < HINT_S:
                 self._call(device)

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from service.contracts import devices as contract
 from service.devices.presence.bucket import ROUND, Bucket, Conflict
 from service.devices.presence.events import Events
 from service.devices.presence.life import life_of
@@ -45,6 +46,8 @@ class Call:
 
     lives: dict[int, Stored] = field(default_factory=dict)
     """Connects and wills that were received, by sequence."""
+    number: int = 0
+    """Number of the first delivery that came with them: of an earlier one, another process may hold some."""
     reading: Reading | None = None
     ended: int = 0
     """Sequence of the marker of its timer's end in the bucket; 0: none was received."""
@@ -89,7 +92,8 @@ class Keeper:
         last = await self._stream.last_seq() if any(call.ended for call in calls.values()) else 0
         records, deleted = await self._bucket.read(list(calls))
         await self._tell_what_is_left(records)
-        lives, more = await self._lives(calls, records)
+        known = await self._without_others(calls)
+        lives, more = await self._lives(calls, records, known)
         readings = await self._readings(calls, records)
         changes: list[tuple[Record | None, Record]] = []
         for device, call in calls.items():
@@ -115,8 +119,18 @@ class Keeper:
         self._count(calls, records)
         return records
 
+    async def _without_others(self, calls: Mapping[str, Call]) -> frozenset[str]:
+        """Return the devices whose call has all their connects and wills: no other process holds one, and none waits.
+
+        Later ones may wait where some were received: they are taken in when they are.
+        """
+        floor, waiting = await self._stream.progress(contract.LIFE_CONSUMER)
+        return frozenset(
+            device for device, call in calls.items() if (floor >= call.number - 1 if call.lives else waiting == 0)
+        )
+
     async def _lives(
-        self, calls: Mapping[str, Call], records: Mapping[str, Record]
+        self, calls: Mapping[str, Call], records: Mapping[str, Record], known: frozenset[str]
     ) -> tuple[dict[str, list[Sign]], Mapping[str, int]]:
         """Return the connects and wills above each record's sequence, and the devices that have more of them."""
         after = {
@@ -124,13 +138,16 @@ class Keeper:
             for device, call in calls.items() if _may_change(records.get(device), call)
         }  # fmt: skip
         stored = {device: dict(calls[device].lives) for device in after}
+        after = {device: seq for device, seq in after.items() if device not in known}
         for _ in range(LIVES):
             if not after:
                 break
             found = await self._stream.next_lives(after)
+            after = {}
             for device, life in found.items():
+                if life.seq < max(calls[device].lives, default=life.seq + 1):  # what follows the received comes later
+                    after[device] = life.seq
                 stored[device][life.seq] = life
-            after = {device: life.seq for device, life in found.items()}
         signs: dict[str, list[Sign]] = {}
         for device, lives in stored.items():
             signs[device] = []
@@ -152,7 +169,7 @@ class Keeper:
             record = records.get(device)
             if record and (_has_ended(record, call) or (call.reading and is_over(record, call.reading.at))):
                 over[device] = record
-        if over:
+        if over and (await self._stream.progress(contract.DATA_CONSUMER)).waiting:
             first = await self._stream.next_readings({device: record.seq for device, record in over.items()})
             last = await self._stream.last_readings(list(first))
             for device, stored in first.items():

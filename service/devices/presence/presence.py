@@ -159,6 +159,7 @@ class Presence:
     async def _called(self, messages: Sequence[Message]) -> Mapping[str, Call]:
         """Sort connects and wills by device. What is neither becomes a dead letter."""
         calls: dict[str, Call] = {}
+        first = min(message.number for message in messages)
         for message in messages:
             try:
                 subject = message.subject.decode()
@@ -167,7 +168,7 @@ class Presence:
             except (Unreadable, UnicodeDecodeError) as error:
                 await self._bury(message, str(error))
             else:
-                calls.setdefault(device, Call()).lives[stored.seq] = stored
+                calls.setdefault(device, Call(number=first)).lives[stored.seq] = stored
         return calls
 
     async def _bury(self, message: Message, reason: str) -> None:
