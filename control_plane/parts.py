@@ -166,7 +166,7 @@ PARTS: Final[tuple[Part, ...]] = (ARCHIVE, QUEUE, DEVICES)
 
 
 def for_devices(account: Account, number: int) -> Account:
-    """Return the account, which has the part `DEVICES`, with room for that number of connected devices."""
+    """Return the account, which has the part `DEVICES`, with room for `number` connected devices."""
     more = number - CONNECTED_DEVICES
     limits = replace(NO_MORE, connections=more, consumers=more * CONSUMERS_PER_DEVICE)
     return replace(account, limits=account.limits.plus(limits)).sized(devices.MQTT_STREAM, number * BACKLOG_BYTES)

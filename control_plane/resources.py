@@ -69,7 +69,7 @@ class Bucket:
     name: str
     max_bytes: int
     markers_s: int = 0
-    """Keys may expire, each by a TTL of its own; its marker stays for so long. 0: keys do not expire."""
+    """Keys may expire, each by a TTL of its own; its marker stays for this time. 0: keys do not expire."""
     replicas: int = 3
 
 

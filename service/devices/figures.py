@@ -17,7 +17,8 @@ UNITS: Final = {
 }
 """Every CloudWatch metric of this role -> its unit.
 
-`DevicesReadingAge` is the age of the oldest message that `devices-data` or `devices-life` has not acknowledged, and is
-left out when it is not known. `DevicesSilence` is the time since this task received a reading; `DevicesOutageAge` the
-age of the oldest outage that is not reported. The others are counts since the last report, or as they are now.
+`DevicesReadingAge` is the age of the oldest reading, connect or will that this task works on. `DevicesSilence` is the
+time since this task received a reading, or since it began; `DevicesOutageAge` the age of the oldest outage that it has
+not reported. `DevicesReadingsWaiting` and `DevicesOnline` are of all tasks, and left out while they are not known. The
+others are counts since the last report.
 """

@@ -70,6 +70,10 @@ class Parts:
         """Return the seconds since this process received a reading; before the first one, since it began."""
         return time.monotonic() - self._last_s
 
+    def oldest_s(self) -> float:
+        """Return the age of the oldest message that this process works on."""
+        return max(self.archiver.oldest_s(), self.presence.oldest_s())
+
     def dead(self) -> int:
         return self.archiver.stats.dead + self.presence.stats.dead
 
@@ -97,7 +101,7 @@ def _of_readings(parts: Parts) -> Iterator[Metric]:
     yield GaugeMetricFamily("devices_held", "Readings being worked on.", archiver.held)
     yield GaugeMetricFamily("devices_held_bytes", "Bytes of the readings being worked on.", archiver.held_bytes)
     yield GaugeMetricFamily(
-        "devices_reading_age_seconds", "Age of the oldest reading being worked on.", archiver.oldest_s()
+        "devices_reading_age_seconds", "Age of the oldest reading, connect or will being worked on.", parts.oldest_s()
     )
     yield GaugeMetricFamily("devices_silence_seconds", "Since this task received a reading.", parts.silence_s())
     if parts.watch.backlog:
@@ -150,7 +154,7 @@ class Minute:
         """Return a value for each metric of `UNITS`, but for those that are not known now."""
         before, self._last = self._last, self._totals()
         values = {name: total - before[name] for name, total in self._last.items()}
-        values["DevicesReadingAge"] = self._parts.archiver.oldest_s()
+        values["DevicesReadingAge"] = self._parts.oldest_s()
         values["DevicesOutageAge"] = self._parts.reporter.stats.oldest_s
         values["DevicesSilence"] = self._parts.silence_s()
         if self._parts.online.devices is not None:

@@ -19,7 +19,7 @@ from control_plane.errors import UsageError
 from control_plane.self_hosted import provider as self_hosted
 from local.demos import devices as devices_demo
 from local.demos.balance import ANY_PORT
-from local.device import add, announced, announcement
+from local.device import add, announced, announcement, recipe
 from local.process import LocalError, running
 from local.state import State
 from local.system import Listener, local_system
@@ -30,6 +30,13 @@ from tests.support.world import eventually
 ANY_PORTS = ("--nats-port", "0", "--dynamodb-port", "0", "--gateway-port", "0", "--health-port", "0")
 
 
+def python_line(output: str) -> list[str]:
+    """Return the command that runs the printed line for Python."""
+    found = re.search(r"^  ((MQTT_CA=\S+ )?MQTT=.*?examples\.device \S+)$", output, re.DOTALL | re.MULTILINE)
+    assert found, output
+    return ["sh", "-c", f"exec env {found[1]}"]
+
+
 @pytest.mark.parametrize("tls", ["", "localhost"])
 async def test_a_device_that_was_added_publishes_and_no_other(tmp_path: Path, tls: str) -> None:
     async with local_system(tmp_path, ANY_PORT, tasks=0, devices=Listener(0, tls)) as system:
@@ -38,6 +45,9 @@ async def test_a_device_that_was_added_publishes_and_no_other(tmp_path: Path, tl
             files = await add(system.state, broker.nats_url, ["greenhouse", "shed"])
             with pytest.raises(UsageError, match="no device's name"):
                 await add(system.state, broker.nats_url, ["a.b"])
+            line = python_line(recipe(broker, "shed", files["shed"]))
+            async with running("shed", line, tmp_path / "shed.log", {"PATH": os.environ["PATH"]}) as shed:
+                await eventually(lambda: "stored: " in shed.log.read_text(), what=line[-1])
         trust = ssl.create_default_context(cafile=broker.authority) if tls else None
         for name, path in files.items():
             assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -58,10 +68,8 @@ async def test_readme_takes_a_reader_from_nothing_to_a_row(tmp_path: Path) -> No
         await eventually(lambda: "Ctrl-C stops everything" in up.output or "error" in up.output, within_s=30)
         code, output = await finished("local", "device", "greenhouse", "--state", str(state))
         assert code == 0, output
-        line = re.search(r"^  (MQTT=.*?examples\.device greenhouse)$", output, re.DOTALL | re.MULTILINE)
-        assert line, output
         env = {"PATH": os.environ["PATH"], "EVERY": "0.2"}
-        async with running("greenhouse", ["sh", "-c", f"exec env {line[1]}"], tmp_path / "device.log", env) as device:
+        async with running("greenhouse", python_line(output), tmp_path / "device.log", env) as device:
             await eventually(lambda: "stored: " in device.log.read_text())
             nats_url = re.search(r"nats --server (\S+)", up.output)
             assert nats_url

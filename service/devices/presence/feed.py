@@ -27,6 +27,7 @@ log: Final = structlog.get_logger("service.devices")
 _waiting: Final = Repeated(log, "presence is not up to date; it is tried again")
 _failed: Final = Repeated(log, "presence failed at something unknown; it is tried again")
 
+NS: Final = 1_000_000_000
 WAIT_S: Final = 5.0
 PAUSE_S: Final = 0.1
 PAUSE_MAX_S: Final = 2.0
@@ -48,6 +49,8 @@ class Feed:
         self._fail = fail
         self._stopping = False
         self._problem = ""
+        self._oldest_ns = 0
+        """When the first message of the current round was stored; 0 between rounds."""
         self._held_back: set[str] = set()
         """Handles of messages that must come again."""
         self._reading: asyncio.Task[None] | None = None
@@ -61,6 +64,10 @@ class Feed:
 
     def problem(self) -> str:
         return self._problem or self.source.problem()
+
+    def oldest_s(self) -> float:
+        """Return the age in seconds of the oldest message of the current round; 0 between rounds."""
+        return max(0.0, (time.time_ns() - self._oldest_ns) / NS) if self._oldest_ns else 0.0
 
     def hold_back(self, message: Message, delay_s: float) -> None:
         """Let a message of the current round come again later, in place of acknowledging it."""
@@ -86,12 +93,15 @@ class Feed:
             try:
                 messages = await self.source.receive(ROUND, size, self.source.visibility_s, WAIT_S)
                 if messages:
+                    self._oldest_ns = min(message.sent_ns for message in messages)
                     await self._work(messages, sort)
             except Unavailable as error:
                 await self._look(error)
             except Exception as error:  # its messages are delivered again
                 _failed.error(type(error).__name__, exc_info=error)
                 await asyncio.sleep(PAUSE_MAX_S)
+            finally:
+                self._oldest_ns = 0
 
     async def _work(self, messages: Sequence[Message], sort: Sort) -> None:
         """Make the round, however long NATS does not answer: in this process, later signs wait for earlier ones."""

@@ -19,7 +19,7 @@ from service.devices.presence.feed import PAUSE_MAX_S, Feed
 from service.devices.presence.heard import Heard
 from service.devices.presence.keeper import Call, Keeper
 from service.devices.presence.life import life_of
-from service.devices.presence.record import Record
+from service.devices.presence.record import Record, State
 from service.devices.presence.stream import Stored, Stream
 from service.nats.connection import Connection
 from service.requests.errors import Unavailable
@@ -125,7 +125,7 @@ class Presence:
             raise Unavailable(f"the devices' records cannot be read ({error}); ask again") from None
         return found[:limit]
 
-    async def count(self, state: str) -> int:
+    async def count(self, state: State) -> int:
         """Return how many devices are in this state. Raise `Unavailable`."""
         found = 0
         try:
@@ -151,6 +151,10 @@ class Presence:
         await self._heard.close()
         await self._lives.close()
         await self._ends.close()
+
+    def oldest_s(self) -> float:
+        """Return the age in seconds of the oldest connect, will or end of a timer being worked on; 0 if none is."""
+        return max(self._lives.oldest_s(), self._ends.oldest_s())
 
     def problem(self) -> str:
         """Return why records are not kept up to date; '' if they are."""

@@ -25,7 +25,7 @@ from service.devices.query.query_pb2 import Range
 from service.devices.query.query_pb2_grpc import QueryStub
 from tests.support.devices.load import FIRST_S, reading
 from tests.support.devices.world import HOST, DevicesWorld, make_devices
-from tests.support.world import World, eventually, own_server
+from tests.support.world import World, eventually, get, metric, own_server
 
 
 async def alive(devices: DevicesWorld, name: str, *, session: int = 1, delay: int = 1, silence: int = 0) -> Mqtt:
@@ -159,6 +159,29 @@ async def test_a_device_that_hangs_is_told_by_its_silence(devices: DevicesWorld)
         await client.publish("data/a1/room", reading("a1", FIRST_S))
         await told(devices, "down.a1", "up.a1")
         await client.disconnect()
+
+
+async def test_a_bucket_that_takes_no_records_is_told_and_its_connects_are_not_lost(devices: DevicesWorld) -> None:
+    async def limit(nc: Client, max_bytes: int) -> int:
+        config = orjson.loads((await nc.request(f"$JS.API.STREAM.INFO.{contract.BUCKET_STREAM}")).data)["config"]
+        update = orjson.dumps({**config, "max_bytes": max_bytes})
+        answer = orjson.loads((await nc.request(f"$JS.API.STREAM.UPDATE.{contract.BUCKET_STREAM}", update)).data)
+        assert "error" not in answer
+        return int(config["max_bytes"])
+
+    async with devices.task() as task, requester(devices) as client:
+        before = await limit(client, 1)
+        device = await alive(devices, "a1")
+
+        async def told() -> bool:
+            status, body = await get(f"{task.health_url}/readyz")
+            return status == 503 and "the bucket refuses records" in orjson.loads(body)["problems"].get("presence", "")
+
+        await eventually(told, within_s=20, what="the problem on the health page")
+        assert await metric(task, "devices_reading_age_seconds") > 0
+        await limit(client, before)
+        await eventually(is_in(devices, "a1", "online"), within_s=20, what="the record")
+        await device.disconnect()
 
 
 async def test_a_pulse_is_sent_by_one_process_at_a_time(devices: DevicesWorld) -> None:
