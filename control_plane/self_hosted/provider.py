@@ -98,6 +98,11 @@ async def delete_account(system: Client, account: str, operator: Key) -> None:
 async def _system_request(system: Client, subject: str, payload: str = "") -> Any:
     try:
         reply = await system.request(subject, payload.encode(), timeout=TIMEOUT_S)
+    except nats.errors.MaxPayloadError:
+        problem = (
+            f"the account's JWT, with its revocations, has {len(payload):,} bytes; the server takes no such message"
+        )
+        raise ProvisioningError(f"{problem}; raise its max_payload") from None
     except nats.errors.Error as error:
         raise ProvisioningError(
             f"the server does not answer {subject} ({error}); give a user of its system account"
