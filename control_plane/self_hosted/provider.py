@@ -99,10 +99,9 @@ async def _system_request(system: Client, subject: str, payload: str = "") -> An
     try:
         reply = await system.request(subject, payload.encode(), timeout=TIMEOUT_S)
     except nats.errors.MaxPayloadError:
-        problem = (
-            f"the account's JWT, with its revocations, has {len(payload):,} bytes; the server takes no such message"
-        )
-        raise ProvisioningError(f"{problem}; raise its max_payload") from None
+        raise ProvisioningError(
+            f"the account's JWT has {len(payload):,} bytes; raise the server's max_payload"
+        ) from None
     except nats.errors.Error as error:
         raise ProvisioningError(
             f"the server does not answer {subject} ({error}); give a user of its system account"
