@@ -154,8 +154,8 @@ def _devices_there(wanted: Account, actual: Actual | None) -> int:
     if actual is None or DEVICES.name not in actual.users:
         return 0
     others = wanted.limits.connections - CONNECTED_DEVICES
-    backlog: int = actual.streams.get(MQTT_STREAM, {}).get("max_bytes", 0)
     connections: int = actual.limits.get("conn", 0)
+    backlog: int = actual.streams.get(MQTT_STREAM, {}).get("max_bytes", 0)
     return max(0, connections - others, backlog // BACKLOG_BYTES)
 
 
