@@ -5,7 +5,7 @@
 | never looked at by this process | looks |
 | online, no silence | nothing, until the record changes |
 | online, with silence | renews the timer once a third of the period is over; until then nothing |
-| leaving or offline | looks, and takes it back |
+| leaving or offline | looks, and takes it back; at once if this process has seen a later reading already |
 
 Another process may write `leaving` after this one saw a later reading. So each process hears what is written to the
 bucket, as a plain subscriber: that is a hint to look, never an answer, as the bucket may refuse what was published.
@@ -116,12 +116,14 @@ class Heard:
             if last and any(state in payload for state in _GONE):
                 last.quiet_until_s, last.hinted_s = -math.inf, self._loop.time()
                 last.hinted_seq = int(found[1]) if (found := _seq(payload)) else 0
-                self._call(device)
+                if last.seq > last.hinted_seq:  # else only a later reading changes anything
+                    self._call(device)
 
     async def _look(self) -> None:
         while True:
             await self._some.wait()
-            await asyncio.sleep(GATHER_S)
+            if len(self._waiting) < ROUND:
+                await asyncio.sleep(GATHER_S)
             devices = list(self._waiting)[:ROUND]
             calls = {
                 device: Call(reading=Reading(last.seq, last.at_ns / NS))
