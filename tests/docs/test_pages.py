@@ -56,7 +56,7 @@ def words_of_the_code() -> frozenset[str]:
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.splitlines()
-    kinds = {".py", ".toml", ".yaml", ".yml", ".sh", ".go", ".mjs", ".json", "", ".proto"}
+    kinds = {".py", ".toml", ".yaml", ".yml", ".sh", ".go", ".mjs", ".json", "", ".proto", ".conf"}
     texts = (
         path.read_text(errors="ignore")
         for name in listed
