@@ -113,6 +113,6 @@ class Asker:
 
 
 def failure(reply: Reply) -> tuple[int, str]:
-    """Return the code and the text of the error in an answer of JetStream's API; 0 if it is none."""
+    """Return the code and the text of the error in an answer of JetStream's API; 0 if there is no error."""
     error = orjson.loads(reply.data).get("error") or {}
     return int(error.get("err_code") or error.get("code") or 0), str(error.get("description", ""))

@@ -5,7 +5,7 @@ Each record is compared and set, so a batch that met another process's change ch
 batch in files of its own: it takes 15 ms however small it is, and 30 ms with 250 devices.
 
 A timer that is no longer needed runs out, and its marker finds a record without one. To delete it could delete the
-marker of one that has ended: the message that comes again when a process ends before the outage is told.
+marker of one that has ended: the message that comes again when a process ends before it has told the outage.
 https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-50.md (batches, 2.12 and later)
 https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-43.md (a message's TTL, and markers)
 """

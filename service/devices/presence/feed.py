@@ -115,7 +115,8 @@ class Feed:
                 self._problem = str(error)
                 _waiting.warning(self._name, error=str(error))
                 if self._stopping:
-                    return  # not acknowledged: they come again
+                    self.source.give_back(messages)
+                    return
             else:
                 self._problem = ""
                 break

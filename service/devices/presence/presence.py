@@ -118,7 +118,8 @@ class Presence:
             for start in range(0, len(devices), max(1, size)):
                 part = devices[start : start + size]
                 records = (await self._bucket.read(part)).records
-                found += [records[each] for each in part if each in records and state in {"", records[each].state}]
+                known = [records[each] for each in part if each in records]
+                found += [record for record in known if not state or record.state == state]
                 if len(found) >= limit:
                     break
         except Unanswered as error:
@@ -132,7 +133,7 @@ class Presence:
             devices = await self._bucket.devices()
             for start in range(0, len(devices), CHUNK):
                 records = (await self._bucket.read(devices[start : start + CHUNK])).records
-                found += [record.state for record in records.values()].count(state)
+                found += sum(record.state == state for record in records.values())
         except Unanswered as error:
             raise Unavailable(f"the devices' records cannot be read ({error}); ask again") from None
         return found

@@ -214,7 +214,7 @@ def encode(record: Record) -> bytes:
 
 
 def decode(device: str, value: bytes, revision: int, written: float) -> Record:
-    """Return the record of a bucket's value. Raise `ValueError`, `KeyError` or `TypeError` if it is none."""
+    """Return the record of a bucket's value. Raise `ValueError`, `KeyError` or `TypeError` for anything else."""
     fields: dict[str, Any] = orjson.loads(value)
     return Record(
         device, fields["state"], fields["since"], fields["session"], fields["silence"], fields["seq"], revision,

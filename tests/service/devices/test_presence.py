@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ from service.contracts import devices as contract
 from service.devices.msg_pb2 import LWT, Connect
 from service.devices.presence import bucket as buckets
 from service.devices.presence import events as events_module
+from service.devices.presence import keeper
+from service.devices.presence.record import Reading
 from service.requests.errors import Unavailable
 from service.runtime.errors import ServiceError
 from tests.support.devices.presence import Device, acknowledged, connection, process
@@ -278,6 +281,60 @@ async def test_an_event_that_was_not_published_comes_before_the_next(devices: De
     await device.connect()
     async with process(devices):
         await until(devices, ["down.d1", "up.d1"])
+
+
+async def test_what_a_dead_process_holds_is_taken_in_before_what_comes_after(devices: DevicesWorld) -> None:
+    """It is not waited for: else an outage that ended in the meantime would be lost."""
+    device = Device(devices, "d1")
+    async with process(devices):
+        await device.connect(session=1)
+        await until_state(devices, "d1", "online")
+        await eventually(lambda: acknowledged(devices), within_s=10)
+    await device.will(session=1, delay=1)
+    await asyncio.sleep(1.2)
+    await device.connect(session=2)
+    dead = await devices.admin.pull_subscribe_bind(contract.LIFE_CONSUMER, contract.MQTT_STREAM)
+    assert len(await dead.fetch(2, timeout=5)) == 2
+    await device.will(session=2, delay=1)
+    async with process(devices):
+        await until(devices, ["down.d1", "up.d1", "down.d1"])
+        info = await devices.admin.consumer_info(contract.MQTT_STREAM, contract.LIFE_CONSUMER)
+        assert info.num_ack_pending == 2
+
+
+async def test_a_device_with_many_signs_takes_several_rounds(
+    devices: DevicesWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper, "LIVES", 2)
+    device = Device(devices, "d1")
+    for session in range(1, 6):
+        await device.connect(session)
+        last = await device.will(session, delay=600)
+    async with process(devices, start=False) as one:
+        await one.presence._asker.start()
+        records = await one.presence._keeper.bring({"d1": keeper.Call(reading=Reading(last + 1, time.time()))})
+        assert (records["d1"].state, records["d1"].session, records["d1"].seq) == ("online", 5, last + 1)
+        assert one.presence.stats.conflicts == 0
+
+
+async def test_a_round_that_meets_another_change_is_made_again(
+    devices: DevicesWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device, write = Device(devices, "d1"), buckets.Bucket.write
+    async with process(devices, start=False) as one, process(devices, start=False) as two:
+        for each in (one, two):
+            await each.presence._asker.start()
+        first = await device.connect(session=1)
+
+        async def late(self: Any, *given: Any) -> Any:
+            monkeypatch.setattr(buckets.Bucket, "write", write)
+            await device.will(session=1, delay=600)
+            await two.presence._keeper.bring({"d1": keeper.Call(reading=Reading(first, 1.0))})
+            return await write(self, *given)
+
+        monkeypatch.setattr(buckets.Bucket, "write", late)
+        records = await one.presence._keeper.bring({"d1": keeper.Call(reading=Reading(first, 1.0))})
+        assert (records["d1"].state, one.presence.stats.conflicts) == ("leaving", 1)
 
 
 async def test_what_is_neither_connect_nor_will_is_a_dead_letter(devices: DevicesWorld) -> None:

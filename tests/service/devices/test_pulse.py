@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 from service.contracts import devices as contract
 from service.devices.presence.lock import RENEW_S, TTL_S, Lock
@@ -45,7 +44,7 @@ async def test_zero_is_no_pulse(devices: DevicesWorld) -> None:
 async def test_a_lock_is_held_by_one_and_taken_over_when_its_holder_is_gone(devices: DevicesWorld) -> None:
     running: list[str] = []
 
-    def work(name: str) -> Callable[[], Coroutine[Any, Any, None]]:
+    def work(name: str) -> Callable[[], Awaitable[None]]:
         async def run() -> None:
             running.append(name)
             try:

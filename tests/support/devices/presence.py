@@ -14,10 +14,7 @@ from service.devices.presence.presence import Presence
 from service.nats.connection import Connection
 from service.nats.settings import NatsSettings
 from service.runtime.errors import ServiceError
-from service.sources.source import Message
 from tests.support.devices.world import DevicesWorld
-
-NS = 1_000_000_000
 
 
 def nats_settings(devices: DevicesWorld) -> dict[str, Any]:
@@ -96,7 +93,3 @@ class Device:
 
 async def acknowledged(devices: DevicesWorld, consumer: str = contract.LIFE_CONSUMER) -> bool:
     return await devices.backlog(consumer) == 0
-
-
-def is_marker(message: Message) -> bool:
-    return b"Nats-Marker-Reason" in message.block
