@@ -154,8 +154,9 @@ def _devices_there(wanted: Account, actual: Actual | None) -> int:
     if actual is None or DEVICES.name not in actual.users:
         return 0
     others = wanted.limits.connections - CONNECTED_DEVICES
+    connections: int = actual.limits.get("conn", 0)
     backlog: int = actual.streams.get(MQTT_STREAM, {}).get("max_bytes", 0)
-    return max(0, actual.limits.get("conn", 0) - others, backlog // BACKLOG_BYTES)
+    return max(0, connections - others, backlog // BACKLOG_BYTES)
 
 
 def _account_step(provider: Provider, name: str, account: AccountSummary | None) -> Step:

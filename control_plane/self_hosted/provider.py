@@ -98,6 +98,10 @@ async def delete_account(system: Client, account: str, operator: Key) -> None:
 async def _system_request(system: Client, subject: str, payload: str = "") -> Any:
     try:
         reply = await system.request(subject, payload.encode(), timeout=TIMEOUT_S)
+    except nats.errors.MaxPayloadError:
+        raise ProvisioningError(
+            f"the account's JWT has {len(payload):,} bytes; raise the server's max_payload"
+        ) from None
     except nats.errors.Error as error:
         raise ProvisioningError(
             f"the server does not answer {subject} ({error}); give a user of its system account"

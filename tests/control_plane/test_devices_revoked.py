@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from benchmark.load.mqtt import Mqtt, Refused, Will
+from control_plane.errors import ProvisioningError
 from service.contracts import devices as contract
 from tests.control_plane.conftest import OwnProgram
 from tests.support.world import eventually
@@ -82,6 +83,14 @@ async def test_many_are_revoked_or_none(own: OwnProgram, tmp_path: Path) -> None
         await own.done("device", "revoke", "--file", str(names)) == "revoked  2 of 3; the others were revoked before\n"
     )
     assert set((await states(own)).values()) == {"revoked"}
+
+
+async def test_an_account_with_more_revocations_than_fit_says_so(own: OwnProgram) -> None:
+    async with own.provider() as (provider, account):
+        with pytest.raises(ProvisioningError, match=r"has 1,\d{3},\d{3} bytes; raise the server's max_payload"):
+            async with provider.changing(account) as body:
+                body["revocations"] = {f"U{number:055}": 1 for number in range(14_000)}
+        assert not (await provider.claims_of(account))["nats"].get("revocations")
 
 
 async def test_the_list_is_right_on_another_machine(own: OwnProgram) -> None:
