@@ -1,7 +1,7 @@
 """A DynamoDB that takes a fixed time per call and accepts every row.
 
 `python -m benchmark.cost.slow_dynamodb PORT MS PARTITION-KEY SORT-KEY`. A real engine would be the bottleneck; this one
-costs next to nothing. It knows only the calls of a role that writes.
+costs next to nothing. It knows only the calls of the roles that write, and keeps nothing.
 """
 
 from __future__ import annotations
@@ -34,7 +34,12 @@ def _response(body: object) -> bytes:
     )
 
 
-_ANSWERS: Final = {b"BatchWriteItem": _response({"UnprocessedItems": {}})}
+_NOTHING: Final = _response({"Items": [], "Count": 0, "ScannedCount": 0})
+_ANSWERS: Final = {
+    b"BatchWriteItem": _response({"UnprocessedItems": {}}),
+    b"Query": _NOTHING,
+    b"Scan": _NOTHING,
+}
 
 
 class _Connection(asyncio.Protocol):
