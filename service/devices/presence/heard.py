@@ -44,8 +44,7 @@ GATHER_S: Final = 0.1
 HINT_S: Final = 2.0
 """How long to look again for a change that was published and is not in the bucket: it was refused by then."""
 PAUSE_S: Final = 1.0
-_GONE: Final = ('"leaving"', '"offline"')
-_seq: Final = re.compile(r'"seq":(\d+)').search
+_hint: Final = re.compile(r'"state":"(?P<state>\w+)".*"silence":(?P<silence>\d+),"seq":(?P<seq>\d+)').search
 
 
 @dataclass(slots=True)
@@ -110,14 +109,19 @@ class Heard:
             self._some.set()
 
     def _on_hints(self, read: Read) -> None:
+        now = self._loop.time()
         for subject, payload in zip(read.subjects, read.payloads, strict=True):
-            device = subject.removeprefix(contract.KEY_PREFIX)
-            last = self._devices.get(device)
-            if last and any(state in payload for state in _GONE):
-                last.quiet_until_s, last.hinted_s = -math.inf, self._loop.time()
-                last.hinted_seq = int(found[1]) if (found := _seq(payload)) else 0
+            last = self._devices.get(subject.removeprefix(contract.KEY_PREFIX))
+            found = _hint(payload) if last else None
+            if last is None or found is None:
+                continue
+            last.hinted_s, last.hinted_seq = now, int(found["seq"])
+            if found["state"] != ONLINE:
+                last.quiet_until_s = -math.inf
                 if last.seq > last.hinted_seq:  # else only a later reading changes anything
-                    self._call(device)
+                    self._call(subject.removeprefix(contract.KEY_PREFIX))
+            elif silence := int(found["silence"]):  # it may be another one than before
+                last.quiet_until_s = min(last.quiet_until_s, now + silence / RENEWALS)
 
     async def _look(self) -> None:
         while True:

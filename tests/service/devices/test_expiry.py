@@ -59,6 +59,19 @@ async def test_the_setting_is_for_devices_that_name_no_silence(devices: DevicesW
         await told(devices, "down.d1")
 
 
+async def test_a_device_that_names_its_silence_later_is_not_called_silent(devices: DevicesWorld) -> None:
+    device = Device(devices, "d1")
+    async with process(devices) as one, process(devices) as two:
+        for silence in (0, 600, 1):
+            await device.connect(silence=silence)
+            first = time.monotonic()
+            while time.monotonic() - first < 3:
+                await device.reading(one, two)
+                await asyncio.sleep(0.1)
+        assert await devices.events() == []
+        await told(devices, "down.d1")
+
+
 async def test_a_device_that_only_sends_readings_is_known_and_watched(devices: DevicesWorld) -> None:
     device = Device(devices, "d1")
     async with process(devices, silence_s=1) as one:
