@@ -18,7 +18,7 @@ from rich.console import Console
 
 from cdk import checks, deployed, deployment
 from cdk.deployed import Unreadable
-from cdk.parameters import ARCHIVE_SECRET_PARAMETER, QUEUE_SECRET_PARAMETER, SECRET_PARAMETER
+from cdk.parameters import SECRET_PARAMETERS, users
 from cdk.stack.table import fate
 from control_plane import aws, seed_flag
 from control_plane.desired import CLIENT, SERVICE
@@ -28,8 +28,6 @@ from control_plane.self_hosted import provider as self_hosted
 from control_plane.target import CONFIG, PREFIX, account_files
 from deploy.settings import Settings
 from service.contracts import customer as contract
-from service.contracts.archive import USER as ARCHIVE_USER
-from service.contracts.queue import USER as QUEUE_USER
 from service.nats.discovery import instances
 
 FOLDER: Final = Path(__file__).parent
@@ -101,12 +99,11 @@ def deploy(
         checks.zones(settings)
         checks.tables(settings)
         checks.queues(settings)
+        checks.secrets(settings)
         first = deployed.first(settings)
-        arns = {SECRET_PARAMETER: _secret(settings, replace=replace_secret)}
-        if settings.archive.enabled:
-            arns[ARCHIVE_SECRET_PARAMETER] = _secret(settings, replace=replace_secret, user=ARCHIVE_USER)
-        if settings.queue.enabled and settings.queue.source == "jetstream":
-            arns[QUEUE_SECRET_PARAMETER] = _secret(settings, replace=replace_secret, user=QUEUE_USER)
+        arns = {
+            SECRET_PARAMETERS[user]: _secret(settings, replace=replace_secret, user=user) for user in users(settings)
+        }
         _warn(settings)
         _deploy(settings, arns, first=first)
         if any(first.values()):
@@ -126,13 +123,9 @@ def destroy(*, yes: Yes = False) -> None:
         console.print(f"AWS account {checks.account(settings)}, region {settings.region}")
         keeps = settings.environment == "production"
         kept = keeps or bool(settings.existing_table)
-        told = fate(kept, "balance")
-        console.print(f"stack {settings.stack_name} and its secrets go; table {settings.table_name} {told}")
-        told = fate(keeps or bool(settings.adjustments.existing_table), "adjustment")
-        console.print(f"table {settings.adjustments_table_name} {told}")
-        if settings.archive.enabled:
-            told = fate(keeps or bool(settings.archive.existing_table), "archived event")
-            console.print(f"table {settings.events_table_name} {told}")
+        console.print(f"stack {settings.stack_name} and its secrets go")
+        for table in settings.tables:
+            console.print(f"table {table.name} {fate(keeps or table.exists, table.row)}")
         if settings.makes_queues:
             queues = "are kept" if keeps else "go, with every message in them"
             console.print(f"the SQS queues that the stack made {queues}")
@@ -142,8 +135,8 @@ def destroy(*, yes: Yes = False) -> None:
         _cdk(["destroy", "--force"], settings)
         gone = aws.delete_secret(settings.initials)
         console.print(f"secret {aws.secret_name(settings.initials)}: {'deleted' if gone else 'was not there'}")
-        for user in (ARCHIVE_USER, QUEUE_USER):
-            if aws.delete_secret(settings.initials, user):
+        for user in SECRET_PARAMETERS:
+            if user and aws.delete_secret(settings.initials, user):
                 console.print(f"secret {aws.secret_name(settings.initials, user)}: deleted")
         for image in images:
             console.print(

@@ -1,7 +1,8 @@
-"""Checks before anything is built: the builder, the AWS account, its zones, tables and queues."""
+"""Checks before anything is built: the builder, the AWS account, its zones, tables, queues and secrets."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -69,35 +70,51 @@ def account(settings: Settings) -> str:
 def tables(settings: Settings) -> None:
     """Raise `ProvisioningError` if a table exists that should not, or the other way round."""
     own = deployed.own_resources(settings)
-    wanted = [(settings.table_name, settings.existing_table, settings.existing_table_key, "")]
-    ledger = settings.adjustments
-    wanted.append(
-        (settings.adjustments_table_name, ledger.existing_table, ledger.existing_table_key, " under [adjustments]")
-    )
-    if (archive := settings.archive).enabled:
-        wanted.append(
-            (settings.events_table_name, archive.existing_table, archive.existing_table_key, " under [archive]")
-        )
-    for name, existing, key, where in wanted:
+    for table in settings.tables:
+        name, where = table.name, f" under [{table.section}]" if table.section else ""
         found = _table(settings, name)
-        if existing and found is None:
+        if table.exists and found is None:
             raise ProvisioningError(
                 f"existing_table{where}: there is no table {name} in {settings.region}; correct it or leave it out"
             )
-        if existing and name in own:
+        if table.exists and name in own:
             raise ProvisioningError(
                 f"existing_table{where}: {name} is this stack's own table, which it would delete; leave it out"
             )
-        if found is not None and not existing and name not in own:
+        if found is not None and not table.exists and name not in own:
             raise ProvisioningError(
                 f"table {name} is there already, from an earlier deployment; to go on with it, set "
                 f'existing_table = "{name}"{where} in deploy/settings.toml; otherwise delete it'
             )
-        used = found.get("SSEDescription", {}).get("KMSMasterKeyArn", "") if found and existing else ""
-        if used != key and (key or _is_customers(settings, used)):
+        used = found.get("SSEDescription", {}).get("KMSMasterKeyArn", "") if found and table.exists else ""
+        if used != table.key and (table.key or _is_customers(settings, used)):
             raise ProvisioningError(
                 f"existing_table_key{where}: table {name} is encrypted with "
                 + (f'another key; set existing_table_key = "{used}"' if used else "AWS' own key; leave it out")
+            )
+
+
+def secrets(settings: Settings) -> None:
+    """Raise `ProvisioningError` if a secret that the settings name lacks what the tasks take from it.
+
+    ECS takes each key of a JSON object by its name, and starts no task without it.
+    https://docs.aws.amazon.com/AmazonECS/latest/developerguide/secrets-envvar-secrets-manager.html
+    """
+    for arn, keys in settings.devices.secrets.items() if settings.devices.enabled else ():
+        try:
+            value = client("secretsmanager", settings).get_secret_value(SecretId=arn).get("SecretString", "")
+            found = json.loads(value)
+        except ClientError as error:
+            if error.response["Error"]["Code"] != "ResourceNotFoundException":
+                raise Unreadable(f"secret {arn}: AWS says {error}; see that you may read it") from None
+            raise ProvisioningError(f"there is no secret {arn}; correct it under [devices] or leave it out") from None
+        except ValueError:
+            found = None
+        given = found if isinstance(found, dict) else {}
+        lacking = [key for key in keys if not (isinstance(given.get(key), str) and given[key])]
+        if lacking:
+            raise ProvisioningError(
+                f"secret {arn} has no {' and no '.join(lacking)}; make it a JSON object with {', '.join(keys)}"
             )
 
 

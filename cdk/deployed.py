@@ -9,7 +9,7 @@ from typing import Any, Final
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
-from cdk.parameters import ARCHIVE_FIRST_PARAMETER, FIRST_PARAMETER
+from cdk.parameters import FIRST_PARAMETER, firsts
 from control_plane.errors import ProvisioningError
 from deploy.settings import Settings
 
@@ -36,13 +36,16 @@ def is_first(settings: Settings) -> bool:
 
 def first(settings: Settings) -> dict[str, bool]:
     """Return, for each such parameter of the template, whether the next deployment makes that service."""
-    found = {FIRST_PARAMETER: is_first(settings)}
-    if settings.archive.enabled:
-        found[ARCHIVE_FIRST_PARAMETER] = not any(
-            resource["ResourceType"] == "AWS::ECS::Service" and resource["LogicalResourceId"].startswith("Archive")
-            for resource in _resources(settings)
-        )
-    return found
+    is_new = is_first(settings)
+    made = [
+        resource["LogicalResourceId"]
+        for resource in ([] if is_new else _resources(settings))
+        if resource["ResourceType"] == "AWS::ECS::Service"
+    ]
+    return {
+        parameter: is_new if parameter == FIRST_PARAMETER else not any(id_.startswith(service) for id_ in made)
+        for parameter, service in firsts(settings).items()
+    }
 
 
 def desired_tasks(settings: Settings) -> int:

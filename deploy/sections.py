@@ -2,20 +2,51 @@
 
 from __future__ import annotations
 
+import re
+from ipaddress import IPv4Network
 from itertools import pairwise
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from deploy.fargate import STOP_TIMEOUT_MAX_S, check_size
 
 TableName = Annotated[str, StringConstraints(pattern=r"^([a-zA-Z0-9_.-]{3,255})?$")]
 """Name of an existing table; empty: the stack creates one."""
+LARGEST_NETWORK: Final = 8
+"""Prefix of the largest network that may call a role: the private 10.0.0.0/8."""
 KeyArn = Annotated[str, StringConstraints(pattern=r"^(arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:key/[A-Za-z0-9-]+)?$")]
 """ARN of an existing table's customer managed key; empty: a key owned by AWS."""
+_SECRET: Final = re.compile(r"arn:aws[a-z-]*:secretsmanager:[a-z0-9-]+:\d{12}:secret:.+-[A-Za-z0-9]{6}")
 _QUEUE: Final = r"[A-Za-z0-9_-]{1,80}(\.fifo)?"
 QueueName = Annotated[str, StringConstraints(pattern=rf"^({_QUEUE}|arn:aws[a-z-]*:sqs:[a-z0-9-]+:\d{{12}}:{_QUEUE})?$")]
 """Name or ARN of an existing queue; empty: the stack creates one."""
+
+
+def check_client(value: str) -> str:
+    """Return a security group's id or an IPv4 network unchanged. Raise `ValueError` for anything else."""
+    if re.fullmatch(r"sg-[0-9a-f]{8,17}", value):
+        return value
+    try:
+        network = IPv4Network(value)
+    except ValueError as error:
+        raise ValueError(f"{value} is neither a security group's id nor an IPv4 network ({error})") from None
+    if network.prefixlen < LARGEST_NETWORK:
+        raise ValueError(f"{value} is larger than /{LARGEST_NETWORK}; name the clients' networks")
+    return value
+
+
+def check_secret(value: str) -> str:
+    """Return a secret's complete ARN, or an empty string, unchanged. Raise `ValueError` for anything else."""
+    if value and not _SECRET.fullmatch(value):
+        raise ValueError(
+            "it must be the complete ARN of a secret in Secrets Manager, with the six characters at its end"
+        )
+    return value
+
+
+SecretArn = Annotated[str, AfterValidator(check_secret)]
+"""Complete ARN of a secret; empty: none."""
 
 
 def check_key(table: str, key: str) -> None:
@@ -136,3 +167,39 @@ class ArchiveSection(Reader):
     def tasks(self, backlog: int) -> int:
         """Return how many tasks a backlog requires."""
         return max((step.tasks for step in self.steps if backlog >= step.backlog), default=0)
+
+
+class DevicesSection(Section):
+    """[devices]"""
+
+    tasks: Annotated[int, Field(ge=1, le=100)] = 2
+    existing_table: TableName = ""
+    existing_table_key: KeyArn = ""
+    facility: Annotated[str, StringConstraints(max_length=128)] = ""
+    silence: Annotated[int, Field(ge=0, le=30 * 86_400)] = 0
+    pulse: Annotated[float, Field(ge=0, le=86_400)] = 0
+    retention_days: Annotated[int, Field(ge=0, le=36_500)] = 0
+    silent_minutes: Annotated[int, Field(ge=0, le=10_080)] = 15
+    webhook_secret: SecretArn = ""
+    webhook_form: Literal["json", "groupme", "slack"] = "json"
+    tls_secret: SecretArn = ""
+    clients: tuple[Annotated[str, AfterValidator(check_client)], ...] = ()
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        check_key(self.existing_table, self.existing_table_key)
+        if bool(self.clients) != bool(self.tls_secret):
+            raise ValueError("tls_secret: it and clients are given together, or neither")
+        if 0 < self.silent_minutes * 60 <= self.pulse:
+            raise ValueError(
+                f"silent_minutes: readings are requested every {self.pulse:g} s, so each pause would raise the alarm; "
+                "give more minutes, or 0"
+            )
+        return self
+
+    @property
+    def secrets(self) -> dict[str, tuple[str, ...]]:
+        """Return the keys that must be in each secret that is named, by the secret's ARN."""
+        webhook = ("url", "bot_id") if self.webhook_form == "groupme" else ("url",)
+        needed = {self.webhook_secret: webhook, self.tls_secret: ("certificate", "key", "client_ca")}
+        return {arn: keys for arn, keys in needed.items() if arn}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
@@ -20,7 +21,16 @@ from pydantic import (
 )
 
 from deploy.fargate import STOP_TIMEOUT_MAX_S, check_size
-from deploy.sections import AdjustmentsSection, ArchiveSection, KeyArn, QueueSection, Reader, TableName, check_key
+from deploy.sections import (
+    AdjustmentsSection,
+    ArchiveSection,
+    DevicesSection,
+    KeyArn,
+    QueueSection,
+    Reader,
+    TableName,
+    check_key,
+)
 from service.customer.settings import CustomerSettings
 
 ASSUMED: Final = {"region": "us-east-1", "initials": "POC"}
@@ -37,6 +47,21 @@ HTTPS_PORT: Final = 443
 DRAIN_MARGIN_S: Final = 5
 
 Count = Annotated[int, Field(ge=1, le=1000)]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the deployment."""
+
+    name: str
+    exists: bool
+    """Whether the settings name it: the stack uses it and makes none."""
+    key: str
+    """ARN of its customer managed key; empty: a key owned by AWS."""
+    section: str
+    """The section that names it; empty: the top of the file."""
+    row: str
+    """What one of its rows is."""
 
 
 class Settings(BaseModel):
@@ -77,6 +102,7 @@ class Settings(BaseModel):
     adjustments: AdjustmentsSection = AdjustmentsSection()
     queue: QueueSection = QueueSection()
     archive: ArchiveSection = ArchiveSection()
+    devices: DevicesSection = DevicesSection()
 
     @model_validator(mode="before")
     @classmethod
@@ -122,6 +148,13 @@ class Settings(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _reads_secrets_of_its_region(self) -> Self:
+        for arn in self.devices.secrets if self.devices.enabled else ():
+            if (region := arn.split(":")[3]) != self.region:
+                raise ValueError(f"devices: {arn} is in {region}, the stack in {self.region}; copy the secret there")
+        return self
+
+    @model_validator(mode="after")
     def _stops_within_the_notice(self) -> Self:
         one_after_the_other_s = self.queue.stop_timeout + self.stop_timeout
         if self.spot and self.queue.enabled and self.queue.tasks > 1 and one_after_the_other_s > STOP_TIMEOUT_MAX_S:
@@ -162,6 +195,28 @@ class Settings(BaseModel):
     @property
     def events_table_name(self) -> str:
         return self.archive.existing_table or f"customer-events-{self.initials}"
+
+    @property
+    def readings_table_name(self) -> str:
+        return self.devices.existing_table or f"customer-readings-{self.initials}"
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        """Return the tables of the roles that are enabled."""
+        own = Table(self.table_name, bool(self.existing_table), self.existing_table_key, "", "balance")
+        named: tuple[tuple[bool, str, AdjustmentsSection | ArchiveSection | DevicesSection, str, str], ...] = (
+            (True, self.adjustments_table_name, self.adjustments, "adjustments", "adjustment"),
+            (self.archive.enabled, self.events_table_name, self.archive, "archive", "archived event"),
+            (self.devices.enabled, self.readings_table_name, self.devices, "devices", "reading"),
+        )
+        return (
+            own,
+            *(
+                Table(name, bool(given.existing_table), given.existing_table_key, section, row)
+                for enabled, name, given, section, row in named
+                if enabled
+            ),
+        )
 
     @property
     def nats_servers(self) -> list[str]:

@@ -9,17 +9,18 @@ from pathlib import Path
 from typing import Any, Final
 
 from cdk.cost.billable import FILE, Resources
-from cdk.parameters import SECRET_PARAMETER
 from control_plane.errors import ProvisioningError
 from service.archive import metrics as archive_metrics
 from service.contracts.cloudwatch import METRICS_DIMENSION, METRICS_NAMESPACE
 from service.customer import backlog
 from service.customer.metrics import UNITS
+from service.devices import figures as devices_figures
 from service.runtime.emf import Emitter, Figures
 
 CUSTOMER: Final = "customer"
 GB: Final = 1e9
 MIB_PER_GB: Final = 1024
+BYTES_PER_READ: Final = 4096
 DAYS_PER_MONTH: Final = 30
 ALARMS_PER_TRACKING_POLICY: Final = 2
 """Alarms that Application Auto Scaling makes for each target tracking policy: one to scale out, one to scale in."""
@@ -118,7 +119,7 @@ def bill(template: Mapping[str, Any], prices: Mapping[str, Any]) -> Bill:
     hours, use = prices["hours_per_month"], prices["use"]
     network, other = prices["network"], prices["other"]
     images_gb = len({service.architecture for service in services}) * use["image_gb"]
-    secrets = sum(name.endswith(SECRET_PARAMETER) for name in template["Parameters"])
+    secrets, zones = len(found.secrets()), found.count("AWS::ServiceDiscovery::PrivateDnsNamespace")
     nats = found.count("AWS::EC2::NatGateway")
     addresses = found.count("AWS::EC2::EIP") + sum(service.tasks for service in services if service.is_public)
     items = (
@@ -127,6 +128,7 @@ def bill(template: Mapping[str, Any], prices: Mapping[str, Any]) -> Bill:
         Item("NAT gateways", str(nats), nats * network["nat_gateway_hour"] * hours),
         *_cloudwatch(found, prices, services),
         Item("secrets", str(secrets), secrets * other["secret_month"]),
+        *([Item("hosted zones", str(zones), zones * network["hosted_zone_month"])] if zones else ()),
         Item("images in ECR", f"{images_gb:g} GB", images_gb * other["image_gb_month"]),
         Item("table, and its recovery", f"{use['table_gb']:g} GB", use["table_gb"] * other["table_gb_month"]),
     )
@@ -186,7 +188,8 @@ def _metrics(found: Resources, services: Sequence[_Service]) -> int:
     waiting = [
         name for name in backlog.UNITS for role in found.readers_of_the_stream() if name.startswith(role.title())
     ]
-    return len(UNITS) + len(waiting) + (len(archive_metrics.UNITS) if "archive" in roles else 0)
+    optional = {"archive": archive_metrics.UNITS, "devices": devices_figures.UNITS}
+    return len(UNITS) + len(waiting) + sum(len(units) for role, units in optional.items() if role in roles)
 
 
 def _requests(found: Resources, prices: Mapping[str, Any], *, through_nat: bool) -> Iterator[Item]:
@@ -220,8 +223,10 @@ def _others(
         dollars = calls * other["sqs_million"] + gb * prices["network"]["nat_gateway_gb"]
         yield Item(f"messages of {role}, a million", f"{calls:g} M calls", dollars)
         if role == "archive":
-            yield from _rows(prices, "  their rows")
+            yield from _rows(prices, "  rows of archive")
     for service in services:
+        if service.role == "devices":
+            yield from _readings(prices, through_nat=through_nat)
         if service.role == "archive":
             yield from _hour_of_archive(service, prices, on_sqs="archive" in found.readers_of_a_queue())
 
@@ -235,6 +240,17 @@ def _hour_of_archive(service: _Service, prices: Mapping[str, Any], *, on_sqs: bo
     yield Item("an hour of a task of archive", "while it works", hour + address)
     looks = prices["use"]["archive_looks_per_hour"] / 1e6 if on_sqs else 0.0
     yield Item("  its looks at the queue", f"{looks * 1e6:,.0f} calls", looks * prices["other"]["sqs_million"])
+
+
+def _readings(prices: Mapping[str, Any], *, through_nat: bool) -> Iterator[Item]:
+    """Yield what a million readings cost: to be written, kept, and read over gRPC once."""
+    use, other = prices["use"], prices["other"]
+    gb = use["reading_bytes"] * 1e6 / GB
+    nat = gb * prices["network"]["nat_gateway_gb"] if through_nat else 0.0
+    yield Item("readings, a million", "1 M writes", other["write_million"] + nat)
+    yield Item("  readings, kept a month", f"{gb:.2f} GB", gb * other["table_gb_month"])
+    units = gb * GB / BYTES_PER_READ / 2 / 1e6  # eventually consistent: half a unit
+    yield Item("  readings over gRPC", f"{units:.2f} M units", units * other["read_million"])
 
 
 def _rows(prices: Mapping[str, Any], name: str) -> Iterator[Item]:

@@ -15,6 +15,7 @@ _PAID: Final = frozenset({
     "AWS::CloudWatch::Alarm", "AWS::CloudWatch::Dashboard", "AWS::EC2::EIP", "AWS::EC2::FlowLog",
     "AWS::EC2::NatGateway", "AWS::ApplicationAutoScaling::ScalingPolicy", "AWS::DynamoDB::Table", "AWS::ECS::Service",
     "AWS::ECS::TaskDefinition", "AWS::Logs::LogGroup",
+    "AWS::ServiceDiscovery::PrivateDnsNamespace",  # a hosted zone
 })  # fmt: skip
 _FREE: Final = frozenset({
     "AWS::ApplicationAutoScaling::ScalableTarget", "AWS::CDK::Metadata", "AWS::EC2::InternetGateway", "AWS::EC2::Route",
@@ -23,6 +24,7 @@ _FREE: Final = frozenset({
     "AWS::ECS::ClusterCapacityProviderAssociations", "AWS::IAM::Policy", "AWS::IAM::Role",
     "AWS::EC2::VPCEndpoint",  # a gateway endpoint
     "AWS::SQS::Queue", "AWS::SQS::QueuePolicy",  # its requests cost money: a number per message
+    "AWS::ServiceDiscovery::Service",  # each look-up costs a fraction of a cent, and is kept for its TTL
     "AWS::SNS::Subscription", "AWS::SNS::Topic", "AWS::SNS::TopicPolicy",  # 1,000 e-mails a month are free
 })  # fmt: skip
 _READERS: Final = {"ARCHIVE_SOURCE": "archive", "QUEUE": "queue"}
@@ -30,6 +32,7 @@ _READERS: Final = {"ARCHIVE_SOURCE": "archive", "QUEUE": "queue"}
 
 _PAID_CALLS: Final = frozenset({
     "dynamodb:BatchGetItem", "dynamodb:PutItem", "dynamodb:UpdateItem", "dynamodb:BatchWriteItem", "dynamodb:Query",
+    "dynamodb:Scan",
     "sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility", "sqs:GetQueueAttributes",
 })  # fmt: skip
 _FREE_CALLS: Final = frozenset({
@@ -67,6 +70,15 @@ class Resources:
     def readers_of_a_queue(self) -> list[str]:
         return [role for role, source in self._sources() if not source.startswith("jetstream:")]
 
+    def secrets(self) -> set[str]:
+        """Return the secrets that containers take values from; parameters name some, the settings others."""
+        return {
+            _secret(entry["ValueFrom"])
+            for definition in self.all("AWS::ECS::TaskDefinition")
+            for container in definition["ContainerDefinitions"]
+            for entry in container.get("Secrets", ())
+        }
+
     def _sources(self) -> Iterator[tuple[str, str]]:
         """Yield each role that reads messages, and its source; a queue's URL is an expression."""
         for definition in self.all("AWS::ECS::TaskDefinition"):
@@ -89,3 +101,11 @@ def _actions(policy: Mapping[str, Any]) -> Iterator[str]:
     for statement in policy["PolicyDocument"]["Statement"]:
         actions = statement["Action"]
         yield from [actions] if isinstance(actions, str) else actions
+
+
+def _secret(value_from: Any) -> str:
+    """Return the ARN, or the parameter with it; a key of the secret's JSON object is not part of it.
+
+    https://docs.aws.amazon.com/AmazonECS/latest/developerguide/secrets-envvar-secrets-manager.html
+    """
+    return ":".join(value_from.split(":")[:7]) if isinstance(value_from, str) else str(value_from)

@@ -1,4 +1,4 @@
-"""What operators see of the role `customer`: its alarms and the dashboard."""
+"""What operators see: the alarms of the role `customer`, and the dashboard of it and of `devices`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from aws_cdk import aws_ecs as ecs
 from constructs import Construct
 
 from cdk.observability.alarms import Alarms, of_customer
-from cdk.observability.metrics import Metrics
+from cdk.observability.metrics import Metrics, own
+from deploy.settings import Settings
 from service.customer.metrics import UNITS
 from service.requests.errors import ERRORS
 
@@ -28,17 +29,14 @@ class Observability(Construct):
         self.metrics = Metrics(settings, service, table)
         of_customer(alarms, self, self.metrics)
         if settings.dashboard:
-            self._dashboard(settings.stack_name)
+            self._dashboard(settings)
 
-    def _dashboard(self, name: str) -> None:
-        def graph(title: str, *metrics: cloudwatch.IMetric) -> cloudwatch.GraphWidget:
-            return cloudwatch.GraphWidget(title=title, left=list(metrics), width=8, height=6)
-
+    def _dashboard(self, settings: Settings) -> None:
         seen = self.metrics
         cloudwatch.Dashboard(
             self,
             "Dashboard",
-            dashboard_name=name,
+            dashboard_name=settings.stack_name,
             widgets=[
                 [
                     graph("Requests a minute", seen.own("Requests", "Sum")),
@@ -68,5 +66,26 @@ class Observability(Construct):
                         seen.own("AdjustmentsUnknown", "Sum"),
                     ),
                 ],
+                *([_of_devices(settings.readings_table_name)] if settings.devices.enabled else []),
             ],
         )
+
+
+def _of_devices(table: str) -> list[cloudwatch.IWidget]:
+    shown = {
+        "Devices: readings a minute, readings that wait, dead letters": {
+            "DevicesReadings": "Sum", "DevicesReadingsWaiting": "Maximum", "DevicesDeadLetters": "Sum",
+        },
+        "Devices: seconds that a reading and an outage wait, and without any reading": {
+            "DevicesReadingAge": "Maximum", "DevicesOutageAge": "Maximum", "DevicesSilence": "Minimum",
+        },
+        "Devices online; reports that failed": {"DevicesOnline": "Maximum", "DevicesReportFailures": "Sum"},
+    }  # fmt: skip
+    return [
+        graph(title, *(own(name, table, statistic) for name, statistic in metrics.items()))
+        for title, metrics in shown.items()
+    ]
+
+
+def graph(title: str, *metrics: cloudwatch.IMetric) -> cloudwatch.GraphWidget:
+    return cloudwatch.GraphWidget(title=title, left=list(metrics), width=8, height=6)

@@ -17,7 +17,9 @@ HTTPS: Final = "AWS APIs and the image registry"
 
 
 class Network(Construct):
-    """Where the tasks run, and what they may reach: NATS, HTTPS and nothing else. Nothing can reach them."""
+    """Where the tasks run, and what they may reach: NATS, HTTPS and nothing else. Nothing can reach them, but for
+    clients of a role that has a security group for these.
+    """
 
     def __init__(self, scope: Construct, id_: str, settings: Settings, removal: RemovalPolicy) -> None:
         super().__init__(scope, id_)

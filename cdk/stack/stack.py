@@ -15,12 +15,13 @@ from cdk.observability.alarms import Alarms
 from cdk.observability.dashboard import Observability
 from cdk.parameters import (
     ARCHIVE_FIRST_PARAMETER,
-    ARCHIVE_SECRET_PARAMETER,
+    DEVICES_FIRST_PARAMETER,
     FIRST_PARAMETER,
-    QUEUE_SECRET_PARAMETER,
-    SECRET_PARAMETER,
+    SECRET_PARAMETERS,
+    firsts,
 )
 from cdk.stack.archive import Archive
+from cdk.stack.devices import Devices
 from cdk.stack.network import Network
 from cdk.stack.queue import Queue
 from cdk.stack.scaling import scale
@@ -31,6 +32,7 @@ from deploy.settings import Settings
 from service import __version__
 from service.contracts import archive as archive_contract
 from service.contracts import customer as contract
+from service.contracts import devices as devices_contract
 from service.contracts import queue as queue_contract
 
 
@@ -79,13 +81,19 @@ class BalanceStack(Stack):
         seen = Observability(self, "Observability", alarms, service=tasks.service, table=table)
         scale(tasks.service, settings, seen)
         if settings.archive.enabled:
-            its_own = self._secret(settings, ARCHIVE_SECRET_PARAMETER, archive_contract.USER)
+            its_own = self._secret(settings, archive_contract.USER)
             its_first = self._first(ARCHIVE_FIRST_PARAMETER, "ArchiveFirst")
             Archive(self, "Archive", replace(around, secret=its_own, first=its_first))
         if settings.queue.enabled:
+            with_queue = replace(around, image=queue_image or image)
             if settings.queue.source == "jetstream":
-                around = replace(around, secret=self._secret(settings, QUEUE_SECRET_PARAMETER, queue_contract.USER))
-            Queue(self, "Queue", replace(around, image=queue_image or image))
+                with_queue = replace(with_queue, secret=self._secret(settings, queue_contract.USER))
+            Queue(self, "Queue", with_queue)
+        if settings.devices.enabled:
+            its_own = self._secret(settings, devices_contract.USER)
+            if DEVICES_FIRST_PARAMETER in firsts(settings):
+                around = replace(around, first=self._first(DEVICES_FIRST_PARAMETER, "DevicesFirst"))
+            Devices(self, "Devices", replace(around, secret=its_own))
         _trust_this_account(self)
         for name, value in tags(settings).items():
             Tags.of(self).add(name, value)
@@ -104,10 +112,10 @@ class BalanceStack(Stack):
         )
         return CfnCondition(self, condition, expression=Fn.condition_equals(parameter.value_as_string, "yes"))
 
-    def _secret(self, settings: Settings, parameter: str = SECRET_PARAMETER, user: str = "") -> secretsmanager.ISecret:
+    def _secret(self, settings: Settings, user: str = "") -> secretsmanager.ISecret:
         arn = CfnParameter(
             self,
-            parameter,
+            SECRET_PARAMETERS[user],
             description=f"Complete ARN of the secret {secret_name(settings.initials, user)}; `make deploy` gives it",
             allowed_pattern=r"arn:aws[a-z-]*:secretsmanager:[a-z0-9-]+:\d{12}:secret:.+-[A-Za-z0-9]{6}",
         )

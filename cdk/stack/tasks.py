@@ -8,6 +8,7 @@ from typing import Final, cast
 
 from aws_cdk import Aws, CfnCondition, Duration, Fn, RemovalPolicy
 from aws_cdk import aws_dynamodb as dynamodb
+from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_ecs as ecs
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_logs as logs
@@ -64,6 +65,9 @@ class Role:
     is_autoscaled: bool = True
     reads_nats: bool = True
     """Whether it gets NATS credentials."""
+
+    security_groups: Sequence[ec2.ISecurityGroup] = ()
+    """Those that let clients in; every task also has the one that lets it out."""
 
 
 def customer(settings: Settings, table: dynamodb.ITable, adjustments: dynamodb.ITable) -> Role:
@@ -145,7 +149,7 @@ class Tasks(Construct):
             cluster=around.cluster,
             task_definition=self.definition,
             vpc_subnets=network.subnets,
-            security_groups=[network.security_group],
+            security_groups=[network.security_group, *role.security_groups],
             assign_public_ip=network.public,
             min_healthy_percent=100,
             max_healthy_percent=200,

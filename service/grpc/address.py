@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 UNIX_PATH_BYTES: Final = 107
@@ -20,7 +20,8 @@ class Address:
     socket_mode: str
     """Mode of a Unix socket, in octal."""
     certificate: str
-    key: str
+    """This, the key and the client CA: a file's path, or PEM text."""
+    key: str = field(repr=False)
     client_ca: str
     mutual: bool = False
     """Whether other machines may reach it only with a certificate of `client_ca`."""

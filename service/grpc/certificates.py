@@ -1,14 +1,26 @@
-"""Check certificate, key and client CA before gRPC gets them: gRPC reports all their faults by the same error."""
+"""Check certificate, key and client CA before gRPC gets them: gRPC reports all their faults by the same error.
+
+Each is given by its file, or as the PEM text itself: ECS hands a secret to a container as a variable, never as a file.
+"""
 
 from __future__ import annotations
 
+import os
 import ssl
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 import grpc
 
 from service.grpc.address import Address
 from service.runtime.errors import ServiceError
+
+_BEGIN: Final = "-----BEGIN "
+"""What is in all PEM text (https://www.rfc-editor.org/rfc/rfc7468#section-2), and in no file's name."""
 
 
 def load(address: Address) -> grpc.ServerCredentials:
@@ -22,17 +34,19 @@ def load(address: Address) -> grpc.ServerCredentials:
     return grpc.ssl_server_credentials([(key, chain)], root_certificates=ca, require_client_auth=ca is not None)
 
 
-def _certificates(variable: str, path: str) -> bytes:
-    data = _read(variable, path)
+def _certificates(variable: str, given: str) -> bytes:
+    data = _read(variable, given)
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cadata=data.decode())
     except (ssl.SSLError, ValueError):
-        raise ServiceError(f"{variable} {path!r} is not a certificate (PEM)", f"correct {variable}") from None
+        problem = f"{_shown(variable, given)} is not a certificate (PEM)"
+        raise ServiceError(problem, f"correct {variable}") from None
     return data
 
 
 def _look_at_key(address: Address) -> None:
-    variable, path, asked = f"{address.variables}_KEY", address.key, False
+    variable, asked = f"{address.variables}_KEY", False
+    shown = _shown(variable, address.key)
 
     def password() -> str:
         nonlocal asked
@@ -40,19 +54,39 @@ def _look_at_key(address: Address) -> None:
         return ""
 
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(address.certificate, path, password)
+        with _path(address.certificate) as chain, _path(address.key) as key:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(chain, key, password)
     except ssl.SSLError as error:
         if asked:
-            raise ServiceError(f"{variable} {path!r} is encrypted", "give it without a password") from None
+            raise ServiceError(f"{shown} is encrypted", "give it without a password") from None
         if error.reason == "KEY_VALUES_MISMATCH":
-            whose = f"{address.variables}_CERTIFICATE {address.certificate!r}"
-            problem = f"{variable} {path!r} is not the key of {whose}"
-            raise ServiceError(problem, "give the two that belong together") from None
-        raise ServiceError(f"{variable} {path!r} is not a private key (PEM)", f"correct {variable}") from None
+            whose = _shown(f"{address.variables}_CERTIFICATE", address.certificate)
+            raise ServiceError(f"{shown} is not the key of {whose}", "give the two that belong together") from None
+        raise ServiceError(f"{shown} is not a private key (PEM)", f"correct {variable}") from None
 
 
-def _read(variable: str, path: str) -> bytes:
+def _read(variable: str, given: str) -> bytes:
+    if _BEGIN in given:
+        return given.encode()
     try:
-        return Path(path).read_bytes()
+        return Path(given).read_bytes()
     except OSError as error:
-        raise ServiceError(f"{variable} {path!r} cannot be read ({error.strerror})", f"correct {variable}") from None
+        raise ServiceError(f"{variable} {given!r} cannot be read ({error.strerror})", f"correct {variable}") from None
+
+
+def _shown(variable: str, given: str) -> str:
+    """Return the variable with its file; text may be a key, and is not shown."""
+    return variable if _BEGIN in given else f"{variable} {given!r}"
+
+
+@contextmanager
+def _path(given: str) -> Iterator[str]:
+    """Yield a path to the data. Text is kept in memory: a container's file system is read-only."""
+    if _BEGIN not in given:
+        yield given
+        return
+    with os.fdopen(os.memfd_create("pem"), "w+b") if sys.platform == "linux" else tempfile.TemporaryFile() as file:
+        file.write(given.encode())
+        file.flush()
+        file.seek(0)
+        yield f"/dev/fd/{file.fileno()}"

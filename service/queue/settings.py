@@ -33,9 +33,13 @@ class QueueSettings(NatsSettings):
     queue_max_deliver: Annotated[
         int, Field(ge=1, le=1000, description="deliveries of a stream's message before it is a dead letter")
     ] = 10
-    queue_certificate: Annotated[str, Field(description="file of the server's certificate chain (PEM); TLS")] = ""
-    queue_key: Annotated[str, Field(description="file of its private key (PEM)")] = ""
-    queue_client_ca: Annotated[str, Field(description="file of the CA of client certificates (PEM); mutual TLS")] = ""
+    queue_certificate: Annotated[
+        str, Field(description="file of the server's certificate chain, or its text (PEM); TLS")
+    ] = ""
+    queue_key: Annotated[str, Field(description="file of its private key, or its text (PEM)", repr=False)] = ""
+    queue_client_ca: Annotated[
+        str, Field(description="file of the CA of client certificates, or its text (PEM); mutual TLS")
+    ] = ""
 
     @property
     def address(self) -> Address:

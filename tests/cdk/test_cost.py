@@ -115,12 +115,14 @@ def test_every_resource_and_every_call_that_is_paid_for_is_on_the_bill(environme
     reported = {*UNITS, *ARCHIVE_UNITS, *(BACKLOG_UNITS if source == "jetstream" else ())}
     assert names <= reported
     assert dollars(found, "metrics") == pytest.approx(0.30 * len(reported))
+    named = [item.name for item in (*found.items, *found.requests, *found.others)]
+    assert len(named) == len(set(named)), "`make cost` shows one line for each name"
     written = {item.name: item.dollars for item in (*found.requests, *found.others)}
     if source == "jetstream":
         assert written["archived rows"] == pytest.approx(0.625), "a write for each answer"
         assert written["archived rows"] > written["reads"], "the largest item of all"
     else:
-        assert written["  their rows"] == pytest.approx(0.625)
+        assert written["  rows of archive"] == pytest.approx(0.625)
         nat = 0.2 * 0.045 if environment == "production" else 0
         for role in ("archive", "queue"):
             assert written[f"messages of {role}, a million"] == pytest.approx(0.2 * 0.40 + nat)

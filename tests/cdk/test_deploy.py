@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
 import socket
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
 
 from cdk import __main__ as cdk_main
 from cdk import checks, deployed
@@ -24,93 +19,8 @@ from deploy.sections import AdjustmentsSection, ArchiveSection, QueueSection
 from deploy.settings import Settings
 from service.contracts.customer import BUCKET, SEED_DONE, SEED_KEY
 from service.healthcheck import main as healthcheck
+from tests.cdk.deployment import IMAGE, TABLE, Deployment, deploy, run
 from tests.support.world import World
-
-run = CliRunner().invoke
-
-IMAGE = "123456789012.dkr.ecr.eu-north-1.amazonaws.com/cdk-hnb659fds-container-assets-123456789012-eu-north-1:0a1b"
-STACK = {
-    "Parameters": {"Tasks": {"Type": "Number"}},
-    "Resources": {
-        "Cluster": {"Type": "AWS::ECS::Cluster"},
-        "Definition": {
-            "Type": "AWS::ECS::TaskDefinition",
-            "Properties": {"Family": "dp", "ContainerDefinitions": [{"Name": "a", "Image": IMAGE, "Memory": 128}]},
-        },
-        "Service": {
-            "Type": "AWS::ECS::Service",
-            "Properties": {
-                "Cluster": {"Ref": "Cluster"},
-                "ServiceName": "dp",
-                "TaskDefinition": {"Ref": "Definition"},
-                "DesiredCount": {"Ref": "Tasks"},
-            },
-        },
-    },
-    "Outputs": {
-        "ClusterName": {"Value": {"Ref": "Cluster"}},
-        "ServiceName": {"Value": {"Fn::GetAtt": ["Service", "Name"]}},
-    },
-}
-"""What `make deploy` looks at of a deployed stack."""
-
-TABLE: Any = {
-    "TableName": "customer-balances-DP",
-    "AttributeDefinitions": [{"AttributeName": "id", "AttributeType": "S"}],
-    "KeySchema": [{"AttributeName": "id", "KeyType": "HASH"}],
-    "BillingMode": "PAY_PER_REQUEST",
-}
-
-
-@dataclass
-class Deployment:
-    """A person's settings and credentials, with moto for AWS, and what the CDK CLI was asked to do."""
-
-    settings: Settings
-    folder: Path
-    asked: list[list[str]] = field(default_factory=list)
-
-    def cdk(self, arguments: Sequence[str], settings: Settings) -> None:
-        self.asked.append(list(arguments))
-        cloudformation = deployed.client("cloudformation", settings)
-        if arguments[0] == "deploy" and deployed.is_first(settings):
-            cloudformation.create_stack(
-                StackName=settings.stack_name,
-                TemplateBody=json.dumps(STACK),
-                Parameters=[{"ParameterKey": "Tasks", "ParameterValue": str(settings.tasks)}],
-            )
-        if arguments[0] == "destroy":
-            cloudformation.delete_stack(StackName=settings.stack_name)
-
-
-@pytest.fixture
-def deployment(world: World, moto: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deployment]:
-    for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in {"ENDPOINT_URL": moto, "ACCESS_KEY_ID": "x", "SECRET_ACCESS_KEY": "x"}.items():
-        monkeypatch.setenv(f"AWS_{name}", value)
-    chosen = tmp_path / "settings.toml"
-    chosen.write_text('region = "eu-north-1"')
-    monkeypatch.setattr(aws, "DEPLOYMENT", chosen)
-    made = Deployment(
-        Settings(region="eu-north-1", initials="DP", nats_url=world.nats_url, tasks=2, min_tasks=1), tmp_path
-    )
-    monkeypatch.setattr(settings_module, "load", lambda: made.settings)
-    monkeypatch.setattr(cdk_main, "CONFIG", tmp_path)
-    monkeypatch.setattr(cdk_main, "_cdk", made.cdk)
-    monkeypatch.setattr(cdk_main, "ROLL_OUT_S", 20.0)
-    monkeypatch.setattr(checks, "docker", lambda _: None)
-    files = Files(tmp_path)
-    for user in ("service", "client"):
-        files.write_creds(user, world.creds(user))
-    aws.delete_secret("DP")
-    yield made
-    deployed.client("cloudformation", made.settings).delete_stack(StackName=made.settings.stack_name)
-    aws.delete_secret("DP")
-
-
-def deploy(*arguments: str) -> Result:
-    return run(cdk_main.cli, ["deploy", *arguments])
 
 
 def asked(arn: str) -> list[list[str]]:

@@ -63,6 +63,15 @@ def test_every_default_that_the_file_shows_is_the_default(tmp_path: Path) -> Non
         assert (list(found) if isinstance(found, tuple) else found) == value, name
 
 
+def test_every_default_of_a_section_that_the_file_shows_is_the_default(tmp_path: Path) -> None:
+    loaded = settings.load(changed(tmp_path))
+    sections = {name: value for name, value in tomllib.loads(FILE.read_text()).items() if isinstance(value, dict)}
+    assert sections.keys() == {"adjustments", "queue", "archive", "devices"}
+    for name in sections:
+        found = getattr(loaded, name)
+        assert found == type(found)(), name
+
+
 def test_a_section_is_checked_too(tmp_path: Path) -> None:
     path = changed(tmp_path)
     path.write_text(path.read_text().replace("[queue]\n", "[queue]\ncpu = 300\n"))

@@ -137,14 +137,16 @@ def test_the_dashboard_is_one_that_grafana_takes() -> None:
 
 
 def logged_above_info() -> list[str]:
-    """The text of every such line in the service: an argument of the call, or of the `Repeated` that writes it."""
+    """The text of every such line in the service: an argument of the call, or of the object that writes it."""
     found = []
     for path in sorted((ROOT / "service").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if not isinstance(node, ast.Call):
                 continue
             call = node.func
-            if isinstance(call, ast.Name) and call.id == "Repeated":
+            if isinstance(call, ast.Name) and call.id in {"Repeated", "Failures"}:
+                if path.name == "failures.py" and isinstance(node.args[1], ast.Name):
+                    continue  # `Failures` writes what its callers give it
                 found.append(ast.literal_eval(node.args[1]).partition(";")[0])
             elif (
                 isinstance(call, ast.Attribute)
