@@ -32,9 +32,13 @@ class DevicesSettings(NatsSettings):
         StringConstraints(pattern=r"^0?[0-7]{3}$"),
         Field(description="octal mode of a Unix socket; write permission lets a user connect"),
     ] = "0600"
-    devices_certificate: Annotated[str, Field(description="file of the server's certificate chain (PEM); TLS")] = ""
-    devices_key: Annotated[str, Field(description="file of its private key (PEM)")] = ""
-    devices_client_ca: Annotated[str, Field(description="file of the CA of client certificates (PEM); mutual TLS")] = ""
+    devices_certificate: Annotated[
+        str, Field(description="file of the server's certificate chain, or its text (PEM); TLS")
+    ] = ""
+    devices_key: Annotated[str, Field(description="file of its private key, or its text (PEM)", repr=False)] = ""
+    devices_client_ca: Annotated[
+        str, Field(description="file of the CA of client certificates, or its text (PEM); mutual TLS")
+    ] = ""
     device_silence: Annotated[
         int,
         Field(
