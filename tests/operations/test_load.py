@@ -7,6 +7,7 @@ import json
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
@@ -15,6 +16,7 @@ from aiohttp import web
 
 from local import dynamodb
 from local.process import ROOT
+from operations.load import show
 from operations.load.show import Progress
 from operations.reconcile import reconcile
 from service.contracts import customer as contract
@@ -260,15 +262,17 @@ async def test_memory_does_not_grow_with_the_file(world: World, tmp_path: Path) 
     assert peaks[1] < peaks[0] + 16 * 1024, "KiB"
 
 
-def test_progress_is_shown_after_two_seconds_to_someone_who_looks(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_is_shown_after_two_seconds_to_someone_who_looks(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(show, "time", SimpleNamespace(monotonic=lambda: now))
     for shown in (False, True):
-        progress = Progress("loading", 1000, shown=shown, begun_at=100)
-        progress.show(500, 1000)
-        progress._began_s -= 10
-        progress.show(500, 1000)
-        progress.show(501, 1001)
+        progress = Progress("loading", 1000, shown=shown, begun_at=100, _began_s=0.0)
+        for now, offset, rows in ((1.9, 200, 100), (10.0, 600, 1000), (10.5, 700, 1100)):  # noqa: B007
+            progress.show(offset, rows)
         progress.end()
-        line = "\rloading: 1,000 rows, 100 rows/s, 50%, 12s left\n"
+        line = "\rloading: 1,000 rows, 100 rows/s, 60%, 8s left\n"
         assert capsys.readouterr() == ("", line if shown else "")
 
 
