@@ -10,7 +10,6 @@ Exit codes: 0 all rows are in the table; 3 a line was bad or refused; 2 an inval
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import sys
 import time
 from pathlib import Path
@@ -71,10 +70,10 @@ def main(
         plan = Plan(table, attributes, replace, kept, seed_flag)
         outcome = uvloop.run(load(source, plan, report))
     except ServiceError as error:
-        report.error(f"{error}{_next(kept)}")
+        report.error(f"{error}{_next(report)}")
         raise typer.Exit(1) from None
     except (KeyboardInterrupt, asyncio.CancelledError):
-        report.error(f"stopped{_next(kept)}")
+        report.error(f"stopped{_next(report)}")
         raise typer.Exit(INTERRUPTED) from None
     _tell(outcome, time.monotonic() - began_s, report)
 
@@ -113,12 +112,8 @@ def _tell(outcome: Outcome, seconds: float, report: Report) -> None:
         raise typer.Exit(BAD)
 
 
-def _next(checkpoint: Path | None) -> str:
-    is_there = False
-    if checkpoint:
-        with contextlib.suppress(OSError):
-            is_there = checkpoint.exists()
-    return f"\nrun the same command again to go on ({checkpoint} says where it is)" if is_there else ""
+def _next(report: Report) -> str:
+    return f"\nrun the same command again to go on ({report.kept} says where it is)" if report.kept else ""
 
 
 if __name__ == "__main__":

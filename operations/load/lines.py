@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -48,14 +49,29 @@ class BadLine(Exception):
 Parse = Callable[[bytes], Client]
 """Return a line's client. Raises `BadLine`."""
 
+_USUAL: Final = {
+    CLIENT_ID: b"([0-9A-Za-z_-]{1,128})",
+    BALANCE: b"[0-9]{1,15}",
+    NAME: b"(?:[A-Za-z](?:[A-Za-z .'-]{0,200}[A-Za-z])?)?",
+    CREATED_AT: b"(?:[12][0-9]{3}-(?:0[1-9]|1[0-2])-(?:0[1-9]|1[0-9]|2[0-8]))?",
+}
+"""Fields of most lines, all of which are good."""
 
-def parser_of(first: bytes) -> tuple[Parse, bool]:
-    """Return the parser for a file that begins with this line, and whether that line is a header.
 
-    Raises `BadLine` for a header that cannot be used.
-    """
+@dataclass(frozen=True)
+class Form:
+    """How a file is to be read, by its first line."""
+
+    parse: Parse
+    has_header: bool
+    usual: re.Pattern[bytes] | None = None
+    """Finds the client ids of good lines of CSV: a search in all lines at once is a tenth of the work."""
+
+
+def form_of(first: bytes) -> Form:
+    """Return the form of a file that begins with this line. Raises `BadLine` for a header that cannot be used."""
     if first.lstrip().startswith(b"{"):
-        return of_json, False
+        return Form(of_json, has_header=False)
     columns = _fields(first)
     given = ",".join(columns)
     if missing := [name for name in (CLIENT_ID, BALANCE) if name not in columns]:
@@ -79,7 +95,8 @@ def parser_of(first: bytes) -> tuple[Parse, bool]:
                 del row[optional]
         return client_of(row, int(text) if _digits(text) else None)
 
-    return of_csv, True
+    usual = re.compile(b"^%b\r?$" % b",".join([_USUAL[name] for name in columns]), re.MULTILINE)
+    return Form(of_csv, has_header=True, usual=usual)
 
 
 def of_json(line: bytes) -> Client:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from operations.load.lines import CLIENT_ID, HEADER, LINE, BadLine, Client, Parse, parser_of
+from operations.load.lines import CLIENT_ID, HEADER, LINE, BadLine, Client, Form, form_of
 from operations.load.source import Source
 from operations.load.twice import Twice
 from service.runtime.errors import ServiceError
@@ -68,58 +68,89 @@ class Parser:
     """Parses lines one after another; the first one that is not empty says how."""
 
     def __init__(self) -> None:
-        self._parse: Parse | None = None
+        self._form: Form | None = None
 
     @property
     def has_begun(self) -> bool:
-        return self._parse is not None
+        return self._form is not None
 
     def client(self, number: int, raw: bytes) -> Client | None:
         """Return the client in a line; None for the header and for an empty line. Raises `BadLine`."""
         line = raw.removeprefix(BOM) if number == 1 else raw
         if not line.strip():
             return None
-        if self._parse is None:
-            self._parse, is_header = parser_of(line)
-            if is_header:
+        if self._form is None:
+            self._form = form_of(line)
+            if self._form.has_header:
                 return None
-        return self._parse(line)
+        return self._form.parse(line)
+
+    def usual(self, lines: Sequence[bytes]) -> Sequence[bytes] | None:
+        """Return the client ids if all lines have the most common form, which is good; else None."""
+        if self._form is None or self._form.usual is None:
+            return None
+        found: list[bytes] = self._form.usual.findall(b"\n".join(lines))
+        return found if len(found) == len(lines) else None
 
 
 async def check(source: Source, tell: Tell, seen: Callable[[int, int], None]) -> Content:
     """Parse every line, tell the bad ones, and return what the source is. Calls `seen` with bytes and rows so far."""
-    found, parser, number = Content(), Parser(), 0
-    whole, twice = hashlib.blake2b(digest_size=DIGEST_BYTES), Twice()
-
-    def bad(line: int, column: str, reason: str) -> None:
-        found.bad += 1
-        tell(line, column, reason)
-
+    found, whole = Content(), hashlib.blake2b(digest_size=DIGEST_BYTES)
+    checking = _Check(found, tell)
     try:
         async for lines, block in _lines(source.blocks()):
             whole.update(block)
             found.size += len(block)
-            for raw in lines:
-                number += 1
-                try:
-                    client = parser.client(number, raw)
-                except BadLine as error:
-                    bad(number, error.column, error.reason)
-                    if error.column == HEADER:
-                        return found
-                    continue
-                if client:
-                    found.rows += 1
-                    twice.add(client.client_id, number)
+            if not checking.take(lines):
+                return found
             seen(found.size, found.rows)
-        for again, before in twice.found():
-            bad(again, CLIENT_ID, f"is the one of line {before} too")
+        checking.end()
     finally:
-        twice.close()
-    if not (parser.has_begun or found.bad):
-        bad(1, LINE, "is missing: there is nothing to load")
+        checking.twice.close()
     found.digest = whole.hexdigest()
     return found
+
+
+class _Check:
+    def __init__(self, found: Content, tell: Tell) -> None:
+        self._found = found
+        self._tell = tell
+        self._parser = Parser()
+        self._number = 0
+        self.twice = Twice()
+
+    def take(self, lines: Sequence[bytes]) -> bool:
+        """Check the next lines; return False if no more can be read, for want of a header."""
+        ids = self._parser.usual(lines)
+        if ids is not None:
+            for number, client_id in enumerate(ids, self._number + 1):
+                self.twice.add(client_id, number)
+            self._number += len(ids)
+            self._found.rows += len(ids)
+            return True
+        for raw in lines:
+            self._number += 1
+            try:
+                client = self._parser.client(self._number, raw)
+            except BadLine as error:
+                self._bad(self._number, error.column, error.reason)
+                if error.column == HEADER:
+                    return False
+                continue
+            if client:
+                self._found.rows += 1
+                self.twice.add(client.client_id.encode(), self._number)
+        return True
+
+    def end(self) -> None:
+        for again, before in self.twice.found():
+            self._bad(again, CLIENT_ID, f"is the one of line {before} too")
+        if not (self._parser.has_begun or self._found.bad):
+            self._bad(1, LINE, "is missing: there is nothing to load")
+
+    def _bad(self, line: int, column: str, reason: str) -> None:
+        self._found.bad += 1
+        self._tell(line, column, reason)
 
 
 class Reader:
@@ -210,7 +241,7 @@ class Reader:
             self._is_bad = True
             return None
         if client and self._twice:
-            self._twice.add(client.client_id, number)
+            self._twice.add(client.client_id.encode(), number)
         return client
 
     async def _read_header(self) -> None:

@@ -73,6 +73,7 @@ async def load(source: Source, plan: Plan, report: Report) -> Outcome:
         if plan.seed_flag and (note := await set_flag()):
             report.note(note)
         checkpoint.write(before or Done(START))  # before the first row: it must be possible
+        report.kept = plan.checkpoint
         writer = Writer(api, plan.table, plan.attributes, replace=plan.replace)
         return await _Load(source, writer, checkpoint, before, report).run()
     finally:

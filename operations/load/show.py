@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 import typer
@@ -58,6 +59,8 @@ class Report:
 
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
+        self.kept: Path | None = None
+        """The checkpoint from which this load can go on, once there is one."""
 
     def line(self, line: int, column: str, reason: str) -> None:
         if self._as_json:

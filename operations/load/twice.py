@@ -24,7 +24,7 @@ class Twice:
         self._file = TemporaryFile()  # noqa: SIM115  closed by `close`
         self._end = 0
 
-    def add(self, client_id: str, line: int) -> None:
+    def add(self, client_id: bytes, line: int) -> None:
         number = hash(client_id) % _BITS
         part = self._parts[number % PARTS]
         part.append(number)

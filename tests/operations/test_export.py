@@ -13,6 +13,7 @@ import pytest
 
 from local import dynamodb
 from operations.export.files import Export
+from operations.s3 import S3Object
 from tests.operations.loading import HEADER, command, csv_of, environment, items, numbered, written
 from tests.support.world import World
 
@@ -144,7 +145,7 @@ async def test_a_table_that_is_not_there_and_one_that_is_not_named(world: World)
     assert (code, "give the table, or set DDB_TABLE" in errors) == (2, True)
 
 
-async def test_rows_are_loaded_from_s3_and_go_on_there(world: World, tmp_path: Path, moto: str) -> None:
+async def test_rows_are_loaded_from_s3(world: World, tmp_path: Path, moto: str) -> None:
     s3 = boto3.client("s3", region_name="eu-west-1", endpoint_url=moto, aws_access_key_id="k",
                       aws_secret_access_key="s")  # fmt: skip
     bucket = world.table
@@ -154,6 +155,8 @@ async def test_rows_are_loaded_from_s3_and_go_on_there(world: World, tmp_path: P
     code, output, errors = await command(env, f"s3://{bucket}/in/rows.csv")
     assert (code, output.startswith("7,000 rows written"), errors) == (0, True, "")
     assert world.rows() == numbered(7000)
+    content = csv_of(numbered(7000)).encode()
+    assert b"".join(S3Object(f"s3://{bucket}/in/rows.csv", s3).blocks(70_000)) == content[70_000:]
     code, _, errors = await command(env, f"s3://{bucket}/in/other.csv")
     assert (code, f"error: s3://{bucket}/in/other.csv cannot be read" in errors) == (1, True)
     code, _, errors = await command(env, "s3:///rows.csv")

@@ -7,15 +7,17 @@ from typing import Any
 
 import jsonschema
 import pytest
+from hypothesis import given
+from hypothesis.strategies import from_regex
 
-from operations.load.lines import BALANCE_MAX, BadLine, Client, of_json, parser_of
+from operations.load.lines import BALANCE_MAX, COLUMNS, BadLine, Client, Form, form_of, of_json
 from service.contracts import customer as contract
 
 
 def of_csv(header: str, line: str) -> Client:
-    parse, is_header = parser_of(header.encode())
-    assert is_header
-    return parse(line.encode())
+    form = form_of(header.encode())
+    assert form.has_header
+    return form.parse(line.encode())
 
 
 @pytest.mark.parametrize(
@@ -77,7 +79,7 @@ def test_a_bad_line_names_its_column(line: str, column: str, reason: str) -> Non
 )
 def test_a_header_that_cannot_be_used(header: str, reason: str) -> None:
     with pytest.raises(BadLine) as caught:
-        parser_of(header.encode())
+        form_of(header.encode())
     assert (caught.value.column, caught.value.reason.startswith(reason)) == ("header", True), caught.value
 
 
@@ -101,7 +103,7 @@ def test_a_header_that_cannot_be_used(header: str, reason: str) -> None:
 def test_a_line_of_json(row: Any, outcome: Client | str) -> None:
     line = json.dumps(row).encode()
     if isinstance(outcome, Client):
-        assert parser_of(line) == (of_json, False)
+        assert form_of(line) == Form(of_json, has_header=False)
         assert of_json(line) == outcome
         return
     with pytest.raises(BadLine) as caught:
@@ -130,3 +132,22 @@ def test_ids_and_names_are_those_of_the_published_schema(text: str) -> None:
             assert (error.column, valid) == (column, False)
         else:
             assert valid
+
+
+FORM = form_of(",".join(COLUMNS).encode())
+assert FORM.usual
+
+
+@given(from_regex(FORM.usual, fullmatch=True))
+def test_what_is_good_at_a_glance_is_good_when_it_is_parsed(line: bytes) -> None:
+    assert FORM.usual
+    (client_id,) = FORM.usual.findall(line)
+    assert FORM.parse(line.removesuffix(b"\n")).client_id == client_id.decode()
+
+
+@pytest.mark.parametrize(
+    "line", ["1,2,a,2024-02-30", "1,2,a,0000-01-01", "1,-2,,", "a.b,2,,", "1,2,,,", "1,2,a", "", "ü,1,,"]
+)
+def test_what_is_not_usual_is_parsed(line: str) -> None:
+    assert FORM.usual
+    assert FORM.usual.findall(f"1,2,,\n{line}\n3,4,,".encode()) == [b"1", b"3"]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
@@ -14,8 +16,11 @@ from aiohttp import web
 
 from local import dynamodb
 from local.process import ROOT
+from operations.load import show
+from operations.load.show import Progress
 from operations.reconcile import reconcile
 from service.contracts import customer as contract
+from service.customer.store.seeding import is_seeded
 from tests.operations.loading import (
     HEADER,
     command,
@@ -151,6 +156,24 @@ async def test_the_flag_is_set_before_the_first_row(world: World, proxy: FaultyD
     assert world.rows() == numbered(3)
 
 
+async def test_a_task_that_is_seeding_is_waited_for(world: World, tmp_path: Path) -> None:
+    """It looks at the flag once, when it begins: its rows must be there before those of the file."""
+    path = written(tmp_path / "rows.csv", csv_of(numbered(3)))
+    async with world.client("service") as client:
+        bucket = await client.jetstream().key_value(contract.BUCKET)
+        await bucket.put(contract.SEED_LEASE_KEY, b"a task")
+        async with running(environment(world), path) as process:
+            await eventually(partial(is_seeded, bucket), within_s=30)
+            for _ in range(8):
+                await bucket.put(contract.SEED_LEASE_KEY, b"a task")
+                await asyncio.sleep(0.25)
+                assert items(world) == []
+            await bucket.delete(contract.SEED_LEASE_KEY)
+            _, errors = await process.communicate()
+    assert (process.returncode, errors) == (0, b"note: a task was seeding random rows, and has ended: they are there\n")
+    assert world.rows() == numbered(3)
+
+
 async def test_without_nats_nothing_is_written_unless_it_is_said(world: World, tmp_path: Path) -> None:
     path = written(tmp_path / "rows.csv", csv_of(numbered(3)))
     remedy = ("set NATS_URL and NATS_CREDENTIALS as the service has them, or say --no-seed-flag where no task seeds "
@@ -237,6 +260,20 @@ async def test_memory_does_not_grow_with_the_file(world: World, tmp_path: Path) 
         output, _ = await process.communicate()
         peaks.append(int(output.partition(b"VmHWM:")[2].split()[0]))
     assert peaks[1] < peaks[0] + 16 * 1024, "KiB"
+
+
+def test_progress_is_shown_after_two_seconds_to_someone_who_looks(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(show, "time", SimpleNamespace(monotonic=lambda: now))
+    for shown in (False, True):
+        progress = Progress("loading", 1000, shown=shown, begun_at=100, _began_s=0.0)
+        for now, offset, rows in ((1.9, 200, 100), (10.0, 600, 1000), (10.5, 700, 1100)):  # noqa: B007
+            progress.show(offset, rows)
+        progress.end()
+        line = "\rloading: 1,000 rows, 100 rows/s, 60%, 8s left\n"
+        assert capsys.readouterr() == ("", line if shown else "")
 
 
 async def test_an_engine_that_is_away_is_named(world: World, tmp_path: Path) -> None:
