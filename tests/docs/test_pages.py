@@ -147,6 +147,26 @@ def test_its_commands_exist(page: Path) -> None:
             pytest.fail(f"{where}: {error}")
 
 
+WRONG = (
+    "make fly",
+    "make up TASK=3",
+    'make up ARGS="--nats-prot 0"',
+    ".venv/bin/python -m local up --fast",
+    ".venv/bin/python -m local ups",
+    ".venv/bin/python -m nothing",
+    ".venv/bin/python -m operations.history --limits 3",
+    "NATS_CREDENTIAL=x .venv/bin/python -m service",
+    "cat docs/nothing.md",
+    "true && make fly",
+)
+
+
+@pytest.mark.parametrize("command", WRONG)
+def test_what_does_not_exist_is_seen(command: str) -> None:
+    with pytest.raises(AssertionError):
+        list(map(check, simple_commands(command)))
+
+
 def check(words: Sequence[str]) -> None:
     variables, rest = assignments(words)
     for name in variables:
