@@ -12,9 +12,12 @@ import orjson
 from control_plane.desired import EVERYTHING, SERVICE
 from control_plane.resources import User
 from service.contracts import customer as contract
+from service.contracts import devices
 from service.contracts.stream import ADJUSTED_PREFIX, EVENT_PREFIX
 from service.customer.role import Customer
 from service.customer.settings import CustomerSettings
+from service.devices.role import Devices
+from service.devices.settings import DevicesSettings
 from service.requests.errors import (
     ERRORS,
     BadRequest,
@@ -102,6 +105,23 @@ PROMISES: Final[Mapping[str, Promise]] = {
             "`before` of a reply asks for the next page; the last page has none.",
         ),
     ),
+    devices.GET_SUBJECT: Promise(
+        {"device": "greenhouse"},
+        {
+            "device": "greenhouse",
+            "state": "online",
+            "since": 1796041809.5,
+            "last": {"epoch": 1796041812, "temp": 21.2, "rh": 46.9, "sensor": "air", "entry_id": 101},
+        },
+        _READ,
+        ("Where the role `devices` runs: [devices.md](devices.md).", "A device that never connected: `404 NOT_FOUND`."),
+    ),
+    devices.LIST_SUBJECT: Promise(
+        {"state": "offline", "limit": 100},
+        {"devices": [{"device": "greenhouse", "state": "offline", "since": 1796041809.5}]},
+        (BadRequest, Unavailable, InternalError),
+        ("In order of their ids.", "`after` of a reply asks for the next page; the last page has none."),
+    ),
 }
 """Subject -> promise."""
 
@@ -146,12 +166,16 @@ class _NeverStopped:
     def fail(self, error: ServiceError) -> None:
         raise error
 
+    def finish(self) -> None:
+        raise NotImplementedError
+
 
 @dataclass(frozen=True)
 class Announced:
     """An endpoint, and who may ask it."""
 
     name: str
+    """Unique among the endpoints of all roles."""
     subject: str
     queue_group: str
     description: str
@@ -168,13 +192,19 @@ def announced() -> Sequence[Announced]:
 
 async def announcing() -> Sequence[Announced]:
     """Return the same, where a loop runs: a role needs one to be made."""
-    settings = CustomerSettings.model_validate({"ddb_table": "balances", "adjustments_table": "adjustments"})
+    stop = cast("Stop", _NeverStopped())
+    customer = CustomerSettings.model_validate({"ddb_table": "balances", "adjustments_table": "adjustments"})
+    of_devices = DevicesSettings.model_validate({"devices_table": "readings"})
     found = []
-    for endpoint in Customer(settings, cast("Stop", _NeverStopped()))._service.info().endpoints:
+    for endpoint in (
+        *Customer(customer, stop)._service.info().endpoints,
+        *Devices(of_devices, stop)._service.info().endpoints,
+    ):
         told = endpoint.metadata or {}
+        service, _, name = endpoint.subject.partition(".")
         found.append(
             Announced(
-                name=endpoint.name,
+                name=name if service == contract.SERVICE_NAME else f"{service}{name.capitalize()}",
                 subject=endpoint.subject,
                 queue_group=endpoint.queue_group or "",
                 description=told["description"],

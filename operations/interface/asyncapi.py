@@ -75,7 +75,7 @@ def document() -> dict[str, Any]:
         "info": {
             "title": "Customer balance",
             "version": __version__,
-            "description": "Loyalty balances over NATS request/reply. docs/interface.md says the same in prose.",
+            "description": "Loyalty balances, and devices, over NATS. docs/interface.md says the same in prose.",
             "license": {"name": "MIT-0"},
         },
         "defaultContentType": "application/json",

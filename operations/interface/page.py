@@ -16,7 +16,8 @@ _INTRODUCTION: Final = """
 
 Requests and replies are JSON, over NATS request/reply. [asyncapi.yaml](asyncapi.yaml) has the same for programs, and
 [examples/requester](../examples/requester/README.md) has a requester in Python, Go, JavaScript and shell. The queue
-sidecar's gRPC interface is [`service/queue/sqs.proto`](../service/queue/sqs.proto).
+sidecar's gRPC interface is [`service/queue/sqs.proto`](../service/queue/sqs.proto), that of the role `devices`
+[`service/devices/query/query.proto`](../service/devices/query/query.proto).
 
 - The reply subject (the inbox) begins with `_`, which is every client's default.
 - A `client_id` is one token of a NATS subject: 1 to 128 characters, no white space or control character, no `.`, `*`
@@ -42,7 +43,8 @@ An error is HTTP 200 too: its body has `error`, and its header is `NatsH-Nats-Se
 
 ## Discovery
 
-The service answers `$SRV.PING`, `$SRV.INFO` and `$SRV.STATS`, each also with `.customer` and `.customer.ID` of a task:
+The service answers `$SRV.PING`, `$SRV.INFO` and `$SRV.STATS`, each also with `.customer` (or `.devices`), and with
+that and a task's id:
 [ADR-32](https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-32.md), the NATS services framework.
 `$SRV.INFO` has these schemas.
 """
