@@ -1,7 +1,7 @@
 """`python -m operations.operator FOLDER`: make the operator of nats-servers that are yours, once for all of them.
 
 It writes what the control plane asks for (`operator.seed`, `system.creds`) and what the servers' configuration includes
-(`operator.conf`, which holds no secret). Whoever has the seed may do everything on these servers.
+(`operator.conf`, which holds no secret). Anyone who has the seed may do everything on these servers.
 """
 
 from __future__ import annotations

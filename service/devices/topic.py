@@ -34,7 +34,7 @@ class Topic:
 
 
 def topic_of(subject: str) -> Topic:
-    """Return the topic of a message's subject in `$MQTT_msgs`. Raise `Unreadable` if it is none that a device has."""
+    """Return the topic of a message's subject in `$MQTT_msgs`. Raise `Unreadable` if no device has it."""
     topic = written(subject)
     kind, _, rest = topic.partition("/")
     device, slash, sensor = rest.partition("/")
@@ -42,7 +42,7 @@ def topic_of(subject: str) -> Topic:
         if not sensor:
             raise Unreadable(f"topic {topic[:SHOWN]!r} is not data/DEVICE/SENSOR")
     elif slash or kind not in {CONNECT, LWT}:
-        raise Unreadable(f"topic {topic[:SHOWN]!r} is none of data/DEVICE/SENSOR, connect/DEVICE and lwt/DEVICE")
+        raise Unreadable(f"topic {topic[:SHOWN]!r} is not data/DEVICE/SENSOR, connect/DEVICE or lwt/DEVICE")
     if not _is_device(device):
         raise Unreadable(f"topic {topic[:SHOWN]!r} has no device id ({contract.DEVICE_ID})")
     return Topic(kind, device, sensor)

@@ -25,7 +25,7 @@ def names(events: Sequence[Message], kind: str) -> list[str]:
 
 
 def key(events: Sequence[Message]) -> str:
-    """Return the `Idempotency-Key` of a post about these events, the same for whoever posts them."""
+    """Return the `Idempotency-Key` of a post about these events, the same in each process."""
     return blake2b(repr([(event.sequence, event.sent_ns) for event in events]).encode(), digest_size=16).hexdigest()
 
 
