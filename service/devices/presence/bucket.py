@@ -180,7 +180,7 @@ def _unfit(config: Mapping[str, Any]) -> str:
 
 
 def _record(reply: Reply) -> tuple[str, int, Record | None]:
-    """Return device, revision and record of a message that a direct get returned; None if it is deleted, or no record."""
+    """Return device, revision and record of what a direct get returned; None if it is deleted, or no record."""
     headers = dict(parse_headers(reply.headers))
     device = headers.get("Nats-Subject", "").removeprefix(contract.KEY_PREFIX)
     written = datetime.fromisoformat(headers["Nats-Time-Stamp"]).timestamp()
