@@ -201,5 +201,7 @@ class DevicesSection(Section):
     def secrets(self) -> dict[str, tuple[str, ...]]:
         """Return the keys that must be in each secret that is named, by the secret's ARN."""
         webhook = ("url", "bot_id") if self.webhook_form == "groupme" else ("url",)
-        needed = {self.webhook_secret: webhook, self.tls_secret: ("certificate", "key", "client_ca")}
-        return {arn: keys for arn, keys in needed.items() if arn}
+        tls = ("certificate", "key", "client_ca")
+        if self.webhook_secret == self.tls_secret:
+            return {self.tls_secret: (*webhook, *tls)} if self.tls_secret else {}
+        return {arn: keys for arn, keys in ((self.webhook_secret, webhook), (self.tls_secret, tls)) if arn}

@@ -281,3 +281,9 @@ def test_what_would_fail_late_is_told_at_once(wrong: dict[str, Any], says: str) 
 def test_a_secret_of_another_region_is_told() -> None:
     with pytest.raises(ValidationError, match=r"devices: arn:.* is in eu-west-1, the stack in us-east-1"):
         settings(region="us-east-1", **FULL)
+
+
+def test_one_secret_may_hold_the_webhook_and_the_certificates() -> None:
+    section = DevicesSection(webhook_secret=TLS, tls_secret=TLS, clients=("10.1.0.0/16",))
+    assert section.secrets == {TLS: ("url", "certificate", "key", "client_ca")}
+    assert DevicesSection().secrets == {}
