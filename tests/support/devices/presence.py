@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ from service.nats.connection import Connection
 from service.nats.settings import NatsSettings
 from service.runtime.errors import ServiceError
 from tests.support.devices.world import DevicesWorld
+from tests.support.world import eventually
 
 
 def nats_settings(devices: DevicesWorld) -> dict[str, Any]:
@@ -93,3 +94,34 @@ class Device:
 
 async def acknowledged(devices: DevicesWorld, consumer: str = contract.LIFE_CONSUMER) -> bool:
     return await devices.backlog(consumer) == 0
+
+
+async def kinds(devices: DevicesWorld) -> list[str]:
+    return [name for name, _ in await devices.events()]
+
+
+async def until(devices: DevicesWorld, expected: Sequence[str]) -> None:
+    async def has() -> bool:
+        return await kinds(devices) == list(expected)
+
+    try:
+        await eventually(has, within_s=20)
+    except AssertionError:
+        raise AssertionError(f"{await kinds(devices)} in place of {expected}") from None
+
+
+async def until_state(devices: DevicesWorld, name: str, state: str) -> None:
+    async def has() -> bool:
+        return await devices.state(name) == state
+
+    await eventually(has, within_s=20, what=f"{name} {state}, and not {await devices.state(name)},")
+
+
+async def other_outage(devices: DevicesWorld, name: str, delay: int = 1) -> None:
+    """Return when the outage of another device is told: what is not by then, is not."""
+    await Device(devices, name).will(delay=delay)
+
+    async def told() -> bool:
+        return f"down.{name}" in await kinds(devices)
+
+    await eventually(told, within_s=20)
