@@ -66,7 +66,10 @@ async def test_readme_takes_a_reader_from_nothing_to_a_row(tmp_path: Path) -> No
     ports = ("--mqtt-port", "0", "--devices-port", "0", *ANY_PORTS)
     async with command("local", "up", "--devices", "--tasks", "0", "--state", str(state), *ports) as up:
         await eventually(lambda: "Ctrl-C stops everything" in up.output or "error" in up.output, within_s=30)
-        code, output = await finished("local", "device", "greenhouse", "--state", str(state))
+        (refused, said), (code, output) = await one_after_another(
+            "local", [("device", name, "--state", str(state)) for name in ("green.house", "greenhouse")]
+        )
+        assert (refused, len(said.splitlines()), "is no device's name" in said) == (1, 1, True), said
         assert code == 0, output
         env = {"PATH": os.environ["PATH"], "EVERY": "0.2"}
         async with running("greenhouse", python_line(output), tmp_path / "device.log", env) as device:
