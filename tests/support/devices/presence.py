@@ -118,7 +118,7 @@ async def until_state(devices: DevicesWorld, name: str, state: str) -> None:
 
 
 async def other_outage(devices: DevicesWorld, name: str, delay: int = 1) -> None:
-    """Return when the outage of another device is told: what is not by then, is not."""
+    """Return when the outage of another device is reported: nothing about this one comes after that."""
     await Device(devices, name).will(delay=delay)
 
     async def told() -> bool:
