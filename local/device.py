@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -77,15 +78,16 @@ async def add(state: State, nats_url: str, names: Sequence[str], account_name: s
 
 def recipe(broker: Broker, name: str, password: Path) -> str:
     """Return lines, ready to paste, by which a device publishes."""
-    tls = f"MQTT_CA={broker.authority} " if broker.authority else ""
+    tls = f"MQTT_CA={shlex.quote(broker.authority)} " if broker.authority else ""
+    variable = f"MQTT_PASSWORD={shlex.quote(str(password))}"
     own, minted = recipes.Broker(broker.host, broker.port, bool(tls), broker.authority), Minted(name, "")
     return f"""
 [bold]{name}, in Python: a reading each second[/]
-  {tls}MQTT={broker.host}:{broker.port} MQTT_PASSWORD={password} \\
+  {tls}MQTT={broker.host}:{broker.port} {variable} \\
     {sys.executable} -m examples.device {name}
 
 [bold]{name}, in shell, with mosquitto's programs[/]
-  {tls}MQTT_HOST={broker.host} MQTT_PORT={broker.port} MQTT_PASSWORD={password} examples/device/device.sh {name}
+  {tls}MQTT_HOST={broker.host} MQTT_PORT={broker.port} {variable} examples/device/device.sh {name}
 
 [bold]{name}, one reading by mosquitto's program[/]
   {publish_line(own, minted, password)}

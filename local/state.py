@@ -67,7 +67,9 @@ class State:
 
     def tighten(self) -> list[Path]:
         """Remove other users' permissions from keys and credentials; return the files that had any."""
-        secret = [path for part in ("keys", "creds") for path in (self.folder / part).glob("*") if path.is_file()]
+        secret = [
+            path for part in ("keys", "creds", "devices") for path in (self.folder / part).glob("*") if path.is_file()
+        ]
         loose = [path for path in secret if stat.S_IMODE(path.stat().st_mode) & 0o077]
         for path in loose:
             path.chmod(0o600)

@@ -195,12 +195,11 @@ async def _archive(bench: Bench, profile: Profile) -> Archived:
 
 
 async def _devices(bench: Bench, profile: Profile) -> DevicesCost:
-    """Measure the role devices beside plain consumers, and memory with a DynamoDB that costs next to nothing."""
+    """Measure the role devices beside plain consumers, with a DynamoDB that costs next to nothing."""
     keys = (devices_contract.PARTITION_KEY, devices_contract.SORT_KEY)
     module = "benchmark.peers.bare_readings"
-    async with bench.engine(1) as dynamodb_env:
+    async with bench.slow_dynamodb(0, keys) as dynamodb_env:
         env = {"DEVICES_TABLE": READINGS, **dynamodb_env}
-        await create_table(READINGS, dynamodb_env, keys)
         async with (
             bench.devices(DEVICES, env) as task,
             devices_cost.reading(task) as role,
@@ -212,12 +211,7 @@ async def _devices(bench: Bench, profile: Profile) -> DevicesCost:
             figures = await devices_cost.beside(
                 role, bare, writing, rounds=profile.rounds, step_s=profile.step_s, say=bench.say
             )
-    async with (
-        bench.slow_dynamodb(0, keys) as fast_env,
-        bench.devices("devices-memory", {"DEVICES_TABLE": READINGS, **fast_env}) as task,
-        devices_cost.reading(task) as role,
-    ):
-        memory = await devices_cost.memory(task, role, profile.memory_after, profile.online, bench.say)
+            memory = await devices_cost.memory(task, role, profile.memory_after, profile.online, bench.say)
     return DevicesCost(*figures, memory, await bench.connection_kib(profile.connections))
 
 

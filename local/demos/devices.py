@@ -110,11 +110,11 @@ class _Demo:
         self.devices["roof"].drop()
         self.devices["shed"].die()
         await self._comes(lambda: self.hook.named("down") == ["shed"], "shed is reported to the webhook")
-        self._note(f"POST {orjson.dumps(self.hook.posts[-1]).decode()}")
+        self._note_post()
         self._check(self.devices["roof"].is_connected, "roof is back, and was not reported")
         await asyncio.to_thread(self._again, "shed")
         await self._comes(lambda: self.hook.named("up") == ["shed"], "shed is back, which is reported too")
-        self._note(f"POST {orjson.dumps(self.hook.posts[-1]).decode()}")
+        self._note_post()
 
     async def killed_role(self, victim: Task, other: Task) -> None:
         """Show that the other role stores what the dead one had not acknowledged."""
@@ -161,7 +161,7 @@ class _Demo:
                 lambda: self.hook.named("down") == ["shed", "attic"],
                 "attic is reported, and nobody else",
             )
-            self._note(f"POST {orjson.dumps(self.hook.posts[-1]).decode()}")
+            self._note_post()
             yield
 
     async def over_grpc(self, address: str) -> None:
@@ -219,6 +219,10 @@ class _Demo:
 
     def _title(self, text: str) -> None:
         self.console.print(f"\n[bold]{text}[/]")
+
+    def _note_post(self) -> None:
+        for post in self.hook.posts[-1:]:
+            self._note(f"POST {orjson.dumps(post).decode()}")
 
     def _note(self, text: str) -> None:
         self.console.print(f"  {text}", markup=False, highlight=False)

@@ -12,8 +12,6 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from service.devices.msg_pb2 import LWT, Connect, SensorData
 
-TIMEOUT_S = 30.0
-
 
 class Device:
     """Connects again by itself, and then sends again each reading that has no PUBACK."""

@@ -19,11 +19,7 @@ class Webhook:
 
     def named(self, kind: str) -> list[str]:
         """Return every device in the posts so far; `kind` is `down` or `up`."""
-        return [_name(each) for post in self.posts for each in post.get(kind, ())]
-
-
-def _name(device: Any) -> str:
-    return str(device["device"] if isinstance(device, dict) else device)
+        return [device for post in self.posts for device in post[kind]]
 
 
 @asynccontextmanager

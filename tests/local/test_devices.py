@@ -66,7 +66,10 @@ async def test_readme_takes_a_reader_from_nothing_to_a_row(tmp_path: Path) -> No
     ports = ("--mqtt-port", "0", "--devices-port", "0", *ANY_PORTS)
     async with command("local", "up", "--devices", "--tasks", "0", "--state", str(state), *ports) as up:
         await eventually(lambda: "Ctrl-C stops everything" in up.output or "error" in up.output, within_s=30)
-        code, output = await finished("local", "device", "greenhouse", "--state", str(state))
+        (refused, said), (code, output) = await one_after_another(
+            "local", [("device", name, "--state", str(state)) for name in ("green.house", "greenhouse")]
+        )
+        assert (refused, len(said.splitlines()), "is no device's name" in said) == (1, 1, True), said
         assert code == 0, output
         env = {"PATH": os.environ["PATH"], "EVERY": "0.2"}
         async with running("greenhouse", python_line(output), tmp_path / "device.log", env) as device:
@@ -86,12 +89,11 @@ async def test_readme_takes_a_reader_from_nothing_to_a_row(tmp_path: Path) -> No
     assert not (state / "devices" / "broker.json").exists()
 
 
-async def test_the_demo_passes_and_leaves_no_thread() -> None:
-    threads = threading.active_count()
+async def test_the_demo_passes_and_leaves_no_device_running() -> None:
     output = StringIO()
     await devices_demo.run(Console(file=output, width=200))
     assert "all 12 checks passed" in output.getvalue()
-    assert threading.active_count() == threads
+    assert [each.name for each in threading.enumerate() if "paho" in each.name] == []
 
 
 async def test_a_device_without_a_system_is_one_line(tmp_path: Path) -> None:
