@@ -117,7 +117,7 @@ def entry_id(key: str) -> int:
 
 
 def number(value: float) -> bytes:
-    """Return a finite 32-bit float as the shortest DynamoDB number that gives the same float again."""
+    """Return a finite 32-bit float as a DynamoDB number: of six to nine digits, the fewest that give it again."""
     for digits in (6, 7, 8):
         written = b"%.*G" % (digits, value or 0.0)  # DynamoDB has no negative zero
         if _FLOAT.unpack(_FLOAT.pack(float(written)))[0] == value:

@@ -130,11 +130,10 @@ def test_any_reading_is_a_row(device: str, temp: float, rh: float, epoch: int, s
 
 
 @given(floats)
-def test_a_number_is_the_shortest_that_gives_the_same_float(value: float) -> None:
-    written = [f"{value or 0.0:.{digits}G}" for digits in range(1, 10)]
+def test_a_number_has_the_fewest_digits_that_give_the_same_float(value: float) -> None:
+    written = [f"{value or 0.0:.{digits}G}" for digits in range(6, 10)]
     same = [each for each in written if struct.pack("f", float(each)) == struct.pack("f", value or 0.0)]
-    assert number(value).decode() in same
-    assert float(number(value)) == float(same[0]), "it has no digits that say nothing"
+    assert number(value).decode() == same[0]
 
 
 @pytest.mark.parametrize(
