@@ -21,7 +21,7 @@ COST: Final = (
     "cpu_over_regular", "over_plain", "p50_over_echo", "memory", "memory_growth", "cpu_over_rows",
     "create_of_insert", "queue_of_pull",
     "queue_short_of_pull", "queue_delete_of_empty", "queue_receive_of_empty", "queue_memory", "queue_growth",
-    "archive_of_writes", "archive_cpu_over_plain", "load_of_writes", "archive_slow_busy",
+    "archive_of_writes", "archive_cpu_over_plain", "archive_slow_busy", "load_of_writes",
     "devices_cpu_over_bare", "devices_cpu_over_writing", "devices_of_writing", "devices_memory", "devices_growth",
     "devices_connection",
 )  # fmt: skip

@@ -174,9 +174,7 @@ class Table:
         self, keys: list[str], consistent: bool, deadline: float
     ) -> tuple[dict[str, Outcome], set[str]]:
         """Return the rows found, and the keys left unprocessed."""
-        # In a JSON array of strings only a separator reads `","`, because quotes inside a string are escaped.
-        listed = orjson.dumps(keys)[1:-1].replace(b'","', self._between)
-        request = b"%b%b}}]%b}}}" % (self._head, listed, b',"ConsistentRead":true' if consistent else b"")
+        request = b'%b"%b"}}]%b}}}' % (self._head, self._listed(keys), b',"ConsistentRead":true' if consistent else b"")
         started = time.perf_counter()
         try:
             response = await self._api.call("BatchGetItem", request, deadline)
@@ -187,6 +185,14 @@ class Table:
         except InvalidResponse:
             self._api.distrust()
             raise
+
+    def _listed(self, keys: list[str]) -> bytes:
+        """Return the keys' JSON between the first quote and the last."""
+        encoded = orjson.dumps(keys)
+        if b'\\"' in encoded:  # an escaped quote, or a backslash before the last one: `",` ends like a separator
+            return self._between.join([orjson.dumps(key)[1:-1] for key in keys])
+        # Behind the first quote, only a separator reads `","`: the key `,` as the first one would, too.
+        return encoded[2:-2].replace(b'","', self._between)
 
     def _found(self, response: Mapping[str, Any], asked: set[str]) -> tuple[dict[str, Outcome], set[str]]:
         try:

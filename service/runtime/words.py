@@ -10,6 +10,7 @@ _FORMS: Final[Mapping[str, str]] = {
     r"^([a-zA-Z0-9_.-]{3,255})?$": "a table's name: 3 to 255 letters, digits, `_`, `.` or `-`",
     r"^(jetstream:[^\s.*>/\\]+|sqs:\S+)$": "jetstream:STREAM, or sqs:QUEUE",
     r"^[^\s.*>/\\]+$": "a name without white space and without any of . * > / \\",
+    r"^[A-Za-z0-9_:/#$@ -]{1,255}$": "an attribute's name: 1 to 255 letters, digits, blanks or any of _ : / # $ @ -",
     r"^0?[0-7]{3}$": "an octal mode, such as 0660",
     r"^(vpc-[0-9a-f]{8,17})?$": "a VPC's id, such as vpc-0123abcd",
     r"^subnet-[0-9a-f]{8,17}$": "a subnet's id, such as subnet-0123abcd",

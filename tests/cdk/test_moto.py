@@ -37,7 +37,7 @@ class Deployed:
     async def cdk(self, *arguments: str) -> tuple[int, str]:
         app = f"{sys.executable} -m tests.cdk.moto_app"
         process = await asyncio.create_subprocess_exec(
-            str(CLI), "--app", app, "--no-path-metadata",  # without a bucket, 50 KB are all that fits
+            str(CLI), "--app", app, "--no-path-metadata", "--no-version-reporting",  # 50 KB fit
             "--output", str(self.folder / "cdk.out"), *arguments, cwd=ROOT, env=self.env,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         )  # fmt: skip

@@ -100,10 +100,10 @@ async def test_20_000_rows_come_in_order_and_few_are_in_flight_however_slow_the_
         async for each in it.scan():
             numbers.append(each.entry_id)
             rows.taken = len(numbers)
-            if rows.taken % 20_000 == 1:
+            if rows.taken % 5_000 == 1:
                 await asyncio.sleep(0.3)  # the server may run ahead
         assert numbers == list(range(ROWS))
-        assert rows.most_ahead <= AHEAD < ROWS / 10
+        assert rows.most_ahead <= AHEAD < ROWS / 3
         await eventually(lambda: it.query.streams == 0, what="the stream's end")
         assert (it.query.counts.rows, it.query.counts.broken) == (ROWS, 0)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from service.customer.store.rows import make_row
@@ -350,6 +350,12 @@ class Asked(Exception):
         unique=True,
     )
 )
+@example([","])
+@example([",", "a"])
+@example(["a", ","])
+@example(['",'])
+@example(["a", '",', "b"])
+@example(["\\"])
 async def test_the_body_is_json_whatever_the_keys_are(keys: list[str]) -> None:
     asked: list[Any] = []
 

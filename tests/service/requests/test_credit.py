@@ -345,6 +345,8 @@ class Server:
 
     def __init__(self) -> None:
         self.is_connected = True
+        self.on_lost: list[Callable[[], None]] = []
+        self.on_reconnected: list[Callable[[], None]] = []
         self.granted = 0
         self.grants: list[list[Any]] = []
         """What is left of each, and who takes its messages."""
