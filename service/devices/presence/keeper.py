@@ -80,20 +80,28 @@ class Keeper:
         devices = list(calls)
         for start in range(0, len(devices), ROUND):
             part = {device: calls[device] for device in devices[start : start + ROUND]}
-            async with self._round:
-                while (brought := await self._try(part)) is None:
-                    await asyncio.sleep(random.uniform(0, AGAIN_S))
+            passed: dict[str, int] = {}
+            while True:
+                async with self._round:  # not held between rounds: other devices do not wait for one with many signs
+                    brought = await self._try(part, passed)
+                if brought is not None:
+                    break
+                await asyncio.sleep(random.uniform(0, AGAIN_S))
             found |= brought
         return found
 
-    async def _try(self, calls: Mapping[str, Call]) -> dict[str, Record] | None:
-        """Make one round; None if it must be made again."""
+    async def _try(self, calls: Mapping[str, Call], passed: dict[str, int]) -> dict[str, Record] | None:
+        """Make one round; None if it must be made again.
+
+        `passed` has the sequence up to which the rounds before it took in a device's connects and wills. The record
+        does not tell: those that are late, or are none, do not move its `seq`.
+        """
         # Asked for before the signs are: what is up to there, is among them.
         last = await self._stream.last_seq() if any(call.ended for call in calls.values()) else 0
         records, deleted = await self._bucket.read(list(calls))
         await self._tell_what_is_left(records)
         known = await self._without_others(calls)
-        lives, more = await self._lives(calls, records, known)
+        lives, more = await self._lives(calls, records, known, passed)
         readings = await self._readings(calls, records)
         changes: list[tuple[Record | None, Record]] = []
         for device, call in calls.items():
@@ -115,6 +123,7 @@ class Keeper:
             records |= {record.device: record for record in written}
             await self._tell(written)
         if more:
+            passed |= more
             return None
         self._count(calls, records)
         return records
@@ -130,11 +139,11 @@ class Keeper:
         )
 
     async def _lives(
-        self, calls: Mapping[str, Call], records: Mapping[str, Record], known: frozenset[str]
+        self, calls: Mapping[str, Call], records: Mapping[str, Record], known: frozenset[str], passed: Mapping[str, int]
     ) -> tuple[dict[str, list[Sign]], Mapping[str, int]]:
-        """Return the connects and wills above each record's sequence, and the devices that have more of them."""
+        """Return the connects and wills that are not taken in, and how far each device was read that has more."""
         after = {
-            device: record.seq if (record := records.get(device)) else 0
+            device: max(record.seq if (record := records.get(device)) else 0, passed.get(device, 0))
             for device, call in calls.items() if _may_change(records.get(device), call)
         }  # fmt: skip
         stored = {device: dict(calls[device].lives) for device in after}
