@@ -143,7 +143,7 @@ def _take(record: Record | None, device: str, sign: Sign, silence: int) -> Recor
         return _first(device, sign, silence)
     if sign.seq <= record.seq or _is_late(record, sign):
         return record
-    if _was_down(record, sign):
+    if was_down(record, sign):
         record = expire(record)
     if isinstance(sign, Connect):
         return _online(record, sign, sign.session, sign.silence)
@@ -163,10 +163,12 @@ def _first(device: str, sign: Sign, silence: int) -> Record:
 
 
 def _heard(record: Record, reading: Reading) -> Record:
-    if record.state == ONLINE:
-        period = record.silence / RENEWALS
-        return replace(record, seq=reading.seq) if period and reading.at >= record.written + period else record
-    return _online(record, reading, record.session, record.silence)
+    if record.state != ONLINE:
+        return _online(record, reading, record.session, record.silence)
+    period = record.silence / RENEWALS
+    if not period or reading.at < record.written + period:
+        return record
+    return replace(record, seq=reading.seq, written=0.0)  # its timer begins again when it is written
 
 
 def _is_late(record: Record, sign: Sign) -> bool:
@@ -175,7 +177,7 @@ def _is_late(record: Record, sign: Sign) -> bool:
     return isinstance(sign, Connect) and bool(sign.session and record.due) and sign.session == record.willed
 
 
-def _was_down(record: Record, sign: Sign) -> bool:
+def was_down(record: Record, sign: Sign) -> bool:
     """Return whether the outage had begun before this sign.
 
     A connect or a will tells it by the will's own time: both are read in order. Readings before this one may be
