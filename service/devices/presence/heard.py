@@ -87,6 +87,11 @@ class Heard:
         if self._loop.time() >= last.quiet_until_s:
             self._call(device)
 
+    def last(self, device: str) -> Reading | None:
+        """Return the last reading seen of a device, taken in or not; None if this process saw none."""
+        last = self._devices.get(device)
+        return Reading(last.seq, last.at_ns / NS) if last else None
+
     async def drain(self) -> None:
         """Return when the readings so far are taken in."""
         while self._waiting and self._looking and not self._looking.done():
@@ -130,8 +135,7 @@ class Heard:
                 await asyncio.sleep(GATHER_S)
             devices = list(self._waiting)[:ROUND]
             calls = {
-                device: Call(reading=Reading(last.seq, last.at_ns / NS))
-                for device in devices if (last := self._devices.get(device))
+                device: Call(reading=reading) for device in devices if (reading := self.last(device))
             }  # fmt: skip
             try:
                 records = await self._keeper.bring(calls)

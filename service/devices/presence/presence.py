@@ -89,7 +89,7 @@ class Presence:
         await self._asker.start()
         await self._heard.start()
         await self._lives.start(self._called)
-        await self._ends.start(ended)
+        await self._ends.start(self._ended)
         self._looking = background(self._look_for_forgotten(), "forgotten")
 
     def seen(self, device: str, seq: int, sent_ns: int = 0) -> None:
@@ -174,6 +174,16 @@ class Presence:
                 await self._bury(message, str(error))
             else:
                 calls.setdefault(device, Call(number=first)).lives[stored.seq] = stored
+        return calls
+
+    async def _ended(self, messages: Sequence[Message]) -> Mapping[str, Call]:
+        """Return the devices whose timer has ended, each with its last reading.
+
+        That one is acknowledged, so it waits in the stream no more, and may wait here for its round.
+        """
+        calls = await ended(messages)
+        for device, call in calls.items():
+            call.reading = self._heard.last(device)
         return calls
 
     async def _bury(self, message: Message, reason: str) -> None:

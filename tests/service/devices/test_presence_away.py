@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from service.contracts import devices as contract
+from service.runtime.cancel import cancel
 from tests.support.devices.presence import Device, acknowledged, kinds, other_outage, process, until, until_state
 from tests.support.devices.world import DevicesWorld
 from tests.support.world import eventually
@@ -58,3 +59,24 @@ async def test_one_that_was_silent_before_it_connected_again_has_one(devices: De
     await device.connect(session=2, silence=600)
     async with process(devices):
         await until(devices, ["down.d1", "up.d1"])
+
+
+async def test_a_reading_that_waits_for_its_round_counts_at_the_end_of_the_timer(devices: DevicesWorld) -> None:
+    """It is acknowledged, so the stream has it no more."""
+    device = Device(devices, "d1")
+    readings = await devices.admin.pull_subscribe_bind(contract.DATA_CONSUMER, contract.MQTT_STREAM)
+    async with process(devices) as one:
+        await device.connect(silence=3)
+        await until_state(devices, "d1", "online")
+        looking = one.presence._heard._looking
+        assert looking
+        await cancel(looking)  # its round does not come
+        record = await one.presence.get("d1")
+        assert record
+        seq = await device.reading()
+        for message in await readings.fetch(1, timeout=5):
+            await message.ack_sync()
+        one.presence.seen("d1", seq, int((record.written + 2) * 1e9))  # more than a third of the period
+        await until(devices, ["down.d1"])
+        ((_, body),) = await devices.events()
+        assert body["seq"] == seq
