@@ -67,7 +67,8 @@ class Presence:
         self._asker = Asker(connection.nc)
         self._bucket = Bucket(connection, self._asker)
         self._events = Events(self._asker)
-        self._keeper = Keeper(self._bucket, Stream(self._asker), self._events, silence_s)
+        self._stream = Stream(self._asker)
+        self._keeper = Keeper(self._bucket, self._stream, self._events, silence_s)
         self._heard = Heard(connection.nc, self._keeper)
         self._lives = Feed(connection, contract.MQTT_STREAM, contract.LIFE_CONSUMER, self._keeper, fail)
         self._ends = Feed(connection, contract.BUCKET_STREAM, contract.EXPIRY_CONSUMER, self._keeper, fail)
@@ -90,7 +91,7 @@ class Presence:
         await self._heard.start()
         await self._lives.start(self._called)
         await self._ends.start(self._ended)
-        self._looking = background(self._look_for_forgotten(), "forgotten")
+        self._looking = background(self._look_back(), "look back")
 
     def seen(self, device: str, seq: int, sent_ns: int = 0) -> None:
         """Take a reading as a sign of life; returns at once.
@@ -196,10 +197,13 @@ class Presence:
             self._dead += 1
             _dead.warning("", reason=reason)
 
-    async def _look_for_forgotten(self) -> None:
-        """Once at the start, find the outages whose markers are gone."""
+    async def _look_back(self) -> None:
+        """Once at the start, find records of an earlier stream, and the outages whose markers are gone."""
         while True:
             try:
+                if await self._bucket.last_seq() > await self._stream.last_seq():
+                    remedy = f"purge {contract.BUCKET_STREAM}: each device has a record again at its next sign"
+                    log.error("the devices' stream was made again, and records are ahead of it", remedy=remedy)
                 if calls := await forgotten(self._bucket):
                     log.warning("timers ended, and their markers are gone", devices=len(calls))
                     await self._keeper.bring(calls)
