@@ -96,6 +96,12 @@ class Bucket:
         """Return the ids of all devices with a record, in order. Raise `Unanswered`."""
         return sorted(filter(_is_device, await self._keys("*")))
 
+    async def last_seq(self) -> int:
+        """Return the highest `seq` of all records; 0 if there is none. Raise `Unanswered`."""
+        found = await self.devices()
+        parts = [await self.read(found[start : start + CHUNK]) for start in range(0, len(found), CHUNK)]
+        return max((record.seq for part in parts for record in part.records.values()), default=0)
+
     async def timers(self) -> set[str]:
         """Return the ids of all devices whose timer, or the marker of its end, is there. Raise `Unanswered`."""
         return {key.removesuffix(contract.DUE) for key in await self._keys(f"*{contract.DUE}")}

@@ -3,7 +3,7 @@
 | a device's record | its next reading |
 | --- | --- |
 | never looked at by this process | looks |
-| online, no silence | nothing, until the record changes |
+| online, no silence | nothing, until the record changes; one in each `QUIET_S` looks, as a record may be purged |
 | online, with silence | renews the timer once a third of the period is over; until then nothing |
 | leaving or offline | looks, and takes it back; at once if this process has seen a later reading already |
 
@@ -44,6 +44,8 @@ GATHER_S: Final = 0.1
 HINT_S: Final = 2.0
 """How long to look again for a change that was published and is not in the bucket: it was refused by then."""
 PAUSE_S: Final = 1.0
+QUIET_S: Final = 600.0
+"""Longest time without a look at a record: one that is purged leaves no hint."""
 _hint: Final = re.compile(r'"state":"(?P<state>\w+)".*"silence":(?P<silence>\d+),"seq":(?P<seq>\d+)').search
 
 
@@ -86,6 +88,11 @@ class Heard:
             last.seq, last.at_ns = seq, sent_ns or time.time_ns()
         if self._loop.time() >= last.quiet_until_s:
             self._call(device)
+
+    def last(self, device: str) -> Reading | None:
+        """Return the last reading seen of a device, taken in or not; None if this process saw none."""
+        last = self._devices.get(device)
+        return Reading(last.seq, last.at_ns / NS) if last else None
 
     async def drain(self) -> None:
         """Return when the readings so far are taken in."""
@@ -130,8 +137,7 @@ class Heard:
                 await asyncio.sleep(GATHER_S)
             devices = list(self._waiting)[:ROUND]
             calls = {
-                device: Call(reading=Reading(last.seq, last.at_ns / NS))
-                for device in devices if (last := self._devices.get(device))
+                device: Call(reading=reading) for device in devices if (reading := self.last(device))
             }  # fmt: skip
             try:
                 records = await self._keeper.bring(calls)
@@ -163,9 +169,9 @@ class Heard:
             if record.seq < last.hinted_seq and now - last.hinted_s < HINT_S:
                 self._call(device)
                 continue
-            quiet_s = math.inf
+            quiet_s = QUIET_S
             if record.silence:
                 period = record.silence / RENEWALS
                 quiet_s = period - max(0.0, call.reading.at - record.written) if record.written else period
-                quiet_s = min(max(quiet_s, 0.0), period)
+                quiet_s = min(max(quiet_s, 0.0), period, QUIET_S)
             last.quiet_until_s = now + quiet_s

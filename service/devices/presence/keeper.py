@@ -26,9 +26,9 @@ from service.devices.presence.record import (
     Sign,
     Will,
     expire,
-    is_over,
     take,
     timer_s,
+    was_down,
 )
 from service.devices.presence.stream import Stored, Stream
 from service.writing.rows import Unreadable
@@ -80,27 +80,35 @@ class Keeper:
         devices = list(calls)
         for start in range(0, len(devices), ROUND):
             part = {device: calls[device] for device in devices[start : start + ROUND]}
-            async with self._round:
-                while (brought := await self._try(part)) is None:
-                    await asyncio.sleep(random.uniform(0, AGAIN_S))
+            passed: dict[str, int] = {}
+            while True:
+                async with self._round:  # not held between rounds: other devices do not wait for one with many signs
+                    brought = await self._try(part, passed)
+                if brought is not None:
+                    break
+                await asyncio.sleep(random.uniform(0, AGAIN_S))
             found |= brought
         return found
 
-    async def _try(self, calls: Mapping[str, Call]) -> dict[str, Record] | None:
-        """Make one round; None if it must be made again."""
+    async def _try(self, calls: Mapping[str, Call], passed: dict[str, int]) -> dict[str, Record] | None:
+        """Make one round; None if it must be made again.
+
+        `passed` has the sequence up to which the rounds before it took in a device's connects and wills. The record
+        does not tell: those that are late, or are none, do not move its `seq`.
+        """
         # Asked for before the signs are: what is up to there, is among them.
         last = await self._stream.last_seq() if any(call.ended for call in calls.values()) else 0
         records, deleted = await self._bucket.read(list(calls))
         await self._tell_what_is_left(records)
         known = await self._without_others(calls)
-        lives, more = await self._lives(calls, records, known)
-        readings = await self._readings(calls, records)
+        lives, more = await self._lives(calls, records, known, passed)
+        readings = await self._readings(calls, records, lives)
         changes: list[tuple[Record | None, Record]] = []
         for device, call in calls.items():
             before, is_whole = records.get(device), device not in more
             base = replace(before, events=()) if before else None
-            reading = [readings[device]] if is_whole and device in readings else []
-            after = take(base, device, [*lives.get(device, ()), *reading], self._silence_s)
+            heard = [reading for reading in readings.get(device, ()) if is_whole or reading.seq < more[device]]
+            after = take(base, device, [*lives.get(device, ()), *heard], self._silence_s)
             if before and base and after is base and is_whole and _has_ended(before, call):
                 after = expire(base, last)
             if after is not None and after is not base:
@@ -115,6 +123,7 @@ class Keeper:
             records |= {record.device: record for record in written}
             await self._tell(written)
         if more:
+            passed |= more
             return None
         self._count(calls, records)
         return records
@@ -130,11 +139,11 @@ class Keeper:
         )
 
     async def _lives(
-        self, calls: Mapping[str, Call], records: Mapping[str, Record], known: frozenset[str]
+        self, calls: Mapping[str, Call], records: Mapping[str, Record], known: frozenset[str], passed: Mapping[str, int]
     ) -> tuple[dict[str, list[Sign]], Mapping[str, int]]:
-        """Return the connects and wills above each record's sequence, and the devices that have more of them."""
+        """Return the connects and wills that are not taken in, and how far each device was read that has more."""
         after = {
-            device: record.seq if (record := records.get(device)) else 0
+            device: max(record.seq if (record := records.get(device)) else 0, passed.get(device, 0))
             for device, call in calls.items() if _may_change(records.get(device), call)
         }  # fmt: skip
         stored = {device: dict(calls[device].lives) for device in after}
@@ -157,27 +166,29 @@ class Keeper:
                         signs[device].append(life_of(life, self._silence_s)[1])
         return signs, after
 
-    async def _readings(self, calls: Mapping[str, Call], records: Mapping[str, Record]) -> dict[str, Reading]:
-        """Return each device's reading to take in.
+    async def _readings(
+        self, calls: Mapping[str, Call], records: Mapping[str, Record], lives: Mapping[str, Sequence[Sign]]
+    ) -> dict[str, list[Reading]]:
+        """Return each device's readings to take in.
 
-        Where its timer is over, a reading that came earlier may still wait in the stream: processes that were away, or
-        one that is slower, are no reason to call a device silent.
+        Where its timer is over, one that came earlier may still wait in the stream: processes that were away, or one
+        that is slower, are no reason to call a device silent. So it is taken in before a connect or will that came
+        after the timer's end, too.
         """
-        readings = {device: call.reading for device, call in calls.items() if call.reading}
+        readings = {device: [call.reading] for device, call in calls.items() if call.reading}
         over = {}
         for device, call in calls.items():
             record = records.get(device)
-            if record and (_has_ended(record, call) or (call.reading and is_over(record, call.reading.at))):
+            signs = (*lives.get(device, ()), *readings.get(device, ()))
+            if record and (_has_ended(record, call) or any(was_down(record, sign) for sign in signs)):
                 over[device] = record
         if over and (await self._stream.progress(contract.DATA_CONSUMER)).waiting:
             first = await self._stream.next_readings({device: record.seq for device, record in over.items()})
             last = await self._stream.last_readings(list(first))
             for device, stored in first.items():
-                record = over[device]
-                end = record.written + timer_s(record)
-                newest = readings.get(device) or _reading(last.get(device, stored))
-                in_time = stored.at <= end
-                readings[device] = Reading(newest.seq, min(newest.at, end)) if in_time else _reading(stored)
+                readings[device] = _in_time(
+                    over[device], calls[device], lives.get(device, ()), stored, last.get(device, stored)
+                )
         return readings
 
     async def _tell_what_is_left(self, records: Mapping[str, Record]) -> None:
@@ -227,8 +238,22 @@ def _may_change(record: Record | None, call: Call) -> bool:
     return bool(record is None or call.lives or record.state != ONLINE or record.silence)
 
 
-def _reading(stored: Stored) -> Reading:
-    return Reading(stored.seq, stored.at)
+def _in_time(record: Record, call: Call, lives: Sequence[Sign], first: Stored, last: Stored) -> list[Reading]:
+    """Return the readings to take in where the timer is over, and a first and a last one wait in the stream.
+
+    A device whose first one was in time is taken to have been there until its next connect or will.
+    """
+    end = record.written + timer_s(record)
+    in_time = first.at <= end
+    readings: list[Reading] = []
+    if any(life.seq > first.seq for life in lives):
+        readings.append(Reading(first.seq, end if in_time and record.state == ONLINE else first.at))
+    if call.ended or call.reading:  # else connects and wills below the last reading may not be received yet
+        newest = Reading(last.seq, last.at)
+        if call.reading and (call.reading.seq > newest.seq or not call.ended):
+            newest = call.reading
+        readings.append(Reading(newest.seq, min(newest.at, end)) if in_time else Reading(first.seq, first.at))
+    return readings
 
 
 def _named(records: Sequence[Record]) -> list[tuple[str, Event]]:

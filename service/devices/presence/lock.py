@@ -86,7 +86,8 @@ class Lock:
         """Renew; return when the lock is lost."""
         while self._loop.time() + MARGIN_S < self._until_s:
             await asyncio.sleep(min(RENEW_S, max(0.0, self._until_s - MARGIN_S - self._loop.time())))
-            if await self._write(self._revision) is False:
+            left_s = self._until_s - MARGIN_S - self._loop.time()
+            if left_s <= 0 or await self._write(self._revision, min(ANSWER_S, left_s)) is False:
                 return
 
     async def _take(self) -> bool:
@@ -109,12 +110,12 @@ class Lock:
         owner = b64decode(message.get("data", ""))
         return int(message["seq"]) if owner in {b"", self._owner} else None
 
-    async def _write(self, revision: int) -> bool | None:
+    async def _write(self, revision: int, timeout_s: float = ANSWER_S) -> bool | None:
         """Take or renew it; False if another process has it, None if that is unknown."""
         began_s = self._loop.time()
         headers = {"Nats-TTL": str(TTL_S), "Nats-Expected-Last-Subject-Sequence": str(revision)}
         try:
-            reply = await self._nc.request(self._subject, self._owner, timeout=ANSWER_S, headers=headers)
+            reply = await self._nc.request(self._subject, self._owner, timeout=timeout_s, headers=headers)
             answer = orjson.loads(reply.data)
         except (nats.errors.Error, ValueError):
             return None

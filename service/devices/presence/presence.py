@@ -67,7 +67,8 @@ class Presence:
         self._asker = Asker(connection.nc)
         self._bucket = Bucket(connection, self._asker)
         self._events = Events(self._asker)
-        self._keeper = Keeper(self._bucket, Stream(self._asker), self._events, silence_s)
+        self._stream = Stream(self._asker)
+        self._keeper = Keeper(self._bucket, self._stream, self._events, silence_s)
         self._heard = Heard(connection.nc, self._keeper)
         self._lives = Feed(connection, contract.MQTT_STREAM, contract.LIFE_CONSUMER, self._keeper, fail)
         self._ends = Feed(connection, contract.BUCKET_STREAM, contract.EXPIRY_CONSUMER, self._keeper, fail)
@@ -89,8 +90,8 @@ class Presence:
         await self._asker.start()
         await self._heard.start()
         await self._lives.start(self._called)
-        await self._ends.start(ended)
-        self._looking = background(self._look_for_forgotten(), "forgotten")
+        await self._ends.start(self._ended)
+        self._looking = background(self._look_back(), "look back")
 
     def seen(self, device: str, seq: int, sent_ns: int = 0) -> None:
         """Take a reading as a sign of life; returns at once.
@@ -176,6 +177,16 @@ class Presence:
                 calls.setdefault(device, Call(number=first)).lives[stored.seq] = stored
         return calls
 
+    async def _ended(self, messages: Sequence[Message]) -> Mapping[str, Call]:
+        """Return the devices whose timer has ended, each with its last reading.
+
+        That one is acknowledged, so it waits in the stream no more, and may wait here for its round.
+        """
+        calls = await ended(messages)
+        for device, call in calls.items():
+            call.reading = self._heard.last(device)
+        return calls
+
     async def _bury(self, message: Message, reason: str) -> None:
         problem = await self._letters.put(message, reason)
         if problem:
@@ -186,10 +197,13 @@ class Presence:
             self._dead += 1
             _dead.warning("", reason=reason)
 
-    async def _look_for_forgotten(self) -> None:
-        """Once at the start, find the outages whose markers are gone."""
+    async def _look_back(self) -> None:
+        """Once at the start, find records of an earlier stream, and the outages whose markers are gone."""
         while True:
             try:
+                if await self._bucket.last_seq() > await self._stream.last_seq():
+                    remedy = f"purge {contract.BUCKET_STREAM}: each device has a record again at its next sign"
+                    log.error("the devices' stream was made again, and records are ahead of it", remedy=remedy)
                 if calls := await forgotten(self._bucket):
                     log.warning("timers ended, and their markers are gone", devices=len(calls))
                     await self._keeper.bring(calls)

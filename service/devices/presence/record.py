@@ -8,9 +8,10 @@
 | offline | online, up | offline | online, up | |
 
 Signs are taken in the order of the server's stream, each once: one with a `seq` that is not above the record's is old.
-A will of a session below the record's is old too: its device has connected again. A connect of the session whose will
-has come is late. A sign from after the end of the timer comes to an offline device, whether the timer's marker was
-handled yet or not: so an outage that ended while no process was there has its two events.
+A will of a session below that of the last connect is old too: its device has connected again. A will changes no
+session: one that is too high would hide all that come later. A connect of the session whose will has come is late. A
+sign from after the end of the timer comes to an offline device, whether the timer's marker was handled yet or not: so
+an outage that ended while no process was there has its two events.
 
 All times are the server's, in seconds since 1970: no process and no device needs the right time.
 """
@@ -57,7 +58,7 @@ class Record:
     since: float
     """Start of this state; of an outage by silence, the last renewal of its timer."""
     session: int
-    """0 for a device that counts none."""
+    """That of the last connect; 0 for a device that counts none, or has not connected yet."""
     silence: int
     """Seconds without a sign after which it counts as gone; 0: never."""
     seq: int
@@ -69,6 +70,8 @@ class Record:
     """When its will counts, if no later sign comes; 0 if no will has come since it connected."""
     events: tuple[Event, ...] = ()
     """Events of its last change. They may not be published yet."""
+    willed: int = 0
+    """Session of the last will since it connected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +121,7 @@ def is_over(record: Record, at: float) -> bool:
 def take(record: Record | None, device: str, signs: Iterable[Sign], silence: int = 0) -> Record | None:
     """Return the record after these signs, in the order of their sequences; the same object if nothing changes.
 
-    `silence` is that of a device whose first sign is a reading.
+    `silence` is that of a device whose first sign is no connect.
     """
     for sign in sorted(signs, key=lambda sign: sign.seq):
         record = _take(record, device, sign, silence)
@@ -140,7 +143,7 @@ def _take(record: Record | None, device: str, sign: Sign, silence: int) -> Recor
         return _first(device, sign, silence)
     if sign.seq <= record.seq or _is_late(record, sign):
         return record
-    if _was_down(record, sign):
+    if was_down(record, sign):
         record = expire(record)
     if isinstance(sign, Connect):
         return _online(record, sign, sign.session, sign.silence)
@@ -153,24 +156,28 @@ def _first(device: str, sign: Sign, silence: int) -> Record:
     if isinstance(sign, Connect):
         return Record(device, ONLINE, sign.at, sign.session, sign.silence, sign.seq)
     if isinstance(sign, Will):
-        return Record(device, LEAVING, sign.at, sign.session, 0, sign.seq, due=sign.at + _delay(sign))
+        return Record(
+            device, LEAVING, sign.at, 0, silence, sign.seq, due=sign.at + _delay(sign), willed=sign.session
+        )  # fmt: skip
     return Record(device, ONLINE, sign.at, 0, silence, sign.seq)
 
 
 def _heard(record: Record, reading: Reading) -> Record:
-    if record.state == ONLINE:
-        period = record.silence / RENEWALS
-        return replace(record, seq=reading.seq) if period and reading.at >= record.written + period else record
-    return _online(record, reading, record.session, record.silence)
+    if record.state != ONLINE:
+        return _online(record, reading, record.session, record.silence)
+    period = record.silence / RENEWALS
+    if not period or reading.at < record.written + period:
+        return record
+    return replace(record, seq=reading.seq, written=0.0)  # its timer begins again when it is written
 
 
 def _is_late(record: Record, sign: Sign) -> bool:
     if isinstance(sign, Will):
         return sign.session < record.session
-    return isinstance(sign, Connect) and bool(sign.session and record.due) and sign.session == record.session
+    return isinstance(sign, Connect) and bool(sign.session and record.due) and sign.session == record.willed
 
 
-def _was_down(record: Record, sign: Sign) -> bool:
+def was_down(record: Record, sign: Sign) -> bool:
     """Return whether the outage had begun before this sign.
 
     A connect or a will tells it by the will's own time: both are read in order. Readings before this one may be
@@ -185,16 +192,16 @@ def _online(record: Record, sign: Sign, session: int, silence: int) -> Record:
     events = (*record.events, Event(UP, sign.seq, sign.at)) if record.state == OFFLINE else record.events
     return replace(
         record, state=ONLINE, since=sign.at, session=session, silence=silence, seq=sign.seq, due=0.0, written=0.0,
-        events=events,
+        events=events, willed=0,
     )  # fmt: skip
 
 
 def _will(record: Record, sign: Will) -> Record:
     if record.state == OFFLINE:
-        return replace(record, seq=sign.seq, session=sign.session, due=record.due or sign.at)
+        return replace(record, seq=sign.seq, willed=sign.session, due=record.due or sign.at)
     return replace(
-        record, state=LEAVING, since=sign.at, session=sign.session, seq=sign.seq, due=sign.at + _delay(sign),
-        written=0.0,
+        record, state=LEAVING, since=sign.at, seq=sign.seq, due=sign.at + _delay(sign), written=0.0,
+        willed=sign.session,
     )  # fmt: skip
 
 
@@ -207,7 +214,7 @@ def encode(record: Record) -> bytes:
     """Return the record as the bucket has it."""
     return orjson.dumps({
         "state": record.state, "since": record.since, "session": record.session, "silence": record.silence,
-        "seq": record.seq, **({"due": record.due} if record.due else {}),
+        "seq": record.seq, **({"due": record.due, "willed": record.willed} if record.due else {}),
         **({"events": [[each.kind, each.seq, each.since, each.reason] for each in record.events]}
            if record.events else {}),
     })  # fmt: skip
@@ -219,4 +226,5 @@ def decode(device: str, value: bytes, revision: int, written: float) -> Record:
     return Record(
         device, fields["state"], fields["since"], fields["session"], fields["silence"], fields["seq"], revision,
         written, fields.get("due", 0.0), tuple(Event(*each) for each in fields.get("events", ())),
+        fields.get("willed", 0),
     )  # fmt: skip

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
 
 from service.contracts import devices as contract
-from service.devices.presence.lock import RENEW_S, TTL_S, Lock
+from service.devices.presence.lock import MARGIN_S, RENEW_S, TTL_S, Lock
 from service.devices.pulse import Pulse
 from tests.support.devices.presence import connection
-from tests.support.devices.world import DevicesWorld
-from tests.support.world import eventually
+from tests.support.devices.world import DevicesWorld, make_devices
+from tests.support.world import World, eventually, own_server
 
 
 async def test_devices_hear_a_pulse_from_one_process(devices: DevicesWorld) -> None:
@@ -85,5 +88,43 @@ async def test_a_lock_whose_key_another_took_is_given_up(devices: DevicesWorld) 
         await devices.admin.publish(f"{contract.KEY_PREFIX}{contract.LOCK_PULSE}", b"another")
         async with asyncio.timeout(2 * RENEW_S + 2):
             await ended.wait()
+        holding.cancel()
+        await asyncio.gather(holding, return_exceptions=True)
+
+
+async def test_a_holder_waits_for_no_answer_beyond_the_time_it_gives_up_at(world: World, tmp_path: Path) -> None:
+    """The server stops in the middle of a connection: it neither answers nor closes."""
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+    late_s: list[float] = []
+
+    async def run() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async with (
+        own_server(world, tmp_path / "own") as (own, server),
+        make_devices(own) as devices,
+        connection(devices) as opened,
+    ):
+        lock, request = Lock(opened.nc, contract.LOCK_PULSE), opened.nc.request
+
+        async def noted(subject: str, payload: bytes, *, timeout: float, **given: Any) -> Any:  # noqa: ASYNC109
+            if lock.held and not ended.is_set():
+                late_s.append(loop.time() + timeout - (lock._until_s - MARGIN_S))
+            return await request(subject, payload, timeout=timeout, **given)
+
+        opened.nc.request = noted  # type: ignore[method-assign, assignment]
+        holding = asyncio.create_task(lock.hold(run))
+        await eventually(lambda: lock.held)
+        server.child.signal(signal.SIGSTOP)
+        try:
+            async with asyncio.timeout(TTL_S + 10):
+                await ended.wait()
+        finally:
+            server.child.signal(signal.SIGCONT)
+        assert late_s
+        assert max(late_s) < MARGIN_S / 2
         holding.cancel()
         await asyncio.gather(holding, return_exceptions=True)

@@ -86,7 +86,7 @@ def test_the_will_of_a_lower_session_is_old() -> None:
     assert after(record, Will(11, 150.0, session=7)).state == LEAVING
 
 
-@pytest.mark.parametrize("record", [replace(GOING, session=7), replace(GONE, session=7)])
+@pytest.mark.parametrize("record", [replace(each, session=7, willed=7) for each in (GOING, GONE)])
 def test_a_connect_of_the_session_whose_will_has_come_is_late(record: Record) -> None:
     assert take(record, "d", [Connect(21, 203.0, session=7)]) is record
     assert after(record, Connect(21, 203.0, session=8)).state == ONLINE
@@ -96,6 +96,30 @@ def test_a_device_that_lost_its_count_of_sessions_is_heard() -> None:
     record = after(replace(ONLINE_NOW, session=7), Connect(11, 150.0, session=1))
     assert (record.state, record.session) == (ONLINE, 1)
     assert after(record, Will(12, 160.0, session=1)).state == LEAVING
+
+
+@pytest.mark.parametrize(
+    "before",
+    [[Connect(1, 1.0, 5)], [Connect(1, 1.0, 4_000_000_000), Connect(2, 2.0, 5)], [Reading(1, 1.0)], [Will(1, 1.0, 9)]],
+    ids=["a session too high", "a clock that was ahead", "no connect yet", "a will first"],
+)
+def test_a_will_of_a_higher_session_hides_no_later_will(before: Sequence[Sign]) -> None:
+    record = after(None, *before, Will(3, 2.5, 4_000_000_000), Reading(4, 3.0))
+    assert record.state == ONLINE
+    assert after(record, Will(5, 9.0, 5)).state == LEAVING
+
+
+def test_a_connect_is_late_also_where_its_will_is_the_first_sign_of_its_session() -> None:
+    assert after(None, Connect(1, 1.0, 5), Will(2, 2.0, 7), Connect(3, 2.1, 7)).state == LEAVING
+    assert after(None, Will(2, 2.0, 7), Connect(3, 2.1, 7)).state == LEAVING
+    assert after(replace(GONE, session=5), Will(21, 300.0, 7), Connect(22, 301.0, 7)).state == OFFLINE
+
+
+@pytest.mark.parametrize("first", [Reading(1, 10.0), Will(1, 10.0)])
+def test_a_device_that_has_not_connected_yet_has_the_silence_of_the_setting(first: Sign) -> None:
+    record = take(None, "d", [first, Reading(2, 10.5)], silence=60)
+    assert record
+    assert (record.state, record.silence) == (ONLINE, 60)
 
 
 def test_a_device_that_fell_silent_is_up_at_any_later_sign() -> None:
