@@ -20,19 +20,20 @@ from typing import Any, Final
 import nats.errors
 from nats.aio.client import Client
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+from nats.js.errors import APIError, NotFoundError
 from nats.js.errors import Error as JetStreamError
-from nats.js.errors import NotFoundError
 
 from control_plane.auth import claims, scopes
 from control_plane.errors import ProvisioningError, UsageError
 from control_plane.parts import DEVICE, REGISTER
-from control_plane.self_hosted.provider import FOR_GOOD, TIMEOUT_S, SelfHosted
+from control_plane.self_hosted.provider import TIMEOUT_S, SelfHosted
 from control_plane.settings import KV_PREFIX
 from service.contracts import devices as contract
 
 AT_ONCE: Final = 500
 REVOKED: Final = "revoked"
 NEVER_SEEN: Final = "never seen"
+_WRONG_LAST_SEQUENCE: Final = 10071
 _ID: Final = re.compile(contract.DEVICE_ID)
 
 
@@ -89,10 +90,7 @@ class Devices:
 
     async def known(self) -> list[Device]:
         """Return every device that was added or seen, in order of its name."""
-        body = await self._body()
-        async with self._provider.administrator(self._account) as client:
-            register = await _entries(client, REGISTER.name)
-            seen = await _entries(client, contract.BUCKET)
+        body, register, seen = await self._found()
         return [self._device(body, name, register.get(name), seen.get(name)) for name in sorted({*register, *seen})]
 
     async def revoke(self, names: Sequence[str]) -> list[str]:
@@ -100,14 +98,18 @@ class Devices:
 
         Raise `UsageError` for a device that was never added, and revoke none then.
         """
-        there = {device.name: device for device in await self.known()}
-        if unknown := [name for name in names if name not in there]:
+        body, register, seen = await self._found()
+        if unknown := [name for name in names if name not in register and name not in seen]:
             raise UsageError(f"there is no device {unknown[0]}; see `device list`; nothing was revoked")
-        valid = [name for name in names if there[name].state != REVOKED]
+        valid = [name for name in names if not self._is_revoked(body, name, register.get(name))]
         if valid:
-            async with self._provider.changing(self._account) as body:
-                keys = [self._provider.device_key(self._account, name, self._serial(body, name)) for name in valid]
-                body["revocations"] = {**(body.get("revocations") or {}), **dict.fromkeys(keys, FOR_GOOD)}
+            newest = {name: max(_serial_in(register.get(name)), self._serial(body, name)) for name in valid}
+            handed_out = [(name, serial) for name in valid for serial in range(newest[name] + 1)]
+            keys = (self._provider.device_key(self._account, name, serial) for name, serial in handed_out)
+            await self._provider.revoke(self._account, *keys)
+            if lost := [(name, newest[name]) for name in valid if name not in register]:
+                async with self._provider.administrator(self._account) as client:
+                    await _note_revoked(client, lost)
         return valid
 
     async def rotate(self, *, keep_old: bool) -> str:
@@ -128,6 +130,12 @@ class Devices:
             await self._provider.retire(self._account, DEVICE.name, scope["key"])
         return f"voided   every JWT of devices that is older than signing key {scopes.generation(newest)}"
 
+    async def _found(self) -> tuple[dict[str, Any], dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+        """Return the account's settings, its register, and the role's records."""
+        body = await self._body()
+        async with self._provider.administrator(self._account) as client:
+            return body, await _entries(client, REGISTER.name), await _entries(client, contract.BUCKET)
+
     async def _body(self) -> dict[str, Any]:
         body: dict[str, Any] = (await self._provider.claims_of(self._account))["nats"]
         if DEVICE.name not in scopes.newest(body):
@@ -140,14 +148,21 @@ class Devices:
             serial += 1
         return serial
 
+    def _is_revoked(self, body: Mapping[str, Any], name: str, entry: Mapping[str, Any] | None) -> bool:
+        """Return whether its newest JWT is void. Without an entry nobody knows which that is: it may be valid."""
+        return entry is not None and self._serial(body, name) > _serial_in(entry)
+
     def _device(
         self, body: Mapping[str, Any], name: str, entry: Mapping[str, Any] | None, record: Mapping[str, Any] | None
     ) -> Device:
-        serial = int((entry or {}).get("serial", 0))
         state, since = (record or {}).get("state") or NEVER_SEEN, (record or {}).get("since")
-        if self._serial(body, name) > serial:
+        if self._is_revoked(body, name, entry):
             state = REVOKED
         return Device(name, state, since, (entry or {}).get("added"))
+
+
+def _serial_in(entry: Mapping[str, Any] | None) -> int:
+    return int((entry or {}).get("serial", 0))
 
 
 async def _register(client: Client, some: Sequence[tuple[str, int]]) -> None:
@@ -161,6 +176,18 @@ async def _register(client: Client, some: Sequence[tuple[str, int]]) -> None:
     except (nats.errors.Error, JetStreamError) as error:
         remedy = "run create --with devices, then this again"
         raise ProvisioningError(f"bucket {REGISTER.name} takes no device ({error}); {remedy}") from None
+
+
+async def _note_revoked(client: Client, some: Sequence[tuple[str, int]]) -> None:
+    """Write devices that the register lacks into it, unless `device add` has written them meanwhile."""
+    jetstream, if_missing = client.jetstream(timeout=TIMEOUT_S), {"Nats-Expected-Last-Subject-Sequence": "0"}
+    for name, serial in some:
+        try:
+            entry = json.dumps({"serial": serial}).encode()
+            await jetstream.publish(f"$KV.{REGISTER.name}.{name}", entry, headers=if_missing)
+        except APIError as error:
+            if error.err_code != _WRONG_LAST_SEQUENCE:
+                raise
 
 
 async def _entries(client: Client, bucket: str) -> dict[str, dict[str, Any]]:

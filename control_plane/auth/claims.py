@@ -180,6 +180,15 @@ def decode(token: str) -> dict[str, Any]:
         raise ValueError("not a JWT") from None
 
 
+def is_signed_by(token: str, signer: Key) -> bool:
+    """Return whether the text is a JWT that this key signed. It takes the seed, not the public key alone."""
+    try:
+        _jws.decode(token, signer, algorithms=[ALGORITHM])  # type: ignore[arg-type]  # an nkey, not its own kinds
+    except jwt.InvalidTokenError:
+        return False
+    return True
+
+
 def creds_file(token: str, key: Key) -> str:
     """Return the text of a `.creds` file."""
     return creds.write(token, key.seed)

@@ -40,9 +40,16 @@ def of(body: Mapping[str, Any], user: str) -> dict[str, Any]:
     return scope
 
 
-def set_scope(body: dict[str, Any], scope: dict[str, Any]) -> None:
-    others = [key for key in body.get("signing_keys") or () if key_of(key) != scope["key"]]
-    body["signing_keys"] = [*others, scope]
+def put(body: dict[str, Any], key: Any) -> None:
+    """Add a signing key, or replace it where it is."""
+    there = {key_of(each): each for each in body.get("signing_keys") or ()}
+    body["signing_keys"] = list({**there, key_of(key): key}.values())
+
+
+def remove(body: dict[str, Any], user: str, key: str | None = None) -> None:
+    """Remove a user's signing keys, or one of them."""
+    there = body.get("signing_keys") or ()
+    body["signing_keys"] = [each for each in there if role_of(each) != user or key not in {None, key_of(each)}]
 
 
 def generation(scope: Mapping[str, Any]) -> int:

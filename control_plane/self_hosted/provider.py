@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Final
 
 import nats.errors
@@ -25,7 +26,7 @@ from control_plane.desired import ADMINISTRATOR, TAG
 from control_plane.errors import ProvisioningError
 from control_plane.provider import AccountSummary, Actual
 from control_plane.resources import Bucket, Consumer, Limits, Stream, User
-from control_plane.self_hosted import jetstream
+from control_plane.self_hosted import changes, jetstream
 from control_plane.settings import KV_PREFIX, Settings, bucket_stream_settings, limits_settings
 from service.nats.tls import TlsClient
 
@@ -84,7 +85,7 @@ async def push_account(system: Client, token: str) -> None:
 
     Raises `ProvisioningError` with the server's reason when it refuses it.
     """
-    await _system_request(system, "$SYS.REQ.CLAIMS.UPDATE", token)
+    await _system_request(system, changes.UPDATE, token)
 
 
 async def delete_account(system: Client, account: str, operator: Key) -> None:
@@ -195,29 +196,34 @@ class SelfHosted:
 
     async def adopt(self, account: str) -> None:
         administrator = _signer(self._operator, account, ADMINISTRATOR.name, 0).public
-        async with self.changing(account) as body:
-            body["tags"] = [*(body.get("tags") or ()), TAG]
-            body["signing_keys"] = [*(body.get("signing_keys") or ()), administrator]
+
+        def edit(body: dict[str, Any]) -> None:
+            body["tags"] = list(dict.fromkeys([*(body.get("tags") or ()), TAG]))
+            scopes.put(body, administrator)
+
+        await self.change(account, edit)
 
     async def put_limits(self, account: str, limits: Limits) -> None:
-        async with self.changing(account) as body:
-            body["limits"] = {**(body.get("limits") or {}), **limits_settings(limits)}
+        given = limits_settings(limits)
+        await self.change(account, lambda body: body.update(limits={**(body.get("limits") or {}), **given}))
 
     async def remove_account(self, account: str) -> None:
         await delete_account(self._system, account, self._operator)
 
     async def put_user(self, account: str, user: User) -> None:
         """Set the permissions on every key of the user, even one being retired: its credentials still work."""
-        async with self.changing(account) as body:
+
+        def edit(body: dict[str, Any]) -> None:
             there = scopes.of_user(body, user.name)
             signers = [scopes.generation(scope) for scope in there] or [0]
             for generation in signers:
                 signer = _signer(self._operator, account, user.name, generation)
-                scopes.set_scope(body, claims.scope(signer.public, user, generation))
+                scopes.put(body, claims.scope(signer.public, user, generation))
+
+        await self.change(account, edit)
 
     async def remove_user(self, account: str, name: str) -> None:
-        async with self.changing(account) as body:
-            body["signing_keys"] = [key for key in body.get("signing_keys") or () if scopes.role_of(key) != name]
+        await self.change(account, lambda body: scopes.remove(body, name))
 
     async def put_stream(self, account: str, stream: Stream) -> None:
         async with self.administrator(account) as client:
@@ -253,27 +259,22 @@ class SelfHosted:
 
     async def renew(self, account: str, user: str) -> None:
         """Add the next generation of the user's signing key beside the current one."""
-        async with self.changing(account) as body:
-            scope = scopes.of(body, user)
-            generation = scopes.generation(scope) + 1
-            signer = _signer(self._operator, account, user, generation).public
-            scopes.set_scope(body, {**scope, "key": signer, "description": str(generation)})
+        generation = scopes.generation(scopes.of((await self.claims_of(account))["nats"], user)) + 1
+        signer = _signer(self._operator, account, user, generation).public
+        own = {"key": signer, "description": str(generation)}
+        await self.change(account, lambda body: scopes.put(body, {**scopes.of(body, user), **own}))
 
     async def retire(self, account: str, user: str, identity: str) -> None:
         """Remove the signing key: everything that it signed is invalid at once."""
-        async with self.changing(account) as body:
-            gone = (identity, user)
-            body["signing_keys"] = [
-                key for key in body.get("signing_keys") or () if (scopes.key_of(key), scopes.role_of(key)) != gone
-            ]  # fmt: skip
+        await self.change(account, lambda body: scopes.remove(body, user, identity))
 
     async def issue(self, account: str, user: str) -> str:
         return await self.creds(account, user)
 
-    async def revoke(self, account: str, key: str) -> None:
-        """Revoke the key for ever: it has only one JWT, and this machine's clock must not decide how old that is."""
-        async with self.changing(account) as body:
-            body["revocations"] = {**(body.get("revocations") or {}), key: FOR_GOOD}
+    async def revoke(self, account: str, key: str, *more: str) -> None:
+        """Revoke keys for ever: each has only one JWT, and this machine's clock must not decide how old that is."""
+        given = dict.fromkeys((key, *more), FOR_GOOD)
+        await self.change(account, lambda body: body.update(revocations={**(body.get("revocations") or {}), **given}))
 
     async def gateway_token(self, account: str, user: str) -> str:  # noqa: ARG002
         raise ProvisioningError("a nats-server has no HTTP gateway; `make up` starts one")
@@ -292,9 +293,7 @@ class SelfHosted:
         except ValueError:
             raise ProvisioningError(f"the server does not know account {account}") from None
 
-    @asynccontextmanager
-    async def changing(self, account: str) -> AsyncIterator[dict[str, Any]]:
-        """Yield the account's settings for changes; send them to the server at the end."""
-        body = await self.claims_of(account)
-        yield body["nats"]
-        await push_account(self._system, claims.sign_again(body, self._operator))
+    async def change(self, account: str, edit: changes.Edit) -> None:
+        """Change the account's settings; those that others change at the same time stay."""
+        read, push = partial(self.claims_of, account), partial(push_account, self._system)
+        await changes.make(self._system, account, self._operator, edit, read=read, push=push)

@@ -85,11 +85,48 @@ async def test_many_are_revoked_or_none(own: OwnProgram, tmp_path: Path) -> None
     assert set((await states(own)).values()) == {"revoked"}
 
 
+@pytest.mark.parametrize("seen", [True, False])
+async def test_a_device_is_revoked_whose_entry_is_lost(own: OwnProgram, seen: bool) -> None:
+    """Its newest JWT is not its first one. A device that nobody has seen is added once more, and then revoked."""
+    await own.add("d1")
+    await own.done("device", "revoke", "d1")
+    jwt = await own.add("d1")
+    if seen:
+        await record(own, "d1", "online")
+    async with own.administrator() as client:
+        await client.jetstream().purge_stream("KV_device-register")
+    assert await states(own) == ({"d1": "online"} if seen else {})
+    if not seen:
+        await own.add("d1")
+    device = await own.connect("d1", jwt)
+    assert await own.done("device", "revoke", "d1") == "revoked  d1\n"
+    await thrown_out(device)
+    with pytest.raises(Refused):
+        await own.connect("d1", jwt)
+    assert await states(own) == {"d1": "revoked"}
+    assert await own.done("device", "revoke", "d1") == "nothing to do: d1 is revoked\n"
+    await (await own.connect("d1", await own.add("d1"))).disconnect()
+    assert (await states(own))["d1"] != "revoked"
+
+
+async def test_all_jwts_are_void_where_an_earlier_revocation_is_lost(own: OwnProgram) -> None:
+    """Another program sent the server an older JWT of the account."""
+    first = await own.add("d1")
+    await own.done("device", "revoke", "d1")
+    second = await own.add("d1")
+    async with own.provider() as (provider, account):
+        await provider.change(account, lambda body: body.pop("revocations"))
+    await own.done("device", "revoke", "d1")
+    for void in (first, second):
+        with pytest.raises(Refused):
+            await own.connect("d1", void)
+    assert await states(own) == {"d1": "revoked"}
+
+
 async def test_an_account_with_more_revocations_than_fit_says_so(own: OwnProgram) -> None:
     async with own.provider() as (provider, account):
         with pytest.raises(ProvisioningError, match=r"has 1,\d{3},\d{3} bytes; raise the server's max_payload"):
-            async with provider.changing(account) as body:
-                body["revocations"] = {f"U{number:055}": 1 for number in range(14_000)}
+            await provider.revoke(account, *(f"U{number:055}" for number in range(14_000)))
         assert not (await provider.claims_of(account))["nats"].get("revocations")
 
 

@@ -216,10 +216,13 @@ async def test_on_a_server_of_ones_own_drift_is_seen_too(servers: Servers, tmp_p
                 stream = (await js.stream_info("customer-balances")).config
                 await js.update_stream(stream.evolve(max_msgs=5, max_msg_size=100, allow_direct=True))
             denied = user_settings(ACCOUNT.user("client")) | {"sub": {"allow": ["_INBOX.>"], "deny": ["_INBOX.x"]}}
-            async with provider.changing(account.id) as body:
+
+            def drift(body: dict[str, Any]) -> None:
                 scope = next(key for key in body["signing_keys"] if isinstance(key, dict) and key["role"] == "client")
                 scope["template"] = denied
                 body["limits"]["conn"] = 3
+
+            await provider.change(account.id, drift)
             assert await due() == [
                 ("limits", ["conn"]),
                 ("user client", ["sub.deny"]),
