@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ import typer
 
 from operations.export.files import Export
 from operations.export.rows import TEXTS, Format, Lines
-from operations.load.show import Report
+from operations.load.show import Report, output
 from operations.options import Balance, Key, attributes_of
 from operations.scan import Progress, scan
 from operations.table import table_id
@@ -103,20 +104,28 @@ async def _scan(table: str, lines: Lines, segments: int) -> None:
 def _written(to: Path | None) -> Iterator[TextIO]:
     """Yield a file that takes its name at the end, or standard output. Raises `ServiceError`."""
     if to is None:
-        sys.stdout.reconfigure(encoding="utf-8", newline="\n")  # type: ignore[union-attr]
-        yield sys.stdout
-        sys.stdout.flush()
+        if sys.stdout is None:
+            raise ServiceError("standard output is closed", "give --to, or a pipe")
+        with output():
+            sys.stdout.reconfigure(encoding="utf-8", newline="\n")  # type: ignore[union-attr]
+            yield sys.stdout
+            sys.stdout.flush()
         return
-    beside = to.with_name(f"{to.name}.new")
+    beside: Path | None = None
     try:
-        with beside.open("w", encoding="utf-8", newline="\n") as file:
+        if not to.exists() or to.is_file():  # a device or a FIFO cannot be replaced: it is written to
+            to = Path(os.path.realpath(to))  # a link stays one
+            beside = to.with_name(f"{to.name}.{os.getpid()}.new")
+        with (beside or to).open("w", encoding="utf-8", newline="\n") as file:
             yield file
-        beside.replace(to)
+        if beside:
+            beside.replace(to)
     except OSError as error:
         raise ServiceError(f"{to} cannot be written ({error.strerror})", "give another --to") from None
     finally:
-        with contextlib.suppress(OSError):
-            beside.unlink()
+        if beside:
+            with contextlib.suppress(OSError):
+                beside.unlink()
 
 
 if __name__ == "__main__":

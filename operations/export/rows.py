@@ -17,11 +17,17 @@ from service.dynamodb.table import Row
 Format = Literal["csv", "jsonl"]
 TEXTS: Final = (contract.NAME_ATTRIBUTE, contract.CREATED_AT_ATTRIBUTE)
 
+_NULL: Final = {"NULL": True}
+
 
 def client_in(row: Row, attributes: contract.Attributes) -> Client:
     """Return a row's client. Raises `BadLine` for a row that `operations.load` would refuse."""
     told: dict[str, Any] = {CLIENT_ID: _value(row, attributes.key, "S"), BALANCE: _value(row, attributes.balance, "N")}
-    told |= {name: text for name in TEXTS if (text := _value(row, name, "S")) is not None}
+    for name in TEXTS:
+        if row.get(name, _NULL) != _NULL:
+            told[name] = _value(row, name, "S")
+            if told[name] is None:
+                raise BadLine(name, "is not a string")
     try:
         balance = int(told[BALANCE])
     except (TypeError, ValueError):

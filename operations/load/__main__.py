@@ -10,6 +10,7 @@ Exit codes: 0 all rows are in the table; 3 a line was bad or refused; 2 an inval
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import time
 from pathlib import Path
@@ -22,7 +23,7 @@ import uvloop
 from operations.load.read import check
 from operations.load.run import Outcome, Plan, load
 from operations.load.show import Progress, Report, duration
-from operations.load.source import File, Source, source_of
+from operations.load.source import File, Pipe, Source, source_of
 from operations.options import Balance, Key, attributes_of
 from service.runtime.errors import ServiceError
 
@@ -67,15 +68,18 @@ def main(
             raise typer.BadParameter("give the table, or set DDB_TABLE", param_hint="--table")
         if isinstance(source, File):
             kept = checkpoint or Path(f"{source.name}.checkpoint")
+        if kept and _is_source(kept, source):
+            raise typer.BadParameter("it is the source of the rows", param_hint="--checkpoint")
         plan = Plan(table, attributes, replace, kept, seed_flag)
         outcome = uvloop.run(load(source, plan, report))
+        report.kept = None  # it is over, even if its result cannot be printed
+        _tell(outcome, time.monotonic() - began_s, report)
     except ServiceError as error:
         report.error(f"{error}{_next(report)}")
         raise typer.Exit(1) from None
     except (KeyboardInterrupt, asyncio.CancelledError):
         report.error(f"stopped{_next(report)}")
         raise typer.Exit(INTERRUPTED) from None
-    _tell(outcome, time.monotonic() - began_s, report)
 
 
 async def _dry_run(source: Source, report: Report) -> int:
@@ -90,10 +94,6 @@ async def _dry_run(source: Source, report: Report) -> int:
 def _tell(outcome: Outcome, seconds: float, report: Report) -> None:
     done = outcome.done
     rows = done.written + done.there + done.refused
-    if outcome.bad:
-        stopped = "a line is bad: nothing after it was written" if rows else "a line is bad: nothing was written"
-        report.error("clients with several lines have the balance of one of them" if outcome.is_whole else stopped)
-        raise typer.Exit(BAD)
     new = rows - outcome.resumed
     parts = [f"{done.written:,} rows written"]
     if done.there:
@@ -108,8 +108,19 @@ def _tell(outcome: Outcome, seconds: float, report: Report) -> None:
         text, written=done.written, there=done.there, refused=done.refused, earlier=outcome.resumed,
         seconds=round(seconds, 3),
     )  # fmt: skip
-    if done.refused:
+    if outcome.bad:
+        stopped = "a line is bad: nothing after it was written" if rows else "a line is bad: nothing was written"
+        report.error("clients with several lines have the balance of one of them" if outcome.is_whole else stopped)
+    if outcome.bad or done.refused:
         raise typer.Exit(BAD)
+
+
+def _is_source(checkpoint: Path, source: Source) -> bool:
+    try:
+        found = os.fstat(sys.stdin.fileno()) if isinstance(source, Pipe) else Path(source.name).stat()
+        return os.path.samestat(checkpoint.stat(), found)
+    except OSError:  # there is no checkpoint yet; or the source is in S3
+        return False
 
 
 def _next(report: Report) -> str:

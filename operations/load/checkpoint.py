@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -71,11 +72,13 @@ class Checkpoint:
         if self._path is None:
             return
         told: dict[str, Any] = {"version": VERSION, "job": asdict(self._job), **asdict(done)}
-        beside = self._path.with_name(f"{self._path.name}.new")
+        beside = self._path.with_name(f"{self._path.name}.{os.getpid()}.new")  # another load may write one too
         try:
             beside.write_bytes(orjson.dumps(told))
             beside.replace(self._path)
         except OSError as error:
+            with contextlib.suppress(OSError):
+                beside.unlink()
             raise ServiceError(
                 f"checkpoint {self._path} cannot be written ({error.strerror})", "give a --checkpoint that can be"
             ) from None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -21,8 +22,12 @@ BALANCE: Final = "balance"
 NAME: Final = contract.NAME_ATTRIBUTE
 CREATED_AT: Final = contract.CREATED_AT_ATTRIBUTE
 COLUMNS: Final = (CLIENT_ID, BALANCE, NAME, CREATED_AT)
-BALANCE_MAX: Final = 10**15
-"""Every reader of JSON has it exactly, and what is added to it (2**53 is 9 times as much)."""
+_QUOTED: Final = [f'"{name}"'.encode() for name in COLUMNS]
+BALANCE_MAX: Final = 2**53 - 1
+"""The most that every reader of JSON has exactly, as the service's replies are JSON. DynamoDB could keep 38 digits.
+
+https://www.rfc-editor.org/rfc/rfc8259#section-6
+"""
 HEADER: Final = "header"
 LINE: Final = "line"
 """What a problem is in, where it is in no column."""
@@ -72,7 +77,10 @@ def form_of(first: bytes) -> Form:
     """Return the form of a file that begins with this line. Raises `BadLine` for a header that cannot be used."""
     if first.lstrip().startswith(b"{"):
         return Form(of_json, has_header=False)
-    columns = _fields(first)
+    try:
+        columns = _fields(first)
+    except BadLine as error:
+        raise BadLine(HEADER, error.reason) from None  # else the next line would be taken for the header
     given = ",".join(columns)
     if missing := [name for name in (CLIENT_ID, BALANCE) if name not in columns]:
         raise BadLine(
@@ -107,9 +115,18 @@ def of_json(line: bytes) -> Client:
         raise BadLine(LINE, f"is not JSON ({error})") from None
     if type(row) is not dict:
         raise BadLine(LINE, "is not a JSON object")
+    if b"\\" in line or any(line.count(name) > 1 for name in _QUOTED):  # a name may be escaped
+        json.loads(line, object_pairs_hook=_each_once, parse_int=str)  # int() refuses 4,301 digits
     if strange := [name for name in row if name not in COLUMNS]:
         raise BadLine(LINE, f"has {', '.join(strange)!r}, and the columns are {','.join(COLUMNS)}")
     return client_of({name: value for name, value in row.items() if value is not None}, integer_of(row.get(BALANCE)))
+
+
+def _each_once(pairs: Sequence[tuple[str, Any]]) -> None:
+    """Raise `BadLine` for an object with a name twice, of which a reader takes either."""
+    names = [name for name, _ in pairs]
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise BadLine(LINE, f"has {', '.join(twice)!r} twice")
 
 
 def client_of(row: Mapping[str, Any], balance: int | None) -> Client:

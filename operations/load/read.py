@@ -74,15 +74,20 @@ class Parser:
     def has_begun(self) -> bool:
         return self._form is not None
 
-    def client(self, number: int, raw: bytes) -> Client | None:
-        """Return the client in a line; None for the header and for an empty line. Raises `BadLine`."""
+    def client(self, number: int, raw: bytes, *, is_cut: bool = False) -> Client | None:
+        """Return the client in a line; None for the header and for an empty line. Raises `BadLine`.
+
+        `is_cut`: it is the last one of a pipe, and has no line feed.
+        """
         line = raw.removeprefix(BOM) if number == 1 else raw
         if not line.strip():
             return None
         if self._form is None:
             self._form = form_of(line)
-            if self._form.has_header:
+            if self._form.has_header and not is_cut:
                 return None
+        if is_cut and self._form.has_header:  # half of a line of JSON is no JSON, and half of a balance is one
+            raise BadLine(LINE, "has no line feed: the pipe may be cut off")
         return self._form.parse(line)
 
     def usual(self, lines: Sequence[bytes]) -> Sequence[bytes] | None:
@@ -101,7 +106,7 @@ async def check(source: Source, tell: Tell, seen: Callable[[int, int], None]) ->
         async for lines, block in _lines(source.blocks()):
             whole.update(block)
             found.size += len(block)
-            if not checking.take(lines):
+            if not checking.take(lines, is_cut=source.size is None and not block):
                 return found
             seen(found.size, found.rows)
         checking.end()
@@ -119,9 +124,9 @@ class _Check:
         self._number = 0
         self.twice = Twice()
 
-    def take(self, lines: Sequence[bytes]) -> bool:
+    def take(self, lines: Sequence[bytes], *, is_cut: bool) -> bool:
         """Check the next lines; return False if no more can be read, for want of a header."""
-        ids = self._parser.usual(lines)
+        ids = None if is_cut else self._parser.usual(lines)
         if ids is not None:
             for number, client_id in enumerate(ids, self._number + 1):
                 self.twice.add(client_id, number)
@@ -131,7 +136,7 @@ class _Check:
         for raw in lines:
             self._number += 1
             try:
-                client = self._parser.client(self._number, raw)
+                client = self._parser.client(self._number, raw, is_cut=is_cut)
             except BadLine as error:
                 self._bad(self._number, error.column, error.reason)
                 if error.column == HEADER:
@@ -195,8 +200,8 @@ class Reader:
             offset, number = self._start.offset, self._start.lines
         clients = list[tuple[int, Client]]()
         ids = set[str]()
-        async for raw in self._raws(offset):
-            client = self._client(number + 1, raw)
+        async for raw, is_cut in self._raws(offset):
+            client = self._client(number + 1, raw, is_cut=is_cut)
             if self._is_bad:
                 break
             if client and (client.client_id in ids or len(clients) == BATCH):  # a call refuses two rows of a client
@@ -217,10 +222,10 @@ class Reader:
         if self._is_bad:
             raise BadFile
 
-    async def _raws(self, offset: int) -> AsyncIterator[bytes]:
-        async for lines, _ in _lines(self._source.blocks(offset)):
+    async def _raws(self, offset: int) -> AsyncIterator[tuple[bytes, bool]]:
+        async for lines, block in _lines(self._source.blocks(offset)):
             for raw in lines:
-                yield raw
+                yield raw, self._source.size is None and not block
 
     def _pass_over(self, number: int) -> None:
         """Raise `ServiceError` if the lines of a pipe up to the mark are not those before it."""
@@ -233,9 +238,9 @@ class Reader:
     def _mark(self, offset: int, lines: int) -> Mark:
         return Mark(offset, lines, self._lines.hexdigest())
 
-    def _client(self, number: int, raw: bytes) -> Client | None:
+    def _client(self, number: int, raw: bytes, *, is_cut: bool = False) -> Client | None:
         try:
-            client = self._parser.client(number, raw)
+            client = self._parser.client(number, raw, is_cut=is_cut)
         except BadLine as error:
             self._tell(number, error.column, error.reason)
             self._is_bad = True
@@ -255,7 +260,7 @@ class Reader:
 
 
 async def _lines(blocks: AsyncIterator[bytes]) -> AsyncIterator[tuple[list[bytes], bytes]]:
-    """Yield the complete lines of each block, and the block; the last one may lack its line feed.
+    """Yield the complete lines of each block, and the block; a last line without a line feed has the block b"".
 
     Raises `ServiceError` for a line that is too long.
     """

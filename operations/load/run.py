@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -23,6 +23,9 @@ from service.dynamodb.client import DynamoDB
 
 CHECKPOINT_S: Final = 1.0
 HAS_ADJUSTMENTS: Final = "has adjustments, so its balance is not replaced; correct it with customer.adjust"
+MAY_BE_REPLACED: Final = (
+    "has adjustments now; it may have been replaced before them, by a call whose answer was lost or by an earlier run"
+)
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ class _Load:
         self, source: Source, writer: Writer, checkpoint: Checkpoint, before: Done | None, report: Report
     ) -> None:
         self._done = before or Done(START)
+        self._is_resumed = before is not None
         self._outcome = Outcome(self._done, resumed=self._done.written + self._done.there + self._done.refused)
         self._batches: AsyncIterator[Batch] = Reader(source, report.line, self._done.mark).batches()
         self._reading = asyncio.Lock()
@@ -101,15 +105,7 @@ class _Load:
     async def run(self) -> Outcome:
         works = [asyncio.create_task(self._work()) for _ in range(MOST)]
         try:
-            await asyncio.gather(*works)
-            self._checkpoint.remove()
-        except BadFile as error:
-            await asyncio.gather(*works, return_exceptions=True)  # what was read before the bad line is good
-            self._outcome.bad, self._outcome.is_whole = True, error.at_its_end
-            if error.at_its_end:
-                self._checkpoint.remove()
-            else:
-                self._checkpoint.write(self._done)
+            await self._end_of(works)
         except BaseException:
             for work in works:
                 work.cancel()
@@ -118,14 +114,30 @@ class _Load:
             raise
         finally:
             self._progress.end()
+        if self._outcome.bad and not self._outcome.is_whole:
+            self._checkpoint.write(self._done)
+        else:
+            self._checkpoint.remove()
         self._outcome.done, self._outcome.lost = self._done, self._writer.lost
         return self._outcome
+
+    async def _end_of(self, works: Sequence[asyncio.Task[None]]) -> None:
+        """Return when all that was read is written. Raises what a call failed with, also after a bad line."""
+        try:
+            await asyncio.gather(*works)
+        except BadFile as error:
+            self._outcome.bad, self._outcome.is_whole = True, error.at_its_end
+            # what was read before the bad line is good
+            for ended in await asyncio.gather(*works, return_exceptions=True):
+                if ended is not None and not isinstance(ended, BadFile):
+                    raise ended from None
 
     async def _work(self) -> None:
         while batch := await self._read():
             result = await self._writer.write(batch.clients)
+            why = MAY_BE_REPLACED if self._writer.lost or self._is_resumed else HAS_ADJUSTMENTS
             for line in result.refused:
-                self._report.line(line, CLIENT_ID, HAS_ADJUSTMENTS)
+                self._report.line(line, CLIENT_ID, why)
             self._take(batch, result)
 
     async def _read(self) -> Batch | None:

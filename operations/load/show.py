@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 import typer
+
+from service.runtime.errors import ServiceError
 
 FIRST_S: Final = 2.0
 """What is over by then shows no progress."""
@@ -54,6 +59,25 @@ def duration(seconds: float) -> str:
     return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
 
 
+@contextmanager
+def output() -> Iterator[None]:
+    """Print to standard output. Raises `ServiceError` when its disk is full, or no program reads it any more."""
+    try:
+        yield
+    except OSError as error:
+        # What is left in its buffer goes nowhere: it would fail again when the process ends.
+        # https://docs.python.org/3/library/signal.html#note-on-sigpipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise ServiceError(
+            f"standard output cannot be written ({error.strerror})", "see its disk, or the program that reads it"
+        ) from None
+
+
+def _print(text: str) -> None:
+    with output():
+        print(text, flush=True)
+
+
 class Report:
     """Prints each bad or refused line as it is found: they are not kept, for there may be millions."""
 
@@ -63,17 +87,18 @@ class Report:
         """The checkpoint from which this load can go on, once there is one."""
 
     def line(self, line: int, column: str, reason: str) -> None:
+        """Raise `ServiceError` if it cannot be printed; so does `result`."""
         if self._as_json:
-            print(json.dumps({"line": line, "column": column, "reason": reason}, ensure_ascii=False))
+            _print(json.dumps({"line": line, "column": column, "reason": reason}, ensure_ascii=False))
         else:
             where = f"line {line}" if column == "line" else f"line {line}, {column}"
-            print(f"{where}: {reason}")
+            _print(f"{where}: {reason}")
 
     def note(self, text: str) -> None:
         print(f"note: {text}", file=sys.stderr)
 
     def result(self, text: str, **told: float | str) -> None:
-        print(json.dumps(told, ensure_ascii=False) if self._as_json else text)
+        _print(json.dumps(told, ensure_ascii=False) if self._as_json else text)
 
     def error(self, text: str) -> None:
         typer.secho(f"error: {text}", fg=typer.colors.RED, err=True)  # colour on a terminal only

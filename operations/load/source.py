@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator
@@ -15,6 +16,7 @@ from service.runtime.threads import in_thread
 BLOCK: Final = 64 * 1024
 """Bytes: the rows of one are parsed in some 10 ms, while DynamoDB is busy with others."""
 PIPE: Final = "-"
+REMEDY: Final = "pipe the rows into it, or name a file"
 
 
 class Source(Protocol):
@@ -41,15 +43,24 @@ class File:
         with self._open() as file:
             self._check(file)
             file.seek(offset)
-            while block := file.read(BLOCK):
+            while block := self._read(file):
                 yield block
+                await asyncio.sleep(0)  # nothing else waits while a file is checked, and Ctrl-C needs a wait
             self._check(file)
+
+    def _read(self, file: BinaryIO) -> bytes:
+        try:
+            return file.read(BLOCK)
+        except OSError as error:
+            raise _unreadable(self.name, error, "see its disk, or copy it again") from None
 
     def _open(self) -> BinaryIO:
         try:
+            if not self._path.is_file() and self._path.exists():
+                raise ServiceError(f"{self._path} is not a file", "give a file, `-` for a pipe, or s3://BUCKET/KEY")
             return self._path.open("rb")
         except OSError as error:
-            raise ServiceError(f"{self._path} cannot be read ({error.strerror})", "correct the path") from None
+            raise _unreadable(self.name, error, "correct the path") from None
 
     def _check(self, file: BinaryIO) -> None:
         if _version(file) != self._as_it_was:
@@ -70,8 +81,11 @@ class Pipe:
 
     async def blocks(self, offset: int = 0) -> AsyncIterator[bytes]:
         assert offset == 0, "a pipe is read from its start"  # noqa: S101
-        while block := await in_thread(lambda: os.read(sys.stdin.fileno(), BLOCK), "standard input"):
-            yield block
+        try:
+            while block := await in_thread(lambda: os.read(sys.stdin.fileno(), BLOCK), self.name):
+                yield block
+        except OSError as error:
+            raise _unreadable(self.name, error, REMEDY) from None
 
 
 class Remote:
@@ -94,10 +108,13 @@ def source_of(text: str) -> Source:
     if text.startswith("s3://"):
         return Remote(text)
     if text != PIPE:
-        path = Path(text)
-        if path.exists() and not path.is_file():
-            raise ServiceError(f"{path} is not a file", "give a file, `-` for a pipe, or s3://BUCKET/KEY")
-        return File(path)
+        return File(Path(text))
+    if sys.stdin is None:
+        raise ServiceError("standard input is closed", REMEDY)
     if sys.stdin.isatty():
-        raise ServiceError("standard input is a terminal", "pipe the rows into it, or name a file")
+        raise ServiceError("standard input is a terminal", REMEDY)
     return Pipe()
+
+
+def _unreadable(name: str, error: OSError, remedy: str) -> ServiceError:
+    return ServiceError(f"{name} cannot be read ({error.strerror})", remedy)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from array import array
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from tempfile import TemporaryFile
 from typing import Final
+
+from service.runtime.errors import ServiceError
 
 PARTS: Final = 1024
 SPILLED: Final = 1024
@@ -15,13 +20,17 @@ _EACH: Final = 8
 
 
 class Twice:
-    """Takes 16 bytes of disk for each id, and 8 MB. Ids with one hash are taken for one: 1 in 10**7 loads of 10**6."""
+    """Takes 16 bytes of disk for each id, and 8 MB. Ids with one hash are taken for one: 1 in 10**7 loads of 10**6.
+
+    Each method but `close` raises `ServiceError` when the temporary folder cannot be written.
+    """
 
     def __init__(self) -> None:
         self._parts = [array("Q") for _ in range(PARTS)]
         self._places = [array("Q") for _ in range(PARTS)]
         """Where each part's numbers are in the file."""
-        self._file = TemporaryFile()  # noqa: SIM115  closed by `close`
+        with _temporary():
+            self._file = TemporaryFile()  # noqa: SIM115  closed by `close`
         self._end = 0
 
     def add(self, client_id: bytes, line: int) -> None:
@@ -30,7 +39,8 @@ class Twice:
         part.append(number)
         part.append(line)
         if len(part) == SPILLED:
-            self._file.write(part.tobytes())
+            with _temporary():
+                self._file.write(part.tobytes())
             self._places[number % PARTS].append(self._end)
             self._end += SPILLED * _EACH
             del part[:]
@@ -40,13 +50,27 @@ class Twice:
         for part, places in zip(self._parts, self._places, strict=True):
             first: dict[int, int] = {}
             for place in places:
-                self._file.seek(place)
-                spilled = array("Q", self._file.read(SPILLED * _EACH))
+                with _temporary():
+                    self._file.seek(place)
+                    spilled = array("Q", self._file.read(SPILLED * _EACH))
                 yield from _again(spilled, first)
             yield from _again(part, first)
 
     def close(self) -> None:
-        self._file.close()
+        with suppress(OSError):  # of a full disk, again: nobody needs the file now
+            self._file.close()
+
+
+@contextmanager
+def _temporary() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        folder = tempfile.tempdir or os.environ.get("TMPDIR", "/tmp")  # noqa: S108  tempfile's own default
+        raise ServiceError(
+            f"temporary folder {folder} cannot be written ({error.strerror})",
+            "set TMPDIR to a folder that has 16 free bytes for each row",
+        ) from None
 
 
 def _again(numbers: array[int], first: dict[int, int]) -> Iterator[tuple[int, int]]:

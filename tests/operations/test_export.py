@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ async def test_what_is_exported_is_loaded_again(world: World, tmp_path: Path, fo
     for number, name in enumerate(ODD_NAMES):
         world.put_item({"id": {"S": f"odd-{number}"}, "client_balance": {"N": "5"}, "name": {"S": name},
                         "created_at": {"S": "2024-01-23"}})  # fmt: skip
+    world.put_rows({"rich": 10**15 + 1})
     path = written(tmp_path / "in.csv", csv_of(numbered(500)))
     env = environment(world)
     assert (await command(env, path, "--no-seed-flag"))[0] == 0
@@ -56,12 +58,13 @@ async def test_what_is_exported_is_loaded_again(world: World, tmp_path: Path, fo
     code, output, errors = await exported(
         env, "--format", form, "--segments", "3", "--to", str(tmp_path / f"out.{form}")
     )
-    assert (code, output, errors) == (0, "", f"504 clients with {sum(numbered(500).values()) + 20:,} points\n")
+    points = sum(numbered(500).values()) + 20 + 10**15 + 1
+    assert (code, output, errors) == (0, "", f"505 clients with {points:,} points\n")
     engine = dynamodb.client(world.servers.dynamodb_env)
     engine.delete_table(TableName=world.table)
     await dynamodb.create_table(world.table, world.servers.dynamodb_env)
     code, output, _ = await command(env, str(tmp_path / f"out.{form}"), "--no-seed-flag")
-    assert (code, output.startswith("504 rows written")) == (0, True)
+    assert (code, output.startswith("505 rows written")) == (0, True)
     assert sorted(items(world), key=lambda row: str(row["id"]["S"])) == before
 
 
@@ -88,23 +91,26 @@ async def test_the_files_of_a_point_in_time_export(tmp_path: Path, moto: str, wh
 
 
 async def test_rows_that_cannot_be_loaded_are_named_and_left_out(world: World) -> None:
-    world.put_rows({"1": 5})
+    world.put_item({"id": {"S": "1"}, "client_balance": {"N": "5"}, "name": {"NULL": True}})
     for odd in (
         {"id": {"S": "text"}, "client_balance": {"S": "5"}}, {"id": {"S": "half"}, "client_balance": {"N": "0.5"}},
         {"id": {"S": "below"}, "client_balance": {"N": "-5"}}, {"id": {"S": "a.b"}, "client_balance": {"N": "5"}},
         {"id": {"S": "line"}, "client_balance": {"N": "5"}, "name": {"S": "a\nb"}},
+        {"id": {"S": "name"}, "client_balance": {"N": "5"}, "name": {"N": "7"}},
+        {"id": {"S": "date"}, "client_balance": {"N": "5"}, "created_at": {"N": "1700000000"}},
     ):  # fmt: skip
         world.put_item(odd)
     code, output, errors = await exported(environment(world))
     assert (code, output) == (3, f"{HEADER}\n1,5,,\n")
     *told, last = errors.splitlines()
-    assert last == "1 clients with 5 points; 5 left out"
+    assert last == "1 clients with 5 points; 7 left out"
     assert sorted(line.partition(" is left out: ")[0] for line in told) == [
-        "client 'a.b'", "client 'below'", "client 'half'", "client 'line'", "client 'text'",
+        "client 'a.b'", "client 'below'", "client 'date'", "client 'half'", "client 'line'", "client 'name'",
+        "client 'text'",
     ]  # fmt: skip
     code, output, errors = await exported(environment(world), "--json", "--format", "jsonl")
     assert (code, output) == (3, '{"client_id":"1","balance":5}\n')
-    assert json.loads(errors.splitlines()[-1]) == {"clients": 1, "points": 5, "left_out": 5}
+    assert json.loads(errors.splitlines()[-1]) == {"clients": 1, "points": 5, "left_out": 7}
 
 
 def broken(folder: Path) -> Iterator[tuple[Path, str]]:
@@ -134,7 +140,7 @@ async def test_an_export_that_is_not_whole_is_refused(tmp_path: Path) -> None:
     for folder, said in broken(tmp_path):
         code, _, errors = await exported({"PATH": ""}, "--from", str(folder), "--to", str(to))
         assert (code, said in errors, "Traceback" in errors) == (1, True, False), (said, errors)
-        assert (to.read_text(), (tmp_path / "rows.csv.new").exists()) == ("before", False)
+        assert (to.read_text(), [*tmp_path.glob("*.new")]) == ("before", [])
     assert Export(str(export(tmp_path / "good", []))).items == 0
 
 
@@ -143,6 +149,31 @@ async def test_a_table_that_is_not_there_and_one_that_is_not_named(world: World)
     assert (code, errors) == (1, "error: table not-there does not exist; deploy the stack, or correct DDB_TABLE\n")
     code, _, errors = await exported(environment(world, DDB_TABLE=""))
     assert (code, "give the table, or set DDB_TABLE" in errors) == (2, True)
+
+
+async def test_what_is_not_a_file_is_written_to(world: World, tmp_path: Path) -> None:
+    """A link stays one, and a FIFO too."""
+    world.put_rows({"1": 5})
+    link, fifo, file = (tmp_path / name for name in ("link", "fifo", "rows.csv"))
+    link.symlink_to(file)
+    os.mkfifo(fifo)
+    reading = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        for to in (link, fifo):
+            code, _, errors = await exported(environment(world), "--to", str(to))
+            assert (code, errors) == (0, "1 clients with 5 points\n")
+        assert (link.is_symlink(), file.read_text()) == (True, f"{HEADER}\n1,5,,\n")
+        assert (fifo.is_fifo(), os.read(reading, 1000).decode()) == (True, f"{HEADER}\n1,5,,\n")
+    finally:
+        os.close(reading)
+
+
+async def test_what_another_export_to_the_file_writes_is_not_touched(tmp_path: Path) -> None:
+    other = tmp_path / "rows.csv.new"
+    other.write_text("another")
+    source = export(tmp_path / "export", [{"id": {"S": "1"}, "client_balance": {"N": "5"}}])
+    assert (await exported({"PATH": ""}, "--from", str(source), "--to", str(tmp_path / "rows.csv")))[0] == 0
+    assert (other.read_text(), (tmp_path / "rows.csv").read_text()) == ("another", f"{HEADER}\n1,5,,\n")
 
 
 async def test_rows_are_loaded_from_s3(world: World, tmp_path: Path, moto: str) -> None:

@@ -84,6 +84,44 @@ def test_a_header_that_cannot_be_used(header: str, reason: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("first", "reason"), [(b"client_id,balance,\xff", "is not UTF-8"), (b'"client_id,balance', "is not CSV")]
+)
+def test_a_first_line_that_cannot_be_read_is_no_header(first: bytes, reason: str) -> None:
+    """Else the second line would be taken for it."""
+    with pytest.raises(BadLine) as caught:
+        form_of(first)
+    assert (caught.value.column, caught.value.reason.startswith(reason)) == ("header", True), caught.value
+
+
+@pytest.mark.parametrize(
+    ("line", "twice"),
+    [
+        (b'{"client_id":"1","balance":5,"balance":6}', "balance"),
+        (b'{"client_id":"1","balance":5,"b\\u0061lance":6}', "balance"),
+        (b'{"client_id":"1","client_id":"1","balance":5}', "client_id"),
+        (b'{"client_id":"1","balance":5,"name":null,"name":"J"}', "name"),
+    ],
+)
+def test_a_name_twice_in_a_line_of_json(line: bytes, twice: str) -> None:
+    with pytest.raises(BadLine) as caught:
+        of_json(line)
+    assert (caught.value.column, caught.value.reason) == ("line", f"has '{twice}' twice")
+
+
+def test_a_name_that_is_a_value_too() -> None:
+    assert of_json(b'{"client_id":"balance","balance":5,"name":"name"}') == Client("balance", 5, "name")
+    assert of_json(b'{"client_id":"1","balance":5,"name":"\\u00dc"}') == Client("1", 5, "\u00dc")
+
+
+def test_a_balance_that_not_every_reader_of_json_has_exactly() -> None:
+    """It would be another number in a reply: https://www.rfc-editor.org/rfc/rfc8259#section-6."""
+    most = 2**53 - 1
+    assert of_json(b'{"client_id":"1","balance":%d}' % most) == of_csv("client_id,balance", f"1,{most}")
+    with pytest.raises(BadLine, match="balance: must be"):
+        of_json(b'{"client_id":"1","balance":%d}' % (most + 1))
+
+
+@pytest.mark.parametrize(
     ("row", "outcome"),
     [
         ({"client_id": "1", "balance": 5}, Client("1", 5)),
