@@ -1,8 +1,8 @@
 """Change an account's JWT, so that two commands at a time do not lose each other's changes.
 
-The server keeps the JWT that it was sent last, whatever it was made from: it has no compare-and-set. But whoever may
-send it one may also hear those of others, on the same subject. So a command listens from before it reads the JWT until
-a moment after it has sent its own, and makes its change again, on the newest JWT, when another came in between.
+The server keeps the JWT that it was sent last, whatever it was made from: it has no compare-and-set. But a user that
+may send it one may also hear those of others, on the same subject. So a command listens from before it reads the JWT
+until a moment after it has sent its own, and makes its change again, on the newest JWT, when another came in between.
 
 `$SYS.REQ.CLAIMS.UPDATE`: https://docs.nats.io/running-a-nats-service/configuration/securing_nats/auth_intro/jwt/resolver
 """
