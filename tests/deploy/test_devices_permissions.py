@@ -36,8 +36,13 @@ async def test_the_role_may_do_what_it_calls(devices: Any, proxy: FaultyDynamoDB
             of_device = [row async for row in query.GetDeviceRows(pb.Range(device="d1"), timeout=30)]
         assert len(everything) == len(of_device) == 1
         async with devices.world.client() as client:
-            answer = await client.request(contract.GET_SUBJECT, b'{"device":"d1"}', timeout=10)
-        assert b"d1" in answer.data
+
+            async def is_known() -> bool:
+                """Return whether the reading has become a record: that is behind its row."""
+                answer = await client.request(contract.GET_SUBJECT, b'{"device":"d1"}', timeout=10)
+                return b'"last"' in answer.data
+
+            await eventually(is_known, what="a device that is known")
         await device.disconnect()
         task.child.signal(signal.SIGTERM)
         assert await task.child.wait() == 0
