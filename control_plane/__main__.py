@@ -44,7 +44,6 @@ from control_plane.provider import Provider
 from control_plane.target import Target, account_files, account_name, ask, open_provider
 
 DIFFERENT: Final = 3
-
 cli = typer.Typer(
     cls=SharedOptions, help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
 )
