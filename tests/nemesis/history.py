@@ -53,6 +53,8 @@ class History:
     """Answers that are no documented ones."""
     queue_violations: list[str] = field(default_factory=list)
     ended: list[Ended] = field(default_factory=list)
+    cut_off: set[str] = field(default_factory=set)
+    """Processes whose way to NATS, or whose nats-server, had a fault in the plan."""
     logs: dict[str, str] = field(default_factory=dict)
     recoveries: list[Recovery] = field(default_factory=list)
     memory_mib: dict[str, float] = field(default_factory=dict)

@@ -26,7 +26,7 @@ from service.contracts.stream import STREAM
 from service.nats.jetstream import backlog
 from tests.nemesis.faults import System, applied
 from tests.nemesis.history import History, Recovery, Stored
-from tests.nemesis.plan import Fault, Plan
+from tests.nemesis.plan import OF_CONNECTIONS, OF_SERVERS, Fault, Plan
 from tests.nemesis.processes import Slot
 from tests.nemesis.work import Work
 from tests.support.bank import OPENING, Bank
@@ -91,6 +91,8 @@ async def run(plan: Plan, servers: Servers, folder: Path) -> tuple[History, Stor
             bank.closing.set()
             await asyncio.wait_for(asyncio.gather(*asking), HEALS_S)
         _recoveries(plan, ended_s, work, history)
+        cut = [fault for fault in plan.faults if fault.kind in (*OF_CONNECTIONS, *OF_SERVERS)]
+        history.cut_off = {name for name in slots if any(fault.target in ("", name) for fault in cut)}
         # ADR 15: a killed nats-server may have forgotten deliveries and acknowledgements of its last moments.
         # ADR 15: an edit of `ack_wait` moves the end of each visibility that is out.
         since_s = [ended_s[fault] for fault in plan.faults if fault.kind in {"server kill", "consumer edited"}]

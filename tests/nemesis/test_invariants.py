@@ -71,6 +71,14 @@ def test_a_broken_history_is_found(invariant: str, change: Callable[[History, St
     assert invariant in found
 
 
+def test_a_process_that_nothing_cut_off_has_no_excuse() -> None:
+    history, stored = good()
+    history.ended.append(Ended("queue", 1, "", "error: no NATS server at nats://127.0.0.1:4222 (no answer)"))
+    assert len(broken(history, stored)) == 1
+    history.cut_off.add("queue")
+    assert broken(history, stored) == []
+
+
 def test_each_invariant_has_a_history_that_breaks_it() -> None:
     assert [invariant.__name__ for invariant in ALL] == [case.values[0] for case in BROKEN]  # type: ignore[attr-defined]
 
