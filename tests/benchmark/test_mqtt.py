@@ -15,6 +15,7 @@ from nats.aio.client import Client
 from benchmark.load.mqtt import Mqtt, Refused, Will, _packet, _packets
 from local.nats_server import binary
 from local.process import accepts, claim_port, running
+from service.nats.connection import roundtrip
 from tests.support.world import eventually
 
 HOST = "127.0.0.1"
@@ -49,7 +50,7 @@ async def connect(ports: tuple[int, int], client_id: str = "d1", **options: obje
 
 async def test_a_publish_returns_when_the_server_has_stored_it(ports: tuple[int, int], nats_client: Client) -> None:
     readings = await nats_client.subscribe("data.>")
-    await nats_client.flush()
+    await roundtrip(nats_client)
     mqtt = await connect(ports)
     await mqtt.publish("data/d1/t", b"one")
     await mqtt.publish("data/d1/t", b"x" * 300_000)
@@ -74,10 +75,13 @@ async def test_the_next_connection_sends_again_what_has_no_puback(ports: tuple[i
     mqtt.abort()
     await mqtt.closed
     readings = await nats_client.subscribe("data.>")
-    await nats_client.flush()
+    await roundtrip(nats_client)
     again = await connect(ports, unacknowledged=mqtt.unacknowledged)
     await again.publish("data/d1/t", b"next")
-    assert [(await readings.next_msg(5)).data for _ in range(2)] == [b"lost", b"next"]
+    got = [(await readings.next_msg(5)).data]
+    while got[-1] != b"next":
+        got.append((await readings.next_msg(5)).data)
+    assert set(got[:-1]) == {b"lost"}, "again, even if the server had it from the first connection"
     await eventually(lambda: again.acknowledged == 2)
     await again.disconnect()
 
@@ -86,7 +90,7 @@ async def test_a_will_is_published_after_an_abort_and_not_after_a_disconnect(
     ports: tuple[int, int], nats_client: Client
 ) -> None:
     wills = await nats_client.subscribe("lwt.*")
-    await nats_client.flush()
+    await roundtrip(nats_client)
     leaving = await connect(ports, "left", will=Will("lwt/left", b""))
     await leaving.disconnect()
     dying = await connect(ports, "died", will=Will("lwt/died", b"gone"))

@@ -15,6 +15,7 @@ from benchmark.load.loops import TIMEOUT
 from benchmark.load.transport import NO_RESPONDERS
 from benchmark.report.measured import Measured
 from local.system import Task
+from service.nats.connection import roundtrip
 from tests.support.drills.drill import Drill, answered, bounds, put_on
 from tests.support.nats.clusters import PLACES, places
 from tests.support.world import World, stop
@@ -42,11 +43,11 @@ async def burst(world: World, requests: int) -> Counter[str]:
                 all_told.set()
 
         await client.subscribe(f"{inbox}.*", cb=see)
-        await client.flush()
+        await roundtrip(client)
         for number in range(requests):
             body = b'{"client_id":"%d"}' % (number % 1000 + 1)
             await client.publish("customer.balance", body, reply=f"{inbox}.{number}")
-        await client.flush()
+        await roundtrip(client)
         try:
             async with asyncio.timeout(PATIENCE_S):
                 await all_told.wait()

@@ -18,6 +18,7 @@ from local import dynamodb
 from local.system import Task
 from service.contracts import customer as contract
 from service.contracts.stream import EVENT_PREFIX, STREAM
+from service.nats.connection import roundtrip
 from tests.support.dynamodb.faulty import FaultyDynamoDB, refusal
 from tests.support.nats.wire import hpub, pub, wire
 from tests.support.world import Servers, World, eventually, get, make_world, metric, statistics
@@ -48,9 +49,9 @@ async def seen_on(world: World, *subjects: str) -> AsyncIterator[Counter[str]]:
     async with world.administrator() as admin:
         for subject in subjects:
             await admin._nc.subscribe(subject, cb=look)
-        await admin._nc.flush()
+        await roundtrip(admin._nc)
         yield seen
-        await admin._nc.flush()
+        await roundtrip(admin._nc)
 
 
 # 1: the service's permissions
@@ -92,7 +93,7 @@ async def test_only_the_stream_acknowledges(world: World) -> None:
     ):
         await admin.delete_stream(STREAM)
         await admin._nc.subscribe(f"{EVENT_PREFIX}*", cb=forge)
-        await admin._nc.flush()
+        await roundtrip(admin._nc)
         assert (await balance_of(client)).startswith(b'{"balance"')
 
         async def sent_after_the_last() -> bool:
@@ -114,7 +115,7 @@ async def test_an_acknowledgements_inbox_cannot_be_guessed(served: tuple[World, 
     world, _ = served
     async with world.client() as client, world.administrator() as admin:
         await admin._nc.subscribe(f"{EVENT_PREFIX}*", cb=look)
-        await admin._nc.flush()
+        await roundtrip(admin._nc)
         await balance_of(client)
         (known,) = await statistics(client, 1)
         await eventually(lambda: bool(inboxes))

@@ -136,7 +136,7 @@ async def test_a_starting_task_waits_for_nats(world: World, tmp_path: Path) -> N
                 looked.set()
 
             await admin._nc.subscribe(f"$JS.API.DIRECT.GET.KV_{contract.BUCKET}.>", cb=look)
-            await admin._nc.flush()
+            await roundtrip(admin._nc)
             async with own.launch(health_port=claim_port(0, "")) as task, asyncio.timeout(60):
                 await looked.wait()
                 await server.stop()

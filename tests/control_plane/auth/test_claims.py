@@ -16,6 +16,7 @@ from control_plane.desired import ACCOUNT, CLIENT, SERVICE
 from control_plane.errors import ProvisioningError
 from control_plane.resources import Limits, User
 from control_plane.self_hosted import provider as self_hosted
+from service.nats.connection import roundtrip
 from tests.support.world import World
 
 EVERYTHING = User(name="everything", publish=(">",), subscribe=(">",))
@@ -102,7 +103,7 @@ def test_keys_are_of_their_kind_and_hide_their_seeds(caplog: pytest.LogCaptureFi
 async def connects(world: World, creds: str) -> bool:
     try:
         async with self_hosted.connected(world.nats_url, creds) as client:
-            await client.flush()
+            await roundtrip(client)
     except ProvisioningError as error:
         assert "authorization" in str(error).lower()
         assert "SU" not in str(error)

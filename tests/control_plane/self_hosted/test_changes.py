@@ -19,6 +19,7 @@ from control_plane.resources import User
 from control_plane.self_hosted import changes
 from control_plane.self_hosted import provider as self_hosted
 from control_plane.self_hosted.provider import SelfHosted
+from service.nats.connection import roundtrip
 from tests.control_plane.conftest import OwnProgram
 
 Change = Callable[[SelfHosted, str], Awaitable[None]]
@@ -115,7 +116,7 @@ async def test_a_jwt_that_the_operator_did_not_sign_is_no_base(
             forged = claims.sign_again({**body, "nats": {**body["nats"], "signing_keys": keys}}, Key.operator())
             for token in (forged, "no JWT", ""):
                 await system.publish(changes.UPDATE, token.encode())
-            await system.flush()
+            await roundtrip(system)
             return body
 
         monkeypatch.setattr(provider, "claims_of", meanwhile)

@@ -10,6 +10,7 @@ import pytest
 from service import contracts
 from service.__main__ import ROLES
 from service.contracts.archive import SERVICE_NAME
+from service.nats.connection import roundtrip
 from service.nats.srv import OWN
 from tests.support.archive import ArchiveWorld
 from tests.support.world import statistics
@@ -33,7 +34,7 @@ async def test_what_is_no_requesters_inbox_gets_nothing(archive: ArchiveWorld, v
     async with archive.task():
         nc = archive.admin._nc
         heard = await nc.subscribe(">")
-        await nc.flush()
+        await roundtrip(nc)
         for reply in REFUSED:
             await nc.publish(f"$SRV.{verb}", b"", reply=reply)
         await statistics(nc, 1, verb=verb, name=SERVICE_NAME)  # behind the others

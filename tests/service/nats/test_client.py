@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from nats.aio.msg import Msg
 
 from service.nats.client import NatsClient, header_block
+from service.nats.connection import roundtrip
 from service.nats.link.reconnect import NoTlsError
 from tests.support.world import World, eventually
 
@@ -87,7 +88,7 @@ async def test_a_loop_that_ended_reconnects_at_once(world: World, name: str, mon
         await eventually(lambda: client.stats["reconnects"] == 1 and client.is_connected)
         assert ended.done()
         assert client.loops_ended == 1
-        await client.flush()
+        await roundtrip(client)
 
 
 async def test_whatever_fails_while_it_reconnects_another_try_is_made(
@@ -107,7 +108,7 @@ async def test_whatever_fails_while_it_reconnects_another_try_is_made(
         monkeypatch.setattr(client, "_process_connect_init", fail)
         await client.force_reconnect()
         await eventually(lambda: client.stats["reconnects"] == 1 and client.is_connected)
-        await client.flush()
+        await roundtrip(client)
 
 
 async def test_a_reconnection_that_another_has_replaced_ends(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +201,7 @@ async def test_what_is_posted_arrives_as_if_it_had_been_published(world: World) 
     async with world.client("administrator") as client, world.client("administrator") as listener:
         assert isinstance(client, NatsClient)
         heard = await listener.subscribe("a.>")
-        await listener.flush()
+        await roundtrip(listener)
         await client.publish("a.ü", b"payload", reply="b.c", headers=headers)
         client.post("a.ü", b"payload", reply="b.c", headers=header_block(headers))
         client.post("a.plain", b"")
@@ -216,13 +217,13 @@ async def test_frames_are_posted_all_or_none(world: World) -> None:
     async with world.client("administrator") as client, world.client("administrator") as listener:
         assert isinstance(client, NatsClient)
         heard = await listener.subscribe("a.>")
-        await listener.flush()
+        await roundtrip(listener)
         client.post_frames("PUB a.1 2\r\nü\r\nPUB a.2 1\r\nx\r\n", [2, 1])
         assert [(await heard.next_msg(timeout=10)).data for _ in range(2)] == ["ü".encode(), b"x"]
         assert (client.stats["out_msgs"], client.stats["out_bytes"]) == (2, 3)
         with pytest.raises(nats.errors.MaxPayloadError):
             client.post_frames("PUB a.3 1\r\nx\r\n", [1, client.max_payload + 1])
-        await client.flush()
+        await roundtrip(client)
         assert heard.pending_msgs == 0
 
 
@@ -230,7 +231,7 @@ async def test_one_payload_is_posted_to_each(world: World) -> None:
     async with world.client("administrator") as client, world.client("administrator") as listener:
         assert isinstance(client, NatsClient)
         heard = await listener.subscribe("a.>")
-        await listener.flush()
+        await roundtrip(listener)
         client.post_each(["a.1", "a.2"], b"+WPI")
         client.post_each([], b"x")
         client.post_each(["a.3"], b"")
@@ -254,7 +255,7 @@ async def test_what_one_turn_posts_leaves_in_one_write(world: World, monkeypatch
         monkeypatch.setattr(client._transport, "writelines", note)
         for _ in range(50):
             client.post("a.b", b"payload")
-        await client.flush()
+        await roundtrip(client)
         assert writes == [50]
 
 
@@ -267,7 +268,7 @@ async def test_nothing_is_posted_where_nothing_can_be_published(world: World) ->
             client.post("a", bytes(100_000))
         with pytest.raises(nats.errors.OutboundBufferLimitError):
             client.post("a", b"")
-        await client.flush()
+        await roundtrip(client)
         client.post("a", b"")
         await client.close()
         with pytest.raises(nats.errors.ConnectionClosedError):

@@ -238,7 +238,7 @@ def burst(world: World, requests: int) -> None:
         async with world.client() as client:
             for _ in range(requests):
                 await client.publish("customer.balance", b"x", reply=client.new_inbox())
-            await client.flush()
+            await roundtrip(client)
 
     sending = threading.Thread(target=lambda: asyncio.run(send()))
     sending.start()

@@ -17,6 +17,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceState
 
 from local.process import claim_port
+from service.nats.connection import roundtrip
 from service.runtime.tracing import Tracing
 from tests.support.world import World, complaint, eventually, stop
 
@@ -113,7 +114,7 @@ async def test_the_names_of_w3c_are_read_in_any_case_and_both_go_on(
     async with world.task(OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint) as task, world.client() as client:
         async with world.administrator() as admin:
             events = await admin._nc.subscribe("customer.balance.*")
-            await admin._nc.flush()
+            await roundtrip(admin._nc)
             headers = {"X-First": "1", parent: f"00-{TRACE}-{PARENT}-01", state: STATE}
             await client.request("customer.balance", b'{"client_id":"7"}', timeout=2, headers=headers)
             event = await events.next_msg(timeout=10)

@@ -17,6 +17,7 @@ from control_plane.errors import ProvisioningError
 from control_plane.self_hosted import jetstream
 from local.nats_server import Node, nats_server
 from local.process import claim_port
+from service.nats.connection import roundtrip
 from tests.support.world import Servers, World, eventually
 
 PLACES: Final = ("own node", "route", "gateway")
@@ -60,7 +61,7 @@ async def places(world: World, folder: Path) -> AsyncIterator[dict[str, World]]:
 async def _answers(world: World) -> bool:
     try:
         async with world.client() as client:
-            await client.flush()
+            await roundtrip(client)
     except nats.errors.Error:
         return False
     return True
