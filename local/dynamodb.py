@@ -12,10 +12,10 @@ import json
 import os
 import platform
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, Final, NotRequired, TypedDict
 
 import boto3
 from botocore.config import Config
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 FILE: Final = "dynamodb.sqlite"
 REGION: Final = "eu-west-1"
 KEYS: Final = (contract.KEY_ATTRIBUTE,)
+PAGE_ROWS: Final = 5_000
+"""Most rows of a scan's page. Without a limit, the engine reads all that is left of the table for each page."""
 
 
 class Definition(TypedDict):
@@ -150,8 +152,13 @@ def rows(table: str, env: Mapping[str, str]) -> dict[str, int]:
 
 def scan(engine: DynamoDBClient, table: str, attributes: contract.Attributes = contract.ATTRIBUTES) -> dict[str, int]:
     """Return client id -> balance, for every row of the table."""
-    pages = engine.get_paginator("scan").paginate(TableName=table)
-    return {item[attributes.key]["S"]: int(item[attributes.balance]["N"]) for page in pages for item in page["Items"]}
+    return {item[attributes.key]["S"]: int(item[attributes.balance]["N"]) for item in items(engine, table)}
+
+
+def items(engine: DynamoDBClient, table: str) -> Iterator[Mapping[str, Any]]:
+    """Yield every row of the table, each attribute as DynamoDB has it."""
+    for page in engine.get_paginator("scan").paginate(TableName=table, PaginationConfig={"PageSize": PAGE_ROWS}):
+        yield from page["Items"]
 
 
 def client(env: Mapping[str, str]) -> DynamoDBClient:

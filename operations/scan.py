@@ -20,6 +20,8 @@ from service.dynamodb.table import Row
 
 PROGRESS_S: Final = 1.0
 BACKOFF_MAX_S: Final = 5.0
+PAGE_ROWS: Final = 5_000
+"""Most rows of a page: progress is seen, and the local engine reads all that is left of the table without a limit."""
 PATIENCE_S: Final = 60.0
 """A page that cannot be read for so long ends the scan."""
 
@@ -65,7 +67,7 @@ async def scan(
     """
 
     async def segment(number: int) -> None:
-        body = {"TableName": table, "ConsistentRead": True, **(only or {})}
+        body = {"TableName": table, "ConsistentRead": True, "Limit": PAGE_ROWS, **(only or {})}
         if segments > 1:
             body |= {"Segment": number, "TotalSegments": segments}
         while True:

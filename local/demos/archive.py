@@ -18,7 +18,7 @@ from rich.console import Console
 from deploy.sections import ArchiveSection, Step
 from local.demos.balance import ANY_PORT
 from local.demos.checks import show
-from local.dynamodb import client, create_table
+from local.dynamodb import client, create_table, items
 from local.moto import moto
 from local.process import LocalError
 from local.scaling.supervisor import KEYS, TABLE, Supervisor, section, stream_backlog
@@ -170,5 +170,4 @@ def _send(sqs: Any, queue: str, numbers: list[int]) -> None:
 
 
 def _rows(system: System, table: str) -> list[Any]:
-    pages = client(system.dynamodb_env).get_paginator("scan").paginate(TableName=table)
-    return [item for page in pages for item in page["Items"]]
+    return list(items(client(system.dynamodb_env), table))

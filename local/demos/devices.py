@@ -25,7 +25,7 @@ from local.demos.simulated import Device, stopped_at_the_end
 from local.demos.webhook import Webhook, webhook
 from local.device import add
 from local.devices import TABLE, devices_role
-from local.dynamodb import client
+from local.dynamodb import client, items
 from local.nats_server import nats_server
 from local.process import claim_port
 from local.system import Listener, System, Task, local_system
@@ -235,7 +235,5 @@ async def _shorten_ack_wait(jetstream: JetStreamContext) -> None:
 
 
 def _scanned(system: System) -> list[dict[str, Any]]:
-    pages = client(system.dynamodb_env).get_paginator("scan").paginate(TableName=TABLE)
-    return [
-        {name: next(iter(value.values())) for name, value in item.items()} for page in pages for item in page["Items"]
-    ]
+    rows = items(client(system.dynamodb_env), TABLE)
+    return [{name: next(iter(value.values())) for name, value in row.items()} for row in rows]

@@ -16,6 +16,7 @@ from aiohttp import web
 from nats.js.errors import APIError
 
 from control_plane.desired import ADMINISTRATOR
+from local import dynamodb
 from local.system import Task
 from service.contracts import archive as contract
 from service.contracts.stream import EVENT_PREFIX, STREAM
@@ -398,5 +399,9 @@ async def publish_many(world: World, count: int) -> None:
 
 def count_rows(archive: ArchiveWorld) -> int:
     """Each event has a key of its own: as many rows as events are a row for each."""
-    pages = archive.engine().get_paginator("scan").paginate(TableName=archive.table, Select="COUNT")
+    pages = (
+        archive.engine()
+        .get_paginator("scan")
+        .paginate(TableName=archive.table, Select="COUNT", PaginationConfig={"PageSize": dynamodb.PAGE_ROWS})
+    )
     return sum(page["Count"] for page in pages)

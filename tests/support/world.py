@@ -158,9 +158,8 @@ class World:
 
     def ledger(self) -> list[dict[str, Any]]:
         """Return every row of the table of adjustments."""
-        pages = dynamodb.client(self.servers.dynamodb_env).get_paginator("scan").paginate(TableName=self.adjustments)
-        return [{name: next(iter(value.values())) for name, value in row.items()} for page in pages
-                for row in page["Items"]]  # fmt: skip
+        rows = dynamodb.items(dynamodb.client(self.servers.dynamodb_env), self.adjustments)
+        return [{name: next(iter(value.values())) for name, value in row.items()} for row in rows]
 
     def service_env(self, **overrides: str) -> dict[str, str]:
         env = service_env(self.nats_url, self.creds("service"), self.table, self.servers.dynamodb_env)
