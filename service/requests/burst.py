@@ -14,7 +14,7 @@ import nats.errors
 import structlog
 from nats.micro.request import ERROR_CODE_HEADER, ERROR_HEADER
 
-from service.nats.client import header_block
+from service.nats.client import header_block, sizes_of
 from service.nats.srv import is_inbox
 from service.requests.errors import InternalError, RequestError
 from service.runtime.logs import Repeated
@@ -68,7 +68,7 @@ class Burst:
         """Answer each with its payload. Return False if the connection did not take the replies (all or none)."""
         if not self.replies:
             return False
-        sizes = list(map(len, payloads if "".join(payloads).isascii() else [text.encode() for text in payloads]))
+        sizes = sizes_of(payloads)
         frames = [
             f"PUB {to} {size}\r\n{text}\r\n" for to, size, text in zip(self.replies, sizes, payloads, strict=True)
         ]

@@ -63,7 +63,7 @@ class Events:
         """Why the stream is not taking events; None while it is."""
         self._nc = nc
         self._outbox = Outbox(max_events, max_bytes)
-        self._publisher = Publisher(nc)
+        self._publisher = Publisher(nc, self._outbox.id)
         self._window = Window()
         self._answered = -1
         """Number of the latest acknowledged batch."""

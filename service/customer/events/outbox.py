@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
+import secrets
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count, repeat
 from typing import Final
 
-from service.nats.client import header_lines
+from service.customer.events import event
+from service.customer.events.event import FIRST, Event, size_bytes
 
 MAX_EVENTS: Final = 100_000
 MAX_BYTES: Final = 16 * 1024 * 1024
-_OVERHEAD_BYTES: Final = 64
-
-
-Event = tuple[int, str, str, str, str]
-"""Number, subject, payload, header lines that pass its request's span on (each with its CRLF), and id (if empty, made
-from the number).
-"""
-FIRST: Final = 10**15
-"""Number of the first event: all numbers have the same length."""
 
 
 @dataclass(slots=True)
@@ -42,6 +34,8 @@ class Outbox:
         """Events in `sent`."""
         self.held_bytes = 0
         self.next_batch = 0
+        self.id = secrets.token_hex(8)
+        """What the ids of its events and batches begin with: no other task has the same."""
         self._next_event = FIRST
         self._max_events = max_events
         self._max_bytes = max_bytes
@@ -54,16 +48,15 @@ class Outbox:
         subjects: Sequence[str],
         payloads: Sequence[str],
         context: Mapping[str, str] | None,
-        ids: Iterable[str] = repeat(""),
+        ids: Sequence[str] = (),
     ) -> int:
         """Queue events. Return how many of them, the last ones, had no room."""
-        lines = header_lines(context).decode() if context else ""
-        events: list[Event] = list(zip(count(self._next_event), subjects, payloads, repeat(lines), ids))
-        size_bytes, room = _size_bytes(events), self._max_events - len(self)
-        while events and (len(events) > room or self.held_bytes + size_bytes > self._max_bytes):
-            size_bytes -= _size_bytes([events.pop()])
+        events = event.make(self.id, self._next_event, subjects, payloads, context, ids)
+        size, room = size_bytes(events), self._max_events - len(self)
+        while events and (len(events) > room or self.held_bytes + size > self._max_bytes):
+            size -= size_bytes([events.pop()])
         self._next_event += len(events)
-        self.held_bytes += size_bytes
+        self.held_bytes += size
         self.waiting.extend(events)
         return len(subjects) - len(events)
 
@@ -80,7 +73,7 @@ class Outbox:
         """Remove a batch's first `count` events, and queue the others again. Return how many those are."""
         done, rest = batch.events[:count], batch.events[count:]
         self.unacknowledged -= len(done)
-        self.held_bytes -= _size_bytes(done)
+        self.held_bytes -= size_bytes(done)
         batch.events = rest
         return self.take_back(batch)
 
@@ -94,9 +87,3 @@ class Outbox:
             older.append(self.waiting.popleft())
         self.waiting.extendleft(sorted([*older, *events], reverse=True))
         return len(events)
-
-
-def _size_bytes(events: Sequence[Event]) -> int:
-    """Count the bytes that events take, by their characters: nearly all are ASCII."""
-    held = sum([len(subject) + len(payload) + len(context) for _, subject, payload, context, _ in events])
-    return held + _OVERHEAD_BYTES * len(events)

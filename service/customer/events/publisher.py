@@ -21,7 +21,7 @@ from functools import lru_cache
 from typing import Final, Literal
 
 from service.contracts.customer import INBOX_PREFIX
-from service.customer.events.outbox import FIRST, Batch, Event
+from service.customer.events.outbox import Batch
 from service.nats.client import NatsClient
 from service.nats.parser import Read
 
@@ -32,9 +32,6 @@ SINGLE: Final = "one by one"
 BATCH_MAX: Final = 100
 EVENT_BYTES: Final = 768
 """Most bytes of an event's headers and payload, trace context included."""
-_HEAD: Final = "NATS/1.0\r\nNats-Msg-Id: "
-ID_LENGTH: Final = 33
-"""Characters of each event's id, made here or given: header blocks without a context have the same length."""
 _FLOW: Final = 50
 """Events of a batch after which the server reports that it is alive: a slow stream takes long for a whole batch."""
 _BEGIN, _APPEND, _COMMIT = range(3)
@@ -43,12 +40,13 @@ _BEGIN, _APPEND, _COMMIT = range(3)
 class Publisher:
     """Sends batches for one task. Its `mode` may change at any time."""
 
-    def __init__(self, nc: NatsClient) -> None:
+    def __init__(self, nc: NatsClient, own_id: str) -> None:
+        """`own_id` is the outbox's."""
         self.mode: Mode = SINGLE
         self._nc = nc
         # A NUID could be guessed from the service's public one, and an acknowledgement forged.
         self._inbox = f"{INBOX_PREFIX}.{secrets.token_hex(16)}"
-        self._id = secrets.token_hex(8)
+        self._id = own_id
 
     @property
     def batch_max(self) -> int:
@@ -71,20 +69,11 @@ class Publisher:
     def send(self, batch: Batch) -> None:
         """Send a batch. Raises `nats.errors.Error` when the connection does not take all of its events."""
         reply = f"{self._inbox}.{self._id}-{batch.number}"
-        frames = self._frames(batch.events, reply, len)
-        if not frames.isascii():
-            frames = self._frames(batch.events, reply, _bytes)
-        self._nc.post_frames(frames, [len(payload) for _, _, payload, _, _ in batch.events])
-
-    def _frames(self, events: Sequence[Event], reply: str, length: Callable[[str], int]) -> str:
-        """Return the events as on the wire: with the same headers each time, so that the stream sees a duplicate."""
-        own, context_at = self._id, len(f"{_HEAD}{self._id}.{FIRST}\r\n\r\n")
-        return "".join([
-            f"HPUB {subject} {reply}{end} {context_at + length(context)}"
-            f" {context_at + length(context) + length(payload)}\r\n"
-            f"{_HEAD}{given or f'{own}.{number}'}\r\n{context}\r\n{payload}\r\n"
-            for (number, subject, payload, context, given), end in zip(events, _ends(len(events)), strict=True)
-        ])  # fmt: skip
+        frames = [
+            f"HPUB {subject} {reply}{end}{text}"
+            for (_, subject, text, _), end in zip(batch.events, _ends(len(batch.events)), strict=True)
+        ]
+        self._nc.post_frames("".join(frames), [size for _, _, _, size in batch.events])
 
 
 @lru_cache(maxsize=BATCH_MAX)
@@ -94,7 +83,3 @@ def _ends(size: int) -> Sequence[str]:
         return ("",)
     operations = [_BEGIN, *[_APPEND] * (size - 2), _COMMIT]
     return [f".{_FLOW}.fail.{sequence}.{operation}.$FI" for sequence, operation in enumerate(operations, 1)]
-
-
-def _bytes(text: str) -> int:
-    return len(text.encode())

@@ -56,6 +56,14 @@ class Tcp(Hearing, TcpTransport):
         await super().connect_tls(uri, ssl_context, buffer_size, connect_timeout)
         self._io_reader._limit = max(buffer_size, INFO_MAX)  # type: ignore[union-attr]  # with TLS before INFO
 
+    def write_now(self, frames: list[bytes]) -> bool:
+        """Write if nothing written before is still to be sent. Return False, with nothing written, if something is."""
+        writer = self._io_writer
+        if writer is None or writer.transport.is_closing() or writer.transport.get_write_buffer_size():
+            return False
+        self.writelines(frames)
+        return True
+
     async def wait_closed(self) -> None:
         with contextlib.suppress(ConnectionError):
             await super().wait_closed()

@@ -14,6 +14,7 @@ from nats.aio.msg import Msg
 from service.nats.client import NatsClient, header_block
 from service.nats.connection import roundtrip
 from service.nats.link.reconnect import NoTlsError
+from tests.support.network import network
 from tests.support.world import World, eventually
 
 word = st.binary(min_size=1, max_size=40).map(lambda raw: raw.translate(None, b" \t\r\n")).filter(bool)
@@ -258,6 +259,26 @@ async def test_what_one_turn_posts_leaves_in_one_write(world: World, monkeypatch
         await eventually(lambda: writes == [50])
         await roundtrip(client)
         assert writes[0] == 50
+
+
+async def test_what_a_slow_server_does_not_take_waits_here_in_order(world: World) -> None:
+    """So it counts for the bound of nats-py's buffer, and not only in a transport's, which has none."""
+    payload = bytes(100_000)
+    async with network(world.nats_url) as (line, url), world.client("administrator") as listener:
+        heard = await listener.subscribe("a.>")
+        await roundtrip(listener)
+        async with world.at(url).client("administrator") as client:
+            assert isinstance(client, NatsClient)
+            async with line.stalled():
+                posted = 0
+                while client.pending_data_size <= client._max_pending_size:
+                    client.post(f"a.{posted}", payload)
+                    posted += 1
+                    await asyncio.sleep(0)
+                with pytest.raises(nats.errors.OutboundBufferLimitError):
+                    client.post("a", b"")
+            numbers = [int((await heard.next_msg(timeout=10)).subject.removeprefix("a.")) for _ in range(posted)]
+    assert numbers == list(range(posted))
 
 
 async def test_nothing_is_posted_where_nothing_can_be_published(world: World) -> None:

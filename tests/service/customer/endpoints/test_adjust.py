@@ -15,7 +15,7 @@ from local import dynamodb
 from service.contracts import customer as contract
 from service.contracts.stream import STREAM
 from service.customer.endpoints.adjust import event_ids
-from service.customer.events.publisher import ID_LENGTH
+from service.customer.events.event import ID_LENGTH
 from service.customer.ledger.failures import PASSES
 from tests.support.adjusting import adjust, ask, follows
 from tests.support.drills.drill import stored

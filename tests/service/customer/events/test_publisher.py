@@ -6,8 +6,9 @@ import re
 
 import pytest
 
+from service.customer.events.event import ID_LENGTH
 from service.customer.events.outbox import Outbox
-from service.customer.events.publisher import BATCHED, ID_LENGTH, SINGLE, Mode, Publisher
+from service.customer.events.publisher import BATCHED, SINGLE, Mode, Publisher
 from service.nats.client import NatsClient
 from service.nats.connection import roundtrip
 from tests.support.world import World
@@ -26,7 +27,7 @@ async def sent(world: World, mode: Mode, count: int) -> list[tuple[str, dict[str
         assert isinstance(client, NatsClient)
         heard = await admin._nc.subscribe("customer.balance.*")
         await roundtrip(admin._nc)
-        publisher = Publisher(client)
+        publisher = Publisher(client, outbox.id)
         publisher.mode = mode
         batch = outbox.take(count, 0.0)
         publisher.send(batch)
@@ -60,7 +61,7 @@ async def test_a_batch_has_a_hundred_events_or_one(world: World) -> None:
     """A hundred is the most of which nats-server acknowledges all at once."""
     async with world.client("service") as client:
         assert isinstance(client, NatsClient)
-        publisher = Publisher(client)
+        publisher = Publisher(client, Outbox(1, 1).id)
         assert publisher.batch_max == 1
         publisher.mode = BATCHED
         assert publisher.batch_max == 100
@@ -83,7 +84,7 @@ async def test_the_headers_are_the_id_and_the_requests_context(world: World) -> 
 async def test_an_answer_to_another_subject_is_about_no_batch(world: World) -> None:
     async with world.client("service") as client:
         assert isinstance(client, NatsClient)
-        publisher = Publisher(client)
+        publisher = Publisher(client, Outbox(1, 1).id)
         for subject in ("", f"{publisher._inbox}.", f"{publisher._inbox}.x-", f"{publisher._inbox}.x-one"):
             assert publisher.number(subject) == -1
 
@@ -97,7 +98,7 @@ async def test_an_event_with_an_id_of_its_own_stands_among_the_others(world: Wor
         assert isinstance(client, NatsClient)
         heard = await admin._nc.subscribe("customer.*.*")
         await roundtrip(admin._nc)
-        Publisher(client).send(outbox.take(3, 0.0))
+        Publisher(client, outbox.id).send(outbox.take(3, 0.0))
         messages = [await heard.next_msg(timeout=10) for _ in range(3)]
     assert [(msg.subject, msg.data) for msg in messages] == [
         ("customer.balance.1", b"x"), ("customer.balance.2", b"y"), ("customer.adjusted.2", b"z"),
