@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any, Final
 
 import nats.errors
@@ -17,21 +16,11 @@ from nats.js.errors import APIError, NotFoundError
 from control_plane import settings
 from control_plane.errors import ProvisioningError
 from control_plane.parts import PARTS
-from control_plane.resources import Account, Consumer, Stream
+from control_plane.resources import Consumer, Stream
 from control_plane.settings import KV_PREFIX, Settings
 
 TIMEOUT_S: Final = 5
 NOT_THERE: Final = 404
-
-
-async def ensure(jetstream: JetStreamContext, account: Account, *, replicas: int) -> None:
-    """Create streams, buckets and consumers, and correct those that have drifted. Nothing stored is lost."""
-    for stream in account.streams:
-        await put_stream(jetstream, replace(stream, replicas=replicas))
-    for bucket in account.buckets:
-        await put(jetstream, settings.bucket_stream_settings(replace(bucket, replicas=replicas)))
-    for consumer in account.consumers:
-        await put_consumer(jetstream, consumer)
 
 
 async def put_stream(jetstream: JetStreamContext, stream: Stream) -> None:

@@ -20,7 +20,8 @@ from service.nats.connection import Connection, _text, confirm, roundtrip
 from service.nats.settings import NatsSettings
 from service.runtime.errors import ServiceError
 from service.runtime.role import Skipped
-from tests.support.world import World, eventually, own_server
+from tests.support.own_servers import own_server
+from tests.support.world import World, eventually
 
 REFUSED = nats.errors.Error("nats: 'Authorization Violation'")
 FORBIDDEN = nats.errors.Error("nats: 'Permissions Violation for Publish to \"a\"'")
