@@ -22,8 +22,7 @@ import nats.errors
 import orjson
 from nats.aio.subscription import Subscription
 
-from service.nats.client import NatsClient
-from service.nats.connection import roundtrip
+from service.nats.client import NatsClient, roundtrip
 from service.nats.parser import Read, raw
 from service.sources.jetstream.visibility import NAK, NS
 from service.sources.source import Message
