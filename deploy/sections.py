@@ -123,7 +123,7 @@ class QueueSection(Reader):
         return self
 
 
-class Step(BaseModel):
+class ScalingStep(BaseModel):
     """From a backlog of `backlog` messages, run `tasks` tasks."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -141,10 +141,10 @@ class ArchiveSection(Reader, ExistingTable):
 
     idle_exit: Annotated[int, Field(ge=0)] = 60
     retention_days: Annotated[int, Field(ge=0)] = 0
-    steps: Annotated[tuple[Step, ...], Field(max_length=STEPS_MAX)] = (
-        Step(backlog=1, tasks=1),
-        Step(backlog=100_000, tasks=2),
-        Step(backlog=1_000_000, tasks=4),
+    steps: Annotated[tuple[ScalingStep, ...], Field(max_length=STEPS_MAX)] = (
+        ScalingStep(backlog=1, tasks=1),
+        ScalingStep(backlog=100_000, tasks=2),
+        ScalingStep(backlog=1_000_000, tasks=4),
     )
 
     @model_validator(mode="after")

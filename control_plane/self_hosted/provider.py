@@ -26,7 +26,7 @@ from control_plane.errors import ProvisioningError
 from control_plane.provider import AccountSummary, Actual
 from control_plane.resources import Bucket, Consumer, Limits, Stream, User
 from control_plane.self_hosted import changes, jetstream
-from control_plane.settings import KV_PREFIX, Settings, bucket_stream_settings, limits_settings
+from control_plane.settings import KV_PREFIX, ObjectSettings, bucket_stream_settings, limits_settings
 from service.nats import connect
 from service.nats.connect import NotConnectedError
 
@@ -145,7 +145,7 @@ class SelfHosted:
 
     async def _jetstream(
         self, account: str, body: Mapping[str, Any]
-    ) -> tuple[dict[str, Settings], dict[tuple[str, str], Settings]]:
+    ) -> tuple[dict[str, ObjectSettings], dict[tuple[str, str], ObjectSettings]]:
         """Return streams and consumers; empty for an account not yet adopted, which cannot be read."""
         administrator = _signer(self._operator, account, ADMINISTRATOR.name, 0).public
         if administrator not in (body.get("signing_keys") or ()):
@@ -228,7 +228,7 @@ class SelfHosted:
     async def remove_bucket(self, account: str, name: str) -> None:
         await self.remove_stream(account, KV_PREFIX + name)
 
-    def bucket_settings(self, bucket: Bucket) -> Settings:
+    def bucket_settings(self, bucket: Bucket) -> ObjectSettings:
         return bucket_stream_settings(bucket)
 
     async def identity(self, account: str, user: str) -> Identity:

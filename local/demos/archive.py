@@ -12,7 +12,7 @@ from typing import Any, Final
 from nats.aio.client import Client
 from rich.console import Console
 
-from deploy.sections import ArchiveSection, Step
+from deploy.sections import ArchiveSection, ScalingStep
 from local.demos.demo import Demo, demonstration, sqs
 from local.dynamodb import client, create_table
 from local.moto import moto
@@ -28,7 +28,7 @@ NUMBERS: Final = 300
 QUEUE: Final = "numbers"
 STEPS: Final = ArchiveSection(
     idle_exit=2,
-    steps=(Step(backlog=1, tasks=1), Step(backlog=2_000, tasks=2), Step(backlog=10_000, tasks=3)),
+    steps=(ScalingStep(backlog=1, tasks=1), ScalingStep(backlog=2_000, tasks=2), ScalingStep(backlog=10_000, tasks=3)),
 )
 
 

@@ -100,7 +100,7 @@ class Pull:
         return not self.messages and self.status.startswith(b"408")
 
     @property
-    def met_a_giant(self) -> bool:
+    def exceeds_max_bytes(self) -> bool:
         """True if the next message exceeds `max_bytes`: it blocks every pull with this limit."""
         return self.status.startswith(b"409 Message Size Exceeds MaxBytes")
 
