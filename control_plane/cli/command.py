@@ -46,7 +46,7 @@ def asynchronous(work: Callable[..., Coroutine[Any, Any, None]]) -> Callable[...
     parameters = [target.replace(name="ctx", kind=target.KEYWORD_ONLY), *others]
     typed = [parameter.replace(annotation=hints[parameter.name]) for parameter in parameters]
     command.__signature__ = inspect.Signature(typed)  # type: ignore[attr-defined]
-    command.__annotations__ = hints
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in typed}
     return command
 
 
