@@ -7,12 +7,12 @@ from typing import Final, Literal
 
 from benchmark.load.job import ENDLESS, Closed, Loop, Open
 from benchmark.report.measured import Measured
-from benchmark.report.result import Step
+from benchmark.report.result import SweepStep
 
 Over = Literal["rate", "concurrency"]
 FIRST: Final[dict[Over, float]] = {"rate": 1000, "concurrency": 1}
 GROWTH: Final[dict[Over, float]] = {"rate": 1.5, "concurrency": 2}
-KEPT: Final = 0.98
+KEPT_SHARE: Final = 0.98
 """A service that answers less than this share of the rate does not keep it."""
 FLAT: Final = 1.02
 """The service is saturated when doubling the concurrency raises throughput by less than this factor."""
@@ -27,7 +27,7 @@ async def sweep(
     step_s: float,
     target_p99_ms: float,
     poisson: bool = False,
-) -> tuple[list[Step], float | None]:
+) -> tuple[list[SweepStep], float | None]:
     """Measure the `given` loads; without any, growing loads until one is too high, then loads between the last two.
 
     A load that was not handled while the generators were the limit is measured a second time: it may have been their
@@ -40,16 +40,16 @@ async def sweep(
         load = loop.rate if isinstance(loop, Open) else loop.concurrency
         if once.interrupted or not once.at_generators_limit:
             return once
-        handled = carried(over, Step(load=load, measured=once), step_s, target_p99_ms)
+        handled = carried(over, SweepStep(load=load, measured=once), step_s, target_p99_ms)
         return once if handled else await measure(loop)
 
-    steps: list[Step] = []
+    steps: list[SweepStep] = []
     for load in iter(given) if given else _growing(over):
         if over == "rate":
             loop: Loop = Open(rate=load, duration_s=step_s, poisson=poisson)
         else:
             loop = Closed(requests=ENDLESS, concurrency=round(load), duration_s=step_s)
-        steps.append(Step(load=load, measured=await measured(loop)))
+        steps.append(SweepStep(load=load, measured=await measured(loop)))
         if steps[-1].measured.interrupted:
             break
         if not given and _saturated(over, steps, step_s, target_p99_ms):
@@ -60,10 +60,10 @@ async def sweep(
     return steps, max((step.load for step in steps if carried(over, step, step_s, target_p99_ms)), default=None)
 
 
-def carried(over: Over, step: Step, step_s: float, target_p99_ms: float) -> bool:
+def carried(over: Over, step: SweepStep, step_s: float, target_p99_ms: float) -> bool:
     """Return whether the service kept up with the rate sent, which differs slightly from the target with Poisson."""
     measured = step.measured
-    keeps = over == "concurrency" or measured.throughput >= KEPT * measured.requests / step_s
+    keeps = over == "concurrency" or measured.throughput >= KEPT_SHARE * measured.requests / step_s
     return keeps and not measured.interrupted and not measured.failed and measured.latency.p99_ms <= target_p99_ms
 
 
@@ -74,7 +74,7 @@ def _growing(over: Over) -> Iterator[float]:
         load *= GROWTH[over]
 
 
-def _saturated(over: Over, steps: Sequence[Step], step_s: float, target_p99_ms: float) -> bool:
+def _saturated(over: Over, steps: Sequence[SweepStep], step_s: float, target_p99_ms: float) -> bool:
     if not carried(over, steps[-1], step_s, target_p99_ms):
         return True
     if over == "rate" or len(steps) < 2:
@@ -85,7 +85,7 @@ def _saturated(over: Over, steps: Sequence[Step], step_s: float, target_p99_ms: 
 
 async def _refine(
     measure: Callable[[Loop], Awaitable[Measured]],
-    steps: list[Step],
+    steps: list[SweepStep],
     *,
     step_s: float,
     target_p99_ms: float,
@@ -99,6 +99,6 @@ async def _refine(
             return
         rate = float(round((good + bad) / 2))
         measured = await measure(Open(rate=rate, duration_s=step_s, poisson=poisson))
-        steps.append(Step(load=rate, measured=measured))
+        steps.append(SweepStep(load=rate, measured=measured))
         if measured.interrupted:
             return

@@ -10,7 +10,7 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Final
 
 import typer
@@ -22,12 +22,12 @@ from control_plane.cli import report
 from control_plane.cli.command import (
     NATS_URL,
     AsJson,
+    asynchronous,
     console,
     files_of,
     found_account,
     initials_in,
     parts_named,
-    run,
     size_in_bytes,
     user_named,
 )
@@ -52,28 +52,34 @@ cli.add_typer(seed_cli, name="seed-flag")
 cli.add_typer(device_cli, name="device")
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
 Secret = Annotated[bool, typer.Option("--secret", help="Also update the deployment's secret in AWS.")]
-With = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--with", help=f"Also provision for an optional role: {', '.join(part.name for part in PARTS)}. Repeatable."
-    ),
-]
-Size = Annotated[
-    str,
-    typer.Option(
-        "--stream-size",
-        help="Size of the archived stream, for example 5GiB. Default 1GiB; without it, a larger stream is kept.",
-    ),
-]
-Connected = Annotated[
-    int | None,
-    typer.Option(
-        "--devices",
-        min=1,
-        max=100_000,
-        help="How many devices may be connected, each with 1 MiB of backlog. Default 1000; later, as before.",
-    ),
-]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is desired beyond the declared resources."""
+
+    with_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--with",
+            help=f"Also provision for an optional role: {', '.join(part.name for part in PARTS)}. Repeatable.",
+        ),
+    ] = None
+    stream_size: Annotated[
+        str,
+        typer.Option(
+            help="Size of the archived stream, for example 5GiB. Default 1GiB; without it, a larger stream is kept."
+        ),
+    ] = ""
+    devices: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=100_000,
+            help="How many devices may be connected, each with 1 MiB of backlog. Default 1000; later, as before.",
+        ),
+    ] = None
+    secret: Secret = False
 
 
 @cli.callback()
@@ -83,32 +89,28 @@ def shared(ctx: typer.Context, *, target: Target) -> None:
 
 
 @cli.command("list")
-def list_accounts(ctx: typer.Context, *, as_json: AsJson = False) -> None:
+@asynchronous
+async def list_accounts(target: Target, *, as_json: AsJson = False) -> None:
     """List the accounts of a system."""
-
-    async def work(target: Target) -> None:
-        async with open_provider(target) as provider:
-            accounts = await provider.accounts()
-        if as_json:
-            print(json.dumps([vars(account) for account in accounts], indent=2))
-            return
-        table = Table("name", "id", "kind", box=None, pad_edge=False)
-        for account in accounts:
-            kind = "system" if account.is_system else "ours" if account.is_ours else ""
-            table.add_row(escape(account.name), account.id, kind)
-        console.print(table)
-
-    run(work(ctx.obj))
+    async with open_provider(target) as provider:
+        accounts = await provider.accounts()
+    if as_json:
+        print(json.dumps([vars(account) for account in accounts], indent=2))
+        return
+    table = Table("name", "id", "kind", box=None, pad_edge=False)
+    for account in accounts:
+        kind = "system" if account.is_system else "ours" if account.is_ours else ""
+        table.add_row(escape(account.name), account.id, kind)
+    console.print(table)
 
 
 @cli.command()
-def create(
-    ctx: typer.Context,
+@unfold
+@asynchronous
+async def create(
+    target: Target,
     *,
-    with_: With = None,
-    stream_size: Size = "",
-    devices: Connected = None,
-    secret: Secret = False,
+    wanted: Wanted,
     adopt: Annotated[
         bool, typer.Option("--adopt", help="Take over an account that this program did not create.")
     ] = False,
@@ -118,58 +120,29 @@ def create(
 
     Run again, it changes nothing; after a failure, it continues where that run stopped.
     """
-
-    async def work(target: Target) -> None:
-        async with open_provider(target) as provider:
-            planned = await _plan(
-                provider,
-                target,
-                wanted_parts=with_ or (),
-                stream_size=stream_size,
-                devices=devices,
-                secret=secret,
-                adopt=adopt,
-            )
-            for remark in planned.remarks:
-                console.print(f"[yellow]note[/]     {escape(remark)}")
-            if not planned.changes:
-                console.print(f"nothing to do: account {planned.name} is as wanted")
-            elif dry_run:
-                for step in planned.changes:
-                    console.print(f"would {step.action:7} {report.describe(step)}")
-            else:
-                async for step in reconcile.apply(provider, planned):
-                    done = "created" if step.action == "create" else "changed"
-                    console.print(f"[green]{done}[/]  {report.describe(step)}")
-                console.print(_next(target, planned.name))
-
-    run(work(ctx.obj))
+    async with open_provider(target) as provider:
+        planned = await _plan(provider, target, wanted, adopt=adopt)
+        for remark in planned.remarks:
+            console.print(f"[yellow]note[/]     {escape(remark)}")
+        if not planned.changes:
+            console.print(f"nothing to do: account {planned.name} is as wanted")
+        elif dry_run:
+            for step in planned.changes:
+                console.print(f"would {step.action:7} {report.describe(step)}")
+        else:
+            async for step in reconcile.apply(provider, planned):
+                done = "created" if step.action == "create" else "changed"
+                console.print(f"[green]{done}[/]  {report.describe(step)}")
+            console.print(_next(target, planned.name))
 
 
 @cli.command()
-def status(
-    ctx: typer.Context,
-    *,
-    with_: With = None,
-    stream_size: Size = "",
-    devices: Connected = None,
-    secret: Secret = False,
-    as_json: AsJson = False,
-) -> None:
+@unfold
+@asynchronous
+async def status(target: Target, *, wanted: Wanted, as_json: AsJson = False) -> None:
     """Compare the desired with the actual state. Exit with 3 if they differ."""
-
-    async def work(target: Target) -> Plan:
-        async with open_provider(target) as provider:
-            return await _plan(
-                provider,
-                target,
-                wanted_parts=with_ or (),
-                stream_size=stream_size,
-                devices=devices,
-                secret=secret,
-            )
-
-    planned = run(work(ctx.obj))
+    async with open_provider(target) as provider:
+        planned = await _plan(provider, target, wanted)
     if as_json:
         print(json.dumps(report.as_json(planned), indent=2))
     else:
@@ -179,8 +152,9 @@ def status(
 
 
 @cli.command()
-def rotate(
-    ctx: typer.Context,
+@asynchronous
+async def rotate(
+    target: Target,
     *,
     user: Annotated[str, typer.Option(help="The user.")],
     secret: Secret = False,
@@ -192,85 +166,66 @@ def rotate(
 
     After a failure, it continues where that run stopped.
     """
-
-    async def work(target: Target) -> None:
-        whose = user_named(user)
-        if secret and whose != SERVICE:
-            raise UsageError(f"the secret is user {SERVICE.name}'s; leave --secret out for {user}")
-        async with open_provider(target) as provider:
-            account, files = await found_account(provider, target)
-            if whose.devices:
-                console.print(escape(await devices_of(provider, account.id).rotate(keep_old=keep_old)))
-                return
-            initials = initials_in(account.name) if secret else None
-            work_on = rotation.issue if keep_old else rotation.rotate
-            async for line in work_on(provider, account.id, whose, files, initials):
-                console.print(escape(line))
-
-    run(work(ctx.obj))
+    whose = user_named(user)
+    if secret and whose != SERVICE:
+        raise UsageError(f"the secret is user {SERVICE.name}'s; leave --secret out for {user}")
+    async with open_provider(target) as provider:
+        account, files = await found_account(provider, target)
+        if whose.devices:
+            console.print(escape(await devices_of(provider, account.id).rotate(keep_old=keep_old)))
+            return
+        initials = initials_in(account.name) if secret else None
+        work_on = rotation.issue if keep_old else rotation.rotate
+        async for line in work_on(provider, account.id, whose, files, initials):
+            console.print(escape(line))
 
 
 @cli.command()
-def revoke(
-    ctx: typer.Context,
+@asynchronous
+async def revoke(
+    target: Target,
     *,
     key: Annotated[str, typer.Option(help="Public key of the user with the old credentials, U...")],
 ) -> None:
     """Revoke old credentials: clients connected with them are disconnected and cannot connect again."""
-
-    async def work(target: Target) -> None:
-        if not re.fullmatch(r"U[A-Z2-7]{55}", key):
-            raise UsageError(f"{key} is not a user's public key; it begins with U and has 56 characters")
-        async with open_provider(target) as provider:
-            account, _ = await found_account(provider, target)
-            await provider.revoke(account.id, key)
-            console.print(f"[green]revoked[/]  {key}")
-
-    run(work(ctx.obj))
+    if not re.fullmatch(r"U[A-Z2-7]{55}", key):
+        raise UsageError(f"{key} is not a user's public key; it begins with U and has 56 characters")
+    async with open_provider(target) as provider:
+        account, _ = await found_account(provider, target)
+        await provider.revoke(account.id, key)
+        console.print(f"[green]revoked[/]  {key}")
 
 
 @cli.command()
-def delete(ctx: typer.Context, *, yes: Yes = False) -> None:
+@asynchronous
+async def delete(target: Target, *, yes: Yes = False) -> None:
     """Delete the account and everything in it: users, stream, bucket, credentials."""
-
-    async def work(target: Target) -> None:
-        name = account_name(target.initials)
-        async with open_provider(target) as provider:
-            account = await reconcile.find(provider, name)
-            if account is None:
-                _delete_left_behind(files_of(target), name)
-                return
-            steps = await reconcile.deletions(provider, account, account_files(target.config, account.name))
-            console.print("this goes, with everything in it:")
-            for step in steps:
-                console.print(f"  {escape(step.resource)}")
-            if not yes and ask(f"type {account.name} to go on: ") != account.name:
-                raise ProvisioningError("that is not its name; nothing was removed")
-            for step in steps:
-                await step.do(account.id)
-                console.print(f"[green]removed[/]  {escape(step.resource)}")
-
-    run(work(ctx.obj))
+    name = account_name(target.initials)
+    async with open_provider(target) as provider:
+        account = await reconcile.find(provider, name)
+        if account is None:
+            _delete_left_behind(files_of(target), name)
+            return
+        steps = await reconcile.deletions(provider, account, account_files(target.config, account.name))
+        console.print("this goes, with everything in it:")
+        for step in steps:
+            console.print(f"  {escape(step.resource)}")
+        if not yes and ask(f"type {account.name} to go on: ") != account.name:
+            raise ProvisioningError("that is not its name; nothing was removed")
+        for step in steps:
+            await step.do(account.id)
+            console.print(f"[green]removed[/]  {escape(step.resource)}")
 
 
-async def _plan(
-    provider: Provider,
-    target: Target,
-    *,
-    wanted_parts: Sequence[str],
-    stream_size: str,
-    devices: int | None,
-    secret: bool,
-    adopt: bool = False,
-) -> Plan:
-    stream_bytes = size_in_bytes(stream_size) if stream_size else None
+async def _plan(provider: Provider, target: Target, wanted: Wanted, *, adopt: bool = False) -> Plan:
+    stream_bytes = size_in_bytes(wanted.stream_size) if wanted.stream_size else None
     name = account_name(target.initials)
     account = await reconcile.find(provider, name, adopt=adopt)
     name = account.name if account else name.upper()
     files = account_files(target.config, name)
-    wanted = ACCOUNT.plus(parts_named(wanted_parts))
-    initials = initials_in(name) if secret else None
-    return await reconcile.compare(provider, name, account, wanted, files, initials, stream_bytes, devices)
+    desired = ACCOUNT.plus(parts_named(wanted.with_ or ()))
+    initials = initials_in(name) if wanted.secret else None
+    return await reconcile.compare(provider, name, account, desired, files, initials, stream_bytes, wanted.devices)
 
 
 def _delete_left_behind(files: Files, name: str) -> None:

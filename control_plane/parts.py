@@ -14,23 +14,20 @@ BALANCES: Final = Stream(
     subjects=STREAM_SUBJECTS,
     max_age_s=7 * DAY_S,
     max_bytes=10 * MIB,
-    duplicate_window_s=120,
     allow_batched=True,
 )
+
+
+def _dead_letters(name: str, subject: str, max_bytes: int) -> Stream:
+    return Stream(name, (f"{subject}.*",), max_age_s=30 * DAY_S, max_bytes=max_bytes, discard_new=True)
+
 
 ARCHIVE: Final = Part(
     user=User(name=archive.USER, publish=archive.PUBLISH, subscribe=archive.SUBSCRIBE, responses=True),
     streams=(
         # It holds events that are not archived yet; `create --stream-size` sets another size.
         replace(BALANCES, max_bytes=archive.STREAM_BYTES),
-        Stream(
-            name=archive.DEAD_STREAM,
-            subjects=(f"{archive.DEAD_SUBJECT}.*",),
-            max_age_s=30 * DAY_S,
-            max_bytes=archive.DEAD_BYTES,
-            duplicate_window_s=120,
-            discard_new=True,
-        ),
+        _dead_letters(archive.DEAD_STREAM, archive.DEAD_SUBJECT, archive.DEAD_BYTES),
     ),
     consumers=(
         Consumer(
@@ -45,16 +42,7 @@ ARCHIVE: Final = Part(
 
 QUEUE: Final = Part(
     user=User(name=queue.USER, publish=queue.PUBLISH, subscribe=queue.SUBSCRIBE),
-    streams=(
-        Stream(
-            name=queue.DEAD_STREAM,
-            subjects=(f"{queue.DEAD_SUBJECT}.*",),
-            max_age_s=30 * DAY_S,
-            max_bytes=queue.DEAD_BYTES,
-            duplicate_window_s=120,
-            discard_new=True,
-        ),
-    ),
+    streams=(_dead_letters(queue.DEAD_STREAM, queue.DEAD_SUBJECT, queue.DEAD_BYTES),),
     consumers=(
         Consumer(
             stream=queue.STREAM,
@@ -96,7 +84,6 @@ DEVICES: Final = Part(
             subjects=(f"{devices.MQTT_PREFIX}>",),
             max_age_s=0,
             max_bytes=CONNECTED_DEVICES * BACKLOG_BYTES,
-            duplicate_window_s=120,
             interest=True,
             discard_new=True,  # no PUBACK for what is not kept: the device sends it again
             of_server=True,
@@ -106,7 +93,6 @@ DEVICES: Final = Part(
             subjects=("$MQTT.rmsgs.>",),
             max_age_s=0,
             max_bytes=_RETAINED_BYTES,
-            duplicate_window_s=120,
             per_subject=1,
             of_server=True,
         ),
@@ -115,16 +101,8 @@ DEVICES: Final = Part(
             subjects=(f"{devices.EVENT_PREFIX}*.*",),
             max_age_s=30 * DAY_S,
             max_bytes=_EVENTS_BYTES,
-            duplicate_window_s=120,
         ),
-        Stream(
-            name=devices.DEAD_STREAM,
-            subjects=(f"{devices.DEAD_SUBJECT}.*",),
-            max_age_s=30 * DAY_S,
-            max_bytes=devices.DEAD_BYTES,
-            duplicate_window_s=120,
-            discard_new=True,
-        ),
+        _dead_letters(devices.DEAD_STREAM, devices.DEAD_SUBJECT, devices.DEAD_BYTES),
     ),
     buckets=(Bucket(name=devices.BUCKET, max_bytes=_RECORDS_BYTES, markers_s=devices.MARKERS_S), REGISTER),
     consumers=tuple(

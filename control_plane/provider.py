@@ -8,7 +8,7 @@ from typing import Protocol
 
 from control_plane.auth.creds import Identity
 from control_plane.resources import Bucket, Consumer, Limits, Stream, User
-from control_plane.settings import Settings
+from control_plane.settings import ObjectSettings
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,13 @@ class Actual:
 
     key: str | None
     """The account's public key, if known."""
-    limits: Settings
-    users: Mapping[str, Settings]
+    limits: ObjectSettings
+    users: Mapping[str, ObjectSettings]
     identities: Mapping[str, Identity]
     """User -> identity, for the same users."""
-    streams: Mapping[str, Settings]
-    buckets: Mapping[str, Settings]
-    consumers: Mapping[tuple[str, str], Settings]
+    streams: Mapping[str, ObjectSettings]
+    buckets: Mapping[str, ObjectSettings]
+    consumers: Mapping[tuple[str, str], ObjectSettings]
     """(stream, name) -> settings, for durable consumers."""
     rotating: frozenset[str] = frozenset()
     """Users whose former signing key is valid beside the newest."""
@@ -87,7 +87,7 @@ class Provider(Protocol):
 
     async def remove_bucket(self, account: str, name: str) -> None: ...
 
-    def bucket_settings(self, bucket: Bucket) -> Settings:
+    def bucket_settings(self, bucket: Bucket) -> ObjectSettings:
         """Return a bucket's settings in the form that `actual` uses."""
         ...
 

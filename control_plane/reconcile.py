@@ -15,7 +15,7 @@ from control_plane.parts import ARCHIVE, BACKLOG_BYTES, BALANCES, CONNECTED_DEVI
 from control_plane.plan import Do, Plan, Step, nothing
 from control_plane.provider import AccountSummary, Actual, Provider
 from control_plane.resources import Account, User
-from control_plane.settings import Settings, differences, limits_differences
+from control_plane.settings import ObjectSettings, differences, limits_differences
 from service.contracts.devices import MQTT_STREAM
 
 NO_DEVICES: Final = "devices need your own nats-server (--server): Synadia Cloud documents no MQTT endpoint"
@@ -193,7 +193,7 @@ def _user_step(provider: Provider, user: User, actual: Actual | None) -> Step:
     return _step("user", user.name, settings.user_settings(user), there, partial(provider.put_user, user=user))
 
 
-def _step(kind: str, name: str, wanted: Settings, actual: Settings | None, do: Do) -> Step:
+def _step(kind: str, name: str, wanted: ObjectSettings, actual: ObjectSettings | None, do: Do) -> Step:
     if actual is None:
         return Step(f"{kind} {name}", "create", do)
     drift = differences(kind, wanted, actual)

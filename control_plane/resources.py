@@ -51,7 +51,7 @@ class Stream:
     subjects: tuple[str, ...]
     max_age_s: int
     max_bytes: int
-    duplicate_window_s: int
+    duplicate_window_s: int = 120
     allow_batched: bool = False
     """Takes fast-ingest batches (ADR-50): one acknowledgement for many messages. nats-server 2.14 and later."""
     discard_new: bool = False

@@ -13,7 +13,7 @@ from typing import Any, Final
 from control_plane.errors import ProvisioningError
 from control_plane.resources import Bucket, Consumer, Limits, Stream, User
 
-Settings = Mapping[str, Any]
+ObjectSettings = Mapping[str, Any]
 
 RESPONSE_TTL_S: Final = 60
 NANOSECONDS: Final = 1_000_000_000
@@ -55,7 +55,7 @@ class Difference:
     actual: Any
 
 
-def differences(kind: str, wanted: Settings, actual: Settings) -> tuple[Difference, ...]:
+def differences(kind: str, wanted: ObjectSettings, actual: ObjectSettings) -> tuple[Difference, ...]:
     """Return every setting whose actual value differs from the wanted one."""
     ours, theirs = dict(_flat(wanted)), dict(_flat(actual))
     names = [*ours, *(name for name in theirs if name not in ours)]
@@ -67,7 +67,7 @@ def differences(kind: str, wanted: Settings, actual: Settings) -> tuple[Differen
     )
 
 
-def check_changeable(kind: str, name: str, wanted: Settings, actual: Settings) -> None:
+def check_changeable(kind: str, name: str, wanted: ObjectSettings, actual: ObjectSettings) -> None:
     """Raise `ProvisioningError` when a setting has drifted that cannot be changed."""
     for difference in differences(kind, wanted, actual):
         if difference.field in FIXED[kind]:
@@ -77,21 +77,21 @@ def check_changeable(kind: str, name: str, wanted: Settings, actual: Settings) -
             raise ProvisioningError(f"{problem}; delete the {kind} by hand, with what is in it, and run create again")
 
 
-def cleared(kind: str, wanted: Settings, actual: Settings) -> dict[str, Any]:
+def cleared(kind: str, wanted: ObjectSettings, actual: ObjectSettings) -> dict[str, Any]:
     """Return values that reset settings which are set but not declared."""
     strange = [name for name in (drift.field for drift in differences(kind, {}, actual)) if name not in wanted]
     empty = {name: type(actual[name])() for name in strange if isinstance(actual.get(name), bool | int | list | str)}
     return {**empty, **{name: _MEANT[name][0] for name in strange if name in _MEANT}}
 
 
-def limits_differences(wanted: Settings, actual: Settings) -> tuple[Difference, ...]:
+def limits_differences(wanted: ObjectSettings, actual: ObjectSettings) -> tuple[Difference, ...]:
     """Return drift of the declared limits. An absent limit means: connections unlimited, JetStream off."""
     absent = {"conn": -1, "subs": -1}
     there = {name: actual.get(name, absent.get(name, 0)) for name in wanted}
     return tuple(Difference(name, value, there[name]) for name, value in wanted.items() if value != there[name])
 
 
-def other_limits(wanted: Settings, actual: Settings) -> dict[str, Any]:
+def other_limits(wanted: ObjectSettings, actual: ObjectSettings) -> dict[str, Any]:
     """Return limits that are set but not declared. A plan sets some, so they are reported, not corrected."""
     told = {name: value for name, value in actual.items() if name not in {*wanted, "tiered_limits"}}
     return {name: value for name, value in told.items() if _limits(name, value)}
@@ -152,7 +152,7 @@ def stream_settings(stream: Stream) -> dict[str, Any]:
     }
 
 
-def ours(stream: Stream, there: Settings | None) -> tuple[Settings, Settings | None]:
+def ours(stream: Stream, there: ObjectSettings | None) -> tuple[ObjectSettings, ObjectSettings | None]:
     """Return a stream's wanted and actual settings, of those that are ours to keep."""
     wanted = stream_settings(stream)
     if not stream.of_server:
@@ -160,7 +160,7 @@ def ours(stream: Stream, there: Settings | None) -> tuple[Settings, Settings | N
     return bounds(wanted), None if there is None else bounds(there)
 
 
-def bounds(config: Settings) -> Settings:
+def bounds(config: ObjectSettings) -> ObjectSettings:
     """Return how large a stream may become, and what it does then."""
     return {name: config.get(name) for name in ("max_bytes", "discard")}
 
@@ -231,14 +231,14 @@ def consumer_settings(consumer: Consumer) -> dict[str, Any]:
     }
 
 
-def as_consumer_settings(config: Settings) -> dict[str, Any]:
+def as_consumer_settings(config: ObjectSettings) -> dict[str, Any]:
     """Normalize a server's settings of a consumer: a filter of one subject has its own field there."""
     one = config.get("filter_subject")
     settings = {name: value for name, value in config.items() if name != "filter_subject"}
     return {**settings, "filter_subjects": [one]} if one else settings
 
 
-def _flat(settings: Settings, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(settings: ObjectSettings, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in settings.items():
         if isinstance(value, Mapping) and value:
             yield from _flat(value, f"{prefix}{name}.")

@@ -49,14 +49,8 @@ SecretArn = Annotated[str, AfterValidator(check_secret)]
 """Complete ARN of a secret; empty: none."""
 
 
-def check_key(table: str, key: str) -> None:
-    """Raise `ValueError` for a key without a table."""
-    if key and not table:
-        raise ValueError("existing_table_key: it is the key of existing_table, which is empty")
-
-
-class AdjustmentsSection(BaseModel):
-    """[adjustments]"""
+class ExistingTable(BaseModel):
+    """A table that is there already; empty: the stack makes one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -65,8 +59,13 @@ class AdjustmentsSection(BaseModel):
 
     @model_validator(mode="after")
     def _has_the_table_of_its_key(self) -> Self:
-        check_key(self.existing_table, self.existing_table_key)
+        if self.existing_table_key and not self.existing_table:
+            raise ValueError("existing_table_key: it is the key of existing_table, which is empty")
         return self
+
+
+class AdjustmentsSection(ExistingTable):
+    """[adjustments]"""
 
 
 class Section(BaseModel):
@@ -124,7 +123,7 @@ class QueueSection(Reader):
         return self
 
 
-class Step(BaseModel):
+class ScalingStep(BaseModel):
     """From a backlog of `backlog` messages, run `tasks` tasks."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -137,17 +136,15 @@ STEPS_MAX: Final = 20
 """Per policy: https://docs.aws.amazon.com/autoscaling/application/userguide/application-auto-scaling-quotas.html"""
 
 
-class ArchiveSection(Reader):
+class ArchiveSection(Reader, ExistingTable):
     """[archive]"""
 
-    existing_table: TableName = ""
-    existing_table_key: KeyArn = ""
     idle_exit: Annotated[int, Field(ge=0)] = 60
     retention_days: Annotated[int, Field(ge=0)] = 0
-    steps: Annotated[tuple[Step, ...], Field(max_length=STEPS_MAX)] = (
-        Step(backlog=1, tasks=1),
-        Step(backlog=100_000, tasks=2),
-        Step(backlog=1_000_000, tasks=4),
+    steps: Annotated[tuple[ScalingStep, ...], Field(max_length=STEPS_MAX)] = (
+        ScalingStep(backlog=1, tasks=1),
+        ScalingStep(backlog=100_000, tasks=2),
+        ScalingStep(backlog=1_000_000, tasks=4),
     )
 
     @model_validator(mode="after")
@@ -159,22 +156,15 @@ class ArchiveSection(Reader):
             raise ValueError("steps: at least one")
         return self
 
-    @model_validator(mode="after")
-    def _has_the_table_of_its_key(self) -> Self:
-        check_key(self.existing_table, self.existing_table_key)
-        return self
-
     def tasks(self, backlog: int) -> int:
         """Return how many tasks a backlog requires."""
         return max((step.tasks for step in self.steps if backlog >= step.backlog), default=0)
 
 
-class DevicesSection(Section):
+class DevicesSection(Section, ExistingTable):
     """[devices]"""
 
     tasks: Annotated[int, Field(ge=1, le=100)] = 2
-    existing_table: TableName = ""
-    existing_table_key: KeyArn = ""
     facility: Annotated[str, StringConstraints(max_length=128)] = ""
     silence: Annotated[int, Field(ge=0, le=30 * 86_400)] = 0
     pulse: Annotated[float, Field(ge=0, le=86_400)] = 0
@@ -187,7 +177,6 @@ class DevicesSection(Section):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        check_key(self.existing_table, self.existing_table_key)
         if bool(self.clients) != bool(self.tls_secret):
             raise ValueError("tls_secret: it and clients are given together, or neither")
         if 0 < self.silent_minutes * 60 <= self.pulse:

@@ -10,8 +10,6 @@ from urllib.parse import urlsplit
 
 from botocore.session import Session
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     StringConstraints,
     TypeAdapter,
@@ -25,11 +23,9 @@ from deploy.sections import (
     AdjustmentsSection,
     ArchiveSection,
     DevicesSection,
-    KeyArn,
+    ExistingTable,
     QueueSection,
     Reader,
-    TableName,
-    check_key,
 )
 from service.customer.settings import CustomerSettings
 
@@ -64,10 +60,8 @@ class Table:
     """What one of its rows is."""
 
 
-class Settings(BaseModel):
+class Settings(ExistingTable):
     """The choices of a deployment; `deploy/settings.toml` explains each."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     region: str
     initials: str
@@ -84,8 +78,6 @@ class Settings(BaseModel):
     zones: Annotated[int, Field(ge=2, le=3)] = 2
     vpc_id: Annotated[str, StringConstraints(pattern=r"^(vpc-[0-9a-f]{8,17})?$")] = ""
     subnet_ids: tuple[Annotated[str, StringConstraints(pattern=r"^subnet-[0-9a-f]{8,17}$")], ...] = ()
-    existing_table: TableName = ""
-    existing_table_key: KeyArn = ""
     ddb_key: str = _DEFAULTS["ddb_key"].default
     ddb_balance: str = _DEFAULTS["ddb_balance"].default
     spot: bool = True
@@ -128,7 +120,6 @@ class Settings(BaseModel):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         check_size(self.cpu, self.memory)
-        check_key(self.existing_table, self.existing_table_key)
         if self.ddb_key == self.ddb_balance:
             raise ValueError(f"ddb_balance: {self.ddb_balance} is the name of the key, ddb_key")
         if self.max_tasks < self.min_tasks:

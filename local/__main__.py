@@ -17,12 +17,11 @@ from rich.console import Console
 
 from control_plane.errors import ProvisioningError
 from local import device
-from local.devices import devices_role
 from local.keeper import keep
 from local.next_steps import next_steps
 from local.ports import check_free
 from local.process import LocalError, kill_children
-from local.sidecar import sidecar, stream_env
+from local.roles import devices_role, sidecar, stream_env
 from local.state import DEFAULT, State
 from local.system import (
     ADJUSTMENTS,
@@ -45,6 +44,7 @@ PULSE_S: Final = 10
 DEVICES_PORT: Final = int(devices_contract.LISTEN.rpartition(":")[2])
 console = Console(highlight=False, soft_wrap=True, emoji=False)
 
+Port = Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")]
 StateOption = Annotated[Path, typer.Option(resolve_path=True, help="Folder for keys, credentials, stores and logs.")]
 
 
@@ -59,9 +59,9 @@ def up(
         float, typer.Option(min=1, max=100, help="With --autoscale: factor by which time runs faster.")
     ] = 1,
     state: StateOption = DEFAULT,
-    nats_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = Ports.nats,
-    dynamodb_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = Ports.dynamodb,
-    gateway_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = Ports.gateway,
+    nats_port: Port = Ports.nats,
+    dynamodb_port: Port = Ports.dynamodb,
+    gateway_port: Port = Ports.gateway,
     health_port: Annotated[
         int,
         typer.Option(min=0, max=65535, help="First task's port; the others use the next ports. 0: any free ports."),
@@ -174,15 +174,15 @@ class Extras:
     """Where devices connect; None: nowhere."""
 
     @asynccontextmanager
-    async def running(self, system: System, logs: Path) -> AsyncIterator[None]:
+    async def running(self, system: System) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             if self.queue_port is not None:
-                running = sidecar(stream_env(system), logs, self.queue_port)
+                running = sidecar(stream_env(system), system.logs, self.queue_port)
                 task, system.queue_listen = await stack.enter_async_context(running)
                 system.tasks.append(task)
                 _say(f"queue sidecar on {system.queue_listen}")
             if self.devices_port is not None:
-                role = devices_role(system, logs, {"PULSE": str(PULSE_S)}, self.devices_port)
+                role = devices_role(system, system.logs, {"PULSE": str(PULSE_S)}, self.devices_port)
                 task, system.devices_listen = await stack.enter_async_context(role)
                 system.tasks.append(task)
                 stack.enter_context(device.announced(system))
@@ -191,7 +191,7 @@ class Extras:
             if self.archive:
                 from local.demos import archive as archive_demo  # noqa: PLC0415
 
-                await stack.enter_async_context(archive_demo.supervised(system, logs, _say))
+                await stack.enter_async_context(archive_demo.supervised(system, _say))
             yield
 
 
@@ -219,7 +219,7 @@ def _say(line: str) -> None:
 async def _up(folder: Path, ports: Ports, tasks: int, vcpu: float | None, extras: Extras) -> None:
     async with (
         local_system(folder, ports, tasks=tasks, vcpu=vcpu, devices=extras.listener, say=_say) as system,
-        extras.running(system, folder / "logs"),
+        extras.running(system),
     ):
         raise await keep(system, console.print)
 
@@ -234,9 +234,9 @@ async def _up_autoscaled(folder: Path, ports: Ports, vcpu: float | None, speed: 
     async with AsyncExitStack() as stack:
         running = local_system(folder, ports, tasks=0, devices=extras.listener, say=_say)
         system = await stack.enter_async_context(running)
-        await stack.enter_async_context(extras.running(system, folder / "logs"))
+        await stack.enter_async_context(extras.running(system))
         env = service_env(system.nats_url, system.creds["service"], TABLE, system.dynamodb_env, adjustments=ADJUSTMENTS)
-        scaler = Autoscaler(rules, env, folder / "logs", speed=speed, say=console.print)
+        scaler = Autoscaler(rules, env, system.logs, speed=speed, say=console.print)
         scaling = asyncio.create_task(scaler.run())
         ending = asyncio.create_task(keep(system, console.print))
         try:

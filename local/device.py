@@ -12,8 +12,7 @@ from pathlib import Path
 from textwrap import indent
 
 from control_plane import reconcile
-from control_plane.cli import recipe as recipes
-from control_plane.cli.recipe import cfg_toml, publish_line
+from control_plane.cli.recipe import Broker, cfg_toml, publish_line
 from control_plane.devices import Devices, Minted, check_names
 from control_plane.files import write_private
 from control_plane.self_hosted import provider as self_hosted
@@ -25,23 +24,19 @@ from local.system import ACCOUNT_NAME, System
 
 
 @dataclass(frozen=True)
-class Broker:
-    """A running system, as its devices and who adds them reach it."""
+class Announced(Broker):
+    """A running system, as its devices reach it, and the program that adds them."""
 
-    nats_url: str
-    host: str
-    port: int
-    authority: str
-    """The file of the authority that a device must trust; empty: no TLS."""
+    nats_url: str = ""
 
 
 @contextmanager
-def announced(system: System) -> Iterator[Broker]:
+def announced(system: System) -> Iterator[Announced]:
     """Keep in the state where devices connect, for `add` in another process, while the system runs."""
     if not system.mqtt:
         raise LocalError("this system takes no devices; run `make up DEVICES=1`")
     authority = str(system.state.folder / "keys" / AUTHORITY) if system.mqtt.certificate else ""
-    broker = Broker(system.nats_url, system.mqtt_host, system.mqtt.port, authority)
+    broker = Announced(system.mqtt_host, system.mqtt.port, bool(authority), authority, system.nats_url)
     path = _path(system.state)
     write_private(path, json.dumps(asdict(broker)))
     try:
@@ -50,10 +45,10 @@ def announced(system: System) -> Iterator[Broker]:
         path.unlink(missing_ok=True)
 
 
-def announcement(state: State) -> Broker:
+def announcement(state: State) -> Announced:
     """Return what the running system has announced. Raises `LocalError` when there is nothing."""
     try:
-        return Broker(**json.loads(_path(state).read_text()))
+        return Announced(**json.loads(_path(state).read_text()))
     except (OSError, ValueError, TypeError):
         raise LocalError(f"no system that takes devices runs in {state.folder}; run `make up DEVICES=1`") from None
 
@@ -80,7 +75,7 @@ def recipe(broker: Broker, name: str, password: Path) -> str:
     """Return lines, ready to paste, by which a device publishes."""
     tls = f"MQTT_CA={shlex.quote(broker.authority)} " if broker.authority else ""
     variable = f"MQTT_PASSWORD={shlex.quote(str(password))}"
-    own, minted = recipes.Broker(broker.host, broker.port, bool(tls), broker.authority), Minted(name, "")
+    minted = Minted(name, "")
     return f"""
 [bold]{name}, in Python: a reading each second[/]
   {tls}MQTT={broker.host}:{broker.port} {variable} \\
@@ -90,10 +85,10 @@ def recipe(broker: Broker, name: str, password: Path) -> str:
   {tls}MQTT_HOST={broker.host} MQTT_PORT={broker.port} {variable} examples/device/device.sh {name}
 
 [bold]{name}, one reading by mosquitto's program[/]
-  {publish_line(own, minted, password)}
+  {publish_line(broker, minted, password)}
 
 [bold]{name}, the firmware's cfg.toml[/]
-{indent(cfg_toml(own, minted, password), "  ")}
+{indent(cfg_toml(broker, minted, password), "  ")}
 """
 
 

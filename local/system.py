@@ -100,12 +100,13 @@ class System:
     devices_listen: str = ""
     """Address of the gRPC API of the role devices; empty if it does not run."""
 
-    @asynccontextmanager
-    async def administrator(self) -> AsyncIterator[Client]:
-        """Yield a connection with every permission in the account."""
-        creds = self_hosted.administrator_of(self.state.operator(), self.account)
-        async with self_hosted.connected(self.nats_url, creds) as client:
-            yield client
+    def administrator(self) -> AbstractAsyncContextManager[Client]:
+        """Connect with every permission in the account."""
+        return self_hosted.connected(self.nats_url, self_hosted.administrator_of(self.state.operator(), self.account))
+
+    @property
+    def logs(self) -> Path:
+        return self.state.folder / "logs"
 
     @property
     def children(self) -> list[Child]:
@@ -207,8 +208,10 @@ async def provision(nats_url: str, state: State, files: Files, name: str = ACCOU
 def service_env(
     nats_url: str, creds: str | None, table: str, dynamodb_env: Mapping[str, str], *, adjustments: str = ""
 ) -> dict[str, str]:
-    """Return the complete environment of a service, as its container would get it."""
-    env = {"PATH": os.environ.get("PATH", ""), "NATS_URL": nats_url, "DDB_TABLE": table, **dynamodb_env}
+    """Return the complete environment of a role, as its container would get it; the tables are those of `customer`."""
+    env = {"PATH": os.environ.get("PATH", ""), "NATS_URL": nats_url, **dynamodb_env}
+    if table:
+        env["DDB_TABLE"] = table
     if adjustments:
         env["ADJUSTMENTS_TABLE"] = adjustments
     if creds is not None:

@@ -129,13 +129,9 @@ class Reconciliation:
         """Compare every balance with its ledger. Raises `ServiceError` when a table cannot be read."""
         await scan(self._api, self._balances, "DDB_TABLE", self._take_balances, self._progress, segments=self._segments)
         names = (contract.ADJUSTMENTS_PARTITION_KEY, contract.ADJUSTMENTS_SORT_KEY, *_NUMBERS)
-        only = {
-            "ProjectionExpression": ", ".join(f"#{number}" for number in range(len(names))),
-            "ExpressionAttributeNames": {f"#{number}": name for number, name in enumerate(names)},
-        }
         await scan(
             self._api, self._adjustments, "ADJUSTMENTS_TABLE", self._take_adjustments, self._progress,
-            segments=self._segments, only=only,
+            segments=self._segments, only=names,
         )  # fmt: skip
         self._progress.end()
         for client_id, account in self._accounts.items():

@@ -9,7 +9,7 @@ import asyncio
 import random
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -58,16 +58,19 @@ async def scan(
     progress: Progress,
     *,
     segments: int,
-    only: Mapping[str, Any] | None = None,
+    only: Sequence[str] = (),
 ) -> None:
     """Give each row of a table to `take`, a page at a time: each row as it was when its page was read, consistently.
 
-    `variable` names the table in the environment; `only` are a projection's parameters.
+    `variable` names the table in the environment; `only` the attributes to read, if not all.
     Raises `ServiceError` when it cannot be read.
     """
 
     async def segment(number: int) -> None:
-        body = {"TableName": table, "ConsistentRead": True, "Limit": PAGE_ROWS, **(only or {})}
+        body: dict[str, Any] = {"TableName": table, "ConsistentRead": True, "Limit": PAGE_ROWS}
+        if only:
+            names = {f"#{place}": name for place, name in enumerate(only)}
+            body |= {"ProjectionExpression": ", ".join(names), "ExpressionAttributeNames": names}
         if segments > 1:
             body |= {"Segment": number, "TotalSegments": segments}
         while True:

@@ -24,16 +24,17 @@ import uvloop
 from nats.js import JetStreamContext
 
 from benchmark.cost.bare_loop import TABLE, Writes, bare_loop, serve
-from benchmark.cost.draining import CHUNK, Measure, connected, draining
+from benchmark.cost.draining import CHUNK, Measure, draining, post_all
+from benchmark.cost.rounds import in_turns
 from benchmark.errors import BenchmarkError
+from benchmark.load.job import NatsTarget
+from benchmark.load.transport import connected
 from local.process import Child
 from service.contracts import archive as contract
-from service.contracts import customer
 from service.contracts.stream import EVENT_PREFIX
 from service.dynamodb.client import DynamoDB
 from service.dynamodb.writer import CALL_TIMEOUT_S, MAX_ITEMS
 from service.nats.client import NatsClient, header_block
-from service.nats.connection import roundtrip
 from service.nats.jetstream import backlog
 from service.writing.archiver import BATCHES
 
@@ -46,12 +47,11 @@ SLOW_MS: Final = 8.0
 
 @dataclass(frozen=True)
 class Task:
-    """A task of the archive, and credentials to write to its stream and to read its consumer."""
+    """A task of the archive, and the users that write to its stream and read its consumer."""
 
     child: Child
-    nats_url: str
-    writer_creds: str
-    reader_creds: str
+    writer: NatsTarget
+    reader: NatsTarget
 
 
 @dataclass(frozen=True)
@@ -68,18 +68,16 @@ async def beside(
     archived: Measure, written: Measure, plain: Measure, *, rounds: int, step_s: float, say: Callable[[str], None]
 ) -> tuple[float, float]:
     """Measure all three in turns; return the medians of rate over the bare loop's and CPU over the plain consumer's."""
-    turns = [(archived, ROWS_PER_S), (written, ROWS_PER_S), (plain, PLAIN_ROWS_PER_S)]
-    for measure, rows_per_s in turns:
-        await measure(min(CHUNK, int(step_s * rows_per_s)))
+    counts = {archived: step_s * ROWS_PER_S, written: step_s * ROWS_PER_S, plain: step_s * PLAIN_ROWS_PER_S}
+    for measure, count in counts.items():
+        await measure(min(CHUNK, int(count)))
     rates, cpus = [], []
-    for number in range(rounds):
-        order = turns[::-1] if number % 2 else turns
-        found = {measure: await measure(int(step_s * rows_per_s)) for measure, rows_per_s in order}
-        ours, theirs = found[archived], found[plain]
-        rates.append(ours.rate / found[written].rate)
+    turns = [partial(measure, int(count)) for measure, count in counts.items()]
+    async for ours, bare, theirs in in_turns(turns, rounds):
+        rates.append(ours.rate / bare.rate)
         cpus.append(ours.cpu_us / theirs.cpu_us)
         say(
-            f"archive: {ours.rate:,.0f} rows/s at {ours.cpu_us:.1f} us of CPU, of {found[written].rate:,.0f} of bare "
+            f"archive: {ours.rate:,.0f} rows/s at {ours.cpu_us:.1f} us of CPU, of {bare.rate:,.0f} of bare "
             f"writes; a plain consumer's at {theirs.cpu_us:.1f} us"
         )
     return statistics.median(rates), statistics.median(cpus)
@@ -100,10 +98,7 @@ async def busy_when_slow(archived: Measure, *, rounds: int, step_s: float, say: 
 @asynccontextmanager
 async def archiving(task: Task) -> AsyncIterator[Measure]:
     """Yield a function that has the task archive events; it raises `BenchmarkError` when that does not end."""
-    async with (
-        connected(task.nats_url, task.writer_creds, customer.INBOX_PREFIX) as writer,
-        connected(task.nats_url, task.reader_creds, contract.INBOX_PREFIX) as reader,
-    ):
+    async with connected(task.writer) as writer, connected(task.reader) as reader:
         yield draining(task.child, partial(_publish, writer), partial(_backlog, reader.jetstream()))
 
 
@@ -114,12 +109,12 @@ def writing(table: str, dynamodb_env: Mapping[str, str]) -> AbstractAsyncContext
 
 async def _publish(nc: NatsClient, count: int) -> None:
     nonce = uuid.uuid4().hex[:8]
-    for number in range(count):
+
+    def post(number: int) -> None:
         headers = header_block({"Nats-Msg-Id": f"{nonce}.{number}"})
         nc.post(f"{EVENT_PREFIX}{number % 1000}", b'{"balance":%d}' % (100 + number % 9_900), headers=headers)
-        if number % CHUNK == 0:
-            await roundtrip(nc)
-    await roundtrip(nc)
+
+    await post_all(nc, count, post)
 
 
 async def _backlog(jetstream: JetStreamContext) -> int:

@@ -13,12 +13,14 @@ import statistics
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from itertools import count
 from typing import Final
 
 import uvloop
 
 from benchmark.cost.bare_loop import TABLE, Writes, bare_loop, serve
+from benchmark.cost.rounds import in_turns
 from service.contracts import customer as contract
 from service.customer.store.rows import make_row
 from service.dynamodb.table import Table
@@ -39,15 +41,13 @@ async def ratio(
 
     A round of `step_s` is `TURNS` short turns: other load on the machine affects both, or spoils one turn of many.
     """
-    turns = [created, inserted]
-    for measure in turns:
+    both = (created, inserted)
+    for measure in both:
         await measure(warm_up_s)
     ratios = []
-    for number in range(rounds * TURNS):
-        order = turns[::-1] if number % 2 else turns
-        rates = {measure: await measure(step_s / TURNS) for measure in order}
-        ratios.append(rates[created] / rates[inserted])
-        say(f"creates: {rates[created]:,.0f}/s, of {rates[inserted]:,.0f} inserts/s")
+    async for creates, inserts in in_turns([partial(measure, step_s / TURNS) for measure in both], rounds * TURNS):
+        ratios.append(creates / inserts)
+        say(f"creates: {creates:,.0f}/s, of {inserts:,.0f} inserts/s")
     return statistics.median(ratios)
 
 

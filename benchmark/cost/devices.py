@@ -19,13 +19,15 @@ from typing import Final
 import psutil
 from nats.js import JetStreamContext
 
-from benchmark.cost.draining import CHUNK, Measure, connected, draining
+from benchmark.cost.draining import CHUNK, Measure, draining, post_all
+from benchmark.cost.rounds import in_turns, memory_after
+from benchmark.load.job import NatsTarget
 from benchmark.load.mqtt import Mqtt
+from benchmark.load.transport import connected
 from local.process import Child
 from service.contracts import devices as contract
 from service.devices.msg_pb2 import Connect, SensorData
 from service.nats.client import NatsClient, header_block
-from service.nats.connection import roundtrip
 from service.nats.jetstream import backlog
 
 READINGS_PER_S: Final = 8_000
@@ -39,11 +41,10 @@ HEADERS: Final = header_block({"Nmqtt-Pub": "1"})
 
 @dataclass(frozen=True)
 class Task:
-    """A role or a plain consumer, and credentials to do everything in its account."""
+    """A role or a plain consumer, and the user that may do everything in its account."""
 
     child: Child
-    nats_url: str
-    admin_creds: str
+    admin: NatsTarget
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,7 @@ async def beside(
     for measure in turns:
         await measure(CHUNK)
     over_bare, over_writing, of_writing = [], [], []
-    for number in range(rounds):
-        found = {measure: await measure(count) for measure in (turns[::-1] if number % 2 else turns)}
-        ours, least, same = (found[measure] for measure in turns)
+    async for ours, least, same in in_turns([partial(measure, count) for measure in turns], rounds):
         over_bare.append(ours.cpu_us / least.cpu_us)
         over_writing.append(ours.cpu_us / same.cpu_us)
         of_writing.append(ours.rate / same.rate)
@@ -86,7 +85,7 @@ async def beside(
 @asynccontextmanager
 async def reading(task: Task) -> AsyncIterator[Measure]:
     """Yield a function that has the process take readings; it raises `BenchmarkError` when that does not end."""
-    async with connected(task.nats_url, task.admin_creds, "_INBOX") as admin:
+    async with connected(task.admin) as admin:
         jetstream = admin.jetstream()
         yield draining(task.child, partial(_publish, admin), partial(_backlog, jetstream, contract.DATA_CONSUMER))
 
@@ -95,19 +94,11 @@ async def memory(
     task: Task, measure: Measure, after: Sequence[int], online: int, say: Callable[[str], None]
 ) -> list[tuple[int, float]]:
     """Return the role's memory after growing numbers of readings, while `online` devices are there."""
-    async with connected(task.nats_url, task.admin_creds, "_INBOX") as admin:
+    async with connected(task.admin) as admin:
         await _greet(admin, online)
         while await _backlog(admin.jetstream(), contract.LIFE_CONSUMER):
             await asyncio.sleep(0.1)
-    found: list[tuple[int, float]] = []
-    for readings in after:
-        left = readings - (found[-1][0] if found else 0)
-        while left > 0:
-            await measure(min(left, AT_A_TIME))
-            left -= AT_A_TIME
-        found.append((readings, psutil.Process(task.child.pid).memory_info().rss / 2**20))
-        say(f"devices: {found[-1][1]:.1f} MiB after {readings:,} readings")
-    return found
+    return await memory_after(after, measure, task.child.pid, "readings", say, at_a_time=AT_A_TIME)
 
 
 async def connection_kib(
@@ -139,24 +130,23 @@ async def _device(port: int, user: str, password: str, number: int) -> Mqtt:
 async def _publish(admin: NatsClient, count: int) -> None:
     """Publish readings with contents that no other turn's have."""
     now = int(time.time())
-    for number in range(count):
+
+    def post(number: int) -> None:
         device = f"device-{number % 1000}"
         reading = SensorData(device=device, temp=number / 128, rh=50, epoch=now)
         subject = f"{contract.MQTT_PREFIX}data.{device}.climate"
         admin.post(subject, reading.SerializeToString(), headers=HEADERS)
-        if number % CHUNK == 0:
-            await roundtrip(admin)
-    await roundtrip(admin)
+
+    await post_all(admin, count, post)
 
 
 async def _greet(admin: NatsClient, devices: int) -> None:
-    for number in range(devices):
+    def post(number: int) -> None:
         device = f"device-{number}"
         connect = Connect(device=device, session=1).SerializeToString()
         admin.post(f"{contract.MQTT_PREFIX}connect.{device}", connect, headers=HEADERS)
-        if number % CHUNK == 0:
-            await roundtrip(admin)
-    await roundtrip(admin)
+
+    await post_all(admin, devices, post)
 
 
 async def _backlog(jetstream: JetStreamContext, consumer: str) -> int:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import psutil
-from nats.aio.client import RawCredentials
 
 from benchmark.cost.bare_loop import Writes
 from benchmark.errors import BenchmarkError
 from local.process import Child
-from service.nats.client import NatsClient
+from service.nats.client import NatsClient, roundtrip
 
 POLL_S: Final = 0.02
 TURN_S: Final = 120.0
@@ -60,11 +58,10 @@ def cpu_s(child: Child) -> float:
     return float(times.user + times.system)
 
 
-@asynccontextmanager
-async def connected(url: str, creds: str, inbox_prefix: str) -> AsyncIterator[NatsClient]:
-    client = NatsClient(lambda _: None, lambda: None)
-    await client.connect(url, user_credentials=RawCredentials(creds), inbox_prefix=inbox_prefix)
-    try:
-        yield client
-    finally:
-        await client.close()
+async def post_all(nc: NatsClient, count: int, post: Callable[[int], None]) -> None:
+    """Call `post` with each number; return when the server has what it posted."""
+    for number in range(count):
+        post(number)
+        if number % CHUNK == 0:
+            await roundtrip(nc)
+    await roundtrip(nc)

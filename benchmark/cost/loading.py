@@ -13,8 +13,9 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +24,8 @@ import uvloop
 
 from benchmark.cost.archive import write_rows
 from benchmark.cost.bare_loop import TABLE, Writes, bare_loop, serve
+from benchmark.cost.draining import Measure
+from benchmark.cost.rounds import in_turns
 from benchmark.errors import BenchmarkError
 from operations.load.run import Plan, load
 from operations.load.show import Report
@@ -38,9 +41,6 @@ ROWS_PER_S: Final = 8_000
 """Rows of a turn for each second of a step: about as many as a local engine takes."""
 WARM_UP: Final = 2_000
 
-Measure = Callable[[float], Awaitable[Writes]]
-"""Number of rows -> result of writing them."""
-
 
 def writing(what: str, table: str, dynamodb_env: Mapping[str, str]) -> AbstractAsyncContextManager[Measure]:
     """Run the process `what`; yield a function that has it write a number of new rows."""
@@ -50,14 +50,13 @@ def writing(what: str, table: str, dynamodb_env: Mapping[str, str]) -> AbstractA
 async def ratio(loaded: Measure, written: Measure, *, rounds: int, step_s: float, say: Callable[[str], None]) -> float:
     """Measure both in turns; return the median of the load's rate over the bare loop's."""
     rows = int(step_s * ROWS_PER_S)
-    for measure in (loaded, written):
+    both = (loaded, written)
+    for measure in both:
         await measure(min(rows, WARM_UP))
     ratios = []
-    for number in range(rounds):
-        order = (written, loaded) if number % 2 else (loaded, written)
-        found = {measure: (await measure(rows)).rate for measure in order}
-        ratios.append(found[loaded] / found[written])
-        say(f"load: {found[loaded]:,.0f} rows/s, of {found[written]:,.0f} of bare writes")
+    async for ours, bare in in_turns([partial(measure, rows) for measure in both], rounds):
+        ratios.append(ours.rate / bare.rate)
+        say(f"load: {ours.rate:,.0f} rows/s, of {bare.rate:,.0f} of bare writes")
     return statistics.median(ratios)
 
 

@@ -38,7 +38,7 @@ from local.nats_server import Mqtt, nats_server
 from local.process import Child, accepts, claim_port, running
 from local.state import State
 from local.system import provision, ready, service_env, service_task
-from service.contracts import archive, devices, queue
+from service.contracts import archive, customer, devices, queue
 
 PROGRAMS: Final = {ECHO: "benchmark.peers.echo", SERVICE: "service", BASELINE: "benchmark.peers.baseline"}
 TABLE: Final = "balances"
@@ -129,8 +129,8 @@ class Bench:
         """Run a queue sidecar on a stream in its own account."""
         listen = f"127.0.0.1:{claim_port(0, '')}"
         own = {"QUEUE": f"jetstream:{queue.STREAM}", "QUEUE_LISTEN": listen}
-        async with self._reader("queue", queue.USER, own) as (child, writer_creds, reader_creds):
-            yield Sidecar(self._url, listen, writer_creds, reader_creds, child.pid)
+        async with self._reader("queue", queue.USER, queue.INBOX_PREFIX, own) as (child, writer, reader):
+            yield Sidecar(listen, writer, reader, child.pid)
 
     @asynccontextmanager
     async def archive(
@@ -143,8 +143,9 @@ class Bench:
             "IDLE_EXIT": "0",
             **dynamodb_env,
         }
-        async with self._reader("archive", archive.USER, own, account, module) as (child, writer_creds, reader_creds):
-            yield archive_cost.Task(child, self._url, writer_creds, reader_creds)
+        started = self._reader("archive", archive.USER, archive.INBOX_PREFIX, own, account, module)
+        async with started as (child, writer, reader):
+            yield archive_cost.Task(child, writer, reader)
 
     @asynccontextmanager
     async def devices(
@@ -152,9 +153,9 @@ class Bench:
     ) -> AsyncIterator[devices_cost.Task]:
         """Run the role devices, or another `module` in its place, in its own account."""
         own = {"DEVICES_LISTEN": f"127.0.0.1:{claim_port(0, '')}", **env}
-        async with self._reader("devices", devices.USER, own, account, module) as (child, _, _):
+        async with self._reader("devices", devices.USER, devices.INBOX_PREFIX, own, account, module) as (child, _, _):
             creds = self_hosted.administrator_of(self._state.operator(), self._accounts[account], expires_s=BENCH_S)
-            yield devices_cost.Task(child, self._url, creds)
+            yield devices_cost.Task(child, NatsTarget(servers=[self._url], creds=creds))
 
     async def connection_kib(self, connections: int) -> float:
         """Return the KiB of nats-server's memory that each of these connected devices takes."""
@@ -173,9 +174,9 @@ class Bench:
 
     @asynccontextmanager
     async def _reader(
-        self, role: str, user: str, env: dict[str, str], account: str = "", module: str = "service"
-    ) -> AsyncIterator[tuple[Child, str, str]]:
-        """Run a role that reads the stream; yield it, and the credentials of the stream's writer and of the role."""
+        self, role: str, user: str, inbox: str, env: dict[str, str], account: str = "", module: str = "service"
+    ) -> AsyncIterator[tuple[Child, NatsTarget, NatsTarget]]:
+        """Run a role that reads the stream; yield it, and the users of the stream's writer and of the role."""
         account = account or role
         files = Files(self._folder / "creds" / account)
         self._accounts[account] = await provision(self._url, self._state, files, account)
@@ -192,7 +193,11 @@ class Bench:
         async with service_task(account, env, claim_port(0, ""), log, module, role) as task:
             if module == "service":  # other programs have no health page; their warm-up waits for them
                 await ready(task)
-            yield task.child, writer_creds, reader_creds
+            yield (
+                task.child,
+                NatsTarget(servers=[self._url], creds=writer_creds, inbox_prefix=customer.INBOX_PREFIX),
+                NatsTarget(servers=[self._url], creds=reader_creds, inbox_prefix=inbox),
+            )
 
     async def measure(
         self, program: Program, loop: Loop, label: str, ids: int = 1000, frames: Frames = "plain",
@@ -236,7 +241,3 @@ class Bench:
 def _cpu_s(children: Sequence[Child]) -> float:
     times = [psutil.Process(child.pid).cpu_times() for child in children]
     return float(sum(time.user + time.system for time in times))
-
-
-def memory_mib(child: Child) -> float:
-    return float(psutil.Process(child.pid).memory_info().rss) / 2**20

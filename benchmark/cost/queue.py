@@ -12,17 +12,20 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import grpc
-import nats
-import psutil
-from nats.aio.client import Client, RawCredentials
-from nats.js import JetStreamContext
+from nats.aio.client import Client
 
 from benchmark.cost.queue_calls import WAIT_S, QueueCalls
+from benchmark.cost.rounds import in_turns, memory_after
+from benchmark.load.job import NatsTarget
+from benchmark.load.transport import connected
+from benchmark.peers.plain import plain_client
 from service.contracts import customer
 from service.contracts import queue as contract
+from service.nats.client import roundtrip
 
 BATCH: Final = 100
 SHORTER_S: Final = 20
@@ -41,12 +44,11 @@ Take = Callable[[int], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Sidecar:
-    """A sidecar's address, and credentials to write to its stream and to read it."""
+    """A sidecar's address, and the users that write to its stream and read it."""
 
-    nats_url: str
     listen: str
-    writer_creds: str
-    reader_creds: str
+    writer: NatsTarget
+    reader: NatsTarget
     pid: int
 
 
@@ -65,21 +67,22 @@ class QueueCost:
 
 
 async def measure(
-    sidecar: Sidecar, *, rounds: int, step_s: float, memory_after: Sequence[int], say: Callable[[str], None]
+    sidecar: Sidecar, *, rounds: int, step_s: float, totals: Sequence[int], say: Callable[[str], None]
 ) -> QueueCost:
     """Measure everything. Raises `BenchmarkError` when messages do not arrive or cannot be deleted."""
     async with (
-        _connected(sidecar.nats_url, sidecar.writer_creds, "_INBOX_service") as writer,
-        _connected(sidecar.nats_url, sidecar.reader_creds, contract.INBOX_PREFIX) as reader,
+        connected(sidecar.writer) as writer,
+        _plain(sidecar.reader) as plain,
         grpc.aio.insecure_channel(sidecar.listen) as channel,
     ):
         calls = QueueCalls(channel)
-        plain = await _plain(reader.jetstream())
         same, shorter = await _batches(
             writer, (plain, _through(calls), _through(calls, SHORTER_S)), rounds, step_s, say
         )
         delete, receive = await _calls(writer, calls, rounds, step_s, say)
-        memory = await _memory(writer, calls, sidecar.pid, memory_after, say)
+        memory = await memory_after(
+            totals, partial(_rate, writer, _through(calls)), sidecar.pid, "messages", say, at_a_time=STREAM_HOLDS
+        )
     return QueueCost(same, shorter, delete, receive, memory)
 
 
@@ -90,10 +93,8 @@ async def _batches(
     same, shorter = [], []
     for take in turns:
         await _rate(writer, take, BATCH)
-    for number in range(rounds):
-        order = turns[::-1] if number % 2 else turns
-        rates = {take: await _rate(writer, take, count) for take in order}
-        plain, with_same, with_shorter = (rates[take] for take in turns)
+    rates = [partial(_rate, writer, take, count) for take in turns]
+    async for plain, with_same, with_shorter in in_turns(rates, rounds):
         same.append(with_same / plain)
         shorter.append(with_shorter / plain)
         say(f"queue: {with_same:,.0f} and {with_shorter:,.0f} messages/s, of {plain:,.0f} of a plain consumer")
@@ -121,21 +122,6 @@ async def _calls(
     return statistics.median(deletes), statistics.median(receives)
 
 
-async def _memory(
-    writer: Client, calls: QueueCalls, pid: int, after: Sequence[int], say: Callable[[str], None]
-) -> list[tuple[int, float]]:
-    found: list[tuple[int, float]] = []
-    take, done = _through(calls), 0
-    for messages in after:
-        while done < messages:
-            count = min(STREAM_HOLDS, messages - done)
-            await _rate(writer, take, count)
-            done += count
-        found.append((messages, float(psutil.Process(pid).memory_info().rss) / 2**20))
-        say(f"queue: {messages:,} messages: {found[-1][1]:.1f} MiB")
-    return found
-
-
 async def _rate(writer: Client, take: Take, count: int) -> float:
     await _publish(writer, count)
     began = time.perf_counter()
@@ -146,20 +132,25 @@ async def _rate(writer: Client, take: Take, count: int) -> float:
 async def _publish(writer: Client, count: int) -> None:
     for number in range(count):
         await writer.publish(f"{customer.SUBJECT}.{number}", b'{"client_id":"678","client_balance":100}')
-    await writer.flush()
+    await roundtrip(writer)
 
 
-async def _plain(jetstream: JetStreamContext) -> Take:
-    consumer = await jetstream.pull_subscribe_bind(contract.CONSUMER, contract.STREAM)
+@asynccontextmanager
+async def _plain(reader: NatsTarget) -> AsyncIterator[Take]:
+    nc = await plain_client(reader.servers[0], reader.creds or "", contract.INBOX_PREFIX)
+    try:
+        consumer = await nc.jetstream().pull_subscribe_bind(contract.CONSUMER, contract.STREAM)
 
-    async def take(count: int) -> None:
-        left = count
-        while left:
-            messages = await consumer.fetch(min(BATCH, left), timeout=WAIT_S)
-            await asyncio.gather(*(message.ack_sync(timeout=WAIT_S) for message in messages))
-            left -= len(messages)
+        async def take(count: int) -> None:
+            left = count
+            while left:
+                messages = await consumer.fetch(min(BATCH, left), timeout=WAIT_S)
+                await asyncio.gather(*(message.ack_sync(timeout=WAIT_S) for message in messages))
+                left -= len(messages)
 
-    return take
+        yield take
+    finally:
+        await nc.close()
 
 
 def _through(calls: QueueCalls, visibility_s: int = contract.ACK_WAIT_S) -> Take:
@@ -171,12 +162,3 @@ def _through(calls: QueueCalls, visibility_s: int = contract.ACK_WAIT_S) -> Take
             left -= len(receipts)
 
     return take
-
-
-@asynccontextmanager
-async def _connected(url: str, creds: str, inbox_prefix: str) -> AsyncIterator[Client]:
-    client = await nats.connect(url, user_credentials=RawCredentials(creds), inbox_prefix=inbox_prefix)
-    try:
-        yield client
-    finally:
-        await client.close()

@@ -24,17 +24,16 @@ from benchmark.cost import queue as queue_cost
 from benchmark.cost.archive import Archived
 from benchmark.cost.devices import DevicesCost
 from benchmark.cost.figures import BUSY, PEER, SERVICE, VARIANTS, Round, Sample, cost_rows, requirements, scale_row
-from benchmark.cost.programs import DEVICES, EVENTS, PROGRAMS, READINGS, TABLE, Bench, Program, memory_mib
+from benchmark.cost.programs import DEVICES, EVENTS, PROGRAMS, READINGS, TABLE, Bench, Program
+from benchmark.cost.rounds import memory_after, memory_mib
 from benchmark.load.endpoints import CREATE
-from benchmark.load.job import Closed
+from benchmark.load.job import ENDLESS, Closed
 from benchmark.report import result as results
 from benchmark.report.result import CostResult, Machine, ScaleRow
 from control_plane.desired import REGISTRAR
 from local.dynamodb import create_table
 from service.contracts import archive as contract
 from service.contracts import devices as devices_contract
-
-_ENDLESS: Final = 1 << 40
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ async def measure(profile: Profile, console: Console, stop: asyncio.Event) -> Co
             creates = await _creates(bench, profile)
             async with bench.sidecar() as sidecar:
                 queue = await queue_cost.measure(
-                    sidecar, rounds=profile.rounds, step_s=profile.step_s, memory_after=profile.memory_after,
+                    sidecar, rounds=profile.rounds, step_s=profile.step_s, totals=profile.memory_after,
                     say=bench.say,
                 )  # fmt: skip
             archived = await _archive(bench, profile)
@@ -123,7 +122,7 @@ async def _side_by_side(
                         now[variant, BUSY] = await bench.measure(program, loop, f"{label}, {variant}", frames=frames)
             rounds.append(now)
             bench.say(f"round {number + 1} of {profile.rounds} is measured")
-        resident = {name: memory_mib(program.children[0]) for name, program in programs.items()}
+        resident = {name: memory_mib(program.children[0].pid) for name, program in programs.items()}
         return rounds, resident | dict.fromkeys(VARIANTS, resident[SERVICE])
 
 
@@ -229,15 +228,15 @@ async def _devices(bench: Bench, profile: Profile) -> DevicesCost:
 
 async def _memory(bench: Bench, dynamodb_env: dict[str, str], profile: Profile) -> list[tuple[int, float]]:
     """Return a new task's memory after growing numbers of requests."""
-    found: list[tuple[int, float]] = []
     async with bench.program(SERVICE, dynamodb_env) as program:
-        for requests in profile.memory_after:
-            more = requests - (found[-1][0] if found else 0)
-            await bench.measure(program, Closed(requests=more, concurrency=BUSY), f"memory, to {requests:,} requests")
-            found.append((requests, memory_mib(program.children[0])))
-            bench.say(f"{requests:,} requests: {found[-1][1]:.1f} MiB")
-    return found
+
+        async def work(requests: int) -> None:
+            label = f"memory, {requests:,} requests more"
+            await bench.measure(program, Closed(requests=requests, concurrency=BUSY), label)
+
+        pid = program.children[0].pid
+        return await memory_after(profile.memory_after, work, pid, "requests", bench.say, at_a_time=ENDLESS)
 
 
 def _closed(concurrency: int, duration_s: float) -> Closed:
-    return Closed(requests=_ENDLESS, concurrency=concurrency, duration_s=duration_s)
+    return Closed(requests=ENDLESS, concurrency=concurrency, duration_s=duration_s)

@@ -27,7 +27,7 @@ from benchmark.load.job import TICK_S, Closed, Done, Job, NatsTarget, Open, Star
 from benchmark.load.latency import MAX_US, encoded, new_histogram
 from benchmark.load.loops import LATE_S, TIMEOUT
 from benchmark.load.transport import connected
-from service.nats.connection import roundtrip
+from service.nats.client import roundtrip
 
 _READ_BYTES: Final = 1 << 18
 _AT_ONCE: Final = 2_000

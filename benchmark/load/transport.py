@@ -6,29 +6,28 @@ import asyncio
 import contextlib
 import re
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final, Protocol
 
 import aiohttp
 import nats.errors
-from nats.aio.client import Client, RawCredentials
+from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.micro.request import ERROR_CODE_HEADER, ERROR_HEADER
 
 from benchmark.errors import BenchmarkError
 from benchmark.load.endpoints import WRONG_SHAPE
 from benchmark.load.job import GatewayTarget, NatsTarget, Target
-from service.nats.client import NatsClient
-from service.nats.connection import roundtrip
+from service.nats import connect
+from service.nats.client import NatsClient, roundtrip
+from service.nats.connect import NotConnectedError, is_refusal
 
 GATEWAY_ERROR: Final = "x-nats-api-gateway-error"
 NO_RESPONDERS: Final = "no responders"
 NOT_SENT: Final = "not sent"
 CONNECT_S: Final = 5
-RESETS: Final = 10
 _DENIED: Final = re.compile(r'permissions violation for publish to "([^"]+)"', re.IGNORECASE)
-_REFUSED: Final = re.compile("authorization|authentication", re.IGNORECASE)
 
 OnReply = Callable[[int, bytes, str | None], Awaitable[None]]
 """Called once per answered request, with its number, the reply, and the kind of its error or None."""
@@ -147,78 +146,35 @@ def _kind(headers: Mapping[str, str], data: bytes) -> str:
     return WRONG_SHAPE
 
 
-@asynccontextmanager
-async def connected(target: NatsTarget, on_denied: Callable[[str], None] = lambda _: None) -> AsyncIterator[Client]:
-    """Yield a connection that reconnects once it was made. Calls `on_denied` when its user may not publish.
+def connected(
+    target: NatsTarget, on_denied: Callable[[str], None] = lambda _: None
+) -> AbstractAsyncContextManager[NatsClient]:
+    """Connect; reconnect from then on. Calls `on_denied` when the user may not publish.
 
     Raises `BenchmarkError` with the server's reason when it cannot connect.
     """
-    problems: list[Exception] = []
 
     async def note(error: Exception) -> None:
-        problems.append(error)
         if denied := _DENIED.search(str(error)):
             on_denied(f"these credentials may not send {denied[1]}; give those of a user that may, or another --mix")
 
-    client, outcome = await _connect(target, note)
-    for _ in range(RESETS):
-        # The server closes a connection that it refuses, and the reset may overtake its reason.
-        if not isinstance(_cause(problems, outcome), ConnectionResetError):
-            break
-        await client.close()
-        problems.clear()
-        client, outcome = await _connect(target, note)
-    try:
-        if isinstance(outcome, BaseException):
-            raise BenchmarkError(_why_not(target, _cause(problems, outcome) or outcome))
-        yield client
-    finally:
-        await client.close()
+    return connect.connected(
+        target.servers, target.creds, _why_not, within_s=CONNECT_S, reconnects=True, on_error=note, **_options(target)
+    )
 
 
-async def _connect(
-    target: NatsTarget, note: Callable[[Exception], Awaitable[None]]
-) -> tuple[NatsClient, BaseException | None]:
-    """Return a client, and why it is not connected, or None. A refusal ends the attempt at once."""
-    client = NatsClient(lambda _: None, lambda: None)
-    refused = asyncio.Event()
-
-    async def heard(error: Exception) -> None:
-        await note(error)
-        if isinstance(error, ConnectionResetError) or _REFUSED.search(str(error)):
-            refused.set()
-
-    connecting = asyncio.create_task(client.connect(target.servers, error_cb=heard, **_options(target)))
-    refusal = asyncio.create_task(refused.wait())
-    await asyncio.wait({connecting, refusal}, timeout=CONNECT_S, return_when=asyncio.FIRST_COMPLETED)
-    refusal.cancel()
-    connecting.cancel()
-    return client, (await asyncio.gather(connecting, return_exceptions=True))[0]
-
-
-def _cause(problems: Sequence[Exception], outcome: BaseException | None) -> BaseException | None:
-    """Return the most telling error: a refusal, else the last problem."""
-    refusals = [problem for problem in problems if _REFUSED.search(str(problem))]
-    return [outcome, *problems, *refusals][-1]
-
-
-def _why_not(target: NatsTarget, error: BaseException) -> str:
-    servers = ", ".join(target.servers)
-    reason = str(error).removeprefix("nats: ").strip("'") or "no answer"
-    if _REFUSED.search(reason):
-        return f"{servers} refuses these credentials ({reason}); give its own with --creds or --context"
-    return f"no connection to {servers} ({reason}); is it running?"
+def _why_not(error: NotConnectedError) -> BenchmarkError:
+    if is_refusal(error.cause):
+        advice = "give its own with --creds or --context"
+        return BenchmarkError(f"{error.servers} refuses these credentials ({error}); {advice}")
+    return BenchmarkError(f"no connection to {error.servers} ({error}); is it running?")
 
 
 def _options(target: NatsTarget) -> dict[str, Any]:
     options: dict[str, Any] = {
         "name": "customer-balance-benchmark",
         "inbox_prefix": target.inbox_prefix,
-        "connect_timeout": 2,
-        "reconnect_time_wait": 0.2,
-        "max_reconnect_attempts": -1,
         "skip_subject_validation": True,
-        "user_credentials": RawCredentials(target.creds) if target.creds else None,
         "nkeys_seed_str": target.nkey_seed,
         "user": target.user,
         "password": target.password,

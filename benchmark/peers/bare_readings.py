@@ -6,15 +6,13 @@ With DEVICES_TABLE it also writes the role's rows, by the role's writer, before 
 from __future__ import annotations
 
 import asyncio
-import base64
 import os
 from typing import Final
 
-import nats
 import uvloop
-from nats.aio.client import RawCredentials
 from nats.aio.msg import Msg
 
+from benchmark.peers.plain import from_environment
 from service.contracts import devices as contract
 from service.devices.reading import ReadingRows
 from service.dynamodb.writer import MAX_ITEMS, Writer
@@ -44,10 +42,7 @@ class Rows:
 
 async def main() -> None:
     """Serve until a signal ends the process: unacknowledged messages are delivered again."""
-    creds = base64.b64decode(os.environ["NATS_CREDENTIALS"]).decode()
-    nc = await nats.connect(
-        os.environ["NATS_URL"], user_credentials=RawCredentials(creds), inbox_prefix=contract.INBOX_PREFIX
-    )
+    nc = await from_environment(contract.INBOX_PREFIX)
     consumer = await nc.jetstream().pull_subscribe_bind(contract.DATA_CONSUMER, contract.MQTT_STREAM)
     table = os.environ.get("DEVICES_TABLE")
     rows = Rows(table) if table else None

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import os
 from typing import Final
 
-import nats
 import uvloop
-from nats.aio.client import RawCredentials
 from nats.aio.msg import Msg
 from nats.micro import add_service
 from nats.micro.service import ServiceConfig
 
+from benchmark.peers.plain import from_environment
 from service import __version__
 from service.contracts import customer as contract
 from service.contracts.requests import QUEUE_GROUP
@@ -24,10 +21,7 @@ REPLY: Final = b'{"balance":7120}'
 
 async def main() -> None:
     """Serve until a signal ends the process: the benchmark counts nothing that is lost then."""
-    creds = base64.b64decode(os.environ["NATS_CREDENTIALS"]).decode()
-    nc = await nats.connect(
-        os.environ["NATS_URL"], user_credentials=RawCredentials(creds), inbox_prefix=contract.INBOX_PREFIX
-    )
+    nc = await from_environment(contract.INBOX_PREFIX)
     inbox, published, stored = nc.new_inbox(), 0, 0
 
     async def on_request(msg: Msg) -> None:

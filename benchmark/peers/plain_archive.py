@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import os
 from datetime import UTC, datetime
@@ -11,10 +10,9 @@ from decimal import Decimal
 from typing import Any, Final
 
 import boto3
-import nats
-from nats.aio.client import RawCredentials
 from nats.aio.msg import Msg
 
+from benchmark.peers.plain import from_environment
 from service.contracts import archive as contract
 
 BATCH: Final = 100
@@ -38,10 +36,7 @@ def row_of(msg: Msg) -> dict[str, Any]:
 
 async def main() -> None:
     """Serve until a signal ends the process: unacknowledged messages are delivered again."""
-    creds = base64.b64decode(os.environ["NATS_CREDENTIALS"]).decode()
-    nc = await nats.connect(
-        os.environ["NATS_URL"], user_credentials=RawCredentials(creds), inbox_prefix=contract.INBOX_PREFIX
-    )
+    nc = await from_environment(contract.INBOX_PREFIX)
     consumer = await nc.jetstream().pull_subscribe_bind(contract.CONSUMER, contract.STREAM)
     table = boto3.resource("dynamodb", region_name=os.environ["AWS_REGION"]).Table(os.environ["ARCHIVE_TABLE"])
 

@@ -117,7 +117,7 @@ class RunResult(Header):
         )
 
 
-class Step(Model):
+class SweepStep(Model):
     """One step of a sweep."""
 
     load: float
@@ -131,7 +131,7 @@ class SweepResult(Header):
     kind: Literal["sweep"] = "sweep"
     over: Literal["rate", "concurrency"]
     target_p99_ms: float
-    steps: list[Step]
+    steps: list[SweepStep]
     best: float | None
     """The highest load with p99 within the target, no error and the rate kept; None: not even the first step."""
 

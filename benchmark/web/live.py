@@ -30,8 +30,8 @@ FULL: Final = 0.95
 
 
 @dataclass(frozen=True)
-class Wish:
-    """The settings of the page's controls."""
+class Controls:
+    """What the page's controls are set to."""
 
     rate: float = 0.0
     mix: Mix = field(default_factory=lambda: {BALANCE: 1.0})
@@ -53,7 +53,7 @@ class Live:
         self._seen = 0
         self._permitted: set[str] = set()
         """Endpoints that the user may ask."""
-        self.wish = Wish(mix=plan.mix)
+        self.controls = Controls(mix=plan.mix)
         self.running = False
         self.note = ""
         self.totals = Totals()
@@ -63,19 +63,24 @@ class Live:
     def processes(self) -> int:
         return len(self._generators)
 
-    async def start(self, wish: Wish) -> None:
+    @property
+    def target_rate(self) -> float:
+        """Requests/s that are asked for now."""
+        return self.controls.rate if self.running else 0
+
+    async def start(self, controls: Controls) -> None:
         """Start the load, or change it to these settings.
 
         Raises `BenchmarkError` when its user may not ask this, or a generator cannot connect.
         """
-        unknown = wish.mix.keys() - self._permitted
+        unknown = controls.mix.keys() - self._permitted
         await check_permitted(self._plan.target, sorted(unknown))
         self._permitted |= unknown
         async with self._changing:
             if not self.running:
                 self.totals, self.errors, self._seen = Totals(), Counter(), 0
-            self.wish, self.running, self.note, self._short = wish, True, "", 0
-            await self._share_among(wish.processes or max(1, self.processes))
+            self.controls, self.running, self.note, self._short = controls, True, "", 0
+            await self._share_among(controls.processes or max(1, self.processes))
 
     async def stop(self) -> None:
         async with self._changing:
@@ -92,16 +97,16 @@ class Live:
     async def judge(self, second: Second) -> None:
         """Add a process if the generators fall short of the rate, or note why not."""
         busy = psutil.cpu_percent() / 100  # since the last second
-        short = second.sent < SHORT * self.wish.rate - 1
+        short = second.sent < SHORT * self.controls.rate - 1
         self._short = self._short + 1 if short and self.running else 0
         if self._short == 0:
             self.note = "" if not short else self.note
         if self._short < PATIENCE:
             return
         cores = os.cpu_count() or 1
-        if self.wish.processes:
+        if self.controls.processes:
             self.note = (
-                f"{self.wish.processes} processes cannot give this rate; give more, or 0 for as many as it takes"
+                f"{self.controls.processes} processes cannot give this rate; give more, or 0 for as many as it takes"
             )
         elif busy > FULL or self.processes >= cores:
             self.note = f"the machine is the limit: {busy:.0%} of {cores} cores are in use"
@@ -120,19 +125,19 @@ class Live:
     async def _share_among(self, processes: int) -> None:
         """Start or stop generators until there are `processes`; send each its share, valid from the same moment."""
         try:
-            loop = Open(rate=self.wish.rate, duration_s=ENDLESS_S, poisson=self.wish.poisson)
+            loop = Open(rate=self.controls.rate, duration_s=ENDLESS_S, poisson=self.controls.poisson)
             leaving, self._generators = self._generators[processes:], self._generators[:processes]
             for generator in leaving:
                 input_of(generator).close()
             old = len(self._generators)
-            changes = {"loop": loop, "mix": dict(self.wish.mix), "stride": processes}
+            changes = {"loop": loop, "mix": dict(self.controls.mix), "stride": processes}
             for number in range(old, processes):
                 generator = await spawn()
                 self._generators.append(generator)
                 await give_job(generator, self._job.model_copy(update={**changes, "first": number}))
             at = self._next_moment()
             for number, generator in enumerate(self._generators):
-                change = Change(at=at, first=number, loop=loop, mix=dict(self.wish.mix), stride=processes)
+                change = Change(at=at, first=number, loop=loop, mix=dict(self.controls.mix), stride=processes)
                 message = change if number < old else Start(at=at)
                 input_of(generator).write(message.model_dump_json().encode() + b"\n")
             for number in range(old, processes):

@@ -9,7 +9,7 @@ from benchmark.errors import BenchmarkError
 from benchmark.load.endpoints import ADJUST, CREATE, ENDPOINTS
 from benchmark.load.job import NatsTarget, Target
 from benchmark.load.transport import connected
-from service.nats.connection import roundtrip
+from service.nats.client import roundtrip
 
 WRITING: Final = {ADJUST, CREATE}
 

@@ -24,7 +24,7 @@ from benchmark.load.endpoints import mix_text, parse_mix
 from benchmark.load.totals import Second
 from benchmark.load.transport import connected
 from benchmark.plan import Plan
-from benchmark.web.live import Live, Wish
+from benchmark.web.live import Controls, Live
 from benchmark.web.tasks import TaskLine, Tasks
 from service.runtime.cancel import cancel
 
@@ -63,10 +63,10 @@ class Page:
         self._tasks: list[TaskLine] = []
 
     def status(self) -> dict[str, Any]:
-        live, wish = self._live, self._live.wish
+        live, controls = self._live, self._live.controls
         return {
-            "running": live.running, "rate": wish.rate, "mix": mix_text(wish.mix), "poisson": wish.poisson,
-            "processes": live.processes, "automatic": not wish.processes, "note": live.note,
+            "running": live.running, "rate": controls.rate, "mix": mix_text(controls.mix), "poisson": controls.poisson,
+            "processes": live.processes, "automatic": not controls.processes, "note": live.note,
             "in_flight": live.totals.in_flight, "errors": dict(live.errors), "sent": live.totals.sent,
             "replies": live.totals.replies, "tasks": [asdict(task) for task in self._tasks],
             "second": self._history[-1]["second"] if self._history and live.running else None,
@@ -94,7 +94,7 @@ class Page:
 
     def _line(self, second: Second) -> dict[str, Any]:
         return {
-            "at_s": second.at_s, "target": self._live.wish.rate if self._live.running else 0, "sent": second.sent,
+            "at_s": second.at_s, "target": self._live.target_rate, "sent": second.sent,
             "answered": second.replies, "errors": second.errors.total(), "mean_ms": second.mean_ms,
             "p50_ms": second.p50_ms, "p95_ms": second.p95_ms, "p99_ms": second.p99_ms,
         }  # fmt: skip
@@ -120,7 +120,7 @@ class Page:
         for kind, count in live.errors.items():
             errors.add_metric([kind], count)
         return [
-            GaugeMetricFamily("load_target_rate", "Target rate in requests/s.", live.wish.rate if live.running else 0),
+            GaugeMetricFamily("load_target_rate", "Target rate in requests/s.", live.target_rate),
             CounterMetricFamily("load_sent", "Requests sent.", live.totals.sent),
             CounterMetricFamily("load_replies", "Correct replies.", live.totals.replies),
             GaugeMetricFamily("load_in_flight", "Requests in flight.", live.totals.in_flight),
@@ -134,7 +134,7 @@ def application(live: Live, page: Page) -> web.Application:
 
     async def start(request: web.Request) -> web.Response:
         try:
-            await live.start(_wish(request, live.wish))
+            await live.start(_controls(request, live.controls))
         except BenchmarkError as error:
             return web.json_response({"error": str(error)}, status=400)
         page.tell()
@@ -183,7 +183,7 @@ async def _guarded(
     return response
 
 
-def _wish(request: web.Request, now: Wish) -> Wish:
+def _controls(request: web.Request, now: Controls) -> Controls:
     """Parse the query; settings that it omits stay unchanged.
 
     Raises `BenchmarkError` when it is invalid.
@@ -202,7 +202,7 @@ def _wish(request: web.Request, now: Wish) -> Wish:
         raise BenchmarkError(f"rate must be 1 to {MAX_RATE:,}")
     if not 0 <= processes <= MAX_PROCESSES:
         raise BenchmarkError(f"processes must be 0 (automatic) to {MAX_PROCESSES}")
-    return Wish(rate, parse_mix(query["mix"]) if "mix" in query else now.mix, poisson, processes)
+    return Controls(rate, parse_mix(query["mix"]) if "mix" in query else now.mix, poisson, processes)
 
 
 @asynccontextmanager

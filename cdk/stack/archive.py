@@ -18,7 +18,7 @@ from cdk.observability.alarms import ABOVE, AT_LEAST, BELOW, Alarms
 from cdk.observability.metrics import MINUTE, own, queue_backlog, queue_oldest, queue_stuck, queue_work, stream_work
 from cdk.stack.sqs import existing_queue, make_queue, may_read
 from cdk.stack.table import make_table, may_use_key
-from cdk.stack.tasks import Role, Surroundings, Tasks
+from cdk.stack.tasks import Role, Shared, Tasks
 from deploy.sections import ArchiveSection
 from deploy.settings import Settings
 from service.contracts import archive as contract
@@ -56,9 +56,9 @@ class Archive(Construct):
     a minute, or the queue's, which SQS reports.
     """
 
-    def __init__(self, scope: Construct, id_: str, around: Surroundings) -> None:
+    def __init__(self, scope: Construct, id_: str, shared: Shared) -> None:
         super().__init__(scope, id_)
-        settings = around.settings
+        settings = shared.settings
         self.table = make_table(
             self,
             "Events",
@@ -66,19 +66,19 @@ class Archive(Construct):
             name=settings.events_table_name,
             existing=bool(settings.archive.existing_table),
             keys=(contract.PARTITION_KEY, contract.SORT_KEY),
-            removal=around.removal,
-            first=around.first,
+            removal=shared.removal,
+            first=shared.first,
             expires=contract.TTL_ATTRIBUTE if settings.archive.retention_days else None,
         )
-        self.queue = self._queue(settings, around.removal) if settings.archive.source == "sqs" else None
-        self.tasks = Tasks(self, "Tasks", around, archive(settings, self.table, self.queue))
+        self.queue = self._queue(settings, shared.removal) if settings.archive.source == "sqs" else None
+        self.tasks = Tasks(self, "Tasks", shared, archive(settings, self.table, self.queue))
         if self.queue:
             self._scale(settings.archive, queue_backlog(self.queue), queue_work(self.queue))
-            self._alarms(around.alarms, queue_oldest(self.queue))
+            self._alarms(shared.alarms, queue_oldest(self.queue))
         else:
             backlog = own("ArchiveBacklog", settings.table_name, "Maximum")
             self._scale(settings.archive, backlog, stream_work(settings))
-            self._alarms(around.alarms, own("ArchiveOldest", settings.table_name, "Maximum"))
+            self._alarms(shared.alarms, own("ArchiveOldest", settings.table_name, "Maximum"))
 
     def _queue(self, settings: Settings, removal: RemovalPolicy) -> sqs.IQueue:
         if settings.archive.queue:

@@ -21,7 +21,7 @@ from cdk.observability.alarms import AT_LEAST, BELOW, Alarms
 from cdk.observability.metrics import own, running_tasks
 from cdk.stack.network import Network
 from cdk.stack.table import make_table, may_use_key
-from cdk.stack.tasks import Role, Surroundings, Tasks
+from cdk.stack.tasks import Role, Shared, Tasks
 from deploy.sections import DevicesSection
 from deploy.settings import Settings
 from service.contracts import devices as contract
@@ -41,9 +41,9 @@ SILENT_MINUTES: Final = 3
 class Devices(Construct):
     """The role `devices`. No autoscaling: one task serves thousands of devices, the second one is there if it ends."""
 
-    def __init__(self, scope: Construct, id_: str, around: Surroundings) -> None:
+    def __init__(self, scope: Construct, id_: str, shared: Shared) -> None:
         super().__init__(scope, id_)
-        settings, section = around.settings, around.settings.devices
+        settings, section = shared.settings, shared.settings.devices
         self.table = make_table(
             self,
             "Readings",
@@ -51,23 +51,23 @@ class Devices(Construct):
             name=settings.readings_table_name,
             existing=bool(section.existing_table),
             keys=(contract.PARTITION_KEY, contract.SORT_KEY),
-            removal=around.removal,
-            first=around.first,
+            removal=shared.removal,
+            first=shared.first,
             expires=contract.TTL_ATTRIBUTE if section.retention_days else None,
         )
-        let_in = [_clients(self, around.network, section.clients)] if section.clients else []
-        self.tasks = Tasks(self, "Tasks", around, _role(settings, self.table, let_in))
+        let_in = [_clients(self, shared.network, section.clients)] if section.clients else []
+        self.tasks = Tasks(self, "Tasks", shared, _role(settings, self.table, let_in))
         if section.clients:
-            self._serve(around, section)
+            self._serve(shared, section)
         if section.webhook_secret:
             self._report(section)
-        self._alarms(around.alarms)
+        self._alarms(shared.alarms)
         stack = Stack.of(self)
         CfnOutput(stack, "DevicesTableName", value=self.table.table_name)
         CfnOutput(stack, "DevicesServiceName", value=self.tasks.service.service_name)
         CfnOutput(stack, "DevicesLogGroupName", value=self.tasks.log_group.log_group_name)
 
-    def _serve(self, around: Surroundings, section: DevicesSection) -> None:
+    def _serve(self, shared: Shared, section: DevicesSection) -> None:
         """Serve gRPC to the clients, under one name for all tasks."""
         container = self.tasks.container
         container.add_port_mappings(ecs.PortMapping(container_port=PORT))
@@ -76,7 +76,7 @@ class Devices(Construct):
         for key in ("certificate", "key", "client_ca"):
             container.add_secret(f"DEVICES_{key.upper()}", ecs.Secret.from_secrets_manager(secret, key))
         names = servicediscovery.PrivateDnsNamespace(
-            self, "Names", name=f"{around.settings.stack_name.lower()}.internal", vpc=around.network.vpc
+            self, "Names", name=f"{shared.settings.stack_name.lower()}.internal", vpc=shared.network.vpc
         )
         self.tasks.service.enable_cloud_map(
             cloud_map_namespace=names,

@@ -16,7 +16,7 @@ from constructs import Construct
 from cdk.observability.alarms import AT_LEAST, BELOW, Alarms
 from cdk.observability.metrics import MINUTE, own, queue_oldest, queue_stuck, running_tasks
 from cdk.stack.sqs import existing_queue, make_queue, may_read
-from cdk.stack.tasks import Role, Surroundings, Tasks
+from cdk.stack.tasks import Role, Shared, Tasks
 from deploy.sections import QueueSection
 from deploy.settings import Settings
 from service.contracts import queue as contract
@@ -41,25 +41,25 @@ https://docs.aws.amazon.com/AmazonECR/latest/userguide/ecr-requests.html
 class Queue(Construct):
     """The sidecar and the business container, which calls `SIDECAR`, starts after it is healthy and stops before it."""
 
-    def __init__(self, scope: Construct, id_: str, around: Surroundings) -> None:
+    def __init__(self, scope: Construct, id_: str, shared: Shared) -> None:
         super().__init__(scope, id_)
-        settings = around.settings
+        settings = shared.settings
         section = settings.queue
         self.queue: sqs.IQueue | None = None
         dead: sqs.IQueue | None = None
         if section.source == "sqs":
-            self.queue, dead = self._queues(settings, around.removal)
-        self.tasks = Tasks(self, "Tasks", around, _role(settings, self.queue))
-        self._business(section, around)
-        self._alarms(around.alarms, dead)
+            self.queue, dead = self._queues(settings, shared.removal)
+        self.tasks = Tasks(self, "Tasks", shared, _role(settings, self.queue))
+        self._business(section, shared)
+        self._alarms(shared.alarms, dead)
 
-    def _business(self, section: QueueSection, around: Surroundings) -> None:
+    def _business(self, section: QueueSection, shared: Shared) -> None:
         business = self.tasks.definition.add_container(
             "business",
             image=self._image(section.image),
             environment={"SIDECAR": contract.LISTEN},
             logging=ecs.LogDrivers.aws_logs(log_group=self.tasks.log_group, stream_prefix="business"),
-            readonly_root_filesystem=section.read_only and not around.settings.exec,
+            readonly_root_filesystem=section.read_only and not shared.settings.exec,
             stop_timeout=Duration.seconds(section.stop_timeout),
         )
         if section.read_only:

@@ -26,7 +26,7 @@ from cdk.stack.network import Network
 from cdk.stack.queue import Queue
 from cdk.stack.scaling import scale
 from cdk.stack.table import make_table
-from cdk.stack.tasks import Surroundings, Tasks, customer
+from cdk.stack.tasks import Shared, Tasks, customer
 from control_plane.aws import secret_name
 from deploy.settings import Settings
 from service import __version__
@@ -56,7 +56,7 @@ class BalanceStack(Stack):
         alarms = Alarms.of(self, settings)
         network = Network(self, "Network", settings, removal)
         cluster = ecs.Cluster(self, "Cluster", vpc=network.vpc, container_insights_v2=ecs.ContainerInsights.DISABLED)
-        around = Surroundings(
+        shared = Shared(
             settings=settings,
             network=network,
             cluster=cluster,
@@ -69,31 +69,31 @@ class BalanceStack(Stack):
         )
         table = make_table(
             self, "Balances", settings, name=settings.table_name, existing=bool(settings.existing_table),
-            keys=[settings.ddb_key], removal=removal, first=around.first,
+            keys=[settings.ddb_key], removal=removal, first=shared.first,
         )  # fmt: skip
         adjustments = make_table(
             self, "Adjustments", settings, name=settings.adjustments_table_name,
             existing=bool(settings.adjustments.existing_table),
             keys=(contract.ADJUSTMENTS_PARTITION_KEY, contract.ADJUSTMENTS_SORT_KEY), removal=removal,
-            first=around.first, index=(contract.ADJUSTMENTS_INDEX, contract.ADJUSTMENTS_INDEX_KEY),
+            first=shared.first, index=(contract.ADJUSTMENTS_INDEX, contract.ADJUSTMENTS_INDEX_KEY),
         )  # fmt: skip
-        tasks = Tasks(self, "Tasks", around, customer(settings, table, adjustments))
+        tasks = Tasks(self, "Tasks", shared, customer(settings, table, adjustments))
         seen = Observability(self, "Observability", alarms, service=tasks.service, table=table)
         scale(tasks.service, settings, seen)
         if settings.archive.enabled:
             its_own = self._secret(settings, archive_contract.USER)
             its_first = self._first(ARCHIVE_FIRST_PARAMETER, "ArchiveFirst")
-            Archive(self, "Archive", replace(around, secret=its_own, first=its_first))
+            Archive(self, "Archive", replace(shared, secret=its_own, first=its_first))
         if settings.queue.enabled:
-            with_queue = replace(around, image=queue_image or image)
+            with_queue = replace(shared, image=queue_image or image)
             if settings.queue.source == "jetstream":
                 with_queue = replace(with_queue, secret=self._secret(settings, queue_contract.USER))
             Queue(self, "Queue", with_queue)
         if settings.devices.enabled:
             its_own = self._secret(settings, devices_contract.USER)
             if DEVICES_FIRST_PARAMETER in firsts(settings):
-                around = replace(around, first=self._first(DEVICES_FIRST_PARAMETER, "DevicesFirst"))
-            Devices(self, "Devices", replace(around, secret=its_own))
+                shared = replace(shared, first=self._first(DEVICES_FIRST_PARAMETER, "DevicesFirst"))
+            Devices(self, "Devices", replace(shared, secret=its_own))
         _trust_this_account(self)
         for name, value in tags(settings).items():
             Tags.of(self).add(name, value)

@@ -26,7 +26,7 @@ USER: Final = "10001:10001"
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class Shared:
     """What the roles of a deployment share."""
 
     settings: Settings
@@ -111,26 +111,26 @@ class Tasks(Construct):
     A role with a further container adds it to `definition`.
     """
 
-    def __init__(self, scope: Construct, id_: str, around: Surroundings, role: Role) -> None:
+    def __init__(self, scope: Construct, id_: str, shared: Shared, role: Role) -> None:
         super().__init__(scope, id_)
-        settings = around.settings
+        settings = shared.settings
         self.log_group = logs.LogGroup(
-            self, "Log", retention=logs.RetentionDays(_retention(settings.log_days)), removal_policy=around.removal
+            self, "Log", retention=logs.RetentionDays(_retention(settings.log_days)), removal_policy=shared.removal
         )
         self.definition = _definition(self, role)
         for statement in role.statements:
             self.definition.task_role.add_to_principal_policy(statement)
-        self.container = self._container(around, role)
-        self.service = self._service(around, role)
+        self.container = self._container(shared, role)
+        self.service = self._service(shared, role)
 
-    def _container(self, around: Surroundings, role: Role) -> ecs.ContainerDefinition:
-        settings = around.settings
+    def _container(self, shared: Shared, role: Role) -> ecs.ContainerDefinition:
+        settings = shared.settings
         container = self.definition.add_container(
             "service",
-            image=around.image,
+            image=shared.image,
             command=[role.name],
-            environment={**_environment(settings, around.cluster.env.region), **role.environment},
-            secrets={"NATS_CREDENTIALS": ecs.Secret.from_secrets_manager(around.secret)} if role.reads_nats else {},
+            environment={**_environment(settings, shared.cluster.env.region), **role.environment},
+            secrets={"NATS_CREDENTIALS": ecs.Secret.from_secrets_manager(shared.secret)} if role.reads_nats else {},
             logging=ecs.LogDrivers.aws_logs(log_group=self.log_group, stream_prefix="service"),
             readonly_root_filesystem=not settings.exec,
             user=USER,
@@ -146,12 +146,12 @@ class Tasks(Construct):
         container.add_port_mappings(ecs.PortMapping(container_port=HEALTH_PORT))
         return container
 
-    def _service(self, around: Surroundings, role: Role) -> ecs.FargateService:
-        settings, network = around.settings, around.network
+    def _service(self, shared: Shared, role: Role) -> ecs.FargateService:
+        settings, network = shared.settings, shared.network
         service = ecs.FargateService(
             self,
             "Service",
-            cluster=around.cluster,
+            cluster=shared.cluster,
             task_definition=self.definition,
             vpc_subnets=network.subnets,
             security_groups=[network.security_group, *role.security_groups],
@@ -165,11 +165,11 @@ class Tasks(Construct):
             enable_ecs_managed_tags=True,
             propagate_tags=ecs.PropagatedTagSource.SERVICE,
         )
-        first = Fn.condition_if(around.first.logical_id, role.tasks, Aws.NO_VALUE)
+        first = Fn.condition_if(shared.first.logical_id, role.tasks, Aws.NO_VALUE)
         count = first if role.is_autoscaled else role.tasks
         cast("ecs.CfnService", service.node.default_child).add_property_override("DesiredCount", count)
-        if around.capacity:
-            service.node.add_dependency(around.capacity)
+        if shared.capacity:
+            service.node.add_dependency(shared.capacity)
         return service
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from control_plane.auth.claims import Key
 from control_plane.resources import User
-from control_plane.settings import Difference, Settings, differences, user_settings
+from control_plane.settings import Difference, ObjectSettings, differences, user_settings
 from service.nats import creds
 
 
@@ -22,7 +22,7 @@ class Creds:
     """A user's JWT and key. Neither the JWT nor the seed appears in a repr."""
 
     text: str = field(repr=False)
-    claims: Settings = field(repr=False)
+    claims: ObjectSettings = field(repr=False)
     key: Key
 
     @classmethod

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import re
 import sys
-from collections.abc import Coroutine, Sequence
-from typing import Annotated, Any, Final, TypeVar
+from collections.abc import Callable, Coroutine, Sequence
+from functools import wraps
+from typing import Annotated, Any, Final, get_type_hints
 
 import nats.errors
 import typer
@@ -27,15 +29,30 @@ WRONG_ARGUMENT: Final = 2
 LARGEST_STREAM: Final = 10 * 1024**4
 _SIZE: Final = re.compile(r"(\d{1,9}) ?([MGT]iB)")
 _UNITS: Final = {"MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4}
-T = TypeVar("T")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 console = Console(highlight=False, soft_wrap=True, emoji=False)
 
 
-def run(work: Coroutine[Any, Any, T]) -> T:
+def asynchronous(work: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Make a command of an async function, whose first parameter is the `Target` that the program's options name."""
+
+    @wraps(work)
+    def command(ctx: typer.Context, **given: Any) -> None:
+        _run(work(ctx.obj, **given))
+
+    hints = {**get_type_hints(work, include_extras=True), "ctx": typer.Context}
+    target, *others = inspect.signature(work).parameters.values()
+    parameters = [target.replace(name="ctx", kind=target.KEYWORD_ONLY), *others]
+    typed = [parameter.replace(annotation=hints[parameter.name]) for parameter in parameters]
+    command.__signature__ = inspect.Signature(typed)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in typed}
+    return command
+
+
+def _run(work: Coroutine[Any, Any, None]) -> None:
     try:
-        return asyncio.run(work)
+        asyncio.run(work)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(WRONG_ARGUMENT) from None

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from control_plane import aws, rotation, seed_flag
-from control_plane.cli.command import NATS_URL, AsJson, console, files_of, found_account, initials_in, run
+from control_plane.cli.command import NATS_URL, AsJson, asynchronous, console, files_of, found_account, initials_in
 from control_plane.desired import SERVICE
 from control_plane.target import Target, account_name, open_provider, service_creds
 
@@ -19,44 +19,39 @@ seed_cli = typer.Typer(help="The flag that marks the table as seeded.", no_args_
 
 
 @secret_cli.command("push")
-def secret_push(ctx: typer.Context, *, as_json: AsJson = False) -> None:
+@asynchronous
+async def secret_push(target: Target, *, as_json: AsJson = False) -> None:
     """Put the service's credentials, in base64, into <initials>/NATSCreds: create or replace it.
 
     This also finishes an interrupted rotation, which revokes the old credentials.
     """
-
-    async def work(target: Target) -> None:
-        name = account_name(target.initials)
-        initials, files = initials_in(name), files_of(target)
-        if files.rotation(SERVICE.name):
-            async with open_provider(target) as provider:
-                account, files = await found_account(provider, target)
-                async for line in rotation.rotate(provider, account.id, SERVICE, files, initials):
-                    print(line, file=sys.stderr)
-            arn: str | None = await asyncio.to_thread(aws.secret_arn, initials)
-        else:
-            arn = await asyncio.to_thread(aws.push_secret, initials, service_creds(files))
-        print(json.dumps({"name": aws.secret_name(initials), "arn": arn}) if as_json else f"pushed {arn}")
-
-    run(work(ctx.obj))
+    name = account_name(target.initials)
+    initials, files = initials_in(name), files_of(target)
+    if files.rotation(SERVICE.name):
+        async with open_provider(target) as provider:
+            account, files = await found_account(provider, target)
+            async for line in rotation.rotate(provider, account.id, SERVICE, files, initials):
+                print(line, file=sys.stderr)
+        arn: str | None = await asyncio.to_thread(aws.secret_arn, initials)
+    else:
+        arn = await asyncio.to_thread(aws.push_secret, initials, service_creds(files))
+    print(json.dumps({"name": aws.secret_name(initials), "arn": arn}) if as_json else f"pushed {arn}")
 
 
 @secret_cli.command("delete")
-def secret_delete(ctx: typer.Context) -> None:
+@asynchronous
+async def secret_delete(target: Target) -> None:
     """Delete <initials>/NATSCreds at once."""
-
-    async def work(target: Target) -> None:
-        initials = initials_in(account_name(target.initials))
-        name = aws.secret_name(initials)
-        there = await asyncio.to_thread(aws.delete_secret, initials)
-        console.print(f"deleted {name}" if there else f"nothing to do: there is no secret {name}")
-
-    run(work(ctx.obj))
+    initials = initials_in(account_name(target.initials))
+    name = aws.secret_name(initials)
+    there = await asyncio.to_thread(aws.delete_secret, initials)
+    console.print(f"deleted {name}" if there else f"nothing to do: there is no secret {name}")
 
 
 @seed_cli.command("clear")
-def seed_flag_clear(
-    ctx: typer.Context,
+@asynchronous
+async def seed_flag_clear(
+    target: Target,
     *,
     nats_url: Annotated[
         str | None,
@@ -64,10 +59,6 @@ def seed_flag_clear(
     ] = None,
 ) -> None:
     """Remove the flag, so that the next task to start seeds again. Existing rows are never overwritten."""
-
-    async def work(target: Target) -> None:
-        url = nats_url or target.server or NATS_URL
-        cleared = await seed_flag.clear(url, service_creds(files_of(target)))
-        console.print("cleared: the next task to start seeds" if cleared else "nothing to do: the flag is not set")
-
-    run(work(ctx.obj))
+    url = nats_url or target.server or NATS_URL
+    cleared = await seed_flag.clear(url, service_creds(files_of(target)))
+    console.print("cleared: the next task to start seeds" if cleared else "nothing to do: the flag is not set")

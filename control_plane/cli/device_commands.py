@@ -13,7 +13,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from control_plane.cli.command import AsJson, console, found_account, run
+from control_plane.cli.command import AsJson, asynchronous, console, found_account
 from control_plane.cli.recipe import Broker, cfg_toml, described, publish_line
 from control_plane.devices import Devices, Minted, check_names
 from control_plane.errors import ProvisioningError, UsageError
@@ -29,8 +29,9 @@ NamesFile = Annotated[Path | None, typer.Option("--file", help="A file with one 
 
 
 @device_cli.command("add")
-def device_add(
-    ctx: typer.Context,
+@asynchronous
+async def device_add(
+    target: Target,
     *,
     names: Names = None,
     file: NamesFile = None,
@@ -47,62 +48,52 @@ def device_add(
 
     A device that was added gets one more JWT. They are all valid until it is revoked.
     """
-
-    async def work(target: Target) -> None:
-        wanted, broker = _named(names, file), Broker.parse(mqtt, target.server)
-        told: list[dict[str, Any]] = []
-        done = 0
-        async with _devices(target) as devices:
-            async for some in devices.add(wanted):
-                for minted in some:
-                    path = _written(out, minted)
-                    if as_json:
-                        told.append(described(broker, minted, path))
-                    elif len(wanted) == 1:
-                        _explain(broker, minted, path)
-                    elif path is None:
-                        print(f"{minted.name}\t{minted.jwt}")
-                done += len(some)
-                if len(wanted) > 1:
-                    say(f"added {done:,} of {len(wanted):,}" + (f", in {out}" if out else ""))
-        if as_json:
-            print(json.dumps(told, indent=2))
-
-    run(work(ctx.obj))
+    wanted, broker = _named(names, file), Broker.parse(mqtt, target.server)
+    told: list[dict[str, Any]] = []
+    done = 0
+    async with _devices(target) as devices:
+        async for some in devices.add(wanted):
+            for minted in some:
+                path = _written(out, minted)
+                if as_json:
+                    told.append(described(broker, minted, path))
+                elif len(wanted) == 1:
+                    _explain(broker, minted, path)
+                elif path is None:
+                    print(f"{minted.name}\t{minted.jwt}")
+            done += len(some)
+            if len(wanted) > 1:
+                say(f"added {done:,} of {len(wanted):,}" + (f", in {out}" if out else ""))
+    if as_json:
+        print(json.dumps(told, indent=2))
 
 
 @device_cli.command("list")
-def device_list(ctx: typer.Context, *, as_json: AsJson = False) -> None:
+@asynchronous
+async def device_list(target: Target, *, as_json: AsJson = False) -> None:
     """List the devices that were added or seen, with what the role `devices` knows of each."""
-
-    async def work(target: Target) -> None:
-        async with _devices(target) as devices:
-            found = await devices.known()
-        if as_json:
-            print(json.dumps([vars(device) for device in found], indent=2))
-            return
-        table = Table("name", "state", "since", "added", box=None, pad_edge=False)
-        for device in found:
-            table.add_row(escape(device.name), device.state, _time(device.since), _time(device.added))
-        console.print(table)
-
-    run(work(ctx.obj))
+    async with _devices(target) as devices:
+        found = await devices.known()
+    if as_json:
+        print(json.dumps([vars(device) for device in found], indent=2))
+        return
+    table = Table("name", "state", "since", "added", box=None, pad_edge=False)
+    for device in found:
+        table.add_row(escape(device.name), device.state, _time(device.since), _time(device.added))
+    console.print(table)
 
 
 @device_cli.command("revoke")
-def device_revoke(ctx: typer.Context, *, names: Names = None, file: NamesFile = None) -> None:
+@asynchronous
+async def device_revoke(target: Target, *, names: Names = None, file: NamesFile = None) -> None:
     """Throw devices out: each is disconnected at once, and none of its JWTs is valid again."""
-
-    async def work(target: Target) -> None:
-        wanted = _named(names, file)
-        async with _devices(target) as devices:
-            revoked = await devices.revoke(wanted)
-        if len(wanted) == 1:
-            console.print(f"[green]revoked[/]  {wanted[0]}" if revoked else f"nothing to do: {wanted[0]} is revoked")
-        else:
-            console.print(f"[green]revoked[/]  {len(revoked):,} of {len(wanted):,}; the others were revoked before")
-
-    run(work(ctx.obj))
+    wanted = _named(names, file)
+    async with _devices(target) as devices:
+        revoked = await devices.revoke(wanted)
+    if len(wanted) == 1:
+        console.print(f"[green]revoked[/]  {wanted[0]}" if revoked else f"nothing to do: {wanted[0]} is revoked")
+    else:
+        console.print(f"[green]revoked[/]  {len(revoked):,} of {len(wanted):,}; the others were revoked before")
 
 
 def devices_of(provider: Provider, account: str) -> Devices:

@@ -23,6 +23,7 @@ from nats.aio.subscription import Subscription
 from control_plane.auth import claims
 from control_plane.auth.claims import Key
 from control_plane.errors import ProvisioningError
+from service.nats.client import roundtrip
 
 UPDATE: Final = "$SYS.REQ.CLAIMS.UPDATE"
 SETTLE_S: Final = 0.1
@@ -63,7 +64,7 @@ async def make(
             mine = claims.sign_again(wanted, operator)
             await push(mine)
             await asyncio.sleep(SETTLE_S)
-            await system.flush()
+            await roundtrip(system)
             heard = await _heard(sent, account, operator)
             if mine not in heard:
                 raise ProvisioningError(

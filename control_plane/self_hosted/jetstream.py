@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any, Final
 
 import nats.errors
@@ -17,21 +16,11 @@ from nats.js.errors import APIError, NotFoundError
 from control_plane import settings
 from control_plane.errors import ProvisioningError
 from control_plane.parts import PARTS
-from control_plane.resources import Account, Consumer, Stream
-from control_plane.settings import KV_PREFIX, Settings
+from control_plane.resources import Consumer, Stream
+from control_plane.settings import KV_PREFIX, ObjectSettings
 
 TIMEOUT_S: Final = 5
 NOT_THERE: Final = 404
-
-
-async def ensure(jetstream: JetStreamContext, account: Account, *, replicas: int) -> None:
-    """Create streams, buckets and consumers, and correct those that have drifted. Nothing stored is lost."""
-    for stream in account.streams:
-        await put_stream(jetstream, replace(stream, replicas=replicas))
-    for bucket in account.buckets:
-        await put(jetstream, settings.bucket_stream_settings(replace(bucket, replicas=replicas)))
-    for consumer in account.consumers:
-        await put_consumer(jetstream, consumer)
 
 
 async def put_stream(jetstream: JetStreamContext, stream: Stream) -> None:
@@ -47,7 +36,7 @@ async def put_stream(jetstream: JetStreamContext, stream: Stream) -> None:
     await put(jetstream, wanted)
 
 
-async def put(jetstream: JetStreamContext, wanted: Settings) -> None:
+async def put(jetstream: JetStreamContext, wanted: ObjectSettings) -> None:
     """Create a stream, or change it to the wanted settings.
 
     Raises `ProvisioningError` with the server's reason.
@@ -82,13 +71,13 @@ async def put_consumer(jetstream: JetStreamContext, consumer: Consumer) -> None:
         raise ProvisioningError(f"the server refuses {name}: {error.description}") from None
 
 
-async def streams(client: Client) -> dict[str, Settings]:
+async def streams(client: Client) -> dict[str, ObjectSettings]:
     """Return name -> settings of every stream, including those of buckets."""
     found = await _listed(client, "$JS.API.STREAM.LIST", "streams")
     return {info["config"]["name"]: info["config"] for info in found}
 
 
-async def durable_consumers(client: Client, stream: str) -> dict[str, Settings]:
+async def durable_consumers(client: Client, stream: str) -> dict[str, ObjectSettings]:
     """Return name -> settings of a stream's durable consumers. Of a stream of the server's, those that are declared."""
     if names := _declared(stream):
         answers = [await _answer(client, f"$JS.API.CONSUMER.INFO.{stream}.{name}") for name in names]
@@ -139,6 +128,6 @@ def is_bucket(stream: str) -> bool:
     return stream.startswith(KV_PREFIX)
 
 
-def _stream_config(wanted: Settings) -> StreamConfig:
+def _stream_config(wanted: ObjectSettings) -> StreamConfig:
     config: StreamConfig = StreamConfig.from_response(dict(wanted))
     return config

@@ -10,14 +10,13 @@ also applies to credentials already handed out (docs/adr/0006-self-hosted.md).
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any, Final
 
 import nats.errors
-from nats.aio.client import Client, RawCredentials
-from nkeys import NkeysError
+from nats.aio.client import Client
 
 from control_plane.auth import claims, scopes
 from control_plane.auth.claims import Key
@@ -27,8 +26,9 @@ from control_plane.errors import ProvisioningError
 from control_plane.provider import AccountSummary, Actual
 from control_plane.resources import Bucket, Consumer, Limits, Stream, User
 from control_plane.self_hosted import changes, jetstream
-from control_plane.settings import KV_PREFIX, Settings, bucket_stream_settings, limits_settings
-from service.nats.tls import TlsClient
+from control_plane.settings import KV_PREFIX, ObjectSettings, bucket_stream_settings, limits_settings
+from service.nats import connect
+from service.nats.connect import NotConnectedError
 
 TIMEOUT_S: Final = 5
 ADMINISTRATOR_S: Final = 300
@@ -37,33 +37,17 @@ FOR_GOOD: Final = 253_402_300_799
 """The last second of the year 9999."""
 
 
-@asynccontextmanager
-async def connected(servers: str | Sequence[str], creds: str, **options: Any) -> AsyncIterator[Client]:
-    """Yield a connection that does not reconnect. Raises `ProvisioningError` when it cannot be made."""
-    problems: list[Exception] = []
+def connected(
+    servers: str | Sequence[str], creds: str, *, inbox_prefix: str = "_INBOX"
+) -> AbstractAsyncContextManager[Client]:
+    """Connect, without reconnecting later. Raises `ProvisioningError` when no connection can be made."""
+    return connect.connected(
+        servers, creds, _not_connected, within_s=TIMEOUT_S, reconnects=False, inbox_prefix=inbox_prefix
+    )
 
-    async def note(error: Exception) -> None:
-        problems.append(error)
 
-    client = TlsClient()
-    try:
-        await client.connect(
-            servers if isinstance(servers, str) else list(servers),
-            user_credentials=RawCredentials(creds),
-            allow_reconnect=False,
-            max_reconnect_attempts=1,
-            connect_timeout=TIMEOUT_S,
-            error_cb=note,
-            **options,
-        )
-    except (nats.errors.Error, NkeysError, OSError, TimeoutError) as error:
-        reason = str(problems[0] if problems else error).removeprefix("nats: ") or type(error).__name__
-        await client.close()  # nats-py leaves the socket of a refused connection open
-        raise ProvisioningError(f"no connection to {servers}: {reason}") from None
-    try:
-        yield client
-    finally:
-        await client.close()
+def _not_connected(error: NotConnectedError) -> ProvisioningError:
+    return ProvisioningError(f"no connection to {error.servers}: {error}")
 
 
 def administrator_of(operator: Key, account: str, *, expires_s: int = ADMINISTRATOR_S) -> str:
@@ -161,7 +145,7 @@ class SelfHosted:
 
     async def _jetstream(
         self, account: str, body: Mapping[str, Any]
-    ) -> tuple[dict[str, Settings], dict[tuple[str, str], Settings]]:
+    ) -> tuple[dict[str, ObjectSettings], dict[tuple[str, str], ObjectSettings]]:
         """Return streams and consumers; empty for an account not yet adopted, which cannot be read."""
         administrator = _signer(self._operator, account, ADMINISTRATOR.name, 0).public
         if administrator not in (body.get("signing_keys") or ()):
@@ -244,7 +228,7 @@ class SelfHosted:
     async def remove_bucket(self, account: str, name: str) -> None:
         await self.remove_stream(account, KV_PREFIX + name)
 
-    def bucket_settings(self, bucket: Bucket) -> Settings:
+    def bucket_settings(self, bucket: Bucket) -> ObjectSettings:
         return bucket_stream_settings(bucket)
 
     async def identity(self, account: str, user: str) -> Identity:
@@ -282,10 +266,8 @@ class SelfHosted:
     async def _jetstream_of_server(self) -> dict[str, Any]:
         return await _system_request(self._system, "$SYS.REQ.SERVER.PING.JSZ") or {}
 
-    @asynccontextmanager
-    async def administrator(self, account: str) -> AsyncIterator[Client]:
-        async with connected(self._servers, administrator_of(self._operator, account)) as client:
-            yield client
+    def administrator(self, account: str) -> AbstractAsyncContextManager[Client]:
+        return connected(self._servers, administrator_of(self._operator, account))
 
     async def claims_of(self, account: str) -> dict[str, Any]:
         try:

@@ -11,7 +11,7 @@ from control_plane.desired import TAG
 from control_plane.errors import ProvisioningError
 from control_plane.provider import AccountSummary, Actual
 from control_plane.resources import Bucket, Consumer, Limits, Stream, User
-from control_plane.settings import Settings
+from control_plane.settings import ObjectSettings
 from control_plane.synadia.api import Answer, Api
 from control_plane.synadia.system import ROOT, System
 
@@ -157,7 +157,7 @@ class Synadia:
         if there:
             await self._api.delete(f"{ROOT}/jetstream/kv-bucket/{there['id']}")
 
-    def bucket_settings(self, bucket: Bucket) -> Settings:
+    def bucket_settings(self, bucket: Bucket) -> ObjectSettings:
         return settings.bucket_settings(bucket)
 
     async def identity(self, account: str, user: str) -> Identity:
@@ -232,7 +232,7 @@ class Synadia:
         jetstream = {name: flat.pop(name) for name in _JETSTREAM_LIMITS}
         return {**flat, "tiered_limits": {self._system.tier: jetstream}}
 
-    def _merged(self, body: Mapping[str, Any]) -> Settings:
+    def _merged(self, body: Mapping[str, Any]) -> ObjectSettings:
         tier = (body.get("tiered_limits") or {}).get(self._system.tier) or {}
         return {**body, **tier}
 
@@ -245,7 +245,7 @@ def _tags(account: Mapping[str, Any]) -> Sequence[str]:
     return _jwt_settings(account).get("tags") or ()
 
 
-def _user(view: Answer, usual_s: tuple[int, ...]) -> Settings:
+def _user(view: Answer, usual_s: tuple[int, ...]) -> ObjectSettings:
     """Return a user's permissions and limits, and its JWTs' expiry if that differs from the account's rule."""
     ends_s = view.get(NEVER, 0)
     return {**_jwt_settings(view), **({} if ends_s in usual_s else {NEVER: ends_s})}

@@ -4,45 +4,46 @@ from __future__ import annotations
 
 import asyncio
 import random
-import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any, Final
 
-import boto3
 from nats.aio.client import Client
 from rich.console import Console
 
-from deploy.sections import ArchiveSection, Step
-from local.demos.balance import ANY_PORT
-from local.demos.checks import show
+from deploy.sections import ArchiveSection, ScalingStep
+from local.demos.demo import Demo, demonstration, sqs
 from local.dynamodb import client, create_table, items
 from local.moto import moto
 from local.process import LocalError
 from local.scaling.supervisor import KEYS, TABLE, Supervisor, section, stream_backlog
-from local.system import Say, System, local_system, service_env
+from local.system import Say, System, service_env
 from service.contracts import archive as contract
 from service.contracts.stream import EVENT_PREFIX
-from service.nats.connection import roundtrip
+from service.nats.client import roundtrip
 
 EVENTS: Final = 12_000
 NUMBERS: Final = 300
 QUEUE: Final = "numbers"
 STEPS: Final = ArchiveSection(
-    idle_exit=2, steps=(Step(backlog=1, tasks=1), Step(backlog=2_000, tasks=2), Step(backlog=10_000, tasks=3))
+    idle_exit=2,
+    steps=(ScalingStep(backlog=1, tasks=1), ScalingStep(backlog=2_000, tasks=2), ScalingStep(backlog=10_000, tasks=3)),
 )
 
 
 @asynccontextmanager
-async def supervised(system: System, logs: Path, say: Say) -> AsyncIterator[Supervisor]:
+async def supervised(system: System, say: Say) -> AsyncIterator[Supervisor]:
     """Run archive tasks by the backlog of the system's stream and the steps in `deploy/settings.toml`."""
     await create_table(TABLE, system.dynamodb_env, KEYS)
     async with system.administrator() as admin:
         jetstream = admin.jetstream()
         supervisor = Supervisor(
-            lambda: stream_backlog(jetstream), _env(system, f"jetstream:{contract.STREAM}", TABLE), logs, section(), say
+            lambda: stream_backlog(jetstream),
+            _env(system, f"jetstream:{contract.STREAM}", TABLE),
+            system.logs,
+            section(),
+            say,
         )
         say("archive: no task; the backlog starts them")
         supervising = asyncio.create_task(supervisor.run())
@@ -55,25 +56,20 @@ async def supervised(system: System, logs: Path, say: Say) -> AsyncIterator[Supe
 
 async def run(console: Console) -> None:
     """Run the demonstration. Raises `LocalError` when a check fails."""
-    checks: list[tuple[bool, str]] = []
-    with tempfile.TemporaryDirectory(prefix="archive-demo-") as folder:
-        console.print("[bold]Starting nats-server, a DynamoDB engine and the HTTP gateway[/]")
-        async with local_system(Path(folder), ANY_PORT, tasks=0, say=lambda line: console.print(f"  {line}")) as system:
-            await create_table(TABLE, system.dynamodb_env, KEYS)
-            await _from_the_stream(console, checks, system, Path(folder))
-            await create_table(QUEUE, system.dynamodb_env, KEYS)
-            await _from_the_queue(console, checks, system, Path(folder))
-    show(console, checks)
+    async with demonstration(console, "nats-server, a DynamoDB engine and the HTTP gateway") as (demo, system):
+        await create_table(TABLE, system.dynamodb_env, KEYS)
+        await _from_the_stream(demo, system)
+        await create_table(QUEUE, system.dynamodb_env, KEYS)
+        await _from_the_queue(demo, system)
 
 
 def _env(system: System, source: str, table: str) -> dict[str, str]:
-    env = service_env(system.nats_url, system.creds[contract.USER], table, system.dynamodb_env)
-    del env["DDB_TABLE"]
+    env = service_env(system.nats_url, system.creds[contract.USER], "", system.dynamodb_env)
     return {**env, "ARCHIVE_SOURCE": source, "ARCHIVE_TABLE": table, "LOG_FORMAT": "json"}
 
 
-async def _from_the_stream(console: Console, checks: list[tuple[bool, str]], system: System, folder: Path) -> None:
-    console.print(f"\n[bold]{EVENTS:,} events pile up in the stream; no task is running[/]")
+async def _from_the_stream(demo: Demo, system: System) -> None:
+    demo.title(f"{EVENTS:,} events pile up in the stream; no task is running")
     async with system.administrator() as admin:
         await _publish(admin)
         jetstream = admin.jetstream()
@@ -81,55 +77,52 @@ async def _from_the_stream(console: Console, checks: list[tuple[bool, str]], sys
             while await stream_backlog(jetstream) < EVENTS:
                 await asyncio.sleep(0.1)
         backlog = await stream_backlog(jetstream)
-        console.print(f"  backlog {backlog:,}, rows {len(_rows(system, TABLE)):,}")
-        checks.append((backlog == EVENTS, f"a backlog of {EVENTS:,}, and no task"))
-        console.print("\n[bold]The backlog starts tasks, and they end when it is gone[/]")
+        demo.note(f"backlog {backlog:,}, rows {len(_rows(system, TABLE)):,}")
+        demo.check(backlog == EVENTS, f"a backlog of {EVENTS:,}, and no task")
+        demo.title("The backlog starts tasks, and they end when it is gone")
         supervisor = Supervisor(
-            lambda: stream_backlog(jetstream), _env(system, f"jetstream:{contract.STREAM}", TABLE), folder / "logs",
-            STEPS, lambda line: console.print(f"  {line}"),
+            lambda: stream_backlog(jetstream), _env(system, f"jetstream:{contract.STREAM}", TABLE), system.logs,
+            STEPS, demo.note,
         )  # fmt: skip
         await _until_zero(supervisor)
-        checks.append((await stream_backlog(jetstream) == 0, "the backlog is empty"))
-    _ended(checks, supervisor)
+        demo.check(await stream_backlog(jetstream) == 0, "the backlog is empty")
+    _ended(demo, supervisor)
     rows = _rows(system, TABLE)
     hosts = Counter(row["host"]["S"] for row in rows)
     for host, count in sorted(hosts.items()):
-        console.print(f"  {count:,} rows by {host}")
+        demo.note(f"{count:,} rows by {host}")
     sequences = {int(row["sequence"]["N"]) for row in rows}
     exact = len(rows) == EVENTS and sequences == set(range(1, EVENTS + 1))
-    checks.append((exact, f"exactly one row for each of the {EVENTS:,} events"))
-    checks.append((len(hosts) >= 2, "rows from two tasks or more"))
+    demo.check(exact, f"exactly one row for each of the {EVENTS:,} events")
+    demo.check(len(hosts) >= 2, "rows from two tasks or more")
 
 
-async def _from_the_queue(console: Console, checks: list[tuple[bool, str]], system: System, folder: Path) -> None:
-    async with moto(folder / "logs" / "moto.log") as url:
-        region = system.dynamodb_env["AWS_REGION"]
-        sqs: Any = boto3.client(
-            "sqs", endpoint_url=url, region_name=region, aws_access_key_id="local", aws_secret_access_key="local",  # noqa: S106
-        )  # fmt: skip
-        queue = (await asyncio.to_thread(sqs.create_queue, QueueName=QUEUE))["QueueUrl"]
+async def _from_the_queue(demo: Demo, system: System) -> None:
+    async with moto(system.logs / "moto.log") as url:
+        api = sqs(url)
+        queue = (await asyncio.to_thread(api.create_queue, QueueName=QUEUE))["QueueUrl"]
         numbers = [random.randrange(1_000_000) for _ in range(NUMBERS)]
-        await asyncio.to_thread(_send, sqs, queue, numbers)
-        console.print(f"\n[bold]The same from SQS: {NUMBERS:,} random numbers in the queue {QUEUE}[/]")
+        await asyncio.to_thread(_send, api, queue, numbers)
+        demo.title(f"The same from SQS: {NUMBERS:,} random numbers in the queue {QUEUE}")
 
         async def backlog() -> int:
             names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
-            answer = await asyncio.to_thread(sqs.get_queue_attributes, QueueUrl=queue, AttributeNames=names)
+            answer = await asyncio.to_thread(api.get_queue_attributes, QueueUrl=queue, AttributeNames=names)
             return sum(int(answer["Attributes"][name]) for name in names)
 
-        checks.append((await backlog() == NUMBERS, f"a backlog of {NUMBERS:,} numbers, and no task"))
+        demo.check(await backlog() == NUMBERS, f"a backlog of {NUMBERS:,} numbers, and no task")
         supervisor = Supervisor(
-            backlog, {**_env(system, f"sqs:{QUEUE}", QUEUE), "AWS_ENDPOINT_URL_SQS": url}, folder / "logs" / "sqs",
-            STEPS, lambda line: console.print(f"  {line}"),
+            backlog, {**_env(system, f"sqs:{QUEUE}", QUEUE), "AWS_ENDPOINT_URL_SQS": url}, system.logs / "sqs",
+            STEPS, demo.note,
         )  # fmt: skip
         await _until_zero(supervisor)
-        checks.append((await backlog() == 0, "the queue is empty"))
-    _ended(checks, supervisor)
+        demo.check(await backlog() == 0, "the queue is empty")
+    _ended(demo, supervisor)
     for child in supervisor.ended:
         if child.process.returncode:
-            console.print(f"  {child.name}: {child.last_words()}")
+            demo.note(f"{child.name}: {child.last_words()}")
     bodies = Counter(row["body"]["S"] for row in _rows(system, QUEUE))
-    checks.append((bodies == Counter(map(str, numbers)), f"exactly one row for each of the {NUMBERS:,} numbers"))
+    demo.check(bodies == Counter(map(str, numbers)), f"exactly one row for each of the {NUMBERS:,} numbers")
 
 
 async def _until_zero(supervisor: Supervisor) -> None:
@@ -148,10 +141,10 @@ async def _until_zero(supervisor: Supervisor) -> None:
         await asyncio.gather(supervising, return_exceptions=True)
 
 
-def _ended(checks: list[tuple[bool, str]], supervisor: Supervisor) -> None:
+def _ended(demo: Demo, supervisor: Supervisor) -> None:
     codes = [child.process.returncode for child in supervisor.ended]
     ended = f"{len(codes)} tasks ended by themselves" if len(codes) > 1 else "the task ended by itself"
-    checks.append((set(codes) == {0}, f"{ended}, with 0"))
+    demo.check(set(codes) == {0}, f"{ended}, with 0")
 
 
 async def _publish(admin: Client) -> None:
@@ -163,10 +156,10 @@ async def _publish(admin: Client) -> None:
     await roundtrip(admin)
 
 
-def _send(sqs: Any, queue: str, numbers: list[int]) -> None:
+def _send(api: Any, queue: str, numbers: list[int]) -> None:
     for start in range(0, len(numbers), 10):
         entries = [{"Id": str(i), "MessageBody": str(number)} for i, number in enumerate(numbers[start : start + 10])]
-        sqs.send_message_batch(QueueUrl=queue, Entries=entries)
+        api.send_message_batch(QueueUrl=queue, Entries=entries)
 
 
 def _rows(system: System, table: str) -> list[Any]:

@@ -5,10 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import signal
-import tempfile
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from pathlib import Path
+from collections.abc import Sequence
 
 import aiohttp
 import orjson
@@ -21,55 +18,44 @@ from rich.table import Table
 
 from control_plane.desired import GATEWAY, REGISTRAR, TELLER
 from control_plane.self_hosted import provider as self_hosted
-from local.demos.checks import show
+from local.demos.demo import Demo, demonstration
 from local.dynamodb import has_engine, rows
 from local.load import ask_all, request_for
-from local.system import TABLE, Ports, System, local_system
+from local.system import TABLE, System
 from service.contracts import customer as contract
 from service.contracts.stream import STREAM
 from service.nats.discovery import instances
 
 TASKS = 3
-ANY_PORT = Ports(nats=0, dynamodb=0, gateway=0, health=0)
 
 
 async def run(console: Console) -> None:
     """Run the demonstration. Raises `LocalError` when a check fails."""
-    with tempfile.TemporaryDirectory(prefix="balance-demo-") as folder:
-        demo = _Demo(console)
-        console.print("[bold]Starting nats-server, a DynamoDB engine, the HTTP gateway and three service tasks[/]")
-        async with (
-            local_system(Path(folder), ANY_PORT, tasks=TASKS, say=demo.note) as system,
-            _connections(system) as (client, jetstream),
-        ):
-            await demo.seeding(system, jetstream)
-            balances = await asyncio.to_thread(rows, TABLE, system.dynamodb_env)
-            await demo.over_nats(client, balances)
-            await demo.over_http(system, balances)
-            await demo.clients(client, system)
-            await demo.adjustments(client, system)
-            await demo.errors(client)
-            await demo.stream(jetstream)
-            await demo.statistics(client, balances)
-            await demo.sigterm_under_load(system, client, jetstream, balances)
-        demo.summary()
-
-
-@asynccontextmanager
-async def _connections(system: System) -> AsyncIterator[tuple[Client, JetStreamContext]]:
+    starting = "nats-server, a DynamoDB engine, the HTTP gateway and three service tasks"
     async with (
+        demonstration(console, starting, tasks=TASKS) as (shown, system),
         self_hosted.connected(system.nats_url, system.creds["client"]) as client,
         system.administrator() as admin,
     ):
-        yield client, admin.jetstream()
+        demo, jetstream = _Demo(shown), admin.jetstream()
+        await demo.seeding(system, jetstream)
+        balances = await asyncio.to_thread(rows, TABLE, system.dynamodb_env)
+        await demo.over_nats(client, balances)
+        await demo.over_http(system, balances)
+        await demo.clients(client, system)
+        await demo.adjustments(client, system)
+        await demo.errors(client)
+        await demo.stream(jetstream)
+        await demo.statistics(client, balances)
+        await demo.sigterm_under_load(system, client, jetstream, balances)
 
 
 class _Demo:
     """The chapters of the demonstration: each shows something and checks it."""
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._checks: list[tuple[bool, str]] = []
+    def __init__(self, demo: Demo) -> None:
+        self._console = demo.console
+        self._title, self._note, self._check = demo.title, demo.note, demo.check
 
     async def seeding(self, system: System, jetstream: JetStreamContext) -> None:
         self._title("Three tasks started at once; one of them seeded the table")
@@ -77,9 +63,9 @@ class _Demo:
         events = [orjson.loads(line) for log in logs for line in log if line.startswith("{")]
         seeded = [event for event in events if event.get("event") == "seeded"]
         for event in seeded:
-            self.note(f"{event['written']} rows written in {event['seconds']} s")
+            self._note(f"{event['written']} rows written in {event['seconds']} s")
         flag = await (await jetstream.key_value(contract.BUCKET)).get(contract.SEED_KEY)
-        self.note(f"bucket {contract.BUCKET}: {contract.SEED_KEY} = {(flag.value or b'').decode()}")
+        self._note(f"bucket {contract.BUCKET}: {contract.SEED_KEY} = {(flag.value or b'').decode()}")
         there = await asyncio.to_thread(rows, TABLE, system.dynamodb_env)
         # A response of moto may come too late: the row was written, and the repeated insert finds it.
         lost = 0 if has_engine() else sum(event["already_there"] for event in seeded)
@@ -210,25 +196,12 @@ class _Demo:
         )
         code = await stopping
         stored = await _settled(jetstream, before + tally.balances) - before
-        self.note(
+        self._note(
             f"{tally.sent:,} requests, {tally.balances:,} correct replies, {stored:,} events; it exited with {code}"
         )
         self._check(code == 0, "the task drained and exited with 0")
         self._check(tally.balances == tally.sent, "no request was lost")
         self._check(stored == tally.balances, "the stream holds one event for each reply")
-
-    def summary(self) -> None:
-        """Show the checks. Raises `LocalError` when one failed."""
-        show(self._console, self._checks)
-
-    def note(self, line: str) -> None:
-        self._console.print(f"  {escape(line)}")
-
-    def _check(self, passed: bool, description: str) -> None:
-        self._checks.append((passed, description))
-
-    def _title(self, text: str) -> None:
-        self._console.print(f"\n[bold]{escape(text)}[/]")
 
     def _command(self, command: str, output: bytes) -> None:
         self._console.print(f"  [dim]$[/] {escape(command)}")

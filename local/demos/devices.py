@@ -5,12 +5,9 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import signal
-import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 import grpc
@@ -19,16 +16,15 @@ from google.protobuf.empty_pb2 import Empty
 from nats.js import JetStreamContext
 from rich.console import Console
 
-from local.demos.balance import ANY_PORT
-from local.demos.checks import show
+from local.demos.demo import Demo, demonstration
 from local.demos.simulated import Device, stopped_at_the_end
 from local.demos.webhook import Webhook, webhook
 from local.device import add
-from local.devices import TABLE, devices_role
 from local.dynamodb import client, items
 from local.nats_server import nats_server
 from local.process import claim_port
-from local.system import Listener, System, Task, local_system
+from local.roles import READINGS_TABLE, devices_role
+from local.system import Listener, System, Task
 from service.contracts import devices as contract
 from service.devices.query.query_pb2 import Range
 from service.devices.query.query_pb2_grpc import QueryStub
@@ -50,43 +46,39 @@ Condition = Callable[[], bool | Awaitable[bool]]
 
 async def run(console: Console) -> None:
     """Run the demonstration. Raises `LocalError` when a check fails."""
-    checks: list[tuple[bool, str]] = []
-    with tempfile.TemporaryDirectory(prefix="devices-demo-") as name:
-        folder = Path(name)
-        console.print("[bold]Starting nats-server with MQTT, a DynamoDB engine, a webhook and two roles[/]")
-        port = claim_port(0, "--mqtt-port")
-        running = local_system(
-            folder, ANY_PORT, tasks=0, devices=Listener(port), say=lambda line: console.print(f"  {line}")
-        )
-        async with running as system, webhook() as hook, AsyncExitStack() as stack:
-            env = {"OUTAGE_WEBHOOK": hook.url, "OUTAGE_WINDOW": str(WINDOW_S), "FACILITY": "house"}
-            roles = [
-                await stack.enter_async_context(devices_role(system, folder / f"logs/role-{number}", env))
-                for number in (1, 2)
-            ]
-            files = await add(system.state, system.nats_url, NAMES)
-            passwords = {each: path.read_text().strip() for each, path in files.items()}
-            devices = {each: Device(each, passwords[each], port, delay_s=DELAY_S) for each in NAMES[1:]}
-            devices["attic"] = Device("attic", passwords["attic"], port, delay_s=DELAY_S, silence_s=SILENCE_S)
-            demo = _Demo(console, system, hook, devices, folder, checks)
-            with stopped_at_the_end(devices):
-                await demo.readings()
-                await demo.outage()
-                await demo.killed_role(*(task for task, _ in roles))
-                async with demo.killed_broker():
-                    await demo.over_grpc(roles[1][1])
-                    await demo.ended(roles[1][0])
-    show(console, checks)
+    port, starting = claim_port(0, "--mqtt-port"), "nats-server with MQTT, a DynamoDB engine, a webhook and two roles"
+    async with (
+        demonstration(console, starting, devices=Listener(port)) as (shown, system),
+        webhook() as hook,
+        AsyncExitStack() as stack,
+    ):
+        env = {"OUTAGE_WEBHOOK": hook.url, "OUTAGE_WINDOW": str(WINDOW_S), "FACILITY": "house"}
+        roles = [
+            await stack.enter_async_context(devices_role(system, system.logs / f"role-{number}", env))
+            for number in (1, 2)
+        ]
+        files = await add(system.state, system.nats_url, NAMES)
+        passwords = {each: path.read_text().strip() for each, path in files.items()}
+        devices = {each: Device(each, passwords[each], port, delay_s=DELAY_S) for each in NAMES[1:]}
+        devices["attic"] = Device("attic", passwords["attic"], port, delay_s=DELAY_S, silence_s=SILENCE_S)
+        demo = _Demo(shown, system, hook, devices)
+        with stopped_at_the_end(devices):
+            await demo.readings()
+            await demo.outage()
+            await demo.killed_role(*(task for task, _ in roles))
+            async with demo.killed_broker():
+                await demo.over_grpc(roles[1][1])
+                await demo.ended(roles[1][0])
 
 
-@dataclass
 class _Demo:
-    console: Console
-    system: System
-    hook: Webhook
-    devices: dict[str, Device]
-    folder: Path
-    checks: list[tuple[bool, str]] = field(default_factory=list)
+    """The chapters of the demonstration: each shows something and checks it."""
+
+    def __init__(self, demo: Demo, system: System, hook: Webhook, devices: dict[str, Device]) -> None:
+        self._title, self._note, self._check = demo.title, demo.note, demo.check
+        self.system = system
+        self.hook = hook
+        self.devices = devices
 
     async def readings(self) -> None:
         """Show that readings become rows, once each."""
@@ -151,7 +143,7 @@ class _Demo:
             self.devices[name].read(READINGS)
         state, port = self.system.state, int(self.system.nats_url.rpartition(":")[2])
         again = nats_server(
-            self.folder / "nats", port, operator=state.operator(), system=state.system(), mqtt=self.system.mqtt
+            state.folder / "nats", port, operator=state.operator(), system=state.system(), mqtt=self.system.mqtt
         )
         async with again:
             self._note("nats-server runs again; the devices connect again, and send again what had no PUBACK")
@@ -214,18 +206,9 @@ class _Demo:
     async def _comes(self, condition: Condition, what: str) -> None:
         self._check(await self._until(condition), what)
 
-    def _check(self, passed: bool, what: str) -> None:
-        self.checks.append((passed, what))
-
-    def _title(self, text: str) -> None:
-        self.console.print(f"\n[bold]{text}[/]")
-
     def _note_post(self) -> None:
         for post in self.hook.posts[-1:]:
             self._note(f"POST {orjson.dumps(post).decode()}")
-
-    def _note(self, text: str) -> None:
-        self.console.print(f"  {text}", markup=False, highlight=False)
 
 
 async def _shorten_ack_wait(jetstream: JetStreamContext) -> None:
@@ -235,5 +218,5 @@ async def _shorten_ack_wait(jetstream: JetStreamContext) -> None:
 
 
 def _scanned(system: System) -> list[dict[str, Any]]:
-    rows = items(client(system.dynamodb_env), TABLE)
+    rows = items(client(system.dynamodb_env), READINGS_TABLE)
     return [{name: next(iter(value.values())) for name, value in row.items()} for row in rows]

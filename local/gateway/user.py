@@ -13,12 +13,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
 import nats.errors
-from nats.aio.client import RawCredentials
 from nats.aio.msg import Msg
 
-from service.nats.client import NatsClient
-from service.nats.connection import roundtrip
+from service.nats.client import NatsClient, roundtrip
+from service.nats.connect import NotConnectedError, connect
 
+CONNECT_S: Final = 2
 MAX_PERMITTED: Final = 1000
 _VIOLATION: Final = re.compile(r'permissions violation for publish to "([^"]+)"', re.IGNORECASE)
 
@@ -38,21 +38,21 @@ class _Connection:
 
     def __init__(self) -> None:
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.nc = NatsClient(lambda _: None, self._on_lost)
+        self.nc = NatsClient(on_closed=self._on_lost)
         self._alone = asyncio.Lock()
         self._permitted: dict[str, None] = {}
         self._refused = ""
 
     async def open(self, servers: str, creds: str) -> None:
-        await self.nc.connect(
+        await connect(
+            self.nc,
             servers,
+            creds,
+            within_s=CONNECT_S,
+            reconnects=False,
+            on_error=self._on_error,
             name="http-gateway",
-            user_credentials=RawCredentials(creds),
-            error_cb=self._on_error,
             disconnected_cb=self._on_disconnected,
-            allow_reconnect=False,
-            max_reconnect_attempts=1,
-            reconnect_time_wait=0,
             skip_subject_validation=True,  # the gateway's own rule is stricter
         )
 
@@ -151,7 +151,7 @@ class User:
                 connection = _Connection()
                 try:
                     await connection.open(self._servers, self._creds)
-                except (nats.errors.Error, OSError) as error:
+                except NotConnectedError as error:
                     await connection.nc.close()
                     raise GatewayError(503, f"NATS cannot be reached: {error}") from None
                 self._connection = connection

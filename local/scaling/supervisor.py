@@ -25,7 +25,7 @@ from service.nats.jetstream import backlog
 POLL_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 60.0
 """Longest pause between starts while tasks fail."""
-KEPT: Final = 20
+ENDED_KEPT: Final = 20
 """How many ended tasks to remember, with their logs."""
 TABLE: Final = "events"
 KEYS: Final = (contract.PARTITION_KEY, contract.SORT_KEY)
@@ -49,7 +49,7 @@ class Supervisor:
     ) -> None:
         self.running: list[Child] = []
         self.ended: deque[Child] = deque()
-        """The last `KEPT` tasks that ended."""
+        """The last `ENDED_KEPT` tasks that ended."""
         self._backlog = backlog
         self._env = env
         self._logs = logs
@@ -116,7 +116,7 @@ class Supervisor:
     def _remember(self, child: Child) -> None:
         self.running.remove(child)
         self.ended.append(child)
-        if len(self.ended) > KEPT:
+        if len(self.ended) > ENDED_KEPT:
             self.ended.popleft().log.unlink(missing_ok=True)
 
 

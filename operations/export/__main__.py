@@ -90,11 +90,7 @@ async def _scan(table: str, lines: Lines, segments: int) -> None:
     try:
         await table_id(api, table, lines.attributes.key)
         names = (lines.attributes.key, lines.attributes.balance, *TEXTS)
-        only = {
-            "ProjectionExpression": ", ".join(f"#{number}" for number in range(len(names))),
-            "ExpressionAttributeNames": {f"#{number}": name for number, name in enumerate(names)},
-        }
-        await scan(api, table, "DDB_TABLE", lines.take, progress, segments=segments, only=only)
+        await scan(api, table, "DDB_TABLE", lines.take, progress, segments=segments, only=names)
     finally:
         progress.end()
         api.close()

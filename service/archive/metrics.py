@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from nats.micro.service import EndpointStats, ServiceConfig, ServiceStats
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import Metric
 
 from service import __version__
 from service.archive.event import EventRows
@@ -15,7 +15,7 @@ from service.dynamodb.writer import Writer
 from service.nats.client import NatsClient
 from service.nats.srv import Discovery
 from service.runtime.emf import Figure
-from service.runtime.metrics import counters
+from service.runtime.metrics import counters, gauges, totals
 from service.sources.source import Source
 from service.writing.archiver import Archiver
 from service.writing.idle import Watch
@@ -34,29 +34,30 @@ UNITS: Final = {
 def families(archiver: Archiver, source: Source, writer: Writer, watch: Watch, nc: NatsClient) -> Iterator[Metric]:
     """Yield the Prometheus metrics."""
     stats = archiver.stats
-    yield CounterMetricFamily("archive_rows", "Rows written.", stats.rows)
-    yield CounterMetricFamily("archive_dead_letters", "Messages that can be no row.", stats.dead)
-    yield CounterMetricFamily(
-        "archive_dead_letters_refused", "Times the dead-letter stream took none.", stats.dead_refused
-    )
-    yield CounterMetricFamily(
-        "archive_discarded",
-        "Messages that the source discarded before they were archived. Each task counts all: take the maximum.",
-        source.discarded,
+    yield from totals(
+        ("archive_rows", "Rows written.", stats.rows),
+        ("archive_dead_letters", "Messages that can be no row.", stats.dead),
+        ("archive_dead_letters_refused", "Times the dead-letter stream took none.", stats.dead_refused),
+        (
+            "archive_discarded",
+            "Messages that the source discarded before they were archived. Each task counts all: take the maximum.",
+            source.discarded,
+        ),
+        ("archive_nats_reconnects", "Reconnections to NATS.", nc.stats["reconnects"]),
     )
     errors = {(error,): count for error, count in writer.errors.items()}
     yield counters("archive_write_errors", "BatchWriteItem calls that failed, by error.", ["error"], errors)
-    yield GaugeMetricFamily("archive_held", "Messages being worked on.", archiver.held)
-    yield GaugeMetricFamily("archive_held_bytes", "Bytes of the messages being worked on.", archiver.held_bytes)
-    yield GaugeMetricFamily("archive_lag_seconds", "Age of the oldest message being worked on.", archiver.oldest_s())
-    if watch.backlog:
-        yield GaugeMetricFamily("archive_backlog", "Messages not archived yet, of all tasks.", watch.backlog.messages)
-        yield GaugeMetricFamily(
-            "archive_unconfirmed",
-            "Messages that the source discarded before all before them were acknowledged.",
-            watch.backlog.unconfirmed,
+    yield from gauges(
+        ("archive_held", "Messages being worked on.", archiver.held),
+        ("archive_held_bytes", "Bytes of the messages being worked on.", archiver.held_bytes),
+        ("archive_lag_seconds", "Age of the oldest message being worked on.", archiver.oldest_s()),
+    )
+    if backlog := watch.backlog:
+        discarded = "Messages that the source discarded before all before them were acknowledged."
+        yield from gauges(
+            ("archive_backlog", "Messages not archived yet, of all tasks.", backlog.messages),
+            ("archive_unconfirmed", discarded, backlog.unconfirmed),
         )
-    yield CounterMetricFamily("archive_nats_reconnects", "Reconnections to NATS.", nc.stats["reconnects"])
 
 
 class Minute:

@@ -5,26 +5,18 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from pydantic import Field, StringConstraints
+from pydantic import Field
 
 from service.contracts import archive as contract
 from service.nats.settings import NatsSettings
+from service.runtime.settings import RetentionDays, TableName
+from service.sources.settings import ConsumerName, SourceName
 
 
 class ArchiveSettings(NatsSettings):
-    archive_source: Annotated[
-        str,
-        StringConstraints(pattern=r"^(jetstream:[^\s.*>/\\]+|sqs:\S+)$"),
-        Field(description="jetstream:STREAM, or sqs:QUEUE (a name or a URL)", examples=["jetstream:customer-balances"]),
-    ]
-    archive_table: Annotated[
-        str,
-        StringConstraints(pattern=r"^[a-zA-Z0-9_.-]{3,255}$"),
-        Field(description="table of the events", examples=["events"]),
-    ]
-    archive_consumer: Annotated[
-        str, StringConstraints(pattern=r"^[^\s.*>/\\]+$"), Field(description="durable pull consumer of the stream")
-    ] = contract.CONSUMER
+    archive_source: SourceName
+    archive_table: Annotated[TableName, Field(description="table of the events", examples=["events"])]
+    archive_consumer: ConsumerName = contract.CONSUMER
     idle_exit: Annotated[
         float,
         Field(
@@ -33,9 +25,7 @@ class ArchiveSettings(NatsSettings):
             description="seconds with backlog 0 and nothing received before it exits with 0; 0: never",
         ),
     ] = 60.0
-    retention_days: Annotated[
-        int, Field(ge=0, le=36_500, description="days after which a row expires (attribute expires_at); 0: never")
-    ] = 0
+    retention_days: RetentionDays = 0
 
     @property
     def source_shown(self) -> str:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from service.contracts.requests import DIALECT, QUEUE_GROUP, discovery
+from service.contracts.requests import QUEUE_GROUP, discovery, schema
 from service.contracts.stream import (
     ADJUSTED_PREFIX,
     ARCHIVE_CONSUMER,
@@ -154,94 +154,43 @@ _CREATED_AT_GIVEN: Final = {
     "anyOf": [{"type": "null"}, {"format": "date"}, {"format": "date-time"}, {"pattern": DATE_TIME_PATTERN}],
 }
 
-REQUEST_SCHEMA: Final = {
-    "$schema": DIALECT,
-    "type": "object",
-    "required": ["client_id"],
-    "properties": {"client_id": _CLIENT_ID},
-}
-RESPONSE_SCHEMA: Final = {
-    "$schema": DIALECT,
-    "type": "object",
-    "required": ["balance"],
-    "properties": {"balance": {"type": "integer"}},
-}
-GET_REQUEST_SCHEMA: Final = {
-    "$schema": DIALECT,
-    "type": "object",
-    "required": ["client_id"],
-    "properties": {"client_id": _CLIENT_ID, "consistent": {"type": "boolean", "default": False}},
-}
-GET_RESPONSE_SCHEMA: Final = {
-    "$schema": DIALECT,
-    "type": "object",
-    "required": ["client_id", "balance"],
-    "properties": {
-        "client_id": _CLIENT_ID,
-        "name": _NAME,
-        "created_at": _CREATED_AT,
-        "balance": {"type": "integer"},
-    },
-}
-CREATE_REQUEST_SCHEMA: Final = {
-    "$schema": DIALECT,
-    "type": "object",
-    "required": ["name"],
-    "properties": {"client_id": _CLIENT_ID, "name": _NAME_GIVEN, "created_at": _CREATED_AT_GIVEN},
-}
-CREATE_RESPONSE_SCHEMA: Final = {
-    "$schema": DIALECT,
-    "type": "object",
-    "required": ["client_id"],
-    "properties": {"client_id": _CLIENT_ID},
-}
+_BALANCE: Final = {"type": "integer"}
+
+REQUEST_SCHEMA: Final = schema("client_id", client_id=_CLIENT_ID)
+RESPONSE_SCHEMA: Final = schema("balance", balance=_BALANCE)
+GET_REQUEST_SCHEMA: Final = schema("client_id", client_id=_CLIENT_ID, consistent={"type": "boolean", "default": False})
+GET_RESPONSE_SCHEMA: Final = schema(
+    "client_id", "balance", client_id=_CLIENT_ID, name=_NAME, created_at=_CREATED_AT, balance=_BALANCE
+)
+CREATE_REQUEST_SCHEMA: Final = schema("name", client_id=_CLIENT_ID, name=_NAME_GIVEN, created_at=_CREATED_AT_GIVEN)
+CREATE_RESPONSE_SCHEMA: Final = schema("client_id", client_id=_CLIENT_ID)
 _POINTS: Final = {"type": "integer", "minimum": -POINTS_MAX, "maximum": POINTS_MAX, "not": {"const": 0}}
 _ADJUSTMENT_ID: Final = {"type": "string", "minLength": 1, "maxLength": ADJUSTMENT_ID_MAX}
 _REASON: Final = {"type": "string", "maxLength": REASON_MAX}
-_ADJUSTED: Final = {"adjustment_id": _ADJUSTMENT_ID, "points": _POINTS, "balance": {"type": "integer"}}
+_ADJUSTED: Final = {"adjustment_id": _ADJUSTMENT_ID, "points": _POINTS, "balance": _BALANCE}
 
-ADJUST_REQUEST_SCHEMA: Final = {
-    "$schema": DIALECT,
-    "type": "object",
-    "required": ["client_id", "adjustment_id", "points"],
-    "properties": {
-        "client_id": _CLIENT_ID,
-        "adjustment_id": _ADJUSTMENT_ID,
-        "points": _POINTS,
-        "reason": {**_REASON, "type": ["string", "null"]},
-    },
-}
-ADJUST_RESPONSE_SCHEMA: Final = {
-    "$schema": DIALECT,
-    "type": "object",
-    "required": ["client_id", *_ADJUSTED],
-    "properties": {"client_id": _CLIENT_ID, **_ADJUSTED},
-}
+ADJUST_REQUEST_SCHEMA: Final = schema(
+    "client_id",
+    "adjustment_id",
+    "points",
+    client_id=_CLIENT_ID,
+    adjustment_id=_ADJUSTMENT_ID,
+    points=_POINTS,
+    reason={**_REASON, "type": ["string", "null"]},
+)
+ADJUST_RESPONSE_SCHEMA: Final = schema("client_id", *_ADJUSTED, client_id=_CLIENT_ID, **_ADJUSTED)
 _CURSOR: Final = {"type": "integer", "minimum": 1, "maximum": CURSOR_MAX}
-STATEMENT_REQUEST_SCHEMA: Final = {
-    "$schema": DIALECT,
+STATEMENT_REQUEST_SCHEMA: Final = schema(
+    "client_id",
+    client_id=_CLIENT_ID,
+    limit={"type": "integer", "minimum": 1, "maximum": PAGE_MAX, "default": PAGE_DEFAULT},
+    before=_CURSOR,
+)
+_ENTRY: Final = {
     "type": "object",
-    "required": ["client_id"],
-    "properties": {
-        "client_id": _CLIENT_ID,
-        "limit": {"type": "integer", "minimum": 1, "maximum": PAGE_MAX, "default": PAGE_DEFAULT},
-        "before": _CURSOR,
-    },
+    "required": [*_ADJUSTED, "at"],
+    "properties": {**_ADJUSTED, "reason": _REASON, "at": {"type": "string", "format": "date-time"}},
 }
-STATEMENT_RESPONSE_SCHEMA: Final = {
-    "$schema": DIALECT,
-    "type": "object",
-    "required": ["client_id", "adjustments"],
-    "properties": {
-        "client_id": _CLIENT_ID,
-        "adjustments": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": [*_ADJUSTED, "at"],
-                "properties": {**_ADJUSTED, "reason": _REASON, "at": {"type": "string", "format": "date-time"}},
-            },
-        },
-        "before": _CURSOR,
-    },
-}
+STATEMENT_RESPONSE_SCHEMA: Final = schema(
+    "client_id", "adjustments", client_id=_CLIENT_ID, adjustments={"type": "array", "items": _ENTRY}, before=_CURSOR
+)

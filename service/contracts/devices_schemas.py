@@ -3,7 +3,7 @@
 from typing import Final
 
 from service.contracts.devices import DEVICE_ID
-from service.contracts.requests import DIALECT
+from service.contracts.requests import schema
 
 STATES: Final = ("online", "leaving", "offline")
 """`leaving`: its will has come, and the delay that it names has not passed yet."""
@@ -14,6 +14,7 @@ PAGE_DEFAULT: Final = 100
 _DEVICE: Final = {"type": "string", "pattern": f"^{DEVICE_ID}$"}
 _STATE: Final = {"type": "string", "enum": list(STATES)}
 _SINCE: Final = {"type": "number", "description": "seconds since 1970"}
+_KNOWN: Final = {"device": _DEVICE, "state": _STATE, "since": _SINCE}
 _LAST: Final = {
     "type": "object",
     "description": "the newest reading by the device's own clock",
@@ -31,40 +32,15 @@ _LAST: Final = {
     },
 }
 
-GET_REQUEST_SCHEMA: Final = {
-    "$schema": DIALECT,
-    "type": "object",
-    "required": ["device"],
-    "properties": {"device": _DEVICE},
-}
-GET_RESPONSE_SCHEMA: Final = {
-    "$schema": DIALECT,
-    "type": "object",
-    "required": ["device", "state", "since"],
-    "properties": {"device": _DEVICE, "state": _STATE, "since": _SINCE, "last": _LAST},
-}
-LIST_REQUEST_SCHEMA: Final = {
-    "$schema": DIALECT,
-    "type": "object",
-    "properties": {
-        "state": {**_STATE, "description": "devices in this state only"},
-        "after": {**_DEVICE, "description": "the `after` of the page that came last"},
-        "limit": {"type": "integer", "minimum": 1, "maximum": PAGE_MAX, "default": PAGE_DEFAULT},
-    },
-}
-LIST_RESPONSE_SCHEMA: Final = {
-    "$schema": DIALECT,
-    "type": "object",
-    "required": ["devices"],
-    "properties": {
-        "devices": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["device", "state", "since"],
-                "properties": {"device": _DEVICE, "state": _STATE, "since": _SINCE},
-            },
-        },
-        "after": {**_DEVICE, "description": "there may be more: ask for the page after this device"},
-    },
-}
+GET_REQUEST_SCHEMA: Final = schema("device", device=_DEVICE)
+GET_RESPONSE_SCHEMA: Final = schema(*_KNOWN, **_KNOWN, last=_LAST)
+LIST_REQUEST_SCHEMA: Final = schema(
+    state={**_STATE, "description": "devices in this state only"},
+    after={**_DEVICE, "description": "the `after` of the page that came last"},
+    limit={"type": "integer", "minimum": 1, "maximum": PAGE_MAX, "default": PAGE_DEFAULT},
+)
+LIST_RESPONSE_SCHEMA: Final = schema(
+    "devices",
+    devices={"type": "array", "items": {"type": "object", "required": list(_KNOWN), "properties": _KNOWN}},
+    after={**_DEVICE, "description": "there may be more: ask for the page after this device"},
+)

@@ -1,6 +1,6 @@
 """Names that all roles which answer requests share: queue group, dialect of their schemas, subjects of discovery."""
 
-from typing import Final
+from typing import Any, Final
 
 QUEUE_GROUP: Final = "q"
 
@@ -13,3 +13,9 @@ def discovery(service: str) -> tuple[str, ...]:
     return tuple(
         f"$SRV.{verb}{suffix}" for verb in ("PING", "INFO", "STATS") for suffix in ("", f".{service}", f".{service}.*")
     )
+
+
+def schema(*required: str, **properties: Any) -> dict[str, Any]:
+    """Return the JSON Schema of an object. Further properties are allowed."""
+    needed = {"required": list(required)} if required else {}
+    return {"$schema": DIALECT, "type": "object", **needed, "properties": properties}

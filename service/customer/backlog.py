@@ -51,7 +51,7 @@ _UNTOLD: Final = {"publish": {"allow": [f"{_INFO}{STREAM}", f"{_CONSUMER}{ARCHIV
 """Permissions assumed until the server reports them: those of the first version."""
 
 
-class Backlog:
+class BacklogReader:
     """Reads the roles' consumers, where they exist. Leaves out a figure it cannot read: an alarm sees it missing.
 
     Never asks what its user may not ask: the server would not answer, and each request would wait for its time-out.

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import Metric
 
 from service.customer.events.events import Events
 from service.customer.ledger.tables import LedgerStats
@@ -19,7 +19,7 @@ from service.requests.burst import OK
 from service.requests.errors import ERRORS, InsufficientBalance
 from service.requests.micro import LATENCY_BUCKETS, OUTCOMES, ConcurrentService
 from service.runtime.emf import Figure
-from service.runtime.metrics import counters, histograms, quantile
+from service.runtime.metrics import counters, gauges, histograms, quantile, totals
 
 UNITS: Final = {
     "Requests": "Count",
@@ -52,54 +52,46 @@ def families(
         "balance_request_seconds", "From receipt to answer (OK, NOT_FOUND), in seconds.", ["endpoint"],
         {(name,): stats.latency_seconds for name, stats in requests.items()},
     )  # fmt: skip
-    yield GaugeMetricFamily("balance_requests_in_flight", "Requests being worked on.", service.in_flight)
-    yield CounterMetricFamily(
-        "balance_without_credit_seconds", "Time in which this task had no room for requests.", service.credit.without_s
+    without, turned_away = service.credit.without_s, service.credit.turned_away
+    calls, sent = table.stats, events.stats
+    yield from totals(
+        ("balance_without_credit_seconds", "Time in which this task had no room for requests.", without),
+        ("balance_requests_turned_away", "Requests told that there are no responders.", turned_away),
+        (
+            "balance_replies_lost",
+            "Replies the connection did not take.",
+            sum(stats.replies_lost for stats in requests.values()),
+        ),
+        ("balance_events_published", "Events the stream acknowledged.", sent.published),
+        ("balance_events_retried", "Events sent again.", sent.retried),
+        ("balance_events_dropped", "Events dropped because there was no room.", sent.dropped),
+        ("balance_nats_reconnects", "Reconnections to NATS.", nc.stats["reconnects"]),
+        ("balance_nats_loops_ended", "Times nats-py stopped reading or writing by itself.", nc.loops_ended),
+        ("balance_messages_undecodable", "Messages dropped because they cannot be decoded.", nc.undecodable),
     )
-    yield CounterMetricFamily(
-        "balance_requests_turned_away", "Requests told that there are no responders.", service.credit.turned_away
+    yield from gauges(
+        ("balance_requests_in_flight", "Requests being worked on.", service.in_flight),
+        ("balance_events_pending", "Events not yet acknowledged.", events.pending),
+        ("balance_events_stalled", "1 while the stream takes none.", float(events.stalled is not None)),
     )
-    lost = sum(stats.replies_lost for stats in requests.values())
-    yield CounterMetricFamily("balance_replies_lost", "Replies the connection did not take.", lost)
-    calls = table.stats
     yield histograms("balance_batch_keys", "Distinct keys in a BatchGetItem.", [], {(): calls.batch_keys})
-    yield histograms(
-        "balance_dynamodb_call_seconds", "One BatchGetItem call, in seconds.", [], {(): calls.call_seconds}
-    )
+    seconds = {(): calls.call_seconds}
+    yield histograms("balance_dynamodb_call_seconds", "One BatchGetItem call, in seconds.", [], seconds)
     errors = calls.errors + adjusting[0].errors if adjusting else calls.errors
     failed = {(error,): count for error, count in errors.items()}
     yield counters("balance_dynamodb_errors", "Calls that failed, by error.", ["error"], failed)
-    sent = events.stats
-    yield CounterMetricFamily("balance_events_published", "Events the stream acknowledged.", sent.published)
-    yield CounterMetricFamily("balance_events_retried", "Events sent again.", sent.retried)
-    yield CounterMetricFamily("balance_events_dropped", "Events dropped because there was no room.", sent.dropped)
-    yield GaugeMetricFamily("balance_events_pending", "Events not yet acknowledged.", events.pending)
-    yield GaugeMetricFamily(
-        "balance_events_stalled", "1 while the stream takes none.", float(events.stalled is not None)
-    )
-    yield CounterMetricFamily("balance_nats_reconnects", "Reconnections to NATS.", nc.stats["reconnects"])
-    yield CounterMetricFamily(
-        "balance_nats_loops_ended", "Times nats-py stopped reading or writing by itself.", nc.loops_ended
-    )
-    yield CounterMetricFamily(
-        "balance_messages_undecodable", "Messages dropped because they cannot be decoded.", nc.undecodable
-    )
     if adjusting:
         yield from _of_adjustments(*adjusting)
 
 
 def _of_adjustments(written: LedgerStats, tills: TillStats) -> Iterator[Metric]:
-    yield histograms(
-        "balance_transaction_adjustments", "Adjustments in a transaction.", [], {(): written.transaction_entries}
-    )
-    yield histograms(
-        "balance_transaction_seconds", "One TransactWriteItems call, in seconds.", [], {(): written.transaction_seconds}
-    )
-    yield CounterMetricFamily(
-        "balance_adjustment_conflicts", "Transactions cancelled because another came first.", tills.conflicts
-    )
-    yield CounterMetricFamily(
-        "balance_adjustments_unknown", "Adjustments whose outcome the requester was not told.", tills.unknown
+    entries, seconds = {(): written.transaction_entries}, {(): written.transaction_seconds}
+    yield histograms("balance_transaction_adjustments", "Adjustments in a transaction.", [], entries)
+    yield histograms("balance_transaction_seconds", "One TransactWriteItems call, in seconds.", [], seconds)
+    conflicts = "Transactions cancelled because another came first."
+    yield from totals(
+        ("balance_adjustment_conflicts", conflicts, tills.conflicts),
+        ("balance_adjustments_unknown", "Adjustments whose outcome the requester was not told.", tills.unknown),
     )
 
 

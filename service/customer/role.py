@@ -19,7 +19,7 @@ from service.contracts import customer as contract
 from service.contracts.cloudwatch import METRICS_DIMENSION, METRICS_NAMESPACE
 from service.contracts.stream import EVENT_PREFIX, STREAM
 from service.customer import metrics
-from service.customer.backlog import FIGURES_LEFT_OUT, Backlog
+from service.customer.backlog import FIGURES_LEFT_OUT, BacklogReader
 from service.customer.clients import Clients
 from service.customer.endpoints.adjust import ADJUSTED_BYTES, Adjust
 from service.customer.endpoints.balance import Balance
@@ -93,7 +93,7 @@ class Customer:
         self._bucket: KeyValue
         self._batched = False
         """Whether the stream takes batches."""
-        self._backlog = Backlog(self._nc)
+        self._backlog = BacklogReader(self._nc)
         self._watching: asyncio.Task[None] | None = None
 
     def _of_adjustments(self) -> Iterator[Endpoint]:

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo, f
 
 from service.contracts import customer as contract
 from service.nats.settings import NatsSettings
+from service.runtime.settings import TableName
 
 
 def _is_free(name: str) -> str:
@@ -21,18 +22,13 @@ AttributeName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_:/#$@ -]{
 
 
 class CustomerSettings(NatsSettings):
-    ddb_table: Annotated[
-        str,
-        StringConstraints(pattern=r"^[a-zA-Z0-9_.-]{3,255}$"),
-        Field(description="table of the balances", examples=["balances"]),
-    ]
+    ddb_table: Annotated[TableName, Field(description="table of the balances", examples=["balances"])]
     ddb_key: Annotated[AttributeName, Field(description="its partition key, a string")] = contract.KEY_ATTRIBUTE
     ddb_balance: Annotated[
         AttributeName, Field(description="its attribute with the balance, an integer", validate_default=True)
     ] = contract.BALANCE_ATTRIBUTE
     adjustments_table: Annotated[
-        str | None,
-        StringConstraints(pattern=r"^[a-zA-Z0-9_.-]{3,255}$"),
+        TableName | None,
         Field(description="table of the adjustments; not set: customer.adjust and customer.statement are not served"),
     ] = None
     seed_rows: Annotated[int, Field(ge=0, le=1_000_000, description="rows to seed, once; 0: none")] = 1000

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import Metric
 
 from service.devices.figures import UNITS
 from service.devices.outages.report import Reporter
@@ -22,7 +22,7 @@ from service.requests.errors import Unavailable
 from service.requests.micro import OUTCOMES, ConcurrentService
 from service.runtime.emf import INTERVAL_S, Figure
 from service.runtime.logs import Repeated
-from service.runtime.metrics import counters, histograms
+from service.runtime.metrics import counters, gauges, histograms, totals
 from service.writing.archiver import Archiver
 from service.writing.idle import Watch
 
@@ -86,46 +86,44 @@ def families(parts: Parts) -> Iterator[Metric]:
     yield from _of_readings(parts)
     yield from _of_presence(parts)
     yield from _of_answers(parts)
-    yield CounterMetricFamily("devices_nats_reconnects", "Reconnections to NATS.", parts.nc.stats["reconnects"])
+    yield from totals(("devices_nats_reconnects", "Reconnections to NATS.", parts.nc.stats["reconnects"]))
 
 
 def _of_readings(parts: Parts) -> Iterator[Metric]:
     archiver = parts.archiver
-    yield CounterMetricFamily("devices_readings", "Readings written as rows.", archiver.stats.rows)
-    yield CounterMetricFamily("devices_dead_letters", "Messages that can be no reading, connect or will.", parts.dead())
-    yield CounterMetricFamily(
-        "devices_dead_letters_refused", "Times the dead-letter stream took none.", parts.dead_refused()
+    yield from totals(
+        ("devices_readings", "Readings written as rows.", archiver.stats.rows),
+        ("devices_dead_letters", "Messages that can be no reading, connect or will.", parts.dead()),
+        ("devices_dead_letters_refused", "Times the dead-letter stream took none.", parts.dead_refused()),
     )
     errors = {(error,): count for error, count in parts.writer.errors.items()}
     yield counters("devices_write_errors", "BatchWriteItem calls that failed, by error.", ["error"], errors)
-    yield GaugeMetricFamily("devices_held", "Readings being worked on.", archiver.held)
-    yield GaugeMetricFamily("devices_held_bytes", "Bytes of the readings being worked on.", archiver.held_bytes)
-    yield GaugeMetricFamily(
-        "devices_reading_age_seconds", "Age of the oldest reading, connect or will being worked on.", parts.oldest_s()
+    age = "Age of the oldest reading, connect or will being worked on."
+    yield from gauges(
+        ("devices_held", "Readings being worked on.", archiver.held),
+        ("devices_held_bytes", "Bytes of the readings being worked on.", archiver.held_bytes),
+        ("devices_reading_age_seconds", age, parts.oldest_s()),
+        ("devices_silence_seconds", "Since this task received a reading.", parts.silence_s()),
     )
-    yield GaugeMetricFamily("devices_silence_seconds", "Since this task received a reading.", parts.silence_s())
-    if parts.watch.backlog:
-        yield GaugeMetricFamily(
-            "devices_readings_waiting", "Readings not written yet, of all tasks.", parts.watch.backlog.messages
-        )
+    if backlog := parts.watch.backlog:
+        yield from gauges(("devices_readings_waiting", "Readings not written yet, of all tasks.", backlog.messages))
 
 
 def _of_presence(parts: Parts) -> Iterator[Metric]:
     stats, reported = parts.presence.stats, parts.reporter.stats
-    for name, value, what in (
-        ("devices_connects", stats.connects, "Connects read."),
-        ("devices_wills", stats.wills, "Wills read."),
-        ("devices_wills_late", stats.late, "Wills of connections that the device had replaced."),
-        ("devices_downs", stats.downs, "Outages published as events."),
-        ("devices_ups", stats.ups, "Returns published as events."),
-        ("devices_conflicts", stats.conflicts, "Records that another process changed first."),
-        ("devices_reports", reported.reports, "Posts that the webhook took."),
-        ("devices_reports_failed", reported.failures, "Posts that it did not take; they are sent again."),
-    ):
-        yield CounterMetricFamily(name, what, value)
-    if parts.online.devices is not None:
-        yield GaugeMetricFamily("devices_online", "Devices that are online, as all tasks see it.", parts.online.devices)
-    yield GaugeMetricFamily("devices_outage_age_seconds", "Age of the oldest outage not reported.", reported.oldest_s)
+    yield from totals(
+        ("devices_connects", "Connects read.", stats.connects),
+        ("devices_wills", "Wills read.", stats.wills),
+        ("devices_wills_late", "Wills of connections that the device had replaced.", stats.late),
+        ("devices_downs", "Outages published as events.", stats.downs),
+        ("devices_ups", "Returns published as events.", stats.ups),
+        ("devices_conflicts", "Records that another process changed first.", stats.conflicts),
+        ("devices_reports", "Posts that the webhook took.", reported.reports),
+        ("devices_reports_failed", "Posts that it did not take; they are sent again.", reported.failures),
+    )
+    if (online := parts.online.devices) is not None:
+        yield from gauges(("devices_online", "Devices that are online, as all tasks see it.", online))
+    yield from gauges(("devices_outage_age_seconds", "Age of the oldest outage not reported.", reported.oldest_s))
 
 
 def _of_answers(parts: Parts) -> Iterator[Metric]:
@@ -137,10 +135,12 @@ def _of_answers(parts: Parts) -> Iterator[Metric]:
         {(name,): stats.latency_seconds for name, stats in requests.items()},
     )  # fmt: skip
     counts = parts.query.counts
-    yield CounterMetricFamily("devices_rows_sent", "Rows sent over gRPC.", counts.rows)
-    yield CounterMetricFamily("devices_streams_broken", "gRPC streams that broke off.", counts.broken)
-    yield CounterMetricFamily("devices_calls_refused", "gRPC calls refused.", parts.query.calls.refused)
-    yield GaugeMetricFamily("devices_streams", "gRPC streams open.", parts.query.streams)
+    yield from totals(
+        ("devices_rows_sent", "Rows sent over gRPC.", counts.rows),
+        ("devices_streams_broken", "gRPC streams that broke off.", counts.broken),
+        ("devices_calls_refused", "gRPC calls refused.", parts.query.calls.refused),
+    )
+    yield from gauges(("devices_streams", "gRPC streams open.", parts.query.streams))
 
 
 class Minute:

@@ -8,15 +8,13 @@ from pydantic import AfterValidator, Field, SecretStr, StringConstraints
 
 from service.contracts import devices as contract
 from service.grpc.address import Address, check_listen
+from service.grpc.settings import Certificate, ClientCa, Key, SocketMode
 from service.nats.settings import NatsSettings
+from service.runtime.settings import RetentionDays, TableName
 
 
 class DevicesSettings(NatsSettings):
-    devices_table: Annotated[
-        str,
-        StringConstraints(pattern=r"^[a-zA-Z0-9_.-]{3,255}$"),
-        Field(description="table of the readings", examples=["readings"]),
-    ]
+    devices_table: Annotated[TableName, Field(description="table of the readings", examples=["readings"])]
     facility: Annotated[
         str,
         StringConstraints(max_length=128),
@@ -27,18 +25,10 @@ class DevicesSettings(NatsSettings):
         AfterValidator(check_listen),
         Field(description="HOST:PORT or unix:PATH of the gRPC API; beyond loopback only with mutual TLS"),
     ] = contract.LISTEN
-    devices_socket_mode: Annotated[
-        str,
-        StringConstraints(pattern=r"^0?[0-7]{3}$"),
-        Field(description="octal mode of a Unix socket; write permission lets a user connect"),
-    ] = "0600"
-    devices_certificate: Annotated[
-        str, Field(description="file of the server's certificate chain, or its text (PEM); TLS")
-    ] = ""
-    devices_key: Annotated[str, Field(description="file of its private key, or its text (PEM)", repr=False)] = ""
-    devices_client_ca: Annotated[
-        str, Field(description="file of the CA of client certificates, or its text (PEM); mutual TLS")
-    ] = ""
+    devices_socket_mode: SocketMode = "0600"
+    devices_certificate: Certificate = ""
+    devices_key: Key = ""
+    devices_client_ca: ClientCa = ""
     device_silence: Annotated[
         int,
         Field(
@@ -52,9 +42,7 @@ class DevicesSettings(NatsSettings):
         float,
         Field(ge=0, le=86_400, description="seconds between requests for readings, on the topic pulse; 0: none"),
     ] = 0
-    retention_days: Annotated[
-        int, Field(ge=0, le=36_500, description="days after which a row expires (attribute expires_at); 0: never")
-    ] = 0
+    retention_days: RetentionDays = 0
     outage_webhook: Annotated[
         SecretStr | None, Field(description="URL that outages are posted to; not set: they stay in the stream")
     ] = None

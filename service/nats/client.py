@@ -10,7 +10,9 @@ connected and stays silent. Here
 | the reading, writing or pinging task ends without being cancelled | counted in `loops_ended`; the client reconnects |
 | the client is closed, by whichever side | `on_closed` is called once |
 
-`link/reconnect.py` shows how it reconnects.
+`link/reconnect.py` shows how it reconnects. Each override of a method of nats-py, here or there, says behind
+"Upstream:" which fault it is for. Releases up to 2.16 have all of them; an override goes with the first release without
+its fault.
 
 A grant is a queue subscription for a limited number of messages. It is lighter than nats-py's subscription: it has no
 task and no queue, and it ends with its connection.
@@ -59,8 +61,8 @@ class NatsClient(ReconnectingClient):
 
     def __init__(
         self,
-        on_undecodable: Callable[[Exception], None],
-        on_closed: Callable[[], None],
+        on_undecodable: Callable[[Exception], None] = lambda _: None,
+        on_closed: Callable[[], None] = lambda: None,
         on_odd_server: Callable[[str], None] = lambda _: None,
     ) -> None:
         super().__init__(on_odd_server)
@@ -156,9 +158,7 @@ class NatsClient(ReconnectingClient):
             return
         for sid in self._grants:
             self._append(command.unsub_cmd(int(sid), 0))
-        # The server answers in the order of the connection, so no message follows its answer. Two flushes: `roundtrip`.
-        await self.flush()
-        await self.flush()
+        await roundtrip(self)  # the server answers in the order of the connection: no message follows its answer
 
     def _check(self, size: int) -> None:
         if self.is_closed:
@@ -191,9 +191,10 @@ class NatsClient(ReconnectingClient):
             self._flush_queue.put_nowait(asyncio.get_running_loop().create_future())
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        """Upstream: a message that cannot be decoded ends the reading task."""
         try:
             await super()._process_msg(sid, subject, reply, data, headers)
-        except Exception as error:  # one bad message must not end the reading task
+        except Exception as error:
             self.drop(error)
 
     def drop(self, error: Exception) -> None:
@@ -202,19 +203,23 @@ class NatsClient(ReconnectingClient):
         self._on_undecodable(error)
 
     async def _process_pong(self) -> None:
-        if self._pongs and self._pongs[0].done():  # its `flush` timed out, and nats-py would set a done future
+        """Upstream: a PONG whose `flush` has timed out sets the result of a done future, which raises."""
+        if self._pongs and self._pongs[0].done():
             self._pongs[0] = asyncio.get_running_loop().create_future()
         await super()._process_pong()
 
     async def _read_loop(self) -> None:
+        """Upstream: an unexpected error ends the loop, and the client still says that it is connected."""
         await super()._read_loop()
         await self._notice_end(self._reading_task)
 
     async def _flusher(self) -> None:
+        """Upstream: as `_read_loop`."""
         await super()._flusher()
         await self._notice_end(self._flusher_task)
 
     async def _ping_interval(self) -> None:
+        """Upstream: as `_read_loop`."""
         await super()._ping_interval()
         await self._notice_end(self._ping_interval_task)
 
@@ -241,11 +246,22 @@ class NatsClient(ReconnectingClient):
             call()
 
     async def _close(self, status: int, do_cbs: bool = True) -> None:
+        """Upstream: without a server, what is pending is written to the dead connection; some ends call no callback."""
         was_closed = self.is_closed
         if not self.is_connected:
-            self._pending, self._pending_data_size = [], 0  # there is no server to send it to
+            self._pending, self._pending_data_size = [], 0
         try:
             await super()._close(status, do_cbs)
         finally:
             if status == Client.CLOSED and not was_closed:
                 self._on_closed()
+
+
+async def roundtrip(nc: Client) -> None:
+    """Return when the server has processed everything sent so far.
+
+    nats-py's `flush` writes its PING at once, ahead of publishes and subscriptions still in its buffer, so the first
+    PONG proves nothing. The second PING follows them.
+    """
+    await nc.flush()
+    await nc.flush()

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 import structlog
-from nats.aio.client import Client, RawCredentials
+from nats.aio.client import Client
 from nats.js import JetStreamContext
 
-from service.nats import creds
 from service.nats.client import NatsClient
-from service.nats.link.reconnect import REFUSALS, NoTlsError
+from service.nats.client import roundtrip as roundtrip  # noqa: PLC0414  found here beside `confirm`
+from service.nats.connect import NotConnectedError, connect, is_refusal, text
 from service.nats.settings import NatsSettings
 from service.nats.tls import tls_context
-from service.nats.unreachable import unreachable
+from service.nats.unreachable import refused, unreachable
 from service.runtime.background import background
 from service.runtime.cancel import cancel
 from service.runtime.errors import ServiceError
@@ -29,7 +27,6 @@ _errors: Final = Repeated(log, "NATS error")
 _undecodable: Final = Repeated(log, "messages dropped that cannot be decoded")
 
 START_TIMEOUT_S: Final = 10.0
-CONNECT_TIMEOUT_S: Final = 2
 PING_INTERVAL_S: Final = 10
 CLOSE_S: Final = 1.0
 CONFIRM_POLL_S: Final = 0.05
@@ -59,8 +56,7 @@ class Connection:
         self._started = False
         self._closing = False
         self._refused_twice = False
-        self._last_error = ""
-        self._refused: asyncio.Future[ServiceError] = asyncio.get_running_loop().create_future()
+        self._last_error: Exception = ConnectionError("lost")
         self._lost = asyncio.Event()
         """Set when the connection is lost; `steady` clears it before each look."""
 
@@ -70,35 +66,29 @@ class Connection:
         Raises `ServiceError` when a server refuses the credentials, or none answers within `START_TIMEOUT_S` seconds.
         """
         given, context = self._settings.nats_credentials, tls_context(self._settings)
-        connecting = asyncio.create_task(
-            self.nc.connect(
+        self._opened = True
+        try:
+            await connect(
+                self.nc,
                 self._settings.nats_servers,
+                given.get_secret_value() if given else None,
+                within_s=START_TIMEOUT_S,
+                reconnects=True,
+                on_error=self._on_error,
                 name=self._name,
-                user_credentials=RawCredentials(given.get_secret_value()) if given else None,
                 inbox_prefix=self._inbox_prefix,
                 skip_subject_validation=True,  # our subjects are constants; a requester's inbox was parsed as one word
-                connect_timeout=CONNECT_TIMEOUT_S,
                 tls_handshake_first=self._settings.nats_tls_handshake_first,
                 tls=context,
-                max_reconnect_attempts=-1,
                 ping_interval=PING_INTERVAL_S,
-                error_cb=self._on_error,
                 disconnected_cb=self._on_disconnect,
                 reconnected_cb=self._on_reconnect,
             )
-        )
-        self._opened = True
-        either: set[asyncio.Future[Any]] = {connecting, self._refused}
-        await asyncio.wait(either, timeout=START_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
-        if not connecting.done():
-            await cancel(connecting)
-        outcome = (await asyncio.gather(connecting, return_exceptions=True))[0]
-        if self._refused.done():
-            raise self._refused.result()
-        if isinstance(outcome, BaseException):
-            reason = self._last_error or str(outcome) or "no answer"
+        except NotConnectedError as error:
+            if fault := refused(self._settings, error.cause):
+                raise fault from None
             asks = bool(self.nc._server_info.get("tls_verify"))
-            raise await unreachable(self._settings, reason, asks_for_certificate=asks)
+            raise await unreachable(self._settings, str(error), asks_for_certificate=asks) from None
         self._started = True
 
     def steady(self, need: Need) -> Need:
@@ -127,9 +117,7 @@ class Connection:
             async with asyncio.timeout(START_TIMEOUT_S):
                 await confirm(self.nc)
         except TimeoutError:
-            raise await unreachable(self._settings, self._last_error or "lost", asks_for_certificate=False) from None
-        if self._refused.done():
-            raise self._refused.result()
+            raise await unreachable(self._settings, text(self._last_error), asks_for_certificate=False) from None
 
     @property
     def jetstream(self) -> JetStreamContext:
@@ -149,42 +137,15 @@ class Connection:
         except Exception as error:
             log.debug("NATS connection not closed", error=str(error))
 
-    def _refusal(self) -> ServiceError:
-        said, given = self._last_error, self._settings.nats_credentials
-        if given and (end := creds.parse(given.get_secret_value()).end) and end <= _now():
-            said += f": NATS_CREDENTIALS expired at {end}"
-        return ServiceError(
-            f"NATS at {self._settings.nats_shown} refuses the credentials ({said})",
-            "put current ones into NATS_CREDENTIALS (base64 of the .creds file)",
-        )
-
     async def _on_error(self, error: Exception) -> None:
-        self._last_error = _text(error)
-        refusal = self._last_error.lower() in REFUSALS
-        if not self._started:
-            if refusal:
-                self._refuse(self._refusal())
-            elif isinstance(error, NoTlsError):
-                self._refuse(self._no_tls(error))
-            elif isinstance(error, ssl.SSLCertVerificationError):
-                self._refuse(self._distrust(error))
-        elif refusal and self._refused_twice:
-            self._lose(self._refusal())
-        else:
-            permission = self._last_error.lower().startswith("permissions violation")
-            _errors.warning("permission" if permission else type(error).__name__, error=self._last_error)
-        self._refused_twice = refusal  # any other error, or a reconnect, resets it
-
-    def _refuse(self, error: ServiceError) -> None:
-        if not self._refused.done():
-            self._refused.set_result(error)
-
-    def _no_tls(self, error: Exception) -> ServiceError:
-        return ServiceError(f"NATS: {error}, and NATS_URL asks for TLS", "use a server with TLS, or nats:// without it")
-
-    def _distrust(self, error: ssl.SSLCertVerificationError) -> ServiceError:
-        problem = f"NATS at {self._settings.nats_shown} has a certificate that does not verify ({error.verify_message})"
-        return ServiceError(problem, "use a name of the certificate in NATS_URL, and its authority in SSL_CERT_FILE")
+        self._last_error = error
+        refusal = refused(self._settings, error) if is_refusal(error) else None
+        if self._started and refusal and self._refused_twice:
+            self._lose(refusal)
+        elif self._started:
+            permission = text(error).lower().startswith("permissions violation")
+            _errors.warning("permission" if permission else type(error).__name__, error=text(error))
+        self._refused_twice = refusal is not None  # any other error, or a reconnect, resets it
 
     def _on_undecodable(self, error: Exception) -> None:
         _undecodable.warning("", error=type(error).__name__)
@@ -205,12 +166,9 @@ class Connection:
     def _on_close(self) -> None:
         if not self._started or self._closing:
             return
-        reason = _text(self.nc.last_error) if self.nc.last_error else self._last_error
-        if reason.lower() in REFUSALS:
-            self._last_error = reason
-            self._lose(self._refusal())
-        else:
-            self._lose(ServiceError(f"NATS closed the connection ({reason})", "see the server's log"))
+        error = self.nc.last_error or self._last_error
+        closed = ServiceError(f"NATS closed the connection ({text(error)})", "see the server's log")
+        self._lose(refused(self._settings, error) or closed)
 
     def _lose(self, fault: ServiceError) -> None:
         """Report the fault and stop reconnecting, so that a drain does not wait for a connection that cannot come."""
@@ -222,24 +180,6 @@ class Connection:
 
 async def _awaited(looking: Awaitable[str | None]) -> str | None:
     return await looking
-
-
-def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _text(error: Exception) -> str:
-    return str(error).removeprefix("nats: ").strip("'") or type(error).__name__
-
-
-async def roundtrip(nc: Client) -> None:
-    """Return when the server has processed everything sent so far.
-
-    nats-py's `flush` writes its PING at once, ahead of publishes and subscriptions still in its buffer, so the first
-    PONG proves nothing. The second PING follows them.
-    """
-    await nc.flush()
-    await nc.flush()
 
 
 async def confirm(nc: Client) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -64,5 +65,9 @@ class NatsSettings(Settings):
 
     @property
     def nats_shown(self) -> str:
-        """The servers without user and password, for logs and messages."""
-        return ",".join(re.sub(r"//.*@", "//", server) for server in self.nats_servers)
+        return shown(self.nats_servers)
+
+
+def shown(servers: Sequence[str]) -> str:
+    """Return the servers without user and password, for logs and messages."""
+    return ",".join(re.sub(r"//.*@", "//", server) for server in servers)

@@ -1,33 +1,11 @@
-"""TLS whenever the URL asks for it.
-
-nats-py upgrades only if the server's INFO asks for it, and would otherwise send credentials in clear text.
-"""
+"""The TLS context of a client with a certificate. That `tls://` means TLS is `link/reconnect.py`'s rule."""
 
 from __future__ import annotations
 
 import ssl
-from typing import Any
-
-import nats.errors
-from nats.aio.client import Client
 
 from service.nats.settings import NatsSettings
 from service.runtime.errors import ServiceError
-
-
-class TlsClient(Client):
-    """nats-py's client, which for `tls://` and `wss://` uses TLS or raises before it sends a credential."""
-
-    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
-        server = self._current_server
-        if initial_connection and server and server.uri.scheme == "tls":  # wss has TLS before any INFO
-            if info.get("tls_available"):
-                info["tls_required"] = True
-            if not info.get("tls_required"):
-                raise nats.errors.Error(
-                    f"{server.uri.hostname}:{server.uri.port} offers no TLS; use nats:// or enable it"
-                )
-        await super()._process_info(info, initial_connection)
 
 
 def tls_context(settings: NatsSettings) -> ssl.SSLContext | None:

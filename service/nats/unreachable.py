@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
+from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import urlsplit
 
+from service.nats import creds
+from service.nats.connect import is_refusal, text
+from service.nats.link.reconnect import NoTlsError
 from service.nats.link.servers import PORTS
 from service.nats.settings import NatsSettings
 from service.runtime.errors import ServiceError
@@ -17,6 +21,26 @@ _FULL: Final = ("maximum account active connections exceeded", "maximum connecti
 """https://github.com/nats-io/nats-server/blob/main/server/errors.go"""
 _LOST: Final = ("broken pipe", "connection reset", "eof", "connection lost")
 """What a refused certificate looks like when the connection ends before the server's alert is read."""
+
+
+def refused(settings: NatsSettings, error: BaseException) -> ServiceError | None:
+    """Explain an error that ends an attempt to connect; return None for any other."""
+    shown, said, given = settings.nats_shown, text(error), settings.nats_credentials
+    if is_refusal(error):
+        if given and (end := creds.parse(given.get_secret_value()).end) and end <= _now():
+            said += f": NATS_CREDENTIALS expired at {end}"
+        return ServiceError(
+            f"NATS at {shown} refuses the credentials ({said})",
+            "put current ones into NATS_CREDENTIALS (base64 of the .creds file)",
+        )
+    if isinstance(error, NoTlsError):
+        return ServiceError(f"NATS: {said}, and NATS_URL asks for TLS", "use a server with TLS, or nats:// without it")
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return ServiceError(
+            f"NATS at {shown} has a certificate that does not verify ({error.verify_message})",
+            "use a name of the certificate in NATS_URL, and its authority in SSL_CERT_FILE",
+        )
+    return None
 
 
 async def unreachable(settings: NatsSettings, reason: str, *, asks_for_certificate: bool) -> ServiceError:
@@ -69,3 +93,7 @@ async def _begins_with_tls(settings: NatsSettings) -> bool:
                 finally:
                     writer.close()
     return False
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar, Final
 
 import structlog
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import Metric
 
 from service import __version__
 from service.contracts import queue as contract
@@ -17,6 +17,7 @@ from service.nats.connection import Connection
 from service.queue.response import RESPONSE_BYTES
 from service.queue.server import SQSService
 from service.queue.settings import QueueSettings
+from service.runtime.metrics import gauges, totals
 from service.runtime.process import Stop
 from service.runtime.role import Need
 from service.sources.source import Source
@@ -94,15 +95,18 @@ class Queue:
 
     def metrics(self) -> Iterator[Metric]:
         counts = self._service.counts
-        for name, value, what in (
-            ("queue_messages_received", counts.received, "Messages handed out."),
-            ("queue_messages_deleted", counts.deleted, "Messages deleted, confirmed by the queue."),
-            ("queue_errors", self._service.calls.refused, "Calls and receipts answered with an error."),
-            ("queue_dead_letters", self._source.dead_letters, "Messages set aside by this sidecar."),
-            ("queue_dead_letters_refused", self._source.dead_letters_refused, "Times that one could not be set aside."),
-        ):
-            yield CounterMetricFamily(name, what, value)
-        yield GaugeMetricFamily("queue_reachable", "1 when the queue can be reached.", not self._source.problem())
+        yield from totals(
+            ("queue_messages_received", "Messages handed out.", counts.received),
+            ("queue_messages_deleted", "Messages deleted, confirmed by the queue.", counts.deleted),
+            ("queue_errors", "Calls and receipts answered with an error.", self._service.calls.refused),
+            ("queue_dead_letters", "Messages set aside by this sidecar.", self._source.dead_letters),
+            (
+                "queue_dead_letters_refused",
+                "Times that one could not be set aside.",
+                self._source.dead_letters_refused,
+            ),
+        )
+        yield from gauges(("queue_reachable", "1 when the queue can be reached.", not self._source.problem()))
 
     def figures(self) -> None:
         """Return None: SQS itself, or for a stream the role `customer`, reports a queue's figures."""

@@ -14,8 +14,8 @@ from google.protobuf import empty_pb2
 from service.contracts import queue as contract
 from service.grpc.calls import Calls, Context, register
 from service.queue import sqs_pb2 as pb
-from service.queue.outbox import UNREAD_BYTES, Full, Outbox
-from service.sources.source import Done, Result, Source, TooLong, Unavailable, UnknownReceipt
+from service.queue.unread import UNREAD_BYTES, Full, UnreadResponses
+from service.sources.source import Done, Result, Source, TooLong, UnknownReceipt, Unreachable
 
 VISIBILITY_MAX_S: Final = 43_200
 WAIT_MAX_S: Final = 20
@@ -50,7 +50,7 @@ class SQSService:
 
     def __init__(self, source: Source) -> None:
         self._source = source
-        self._outbox = Outbox(source)
+        self._unread = UnreadResponses(source)
         self._streams: set[_Stream] = set()
         self._stopping = asyncio.Event()
         self.calls = Calls()
@@ -75,7 +75,7 @@ class SQSService:
     async def stop(self) -> None:
         """End waiting receives and streams; each returns what it has."""
         self._stopping.set()
-        self._outbox.stop()
+        self._unread.stop()
         for stream in self._streams:
             stream.freed.set()
         await self._source.take_no_more()
@@ -94,13 +94,13 @@ class SQSService:
         if self._stopping.is_set():  # it came before gRPC refused new calls
             await self.calls.refuse(context, grpc.StatusCode.UNAVAILABLE, "the sidecar stops; call again")
         try:
-            parcel = await self._outbox.receive(limit, request.visibility_timeout, request.wait_time)
-        except Unavailable as error:
+            parcel = await self._unread.receive(limit, request.visibility_timeout, request.wait_time)
+        except Unreachable as error:
             await self.calls.refuse(context, grpc.StatusCode.UNAVAILABLE, str(error))
         except Full:
             said = f"clients have not read {UNREAD_BYTES:,} bytes of messages; read them, or end those calls"
             await self.calls.refuse(context, grpc.StatusCode.RESOURCE_EXHAUSTED, said)
-        await self._outbox.send(parcel, context)
+        await self._unread.send(parcel, context)
         self.counts.received += len(parcel.messages)
 
     async def DeleteMessage(self, request: pb.SQSDeleteMessageRequest, context: Context) -> empty_pb2.Empty:  # noqa: N802
@@ -158,8 +158,8 @@ class SQSService:
 
     async def _next(self, stream: _Stream, room: int, visibility_s: int, context: Context) -> None:
         try:
-            parcel = await self._outbox.receive(room, visibility_s, STREAM_WAIT_S)
-        except Unavailable as error:
+            parcel = await self._unread.receive(room, visibility_s, STREAM_WAIT_S)
+        except Unreachable as error:
             await self.calls.refuse(context, grpc.StatusCode.UNAVAILABLE, str(error))
         except Full:
             return
@@ -167,7 +167,7 @@ class SQSService:
             until = time.monotonic() + visibility_s
             # Before `send`: the client may delete a message before `send` returns.
             stream.out.update((self._key(self._source.receipt(message)), until) for message in parcel.messages)
-            await self._outbox.send(parcel, context)
+            await self._unread.send(parcel, context)
             self.counts.received += len(parcel.messages)
 
     async def _delete(self, receipts: Sequence[str]) -> list[Result]:
@@ -214,11 +214,11 @@ async def _wait(freed: asyncio.Event) -> None:
         return  # a message's visibility may have ended meanwhile
 
 
-def _status(result: UnknownReceipt | TooLong | Unavailable) -> grpc.StatusCode:
+def _status(result: UnknownReceipt | TooLong | Unreachable) -> grpc.StatusCode:
     match result:
         case UnknownReceipt():
             return grpc.StatusCode.NOT_FOUND
         case TooLong():
             return grpc.StatusCode.INVALID_ARGUMENT
-        case Unavailable():
+        case Unreachable():
             return grpc.StatusCode.UNAVAILABLE

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
 
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 LabelValues = TypeVar("LabelValues", bound=tuple[str, ...])
 
@@ -35,6 +35,18 @@ def quantile(bounds: Sequence[float], counts: Sequence[int], q: float) -> float:
             return lower + (bounds[number] - lower) * (rank - below) / count
         below += count
     return bounds[-1]
+
+
+def totals(*found: tuple[str, str, float]) -> Iterator[Metric]:
+    """Yield a counter family for each name, documentation and value."""
+    for name, documentation, value in found:
+        yield CounterMetricFamily(name, documentation, value)
+
+
+def gauges(*found: tuple[str, str, float]) -> Iterator[Metric]:
+    """Yield a gauge family for each name, documentation and value."""
+    for name, documentation, value in found:
+        yield GaugeMetricFamily(name, documentation, value)
 
 
 def counters(name: str, documentation: str, labels: Sequence[str], counts: Mapping[LabelValues, int]) -> Metric:

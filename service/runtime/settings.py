@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    ValidationError,
-)
+from pydantic import BeforeValidator, Field, StringConstraints, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service import HEALTH_PORT
 from service.runtime.errors import ServiceError
 from service.runtime.words import in_words
 
+TableName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_.-]{3,255}$")]
+RetentionDays = Annotated[
+    int, Field(ge=0, le=36_500, description="days after which a row expires (attribute expires_at); 0: never")
+]
 AnySettings = TypeVar("AnySettings", bound="Settings")
 
 

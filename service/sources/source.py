@@ -70,11 +70,11 @@ class TooLong(Exception):
     """The queue cannot keep this message invisible for that long."""
 
 
-class Unavailable(Exception):
+class Unreachable(Exception):
     """The queue cannot be reached now; the same call may succeed later."""
 
 
-Result = Done | UnknownReceipt | TooLong | Unavailable
+Result = Done | UnknownReceipt | TooLong | Unreachable
 
 
 class Source(Protocol):
@@ -119,7 +119,7 @@ class Source(Protocol):
         """Return up to `limit` messages and about `max_bytes`; wait up to `wait_s` seconds for the first one.
 
         A single message may exceed `max_bytes`. Each stays invisible to others for `visibility_s` seconds. Raises
-        `Unavailable` when the source could not be reached at the end of that time.
+        `Unreachable` when the source could not be reached at the end of that time.
         """
         ...
 
@@ -159,7 +159,7 @@ class Source(Protocol):
         ...
 
     async def backlog(self) -> Backlog:
-        """Count what is left. Raises `Unavailable` when it cannot be read now, `ServiceError` if the source is gone."""
+        """Count what is left. Raises `Unreachable` when it cannot be read now, `ServiceError` if the source is gone."""
         ...
 
     async def take_no_more(self) -> None:

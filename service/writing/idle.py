@@ -10,7 +10,7 @@ import structlog
 
 from service.runtime.errors import ServiceError
 from service.runtime.logs import Repeated
-from service.sources.source import Backlog, Source, Unavailable
+from service.sources.source import Backlog, Source, Unreachable
 
 log: Final = structlog.get_logger("service.archive")
 _unknown: Final = Repeated(log, "the backlog is not known")
@@ -55,7 +55,7 @@ class Watch:
             started_s = loop.time()
             try:
                 self.backlog = await self._source.backlog()
-            except Unavailable as error:
+            except Unreachable as error:
                 self.backlog = None
                 _unknown.warning("", error=str(error))
             except ServiceError as error:

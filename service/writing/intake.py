@@ -10,7 +10,7 @@ import structlog
 
 from service.runtime.cancel import cancel
 from service.runtime.logs import Repeated
-from service.sources.source import Message, Source, Unavailable
+from service.sources.source import Message, Source, Unreachable
 
 log: Final = structlog.get_logger("service.archive")
 _unavailable: Final = Repeated(log, "the source does not hand out messages")
@@ -79,7 +79,7 @@ class Intake:
             try:
                 if received := await self._source.receive(messages, size, self._source.visibility_s, WAIT_S):
                     self._room.take(received)
-            except Unavailable as error:
+            except Unreachable as error:
                 _unavailable.warning("", error=str(error))
             except Exception:  # its messages are delivered again, and the next receive may succeed
                 log.exception("receive failed")

@@ -25,8 +25,8 @@ from benchmark.report.result import (
     Result,
     RunResult,
     ScaleRow,
-    Step,
     SweepResult,
+    SweepStep,
     TaskShare,
 )
 from tests.support.browser import browser
@@ -56,7 +56,7 @@ def run_result() -> RunResult:
 
 def sweep_result() -> SweepResult:
     measured = run_result().measured
-    steps = [Step(load=load, measured=measured) for load in (1000.0, 2000.0, 4000.0)]
+    steps = [SweepStep(load=load, measured=measured) for load in (1000.0, 2000.0, 4000.0)]
     return SweepResult(
         started_at=STARTED, machine=Machine.this(), settings={"step": "5s"}, over="rate", target_p99_ms=50, steps=steps,
         best=2000.0,

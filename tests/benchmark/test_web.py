@@ -19,7 +19,7 @@ from benchmark.load.job import NatsTarget
 from benchmark.load.totals import Second
 from benchmark.plan import Plan
 from benchmark.web import live as lives
-from benchmark.web.live import Live, Wish
+from benchmark.web.live import Controls, Live
 from benchmark.web.permitted import check_permitted
 from benchmark.web.server import UNREAD, Page, serving
 from tests.support.browser import browser
@@ -45,10 +45,10 @@ def generators() -> list[psutil.Process]:
 
 
 @asynccontextmanager
-async def started(plan: Plan, rate: float, **wish: Any) -> AsyncIterator[Live]:
+async def started(plan: Plan, rate: float, **controls: Any) -> AsyncIterator[Live]:
     live = Live(plan)
     try:
-        await live.start(Wish(rate, **wish))
+        await live.start(Controls(rate, **controls))
         yield live
     finally:
         await live.stop()
@@ -184,9 +184,9 @@ async def test_processes_are_added_when_the_rate_is_not_given(world: World, monk
 
 async def test_a_rate_is_changed_while_it_runs(world: World) -> None:
     async with world.task(), started(plan(world), 1) as live:
-        await live.start(Wish(400.0, processes=2))
+        await live.start(Controls(400.0, processes=2))
         await eventually(lambda: live.totals.sent > 400)
-        await live.start(Wish(20.0, processes=1))
+        await live.start(Controls(20.0, processes=1))
         assert len(generators()) <= 2
         before = len(live.totals.timeline)
         await eventually(lambda: len(live.totals.timeline) > before + 2)

@@ -20,7 +20,8 @@ from control_plane.self_hosted import jetstream
 from control_plane.self_hosted import provider as self_hosted
 from service.contracts import devices as contract
 from tests.control_plane.conftest import OwnProgram, Program
-from tests.support.world import Servers, World, eventually, own_server
+from tests.support.own_servers import own_server
+from tests.support.world import Servers, World, eventually
 
 STREAMS = {stream.name: stream for stream in DEVICES.streams}
 BOUNDS = {"max_bytes", "discard"}

@@ -25,7 +25,8 @@ from service.nats.connection import roundtrip
 from tests.support.archive import ArchiveWorld, make_archive
 from tests.support.drills.drill import Drill, memory_mib
 from tests.support.dynamodb.faulty import Call, FaultyDynamoDB, answer, refusal, stall
-from tests.support.world import DRILL_S, World, eventually, metric, own_cluster, own_server
+from tests.support.own_servers import own_cluster, own_server
+from tests.support.world import DRILL_S, World, eventually, metric
 
 pytestmark = [pytest.mark.xdist_group("drills"), pytest.mark.timeout(600)]
 

@@ -12,7 +12,8 @@ from benchmark.load.loops import TIMEOUT
 from benchmark.load.transport import NO_RESPONDERS
 from benchmark.report.measured import Measured
 from tests.support.drills.drill import Drill, answered, bounds, put_on, stored, words
-from tests.support.world import World, eventually, metric, own_cluster, stop
+from tests.support.own_servers import own_cluster
+from tests.support.world import World, eventually, metric, stop
 
 pytestmark = [pytest.mark.xdist_group("drills"), pytest.mark.timeout(600)]
 

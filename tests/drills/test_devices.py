@@ -24,7 +24,8 @@ from tests.support.devices.load import FIRST_S, reading, sending
 from tests.support.devices.world import HOST, DevicesWorld, make_devices
 from tests.support.drills.drill import Drill, memory_mib
 from tests.support.dynamodb.faulty import FaultyDynamoDB, stall
-from tests.support.world import World, eventually, metric, own_cluster, own_server
+from tests.support.own_servers import own_cluster, own_server
+from tests.support.world import World, eventually, metric
 
 pytestmark = [pytest.mark.xdist_group("drills"), pytest.mark.timeout(900)]
 

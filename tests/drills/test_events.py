@@ -19,7 +19,8 @@ from service.customer.events.events import Events
 from service.nats.client import NatsClient
 from service.nats.connection import roundtrip
 from tests.support.drills.drill import Drill, answered, put_on, stored
-from tests.support.world import World, eventually, metric, own_cluster, stop, tasks
+from tests.support.own_servers import own_cluster
+from tests.support.world import World, eventually, metric, stop, tasks
 
 pytestmark = pytest.mark.xdist_group("drills")
 

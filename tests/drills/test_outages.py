@@ -18,7 +18,8 @@ from control_plane.errors import ProvisioningError
 from service.contracts.stream import STREAM
 from tests.support.drills.drill import DOCUMENTED, Drill, Probe, answered, stored, traffic, words
 from tests.support.dynamodb.faulty import Fault, FaultyDynamoDB, refusal, stall
-from tests.support.world import NODES, World, eventually, get, metric, own_cluster, own_server, stop, tasks
+from tests.support.own_servers import NODES, own_cluster, own_server
+from tests.support.world import World, eventually, get, metric, stop, tasks
 
 pytestmark = pytest.mark.xdist_group("drills")
 

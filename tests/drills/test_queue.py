@@ -24,9 +24,10 @@ from service.queue.sqs_pb2_grpc import SQSServiceStub
 from tests.drills.test_outages import settled
 from tests.support.drills.drill import Drill
 from tests.support.network import network
+from tests.support.own_servers import own_cluster, own_server
 from tests.support.queue.clients import Clients, Handle, delete, delete_after, delete_twice, describe, keep
 from tests.support.queue.sidecar import set_ack_wait, sidecar
-from tests.support.world import World, own_cluster, own_server
+from tests.support.world import World
 
 pytestmark = pytest.mark.xdist_group("drills")
 

@@ -13,7 +13,6 @@ from nats.js.errors import APIError
 
 from control_plane.desired import EVERYTHING
 from control_plane.errors import ProvisioningError
-from control_plane.self_hosted import jetstream
 from local import dynamodb
 from local.process import claim_port
 from local.scaling.supervisor import KEYS
@@ -22,6 +21,7 @@ from service.nats.connection import Connection
 from service.nats.settings import NatsSettings
 from tests.support.drills.drill import Drill
 from tests.support.nats.cluster import WAYS, plain_cluster
+from tests.support.nats.declared import ensure
 from tests.support.world import World, eventually, get, log_lines
 
 
@@ -69,7 +69,7 @@ async def requester(url: str) -> AsyncIterator[Any]:
 
     async def provisioned() -> bool:
         try:
-            await jetstream.ensure(connection.nc.jetstream(timeout=2), EVERYTHING, replicas=3)
+            await ensure(connection.nc.jetstream(timeout=2), EVERYTHING, replicas=3)
         except (ProvisioningError, nats.errors.Error, APIError):
             return False
         return True

@@ -20,7 +20,8 @@ from local.process import running
 from service.contracts import customer as contract
 from service.contracts.stream import STREAM
 from tests.support.dynamodb.faulty import Call, FaultyDynamoDB, refusal, stall
-from tests.support.world import World, complaint, eventually, metric, own_server
+from tests.support.own_servers import own_server
+from tests.support.world import World, complaint, eventually, metric
 
 REQUEST = b'{"client_id":"7"}'
 

@@ -26,8 +26,9 @@ from service.nats.connection import roundtrip
 from tests.support.archive import make_archive
 from tests.support.check import check
 from tests.support.command import finished
+from tests.support.own_servers import own_server
 from tests.support.queue.sidecar import sidecar_env
-from tests.support.world import Servers, World, complaint, eventually, get, log_lines, make_world, own_server
+from tests.support.world import Servers, World, complaint, eventually, get, log_lines, make_world
 
 pytestmark = pytest.mark.xdist_group("no answer")
 

@@ -13,10 +13,10 @@ import trustme
 from nats.aio.client import Client
 
 from control_plane.desired import ACCOUNT
-from control_plane.self_hosted import jetstream
 from local.nats_server import binary
 from local.process import accepts, claim_port, running
 from local.system import ready, service_env, service_task
+from tests.support.nats.declared import ensure
 from tests.support.world import World, complaint
 
 
@@ -32,7 +32,7 @@ async def plain_server(folder: Path, extra: str = "") -> AsyncIterator[int]:
 
 
 async def serves(world: World, url: str, client: Client, **env: str) -> None:
-    await jetstream.ensure(client.jetstream(), ACCOUNT, replicas=1)
+    await ensure(client.jetstream(), ACCOUNT, replicas=1)
     given = {**service_env(url, None, world.table, world.servers.dynamodb_env), "SEED_ROWS": "20", **env}
     async with service_task("service", given, claim_port(0, ""), world.folder / "service.log") as task:
         await ready(task)

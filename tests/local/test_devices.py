@@ -18,7 +18,7 @@ from benchmark.load.mqtt import Mqtt, Refused
 from control_plane.errors import UsageError
 from control_plane.self_hosted import provider as self_hosted
 from local.demos import devices as devices_demo
-from local.demos.balance import ANY_PORT
+from local.demos.demo import ANY_PORT
 from local.device import add, announced, announcement, recipe
 from local.process import LocalError, running
 from local.state import State

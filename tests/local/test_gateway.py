@@ -19,7 +19,8 @@ from nats.aio.msg import Msg
 from local.gateway.server import gateway
 from local.process import claim_port
 from service.nats.connection import roundtrip
-from tests.support.world import Servers, World, eventually, make_world, own_server
+from tests.support.own_servers import own_server
+from tests.support.world import Servers, World, eventually, make_world
 
 TOKEN = "nhg_thetokenofclient"
 PATH = "/v1/nats/subjects/"

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from deploy.sections import ArchiveSection, Step
+from deploy.sections import ArchiveSection, ScalingStep
 from local.scaling import supervisor
 from local.scaling.supervisor import Supervisor
 from tests.support.world import eventually
 
 POLL_S = 0.1
-ONE = ArchiveSection(idle_exit=2, steps=(Step(backlog=1, tasks=1),))
+ONE = ArchiveSection(idle_exit=2, steps=(ScalingStep(backlog=1, tasks=1),))
 
 
 @asynccontextmanager
@@ -58,7 +58,7 @@ async def test_a_backlog_that_cannot_be_read_is_told_once_and_read_again(tmp_pat
 async def test_tasks_that_fail_are_started_ever_more_slowly_and_leave_the_last_logs_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "KEPT", 2)
+    monkeypatch.setattr(supervisor, "ENDED_KEPT", 2)
     said: list[tuple[float, str]] = []
 
     async def backlog() -> int:

@@ -23,7 +23,8 @@ from service.runtime.cancel import cancel
 from tests.nemesis.plan import Fault
 from tests.nemesis.processes import Slot
 from tests.support.dynamodb.faulty import Call, FaultyDynamoDB, refusal, stall
-from tests.support.world import OwnServer, World, eventually
+from tests.support.own_servers import OwnServer
+from tests.support.world import World, eventually
 
 FLAP_S = 0.25
 SLOW_S = 0.3

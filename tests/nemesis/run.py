@@ -32,9 +32,10 @@ from tests.nemesis.work import Work
 from tests.support.bank import OPENING, Bank
 from tests.support.dynamodb.faulty import FaultyDynamoDB, faulty_dynamodb
 from tests.support.network import network
+from tests.support.own_servers import own_server
 from tests.support.queue.clients import Clients, delete, delete_after
 from tests.support.queue.sidecar import set_ack_wait
-from tests.support.world import Servers, World, eventually, make_world, one_authority, own_server
+from tests.support.world import Servers, World, eventually, make_world, one_authority
 
 CLIENTS = 50
 SEED_ROWS = 100

@@ -14,28 +14,24 @@ from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
-import nats.errors
 import orjson
 from nats.aio.client import Client, RawCredentials
 from nats.js import JetStreamContext
-from nats.js.errors import APIError
 
 from control_plane.auth import claims
 from control_plane.auth.claims import Key
 from control_plane.desired import ADMINISTRATOR, EVERYTHING
-from control_plane.errors import ProvisioningError
-from control_plane.self_hosted import jetstream
 from control_plane.self_hosted import provider as self_hosted
 from local import dynamodb
-from local.nats_server import Mqtt, Node, nats_server
-from local.process import Child, claim_port
+from local.nats_server import Mqtt, nats_server
+from local.process import claim_port
 from local.system import Task, ready, service_env, service_task
 from service.contracts import customer as contract
 from service.contracts.stream import STREAM
 from service.nats.client import NatsClient
 from service.runtime.cancel import cancel
+from tests.support.nats.declared import ensure
 
-NODES: Final = 3
 DRILL_S: Final = 7_200
 
 
@@ -197,114 +193,13 @@ async def make_world(servers: Servers, folder: Path) -> AsyncIterator[World]:
     world = World(servers, Key.account(), f"balances-{uuid.uuid4().hex[:12]}", folder)
     await world.push()
     async with world.administrator() as admin:
-        await jetstream.ensure(admin, EVERYTHING, replicas=1)
+        await ensure(admin, EVERYTHING, replicas=1)
     await dynamodb.create_table(world.table, servers.dynamodb_env)
     try:
         yield world
     finally:
         async with self_hosted.connected(servers.nats_url, servers.system_creds) as system:
             await self_hosted.delete_account(system, world.account.public, servers.operator)
-
-
-class OwnServer:
-    """A nats-server that a test may stop and start again, on its port, with its state."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._port, self.mqtt_port = claim_port(0, ""), claim_port(0, "")
-        self._running = AsyncExitStack()
-        self.child: Child
-        self.operator, self.system = Key.operator(), Key.account()
-        self.url = f"nats://127.0.0.1:{self._port}"
-
-    async def start(self) -> None:
-        server = nats_server(
-            self._folder, self._port, operator=self.operator, system=self.system, mqtt=Mqtt(self.mqtt_port)
-        )
-        self.child = await self._running.enter_async_context(server)
-
-    async def kill(self) -> None:
-        self.child.signal(signal.SIGKILL)
-        await self.stop()
-
-    async def stop(self) -> None:
-        await self._running.aclose()
-
-
-@asynccontextmanager
-async def own_server(world: World, folder: Path) -> AsyncIterator[tuple[World, OwnServer]]:
-    """Start a separate nats-server; yield the world's table with an account on it."""
-    server = OwnServer(folder)
-    await server.start()
-    try:
-        servers = Servers(server.url, server.operator, server.system, world.servers.dynamodb_env, [server.mqtt_port])
-        own = World(servers, Key.account(), world.table, world.folder)
-        await own.push()
-        async with own.administrator() as admin:
-            await jetstream.ensure(admin, EVERYTHING, replicas=1)
-        yield own, server
-    finally:
-        await server.stop()
-
-
-class OwnCluster:
-    """Three nats-servers, each of which a test may stop, kill and start again."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._ports = [claim_port(0, "") for _ in range(NODES)]
-        self._route_ports = [claim_port(0, "") for _ in range(NODES)]
-        self.mqtt_ports = [claim_port(0, "") for _ in range(NODES)]
-        self._running: dict[int, tuple[Child, AsyncExitStack]] = {}
-        self.operator, self.system = Key.operator(), Key.account()
-        self.url = ",".join(f"nats://127.0.0.1:{port}" for port in self._ports)
-
-    async def start(self, number: int) -> None:
-        stack = AsyncExitStack()
-        node = Node(number, self._route_ports)
-        server = nats_server(
-            self._folder / node.name, self._ports[number], operator=self.operator, system=self.system, node=node,
-            mqtt=Mqtt(self.mqtt_ports[number]),
-        )  # fmt: skip
-        self._running[number] = await stack.enter_async_context(server), stack
-
-    async def kill(self, number: int) -> None:
-        child, stack = self._running.pop(number)
-        child.signal(signal.SIGKILL)
-        await stack.aclose()
-
-    def ask_to_leave(self, number: int) -> None:
-        """Lame-duck mode: the server closes its clients' connections, one after another, and then ends."""
-        self._running[number][0].signal(signal.SIGUSR2)
-
-    async def stop(self) -> None:
-        await asyncio.gather(*(stack.aclose() for _, stack in self._running.values()))
-
-
-@asynccontextmanager
-async def own_cluster(world: World, folder: Path) -> AsyncIterator[tuple[World, OwnCluster]]:
-    """Start a separate cluster; yield the world's table with an account, stream and bucket on every node."""
-    cluster = OwnCluster(folder)
-    try:
-        await asyncio.gather(*(cluster.start(number) for number in range(NODES)))
-        servers = Servers(cluster.url, cluster.operator, cluster.system, world.servers.dynamodb_env, cluster.mqtt_ports)
-        own = World(servers, Key.account(), world.table, world.folder)
-        await own.push()
-
-        async def provisioned() -> bool:
-            try:
-                async with own.administrator() as admin:
-                    async with asyncio.timeout(1):
-                        await admin.account_info()  # during an election, nodes answer no request
-                    await jetstream.ensure(admin, EVERYTHING, replicas=NODES)
-            except (ProvisioningError, nats.errors.Error, APIError, TimeoutError):
-                return False
-            return True
-
-        await eventually(provisioned, within_s=30, what="a cluster with JetStream")
-        yield own, cluster
-    finally:
-        await cluster.stop()
 
 
 async def eventually(

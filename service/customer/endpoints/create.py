@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import re
 import uuid
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
@@ -21,7 +20,7 @@ from service.customer.client_id import client_id_of
 from service.customer.store.rows import make_row, refusal, row_of, text_of
 from service.dynamodb.errors import TableUnavailableError
 from service.dynamodb.table import DEADLINE_S, Row, Table
-from service.requests.burst import Burst
+from service.requests.answering import Answering
 from service.requests.decode import decode_object
 from service.requests.errors import BadRequest, Conflict, RequestError
 from service.requests.micro import Endpoint
@@ -103,33 +102,23 @@ class Create:
         self.endpoint = Endpoint(
             name=contract.CREATE_NAME,
             subject=contract.CREATE_SUBJECT,
-            handler=self.handle,
+            handler=Answering(decode, self._answer),
             description="A new client with a balance of 0. With a client_id of the requester's it is safe to repeat.",
             request_schema=contract.CREATE_REQUEST_SCHEMA,
             response_schema=contract.CREATE_RESPONSE_SCHEMA,
         )
         self._table = table
         self._attributes = attributes
-        self._writes: set[asyncio.Task[None]] = set()
 
-    def handle(self, burst: Burst, payloads: Sequence[str]) -> None:
-        """Start a write for each request, which is answered when the write is done."""
-        clients = burst.each(decode, payloads)
-        for request, client in zip(burst.singles(), clients, strict=True):
-            write = asyncio.create_task(self._answer(client, request))
-            self._writes.add(write)
-            write.add_done_callback(self._writes.discard)
-
-    async def _answer(self, client: NewClient, request: Burst) -> None:
+    async def _answer(self, client: NewClient) -> str:
         try:
             async with asyncio.timeout(DEADLINE_S):
                 await self._write(client)
-        except RequestError as error:
-            request.refuse(error)
+        except RequestError:
+            raise
         except Exception as error:
-            request.refuse(refusal(client.client_id, error))
-        else:
-            request.respond([orjson.dumps({"client_id": client.client_id}).decode()])
+            raise refusal(client.client_id, error) from error
+        return orjson.dumps({"client_id": client.client_id}).decode()
 
     async def _write(self, client: NewClient) -> None:
         """Return when the client exists as requested. Raises `Conflict` if its id has other content."""

@@ -16,9 +16,9 @@ from service.customer.ledger.tables import Ledger
 from service.customer.store.rows import refusal, row_of
 from service.dynamodb.errors import classify, is_retryable
 from service.dynamodb.table import DEADLINE_S, MAX_CALLS, Table, backoff_s
-from service.requests.burst import Burst
+from service.requests.answering import Answering
 from service.requests.decode import decode_object, integer_of
-from service.requests.errors import BadRequest, RequestError
+from service.requests.errors import BadRequest
 from service.requests.micro import Endpoint
 
 
@@ -63,33 +63,22 @@ class Statement:
         self.endpoint = Endpoint(
             name=contract.STATEMENT_NAME,
             subject=contract.STATEMENT_SUBJECT,
-            handler=self.handle,
+            handler=Answering(decode, self._answer),
             description="A client's adjustments, newest first; `before` of a page asks for the next one.",
             request_schema=contract.STATEMENT_REQUEST_SCHEMA,
             response_schema=contract.STATEMENT_RESPONSE_SCHEMA,
         )
         self._ledger = ledger
         self._table = table
-        self._reads: set[asyncio.Task[None]] = set()
 
-    def handle(self, burst: Burst, payloads: Sequence[str]) -> None:
-        """Start a read for each request, which is answered when the read is done."""
-        asked = burst.each(decode, payloads)
-        for request, page in zip(burst.singles(), asked, strict=True):
-            read = asyncio.create_task(self._answer(page, request))
-            self._reads.add(read)
-            read.add_done_callback(self._reads.discard)
-
-    async def _answer(self, asked: Asked, request: Burst) -> None:
+    async def _answer(self, asked: Asked) -> str:
         try:
             entries = await self._read(asked)
-            if not entries:
-                row_of(asked.client_id, await self._table.get(asked.client_id, consistent=True))
-            request.respond([encode(asked, entries)])
-        except RequestError as error:
-            request.refuse(error)
         except Exception as error:
-            request.refuse(refusal(asked.client_id, classify(error)))
+            raise refusal(asked.client_id, classify(error)) from error
+        if not entries:
+            row_of(asked.client_id, await self._table.get(asked.client_id, consistent=True))
+        return encode(asked, entries)
 
     async def _read(self, asked: Asked) -> list[Entry]:
         """Read the page, and the first entry of the next one. Raises what the last call raised."""

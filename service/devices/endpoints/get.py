@@ -9,11 +9,12 @@ import structlog
 
 from service.contracts import devices as contract
 from service.contracts import devices_schemas as schemas
-from service.devices.endpoints import answering
-from service.devices.endpoints.answering import Answering, Presence, device_of
+from service.devices.endpoints import records
+from service.devices.endpoints.records import Presence, device_of
 from service.devices.query import row
 from service.devices.query.row import Reading
 from service.devices.query.table import Readings
+from service.requests.answering import Answering
 from service.requests.decode import decode_object
 from service.requests.errors import NotFound
 from service.requests.failures import Failures
@@ -43,7 +44,7 @@ class Get:
             raise NotFound("no such device")
         reading = await self._last(device)
         last = {} if reading is None else {"last": row.shown(reading)}
-        return orjson.dumps({**answering.shown(record), **last}).decode()
+        return orjson.dumps({**records.shown(record), **last}).decode()
 
     async def _last(self, device: str) -> Reading | None:
         try:

@@ -9,7 +9,8 @@ import orjson
 
 from service.contracts import devices as contract
 from service.contracts import devices_schemas as schemas
-from service.devices.endpoints.answering import Answering, Presence, Record, device_of, shown
+from service.devices.endpoints.records import Presence, Record, device_of, shown
+from service.requests.answering import Answering
 from service.requests.decode import decode_object, integer_of
 from service.requests.errors import BadRequest
 from service.requests.micro import Endpoint

@@ -29,7 +29,7 @@ from service.runtime.logs import Repeated
 from service.runtime.role import Need
 from service.sources.jetstream.consumer import Reader
 from service.sources.jetstream.source import JetStream
-from service.sources.source import Message, Unavailable
+from service.sources.source import Message, Unreachable
 
 log: Final = structlog.get_logger("service.devices")
 _refused: Final = Repeated(log, "outages are not reported yet; the post is made again")
@@ -148,7 +148,7 @@ class Reporter:
         limit, size = self._source.portion
         try:
             received = await self._source.receive(limit, size, self._source.visibility_s, wait_s)
-        except Unavailable as error:
+        except Unreachable as error:
             _unavailable.warning("", error=str(error))
             await self._look()
             return
@@ -159,7 +159,7 @@ class Reporter:
             self._held[event] = self._loop.time()
 
     async def _look(self) -> None:
-        with contextlib.suppress(Unavailable):
+        with contextlib.suppress(Unreachable):
             try:
                 await self._source.backlog()
             except ServiceError as error:

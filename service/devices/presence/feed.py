@@ -21,7 +21,7 @@ from service.runtime.logs import Repeated
 from service.runtime.role import Need
 from service.sources.jetstream.consumer import Reader
 from service.sources.jetstream.source import JetStream
-from service.sources.source import Message, Unavailable
+from service.sources.source import Message, Unreachable
 
 log: Final = structlog.get_logger("service.devices")
 _waiting: Final = Repeated(log, "presence is not up to date; it is tried again")
@@ -95,7 +95,7 @@ class Feed:
                 if messages:
                     self._oldest_ns = min(message.sent_ns for message in messages)
                     await self._work(messages, sort)
-            except Unavailable as error:
+            except Unreachable as error:
                 await self._look(error)
             except Exception as error:  # its messages are delivered again
                 _failed.error(type(error).__name__, exc_info=error)
@@ -128,11 +128,11 @@ class Feed:
         self.source.acknowledge([message for message in messages if message.handle not in self._held_back])
         await self.source.settle()  # the next round asks how far all processes are
 
-    async def _look(self, why: Unavailable) -> None:
+    async def _look(self, why: Unreachable) -> None:
         _waiting.warning(self._name, error=str(why))
         try:
             await self.source.backlog()
-        except Unavailable:
+        except Unreachable:
             pass
         except ServiceError as error:
             self._fail(error)

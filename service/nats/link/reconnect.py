@@ -70,13 +70,14 @@ class ReconnectingClient(Client):
         """Note that the connection is back: the server has confirmed every subscription. For subclasses."""
 
     def _setup_server_pool(self, connect_url: str | list[str]) -> None:
+        """Upstream: the pool forgets no server that an INFO named (`link/servers.py`)."""
         super()._setup_server_pool(connect_url)  # type: ignore[arg-type]
         self._servers = Servers(self._server_pool, self._on_odd_server)
 
     async def _select_next_server(self) -> None:
         """Connect to the first server that answers, in as many rounds as it takes; one round if not `allow_reconnect`.
 
-        Raises `NoServersError` after that one round.
+        Raises `NoServersError` after that one round. Upstream: a silent server takes its whole timeout.
         """
         while True:
             await asyncio.sleep(self._servers.backoff_s())
@@ -137,7 +138,7 @@ class ReconnectingClient(Client):
     async def _process_err(self, err_msg: str) -> None:
         """End the client only when its credentials are refused; after any other error, keep or remake the connection.
 
-        nats-py ends the client for every error but a permissions violation and a stale connection.
+        Upstream: every error but a permissions violation and a stale connection ends the client.
         """
         said = err_msg.strip("'").lower()
         if said in REFUSALS or said.startswith(("permissions violation", "stale connection")):
@@ -150,6 +151,7 @@ class ReconnectingClient(Client):
             await self._process_op_err(error)
 
     async def _attempt_reconnect(self) -> None:
+        """Upstream: an error that is not the network's ends the client; two attempts close each other's connection."""
         await self._drop()
         self._servers.lost()
         self._err = None
@@ -208,19 +210,23 @@ class ReconnectingClient(Client):
         await self._flush_pending()
 
     async def _process_connect_init(self) -> None:
+        """Upstream: an INFO that cannot be parsed ends `connect`; a first line that is no PONG is ignored."""
         try:
             await super()._process_connect_init()
         except (OSError, nats.errors.Error, TimeoutError):
             raise
         except Exception as error:  # nats-py's `connect` retries only after the types above
             raise nats.errors.Error(f"the server cannot be understood ({type(error).__name__}: {error})") from error
-        if not self.is_connected:  # nats-py carries on when the first line is not a PONG
+        if not self.is_connected:
             raise nats.errors.Error("the server says something else before its first PONG")
         assert self._current_server is not None  # noqa: S101  it has just been connected to
         self._servers.good(self._current_server)
 
     def _connect_command(self) -> bytes:
-        """Decode the URL's user and password first: https://www.rfc-editor.org/rfc/rfc3986#section-2.1"""
+        """Decode the URL's user and password first: https://www.rfc-editor.org/rfc/rfc3986#section-2.1
+
+        Upstream: they are sent as they stand in the URL, percent-encoded.
+        """
         uri, options = self._current_server.uri if self._current_server else None, self.options
         if uri is not None and uri.username is not None:
             user, password = unquote(uri.username), None if uri.password is None else unquote(uri.password)
@@ -232,6 +238,7 @@ class ReconnectingClient(Client):
             self.options = options
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        """Upstream: `tls://` without TLS sends credentials in the clear; a later payload limit is ignored."""
         server = self._current_server
         assert server is not None  # noqa: S101  this INFO comes from it
         if initial_connection and server.uri.scheme == "tls":
@@ -246,6 +253,7 @@ class ReconnectingClient(Client):
         await super()._process_info({**info, "connect_urls": None}, initial_connection)
 
     async def _close(self, status: int, do_cbs: bool = True) -> None:
+        """Upstream: the reconnecting task may swallow its cancellation, and reconnect a closed client."""
         await super()._close(status, do_cbs)
         if status == Client.CLOSED:
             await self._end_reconnection()

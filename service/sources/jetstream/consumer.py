@@ -24,7 +24,7 @@ from service.runtime.role import Need
 from service.sources.jetstream.continuity import Continuity
 from service.sources.jetstream.pulls import Pull
 from service.sources.jetstream.receipt import Receipts
-from service.sources.source import Backlog, Message, Unavailable
+from service.sources.source import Backlog, Message, Unreachable
 
 _held_back: Final = Repeated(structlog.get_logger("service.sources"), "the consumer hands out nothing more")
 
@@ -177,7 +177,7 @@ class Consumer:
         return [message for message in messages if self._is_known and message.consumer == self.id]
 
     async def backlog(self) -> Backlog:
-        """Return the backlog. Raises `Unavailable` when it cannot be read now, `ServiceError` when gone or unfit."""
+        """Return the backlog. Raises `Unreachable` when it cannot be read now, `ServiceError` when gone or unfit."""
         try:
             state = (await self._connection.jetstream.stream_info(self._stream)).state
             info, config = await self._info()
@@ -185,9 +185,9 @@ class Consumer:
             raise self._gone() from None
         except (nats.errors.Error, APIError) as error:
             said = str(error) or type(error).__name__
-            raise Unavailable(f"the consumer cannot be read ({said}); call again") from None
+            raise Unreachable(f"the consumer cannot be read ({said}); call again") from None
         if info.delivered is None or info.ack_floor is None:
-            raise Unavailable("the server does not say how far the consumer is; call again")
+            raise Unreachable("the server does not say how far the consumer is; call again")
         self._see(info, config)
         self.continuity.polled(info.delivered.consumer_seq, info.delivered.stream_seq, state.first_seq)
         return Backlog(jetstream.backlog(info), unconfirmed=max(0, state.first_seq - 1 - info.ack_floor.stream_seq))

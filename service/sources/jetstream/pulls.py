@@ -22,8 +22,7 @@ import nats.errors
 import orjson
 from nats.aio.subscription import Subscription
 
-from service.nats.client import NatsClient
-from service.nats.connection import roundtrip
+from service.nats.client import NatsClient, roundtrip
 from service.nats.parser import Read, raw
 from service.sources.jetstream.visibility import NAK, NS
 from service.sources.source import Message
@@ -101,7 +100,7 @@ class Pull:
         return not self.messages and self.status.startswith(b"408")
 
     @property
-    def met_a_giant(self) -> bool:
+    def exceeds_max_bytes(self) -> bool:
         """True if the next message exceeds `max_bytes`: it blocks every pull with this limit."""
         return self.status.startswith(b"409 Message Size Exceeds MaxBytes")
 

@@ -22,7 +22,7 @@ from service.sources.jetstream.receipt import Make, Receipt
 from service.sources.jetstream.redrive import Redrive
 from service.sources.jetstream.visibility import MS, WORKING, delayed, may_be_sent
 from service.sources.jetstream.wire import ack_prefix, make_message, position
-from service.sources.source import Backlog, Done, Message, Result, Unavailable, UnknownReceipt
+from service.sources.source import Backlog, Done, Message, Result, UnknownReceipt, Unreachable
 
 log: Final = structlog.get_logger("service.sources")
 _unsent: Final = Repeated(log, "answers not sent")
@@ -87,7 +87,7 @@ class JetStream:
         self._pulls.start()
         try:
             await self.backlog()  # notes the consumer's position before this process advances it
-        except Unavailable as error:
+        except Unreachable as error:
             log.warning("what was discarded before now is not counted", error=str(error))
         await confirm(self._nc)
 
@@ -108,7 +108,7 @@ class JetStream:
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, PAUSE_MAX_S)
         if self._problem:
-            raise Unavailable(f"{self._problem}; call again")
+            raise Unreachable(f"{self._problem}; call again")
         return []
 
     def acknowledge(self, messages: Sequence[Message]) -> None:
@@ -208,7 +208,7 @@ class JetStream:
             except BaseException:  # cancelled, for example: no client will get them
                 self._pulls.give_back(pull.messages)
                 raise
-            if pull.met_a_giant and not messages:
+            if pull.exceeds_max_bytes and not messages:
                 return await self._pull(1, max_bytes, visibility_s, 0.0)  # a pull of one has no limit in bytes
             return messages, self._why(pull)
         except nats.errors.Error as error:
@@ -274,11 +274,11 @@ class JetStream:
             await self._answers.send([(message.handle, b"+TERM")], ATTEMPTS)
 
     async def _answer(self, given: Sequence[str], make: Make, attempts: int) -> list[Result]:
-        results: list[Result] = [Unavailable("not confirmed by NATS in time; call again")] * len(given)
+        results: list[Result] = [Unreachable("not confirmed by NATS in time; call again")] * len(given)
         try:
             await self._consumer.look_again()
         except ServiceError as error:
-            return [Unavailable(f"{error.problem}; call again")] * len(given)
+            return [Unreachable(f"{error.problem}; call again")] * len(given)
         sent: list[tuple[int, Receipt, Receipt, bytes]] = []
         for number, text in enumerate(given):
             try:

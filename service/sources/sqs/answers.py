@@ -12,7 +12,7 @@ import structlog
 from botocore.exceptions import BotoCoreError, ClientError
 
 from service.runtime.logs import Repeated
-from service.sources.source import Backlog, Done, Message, Result, TooLong, Unavailable, UnknownReceipt
+from service.sources.source import Backlog, Done, Message, Result, TooLong, UnknownReceipt, Unreachable
 
 log: Final = structlog.get_logger("service.sources")
 _unreadable: Final = Repeated(log, "message of SQS not readable; it is handed to nobody and comes again")
@@ -107,7 +107,7 @@ def _result(receipt: str, id_: str, done: set[str], failed: dict[str, Any]) -> R
         return _refusal(code, str(entry.get("Message") or code))
     if id_ in done:
         return Done(receipt)
-    return Unavailable("SQS: the answer omits this message; call again")
+    return Unreachable("SQS: the answer omits this message; call again")
 
 
 def failure(error: Exception) -> Result:
@@ -144,7 +144,7 @@ def _refusal(code: str, what: str) -> Result:
         return TooLong(f"SQS: {what}; a message is invisible for at most 12 hours from its receive")
     if code in _UNKNOWN:
         return UnknownReceipt(f"SQS: {what}; give the messageID as it was received")
-    return Unavailable(f"SQS: {what}; call again")
+    return Unreachable(f"SQS: {what}; call again")
 
 
 def _message(message: dict[str, Any]) -> Message:

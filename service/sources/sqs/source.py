@@ -16,7 +16,7 @@ from service.runtime.errors import ServiceError
 from service.runtime.logs import Repeated
 from service.runtime.role import Need
 from service.runtime.threads import in_thread
-from service.sources.source import Backlog, Done, Message, Result, TooLong, Unavailable, UnknownReceipt
+from service.sources.source import Backlog, Done, Message, Result, TooLong, UnknownReceipt, Unreachable
 from service.sources.sqs import answers as sqs_answers
 from service.sources.sqs.answers import FAILURES, said
 from service.sources.sqs.calls import POLL_S, Calls
@@ -79,7 +79,7 @@ class Sqs:
                 self._problem = said(error)
                 if time.monotonic() + PAUSE_S >= deadline or self._stopping:
                     await asyncio.sleep(max(0.0, deadline - time.monotonic()) if not self._stopping else 0)
-                    raise Unavailable(f"SQS: {said(error)}; call again") from None
+                    raise Unreachable(f"SQS: {said(error)}; call again") from None
                 await asyncio.sleep(PAUSE_S)
                 continue
             if messages or left_s < 0.5 or self._stopping:
@@ -120,7 +120,7 @@ class Sqs:
         except FAILURES as error:
             if sqs_answers.is_gone(error):
                 raise self._gone() from None
-            raise Unavailable(f"SQS: {said(error)}; call again") from None
+            raise Unreachable(f"SQS: {said(error)}; call again") from None
 
     async def take_no_more(self) -> None:
         self._stopping = True
@@ -229,7 +229,7 @@ class Sqs:
         try:
             await self._open()
             return f"backlog {(await self.backlog()).messages}"
-        except (*FAILURES, ValueError, Unavailable) as error:
+        except (*FAILURES, ValueError, Unreachable) as error:
             if sqs_answers.is_gone(error):
                 raise self._gone() from None
             problem = f"queue {self._shown} cannot be read: {said(error)}"

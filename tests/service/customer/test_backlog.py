@@ -22,7 +22,7 @@ from service.contracts import customer as contract
 from service.contracts import queue
 from service.contracts.stream import ARCHIVE_CONSUMER, QUEUE_CONSUMER, QUEUE_DEAD_STREAM, STREAM
 from service.customer import backlog
-from service.customer.backlog import FIGURES_LEFT_OUT, UNITS, Backlog
+from service.customer.backlog import FIGURES_LEFT_OUT, UNITS, BacklogReader
 from service.nats import permissions
 from service.nats.client import NatsClient
 from service.runtime.background import background
@@ -41,8 +41,8 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def running(client: Any) -> AsyncIterator[Backlog]:
-    reader = Backlog(client)
+async def running(client: Any) -> AsyncIterator[BacklogReader]:
+    reader = BacklogReader(client)
     task = background(reader.run(), "backlog")
     try:
         yield reader
@@ -51,16 +51,16 @@ async def running(client: Any) -> AsyncIterator[Backlog]:
 
 
 @asynccontextmanager
-async def watching(world: World) -> AsyncIterator[tuple[Backlog, JetStreamContext]]:
+async def watching(world: World) -> AsyncIterator[tuple[BacklogReader, JetStreamContext]]:
     async with world.client("service") as client, world.administrator() as admin, running(client) as reader:
         yield reader, admin
 
 
-def values(reader: Backlog) -> dict[str, float]:
+def values(reader: BacklogReader) -> dict[str, float]:
     return {name: value for name, (value, _) in reader.figures().items()}
 
 
-async def become(reader: Backlog, **wanted: float) -> None:
+async def become(reader: BacklogReader, **wanted: float) -> None:
     await eventually(lambda: wanted.items() <= values(reader).items(), what=f"{wanted}, not {values(reader)}")
 
 
@@ -91,7 +91,7 @@ async def asked(admin: JetStreamContext, subject: str) -> Any:
     return orjson.loads((await admin._nc.request(f"$JS.API.{subject}", timeout=10)).data)
 
 
-async def is_oldest(reader: Backlog, admin: JetStreamContext, role: str, sequence: int) -> bool:
+async def is_oldest(reader: BacklogReader, admin: JetStreamContext, role: str, sequence: int) -> bool:
     """Whether the age is this message's, by the times that the server gives before and after."""
     stored = (await admin.get_msg(STREAM, sequence)).time
     assert stored
@@ -206,10 +206,10 @@ async def test_an_answer_that_cannot_be_read_is_no_figure(world: World, monkeypa
         async def garbled(*_: Any) -> Any:
             raise ValueError("no JSON")
 
-        ask = Backlog._ask
-        monkeypatch.setattr(Backlog, "_ask", garbled)
+        ask = BacklogReader._ask
+        monkeypatch.setattr(BacklogReader, "_ask", garbled)
         await eventually(lambda: reader.figures() == {}, what="no figure")
-        monkeypatch.setattr(Backlog, "_ask", ask)
+        monkeypatch.setattr(BacklogReader, "_ask", ask)
         await become(reader, ArchiveBacklog=3)
 
 
@@ -217,14 +217,14 @@ async def test_an_answer_that_cannot_be_read_is_no_figure(world: World, monkeypa
 async def test_without_the_servers_time_the_other_figures_are_there(
     world: World, monkeypatch: pytest.MonkeyPatch, ts: Any
 ) -> None:
-    ask = Backlog._ask
+    ask = BacklogReader._ask
 
-    async def without_time(reader: Backlog, subject: str, request: bytes = b"") -> Any:
+    async def without_time(reader: BacklogReader, subject: str, request: bytes = b"") -> Any:
         answer = await ask(reader, subject, request)
         answer.pop("ts", None)
         return answer if ts is None else {**answer, "ts": ts}
 
-    monkeypatch.setattr(Backlog, "_ask", without_time)
+    monkeypatch.setattr(BacklogReader, "_ask", without_time)
     async with watching(world) as (reader, admin):
         await publish(admin, 3)
         await become(reader, ArchiveBacklog=3, ArchiveUnconfirmed=0, QueueBacklog=3, QueueDeadLetters=0)
@@ -253,7 +253,7 @@ async def test_an_odd_answer_about_the_permissions_is_none(world: World, odd: An
 
 
 @asynccontextmanager
-async def earlier(world: World, *publish: str) -> AsyncIterator[tuple[Backlog, list[str]]]:
+async def earlier(world: World, *publish: str) -> AsyncIterator[tuple[BacklogReader, list[str]]]:
     """With an account of the first version, and what the server complains of."""
     user = replace(SERVICE, publish=publish)
     complaints: list[str] = []
@@ -306,7 +306,7 @@ async def test_permissions_that_are_given_later_are_found(world: World, monkeypa
         await become(reader, **dict.fromkeys(UNITS, 0))
 
 
-async def several_readings(reader: Backlog) -> None:
+async def several_readings(reader: BacklogReader) -> None:
     for _ in range(3):
         before = reader._read[ARCHIVE_CONSUMER]
         await eventually(

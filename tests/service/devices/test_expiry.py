@@ -15,7 +15,8 @@ from service.devices.presence.keeper import Call
 from service.devices.presence.record import LONGEST_S
 from tests.support.devices.presence import Device, acknowledged, process
 from tests.support.devices.world import DevicesWorld, make_devices
-from tests.support.world import World, eventually, own_server
+from tests.support.own_servers import own_server
+from tests.support.world import World, eventually
 
 
 async def told(devices: DevicesWorld, *names: str) -> None:

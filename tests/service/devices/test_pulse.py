@@ -13,7 +13,8 @@ from service.devices.presence.lock import MARGIN_S, RENEW_S, TTL_S, Lock
 from service.devices.pulse import Pulse
 from tests.support.devices.presence import connection
 from tests.support.devices.world import DevicesWorld, make_devices
-from tests.support.world import World, eventually, own_server
+from tests.support.own_servers import own_server
+from tests.support.world import World, eventually
 
 
 async def test_devices_hear_a_pulse_from_one_process(devices: DevicesWorld) -> None:

@@ -17,7 +17,8 @@ from service.devices.reading import entry_id
 from tests.support.devices.load import FIRST_S, reading, sending
 from tests.support.devices.world import DevicesWorld, make_devices
 from tests.support.dynamodb.faulty import Call, FaultyDynamoDB, refusal
-from tests.support.world import World, eventually, metric, own_server
+from tests.support.own_servers import own_server
+from tests.support.world import World, eventually, metric
 
 NAMES = [f"d{number}" for number in range(5)]
 

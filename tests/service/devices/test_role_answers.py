@@ -25,7 +25,8 @@ from service.devices.query.query_pb2 import Range
 from service.devices.query.query_pb2_grpc import QueryStub
 from tests.support.devices.load import FIRST_S, reading
 from tests.support.devices.world import HOST, DevicesWorld, make_devices
-from tests.support.world import World, eventually, get, metric, own_server
+from tests.support.own_servers import own_server
+from tests.support.world import World, eventually, get, metric
 
 
 async def alive(devices: DevicesWorld, name: str, *, session: int = 1, delay: int = 1, silence: int = 0) -> Mqtt:

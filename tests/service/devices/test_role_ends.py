@@ -16,7 +16,8 @@ from tests.support.devices.load import sending
 from tests.support.devices.world import DevicesWorld, make_devices
 from tests.support.dynamodb.faulty import Call, FaultyDynamoDB
 from tests.support.network import network
-from tests.support.world import World, eventually, log_lines, own_server
+from tests.support.own_servers import own_server
+from tests.support.world import World, eventually, log_lines
 
 NAMES = [f"d{number}" for number in range(5)]
 

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from service.contracts import queue as contract
 from service.contracts.stream import STREAM
 from service.sources.jetstream import consumer as module
-from service.sources.source import Unavailable
+from service.sources.source import Unreachable
 from tests.service.queue.test_source import reading
 from tests.support.archive import ArchiveWorld, make_archive
 from tests.support.check import check
@@ -108,7 +108,7 @@ async def test_a_status_that_is_unknown_is_an_error_of_the_running_one(world: Wo
     await store(world, b"x")
     async with reading(world) as source:
         await configure(world, contract.CONSUMER, **PRIORITY)
-        with pytest.raises(Unavailable, match=r"Priority Group missing|priority_groups"):
+        with pytest.raises(Unreachable, match=r"Priority Group missing|priority_groups"):
             await source.receive(10, BYTES, 30, 0)
         assert "Priority Group missing" in source.problem() or "priority_groups" in source.problem()
         await configure(world, contract.CONSUMER, priority_groups=[], priority_policy="none")

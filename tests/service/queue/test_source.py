@@ -21,7 +21,7 @@ from service.queue.role import _source
 from service.queue.settings import QueueSettings
 from service.runtime.errors import ServiceError
 from service.sources.jetstream.source import JetStream
-from service.sources.source import Done, Result, Source, Unavailable, UnknownReceipt
+from service.sources.source import Done, Result, Source, UnknownReceipt, Unreachable
 from tests.support.network import network
 from tests.support.queue.sidecar import set_ack_wait, store
 from tests.support.world import World, eventually
@@ -125,7 +125,7 @@ async def test_what_is_asked_for_without_a_connection_is_refused_and_not_done_la
         (message,) = await source.receive(10, RESPONSE_BYTES, 30, 5)
         async with between.cut():
             results = await source.change_visibility([source.receipt(message)], 0)
-            assert [type(result) for result in results] == [Unavailable]
+            assert [type(result) for result in results] == [Unreachable]
         await eventually(lambda: source.problem() == "", what="a connection")
         assert await source.receive(10, RESPONSE_BYTES, 30, 1) == []
         assert [type(result) for result in await source.delete([source.receipt(message)])] == [Done]

@@ -16,7 +16,7 @@ from service.contracts.stream import STREAM
 from service.queue.response import RESPONSE_BYTES
 from service.runtime.cancel import cancel
 from service.runtime.errors import ServiceError
-from service.sources.source import Done, Result, Source, Unavailable, UnknownReceipt
+from service.sources.source import Done, Result, Source, UnknownReceipt, Unreachable
 from tests.service.queue.test_source import reading
 from tests.support.network import network
 from tests.support.queue.sidecar import store
@@ -80,7 +80,7 @@ async def test_what_came_while_the_process_slept_is_left_to_whoever_received_it_
         asleep.join()
         assert other == [b"one"]
         (outcome,) = await asyncio.gather(receiving, return_exceptions=True)
-        assert not outcome or isinstance(outcome, Unavailable | asyncio.CancelledError)
+        assert not outcome or isinstance(outcome, Unreachable | asyncio.CancelledError)
         async with world.administrator() as admin:
             reader = await admin.pull_subscribe_bind(contract.CONSUMER, STREAM)
             with pytest.raises(nats.errors.TimeoutError):
@@ -94,9 +94,9 @@ async def test_what_makes_a_message_visible_is_said_once(world: World, monkeypat
     async with reading(world) as source:
         (message,) = await source.receive(10, RESPONSE_BYTES, 30, 5)
         said = lose_the_replies(source, monkeypatch)
-        assert await kinds(source.change_visibility([source.receipt(message)], 0)) == [Unavailable]
+        assert await kinds(source.change_visibility([source.receipt(message)], 0)) == [Unreachable]
         assert len(said) == 1
-        assert await kinds(source.delete([source.receipt(message)])) == [Unavailable]
+        assert await kinds(source.delete([source.receipt(message)])) == [Unreachable]
         assert len(said) == 3
 
 
@@ -272,6 +272,6 @@ async def test_an_edit_that_would_lose_messages_stops_the_handing_out(
     await store(world, b"one")
     async with reading(world) as source:
         await edit(world, max_deliver=2)
-        with pytest.raises(Unavailable, match="max_deliver"):
+        with pytest.raises(Unreachable, match="max_deliver"):
             await source.receive(10, RESPONSE_BYTES, 30, 0)
         await eventually(lambda: "max_deliver" in source.problem())

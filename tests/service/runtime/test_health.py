@@ -9,11 +9,11 @@ import aiohttp
 import orjson
 
 from control_plane.desired import ACCOUNT
-from control_plane.self_hosted import jetstream
 from service.contracts.stream import STREAM
 from service.runtime.cancel import cancel
 from service.runtime.health import serve_health
 from tests.support.dynamodb.faulty import FaultyDynamoDB, refusal
+from tests.support.nats.declared import ensure
 from tests.support.world import World, eventually, get, log_lines, metric, statistics
 
 
@@ -79,7 +79,7 @@ async def test_readiness_names_what_is_wrong(world: World, proxy: FaultyDynamoDB
         lines = [line for line in log_lines(task.child.log.read_text()) if line["event"] == "events are waiting"]
         assert len(lines) == 1, "once per state change"
         async with world.administrator() as admin:
-            await jetstream.ensure(admin, ACCOUNT, replicas=1)
+            await ensure(admin, ACCOUNT, replicas=1)
         await eventually(nothing_is_wrong)
         task.child.signal(signal.SIGTERM)
         assert await task.child.wait() == 0

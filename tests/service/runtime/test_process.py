@@ -14,7 +14,8 @@ from control_plane.auth.claims import Key
 from control_plane.desired import ACCOUNT
 from service.contracts.customer import BUCKET
 from service.contracts.stream import STREAM
-from tests.support.world import World, complaint, eventually, get, log_lines, own_server
+from tests.support.own_servers import own_server
+from tests.support.world import World, complaint, eventually, get, log_lines
 
 
 def encoded(creds: str) -> str:

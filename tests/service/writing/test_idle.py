@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from service.runtime.errors import ServiceError
-from service.sources.source import Backlog, Unavailable
+from service.sources.source import Backlog, Unreachable
 from service.writing import idle
 from service.writing.idle import Watch
 from tests.support.world import eventually
@@ -53,7 +53,7 @@ def watch(source: Any, ends: list[Any], work: Any = None) -> Watch:
     return Watch(source, work or Done(), IDLE_S, finish=lambda: ends.append("finished"), fail=ends.append)
 
 
-@pytest.mark.parametrize("problem", [Unavailable("away"), KeyError("Attributes"), OSError("reset")])
+@pytest.mark.parametrize("problem", [Unreachable("away"), KeyError("Attributes"), OSError("reset")])
 async def test_a_backlog_that_is_not_known_keeps_the_task_with_one_warning(problem: Exception) -> None:
     ends: list[Any] = []
     source = Answers(problem)

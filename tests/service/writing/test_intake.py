@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from service.sources.source import Message, Unavailable
+from service.sources.source import Message, Unreachable
 from service.writing.intake import RECEIVES, Intake
 from tests.support.archive import delivered
 from tests.support.world import eventually
@@ -106,7 +106,7 @@ async def test_a_message_larger_than_the_room_comes_through_when_nothing_else_is
 async def test_a_failed_receive_is_not_the_last_one() -> None:
     intake, source = started(Room(10, 1000))
     await turns()
-    source.open[0].set_exception(Unavailable("away"))
+    source.open[0].set_exception(Unreachable("away"))
     await eventually(lambda: len(source.open) == 1 and not source.open[0].done(), what="another receive")
     source.open[0].set_exception(KeyError("no such attribute"))
     await eventually(lambda: len(source.open) == 1 and not source.open[0].done(), what="another receive")

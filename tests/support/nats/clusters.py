@@ -14,10 +14,10 @@ from nats.js.errors import APIError
 from control_plane.auth.claims import Key
 from control_plane.desired import EVERYTHING
 from control_plane.errors import ProvisioningError
-from control_plane.self_hosted import jetstream
 from local.nats_server import Node, nats_server
 from local.process import claim_port
 from service.nats.connection import roundtrip
+from tests.support.nats.declared import ensure
 from tests.support.world import Servers, World, eventually
 
 PLACES: Final = ("own node", "route", "gateway")
@@ -46,7 +46,7 @@ async def places(world: World, folder: Path) -> AsyncIterator[dict[str, World]]:
         async def provisioned() -> bool:
             try:
                 async with own.administrator() as admin:
-                    await jetstream.ensure(admin, EVERYTHING, replicas=1)
+                    await ensure(admin, EVERYTHING, replicas=1)
             except (ProvisioningError, nats.errors.Error, APIError, TimeoutError):
                 return False
             return True

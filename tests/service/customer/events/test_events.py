@@ -16,7 +16,6 @@ from nats.js.api import DiscardPolicy, StreamConfig
 from structlog.testing import capture_logs
 
 from control_plane.desired import ACCOUNT
-from control_plane.self_hosted import jetstream
 from service.contracts import customer as contract
 from service.contracts.stream import STREAM
 from service.customer.events import events, window
@@ -24,6 +23,7 @@ from service.customer.events.events import PROBE_MAX_S, Events
 from service.nats.client import NatsClient
 from service.nats.connection import roundtrip
 from service.nats.parser import Read
+from tests.support.nats.declared import ensure
 from tests.support.world import World, eventually
 
 Publishing = Callable[..., AbstractAsyncContextManager[Events]]
@@ -76,7 +76,7 @@ async def delete_stream(world: World) -> None:
 
 async def restore_stream(world: World) -> None:
     async with world.administrator() as admin:
-        await jetstream.ensure(admin, ACCOUNT, replicas=1)
+        await ensure(admin, ACCOUNT, replicas=1)
 
 
 def lose(published: Events, which: Callable[[str], bool]) -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from service.runtime.errors import ServiceError
-from service.sources.source import Done, Unavailable, UnknownReceipt
+from service.sources.source import Done, UnknownReceipt, Unreachable
 from service.sources.sqs import calls as sqs_calls
 from service.sources.sqs.source import MESSAGE_BYTES, Sqs
 from tests.support.dynamodb.faulty import answer, refusal
@@ -30,12 +30,12 @@ async def test_a_success_that_is_not_sqs_own_is_unavailable(queue: Queue, body: 
     async with reading(queue) as source:
         (message,) = await receive(source, 1)
         queue.proxy.fault = lambda _action, _call: web.Response(body=body)
-        with pytest.raises(Unavailable, match="not SQS' own"):
+        with pytest.raises(Unreachable, match="not SQS' own"):
             await receive(source)
         assert source.problem()
         for results in (await source.delete([message.handle]), await source.change_visibility([message.handle], 9)):
-            assert kinds(results) == [Unavailable]
-        with pytest.raises(Unavailable, match="not SQS' own"):
+            assert kinds(results) == [Unreachable]
+        with pytest.raises(Unreachable, match="not SQS' own"):
             await source.backlog()
         with pytest.raises(ServiceError, match="cannot be read"):
             await Sqs(queue.name, "QUEUE").needs()[0].look()
@@ -52,7 +52,7 @@ async def test_only_what_sqs_names_as_done_is_done(queue: Queue) -> None:
             "Failed": [{"Id": "2", "Code": "ReceiptHandleIsInvalid", "SenderFault": True}],
         }
         queue.proxy.fault = lambda _action, _call: answer(said)
-        assert kinds(await source.delete(["a", "b", "c"])) == [Unavailable, Done, UnknownReceipt]
+        assert kinds(await source.delete(["a", "b", "c"])) == [Unreachable, Done, UnknownReceipt]
 
 
 async def test_a_message_that_cannot_be_read_takes_no_other_with_it(queue: Queue) -> None:
@@ -67,7 +67,7 @@ async def test_a_message_that_cannot_be_read_takes_no_other_with_it(queue: Queue
             ("3", b"\xed\xa0\x80"),
         ]
         queue.proxy.fault = lambda _action, _call: answer({"Messages": [unreadable]})
-        with pytest.raises(Unavailable, match="KeyError: 'Attributes'"):
+        with pytest.raises(Unreachable, match="KeyError: 'Attributes'"):
             await receive(source)
 
 
@@ -177,7 +177,7 @@ async def test_a_deletion_is_asked_for_again_and_what_makes_visible_is_not(queue
             return refusal("InternalError", status=500) if queue.called(action) == 1 and action in fails else None
 
         queue.proxy.fault = once
-        assert kinds(await source.change_visibility([message.handle], 0)) == [Unavailable]
+        assert kinds(await source.change_visibility([message.handle], 0)) == [Unreachable]
         assert queue.called("ChangeMessageVisibilityBatch") == 1
         assert kinds(await source.delete([message.handle])) == [Done]
         assert queue.called("DeleteMessageBatch") == 2
@@ -221,9 +221,9 @@ async def test_a_silent_sqs_is_unavailable_in_time_and_holds_nobody(
 
         queue.proxy.fault = hold
         async with asyncio.timeout(5):
-            with pytest.raises(Unavailable, match="no answer within"):
+            with pytest.raises(Unreachable, match="no answer within"):
                 await receive(source)
-            assert kinds(await source.delete([message.handle])) == [Unavailable]
+            assert kinds(await source.delete([message.handle])) == [Unreachable]
         go_on.set()
         await source.settle()
         await queue.until_all_are_visible(1)  # which came too late; the other one is deleted, or held

@@ -38,7 +38,7 @@ class Parcel:
     """The messages are invisible to others at least until this time of the monotonic clock."""
 
 
-class Outbox:
+class UnreadResponses:
     def __init__(self, source: Source) -> None:
         self._source = source
         self._unread = 0
@@ -55,7 +55,7 @@ class Outbox:
     async def receive(self, limit: int, visibility_s: int, wait_s: float) -> Parcel:
         """Receive messages and encode the response; give back those that do not fit into it.
 
-        Raises `Unavailable`, and `Full` when clients leave too much unread for `wait_s` seconds, at least `PATIENCE_S`.
+        Raises `Unreachable`, and `Full` when clients leave too much unread for `wait_s` seconds, at least `PATIENCE_S`.
         """
         await self._room(UNREAD_BYTES, max(wait_s, PATIENCE_S))
         until = time.monotonic() + visibility_s

@@ -1,17 +1,13 @@
-"""Answer each request in a task of its own, and what both endpoints know of devices."""
+"""What both endpoints know of devices: their ids, and the records of their presence."""
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, Generic, Protocol, TypeVar
+from collections.abc import Sequence
+from typing import Any, Final, Protocol
 
 from service.contracts import devices as contract
-from service.requests.burst import Burst
 from service.requests.errors import BadRequest
-
-Asked = TypeVar("Asked")
 
 _device: Final = re.compile(contract.DEVICE_ID).fullmatch
 
@@ -40,31 +36,6 @@ class Presence(Protocol):
         Raises `Unavailable`.
         """
         ...
-
-
-class Answering(Generic[Asked]):
-    """A handler of requests, each of which takes a while to answer."""
-
-    def __init__(self, decode: Callable[[str], Asked], answer: Callable[[Asked], Awaitable[str]]) -> None:
-        """Both may raise a `RequestError` to reply with; any other error is logged as a fault of ours."""
-        self._decode = decode
-        self._answer = answer
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    def __call__(self, burst: Burst, payloads: Sequence[str]) -> None:
-        asked = burst.each(self._decode, payloads)
-        for request, what in zip(burst.singles(), asked, strict=True):
-            task = asyncio.create_task(self._respond(request, what))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-
-    async def _respond(self, request: Burst, asked: Asked) -> None:
-        try:
-            text = await self._answer(asked)
-        except Exception as error:
-            request.fail(error)
-        else:
-            request.respond([text])
 
 
 def device_of(body: dict[str, Any], name: str) -> str:
