@@ -36,7 +36,7 @@ from tests.support.world import World, eventually
 
 VARIABLE = "AWS_ENDPOINT_URL_SQS"
 KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "eu-west-1"}
-KUBERNETES = ROOT / "deploy" / "kubernetes" / "README.md"
+KUBERNETES = ROOT / "deploy" / "kubernetes" / "permissions"
 POLICIES = json.loads((Path(cfnlint.__file__).parent / "data" / "AdditionalSpecs" / "Policies.json").read_text())
 
 
@@ -122,18 +122,21 @@ async def test_a_sidecar_that_is_deployed_may_do_what_it_calls(world: World, que
 async def test_a_sidecar_in_a_pod_may_do_what_it_calls(world: World, queue: Queue) -> None:
     """The reader is told to give the queue's name."""
     await receive_and_leave(world, queue, queue.name)
-    assert "`sqs:NAME`" in KUBERNETES.read_text()
-    (policy,) = documented(KUBERNETES)
-    assert needed(queue.proxy, "sqs") == actions(policy["Statement"])
+    assert "`sqs:NAME`" in (KUBERNETES.parent / "README.md").read_text()
+    assert needed(queue.proxy, "sqs") == actions(documented("sqs"))
 
 
-@pytest.mark.parametrize("source", ["jetstream", "sqs"])
+@pytest.mark.parametrize("source", ["jetstream", "sqs", "sqs in a pod"])
 async def test_the_archive_may_do_what_it_calls(world: World, queue: Queue, proxy: FaultyDynamoDB, source: str) -> None:
-    """Rows, one that DynamoDB refuses, and what it gives back when it stops."""
-    deployed = test_archive.ON_SQS if source == "sqs" else test_archive.ON
+    """Rows, one that DynamoDB refuses, and what it gives back when it stops.
+
+    The stack gives it the queue's URL, the reader of the manifests its name.
+    """
+    is_queue = source != "jetstream"
+    named = queue.name if source == "sqs in a pod" else queue.url
     async with make_archive(world) as archive:
         archive.env = proxy.env
-        env = {"ARCHIVE_SOURCE": f"sqs:{queue.url}", VARIABLE: queue.env[VARIABLE]} if source == "sqs" else {}
+        env = {"ARCHIVE_SOURCE": f"sqs:{named}", VARIABLE: queue.env[VARIABLE]} if is_queue else {}
 
         async def publish(*bodies: str) -> None:
             queue.send(*bodies)
@@ -151,7 +154,7 @@ async def test_the_archive_may_do_what_it_calls(world: World, queue: Queue, prox
             await asyncio.Event().wait()
 
         async def is_archived() -> bool:
-            return queue.left() == 0 if source == "sqs" else await archive.is_archived()
+            return queue.left() == 0 if is_queue else await archive.is_archived()
 
         proxy.fault = refuse
         await publish("one", "poison", "two")
@@ -162,8 +165,11 @@ async def test_the_archive_may_do_what_it_calls(world: World, queue: Queue, prox
             await asyncio.wait_for(stuck.wait(), 30)
             task.child.signal(signal.SIGTERM)
             assert await task.child.wait() == 0
-    allowed = actions(test_archive.statements(**deployed))
-    assert needed(proxy, "dynamodb") | needed(queue.proxy, "sqs") == allowed
+    called = needed(proxy, "dynamodb") | needed(queue.proxy, "sqs")
+    if source != "sqs in a pod":
+        assert called == actions(test_archive.statements(**(test_archive.ON_SQS if is_queue else test_archive.ON)))
+    if source != "sqs":
+        assert called == actions([*documented("archive"), *(documented("sqs") if is_queue else ())])
 
 
 async def test_the_service_may_do_what_it_calls(world: World, proxy: FaultyDynamoDB) -> None:
@@ -185,6 +191,11 @@ async def test_the_service_may_do_what_it_calls(world: World, proxy: FaultyDynam
     assert of_tables(proxy) == {
         world.table: actions([balances]), world.adjustments: actions([ledger]), "by_sequence": actions([index]),
     }  # fmt: skip
+    by_table = {each["Resource"].rpartition("/")[2]: actions([each]) for each in documented("customer")}
+    assert by_table == {
+        "customer-balances-DO": actions([balances]), "customer-adjustments-DO": actions([ledger]),
+        "by_sequence": actions([index]),
+    }  # fmt: skip
 
 
 def of_tables(proxy: FaultyDynamoDB) -> dict[str, set[str]]:
@@ -203,16 +214,30 @@ def of_tables(proxy: FaultyDynamoDB) -> dict[str, set[str]]:
     return found
 
 
-def documented(path: Path) -> list[dict[str, Any]]:
-    """The policies in a document."""
-    blocks = re.findall(r"```json\n(.*?)```", path.read_text(), re.DOTALL)
-    return [policy for block in blocks if "Statement" in (policy := json.loads(block))]
+def documented(name: str) -> list[dict[str, Any]]:
+    """The statements of a policy that a reader is given."""
+    policy = json.loads((KUBERNETES / f"{name}.json").read_text())
+    assert all(each["Effect"] == "Allow" and "ACCOUNT" in each["Resource"] for each in policy["Statement"])
+    return list(policy["Statement"])
+
+
+def test_operators_of_others_may_do_what_they_document() -> None:
+    """Their calls are not ours to record: KEDA reads a queue's length, External Secrets the secrets that are named.
+
+    https://keda.sh/docs/latest/scalers/aws-sqs/
+    https://external-secrets.io/latest/provider/aws-secrets-manager/
+    """
+    for name, allowed in (("keda", "sqs:GetQueueAttributes"), ("external-secrets", "secretsmanager:GetSecretValue")):
+        assert actions(documented(name)) == {allowed}
+        service, _, operation = allowed.partition(":")
+        assert permission(service, operation) == allowed
 
 
 def test_no_other_document_names_actions() -> None:
     """One that does is to be compared above."""
-    texts = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "deploy").rglob("*.[mty]*")]
-    assert {path.suffix for path in texts} == {".md", ".toml", ".yaml"}
+    texts = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "deploy").rglob("*.[jmty]*")]
+    assert {path.suffix for path in texts} == {".json", ".md", ".toml", ".yaml"}
     services = "|".join(map(re.escape, POLICIES))
     naming = {path for path in texts if re.search(rf"\b({services}):[A-Z][a-z]+[A-Z]\w+", path.read_text())}
-    assert naming == {KUBERNETES}
+    assert naming == set(KUBERNETES.iterdir())
+    assert {path.stem for path in naming} == {"customer", "archive", "devices", "sqs", "keda", "external-secrets"}

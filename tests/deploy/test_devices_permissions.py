@@ -13,7 +13,7 @@ from google.protobuf.empty_pb2 import Empty
 from local.process import claim_port
 from service.contracts import devices as contract
 from tests.cdk.test_devices import FULL, statements
-from tests.deploy.test_aws_permissions import actions, needed
+from tests.deploy.test_aws_permissions import actions, documented, needed
 from tests.support.dynamodb.faulty import FaultyDynamoDB
 from tests.support.world import eventually
 
@@ -46,4 +46,4 @@ async def test_the_role_may_do_what_it_calls(devices: Any, proxy: FaultyDynamoDB
         await device.disconnect()
         task.child.signal(signal.SIGTERM)
         assert await task.child.wait() == 0
-    assert needed(proxy, "dynamodb") == actions(statements(**FULL))
+    assert needed(proxy, "dynamodb") == actions(statements(**FULL)) == actions(documented("devices"))
