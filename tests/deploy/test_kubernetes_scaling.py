@@ -17,7 +17,6 @@ import yaml
 from control_plane.auth.claims import Key
 from control_plane.desired import ACCOUNT
 from control_plane.parts import ARCHIVE
-from control_plane.self_hosted import jetstream
 from deploy import scaling_rules
 from deploy.file import read
 from deploy.sections import ArchiveSection
@@ -27,6 +26,7 @@ from local.process import accepts, claim_port, running
 from operations import operator
 from service.contracts import archive as contract
 from tests.support.kustomize import FOLDER, Resource, environment, of_kind, overlay, pods, roles
+from tests.support.nats.declared import ensure
 from tests.support.world import Servers, World, get
 
 WITHOUT_CREDIT = "balance_time_without_credit_percent"
@@ -173,7 +173,7 @@ async def monitored(tmp_path: Path) -> AsyncIterator[tuple[World, str]]:
         world = World(Servers(f"nats://127.0.0.1:{port}", *keys, {}), Key.account(), "none", tmp_path)
         await world.push()
         async with world.administrator() as admin:
-            await jetstream.ensure(admin, ACCOUNT.plus((ARCHIVE,)), replicas=1)
+            await ensure(admin, ACCOUNT.plus((ARCHIVE,)), replicas=1)
             for number in range(3):
                 await admin.publish(f"customer.balance.{number}", b'{"balance":1}')
         yield world, f"http://127.0.0.1:{monitoring}"
