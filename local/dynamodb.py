@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 FILE: Final = "dynamodb.sqlite"
 REGION: Final = "eu-west-1"
 KEYS: Final = (contract.KEY_ATTRIBUTE,)
+_AT_ONCE: Final = 25
+"""Rows of a BatchWriteItem."""
 
 
 class Definition(TypedDict):
@@ -84,13 +86,15 @@ def has_engine() -> bool:
 
 
 @asynccontextmanager
-async def dynamodb(folder: Path, port: int) -> AsyncIterator[Child]:
-    """Run the engine on `port` with its file in `folder`, which is kept. Without an engine, run moto's server.
+async def dynamodb(folder: Path, port: int, *, in_memory: bool = False) -> AsyncIterator[Child]:
+    """Run the engine on `port` with its file in `folder`, which is kept, or `in_memory`. Without an engine, run moto's
+    server.
 
     The engine gets one worker thread: more would spin on the database's lock, at nearly twice the CPU per key.
     """
     if has_engine():
-        command = [str(binary()), "serve", "--port", str(port), "--db-path", str(folder / FILE)]
+        file = [] if in_memory else ["--db-path", str(folder / FILE)]
+        command = [str(binary()), "serve", "--port", str(port), *file]
     else:
         command = [sys.executable, "-m", "local.moto_server", str(port)]
     env = {**os.environ, "TOKIO_WORKER_THREADS": "1"}
@@ -141,6 +145,16 @@ def adjustments_definition(name: str) -> Definition:
         {"IndexName": contract.ADJUSTMENTS_INDEX, "KeySchema": by_sequence, "Projection": {"ProjectionType": "ALL"}}
     ]
     return table
+
+
+def put_balances(balances: Mapping[str, int], table: str, env: Mapping[str, str]) -> None:
+    """Write a row for each client id."""
+    items = [{contract.KEY_ATTRIBUTE: {"S": each}, contract.BALANCE_ATTRIBUTE: {"N": str(balance)}}
+             for each, balance in balances.items()]  # fmt: skip
+    for first in range(0, len(items), _AT_ONCE):
+        client(env).batch_write_item(
+            RequestItems={table: [{"PutRequest": {"Item": item}} for item in items[first : first + _AT_ONCE]]}
+        )
 
 
 def rows(table: str, env: Mapping[str, str]) -> dict[str, int]:

@@ -34,8 +34,8 @@ from service.dynamodb.writer import CALL_TIMEOUT_S
 
 LOAD: Final = "load"
 BARE: Final = "bare"
-ROWS_PER_S: Final = 8_000
-"""Rows of a turn for each second of a step: about as many as a local engine takes."""
+SLICES: Final = 10
+"""Parts of the bare writes, whose rows are ready in memory."""
 WARM_UP: Final = 2_000
 
 Measure = Callable[[float], Awaitable[Writes]]
@@ -47,18 +47,20 @@ def writing(what: str, table: str, dynamodb_env: Mapping[str, str]) -> AbstractA
     return bare_loop("benchmark.cost.loading", table, dynamodb_env, what)
 
 
-async def ratio(loaded: Measure, written: Measure, *, rounds: int, step_s: float, say: Callable[[str], None]) -> float:
-    """Measure both in turns; return the median of the load's rate over the bare loop's."""
-    rows = int(step_s * ROWS_PER_S)
+async def ratio(loaded: Measure, written: Measure, *, rows: int, say: Callable[[str], None]) -> float:
+    """Load a file of `rows` rows; return its rate over that of as many bare writes: half before it, half after it.
+
+    One file, not many small ones: what grows with a load shows only there. Two halves, as a machine's rate drifts.
+    """
     for measure in (loaded, written):
         await measure(min(rows, WARM_UP))
-    ratios = []
-    for number in range(rounds):
-        order = (written, loaded) if number % 2 else (loaded, written)
-        found = {measure: (await measure(rows)).rate for measure in order}
-        ratios.append(found[loaded] / found[written])
-        say(f"load: {found[loaded]:,.0f} rows/s, of {found[written]:,.0f} of bare writes")
-    return statistics.median(ratios)
+    half = [rows // SLICES] * (SLICES // 2)
+    before = [await written(count) for count in half]
+    ours = await loaded(rows)
+    after = [await written(count) for count in half]
+    bare = statistics.harmonic_mean([each.rate for each in (*before, *after)])
+    say(f"load: {ours.rate:,.0f} rows/s of {rows:,}, of {bare:,.0f} of bare writes")
+    return ours.rate / bare
 
 
 def file_of(rows: int, first: int, folder: Path) -> Path:
