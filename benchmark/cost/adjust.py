@@ -22,7 +22,6 @@ from typing import Final
 import uvloop
 
 from benchmark.cost.bare_loop import TABLE, Writes, bare_loop, serve
-from benchmark.cost.create import TURNS
 from benchmark.errors import BenchmarkError
 from service.customer.ledger.decide import Entry, State
 from service.customer.ledger.tables import Ledger
@@ -32,7 +31,7 @@ from service.dynamodb.table import DEADLINE_S
 CLIENTS: Final = 1_000
 """Clients of the service's load: "1" to this number."""
 IN_FLIGHT: Final = 500
-"""Adjustments of the service's load, and creates."""
+"""Adjustments of the service's load."""
 OF_ONE: Final = 100
 """Adjustments of one client in flight."""
 BESIDE_PER_S: Final = 200
@@ -52,7 +51,7 @@ Latency = Callable[[float], Awaitable[float]]
 
 @dataclass(frozen=True)
 class AdjustCost:
-    """The medians of the turns' ratios."""
+    """The medians of the rounds' ratios."""
 
     of_transactions: float
     """Adjustments/s, relative to the transactions alone."""
@@ -84,15 +83,15 @@ def transacting(
 async def beside(
     measures: Measures, *, rounds: int, step_s: float, warm_up_s: float, say: Callable[[str], None]
 ) -> tuple[float, float, float]:
-    """Return the medians of `of_transactions`, `one_client` and `cpu_over_create`. A round is `TURNS` short turns."""
+    """Return the medians of `of_transactions`, `one_client` and `cpu_over_create`."""
     each = (
         measures.adjusted, measures.written, measures.created, measures.adjusted_one, measures.written_one,
     )  # fmt: skip
     for measure in each:
         await measure(warm_up_s)
     of_transactions, one_client, cpus = [], [], []
-    for number in range(rounds * TURNS):
-        found = {measure: await measure(step_s / TURNS) for measure in (each[::-1] if number % 2 else each)}
+    for number in range(rounds):
+        found = {measure: await measure(step_s) for measure in (each[::-1] if number % 2 else each)}
         many, bare, create, one, bare_one = (found[measure] for measure in each)
         of_transactions.append(many.rate / bare.rate)
         one_client.append(one.rate / bare_one.rate)
@@ -107,9 +106,9 @@ async def beside(
 async def balance_beside(
     without: Latency, beside: Latency, *, rounds: int, step_s: float, say: Callable[[str], None]
 ) -> float:
-    """Return the median of the ratios of p50. A round is `TURNS` turns."""
+    """Return the median of the ratios of p50."""
     ratios = []
-    for number in range(rounds * TURNS):
+    for number in range(rounds):
         order = (beside, without) if number % 2 else (without, beside)
         found = {measure: await measure(step_s) for measure in order}
         ratios.append(found[beside] / found[without])

@@ -16,6 +16,7 @@ from typing import Final
 from benchmark.cost import adjust
 from benchmark.cost.adjust import AdjustCost, Latency, Measure, Measures
 from benchmark.cost.bare_loop import Writes
+from benchmark.cost.create import CONCURRENCY
 from benchmark.cost.figures import SERVICE
 from benchmark.cost.programs import ADJUSTMENTS, TABLE, Bench, Program
 from benchmark.load.endpoints import ADJUST, CREATE
@@ -29,7 +30,7 @@ AT_RANDOM: Final = 0.0
 KEYS: Final = (contract.ADJUSTMENTS_PARTITION_KEY, contract.ADJUSTMENTS_SORT_KEY)
 
 
-async def measure(bench: Bench, *, rounds: int, step_s: float, warm_up_s: float) -> AdjustCost:
+async def measure(bench: Bench, *, in_flight: int, rounds: int, step_s: float, warm_up_s: float) -> AdjustCost:
     """Measure a task that adjusts beside the transactions alone, its creates, and its balances."""
     async with (
         bench.engine_in_memory(adjust.ROWS) as memory_env,
@@ -37,8 +38,8 @@ async def measure(bench: Bench, *, rounds: int, step_s: float, warm_up_s: float)
         adjust.transacting(adjust.MANY, TABLE, ADJUSTMENTS, memory_env) as written,
         _of_one_client(bench) as (adjusted_one, written_one),
     ):
-        adjusted = _writing(bench, program, TELLER, ADJUST, adjust.IN_FLIGHT)
-        created = _writing(bench, program, REGISTRAR, CREATE, adjust.IN_FLIGHT)
+        adjusted = _writing(bench, program, TELLER, ADJUST, in_flight)
+        created = _writing(bench, program, REGISTRAR, CREATE, CONCURRENCY)
         figures = await adjust.beside(
             Measures(adjusted, written, created, adjusted_one, written_one),
             rounds=rounds, step_s=step_s, warm_up_s=warm_up_s, say=bench.say,

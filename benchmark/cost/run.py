@@ -22,6 +22,7 @@ from benchmark.cost import create as create_cost
 from benchmark.cost import devices as devices_cost
 from benchmark.cost import loading as load_cost
 from benchmark.cost import queue as queue_cost
+from benchmark.cost.adjust import IN_FLIGHT
 from benchmark.cost.archive import Archived
 from benchmark.cost.devices import DevicesCost
 from benchmark.cost.figures import BUSY, PEER, SERVICE, VARIANTS, Round, Sample, cost_rows, requirements, scale_row
@@ -56,6 +57,8 @@ class Profile:
     connections: int
     loaded: int
     """Rows of the file that is loaded."""
+    adjusting: int = IN_FLIGHT
+    """Adjustments in flight."""
     warm_up_s: float = 1.0
 
 
@@ -86,8 +89,9 @@ async def measure(profile: Profile, console: Console, stop: asyncio.Event) -> Co
             scale += await _over_rows(bench, profile)
             creates = await _creates(bench, profile)
             adjusted = await adjusting.measure(
-                bench, rounds=profile.rounds, step_s=profile.step_s, warm_up_s=profile.warm_up_s
-            )
+                bench, in_flight=profile.adjusting, rounds=profile.rounds, step_s=profile.step_s,
+                warm_up_s=profile.warm_up_s,
+            )  # fmt: skip
             async with bench.sidecar() as sidecar:
                 queue = await queue_cost.measure(
                     sidecar, rounds=profile.rounds, step_s=profile.step_s, memory_after=profile.memory_after,
