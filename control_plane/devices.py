@@ -100,7 +100,8 @@ class Devices:
         """
         body, register, seen = await self._found()
         if unknown := [name for name in names if name not in register and name not in seen]:
-            raise UsageError(f"there is no device {unknown[0]}; see `device list`; nothing was revoked")
+            remedy = "if the register lost it, add it again and then revoke it: that voids every JWT it has"
+            raise UsageError(f"there is no device {unknown[0]}; see `device list`; {remedy}; nothing was revoked")
         valid = [name for name in names if not self._is_revoked(body, name, register.get(name))]
         if valid:
             newest = {name: max(_serial_in(register.get(name)), self._serial(body, name)) for name in valid}

@@ -38,6 +38,8 @@ REGION: Final = "eu-west-1"
 KEYS: Final = (contract.KEY_ATTRIBUTE,)
 PAGE_ROWS: Final = 5_000
 """Most rows of a scan's page. Without a limit, the engine reads all that is left of the table for each page."""
+_AT_ONCE: Final = 25
+"""Rows of a BatchWriteItem."""
 
 
 class Definition(TypedDict):
@@ -86,13 +88,15 @@ def has_engine() -> bool:
 
 
 @asynccontextmanager
-async def dynamodb(folder: Path, port: int) -> AsyncIterator[Child]:
-    """Run the engine on `port` with its file in `folder`, which is kept. Without an engine, run moto's server.
+async def dynamodb(folder: Path, port: int, *, in_memory: bool = False) -> AsyncIterator[Child]:
+    """Run the engine on `port` with its file in `folder`, which is kept, or `in_memory`. Without an engine, run moto's
+    server.
 
     The engine gets one worker thread: more would spin on the database's lock, at nearly twice the CPU per key.
     """
     if has_engine():
-        command = [str(binary()), "serve", "--port", str(port), "--db-path", str(folder / FILE)]
+        file = [] if in_memory else ["--db-path", str(folder / FILE)]
+        command = [str(binary()), "serve", "--port", str(port), *file]
     else:
         command = [sys.executable, "-m", "local.moto_server", str(port)]
     env = {**os.environ, "TOKIO_WORKER_THREADS": "1"}
@@ -143,6 +147,16 @@ def adjustments_definition(name: str) -> Definition:
         {"IndexName": contract.ADJUSTMENTS_INDEX, "KeySchema": by_sequence, "Projection": {"ProjectionType": "ALL"}}
     ]
     return table
+
+
+def put_balances(balances: Mapping[str, int], table: str, env: Mapping[str, str]) -> None:
+    """Write a row for each client id."""
+    items = [{contract.KEY_ATTRIBUTE: {"S": each}, contract.BALANCE_ATTRIBUTE: {"N": str(balance)}}
+             for each, balance in balances.items()]  # fmt: skip
+    for first in range(0, len(items), _AT_ONCE):
+        client(env).batch_write_item(
+            RequestItems={table: [{"PutRequest": {"Item": item}} for item in items[first : first + _AT_ONCE]]}
+        )
 
 
 def rows(table: str, env: Mapping[str, str]) -> dict[str, int]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Final, Literal
 
+from benchmark.cost.adjust import BESIDE_PER_S, IN_FLIGHT, OF_ONE, AdjustCost
+from benchmark.cost.adjust import SLOW_MS as ONE_MS
 from benchmark.cost.archive import SLOW_MS, Archived
 from benchmark.cost.create import CONCURRENCY
 from benchmark.cost.devices import DevicesCost
@@ -75,6 +77,7 @@ def requirements(
     scale: Sequence[ScaleRow],
     memory: Sequence[tuple[int, float]],
     creates: float,
+    adjusted: AdjustCost,
     queue: QueueCost,
     archive: Archived,
     devices: DevicesCost,
@@ -122,6 +125,25 @@ def requirements(
         at_most("memory_growth", f"growth since {half[0]:,} requests", resident - half[1], 2, " MiB"),
         at_most("cpu_over_rows", f"CPU of a request, {_sizes(scale)}", rows[-1] / rows[0], 1.15),
         at_least("create_of_insert", f"creates/s at {CONCURRENCY} in flight, of a bare PutItem's", creates, 0.6),
+        at_least(
+            "adjust_of_transactions",
+            f"adjustments/s at {IN_FLIGHT} in flight, of bare transactions'",
+            adjusted.of_transactions,
+            0.9,
+        ),
+        at_least(
+            "adjust_one_client",
+            f"of one client at {OF_ONE}, over a transaction at a time, {ONE_MS:g} ms each",
+            adjusted.one_client,
+            10,
+        ),
+        at_most("adjust_cpu_over_create", "CPU of an adjustment, over a create's", adjusted.cpu_over_create, 2.0),
+        at_most(
+            "balance_beside_adjust",
+            f"p50 at 1 in flight beside {BESIDE_PER_S} adjustments/s, over without",
+            adjusted.balance_beside,
+            1.15,
+        ),
         at_least("queue_of_pull", "messages/s through the sidecar, of a plain pull consumer's", queue.same, 0.8),
         at_least("queue_short_of_pull", "the same, with a shorter visibility", queue.shorter, 0.6),
         at_least("queue_delete_of_empty", f"deletes of one, {AT_A_TIME} at a time, of empty calls", queue.delete, 0.6),

@@ -15,7 +15,6 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -25,7 +24,6 @@ import uvloop
 from benchmark.cost.archive import write_rows
 from benchmark.cost.bare_loop import TABLE, Writes, bare_loop, serve
 from benchmark.cost.draining import Measure
-from benchmark.cost.rounds import in_turns
 from benchmark.errors import BenchmarkError
 from operations.load.run import Plan, load
 from operations.load.show import Report
@@ -37,8 +35,8 @@ from service.dynamodb.writer import CALL_TIMEOUT_S
 
 LOAD: Final = "load"
 BARE: Final = "bare"
-ROWS_PER_S: Final = 8_000
-"""Rows of a turn for each second of a step: about as many as a local engine takes."""
+SLICES: Final = 10
+"""Parts of the bare writes, whose rows are ready in memory."""
 WARM_UP: Final = 2_000
 
 
@@ -47,17 +45,20 @@ def writing(what: str, table: str, dynamodb_env: Mapping[str, str]) -> AbstractA
     return bare_loop("benchmark.cost.loading", table, dynamodb_env, what)
 
 
-async def ratio(loaded: Measure, written: Measure, *, rounds: int, step_s: float, say: Callable[[str], None]) -> float:
-    """Measure both in turns; return the median of the load's rate over the bare loop's."""
-    rows = int(step_s * ROWS_PER_S)
-    both = (loaded, written)
-    for measure in both:
+async def ratio(loaded: Measure, written: Measure, *, rows: int, say: Callable[[str], None]) -> float:
+    """Load a file of `rows` rows; return its rate over that of as many bare writes: half before it, half after it.
+
+    One file, not many small ones: what grows with a load shows only there. Two halves, as a machine's rate drifts.
+    """
+    for measure in (loaded, written):
         await measure(min(rows, WARM_UP))
-    ratios = []
-    async for ours, bare in in_turns([partial(measure, rows) for measure in both], rounds):
-        ratios.append(ours.rate / bare.rate)
-        say(f"load: {ours.rate:,.0f} rows/s, of {bare.rate:,.0f} of bare writes")
-    return statistics.median(ratios)
+    half = [rows // SLICES] * (SLICES // 2)
+    before = [await written(count) for count in half]
+    ours = await loaded(rows)
+    after = [await written(count) for count in half]
+    bare = statistics.harmonic_mean([each.rate for each in (*before, *after)])
+    say(f"load: {ours.rate:,.0f} rows/s of {rows:,}, of {bare:,.0f} of bare writes")
+    return ours.rate / bare
 
 
 def file_of(rows: int, first: int, folder: Path) -> Path:

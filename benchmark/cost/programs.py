@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -31,9 +31,10 @@ from benchmark.report.measured import Measured
 from control_plane.desired import CLIENT
 from control_plane.desired import SERVICE as SERVICE_USER
 from control_plane.files import Files
+from control_plane.resources import User
 from control_plane.self_hosted import provider as self_hosted
 from local.device import add
-from local.dynamodb import dynamodb, environment, imported
+from local.dynamodb import create_adjustments, create_table, dynamodb, environment, imported, put_balances
 from local.nats_server import Mqtt, nats_server
 from local.process import Child, accepts, claim_port, running
 from local.state import State
@@ -42,6 +43,7 @@ from service.contracts import archive, customer, devices, queue
 
 PROGRAMS: Final = {ECHO: "benchmark.peers.echo", SERVICE: "service", BASELINE: "benchmark.peers.baseline"}
 TABLE: Final = "balances"
+ADJUSTMENTS: Final = "adjustments"
 EVENTS: Final = "events"
 READINGS: Final = "readings"
 DEVICES: Final = "devices"
@@ -55,6 +57,11 @@ TIMEOUT_S: Final = 15.0
 class Program:
     children: Sequence[Child]
     target: NatsTarget
+    files: Files
+
+    def by(self, user: User) -> Program:
+        """Return the same program, with requests by another user."""
+        return replace(self, target=self.target.model_copy(update={"creds": self.files.creds(user.name)}))
 
 
 class Bench:
@@ -91,6 +98,18 @@ class Bench:
         async with dynamodb(folder, port):
             yield environment(port)
 
+    @asynccontextmanager
+    async def engine_in_memory(self, rows: int) -> AsyncIterator[dict[str, str]]:
+        """Run an engine that writes no file: for transactions, whose rate is else the disk's."""
+        folder, port = Path(tempfile.mkdtemp(dir=self._folder)), claim_port(0, "")
+        async with dynamodb(folder, port, in_memory=True):
+            env = environment(port)
+            await create_table(TABLE, env)
+            balances = dict.fromkeys(map(str, range(1, rows + 1)), 100)
+            await asyncio.to_thread(put_balances, balances, TABLE, env)
+            await create_adjustments(ADJUSTMENTS, env)
+            yield env
+
     async def build_peer(self) -> str:
         """Build the Go peer; return why that failed, or ''."""
         self.say("go build")
@@ -103,14 +122,15 @@ class Bench:
         dynamodb_env: dict[str, str],
         tasks: int = 1,
         account: str | None = None,
-        user: str = CLIENT.name,
+        adjustments: str = "",
     ) -> AsyncIterator[Program]:
-        """Run `tasks` processes of a program in their own account, for requests by `user`; wait for `$SRV` answers."""
+        """Run `tasks` processes of a program in their own account; wait for `$SRV` answers."""
         account = account or name
         files = Files(self._folder / "creds" / account)
         await provision(self._url, self._state, files, account)
-        env = service_env(self._url, files.creds("service"), TABLE, dynamodb_env) | {"SEED_ROWS": "0"}
-        target = NatsTarget(servers=[self._url], creds=files.creds(user))
+        env = service_env(self._url, files.creds("service"), TABLE, dynamodb_env, adjustments=adjustments)
+        env["SEED_ROWS"] = "0"
+        target = NatsTarget(servers=[self._url], creds=files.creds(CLIENT.name))
         async with AsyncExitStack() as stack:
             children = []
             for number in range(1, tasks + 1):
@@ -122,7 +142,7 @@ class Bench:
                 task = service_task(name, env, claim_port(0, ""), log, PROGRAMS[name])
                 children.append((await stack.enter_async_context(task)).child)
             await self._answering(children, target)
-            yield Program(children, target)
+            yield Program(children, target, files)
 
     @asynccontextmanager
     async def sidecar(self) -> AsyncIterator[Sidecar]:
@@ -201,17 +221,18 @@ class Bench:
 
     async def measure(
         self, program: Program, loop: Loop, label: str, ids: int = 1000, frames: Frames = "plain",
-        endpoint: str = BALANCE,
+        endpoint: str = BALANCE, *, zipf: float | None = None, shown: bool = True,
     ) -> Sample:  # fmt: skip
-        """Run one load against a program; return its cost.
+        """Run one load against a program; return its cost. Ids come in turn, or with `zipf` at random (0: evenly).
 
         Raises `BenchmarkError` when a request failed, as its cost is not that of a reply, and `CancelledError` when
         interrupted.
         """
         raw = frames if endpoint == BALANCE else None
-        plan = Plan(program.target, None, TIMEOUT_S, ids, None, 1, None, {}, {endpoint: 1.0}, frames=raw)
+        plan = Plan(program.target, None, TIMEOUT_S, ids, zipf, 1, None, {}, {endpoint: 1.0}, frames=raw)
         before = _cpu_s(program.children), _cpu_s([self._nats])
-        totals, _ = await one_load(plan, loop, self._console, self._stop, label)
+        console = self._console if shown else Console(quiet=True)  # a terminal shows one load at a time
+        totals, _ = await one_load(plan, loop, console, self._stop, label)
         after = _cpu_s(program.children), _cpu_s([self._nats])
         measured = Measured.of(totals)
         if measured.interrupted:

@@ -16,11 +16,13 @@ from typing import Final
 
 from rich.console import Console
 
+from benchmark.cost import adjusting
 from benchmark.cost import archive as archive_cost
 from benchmark.cost import create as create_cost
 from benchmark.cost import devices as devices_cost
 from benchmark.cost import loading as load_cost
 from benchmark.cost import queue as queue_cost
+from benchmark.cost.adjust import IN_FLIGHT
 from benchmark.cost.archive import Archived
 from benchmark.cost.devices import DevicesCost
 from benchmark.cost.figures import BUSY, PEER, SERVICE, VARIANTS, Round, Sample, cost_rows, requirements, scale_row
@@ -52,14 +54,20 @@ class Profile:
     online: int
     """Devices with a record, while the role's memory is read."""
     connections: int
+    loaded: int
+    """Rows of the file that is loaded."""
+    adjusting: int = IN_FLIGHT
+    """Adjustments in flight."""
     warm_up_s: float = 1.0
 
 
 FULL: Final = Profile(
     5, 3.0, (1, 100, BUSY), (1, 2, 3), (1_000, 100_000, 1_000_000), (250_000, 500_000, 750_000, 1_000_000),
-    online=10_000, connections=1_000,
+    online=10_000, connections=1_000, loaded=1_000_000,
 )  # fmt: skip
-QUICK: Final = Profile(1, 1.0, (1, BUSY), (1, 2), (1_000, 10_000), (10_000, 20_000), online=100, connections=200)
+QUICK: Final = Profile(
+    1, 1.0, (1, BUSY), (1, 2), (1_000, 10_000), (10_000, 20_000), online=100, connections=200, loaded=10_000
+)  # fmt: skip
 
 
 async def measure(profile: Profile, console: Console, stop: asyncio.Event) -> CostResult:
@@ -79,6 +87,10 @@ async def measure(profile: Profile, console: Console, stop: asyncio.Event) -> Co
                 memory = await _memory(bench, dynamodb_env, profile)
             scale += await _over_rows(bench, profile)
             creates = await _creates(bench, profile)
+            adjusted = await adjusting.measure(
+                bench, in_flight=profile.adjusting, rounds=profile.rounds, step_s=profile.step_s,
+                warm_up_s=profile.warm_up_s,
+            )  # fmt: skip
             async with bench.sidecar() as sidecar:
                 queue = await queue_cost.measure(
                     sidecar, rounds=profile.rounds, step_s=profile.step_s, totals=profile.memory_after,
@@ -94,7 +106,7 @@ async def measure(profile: Profile, console: Console, stop: asyncio.Event) -> Co
         rows=cost_rows(rounds, resident),
         scale=scale,
         memory=memory,
-        claims=requirements(rounds, scale, memory, creates, queue, archived, devices, loaded),
+        claims=requirements(rounds, scale, memory, creates, adjusted, queue, archived, devices, loaded),
         left_out=left_out,
     )
 
@@ -158,13 +170,13 @@ async def _creates(bench: Bench, profile: Profile) -> float:
     """Return the rate of `customer.create` relative to bare inserts."""
     async with (
         bench.engine(1000) as dynamodb_env,
-        bench.program(SERVICE, dynamodb_env, account="creates", user=REGISTRAR.name) as program,
+        bench.program(SERVICE, dynamodb_env, account="creates") as program,
         create_cost.inserting(TABLE, dynamodb_env) as inserted,
     ):
 
         async def created(duration_s: float) -> float:
             loop = _closed(create_cost.CONCURRENCY, duration_s)
-            return (await bench.measure(program, loop, "creates", endpoint=CREATE)).measured.throughput
+            return (await bench.measure(program.by(REGISTRAR), loop, "creates", endpoint=CREATE)).measured.throughput
 
         return await create_cost.ratio(
             created, inserted, rounds=profile.rounds, step_s=profile.step_s, warm_up_s=profile.warm_up_s, say=bench.say
@@ -178,7 +190,7 @@ async def _loads(bench: Bench, profile: Profile) -> float:
         load_cost.writing(load_cost.LOAD, TABLE, dynamodb_env) as loaded,
         load_cost.writing(load_cost.BARE, TABLE, dynamodb_env) as written,
     ):
-        return await load_cost.ratio(loaded, written, rounds=profile.rounds, step_s=profile.step_s, say=bench.say)
+        return await load_cost.ratio(loaded, written, rows=profile.loaded, say=bench.say)
 
 
 async def _archive(bench: Bench, profile: Profile) -> Archived:

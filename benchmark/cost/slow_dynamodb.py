@@ -1,7 +1,7 @@
 """A DynamoDB that takes a fixed time per call and accepts every row.
 
 `python -m benchmark.cost.slow_dynamodb PORT MS PARTITION-KEY SORT-KEY`. A real engine would be the bottleneck; this one
-costs next to nothing. It knows only the calls of the roles that write, and keeps nothing.
+costs next to nothing. It knows only the calls of the roles that write, and keeps nothing; its one client is "1".
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import Final, cast
 import httptools
 import orjson
 import uvloop
+
+from service.contracts import customer as contract
 
 
 def _table(partition_key: str, sort_key: str) -> object:
@@ -35,8 +37,11 @@ def _response(body: object) -> bytes:
 
 
 _NOTHING: Final = _response({"Items": [], "Count": 0, "ScannedCount": 0})
+_CLIENT: Final = {contract.KEY_ATTRIBUTE: {"S": "1"}, contract.BALANCE_ATTRIBUTE: {"N": "100"}}
 _ANSWERS: Final = {
+    b"BatchGetItem": _response({"Responses": {"balances": [_CLIENT]}, "UnprocessedKeys": {}}),
     b"BatchWriteItem": _response({"UnprocessedItems": {}}),
+    b"TransactWriteItems": _response({}),
     b"Query": _NOTHING,
     b"Scan": _NOTHING,
 }

@@ -19,7 +19,8 @@ SWEEP: Final = ("best", "throughput")
 COST: Final = (
     "cpu_over_peer", "both_cpu_over_peer", "of_peer", "p50_over_peer", "cpu_over_echo", "cpu_over_untraced",
     "cpu_over_regular", "over_plain", "p50_over_echo", "memory", "memory_growth", "cpu_over_rows",
-    "create_of_insert", "queue_of_pull",
+    "create_of_insert", "adjust_of_transactions", "adjust_one_client", "adjust_cpu_over_create",
+    "balance_beside_adjust", "queue_of_pull",
     "queue_short_of_pull", "queue_delete_of_empty", "queue_receive_of_empty", "queue_memory", "queue_growth",
     "archive_of_writes", "archive_cpu_over_plain", "archive_slow_busy", "load_of_writes",
     "devices_cpu_over_bare", "devices_cpu_over_writing", "devices_of_writing", "devices_memory", "devices_growth",

@@ -125,9 +125,9 @@ class Devices(Construct):
             alarms.make(
                 self, "DevicesOutagesUnreported", own("DevicesOutageAge", table, "Maximum"), AT_LEAST, UNREPORTED_S,
                 UNREPORTED_MINUTES,
-                f"An outage was not reported for {UNREPORTED_S // 60} minutes: the webhook fails. The log says how. "
-                "Correct the secret of webhook_secret and replace the tasks, or see the webhook's own status; it is "
-                "tried again until it succeeds.",
+                f"An outage was not reported for {UNREPORTED_S // 60} minutes: the webhook fails, or no task reports. "
+                "The log says why. Correct the secret of webhook_secret and replace the tasks, or see the webhook's "
+                "own status; it is tried again until it succeeds.",
             )  # fmt: skip
         if section.silent_minutes:
             alarms.make(

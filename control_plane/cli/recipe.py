@@ -55,13 +55,20 @@ class Broker:
 
 
 def publish_line(broker: Broker, minted: Minted, path: Path | None) -> str:
-    """Return a command that publishes a reading, which becomes a row: 21.5 °C, 40 %, at the time of its arrival."""
+    """Return a command that publishes a reading, which becomes a row: 21.5 °C, 40 %, at the time of its arrival.
+
+    The JWT goes through a file that mosquitto_pub reads options from, which only its owner may read, and which is
+    removed: each user of the machine sees the arguments of a program. `printf` is the shell's own.
+    https://mosquitto.org/man/mosquitto_pub-1.html (options)
+    """
     password = f'"$(cat {shlex.quote(str(path))})"' if path else minted.jwt
     trusted = f"--cafile {shlex.quote(broker.authority)}" if broker.authority else "--tls-use-os-certs"
     tls = f" {trusted}" if broker.tls else ""
     return (
+        "(umask 077; XDG_CONFIG_HOME=$(mktemp -d); export XDG_CONFIG_HOME; trap 'rm -r \"$XDG_CONFIG_HOME\"' EXIT; "
+        f"printf '%s %s\\n' -P {password} >\"$XDG_CONFIG_HOME/mosquitto_pub\"; "
         f"printf '{_octal(_reading(minted.name))}' | mosquitto_pub -h {broker.host} -p {broker.port}{tls} -V mqttv311 "
-        f"-i {minted.name} -u {minted.name} -P {password} -q 1 -t data/{minted.name}/{SENSOR} -s"
+        f"-i {minted.name} -u {minted.name} -q 1 -t data/{minted.name}/{SENSOR} -s)"
     )
 
 

@@ -73,7 +73,9 @@ class Customer:
         self._ledger: Ledger | None = None
         self._adjust: Adjust | None = None
         if settings.adjustments_table:
-            self._ledger = Ledger(settings.ddb_table, settings.adjustments_table, settings.attributes)
+            self._ledger = Ledger(
+                settings.ddb_table, settings.adjustments_table, settings.attributes, self._tracing
+            )  # fmt: skip
             self._adjust = Adjust(self._ledger, self._table, self._events)
         self._service = ConcurrentService(
             self._nc,

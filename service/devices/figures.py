@@ -18,7 +18,7 @@ UNITS: Final = {
 """Every CloudWatch metric of this role -> its unit.
 
 `DevicesReadingAge` is the age of the oldest reading, connect or will that this task works on. `DevicesSilence` is the
-time since this task received a reading, or since it began; `DevicesOutageAge` the age of the oldest outage that it has
-not reported. `DevicesReadingsWaiting` and `DevicesOnline` are of all tasks, and left out while they are not known. The
+time since this task received a reading, or since it began; `DevicesOutageAge` the age of the oldest outage that no task
+has reported. `DevicesReadingsWaiting` and `DevicesOnline` are of all tasks, and left out while they are not known. The
 others are counts since the last report.
 """

@@ -123,7 +123,9 @@ def _of_presence(parts: Parts) -> Iterator[Metric]:
     )
     if (online := parts.online.devices) is not None:
         yield from gauges(("devices_online", "Devices that are online, as all tasks see it.", online))
-    yield from gauges(("devices_outage_age_seconds", "Age of the oldest outage not reported.", reported.oldest_s))
+    yield from gauges(
+        ("devices_outage_age_seconds", "Age of the oldest outage that no task has reported.", parts.reporter.oldest_s())
+    )
 
 
 def _of_answers(parts: Parts) -> Iterator[Metric]:
@@ -155,7 +157,7 @@ class Minute:
         before, self._last = self._last, self._totals()
         values = {name: total - before[name] for name, total in self._last.items()}
         values["DevicesReadingAge"] = self._parts.oldest_s()
-        values["DevicesOutageAge"] = self._parts.reporter.stats.oldest_s
+        values["DevicesOutageAge"] = self._parts.reporter.oldest_s()
         values["DevicesSilence"] = self._parts.silence_s()
         if self._parts.online.devices is not None:
             values["DevicesOnline"] = self._parts.online.devices

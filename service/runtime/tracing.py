@@ -14,7 +14,8 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
@@ -44,8 +45,8 @@ _MEMBER_MAX: Final = 128
 https://www.w3.org/TR/trace-context/#tracestate-limits
 """
 _VARIABLES: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-_batch: ContextVar[Span | None] = ContextVar("batch", default=None)
-"""Span of the BatchGetItem call whose answers the current asyncio task delivers."""
+_call: ContextVar[Span | None] = ContextVar("call", default=None)
+"""Span of the DynamoDB call whose answers the current asyncio task delivers."""
 
 
 def tracing() -> NoTracing | Tracing:
@@ -100,6 +101,13 @@ class NoTracing:
     def context(self, span: Any) -> None:
         """Return None: there is no context to pass on."""
 
+    def call(self, action: str, size: int) -> AbstractContextManager[None]:  # noqa: ARG002  as `Tracing` has them
+        """Return a context that does nothing."""
+        return nullcontext()
+
+    def other_requests(self) -> None:
+        """Do nothing: no span is linked."""
+
     def read(self, read: Read[Result]) -> Read[Result]:
         return read
 
@@ -108,7 +116,7 @@ class NoTracing:
 
 
 class Tracing:
-    """Spans of requests, and of the BatchGetItem calls that answer them."""
+    """Spans of requests, and of the DynamoDB calls that answer them."""
 
     def __init__(self, provider: TracerProvider) -> None:
         from opentelemetry.trace import SpanKind  # noqa: PLC0415
@@ -130,9 +138,9 @@ class Tracing:
     def end(self, span: Span, endpoint: str, outcome: str) -> None:
         span.set_attribute("balance.endpoint", endpoint)
         span.set_attribute("balance.outcome", outcome)
-        batch = _batch.get()
-        if batch is not None:
-            span.add_link(batch.get_span_context())
+        call = _call.get()
+        if call is not None:
+            span.add_link(call.get_span_context())
         span.end()
 
     @_harmless
@@ -146,23 +154,33 @@ class Tracing:
             carrier |= _bounded(state)
         return carrier
 
+    @contextmanager
+    def call(self, action: str, size: int) -> Iterator[None]:
+        """Give a DynamoDB call of so many items a span; the requests that this task answers then are linked to it."""
+        span = self._begin_call(action, size)
+        try:
+            yield
+        finally:
+            self._end_call(span)
+
+    def other_requests(self) -> None:
+        """Say that this task answers other requests from here on: the call before was not theirs."""
+        _call.set(None)
+
     def read(self, read: Read[Result]) -> Read[Result]:
-        """Return `read` with a span of its own, to which the spans of its requests are linked."""
+        """Return `read` with a span for each BatchGetItem."""
 
         async def traced(ids: Sequence[str], give: Give[Result]) -> None:
-            span = self._begin_call(len(ids))
-            try:
+            with self.call("BatchGetItem", len(ids)):
                 await read(ids, give)
-            finally:
-                self._end_call(span)
 
         return traced
 
     @_harmless
-    def _begin_call(self, size: int) -> Span | None:
+    def _begin_call(self, action: str, size: int) -> Span | None:
         attributes: dict[str, str | int] = {"db.system.name": "aws.dynamodb", "db.operation.batch.size": size}
-        span = self._tracer.start_span("BatchGetItem", kind=self._kinds.CLIENT, attributes=attributes)
-        _batch.set(span)
+        span = self._tracer.start_span(action, kind=self._kinds.CLIENT, attributes=attributes)
+        _call.set(span)
         return span
 
     @_harmless

@@ -277,7 +277,8 @@ async def test_what_a_request_costs_is_measured_for_each_program(monkeypatch: py
     """The figures are the machine's; here: that each of them is there, and is one of a program that served."""
     monkeypatch.setattr(shutil, "which", lambda _: None)  # to build the peer takes a minute
     profile = Profile(rounds=1, step_s=0.1, concurrencies=(1, BUSY), tasks=(1,), rows=(1_000, 2_000),
-                    memory_after=(500, 1_000), online=50, connections=20, warm_up_s=0.1)  # fmt: skip
+                    memory_after=(500, 1_000), online=50, connections=20, loaded=1_000, adjusting=20,
+                    warm_up_s=0.1)  # fmt: skip
     found = await measure(profile, Console(quiet=True), asyncio.Event())
     assert [(row.program, row.concurrency) for row in found.rows] == [
         *((program, 1) for program in ("echo", "service", "baseline")),
@@ -294,3 +295,6 @@ async def test_what_a_request_costs_is_measured_for_each_program(monkeypatch: py
     assert found.figures()["archive_slow_busy"] > 0.1
     assert found.figures()["devices_of_writing"] > 0.1
     assert found.figures()["load_of_writes"] > 0.1
+    assert found.figures()["adjust_of_transactions"] > 0.1
+    assert found.figures()["adjust_one_client"] > 1
+    assert found.figures()["balance_beside_adjust"] > 0.1

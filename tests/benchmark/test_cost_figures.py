@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from benchmark.cost.adjust import AdjustCost
 from benchmark.cost.archive import Archived
 from benchmark.cost.devices import DevicesCost
 from benchmark.cost.figures import (
@@ -28,6 +29,7 @@ from benchmark.report.tables import grids, remarks
 from benchmark.report.thresholds import COST, parse
 
 GOOD = QueueCost(same=1.0, shorter=1.0, delete=1.0, receive=1.0, memory=[(1, 70.0), (2, 71.0)])
+ADJUSTED = AdjustCost(of_transactions=1.0, one_client=20.0, cpu_over_create=1.5, balance_beside=1.0)
 ARCHIVED = Archived(rate_of_writes=1.0, cpu_over_plain=0.1, slow_busy=0.9)
 
 DEVICES = DevicesCost(1.0, 0.5, 1.0, memory=[(1, 90.0), (2, 91.0)], connection_kib=60.0)
@@ -50,6 +52,7 @@ def one_round(**of_the_service: float) -> Round:
 def figures(
     *rounds: Round,
     creates: float = 1.0,
+    adjusted: AdjustCost = ADJUSTED,
     queue: QueueCost = GOOD,
     archive: Archived = ARCHIVED,
     devices: DevicesCost = DEVICES,
@@ -58,7 +61,7 @@ def figures(
     rows = [
         ScaleRow(of="rows", size=size, throughput=1, p99_ms=1, server_cpu_us=cpu) for size, cpu in ((10, 20), (99, 22))
     ]
-    found = requirements(rounds, rows, [(1, 70.0), (2, 71.0)], creates, queue, archive, devices, loaded)
+    found = requirements(rounds, rows, [(1, 70.0), (2, 71.0)], creates, adjusted, queue, archive, devices, loaded)
     return {requirement.name: (requirement.figure, requirement.holds) for requirement in found}
 
 
@@ -129,6 +132,14 @@ def test_what_was_left_out_is_said_and_is_no_figure() -> None:
 def test_creates_reach_six_tenths_of_the_rate_of_bare_writes() -> None:
     assert figures(one_round(), creates=0.6)["create_of_insert"] == (0.6, True)
     assert figures(one_round(), creates=0.59)["create_of_insert"] == (0.59, False)
+
+
+def test_the_figures_of_adjustments_hold_at_their_bounds_and_not_beyond_them() -> None:
+    names = ("adjust_of_transactions", "adjust_one_client", "adjust_cpu_over_create", "balance_beside_adjust")
+    found = figures(one_round(), adjusted=AdjustCost(0.9, 10.0, 2.0, 1.15))
+    assert [found[name] for name in names] == [(0.9, True), (10.0, True), (2.0, True), (1.15, True)]
+    found = figures(one_round(), adjusted=AdjustCost(0.89, 9.9, 2.01, 1.16))
+    assert [found[name][1] for name in names] == [False] * len(names)
 
 
 def test_a_load_reaches_nine_tenths_of_the_rate_of_bare_writes() -> None:

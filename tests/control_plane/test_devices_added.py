@@ -118,20 +118,29 @@ async def test_what_is_printed_can_be_pasted(own: OwnProgram, tmp_path: Path) ->
     }  # fmt: skip
     program = tmp_path / "bin" / "mosquitto_pub"
     program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/arguments\ncat > {tmp_path}/input\n')
+    program.write_text(
+        f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/arguments\ncat > {tmp_path}/input\n'
+        f'cp -p "$XDG_CONFIG_HOME/mosquitto_pub" {tmp_path}/options\nexit 7\n'
+    )
     program.chmod(0o700)
-    environment = {**os.environ, "PATH": f"{program.parent}:{os.environ['PATH']}"}
+    (tmp_path / "temporary").mkdir()
+    environment = {
+        **os.environ, "PATH": f"{program.parent}:{os.environ['PATH']}", "TMPDIR": str(tmp_path / "temporary"),
+    }  # fmt: skip
     for shell_name in ("sh", "bash"):
         process = await asyncio.create_subprocess_exec(shell_name, "-c", shell, env=environment)
-        assert await process.wait() == 0
+        assert await process.wait() == 7, "the line says whether mosquitto_pub succeeded"
+        assert not list((tmp_path / "temporary").iterdir())
+        assert stat.S_IMODE((tmp_path / "options").stat().st_mode) == 0o600
+        option, _, jwt = (tmp_path / "options").read_text().strip().partition(" ")
+        assert option == "-P"
         given = (tmp_path / "arguments").read_text().splitlines()
         options = dict(zip(given[:-1:2], given[1:-1:2], strict=True))
         assert given[-1] == "-s"
+        assert not [text for text in given if jwt in text], "everyone sees a program's arguments"
         assert (tmp_path / "input").read_bytes() == b"\x0a\x06tank-1\x15\x00\x00\xac\x41\x1d\x00\x00\x20\x42"
     assert (options["-h"], options["-V"], options["-q"]) == ("127.0.0.1", "mqttv311", "1")
-    device = await Mqtt.connect(
-        options["-h"], int(options["-p"]), options["-i"], user=options["-u"], password=options["-P"]
-    )
+    device = await Mqtt.connect(options["-h"], int(options["-p"]), options["-i"], user=options["-u"], password=jwt)
     await device.publish(options["-t"], (tmp_path / "input").read_bytes())
     await device.disconnect()
 
@@ -145,7 +154,7 @@ async def test_a_jwt_may_go_into_a_file(own: OwnProgram, tmp_path: Path) -> None
     assert f'mqtt_pass = "the text of {out}/tank-1.jwt"' in output
     assert stat.S_IMODE((out / "tank-1.jwt").stat().st_mode) == 0o600
     assert stat.S_IMODE(out.stat().st_mode) == 0o700
-    command = output.splitlines()[1].partition(" -P ")[2].partition(" -q ")[0]
+    command = output.splitlines()[1].partition(" -P ")[2].partition(" >")[0]
     process = await asyncio.create_subprocess_exec("sh", "-c", f"printf %s {command}", stdout=asyncio.subprocess.PIPE)
     assert (await process.communicate())[0].decode() == jwt
     await (await own.connect("tank-1", jwt)).disconnect()

@@ -31,6 +31,7 @@ from service.dynamodb.table import BATCH_BUCKETS, CALL_BUCKETS, CALL_TIMEOUT_S, 
 from service.requests.errors import InternalError
 from service.runtime.errors import ServiceError
 from service.runtime.metrics import Histogram
+from service.runtime.tracing import NoTracing, Tracing
 
 log: Final = structlog.get_logger("service.customer")
 
@@ -41,6 +42,8 @@ TOLD: Final = frozenset({"ConsumedCapacity", "ItemCollectionMetrics"})
 _ID, _SORT = contract.ADJUSTMENTS_PARTITION_KEY, contract.ADJUSTMENTS_SORT_KEY
 _SEQUENCE: Final = contract.ADJUSTMENTS_INDEX_KEY
 _N: Final = contract.COUNT_ATTRIBUTE.encode()
+
+_NOT_TRACED: Final = NoTracing()
 
 Result = TypeVar("Result")
 
@@ -58,8 +61,12 @@ class Ledger:
     Each method makes one call, due by `deadline` (a time of the loop's clock), and raises what the call raises.
     """
 
-    def __init__(self, balances: str, adjustments: str, attributes: contract.Attributes = contract.ATTRIBUTES) -> None:
+    def __init__(
+        self, balances: str, adjustments: str, attributes: contract.Attributes = contract.ATTRIBUTES,
+        tracing: NoTracing | Tracing = _NOT_TRACED,
+    ) -> None:  # fmt: skip
         self.name = adjustments
+        self.tracing = tracing
         self.stats = LedgerStats()
         self._balances = balances
         self._attributes = attributes
@@ -164,7 +171,8 @@ class Ledger:
         """Execute a transaction. `DynamoDBError.reasons` says why it was cancelled."""
         started = time.perf_counter()
         try:
-            told = await self._call("TransactWriteItems", transaction, deadline)
+            with self.tracing.call("TransactWriteItems", 1 + entries):
+                told = await self._call("TransactWriteItems", transaction, deadline)
             self._parsed(lambda: _written(told))
         finally:
             self.stats.transaction_seconds.observe(time.perf_counter() - started)
@@ -175,7 +183,7 @@ class Ledger:
         condition, values = f"{_ID} = :c", {":c": {"S": client_id}}
         if before is not None:
             condition, values = f"{condition} AND #s < :s", {**values, ":s": {"N": str(before)}}
-        response = await self._call("Query", {
+        query = {
             "TableName": self.name,
             "IndexName": contract.ADJUSTMENTS_INDEX,
             "KeyConditionExpression": condition,
@@ -184,7 +192,9 @@ class Ledger:
             "ScanIndexForward": False,
             "ConsistentRead": True,
             "Limit": limit,
-        }, deadline)  # fmt: skip
+        }
+        with self.tracing.call("Query", 1):
+            response = await self._call("Query", query, deadline)
         return self._parsed(lambda: [_entry(row) for row in _of(client_id, response["Items"])])
 
     async def _read(
@@ -196,7 +206,8 @@ class Ledger:
             asked[self._balances] = {
                 "Keys": [{self._attributes.key: {"S": client_id}}], "ConsistentRead": True,
             }  # fmt: skip
-        response = await self._call("BatchGetItem", {"RequestItems": asked}, deadline)
+        with self.tracing.call("BatchGetItem", len(keys) + len(client_ids)):
+            response = await self._call("BatchGetItem", {"RequestItems": asked}, deadline)
         if response.get("UnprocessedKeys"):
             self.stats.errors["UnprocessedKeys"] += 1
             raise DynamoDBError(200, "ThrottlingException", "keys were left unprocessed")

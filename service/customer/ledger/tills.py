@@ -144,6 +144,7 @@ class Tills:
                 client_id = self._ready.popleft()
                 till = self._tills[client_id]
                 till.served, pause_s = True, 0.0
+                self._ledger.tracing.other_requests()
                 try:
                     pause_s = await self._serve(client_id, till)
                 except Exception as error:  # a defect: it must not block this client for ever

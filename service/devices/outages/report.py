@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -18,6 +17,7 @@ import aiohttp
 import structlog
 
 from service.contracts import devices as contract
+from service.devices.outages.oldest import OldestOutage
 from service.devices.outages.post import body, key, names
 from service.devices.presence.lock import Lock
 from service.devices.settings import DevicesSettings
@@ -55,8 +55,6 @@ class Stats:
     """Devices that they named."""
     failures: int = 0
     """Posts that were not taken."""
-    oldest_s: float = 0.0
-    """Age of the oldest event that this process holds and has not reported."""
 
 
 class Reporter:
@@ -69,7 +67,8 @@ class Reporter:
         self._form = settings.outage_form
         self._window_ns = int(settings.outage_window * NS)
         self._fail = fail
-        self._counts = Stats()
+        self.stats = Stats()
+        self._oldest = OldestOutage(connection.nc)
         reader = Reader(contract.USER, contract.OUTAGES_STREAM, contract.WEBHOOK_CONSUMER, (), ())
         self._source = JetStream(connection, reader)
         self._lock = Lock(connection.nc, contract.LOCK_WEBHOOK)
@@ -80,12 +79,6 @@ class Reporter:
         self._loop = asyncio.get_running_loop()
         self._tasks: list[asyncio.Task[None]] = []
 
-    @property
-    def stats(self) -> Stats:
-        oldest_ns = min((event.sent_ns for event in self._held), default=0)
-        self._counts.oldest_s = max(0.0, (time.time_ns() - oldest_ns) / NS) if oldest_ns else 0.0
-        return self._counts
-
     def needs(self) -> Sequence[Need]:
         """Return what must hold before `start`. The user's permissions are the role's own need."""
         return [need for need in self._source.needs() if self._url and need.name != "permissions"]
@@ -93,7 +86,14 @@ class Reporter:
     async def start(self) -> None:
         if self._url:
             await self._source.start()
-            self._tasks = [background(self._lock.hold(self._report), "report"), background(self._extend(), "extend")]
+            self._tasks = [
+                background(self._lock.hold(self._report), "report"), background(self._extend(), "extend"),
+                background(self._oldest.run(), "oldest outage"),
+            ]  # fmt: skip
+
+    def oldest_s(self) -> float:
+        """Return the age in seconds of the oldest outage that no process has reported; 0 if all are."""
+        return self._oldest.age_s()
 
     def problem(self) -> str:
         """Return why outages are not reported now; '' if they are, or another process does it."""
@@ -176,11 +176,11 @@ class Reporter:
             problem, asked_s = await self._try(http, said, headers)
             self._problem = problem and f"the webhook takes no post ({problem})"
             if not problem:
-                self._counts.reports += 1
-                self._counts.devices += len(down) + len(up)
+                self.stats.reports += 1
+                self.stats.devices += len(down) + len(up)
                 log.info("outages reported", down=len(down), up=len(up))
                 break
-            self._counts.failures += 1
+            self.stats.failures += 1
             _refused.warning(problem, problem=problem, down=len(down), up=len(up))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(asked_s, pause_s * random.uniform(0.5, 1.0))):

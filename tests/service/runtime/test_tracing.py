@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import orjson
 import pytest
 from aiohttp import web
 from nats.aio.msg import Msg
@@ -100,6 +102,36 @@ async def test_a_span_for_each_request_with_its_batch(world: World, collector: C
     assert collector.resource["service.name"] == "customer-balance"
     (event,) = events
     assert (event.headers or {})["traceparent"] == f"00-{TRACE}-{first.span_id.hex()}-01"
+
+
+async def test_adjustments_that_share_a_transaction_are_all_linked_to_it(world: World, collector: Collector) -> None:
+    """What is answered by the ledger's rows alone, a repeat and a refusal, is linked to their read."""
+    world.put_rows({"7": 100})
+    env = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint, **await world.with_adjustments()}
+    async with world.task(**env) as task, world.client("teller") as client:
+
+        async def adjust(name: str, points: int) -> bytes:
+            request = {"client_id": "7", "adjustment_id": name, "points": points}
+            return (await client.request("customer.adjust", orjson.dumps(request), timeout=5)).data
+
+        first = await adjust("first", 1)
+        await asyncio.gather(*(adjust(f"id-{number}", 1) for number in range(30)))
+        assert await adjust("first", 1) == first
+        assert b"less than that" in await adjust("too much", -1_000)
+        await client.request("customer.statement", b'{"client_id":"7"}', timeout=5)
+        await stop(task)
+    calls = {span.span_id: span for span in collector.spans if span.name in ("TransactWriteItems", "BatchGetItem")}
+    linked = [calls[link.span_id] for span in collector.named("customer.adjust") for link in span.links]
+    assert [call.name for call in linked[-2:]] == ["BatchGetItem"] * 2
+    written = Counter(call.span_id for call in linked[:-2])
+    assert written.total() == 31
+    assert {calls[call].name for call in written} == {"TransactWriteItems"}
+    sizes = [int(attributes(calls[call])["db.operation.batch.size"]) for call in written]
+    assert sizes == [1 + adjustments for adjustments in written.values()], "a transaction has the balance too"
+    assert len(written) < 31, "some shared one"
+    (statement,) = collector.named("customer.statement")
+    *_, query = collector.named("Query")  # the start makes one, too
+    assert [link.span_id for link in statement.links] == [query.span_id]
 
 
 STATE = "congo=t61rcWkgMzE,rojo=00f067aa0ba902b7"

@@ -1,0 +1,86 @@
+"""Run the programs whose adjustments are measured (`adjust`): a task on an engine in memory, and one on a DynamoDB that
+takes a fixed time for a call.
+
+On a disk, a transaction takes the local engine the time of a flush: 500 in flight would wait for longer than a request
+may. And an item of a transaction costs it nearly as much as a transaction does, which DynamoDB's do not: so what it
+gains one client to share a transaction is measured with the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+from benchmark.cost import adjust
+from benchmark.cost.adjust import AdjustCost, Latency, Measure, Measures
+from benchmark.cost.bare_loop import Writes
+from benchmark.cost.create import CONCURRENCY
+from benchmark.cost.figures import SERVICE
+from benchmark.cost.programs import ADJUSTMENTS, TABLE, Bench, Program
+from benchmark.load.endpoints import ADJUST, CREATE
+from benchmark.load.job import ENDLESS, Closed, Loop, Open
+from control_plane.desired import REGISTRAR, TELLER
+from control_plane.resources import User
+from service.contracts import customer as contract
+
+AT_RANDOM: Final = 0.0
+"""Each client is as likely as any other: requests of different people do not come in turn."""
+KEYS: Final = (contract.ADJUSTMENTS_PARTITION_KEY, contract.ADJUSTMENTS_SORT_KEY)
+
+
+async def measure(bench: Bench, *, in_flight: int, rounds: int, step_s: float, warm_up_s: float) -> AdjustCost:
+    """Measure a task that adjusts beside the transactions alone, its creates, and its balances."""
+    async with (
+        bench.engine_in_memory(adjust.ROWS) as memory_env,
+        bench.program(SERVICE, memory_env, account="adjustments", adjustments=ADJUSTMENTS) as program,
+        adjust.transacting(adjust.MANY, TABLE, ADJUSTMENTS, memory_env) as written,
+        _of_one_client(bench) as (adjusted_one, written_one),
+    ):
+        adjusted = _writing(bench, program, TELLER, ADJUST, in_flight)
+        created = _writing(bench, program, REGISTRAR, CREATE, CONCURRENCY)
+        figures = await adjust.beside(
+            Measures(adjusted, written, created, adjusted_one, written_one),
+            rounds=rounds, step_s=step_s, warm_up_s=warm_up_s, say=bench.say,
+        )  # fmt: skip
+        without, beside = _balances(bench, program)
+        slower = await adjust.balance_beside(without, beside, rounds=rounds, step_s=step_s, say=bench.say)
+    return AdjustCost(*figures, slower)
+
+
+@asynccontextmanager
+async def _of_one_client(bench: Bench) -> AsyncIterator[tuple[Measure, Measure]]:
+    async with (
+        bench.slow_dynamodb(adjust.SLOW_MS, KEYS) as slow_env,
+        bench.program(SERVICE, slow_env, account="adjustments-one", adjustments=ADJUSTMENTS) as program,
+        adjust.transacting(adjust.ONE, TABLE, ADJUSTMENTS, slow_env) as written,
+    ):
+        yield _writing(bench, program, TELLER, ADJUST, adjust.OF_ONE, clients=1), written
+
+
+def _writing(
+    bench: Bench, program: Program, user: User, endpoint: str, in_flight: int, clients: int = adjust.CLIENTS
+) -> Measure:
+    async def measured(duration_s: float) -> Writes:
+        loop = Closed(requests=ENDLESS, concurrency=in_flight, duration_s=duration_s)
+        found = await bench.measure(program.by(user), loop, endpoint, ids=clients, endpoint=endpoint, zipf=AT_RANDOM)
+        return Writes(rate=found.measured.throughput, cpu_us=found.server_cpu_us)
+
+    return measured
+
+
+def _balances(bench: Bench, program: Program) -> tuple[Latency, Latency]:
+    """Return functions that measure balances without adjustments, and beside them."""
+
+    async def without(duration_s: float) -> float:
+        one: Loop = Closed(requests=ENDLESS, concurrency=1, duration_s=duration_s)
+        return (await bench.measure(program, one, "balances")).measured.latency.p50_ms
+
+    async def beside(duration_s: float) -> float:
+        some = Open(rate=adjust.BESIDE_PER_S, duration_s=duration_s)
+        teller = program.by(TELLER)
+        adjusting = bench.measure(teller, some, "adjustments", endpoint=ADJUST, zipf=AT_RANDOM, shown=False)
+        return (await asyncio.gather(without(duration_s), adjusting))[0]
+
+    return without, beside
