@@ -19,7 +19,6 @@ from rich.console import Console
 from cdk import checks, deployed, deployment
 from cdk.deployed import Unreadable
 from cdk.parameters import SECRET_PARAMETERS, users
-from cdk.stack.table import fate
 from control_plane import aws, seed_flag
 from control_plane.desired import CLIENT, SERVICE
 from control_plane.errors import ProvisioningError
@@ -125,7 +124,8 @@ def destroy(*, yes: Yes = False) -> None:
         kept = keeps or bool(settings.existing_table)
         console.print(f"stack {settings.stack_name} and its secrets go")
         for table in settings.tables:
-            console.print(f"table {table.name} {fate(keeps or table.exists, table.row)}")
+            fate = "is kept" if keeps or table.exists else f"goes, with every {table.row} in it"
+            console.print(f"table {table.name} {fate}")
         if settings.makes_queues:
             queues = "are kept" if keeps else "go, with every message in them"
             console.print(f"the SQS queues that the stack made {queues}")

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import functools
 import gc
+import os
+import shutil
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Final
 
 import botocore.session
 import pytest
@@ -20,10 +24,24 @@ from tests.support.dynamodb.faulty import FaultyDynamoDB, faulty_dynamodb
 from tests.support.warm import warm_starts
 from tests.support.world import Servers, World, make_world, start_servers
 
+MEMORY: Final = Path("/dev/shm")
+MEMORY_BYTES: Final = 4 << 30
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--drill-full", action="store_true", help="drills in full, as `make drill` runs them")
     parser.addoption("--scaling-chart", type=Path, help="where the drill on scaling draws what it saw, as SVG")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep in memory what tests write, where Linux has room for it: a database waits for the disk at each row.
+
+    Drills in full are measured with the disk.
+    """
+    if config.getoption("--drill-full") or not MEMORY.is_dir() or shutil.disk_usage(MEMORY).free < MEMORY_BYTES:
+        return
+    if not os.statvfs(MEMORY).f_flag & os.ST_NOEXEC:  # some tests make programs
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -45,6 +63,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item._id = coerce_node_id(f"{item.nodeid}@{group.args[0]}")
 
 
+def pytest_collection_finish() -> None:
+    """Let no garbage collection walk what was imported: it stays."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def quick_starts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Spare each program that is started from compiling the sources, and from reading the system's 150 authorities.
@@ -53,7 +77,11 @@ def quick_starts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """
     authority = tmp_path_factory.mktemp("authority") / "ca.pem"
     trustme.CA().cert_pem.write_to_path(str(authority))
+    folder = str(tmp_path_factory.mktemp("tmp"))
     with pytest.MonkeyPatch.context() as patch:
+        if folder.startswith(f"{MEMORY}/"):  # elsewhere its path may be too long for a socket
+            patch.setenv("TMPDIR", folder)
+            patch.setattr(tempfile, "tempdir", folder)
         patch.setenv("SSL_CERT_FILE", str(authority))
         patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
         with warm_starts():
@@ -88,6 +116,13 @@ async def servers(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ser
 @pytest.fixture
 async def world(servers: Servers, tmp_path: Path) -> AsyncIterator[World]:
     async with make_world(servers, tmp_path) as world:
+        yield world
+
+
+@pytest.fixture(scope="session")
+async def common(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    """Make a world for tests that only ask what its users may do: making one takes longer than asking."""
+    async with make_world(servers, tmp_path_factory.mktemp("common")) as world:
         yield world
 
 

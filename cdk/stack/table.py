@@ -67,11 +67,6 @@ def make_table(
     return table
 
 
-def fate(kept: bool, row: str) -> str:
-    """Say what happens to a table when the stack is destroyed."""
-    return "is kept" if kept else f"goes, with every {row} in it"
-
-
 def may_use_key(key_arn: str) -> tuple[iam.PolicyStatement, ...]:
     """Let the role use this customer managed key for its table and nothing else."""
     if not key_arn:

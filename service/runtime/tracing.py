@@ -156,7 +156,7 @@ class Tracing:
 
     @contextmanager
     def call(self, action: str, size: int) -> Iterator[None]:
-        """Give a span to a DynamoDB call of this many items; the requests that this task answers then are linked to it."""
+        """Give a span to a call of DynamoDB for `size` items; the requests that it answers are linked to it."""
         span = self._begin_call(action, size)
         try:
             yield

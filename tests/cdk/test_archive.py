@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from typing import Any
 
 import boto3
-import cfnlint
 import pytest
 from pydantic import ValidationError
 
-from cdk.stack.sqs import READER_CALLS
 from deploy.sections import ArchiveSection
 from service.customer import backlog
 from tests.cdk.aws_rules import Reports, alarms, tasks_set_by
-from tests.cdk.test_stack import resources, settings, template
+from tests.support.stack import lint, resources, settings, template
 
 pytestmark = pytest.mark.xdist_group("templates")
 
@@ -110,6 +109,8 @@ def test_the_task_may_write_rows_and_describe_the_table_and_nothing_else() -> No
 
 
 def test_on_sqs_it_may_read_the_stacks_own_queue_too_and_no_other() -> None:
+    from cdk.stack.sqs import READER_CALLS
+
     made = template(**ON_SQS)
     ((queue, found),) = made.find_resources("AWS::SQS::Queue").items()
     assert found["Properties"]["QueueName"] == "customer-archive-TT"
@@ -122,6 +123,8 @@ def test_on_sqs_it_may_read_the_stacks_own_queue_too_and_no_other() -> None:
 
 @pytest.mark.parametrize(("changes", "account"), [(NAMED, "AWS::AccountId"), (ELSEWHERE, "123456789012")])
 def test_a_queue_that_is_there_already_is_read_and_not_made(changes: dict[str, Any], account: str) -> None:
+    from cdk.stack.sqs import READER_CALLS
+
     assert resources(template(**changes), "AWS::SQS::Queue") == []
     _, reads = statements(**changes)
     assert reads["Action"] == list(READER_CALLS)
@@ -188,7 +191,7 @@ def test_each_backlog_sets_one_number_of_tasks(source: str, steps: tuple[dict[st
 def test_it_arrives_with_its_queue(moto: str) -> None:
     """In a region of its own: other tests count what is in theirs."""
     region = "us-west-2"
-    made = template(region=region, **ON_SQS).to_json()
+    made = deepcopy(template(region=region, **ON_SQS).to_json())
     del made["Parameters"]["BootstrapVersion"], made["Rules"]
     names = {parameter for parameter in made["Parameters"] if parameter.endswith("SecretArn")}
     secret = f"arn:aws:secretsmanager:{region}:123456789012:secret:s-abcdef"
@@ -220,8 +223,7 @@ def test_it_arrives_with_its_queue(moto: str) -> None:
 
 @pytest.mark.parametrize("changes", [ON_SQS, ELSEWHERE])
 def test_cfn_lint_finds_nothing(changes: dict[str, Any]) -> None:
-    found = cfnlint.lint(json.dumps(template(**changes).to_json()), regions=["eu-west-1"])
-    assert [str(match) for match in found] == []
+    assert lint(template(**changes), "eu-west-1") == []
 
 
 @pytest.mark.parametrize("source", ["jetstream", "sqs"])

@@ -8,19 +8,20 @@ import subprocess
 import sys
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cdk.cost.bill import Bill, bill, load_prices
-from cdk.observability.alarms import SERVER_ERRORS
 from control_plane.errors import ProvisioningError
 from local.process import ROOT
 from service.archive.metrics import UNITS as ARCHIVE_UNITS
 from service.customer.backlog import UNITS as BACKLOG_UNITS
 from service.customer.metrics import UNITS
 from tests.cdk.aws_rules import alarms
-from tests.cdk.test_stack import template
+from tests.support.stack import template
+
+if TYPE_CHECKING:
+    from cdk.cost.bill import Bill
 
 pytestmark = pytest.mark.xdist_group("templates")
 
@@ -28,7 +29,13 @@ PROMISED_DOLLARS = 30
 
 
 def bill_of(**changes: Any) -> Bill:
-    return bill(template(**changes).to_json(), load_prices())
+    return billed(template(**changes).to_json())
+
+
+def billed(made: Any) -> Bill:
+    from cdk.cost.bill import bill, load_prices
+
+    return bill(made, load_prices())
 
 
 def dollars(found: Bill, name: str) -> float:
@@ -48,6 +55,8 @@ def test_three_tasks_of_a_proof_of_concept_cost_at_most_thirty_dollars_with_ever
 
 
 def test_each_item_by_hand() -> None:
+    from cdk.observability.alarms import SERVER_ERRORS
+
     found = bill_of()
     assert dollars(found, "tasks of customer") == pytest.approx(1 * (0.25 * 0.03238 + 0.5 * 0.00356) * 730)
     assert dollars(found, "  on Spot, 70% off") == pytest.approx(2 * (0.25 * 0.03238 + 0.5 * 0.00356) * 730 * 0.3)
@@ -137,6 +146,8 @@ def test_every_resource_and_every_call_that_is_paid_for_is_on_the_bill(environme
 
 
 def test_a_million_requests() -> None:
+    from cdk.cost.bill import load_prices
+
     found = bill_of()
     per_second = 3 * 0.25 * load_prices()["use"]["requests_per_second_per_vcpu"]
     million = found.dollars / (per_second * 0.1 * 730 * 3600 / 1e6) + 0.0625 + 0.27 * 0.09
@@ -149,20 +160,20 @@ def test_what_has_no_price_is_not_counted_as_nothing() -> None:
     made = deepcopy(template().to_json())
     made["Resources"]["Balancer"] = {"Type": "AWS::ElasticLoadBalancingV2::LoadBalancer", "Properties": {}}
     with pytest.raises(ProvisioningError, match="AWS::ElasticLoadBalancingV2::LoadBalancer: no price"):
-        bill(made, load_prices())
+        billed(made)
     made = deepcopy(template().to_json())
     statement = {"Action": "s3:PutObject", "Effect": "Allow", "Resource": "*"}
     made["Resources"]["More"] = {
         "Type": "AWS::IAM::Policy", "Properties": {"PolicyDocument": {"Statement": [statement]}}
     }  # fmt: skip
     with pytest.raises(ProvisioningError, match="s3:PutObject: no price"):
-        bill(made, load_prices())
+        billed(made)
     made = deepcopy(template().to_json())
     for resource in made["Resources"].values():
         if resource["Type"] == "AWS::ECS::Cluster":
             resource["Properties"]["ClusterSettings"][0]["Value"] = "enhanced"
     with pytest.raises(ProvisioningError, match="Container Insights has no price"):
-        bill(made, load_prices())
+        billed(made)
 
 
 def without_aws() -> dict[str, str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -14,10 +16,17 @@ from control_plane import aws
 from control_plane.errors import ProvisioningError
 from control_plane.files import Files
 from deploy.sections import AdjustmentsSection
+from local.process import ROOT
 from service.contracts.customer import BUCKET, SEED_DONE, SEED_KEY
 from service.healthcheck import main as healthcheck
 from tests.cdk.deployment import IMAGE, TABLE, Deployment, deploy, run
 from tests.support.world import World
+
+
+def test_only_a_synthesis_imports_the_cdk() -> None:
+    """To import it takes seconds, and starts Node."""
+    code = "import sys, cdk.__main__; sys.exit('aws_cdk' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 def asked(arn: str) -> list[list[str]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import cfnlint
 import pytest
 from pydantic import ValidationError
 
@@ -13,7 +12,7 @@ from deploy.sections import DevicesSection
 from service.devices.figures import UNITS
 from tests.cdk.aws_rules import alarms
 from tests.cdk.test_cost import bill_of, dollars
-from tests.cdk.test_stack import resources, settings, template
+from tests.support.stack import lint, resources, settings, template
 
 pytestmark = pytest.mark.xdist_group("templates")
 
@@ -252,8 +251,7 @@ IN_A_VPC = {**FULL, "vpc_id": "vpc-0123456789abcdef0", "subnet_ids": ["subnet-01
 
 @pytest.mark.parametrize("changes", [ON, FULL, {**FULL, "environment": "production"}, IN_A_VPC])
 def test_cfn_lint_finds_nothing(changes: dict[str, Any]) -> None:
-    found = cfnlint.lint(json.dumps(template(**changes).to_json()), regions=["eu-west-1"])
-    assert [str(match) for match in found] == []
+    assert lint(template(**changes), "eu-west-1") == []
 
 
 @pytest.mark.parametrize(

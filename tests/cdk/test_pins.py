@@ -12,11 +12,10 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-import cfnlint
 import pytest
 
 from tests.cdk.test_devices import FULL
-from tests.cdk.test_stack import template
+from tests.support.stack import template
 
 pytestmark = pytest.mark.xdist_group("templates")
 
@@ -62,6 +61,8 @@ def pins(environment: str) -> dict[str, Any]:
 
 
 def _fixed(kind: str, properties: dict[str, Any]) -> dict[str, Any]:
+    import cfnlint
+
     schema = cfnlint.schema.manager.PROVIDER_SCHEMA_MANAGER.get_resource_schema(REGION, kind).schema
     pointers = [*schema.get("createOnlyProperties", ()), *schema.get("conditionalCreateOnlyProperties", ())]
     names = {pointer.split("/")[2] for pointer in pointers} | set(ALSO_FIXED.get(kind, ()))

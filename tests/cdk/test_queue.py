@@ -6,19 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import cfnlint
 import pytest
-from aws_cdk import App
-from aws_cdk.assertions import Template
 from pydantic import ValidationError
 
-from cdk.app import image_of
-from cdk.stack.sqs import READER_CALLS
-from cdk.stack.stack import BalanceStack
 from deploy.sections import QueueSection
 from tests.cdk.aws_rules import alarms
 from tests.cdk.test_cost import bill_of, dollars
-from tests.cdk.test_stack import resources, settings, template
+from tests.support.stack import lint, resources, settings, template
 
 pytestmark = pytest.mark.xdist_group("templates")
 
@@ -83,6 +77,8 @@ def test_on_the_stream_it_has_its_own_credentials_and_calls_nothing_in_aws() -> 
 
 
 def test_on_sqs_it_may_use_that_one_queue_and_has_no_nats_credentials() -> None:
+    from cdk.stack.sqs import READER_CALLS
+
     sidecar, _ = containers(**ON_SQS)
     assert "Secrets" not in sidecar
     assert "QueueNatsSecretArn" not in template(**ON_SQS).to_json()["Parameters"]
@@ -164,6 +160,12 @@ def test_the_business_container_may_write_where_it_says() -> None:
 
 
 def test_both_containers_have_the_business_containers_architecture(tmp_path: Path) -> None:
+    from aws_cdk import App
+    from aws_cdk.assertions import Template
+
+    from cdk.app import image_of
+    from cdk.stack.stack import BalanceStack
+
     app = App(outdir=str(tmp_path), builtin_cloud_formation_validation=False)
     given = settings(queue={**ON["queue"], "architecture": "x86-64"})
     images = {"image": image_of(given, "arm64"), "queue_image": image_of(given, given.queue_architecture)}
@@ -185,8 +187,7 @@ def test_both_containers_have_the_business_containers_architecture(tmp_path: Pat
 
 @pytest.mark.parametrize("changes", [ON, ON_SQS, GIVEN])
 def test_cfn_lint_finds_nothing(changes: dict[str, Any]) -> None:
-    found = cfnlint.lint(json.dumps(template(**changes).to_json()), regions=["eu-west-1"])
-    assert [str(match) for match in found] == []
+    assert lint(template(**changes), "eu-west-1") == []
 
 
 def test_its_tasks_are_on_the_bill() -> None:

@@ -40,13 +40,13 @@ async def test_the_server_tells_the_administrator_each_devices_jwt(devices: Devi
 
 
 @pytest.mark.parametrize("user", USERS)
-async def test_no_user_may_ask_for_them_or_hear_of_them(world: World, user: str) -> None:
-    account = world.account.public
-    async with watched(world, user) as watching:
+async def test_no_user_may_ask_for_them_or_hear_of_them(common: World, user: str) -> None:
+    account = common.account.public
+    async with watched(common, user) as watching:
         for subject in (*CONNECTIONS, f"$SYS.REQ.ACCOUNT.{account}.CONNZ"):
             assert not await watching.may_publish(subject), subject
     for subject in EVENTS:
-        async with watched(world, user) as watching:
+        async with watched(common, user) as watching:
             assert not await watching.may_subscribe(subject.format(account=account)), subject
 
 
@@ -89,9 +89,9 @@ async def test_what_the_server_keeps_of_devices_has_no_jwt(devices: DevicesWorld
         "devices.event.down.d1",
     ],
 )
-async def test_the_viewer_holds_back_no_reading(world: World, subject: str) -> None:
+async def test_the_viewer_holds_back_no_reading(common: World, subject: str) -> None:
     """A consumer that nobody reads would keep every message until the stream is full, and devices are refused."""
-    async with watched(world, "viewer") as viewer:
+    async with watched(common, "viewer") as viewer:
         assert not await viewer.may_publish(subject)
 
 
@@ -105,10 +105,10 @@ async def test_the_viewer_sees_what_waits(world: World) -> None:
 
 
 @pytest.mark.parametrize("subject", [contract.GET_SUBJECT, contract.LIST_SUBJECT])
-async def test_a_client_may_ask_about_devices(world: World, subject: str) -> None:
-    async with watched(world, "client") as client:
+async def test_a_client_may_ask_about_devices(common: World, subject: str) -> None:
+    async with watched(common, "client") as client:
         assert await client.may_publish(subject)
-    async with watched(world, "gateway") as gateway:
+    async with watched(common, "gateway") as gateway:
         assert not await gateway.may_publish(subject)
 
 
@@ -128,6 +128,6 @@ async def test_a_client_may_ask_about_devices(world: World, subject: str) -> Non
         "$SYS.REQ.CLAIMS.UPDATE",
     ],
 )
-async def test_the_role_may_do_no_more_than_its_work(world: World, subject: str) -> None:
-    async with watched(world, contract.USER) as role:
+async def test_the_role_may_do_no_more_than_its_work(common: World, subject: str) -> None:
+    async with watched(common, contract.USER) as role:
         assert not await role.may_publish(subject)

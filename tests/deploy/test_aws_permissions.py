@@ -13,11 +13,11 @@ import signal
 import uuid
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import boto3
-import cfnlint
 import orjson
 import pytest
 
@@ -26,18 +26,20 @@ from service.contracts.customer import CREATE_SUBJECT, GET_SUBJECT, SUBJECT
 from service.queue import sqs_pb2 as pb
 from service.queue.sqs_pb2_grpc import SQSServiceStub
 from tests.cdk import test_archive, test_queue, test_stack
-from tests.cdk.test_stack import template
 from tests.support import adjusting
 from tests.support.archive import make_archive
 from tests.support.check import check
 from tests.support.dynamodb.faulty import FaultyDynamoDB, faulty_dynamodb, refusal
 from tests.support.queue.sidecar import started
+from tests.support.stack import template
 from tests.support.world import World, eventually
 
+pytestmark = pytest.mark.xdist_group("templates")
 VARIABLE = "AWS_ENDPOINT_URL_SQS"
 KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "eu-west-1"}
 KUBERNETES = ROOT / "deploy" / "kubernetes" / "permissions"
-POLICIES = json.loads((Path(cfnlint.__file__).parent / "data" / "AdditionalSpecs" / "Policies.json").read_text())
+CFNLINT = Path(str(find_spec("cfnlint").origin)).parent  # type: ignore[union-attr]
+POLICIES = json.loads((CFNLINT / "data" / "AdditionalSpecs" / "Policies.json").read_text())
 
 
 def permission(service: str, operation: str) -> str:

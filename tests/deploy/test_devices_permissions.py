@@ -17,6 +17,8 @@ from tests.deploy.test_aws_permissions import actions, documented, needed
 from tests.support.dynamodb.faulty import FaultyDynamoDB
 from tests.support.world import eventually
 
+pytestmark = pytest.mark.xdist_group("templates")
+
 load = pytest.importorskip("tests.support.devices.load", reason="the role itself")
 pb = pytest.importorskip("service.devices.query.query_pb2", reason="the role itself")
 stubs = pytest.importorskip("service.devices.query.query_pb2_grpc", reason="the role itself")
