@@ -41,9 +41,14 @@ def every_answer_is_an_event(history: History, stored: Stored) -> Iterable[str]:
         yield f"{stored.answered} balances answered, {events} events"
 
 
-def no_event_twice(_history: History, stored: Stored) -> Iterable[str]:
+def no_event_twice(history: History, stored: Stored) -> Iterable[str]:
+    """Count each id once, and no more events than answers; than requests, where answers are not known."""
     ids = Counter(id_ for _, _, id_, _ in stored.events if id_)
     yield from (f"{count} events with the id {id_}" for id_, count in ids.items() if count > 1)
+    events = sum(subject.startswith(EVENT_PREFIX) for _, subject, _, _ in stored.events)
+    most = len(history.balances) + sum(history.unanswered.values()) if stored.answered is None else stored.answered
+    if events > most:
+        yield f"{events} events of {most} balances"
 
 
 def creates_hold(history: History, stored: Stored) -> Iterable[str]:
@@ -62,6 +67,13 @@ def one_row_for_each_event(_history: History, stored: Stored) -> Iterable[str]:
     yield from (f"{count} rows of {key}" for key, count in rows.items() if count > 1)
     if len(stored.archived) != len(stored.events):
         yield f"{len(stored.events)} events, {len(stored.archived)} rows in the archive"
+
+
+def every_acknowledged_reading_is_a_row_once(history: History, stored: Stored) -> Iterable[str]:
+    rows = Counter(stored.readings)
+    yield from (f"{count} rows of {reading}" for reading, count in rows.items() if count > 1)
+    yield from (f"no row of {reading}" for reading in sorted(history.readings - rows.keys()))
+    yield from (f"a row of {reading}, which no device sent" for reading in sorted(rows.keys() - history.readings))
 
 
 def the_queue_keeps_its_promises(history: History, _stored: Stored) -> Iterable[str]:
@@ -97,6 +109,10 @@ def processes_end_as_documented(history: History, _stored: Stored) -> Iterable[s
             and ended.code == 1
             and "no NATS server at" in ended.last_words  # the runbook: none answered within 10 seconds of the start
             and ended.name in history.cut_off,
+            ended.asked != "kill"
+            and ended.code == 1
+            and "refuses the credentials" in ended.last_words  # the runbook: "The old ones are void at once"
+            and ended.name in history.voided,
         )
         if ended.code != {"kill": -9, "terminate": 0, "": None}[ended.asked] and not any(exempt):
             yield f"{ended.name} ended with {ended.code} ({ended.asked or 'by itself'}): {ended.last_words}"
@@ -124,9 +140,9 @@ def recovers_in_time(history: History, _stored: Stored) -> Iterable[str]:
 
 ALL: Final[tuple[Invariant, ...]] = (
     balances_are_right, answers_are_documented, every_answer_is_an_event, no_event_twice, creates_hold,
-    one_row_for_each_event, the_queue_keeps_its_promises, points_are_conserved,
-    every_answered_adjustment_is_in_the_ledger, processes_end_as_documented, no_traceback, memory_is_bounded,
-    ready_means_answering, recovers_in_time,
+    one_row_for_each_event, every_acknowledged_reading_is_a_row_once, the_queue_keeps_its_promises,
+    points_are_conserved, every_answered_adjustment_is_in_the_ledger, processes_end_as_documented, no_traceback,
+    memory_is_bounded, ready_means_answering, recovers_in_time,
 )  # fmt: skip
 
 
