@@ -99,6 +99,13 @@ def test_only_void_credentials_may_be_refused() -> None:
     assert broken(history, stored) == []
 
 
+def test_an_adjustments_event_is_no_balances() -> None:
+    history, stored = good()
+    history.ended.clear()
+    stored.events = [(1, "customer.balance.b1", "a", b"{}")]
+    assert broken(history, stored) == ["every answer is an event: 1 balances answered, 0 events"]
+
+
 def test_more_events_than_balances_are_doubles() -> None:
     history, stored = good()
     stored.events.append((2, "customer.balance.1", "b", b"{}"))
