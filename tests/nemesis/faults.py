@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -45,6 +46,8 @@ class System:
     table: FaultyDynamoDB
     slots: Mapping[str, Slot]
     credentials: Credentials
+    turns: defaultdict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
+    """By kind and target: a fault that began twice at a time could not be undone."""
     busy: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held by a fault of the servers, and while the account changes: each server must hear of that."""
 
@@ -60,7 +63,7 @@ async def applied(system: System, fault: Fault) -> AsyncIterator[None]:
         (OF_CREDENTIALS, _credentials),
     )
     apply = next((apply for kinds, apply in of_kinds if fault.kind in kinds), _of_slot)
-    async with apply(system, fault):
+    async with system.turns[f"{fault.kind} {fault.target}"], apply(system, fault):
         yield
 
 
@@ -177,11 +180,16 @@ async def _table(system: System, fault: Fault) -> AsyncIterator[None]:
         "table slow": stall(SLOW_S),
         "table silent": stall(5.0),
     }[kind]
-    system.table.fault = lambda action, call: make(action, call) if chance.random() < SHARE else None
+
+    def sometimes(action: str, call: Call) -> Any:
+        return make(action, call) if chance.random() < SHARE else None
+
+    system.table.fault = sometimes
     try:
         yield
     finally:
-        system.table.fault = None
+        if system.table.fault is sometimes:  # else another kind replaced it
+            system.table.fault = None
 
 
 def _after_write(world: World) -> Callable[[str, Call], Any]:

@@ -17,6 +17,7 @@ from tests.nemesis.history import History, Stored
 MEMORY_MIB: Final = 160.0
 """Of a process at the end of a run; the bounds of its memory at length are the benchmark's."""
 RECOVERS_S: Final = 5.0
+RESTARTS_S: Final = 60.0
 
 Invariant = Callable[[History, Stored], Iterable[str]]
 
@@ -140,7 +141,8 @@ def ready_means_answering(history: History, _stored: Stored) -> Iterable[str]:
 
 def recovers_in_time(history: History, _stored: Stored) -> Iterable[str]:
     for recovery in history.recoveries:
-        if recovery.seconds > RECOVERS_S:
+        # The runbook, of both tasks at once: "ECS starts new ones with the new secret, within a minute"
+        if recovery.seconds > (RESTARTS_S if recovery.kind == "credentials revoked" else RECOVERS_S):
             yield f"{recovery.kind}: {recovery.seconds:.1f} s to the next right answer"
 
 

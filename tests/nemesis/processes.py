@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+import aiohttp
 import psutil
 
 from local import dynamodb
@@ -78,10 +79,22 @@ class Slot:
             each.reset()
 
     async def rolled(self) -> None:
-        """Terminate the process; return when the next one starts."""
+        """Terminate the process; return when the next one is ready."""
         before = self.starts
         self.terminate()
-        await eventually(lambda: self.starts > before, within_s=ROLLED_S, what=f"the next process of {self.name}")
+        await eventually(lambda: self.starts > before, within_s=ROLLED_S, what=f"the end of {self.name}")
+        await eventually(self.is_ready, within_s=ROLLED_S, what=f"the next process of {self.name}")
+
+    async def is_ready(self) -> bool:
+        try:
+            async with (
+                asyncio.timeout(2),
+                aiohttp.ClientSession() as http,
+                http.get(f"{self.health_url}/readyz") as response,
+            ):
+                return response.status == 200
+        except (aiohttp.ClientError, TimeoutError):
+            return False
 
     @asynccontextmanager
     async def frozen(self) -> AsyncIterator[None]:

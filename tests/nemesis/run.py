@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-import aiohttp
 import grpc
 
 from control_plane.files import Files
@@ -144,26 +143,19 @@ async def _disturb(plan: Plan, system: System) -> dict[Fault, float]:
 
 
 def _recoveries(plan: Plan, ended_s: Mapping[Fault, float], work: Work, history: History) -> None:
-    """Note how long each fault's recovery took, unless another began meanwhile."""
+    """Note how long each fault's recovery took, unless another began meanwhile, or had not been recovered from."""
     for fault in plan.faults:
         seconds = work.recovered_s(ended_s[fault])
         began_s, until_s = ended_s[fault] - fault.lasts_s, ended_s[fault] + (seconds or 0.0)
-        others = [(ended_s[other] - other.lasts_s, ended_s[other]) for other in plan.faults if other is not fault]
+        others = [(ended_s[other] - other.lasts_s, ended_s[other] + (work.recovered_s(ended_s[other]) or 0.0))
+                  for other in plan.faults if other is not fault]  # fmt: skip
         if seconds is not None and not any(start < until_s and end > began_s for start, end in others):
             history.recoveries.append(Recovery(fault.kind, seconds))
 
 
 async def _all_ready(slots: Mapping[str, Slot]) -> None:
     async def all_are() -> bool:
-        async with aiohttp.ClientSession() as http:
-            for slot in slots.values():
-                try:
-                    async with asyncio.timeout(2), http.get(f"{slot.health_url}/readyz") as response:
-                        if response.status != 200:
-                            return False
-                except (aiohttp.ClientError, TimeoutError):
-                    return False
-        return True
+        return all([await slot.is_ready() for slot in slots.values()])
 
     await eventually(all_are, within_s=HEALS_S, what="every process ready again")
 
