@@ -55,6 +55,8 @@ class History:
     ended: list[Ended] = field(default_factory=list)
     cut_off: set[str] = field(default_factory=set)
     """Processes whose way to NATS, or whose nats-server, had a fault in the plan."""
+    table_failed: bool = False
+    """Whether the plan has a fault of the table."""
     voided: set[str] = field(default_factory=set)
     """Processes whose credentials the plan made void."""
     readings: set[tuple[str, int]] = field(default_factory=set)

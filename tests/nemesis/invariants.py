@@ -116,6 +116,10 @@ def processes_end_as_documented(history: History, _stored: Stored) -> Iterable[s
             and ended.code == 1
             and "no NATS server at" in ended.last_words  # the runbook: none answered within 10 seconds of the start
             and ended.name in history.cut_off,
+            not ended.asked
+            and ended.code == 1
+            and "did not answer in time; see that DynamoDB" in ended.last_words  # the runbook: "cannot start"
+            and history.table_failed,
             ended.asked != "kill"
             and ended.code == 1
             and "refuses the credentials" in ended.last_words  # the runbook: "The old ones are void at once"

@@ -25,7 +25,7 @@ from tests.nemesis.plan import PROCESSES, Plan
 from tests.support.devices.world import DevicesWorld
 from tests.support.dynamodb.faulty import FaultyDynamoDB
 from tests.support.network import Network, network
-from tests.support.world import World, eventually, one_authority
+from tests.support.world import World, eventually, get, one_authority
 
 AGAIN_S = 0.2
 ROLLED_S = 60.0
@@ -87,12 +87,8 @@ class Slot:
 
     async def is_ready(self) -> bool:
         try:
-            async with (
-                asyncio.timeout(2),
-                aiohttp.ClientSession() as http,
-                http.get(f"{self.health_url}/readyz") as response,
-            ):
-                return response.status == 200
+            async with asyncio.timeout(2):
+                return (await get(f"{self.health_url}/readyz"))[0] == 200
         except (aiohttp.ClientError, TimeoutError):
             return False
 

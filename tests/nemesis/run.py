@@ -17,7 +17,7 @@ from tests.nemesis.credentials import Credentials
 from tests.nemesis.faults import System, applied
 from tests.nemesis.history import History, Recovery, Stored
 from tests.nemesis.nodes import own_nodes
-from tests.nemesis.plan import OF_CLUSTERS, OF_CONNECTIONS, OF_CREDENTIALS, OF_SERVERS, Fault, Plan
+from tests.nemesis.plan import OF_CLUSTERS, OF_CONNECTIONS, OF_CREDENTIALS, OF_SERVERS, OF_TABLES, Fault, Plan
 from tests.nemesis.processes import SEED_ROWS, Slot, make_slots
 from tests.nemesis.stored import ANSWERED, customers, gather, sample
 from tests.nemesis.work import Work
@@ -94,6 +94,7 @@ async def run(plan: Plan, servers: Servers, folder: Path, mutant: str = "") -> t
         _recoveries(plan, ended_s, work, history)
         cut = [fault for fault in plan.faults if fault.kind in (*OF_CONNECTIONS, *OF_SERVERS)]
         history.cut_off = {name for name in slots if any(fault.target in ("", name) for fault in cut)}
+        history.table_failed = any(fault.kind in OF_TABLES for fault in plan.faults)
         if any(fault.kind in OF_CREDENTIALS for fault in plan.faults):
             history.voided = {slot.name for slot in customers(slots)}
         history.queue_violations += _violations(plan, ended_s, clients)

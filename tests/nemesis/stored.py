@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import aiohttp
 import nats.errors
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig
@@ -19,7 +18,7 @@ from tests.nemesis.history import History, Stored
 from tests.nemesis.processes import Slot
 from tests.support.bank import OPENING, Bank
 from tests.support.devices.world import DevicesWorld
-from tests.support.world import World, eventually
+from tests.support.world import World, eventually, get
 
 QUIET_S = 70.0
 ANSWERED = 'balance_requests_total{endpoint="balance",outcome="OK"}'
@@ -61,8 +60,7 @@ def customers(slots: Mapping[str, Slot]) -> list[Slot]:
 
 async def sample(slot: Slot, line: str) -> float:
     """Return the sum of the samples of the task's metrics whose line begins so."""
-    async with aiohttp.ClientSession() as http, http.get(f"{slot.health_url}/metrics") as response:
-        text = await response.text()
+    _, text = await get(f"{slot.health_url}/metrics")
     return sum(float(each.rpartition(" ")[2]) for each in text.splitlines() if each.startswith(line))
 
 

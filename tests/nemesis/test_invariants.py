@@ -99,6 +99,16 @@ def test_only_void_credentials_may_be_refused() -> None:
     assert broken(history, stored) == []
 
 
+def test_a_table_that_nothing_disturbed_is_no_excuse() -> None:
+    history, stored = good()
+    history.ended.append(
+        Ended("customer-0", 1, "", "error: table b: h did not answer in time; see that DynamoDB can be")
+    )
+    assert len(broken(history, stored)) == 1
+    history.table_failed = True
+    assert broken(history, stored) == []
+
+
 def test_an_adjustments_event_is_no_balances() -> None:
     history, stored = good()
     history.ended.clear()

@@ -40,7 +40,5 @@ async def test_a_node_is_cut_off_and_joins_again(world: World, tmp_path: Path) -
             assert not await nodes.are_joined()
             assert await is_heard(other)
         await eventually(nodes.are_joined, within_s=30, what="servers that reach each other")
-        await eventually(lambda: is_heard(cut_off), what="an answer after the partition")
         async with nodes.apart(range(3)):
             assert not await is_heard(other)
-        await eventually(nodes.are_joined, within_s=30, what="servers that reach each other again")
