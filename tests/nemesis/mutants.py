@@ -43,8 +43,10 @@ MUTANTS: Final[Mapping[str, Mutant]] = {
     ),
     "delete unconfirmed": Mutant(
         "service.sources.jetstream.answers",
-        "        return confirmed\n",
-        "        return [done or payload == DELETE for done, (_, payload) in zip(confirmed, answers)]\n",
+        "        confirmed = [False] * len(answers)\n",
+        "        confirmed = [payload == DELETE for _, payload in answers]\n"
+        "        for subject, payload in answers:\n"
+        "            self._nc.post(subject, payload) if payload == DELETE else None\n",
     ),
     "credit never renewed": Mutant(
         "service.requests.credit",
