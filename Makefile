@@ -55,8 +55,9 @@ test: setup operations/node_modules/.current ## run every test, on real servers 
 nemesis: setup ## disturb everything at random while clients work, and judge what they saw (SEED=106, RUNS=20, ONLY=0,3)
 	@$(PY) -m tests.nemesis $(if $(SEED),--seed $(SEED)) $(if $(RUNS),--runs $(RUNS)) $(if $(ONLY),--only $(ONLY)) $(ARGS)
 
-drill: setup ## run every drill in full: half an hour, and a table of the results
+drill: setup ## run every drill in full: half an hour, and a table of the results; then five random seeds of the nemesis
 	@$(PY) -m pytest -m drill --drill-full -v --no-header
+	@$(PY) -m tests.nemesis --runs 5
 
 mutants: setup ## change one line at a time and check that a test fails; resumable (ARGS="--report")
 	@$(PY) -m tests.mutants $(ARGS)

@@ -26,7 +26,7 @@ resolver {{ type: full, dir: "{folder}/accounts", allow_delete: true, interval: 
 resolver_preload {{ {system}: {system_jwt} }}
 """
 _CLUSTER = """\
-cluster {{ name: {cluster}, listen: "127.0.0.1:{port}", routes: [{routes}] }}
+cluster {{ name: {cluster}, listen: "127.0.0.1:{port}", routes: [{routes}]{advertised} }}
 """
 _GATEWAY = """\
 gateway {{ name: {cluster}, listen: "127.0.0.1:{port}", gateways: [{gateways}] }}
@@ -65,6 +65,8 @@ class Node:
     gateway_port: int = 0
     gateways: Mapping[str, int] = field(default_factory=dict)
     """Cluster name -> gateway port."""
+    is_hidden: bool = False
+    """Nobody learns its address, or another's, from it: servers and clients keep to those that they were given."""
 
     @property
     def name(self) -> str:
@@ -73,7 +75,9 @@ class Node:
     @property
     def config(self) -> str:
         routes = ", ".join(f'"nats://127.0.0.1:{port}"' for port in self.route_ports)
-        cluster = _CLUSTER.format(cluster=self.cluster, port=self.route_ports[self.number], routes=routes)
+        advertised = ', advertise: "127.0.0.1:1", no_advertise: true' if self.is_hidden else ""
+        port = self.route_ports[self.number]
+        cluster = _CLUSTER.format(cluster=self.cluster, port=port, routes=routes, advertised=advertised)
         if not self.gateways:
             return cluster
         gateways = ", ".join(

@@ -17,11 +17,13 @@ import trustme
 
 from tests.nemesis.history import Recovery
 from tests.nemesis.invariants import broken
+from tests.nemesis.mutants import MUTANTS
 from tests.nemesis.plan import Plan, make_plan
 from tests.nemesis.run import run
 from tests.support.world import Servers, start_servers
 
 FOLDER = Path(".nemesis")
+RUN_S = 300.0
 
 
 def main() -> int:
@@ -30,6 +32,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="the first seed (default: any)")
     parser.add_argument("--runs", type=int, default=1, help="how many seeds, one after another")
     parser.add_argument("--only", default="", help="numbers of the faults to apply, with commas: 0,3")
+    parser.add_argument("--mutant", choices=MUTANTS, default="", help="of the service: try seeds until one finds it")
     parser.add_argument("--seconds", type=float, default=20.0, help="how long clients are disturbed in each run")
     given = parser.parse_args()
     seed = given.seed if given.seed is not None else int.from_bytes(os.urandom(3), "big")
@@ -39,7 +42,8 @@ def main() -> int:
     trustme.CA().cert_pem.write_to_path(str(authority))
     os.environ["SSL_CERT_FILE"] = str(authority)
     try:
-        return asyncio.run(_all([make_plan(number, given.seconds) for number in range(seed, seed + given.runs)], only))
+        plans = [make_plan(number, given.seconds) for number in range(seed, seed + given.runs)]
+        return asyncio.run(_find(plans, given.mutant) if given.mutant else _all(plans, only))
     except KeyboardInterrupt:
         return 130
 
@@ -47,15 +51,15 @@ def main() -> int:
 async def _all(plans: list[Plan], only: tuple[int, ...] | None) -> int:
     recoveries: list[Recovery] = []
     failed, requests, faults = 0, 0, 0
-    shutil.rmtree(FOLDER / "servers", ignore_errors=True)
-    async with start_servers((FOLDER / "servers").resolve()) as servers:
+    async with start_servers(_servers()) as servers:
         for plan in plans:
             chosen = plan.only(only) if only is not None else plan
             problems, found, count = await judge(chosen, servers)
             recoveries += found
             requests += count
             faults += len(chosen.faults)
-            print(f"seed {plan.seed}: {len(chosen.faults)} faults, {count:,} requests, "
+            where = "cluster" if plan.nodes > 1 else "single"
+            print(f"seed {plan.seed} ({where}): {len(chosen.faults)} faults, {count:,} requests, "
                   f"{'held' if not problems else 'BROKEN'}", flush=True)  # fmt: skip
             if problems:
                 failed += 1
@@ -67,14 +71,27 @@ async def _all(plans: list[Plan], only: tuple[int, ...] | None) -> int:
     return 1 if failed else 0
 
 
-async def judge(plan: Plan, servers: Servers) -> tuple[list[str], list[Recovery], int]:
+async def _find(plans: list[Plan], mutant: str) -> int:
+    """Return 0 if one of the plans finds the mutant."""
+    async with start_servers(_servers()) as servers:
+        for plan in plans:
+            problems, _, count = await judge(plan, servers, mutant)
+            if problems:
+                print(f"{mutant}: found by seed {plan.seed} ({count:,} requests)", *problems[:5], sep="\n  ")
+                return 0
+            print(f"{mutant}: not found by seed {plan.seed}", flush=True)
+    return 1
+
+
+async def judge(plan: Plan, servers: Servers, mutant: str = "") -> tuple[list[str], list[Recovery], int]:
     """Run a plan; return what is broken, how long recoveries took, and how many requests there were."""
     folder = (FOLDER / str(plan.seed)).resolve()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     (folder / "plan.json").write_text(json.dumps(plan.as_json(), indent=1))
     try:
-        history, stored = await run(plan, servers, folder)
+        async with asyncio.timeout(RUN_S):
+            history, stored = await run(plan, servers, folder, mutant)
     except Exception as error:  # whatever it was, the seed did not hold, and the next one is due
         return [f"did not end: {error!r}"], [], 0
     (folder / "history.json").write_text(
@@ -84,6 +101,11 @@ async def judge(plan: Plan, servers: Servers) -> tuple[list[str], list[Recovery]
     )  # fmt: skip
     count = len(history.balances) + sum(history.unanswered.values()) + len(history.created) + len(history.adjusted)
     return broken(history, stored), history.recoveries, count
+
+
+def _servers() -> Path:
+    shutil.rmtree(FOLDER / "servers", ignore_errors=True)
+    return (FOLDER / "servers").resolve()
 
 
 async def _reduce(plan: Plan, servers: Servers) -> None:

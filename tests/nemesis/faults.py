@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import nats.errors
@@ -20,10 +21,12 @@ from local import dynamodb
 from service.contracts import queue
 from service.contracts.stream import STREAM
 from service.runtime.cancel import cancel
-from tests.nemesis.plan import Fault
+from tests.nemesis.credentials import Credentials
+from tests.nemesis.nodes import Nodes
+from tests.nemesis.plan import OF_CREDENTIALS, OF_NODES, OF_PARTITIONS, OF_SERVERS, OF_STREAMS, OF_TABLES, Fault
 from tests.nemesis.processes import Slot
 from tests.support.dynamodb.faulty import Call, FaultyDynamoDB, refusal, stall
-from tests.support.own_servers import OwnServer
+from tests.support.network import Network
 from tests.support.world import World, eventually
 
 FLAP_S = 0.25
@@ -39,64 +42,67 @@ class System:
     """All that can be disturbed."""
 
     world: World
-    server: OwnServer
+    nodes: Nodes
     table: FaultyDynamoDB
     slots: Mapping[str, Slot]
-    busy: asyncio.Lock
-    """Held by the fault that stops the server: there is but one."""
+    credentials: Credentials
+    turns: defaultdict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
+    """By kind and target: a fault that began twice at a time could not be undone."""
+    busy: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held by a fault of the servers, and while the account changes: each server must hear of that."""
 
 
 @asynccontextmanager
 async def applied(system: System, fault: Fault) -> AsyncIterator[None]:
     """Apply the fault meanwhile."""
-    if fault.kind.startswith("server"):
-        async with _server(system, fault):
-            yield
-    elif fault.kind.startswith("table"):
-        async with _table(system, fault.kind):
-            yield
-    elif fault.target:
-        async with _of_slot(system.slots[fault.target], fault):
-            yield
-    else:
-        async with _stream(system, fault.kind):
-            yield
-
-
-@asynccontextmanager
-async def _of_slot(slot: Slot, fault: Fault) -> AsyncIterator[None]:
-    network = slot.network
-    at_once: dict[str, Callable[[], None]] = {"kill": slot.kill, "terminate": slot.terminate, "reset": network.reset}
-    meanwhile: dict[str, Callable[[], AbstractAsyncContextManager[None]]] = {
-        "freeze": slot.frozen,
-        "cut": network.cut,
-        "stall": network.stalled,
-        "one way": network.one_way,
-        "slow": lambda: _slow(slot),
-        "flap": lambda: _flapping(slot),
-    }
-    if fault.kind in at_once:
-        at_once[fault.kind]()
+    of_kinds: tuple[tuple[tuple[str, ...], Callable[[System, Fault], AbstractAsyncContextManager[None]]], ...] = (
+        ((*OF_SERVERS, *OF_NODES), _server),
+        (OF_PARTITIONS, _partition),
+        (OF_TABLES, _table),
+        (OF_STREAMS, _stream),
+        (OF_CREDENTIALS, _credentials),
+    )
+    apply = next((apply for kinds, apply in of_kinds if fault.kind in kinds), _of_slot)
+    async with system.turns[f"{fault.kind} {fault.target}"], apply(system, fault):
         yield
-    else:
-        async with meanwhile[fault.kind]():
-            yield
 
 
 @asynccontextmanager
-async def _slow(slot: Slot) -> AsyncIterator[None]:
-    slot.network.answer_s = SLOW_S
+async def _of_slot(system: System, fault: Fault) -> AsyncIterator[None]:
+    slot = system.slots[fault.target]
+    at_once: dict[str, Callable[[], None]] = {"kill": slot.kill, "terminate": slot.terminate, "reset": slot.reset}
+    meanwhile: dict[str, Callable[[Network], AbstractAsyncContextManager[None]]] = {
+        "cut": Network.cut,
+        "stall": Network.stalled,
+        "one way": Network.one_way,
+        "slow": _slow,
+        "flap": _flapping,
+    }
+    async with AsyncExitStack() as stack:
+        if fault.kind in at_once:
+            at_once[fault.kind]()
+        elif fault.kind == "freeze":
+            await stack.enter_async_context(slot.frozen())
+        else:
+            contexts = [meanwhile[fault.kind](network) for network in slot.networks]
+            await asyncio.gather(*map(stack.enter_async_context, contexts))
+        yield
+
+
+@asynccontextmanager
+async def _slow(network: Network) -> AsyncIterator[None]:
+    network.answer_s = SLOW_S
     try:
         yield
     finally:
-        slot.network.answer_s = 0.0
+        network.answer_s = 0.0
 
 
 @asynccontextmanager
-async def _flapping(slot: Slot) -> AsyncIterator[None]:
+async def _flapping(network: Network) -> AsyncIterator[None]:
     async def flap() -> None:
         while True:
-            slot.network.reset()
+            network.reset()
             await asyncio.sleep(FLAP_S)
 
     flapping = asyncio.create_task(flap())
@@ -108,33 +114,59 @@ async def _flapping(slot: Slot) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def _server(system: System, fault: Fault) -> AsyncIterator[None]:
+    nodes, number, how = system.nodes, _number(fault), fault.kind.partition(" ")[2]
     async with system.busy:
-        child = system.server.child
-        if fault.kind == "server freeze":
-            child.signal(signal.SIGSTOP)
+        if how == "freeze":
+            nodes.signal(number, signal.SIGSTOP)
             try:
                 yield
             finally:
-                child.signal(signal.SIGCONT)
+                nodes.signal(number, signal.SIGCONT)
             return
-        if fault.kind == "server stop":
-            await system.server.stop()
-        elif fault.kind == "server kill":
-            child.signal(signal.SIGKILL)
-            await child.wait()
-            await system.server.stop()
+        if how == "lame duck":
+            nodes.signal(number, signal.SIGUSR2)  # it ends by itself, after telling its clients
         else:
-            child.signal(signal.SIGUSR2)  # lame duck: it ends by itself, after telling its clients
+            if how == "kill":
+                nodes.signal(number, signal.SIGKILL)
+            await nodes.stop(number)
         try:
             yield
         finally:
-            if fault.kind == "server lame duck":
-                await system.server.stop()
-            await system.server.start()
+            if how == "lame duck":
+                await nodes.stop(number)
+            await nodes.start(number)
 
 
 @asynccontextmanager
-async def _table(system: System, kind: str) -> AsyncIterator[None]:
+async def _partition(system: System, fault: Fault) -> AsyncIterator[None]:
+    async with system.busy, system.nodes.apart([_number(fault)] if fault.target else range(len(system.nodes))):
+        yield
+
+
+def _number(fault: Fault) -> int:
+    """Return the number of the server that the fault is of."""
+    return int(fault.target.rpartition("-")[2]) if fault.target else 0
+
+
+@asynccontextmanager
+async def _credentials(system: System, fault: Fault) -> AsyncIterator[None]:
+    """Give the tasks new credentials: the old are void after a roll of the tasks, or at once."""
+    tasks = [slot for name, slot in system.slots.items() if name.startswith("customer")]
+    is_rolled = fault.kind == "credentials rotated"
+    async with system.busy:
+        new, void_old = await system.credentials.new(keep_old=is_rolled)
+    for slot in tasks:
+        slot.env = {**slot.env, "NATS_CREDENTIALS": new}
+    for slot in tasks if is_rolled else ():
+        await slot.rolled()
+    yield
+    async with system.busy:
+        await void_old()
+
+
+@asynccontextmanager
+async def _table(system: System, fault: Fault) -> AsyncIterator[None]:
+    kind = fault.kind
     if kind == "table refused":
         async with system.table.refusing():
             yield
@@ -148,11 +180,16 @@ async def _table(system: System, kind: str) -> AsyncIterator[None]:
         "table slow": stall(SLOW_S),
         "table silent": stall(5.0),
     }[kind]
-    system.table.fault = lambda action, call: make(action, call) if chance.random() < SHARE else None
+
+    def sometimes(action: str, call: Call) -> Any:
+        return make(action, call) if chance.random() < SHARE else None
+
+    system.table.fault = sometimes
     try:
         yield
     finally:
-        system.table.fault = None
+        if system.table.fault is sometimes:  # else another kind replaced it
+            system.table.fault = None
 
 
 def _after_write(world: World) -> Callable[[str, Call], Any]:
@@ -180,8 +217,8 @@ def _half(action: str, call: Call) -> web.Response | None:
 
 
 @asynccontextmanager
-async def _stream(system: System, kind: str) -> AsyncIterator[None]:
-    if kind == "stream full":
+async def _stream(system: System, fault: Fault) -> AsyncIterator[None]:
+    if fault.kind == "stream full":
         state = await _edit(system, max_msgs=FULL, discard="new")
     else:
         state = await _edit(system, ack_wait=2)

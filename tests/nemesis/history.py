@@ -55,6 +55,12 @@ class History:
     ended: list[Ended] = field(default_factory=list)
     cut_off: set[str] = field(default_factory=set)
     """Processes whose way to NATS, or whose nats-server, had a fault in the plan."""
+    table_failed: bool = False
+    """Whether the plan has a fault of the table."""
+    voided: set[str] = field(default_factory=set)
+    """Processes whose credentials the plan made void."""
+    readings: set[tuple[str, int]] = field(default_factory=set)
+    """Device and epoch of each reading that has its PUBACK."""
     logs: dict[str, str] = field(default_factory=dict)
     recoveries: list[Recovery] = field(default_factory=list)
     memory_mib: dict[str, float] = field(default_factory=dict)
@@ -79,3 +85,5 @@ class Stored:
     archived: list[dict[str, Any]] = field(default_factory=list)
     answered: int | None = None
     """Balances that the tasks answered by their own counts; None where a task that counted was killed."""
+    readings: list[tuple[str, int]] = field(default_factory=list)
+    """Device and epoch of each row of readings."""

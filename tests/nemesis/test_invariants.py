@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
 
 from tests.nemesis.history import Balance, Created, Ended, History, Recovery, Stored
 from tests.nemesis.invariants import ALL, broken
+from tests.nemesis.mutants import MUTANTS
 from tests.nemesis.plan import KINDS, make_plan
 
 
@@ -20,6 +23,7 @@ def good() -> tuple[History, Stored]:
         logs={"archive": "{}"},
         recoveries=[Recovery("kill", 1.0)],
         memory_mib={"archive": 80.0},
+        readings={("d0", 1)},
         adjusted={("b1", "t1"): b'{"client_id":"b1","adjustment_id":"t1","points":-5,"balance":95}'},
     )
     stored = Stored(
@@ -29,6 +33,7 @@ def good() -> tuple[History, Stored]:
         bank=["b1", "b2"],
         events=[(1, "customer.balance.1", "a", b"{}")],
         archived=[{"client_id": "1", "event": "a"}],
+        readings=[("d0", 1)],
         answered=1,
     )
     return history, stored
@@ -48,6 +53,7 @@ BROKEN = [
     breaks("no_event_twice", lambda _, stored: stored.events.append((2, "customer.balance.1", "a", b"{}"))),
     breaks("creates_hold", lambda history, _: history.created.append(Created("n2", "Ann", ["{}"]))),
     breaks("one_row_for_each_event", lambda _, stored: stored.archived.clear()),
+    breaks("every_acknowledged_reading_is_a_row_once", lambda _, stored: stored.readings.append(("d0", 1))),
     breaks("the_queue_keeps_its_promises", lambda history, _: history.queue_violations.append("1 was handed out")),
     breaks("points_are_conserved", lambda _, stored: stored.rows.update(b2=104)),
     breaks("every_answered_adjustment_is_in_the_ledger", lambda _, stored: stored.ledger.clear()),
@@ -83,9 +89,49 @@ def test_each_invariant_has_a_history_that_breaks_it() -> None:
     assert [invariant.__name__ for invariant in ALL] == [case.values[0] for case in BROKEN]  # type: ignore[attr-defined]
 
 
+def test_only_void_credentials_may_be_refused() -> None:
+    history, stored = good()
+    history.ended.append(
+        Ended("customer-0", 1, "", "error: NATS at nats://127.0.0.1 refuses the credentials (expired)")
+    )
+    assert len(broken(history, stored)) == 1
+    history.voided.add("customer-0")
+    assert broken(history, stored) == []
+
+
+def test_a_table_that_nothing_disturbed_is_no_excuse() -> None:
+    history, stored = good()
+    history.ended.append(
+        Ended("customer-0", 1, "", "error: table b: h did not answer in time; see that DynamoDB can be")
+    )
+    assert len(broken(history, stored)) == 1
+    history.table_failed = True
+    assert broken(history, stored) == []
+
+
+def test_an_adjustments_event_is_no_balances() -> None:
+    history, stored = good()
+    history.ended.clear()
+    stored.events = [(1, "customer.balance.b1", "a", b"{}")]
+    assert broken(history, stored) == ["every answer is an event: 1 balances answered, 0 events"]
+
+
+def test_more_events_than_balances_are_doubles() -> None:
+    history, stored = good()
+    stored.events.append((2, "customer.balance.1", "b", b"{}"))
+    stored.archived.append({"client_id": "1", "event": "b"})
+    assert broken(history, stored) == ["no event twice: 2 events of 1 balances"]
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_mutant_is_one_changed_line(name: str) -> None:
+    code = f"from tests.nemesis.mutants import load; load({name!r})"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_a_plan_is_its_seed() -> None:
     assert make_plan(106) == make_plan(106) != make_plan(107)
     kinds = {fault.kind for seed in range(100) for fault in make_plan(seed).faults}
-    assert kinds == set(KINDS)
+    assert kinds == {*KINDS[1], *KINDS[3]}
     assert [fault.number for fault in make_plan(1).only((0, 2)).faults] == [0, 2]
     assert dataclasses.replace(make_plan(1), faults=()).faults == ()

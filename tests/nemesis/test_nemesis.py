@@ -13,7 +13,7 @@ from tests.support.world import Servers
 
 pytestmark = [pytest.mark.xdist_group("drills"), pytest.mark.timeout(180)]
 
-ROLES = ("customer-0", "archive", "queue")
+ROLES = ("customer-0", "archive", "queue", "devices")
 
 
 def plan(*faults: tuple[str, str, float, float], early: bool = False) -> Plan:

@@ -37,18 +37,20 @@ class Work:
         """Ask at a steady rate, however slow the answers are."""
         async with asyncio.TaskGroup() as group:
             while not self.closing.is_set():
-                group.create_task(self._balance(connection, random.choice(self._ids)))
+                group.create_task(self.balance(connection, random.choice(self._ids)))
                 await asyncio.sleep(1 / rate)
 
-    async def _balance(self, connection: Client, client_id: str) -> None:
+    async def balance(self, connection: Client, client_id: str) -> str:
+        """Ask for one, and note what comes; return its code."""
         code, data = await outcome(connection, contract.SUBJECT, request_for(client_id))
         if code == "OK":
             self._history.balances.append(Balance(client_id, orjson.loads(data)["balance"]))
             self.right_s.append(time.monotonic())
-            return
+            return code
         self._history.unanswered[code] = self._history.unanswered.get(code, 0) + 1
         if code not in DOCUMENTED:
             self._history.odd_answers.append(f"balance of {client_id}: {code} {data!r}")
+        return code
 
     async def create(self, connection: Client) -> None:
         """Create clients: each until it is answered, then read at once, then sometimes again."""
@@ -67,6 +69,15 @@ class Work:
                     self._history.odd_answers.append(f"get of {created.client_id}: {code} {data!r}")
                 if random.random() < 0.3:
                     await self._asked(connection, created, body)
+                if random.random() < 0.3:
+                    await self._ask_for_its_id(connection, created)
+
+    async def _ask_for_its_id(self, connection: Client, created: Created) -> None:
+        """Ask for another client of its id, and expect a conflict."""
+        body = orjson.dumps({"client_id": created.client_id, "name": "Bob"})
+        code, data = await outcome(connection, contract.CREATE_SUBJECT, body)
+        if code not in DOCUMENTED | {"409 CONFLICT"}:
+            self._history.odd_answers.append(f"second create of {created.client_id}: {code} {data!r}")
 
     async def _asked(self, connection: Client, created: Created, body: dict[str, object]) -> None:
         code, data = await outcome(connection, contract.CREATE_SUBJECT, orjson.dumps(body))

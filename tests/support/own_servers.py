@@ -55,11 +55,7 @@ async def own_server(world: World, folder: Path) -> AsyncIterator[tuple[World, O
     await server.start()
     try:
         servers = Servers(server.url, server.operator, server.system, world.servers.dynamodb_env, [server.mqtt_port])
-        own = World(servers, Key.account(), world.table, world.folder)
-        await own.push()
-        async with own.administrator() as admin:
-            await ensure(admin, EVERYTHING, replicas=1)
-        yield own, server
+        yield await provisioned(world, servers, 1), server
     finally:
         await server.stop()
 
@@ -105,20 +101,25 @@ async def own_cluster(world: World, folder: Path) -> AsyncIterator[tuple[World, 
     try:
         await asyncio.gather(*(cluster.start(number) for number in range(NODES)))
         servers = Servers(cluster.url, cluster.operator, cluster.system, world.servers.dynamodb_env, cluster.mqtt_ports)
-        own = World(servers, Key.account(), world.table, world.folder)
-        await own.push()
-
-        async def provisioned() -> bool:
-            try:
-                async with own.administrator() as admin:
-                    async with asyncio.timeout(1):
-                        await admin.account_info()  # during an election, nodes answer no request
-                    await ensure(admin, EVERYTHING, replicas=NODES)
-            except (ProvisioningError, nats.errors.Error, APIError, TimeoutError):
-                return False
-            return True
-
-        await eventually(provisioned, within_s=30, what="a cluster with JetStream")
-        yield own, cluster
+        yield await provisioned(world, servers, NODES), cluster
     finally:
         await cluster.stop()
+
+
+async def provisioned(world: World, servers: Servers, replicas: int) -> World:
+    """Return the world's table with a new account, its streams and buckets on these nats-servers."""
+    own = World(servers, Key.account(), world.table, world.folder)
+    await own.push()
+
+    async def made() -> bool:
+        try:
+            async with own.administrator() as admin:
+                async with asyncio.timeout(1):
+                    await admin.account_info()  # during an election, nodes answer no request
+                await ensure(admin, EVERYTHING, replicas=replicas)
+        except (ProvisioningError, nats.errors.Error, APIError, TimeoutError):
+            return False
+        return True
+
+    await eventually(made, within_s=30, what="nats-server with JetStream")
+    return own
