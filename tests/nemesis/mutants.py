@@ -38,8 +38,8 @@ MUTANTS: Final[Mapping[str, Mutant]] = {
     ),
     "message id per attempt": Mutant(
         "service.customer.events.publisher",
-        "{given or f'{own}.{number}'}",
-        "{given or f'{secrets.token_hex(8)}.{number}'}",
+        "{reply}{end}{text}",
+        "{reply}{end}{text.replace(self._id, secrets.token_hex(8))}",
     ),
     "delete unconfirmed": Mutant(
         "service.sources.jetstream.answers",
