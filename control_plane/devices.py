@@ -20,7 +20,7 @@ from typing import Any, Final
 import nats.errors
 from nats.aio.client import Client
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
-from nats.js.errors import APIError, NotFoundError
+from nats.js.errors import APIError, NotFoundError, ServiceUnavailableError
 from nats.js.errors import Error as JetStreamError
 
 from control_plane.auth import claims, scopes
@@ -205,7 +205,8 @@ async def _entries(client: Client, bucket: str) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     info = await reader.consumer_info()
     while left := (await reader.consumer_info()).num_pending:
-        with suppress(TimeoutError):  # what was pending may have been overwritten
+        # What was pending may have been overwritten, and JetStream be missing for a moment (`PatientClient`).
+        with suppress(TimeoutError, ServiceUnavailableError):
             messages = await reader.fetch(min(left, AT_ONCE), timeout=1)
             found |= {each.subject.removeprefix(prefix): json.loads(each.data) for each in messages if each.data}
     await reader.unsubscribe()

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from control_plane.resources import Limits
+from control_plane.resources import Account
 from control_plane.settings import Difference
 
 Action = Literal["keep", "create", "change"]
@@ -28,8 +28,8 @@ class Plan:
 
     name: str
     account: str | None
-    limits: Limits
-    """Limits of the account, if it is created."""
+    wanted: Account
+    """What the account is to be, if it is created."""
     steps: Sequence[Step]
     remarks: tuple[str, ...] = ()
 

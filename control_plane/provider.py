@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from control_plane.auth.creds import Identity
-from control_plane.resources import Bucket, Consumer, Limits, Stream, User
+from control_plane.resources import Account, Bucket, Consumer, Limits, Stream, User
 from control_plane.settings import ObjectSettings
 
 
@@ -59,8 +59,8 @@ class Provider(Protocol):
         """Return whether a stream may have `allow_batched`."""
         ...
 
-    async def create_account(self, name: str, limits: Limits) -> str:
-        """Create an account; return its id."""
+    async def create_account(self, name: str, wanted: Account) -> str:
+        """Create an account with its limits, and with its users if one call makes all; return its id."""
         ...
 
     async def adopt(self, account: str) -> None:

@@ -68,14 +68,14 @@ async def compare(
     steps += _resource_steps(provider, wanted, actual)
     steps += await credential_steps(provider, account, actual, wanted, files, secret)
     remarks = (*remarks, *_still_out(steps, actual))
-    return Plan(account.name if account else name, account.id if account else None, wanted.limits, steps, remarks)
+    return Plan(account.name if account else name, account.id if account else None, wanted, steps, remarks)
 
 
 async def apply(provider: Provider, planned: Plan) -> AsyncIterator[Step]:
     """Make the changes; yield each step when it is done. After a failure, the next run does the rest."""
     account = planned.account
     if account is None:
-        account = await provider.create_account(planned.name, planned.limits)
+        account = await provider.create_account(planned.name, planned.wanted)
         yield planned.steps[0]
     for step in planned.changes:
         if planned.account is None and step is planned.steps[0]:

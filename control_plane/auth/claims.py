@@ -106,7 +106,7 @@ def account_jwt(
     operator: Key,
     *,
     limits: Limits | None = None,
-    signing_keys: Sequence[str] = (),
+    signing_keys: Sequence[str | Mapping[str, Any]] = (),
     revoked: Mapping[str, int] | None = None,
     tags: Sequence[str] = (),
 ) -> str:

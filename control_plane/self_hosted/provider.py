@@ -24,8 +24,9 @@ from control_plane.auth.creds import Identity
 from control_plane.desired import ADMINISTRATOR, TAG
 from control_plane.errors import ProvisioningError
 from control_plane.provider import AccountSummary, Actual
-from control_plane.resources import Bucket, Consumer, Limits, Stream, User
+from control_plane.resources import Account, Bucket, Consumer, Limits, Stream, User
 from control_plane.self_hosted import changes, jetstream
+from control_plane.self_hosted.client import PatientClient
 from control_plane.settings import KV_PREFIX, ObjectSettings, bucket_stream_settings, limits_settings
 from service.nats import connect
 from service.nats.connect import NotConnectedError
@@ -42,8 +43,9 @@ def connected(
 ) -> AbstractAsyncContextManager[Client]:
     """Connect, without reconnecting later. Raises `ProvisioningError` when no connection can be made."""
     return connect.connected(
-        servers, creds, _not_connected, within_s=TIMEOUT_S, reconnects=False, inbox_prefix=inbox_prefix
-    )
+        servers, creds, _not_connected, client=PatientClient, within_s=TIMEOUT_S, reconnects=False,
+        inbox_prefix=inbox_prefix,
+    )  # fmt: skip
 
 
 def _not_connected(error: NotConnectedError) -> ProvisioningError:
@@ -169,12 +171,13 @@ class SelfHosted:
         api = (await self._jetstream_of_server()).get("api") or {}
         return int(api.get("level", 0)) >= BATCHES_API_LEVEL
 
-    async def create_account(self, name: str, limits: Limits) -> str:
+    async def create_account(self, name: str, wanted: Account) -> str:
+        """Leave out the user of devices: until the consumers are there, what a device publishes would be gone."""
         account = Key.account().public
-        administrator = _signer(self._operator, account, ADMINISTRATOR.name, 0).public
-        token = claims.account_jwt(
-            name, account, self._operator, limits=limits, signing_keys=[administrator], tags=[TAG]
-        )
+        users = [user for user in wanted.users if not user.devices]
+        keys: list[Any] = [self.signer(account, ADMINISTRATOR.name, 0).public]
+        keys += [claims.scope(self.signer(account, user.name, 0).public, user, 0) for user in users]
+        token = claims.account_jwt(name, account, self._operator, limits=wanted.limits, signing_keys=keys, tags=[TAG])
         await push_account(self._system, token)
         return account
 
@@ -201,8 +204,8 @@ class SelfHosted:
             there = scopes.of_user(body, user.name)
             signers = [scopes.generation(scope) for scope in there] or [0]
             for generation in signers:
-                signer = _signer(self._operator, account, user.name, generation)
-                scopes.put(body, claims.scope(signer.public, user, generation))
+                key = self.signer(account, user.name, generation).public
+                scopes.put(body, claims.scope(key, user, generation))
 
         await self.change(account, edit)
 

@@ -10,7 +10,7 @@ from control_plane.auth.creds import Creds, Identity
 from control_plane.desired import TAG
 from control_plane.errors import ProvisioningError
 from control_plane.provider import AccountSummary, Actual
-from control_plane.resources import Bucket, Consumer, Limits, Stream, User
+from control_plane.resources import Account, Bucket, Consumer, Limits, Stream, User
 from control_plane.settings import ObjectSettings
 from control_plane.synadia.api import Answer, Api
 from control_plane.synadia.system import ROOT, System
@@ -73,8 +73,8 @@ class Synadia:
     async def takes_batches(self) -> bool:
         return True  # the API's document has the setting
 
-    async def create_account(self, name: str, limits: Limits) -> str:
-        body = {"name": name, "jwt_settings": {"limits": self._limits(limits), "tags": [TAG]}}
+    async def create_account(self, name: str, wanted: Account) -> str:
+        body = {"name": name, "jwt_settings": {"limits": self._limits(wanted.limits), "tags": [TAG]}}
         account = await self._api.post(f"{ROOT}/systems/{self._system.id}/accounts", body)
         return str(account["id"])
 

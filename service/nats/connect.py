@@ -87,10 +87,12 @@ async def connected(
     servers: str | Sequence[str],
     creds: str | None,
     explain: Callable[[NotConnectedError], Exception],
+    *,
+    client: Callable[[], NatsClient] = NatsClient,
     **options: Any,
 ) -> AsyncIterator[NatsClient]:
-    """Yield a client that is connected as `connect` does it. Raises what `explain` makes of the reason if it is not."""
-    nc = NatsClient()
+    """Yield a `client` that is connected as `connect` does it. Raises what `explain` makes of the reason if it is not."""
+    nc = client()
     try:
         try:
             await connect(nc, servers, creds, **options)

@@ -21,6 +21,7 @@ from benchmark.load.mqtt import Mqtt
 from control_plane import reconcile
 from control_plane.__main__ import cli
 from control_plane.files import Files, write_private
+from control_plane.self_hosted import changes
 from control_plane.self_hosted import provider as self_hosted
 from control_plane.self_hosted.provider import SelfHosted
 from control_plane.synadia import api as synadia_api
@@ -57,6 +58,14 @@ def no_trio() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if find_spec("sniffio") is None:
             patch.setitem(sys.modules, "sniffio", None)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def alone() -> Iterator[None]:
+    """Nobody else changes a test's account: no command need listen for others after each of its changes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(changes, "SETTLE_S", 0.0)
         yield
 
 

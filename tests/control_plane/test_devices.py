@@ -84,7 +84,7 @@ async def test_the_servers_streams_are_made_as_the_server_makes_them(servers: Se
     account, signer = Key.account(), Key.account()
     token = claims.account_jwt(
         "bare", account.public, servers.operator, limits=EVERYTHING.limits,
-        signing_keys=[claims.scope(signer.public, DEVICE, 0)],  # type: ignore[list-item]
+        signing_keys=[claims.scope(signer.public, DEVICE, 0)],
     )  # fmt: skip
     async with self_hosted.connected(servers.nats_url, servers.system_creds) as system:
         await self_hosted.push_account(system, token)

@@ -28,8 +28,10 @@ from unittest import mock
 
 ROOT: Final = Path(__file__).parents[2]
 ROLES: Final = ("customer", "archive", "queue", "devices")
-PROGRAMS: Final = frozenset({"benchmark.load.generator", "benchmark.load.raw_generator"})
-PACKAGES: Final = frozenset({"benchmark", "control_plane", "local"})
+PROGRAMS: Final = frozenset(
+    {"benchmark.load.generator", "benchmark.load.raw_generator", "operations.history", "operations.reconcile"}
+)
+PACKAGES: Final = frozenset({"benchmark", "control_plane", "local", "operations.load"})
 READ_AT_IMPORT: Final = (
     "PYTHON",
     "SSL_",

@@ -15,6 +15,7 @@ from control_plane.auth.claims import Key
 from control_plane.desired import CLIENT, EVERYTHING
 from control_plane.devices import Devices
 from control_plane.errors import ProvisioningError
+from control_plane.parts import DEVICE
 from control_plane.resources import User
 from control_plane.self_hosted import changes
 from control_plane.self_hosted import provider as self_hosted
@@ -32,6 +33,11 @@ CHANGES: dict[str, Change] = {
     "rotated": lambda provider, account: provider.renew(account, CLIENT.name),
     "revoked": lambda provider, account: provider.revoke(account, Key.user().public),
 }
+
+
+@pytest.fixture
+def alone() -> None:
+    """Other commands change the account here."""
 
 
 async def is_out(own: OwnProgram, name: str, jwt: str) -> bool:
@@ -134,3 +140,19 @@ async def test_a_system_user_that_may_not_hear_is_said(own: OwnProgram) -> None:
         provider = SelfHosted(own.servers.nats_url, client, own.servers.operator, system.public)
         with pytest.raises(ProvisioningError, match=r"let --system-creds subscribe to \$SYS.REQ.CLAIMS.UPDATE"):
             await provider.revoke(account, Key.user().public)
+
+
+async def test_a_new_account_is_made_with_its_users(own: OwnProgram) -> None:
+    """Each JWT takes the server's JetStream away for a moment, and a command waits after each for those of others."""
+    await own.done("delete", "--yes")
+    async with self_hosted.connected(own.servers.nats_url, own.servers.system_creds) as system:
+        sent = await system.subscribe(changes.UPDATE)
+        await roundtrip(system)
+        await own.done("create", "--with", "devices")
+        await roundtrip(system)
+        users = []
+        while sent.pending_msgs:
+            body = claims.decode((await sent.next_msg()).data.decode())
+            users.append([key["role"] for key in body["nats"]["signing_keys"] if isinstance(key, dict)])
+    assert len(users) == 2
+    assert [name for name in users[1] if name not in users[0]] == [DEVICE.name]

@@ -130,13 +130,13 @@ async def test_retry_after_is_honoured_even_for_what_makes_something(
         system = await find_system(api, None)
         fake.calls.clear()
         fake.answer_with = [web.json_response({}, status=429, headers={"Retry-After": wait}) for wait in ("7", "3")]
-        await Synadia(api, system).create_account(NAME, ACCOUNT.limits)
+        await Synadia(api, system).create_account(NAME, ACCOUNT)
         assert [method for method, _ in fake.calls] == ["POST"] * 3
         assert slept == [7, 3]
         fake.calls.clear()
         fake.answer_with = [refused(503, "perhaps")]
         with pytest.raises(ProvisioningError, match=r"503.*perhaps; run it again"):
-            await Synadia(api, system).create_account("POC-XX", ACCOUNT.limits)
+            await Synadia(api, system).create_account("POC-XX", ACCOUNT)
         assert len(fake.calls) == 1, "it may have been made: never a second account"
 
 

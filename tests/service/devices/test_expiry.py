@@ -165,6 +165,7 @@ async def test_a_server_that_is_lost_and_back(world: World, tmp_path: Path, how:
         own.client(ADMINISTRATOR.name) as again,
     ):
         devices.admin = again.jetstream()  # it connects again
+        await devices.shorten_ack_wait()
         device, other = Device(devices, "d1"), Device(devices, "d2")
         async with process(devices) as one:
             await device.connect()
