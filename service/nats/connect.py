@@ -91,7 +91,7 @@ async def connected(
     client: Callable[[], NatsClient] = NatsClient,
     **options: Any,
 ) -> AsyncIterator[NatsClient]:
-    """Yield a `client` that is connected as `connect` does it. Raises what `explain` makes of the reason if it is not."""
+    """Yield a `client` connected as by `connect`. Raises what `explain` makes of the reason if it cannot be."""
     nc = client()
     try:
         try:

@@ -18,7 +18,7 @@ from service.nats.tls import tls_context
 from service.nats.unreachable import refused, unreachable
 from service.runtime.background import background
 from service.runtime.cancel import cancel
-from service.runtime.errors import ServiceError
+from service.runtime.errors import NoAnswer, ServiceError
 from service.runtime.logs import Repeated
 from service.runtime.role import Need, Skipped
 
@@ -27,6 +27,8 @@ _errors: Final = Repeated(log, "NATS error")
 _undecodable: Final = Repeated(log, "messages dropped that cannot be decoded")
 
 START_TIMEOUT_S: Final = 10.0
+LOOKS: Final = 4
+"""At what a role needs, while no server answers. Each takes 5 seconds, and an election 4 to 9."""
 PING_INTERVAL_S: Final = 10
 CLOSE_S: Final = 1.0
 CONFIRM_POLL_S: Final = 0.05
@@ -52,6 +54,7 @@ class Connection:
         self._name = name
         self._inbox_prefix = inbox_prefix
         self._on_lost = on_lost
+        self._forbidden = False
         self._opened = False
         self._started = False
         self._closing = False
@@ -94,10 +97,12 @@ class Connection:
     def steady(self, need: Need) -> Need:
         """Return a need that looks again if the connection was lost meanwhile: that answer is not the server's.
 
-        It raises `ServiceError` when the connection is not back within `START_TIMEOUT_S` seconds.
+        It also looks again, `LOOKS` times in all, if there is no answer and the server forbade nothing: a cluster may
+        be electing a leader. It raises `ServiceError` when the connection is not back within `START_TIMEOUT_S` seconds.
         """
 
         async def look() -> str | None:
+            left = LOOKS
             while True:
                 self._lost.clear()
                 looking, lost = asyncio.create_task(_awaited(need.look())), asyncio.create_task(self._lost.wait())
@@ -105,6 +110,11 @@ class Connection:
                     await asyncio.wait({looking, lost}, return_when=asyncio.FIRST_COMPLETED)
                     if not self._lost.is_set():
                         return await looking
+                except NoAnswer:
+                    left -= 1
+                    if self._forbidden or not left:
+                        raise
+                    continue
                 finally:
                     await cancel(looking)
                     await cancel(lost)
@@ -144,6 +154,7 @@ class Connection:
             self._lose(refusal)
         elif self._started:
             permission = text(error).lower().startswith("permissions violation")
+            self._forbidden |= permission
             _errors.warning("permission" if permission else type(error).__name__, error=text(error))
         self._refused_twice = refusal is not None  # any other error, or a reconnect, resets it
 

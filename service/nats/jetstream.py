@@ -18,7 +18,7 @@ from nats.js.errors import (
 from nats.js.kv import KeyValue
 
 from service.nats.fit import bucket_unfit, stream_unfit
-from service.runtime.errors import ServiceError
+from service.runtime.errors import NoAnswer, ServiceError
 
 PROVISION: Final = "make it with `python -m control_plane create`"
 CORRECT: Final = "correct it with `python -m control_plane create`"
@@ -101,7 +101,7 @@ def explain(name: str, error: Exception, user: str = "service", done: str = "rea
             "(a leaf below a hub), use a NATS_URL of that domain",
         )
     if isinstance(error, nats.errors.TimeoutError):
-        return ServiceError(
+        return NoAnswer(
             f"{name} cannot be {done}: no answer (a user without permission gets none)",
             f"use the credentials of user `{user}`, or see the permissions violation logged above",
         )

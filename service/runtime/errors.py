@@ -1,6 +1,7 @@
 """The error that ends a process.
 
 ServiceError            the process cannot start or continue: one line and a non-zero exit
+  NoAnswer              nothing said why not
 """
 
 from __future__ import annotations
@@ -13,3 +14,7 @@ class ServiceError(Exception):
         super().__init__(f"{problem}; {remedy}")
         self.problem = problem
         self.remedy = remedy
+
+
+class NoAnswer(ServiceError):
+    """There was no answer within the time that one takes."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import signal
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 from control_plane.auth import claims
 from control_plane.desired import ACCOUNT
 from local.process import claim_port
+from local.system import ready
 from service.contracts import customer as contract
 from service.contracts.customer import BUCKET, SEED_KEY
 from service.contracts.stream import STREAM
@@ -150,6 +152,25 @@ async def test_a_starting_task_waits_for_nats(world: World, tmp_path: Path) -> N
 
                 await eventually(is_ready, within_s=30, what="a task that is ready")
                 assert "Traceback" not in task.child.log.read_text()
+
+
+async def test_a_starting_task_waits_for_a_server_that_stands_still(world: World, tmp_path: Path) -> None:
+    """As for a cluster that elects a leader: the connection is there, and no answer comes."""
+    async with own_server(world, tmp_path / "nats") as (own, server):
+        looked = asyncio.Event()
+
+        async def look(_: Any) -> None:
+            looked.set()
+
+        async with own.administrator() as admin:
+            await admin._nc.subscribe(f"$JS.API.STREAM.INFO.{STREAM}", cb=look)
+            await roundtrip(admin._nc)
+            async with own.launch(health_port=claim_port(0, "")) as task, asyncio.timeout(60):
+                await looked.wait()
+                server.child.signal(signal.SIGSTOP)
+                await asyncio.sleep(7)  # longer than a request to JetStream waits
+                server.child.signal(signal.SIGCONT)
+                await ready(task)
 
 
 async def test_a_check_with_another_users_credentials(waiting: Waiting) -> None:

@@ -118,7 +118,7 @@ def processes_end_as_documented(history: History, _stored: Stored) -> Iterable[s
             and ended.name in history.cut_off,
             not ended.asked
             and ended.code == 1
-            and "did not answer in time; see that DynamoDB" in ended.last_words  # the runbook: "cannot start"
+            and ended.last_words.startswith("error: table ")  # the runbook: "A task that cannot start"
             and history.table_failed,
             ended.asked != "kill"
             and ended.code == 1

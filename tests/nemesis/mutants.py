@@ -1,4 +1,4 @@
-"""The service with one line changed, which the nemesis must find: `python -m tests.nemesis --mutant NAME`.
+"""The service with one place changed, which the nemesis must find: `python -m tests.nemesis --mutant NAME`.
 
 As a program, this is the service's, with the mutant that `VARIABLE` names. Nothing of it is in the product.
 """
