@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ from control_plane.__main__ import cli
 from control_plane.files import write_private
 from control_plane.parts import PARTS
 from deploy import file
+from local.process import ROOT
 from tests.support.world import Servers
 
 
@@ -83,3 +87,16 @@ async def test_a_commands_help_lists_the_options_of_all_commands(command: str) -
 async def test_with_names_what_it_takes() -> None:
     output = (await run("create", "--help")).output
     assert ", ".join(part.name for part in PARTS) in output
+
+
+def test_typers_program_completes_the_commands() -> None:
+    """As the page about the control plane says, and as a shell asks."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "_TYPER_COMPLETE": "complete_bash", "COMP_CWORD": "3"}
+    for words, found in {
+        "control_plane.__main__ run cre": ["create"],
+        "operations.operator run --na": ["--name"],
+    }.items():
+        asked = {**env, "COMP_WORDS": f"typer {words}"}
+        program = Path(sys.executable).with_name("typer")
+        done = subprocess.run([program], env=asked, capture_output=True, text=True, check=True)
+        assert done.stdout.split() == found
