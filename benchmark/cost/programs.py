@@ -222,11 +222,12 @@ class Bench:
     async def measure(
         self, program: Program, loop: Loop, label: str, ids: int = 1000, frames: Frames = "plain",
         endpoint: str = BALANCE, *, zipf: float | None = None, shown: bool = True,
+        refused: str = "",
     ) -> Sample:  # fmt: skip
         """Run one load against a program; return its cost. Ids come in turn, or with `zipf` at random (0: evenly).
 
         Raises `BenchmarkError` when a request failed, as its cost is not that of a reply, and `CancelledError` when
-        interrupted.
+        interrupted. A request that is `refused` with this error is no reply, and its cost is that of the others.
         """
         raw = frames if endpoint == BALANCE else None
         plan = Plan(program.target, None, TIMEOUT_S, ids, zipf, 1, None, {}, {endpoint: 1.0}, frames=raw)
@@ -237,7 +238,7 @@ class Bench:
         measured = Measured.of(totals)
         if measured.interrupted:
             raise asyncio.CancelledError
-        if measured.failed:
+        if measured.errors.keys() - {refused} or not measured.replies:
             raise BenchmarkError(f"{label}: {measured.errors}; see that the machine is not overloaded")
         each = 1e6 / measured.replies
         load_s = measured.generators.cpu_share * measured.elapsed_s
