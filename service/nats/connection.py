@@ -27,8 +27,9 @@ _errors: Final = Repeated(log, "NATS error")
 _undecodable: Final = Repeated(log, "messages dropped that cannot be decoded")
 
 START_TIMEOUT_S: Final = 10.0
-LOOKS: Final = 4
-"""At what a role needs, while no server answers. Each takes 5 seconds, and an election 4 to 9."""
+ELECTION_S: Final = 15.0
+"""A cluster elects a leader in 4 to 9 seconds. A request to JetStream waits for 5."""
+LOOK_AGAIN_S: Final = 1.0
 PING_INTERVAL_S: Final = 10
 CLOSE_S: Final = 1.0
 CONFIRM_POLL_S: Final = 0.05
@@ -97,12 +98,13 @@ class Connection:
     def steady(self, need: Need) -> Need:
         """Return a need that looks again if the connection was lost meanwhile: that answer is not the server's.
 
-        It also looks again, `LOOKS` times in all, if there is no answer and the server forbade nothing: a cluster may
+        It also looks again for `ELECTION_S` seconds, if there is no answer and the server forbade nothing: a cluster may
         be electing a leader. It raises `ServiceError` when the connection is not back within `START_TIMEOUT_S` seconds.
         """
 
         async def look() -> str | None:
-            left = LOOKS
+            clock = asyncio.get_running_loop().time
+            until_s = clock() + ELECTION_S
             while True:
                 self._lost.clear()
                 looking, lost = asyncio.create_task(_awaited(need.look())), asyncio.create_task(self._lost.wait())
@@ -111,9 +113,9 @@ class Connection:
                     if not self._lost.is_set():
                         return await looking
                 except NoAnswer:
-                    left -= 1
-                    if self._forbidden or not left:
+                    if self._forbidden or clock() >= until_s:
                         raise
+                    await asyncio.sleep(LOOK_AGAIN_S)
                     continue
                 finally:
                     await cancel(looking)

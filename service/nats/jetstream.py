@@ -24,6 +24,8 @@ PROVISION: Final = "make it with `python -m control_plane create`"
 CORRECT: Final = "correct it with `python -m control_plane create`"
 LETTER_BYTES: Final = 1024
 """A stream must accept messages of at least this size."""
+NO_LEADER: Final = 10_008
+"""`JSClusterNotAvailErr` of https://github.com/nats-io/nats-server/blob/main/server/errors.json: it passes."""
 VALUE_BYTES: Final = 128
 """Largest value that we write to a bucket, with its headers."""
 
@@ -94,6 +96,9 @@ def explain(name: str, error: Exception, user: str = "service", done: str = "rea
 
     `user` is the NATS user of the role; `done` is what was tried, as a participle ("read").
     """
+    if isinstance(error, APIError) and error.err_code == NO_LEADER:
+        problem = f"{name} cannot be {done}: the cluster has no leader"
+        return NoAnswer(problem, "see that most of its servers run and reach each other")
     if isinstance(error, nats.errors.NoRespondersError | ServiceUnavailableError):
         return ServiceError(
             f"{name}: JetStream is not available to this account",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from service.contracts.stream import STREAM
+from service.nats.jetstream import check_stream
+from service.runtime.errors import NoAnswer
 from tests.nemesis.nodes import own_nodes
 from tests.support.world import World, eventually
 
@@ -42,3 +46,21 @@ async def test_a_node_is_cut_off_and_joins_again(world: World, tmp_path: Path) -
         await eventually(nodes.are_joined, within_s=30, what="servers that reach each other")
         async with nodes.apart(range(3)):
             assert not await is_heard(other)
+
+
+async def test_a_cluster_without_a_leader_is_no_account_without_jetstream(world: World, tmp_path: Path) -> None:
+    """A task that starts meanwhile must look again (`Connection.steady`)."""
+    async with own_nodes(world, tmp_path / "nodes", 3) as (own, nodes):
+        await asyncio.gather(nodes.stop(1), nodes.stop(2))
+        said = ""
+
+        async def is_unanswered() -> bool:
+            nonlocal said
+            try:
+                await check_stream(left, STREAM, ())
+            except NoAnswer as error:
+                said = str(error)
+            return "the cluster has no leader" in said
+
+        async with own.at(nodes.urls[0]).administrator() as left:
+            await eventually(is_unanswered, within_s=60, what="a cluster that says it has no leader")
