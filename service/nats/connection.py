@@ -98,7 +98,7 @@ class Connection:
     def steady(self, need: Need) -> Need:
         """Return a need that looks again if the connection was lost meanwhile: that answer is not the server's.
 
-        It also looks again for `ELECTION_S` seconds, if there is no answer and the server forbade nothing: a cluster may
+        It also looks again for `ELECTION_S` seconds if there is no answer and nothing was forbidden: a cluster may
         be electing a leader. It raises `ServiceError` when the connection is not back within `START_TIMEOUT_S` seconds.
         """
 
