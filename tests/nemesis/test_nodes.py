@@ -10,10 +10,11 @@ import nats.errors
 import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.js.errors import APIError
 
 from service.contracts.stream import STREAM
-from service.nats.jetstream import check_stream
-from service.runtime.errors import NoAnswer
+from service.nats.jetstream import explain
+from service.runtime.errors import NoAnswer, ServiceError
 from tests.nemesis.nodes import own_nodes
 from tests.support.world import World, eventually
 
@@ -52,15 +53,18 @@ async def test_a_cluster_without_a_leader_is_no_account_without_jetstream(world:
     """A task that starts meanwhile must look again (`Connection.steady`)."""
     async with own_nodes(world, tmp_path / "nodes", 3) as (own, nodes):
         await asyncio.gather(nodes.stop(1), nodes.stop(2))
-        said = ""
+        said = list[ServiceError]()
 
-        async def is_unanswered() -> bool:
-            nonlocal said
+        async def is_refused() -> bool:
             try:
-                await check_stream(left, STREAM, ())
-            except NoAnswer as error:
-                said = str(error)
-            return "the cluster has no leader" in said
+                await left.account_info()
+            except APIError as error:
+                said.append(explain(STREAM, error))
+            except nats.errors.TimeoutError:
+                return False
+            return bool(said)
 
         async with own.at(nodes.urls[0]).administrator() as left:
-            await eventually(is_unanswered, within_s=60, what="a cluster that says it has no leader")
+            await eventually(is_refused, within_s=60, what="a server that knows of no leader")
+    assert isinstance(said[0], NoAnswer)
+    assert "the cluster has no leader" in said[0].problem
