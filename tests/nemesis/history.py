@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+Span = tuple[float, float]
+"""Begin and end, in seconds of one clock."""
+
 
 @dataclass
 class Balance:
@@ -34,6 +37,8 @@ class Ended:
     asked: str
     """`kill`, `terminate`, or empty: it ended by itself."""
     last_words: str
+    life: Span = (0.0, 0.0)
+    """When it began, and when it ended."""
 
 
 @dataclass
@@ -55,8 +60,8 @@ class History:
     ended: list[Ended] = field(default_factory=list)
     cut_off: set[str] = field(default_factory=set)
     """Processes whose way to NATS, or whose nats-server, had a fault in the plan."""
-    table_failed: bool = False
-    """Whether the plan has a fault of the table."""
+    table_faults: list[Span] = field(default_factory=list)
+    """When the plan disturbed the table."""
     voided: set[str] = field(default_factory=set)
     """Processes whose credentials the plan made void."""
     readings: set[tuple[str, int]] = field(default_factory=set)

@@ -18,6 +18,8 @@ MEMORY_MIB: Final = 160.0
 """Of a process at the end of a run; the bounds of its memory at length are the benchmark's."""
 RECOVERS_S: Final = 5.0
 RESTARTS_S: Final = 60.0
+STARTING_S: Final = 30.0
+"""A process that lived for longer was no longer starting."""
 
 Invariant = Callable[[History, Stored], Iterable[str]]
 
@@ -119,7 +121,8 @@ def processes_end_as_documented(history: History, _stored: Stored) -> Iterable[s
             not ended.asked
             and ended.code == 1
             and ended.last_words.startswith("error: table ")  # the runbook: "A task that cannot start"
-            and history.table_failed,
+            and ended.life[1] - ended.life[0] < STARTING_S
+            and any(begin < ended.life[1] and ended.life[0] < end for begin, end in history.table_faults),
             ended.asked != "kill"
             and ended.code == 1
             and "refuses the credentials" in ended.last_words  # the runbook: "The old ones are void at once"

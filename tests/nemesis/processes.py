@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -58,9 +59,11 @@ class Slot:
         while True:
             self._asked = ""
             self.starts += 1
+            began_s = time.monotonic()
             async with service_task(self.name, self.env, self._port, self.log, self._module, role) as self._task:
                 code = await self._task.child.wait()
-                history.ended.append(Ended(self.name, code, self._asked, self._task.child.last_words()))
+                life = began_s, time.monotonic()
+                history.ended.append(Ended(self.name, code, self._asked, self._task.child.last_words(), life))
             await asyncio.sleep(AGAIN_S)
 
     async def stop(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from control_plane.files import Files
 from service.runtime.cancel import cancel
 from tests.nemesis.credentials import Credentials
 from tests.nemesis.faults import System, applied
-from tests.nemesis.history import History, Recovery, Stored
+from tests.nemesis.history import History, Recovery, Span, Stored
 from tests.nemesis.nodes import own_nodes
 from tests.nemesis.plan import OF_CLUSTERS, OF_CONNECTIONS, OF_CREDENTIALS, OF_SERVERS, OF_TABLES, Fault, Plan
 from tests.nemesis.processes import SEED_ROWS, Slot, make_slots
@@ -94,7 +94,7 @@ async def run(plan: Plan, servers: Servers, folder: Path, mutant: str = "") -> t
         _recoveries(plan, ended_s, work, history)
         cut = [fault for fault in plan.faults if fault.kind in (*OF_CONNECTIONS, *OF_SERVERS)]
         history.cut_off = {name for name in slots if any(fault.target in ("", name) for fault in cut)}
-        history.table_failed = any(fault.kind in OF_TABLES for fault in plan.faults)
+        history.table_faults = _spans(plan, ended_s, OF_TABLES)
         if any(fault.kind in OF_CREDENTIALS for fault in plan.faults):
             history.voided = {slot.name for slot in customers(slots)}
         history.queue_violations += _violations(plan, ended_s, clients)
@@ -107,13 +107,17 @@ async def run(plan: Plan, servers: Servers, folder: Path, mutant: str = "") -> t
     return history, stored
 
 
+def _spans(plan: Plan, ended_s: Mapping[Fault, float], kinds: Collection[str]) -> list[Span]:
+    """Return when each fault of these kinds was there."""
+    faults = [fault for fault in plan.faults if fault.kind in kinds]
+    return [(ended_s[fault] - (fault.kind != KILLED) * fault.lasts_s, ended_s[fault]) for fault in faults]
+
+
 def _violations(plan: Plan, ended_s: Mapping[Fault, float], clients: Clients) -> list[str]:
     """Return the queue's broken promises, without those that an ADR names, by their time."""
 
     def disturbed(at_s: float, kinds: tuple[str, ...]) -> bool:
-        spans = [(ended_s[fault] - (fault.kind != KILLED) * fault.lasts_s, ended_s[fault]) for fault in plan.faults
-                 if fault.kind in kinds]  # fmt: skip
-        return any(start - 1 <= at_s <= end + DISTURBED_S for start, end in spans)
+        return any(start - 1 <= at_s <= end + DISTURBED_S for start, end in _spans(plan, ended_s, kinds))
 
     # ADR 15: "killed within 0.1 s, a single nats-server forgets acknowledgements that it had confirmed"
     # ADR 15: "An edit of `ack_wait` moves the end of each visibility that is out"

@@ -101,12 +101,15 @@ def test_only_void_credentials_may_be_refused() -> None:
 
 def test_a_table_that_nothing_disturbed_is_no_excuse() -> None:
     history, stored = good()
-    history.ended.append(
-        Ended("customer-0", 1, "", "error: table b: h did not answer in time; see that DynamoDB can be")
-    )
+    said = "error: table b: h did not answer in time; see that DynamoDB can be"
+    history.ended.append(Ended("customer-0", 1, "", said, life=(10.0, 15.0)))
+    history.table_faults = [(1.0, 9.9), (15.1, 20.0)]
     assert len(broken(history, stored)) == 1
-    history.table_failed = True
+    history.table_faults = [(14.0, 16.0)]
     assert broken(history, stored) == []
+    history.ended[-1] = Ended("customer-0", 1, "", said, life=(10.0, 60.0))
+    history.table_faults = [(14.0, 59.0)]
+    assert len(broken(history, stored)) == 1, "a running task does not end because of the table"
 
 
 def test_an_adjustments_event_is_no_balances() -> None:
