@@ -10,7 +10,6 @@ import json
 import re
 import shlex
 import sys
-from dataclasses import dataclass
 from typing import Annotated, Final
 
 import typer
@@ -35,10 +34,10 @@ from control_plane.cli.deployment_commands import secret_cli, seed_cli
 from control_plane.cli.device_commands import device_cli, devices_of
 from control_plane.cli.options import unfold
 from control_plane.cli.shared_options import SharedOptions
+from control_plane.cli.wanted import Secret, Wanted
 from control_plane.desired import ACCOUNT, CLIENT, SERVICE
 from control_plane.errors import ProvisioningError, UsageError
 from control_plane.files import Files
-from control_plane.parts import PARTS
 from control_plane.plan import Plan
 from control_plane.provider import Provider
 from control_plane.target import Target, account_files, account_name, ask, open_provider
@@ -51,35 +50,6 @@ cli.add_typer(secret_cli, name="secret")
 cli.add_typer(seed_cli, name="seed-flag")
 cli.add_typer(device_cli, name="device")
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
-Secret = Annotated[bool, typer.Option("--secret", help="Also update the deployment's secret in AWS.")]
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What is desired beyond the declared resources."""
-
-    with_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--with",
-            help=f"Also provision for an optional role: {', '.join(part.name for part in PARTS)}. Repeatable.",
-        ),
-    ] = None
-    stream_size: Annotated[
-        str,
-        typer.Option(
-            help="Size of the archived stream, for example 5GiB. Default 1GiB; without it, a larger stream is kept."
-        ),
-    ] = ""
-    devices: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=100_000,
-            help="How many devices may be connected, each with 1 MiB of backlog. Default 1000; later, as before.",
-        ),
-    ] = None
-    secret: Secret = False
 
 
 @cli.callback()

@@ -34,7 +34,7 @@ except PermissionError:
 @pytest.fixture
 def path() -> Iterator[Path]:
     """In a folder that everybody may enter; pytest's own are one user's."""
-    folder = Path(tempfile.mkdtemp(prefix="socket-"))
+    folder = Path(tempfile.mkdtemp(prefix="socket-", dir="/tmp"))
     folder.chmod(0o755)
     try:
         yield folder / "q.sock"
