@@ -261,6 +261,26 @@ async def test_what_one_turn_posts_leaves_in_one_write(world: World, monkeypatch
         assert writes[0] == 50
 
 
+async def test_a_lone_frame_does_not_wait_for_the_turns_end(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the first of a turn: many lone ones must not be as many writes."""
+    async with world.client("administrator") as client:
+        assert isinstance(client, NatsClient)
+        writes: list[list[bytes]] = []
+        monkeypatch.setattr(client._transport, "writelines", writes.append)
+        lone, two = "PUB a.b 1\r\nx\r\n", "PUB a.c 1\r\ny\r\n" * 2
+        client.post_frames(lone, [1])
+        assert writes == [[lone.encode()]]
+        client.post_frames(lone, [1])
+        client.post_frames(two, [1, 1])
+        assert len(writes) == 1
+        await eventually(lambda: len(writes) == 2)
+        assert writes[1] == [lone.encode(), two.encode()]
+        client.post_frames(two, [1, 1])
+        client.post_frames(lone, [1])
+        assert len(writes) == 2, "it must not overtake what waits"
+        await eventually(lambda: writes[2:] == [[two.encode(), lone.encode()]])
+
+
 async def test_what_a_slow_server_does_not_take_waits_here_in_order(world: World) -> None:
     """So it counts for the bound of nats-py's buffer, and not only in a transport's, which has none."""
     payload = bytes(100_000)
