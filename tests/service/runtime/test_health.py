@@ -124,6 +124,8 @@ async def test_logs_are_structured_and_one_line_per_request_only_at_debug(world:
         assert all({"event", "level", "timestamp"} <= line.keys() for line in log_lines(task.child.log.read_text()))
     async with world.task(LOG_LEVEL="debug") as task, world.client() as client:
         await client.request("customer.balance", b'{"client_id":"7"}', timeout=3)
+        task.child.signal(signal.SIGTERM)  # the reply leaves before its line is written
+        await task.child.wait()
         (line,) = [line for line in log_lines(task.child.log.read_text()) if line["event"] == "request"]
         assert line["outcome"] == "OK"
         assert line["ms"] > 0
