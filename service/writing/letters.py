@@ -9,6 +9,8 @@ from service.sources.jetstream.dead_letters import DeadLetterStream, word
 from service.sources.source import Message
 
 REASON_MAX: Final = 1000
+CUT_BYTES: Final = 256
+"""What a letter keeps of a payload over the limit: it can never become a row, only show who sent what."""
 
 Describe = Callable[[Message], tuple[str, Mapping[str, str]]]
 """Return a message's id for `Nats-Msg-Id`, the same at each delivery, and what else its headers say, by name."""
@@ -18,7 +20,7 @@ class Letters:
     """Keeps each message once, by the id that `describe` gives it. `prefix` begins the names of the headers."""
 
     def __init__(self, stream: DeadLetterStream, prefix: str, describe: Describe, max_bytes: int | None = None) -> None:
-        """`max_bytes`: a letter keeps no more of the payload, and says how long that was."""
+        """`max_bytes`: of a longer payload a letter keeps `CUT_BYTES`, and says how long it was."""
         self._stream = stream
         self._prefix = prefix
         self._describe = describe
@@ -35,5 +37,5 @@ class Letters:
         }
         if self._max_bytes and len(data) > self._max_bytes:
             headers[cut] = str(len(data))
-            data = data[: self._max_bytes]
+            data = data[:CUT_BYTES]
         return await self._stream.put(data, headers, cut)

@@ -14,6 +14,7 @@ from benchmark.load.mqtt import Mqtt
 from service.contracts import devices as contract
 from service.devices.msg_pb2 import SensorData
 from service.devices.reading import entry_id
+from service.writing.letters import CUT_BYTES
 from tests.support.devices.load import FIRST_S, reading, sending
 from tests.support.devices.world import DevicesWorld, make_devices
 from tests.support.dynamodb.faulty import Call, FaultyDynamoDB, refusal
@@ -215,7 +216,7 @@ async def test_what_is_no_reading_is_a_dead_letter_and_holds_nothing_up(devices:
     assert letter.data == forged
     assert (letter.headers or {})["Devices-Topic"] == "data/d1/a.b"
     cut = by_reason["a payload of 10000 bytes, more than 4096"]
-    assert (cut.data, (cut.headers or {})["Devices-Cut"]) == (large[: contract.READING_BYTES], "10000")
+    assert (cut.data, (cut.headers or {})["Devices-Cut"]) == (large[:CUT_BYTES], "10000")
 
 
 async def test_a_full_dead_letter_stream_keeps_the_message_where_it_is(devices: DevicesWorld) -> None:
