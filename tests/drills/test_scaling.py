@@ -92,8 +92,12 @@ async def test_scaling(world: World, drill: Drill, pytestconfig: pytest.Config) 
                     worst_ms = max(moment.p99_ms for moment in record.moments[seen:])
                     record.loads.remove(surge)
                     flooded = await surge.finish()
+                fell, sent = time.monotonic(), base.totals.sent
+                # What was on its way when the load fell waits behind the flood's requests: it belongs to the flood.
+                await eventually(
+                    lambda: base.totals.sent > sent and not base.totals.in_flight, what="the end of what was on its way"
+                )
                 failed_before = base.totals.errors.total()
-                fell = time.monotonic()
                 await eventually(lambda: len(scaler.tasks) == 1, within_s=60, what="one task again")
                 gone_s = time.monotonic() - fell
                 drained = "drained and ended with 0"
