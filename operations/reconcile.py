@@ -39,7 +39,7 @@ cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @dataclass(slots=True)
 class Account:
-    """A client, and what his adjustments that were read so far leave."""
+    """A client, and the balance after those of its adjustments that were read so far."""
 
     balance: int
     count: int

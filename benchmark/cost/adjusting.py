@@ -1,9 +1,10 @@
-"""Run the programs whose adjustments are measured (`adjust`): a task on an engine in memory, and one on a DynamoDB that
-takes a fixed time for a call.
+"""Run the programs whose adjustments are measured (`adjust`): a task on an engine in memory, and two on a DynamoDB that
+takes a fixed time for a call, none or some milliseconds.
 
 On a disk, a transaction takes the local engine the time of a flush: 500 in flight would wait for longer than a request
-may. And an item of a transaction costs it nearly as much as a transaction does, which DynamoDB's do not: so what it
-gains one client to share a transaction is measured with the other.
+may. An item of a transaction costs it nearly as much as a transaction does, which DynamoDB's do not: so what one client
+gains by sharing a transaction is measured on the other. And all calls share its one thread, which DynamoDB's do not: so
+the CPU of a task, and what balances wait for beside adjustments, are measured on one that answers at once.
 """
 
 from __future__ import annotations
@@ -36,29 +37,35 @@ async def measure(bench: Bench, *, in_flight: int, rounds: int, step_s: float, w
     """Measure a task that adjusts beside the transactions alone, its creates, and its balances."""
     async with (
         bench.engine_in_memory(adjust.ROWS) as memory_env,
-        bench.program(SERVICE, memory_env, account="adjustments", adjustments=ADJUSTMENTS) as program,
+        bench.program(SERVICE, memory_env, account="adjustments", adjustments=ADJUSTMENTS) as on_engine,
         adjust.transacting(adjust.MANY, TABLE, ADJUSTMENTS, memory_env) as written,
-        _of_one_client(bench) as (adjusted_one, written_one),
+        _on_fixed(bench, 0, "adjustments-alone") as (alone, _),
+        _on_fixed(bench, adjust.SLOW_MS, "adjustments-one") as (slow, slow_env),
+        adjust.transacting(adjust.ONE, TABLE, ADJUSTMENTS, slow_env) as written_one,
     ):
-        adjusted = _writing(bench, program, TELLER, ADJUST, in_flight)
-        created = _writing(bench, program, REGISTRAR, CREATE, CONCURRENCY)
         figures = await adjust.beside(
-            Measures(adjusted, written, created, adjusted_one, written_one),
+            Measures(
+                _writing(bench, on_engine, TELLER, ADJUST, in_flight),
+                written,
+                _writing(bench, alone, TELLER, ADJUST, in_flight),
+                _writing(bench, alone, REGISTRAR, CREATE, CONCURRENCY),
+                _writing(bench, slow, TELLER, ADJUST, adjust.OF_ONE, clients=1),
+                written_one,
+            ),
             rounds=rounds, step_s=step_s, warm_up_s=warm_up_s, say=bench.say,
         )  # fmt: skip
-        without, beside = _balances(bench, program)
+        without, beside = _balances(bench, alone)
         slower = await adjust.balance_beside(without, beside, rounds=rounds, step_s=step_s, say=bench.say)
     return AdjustCost(*figures, slower)
 
 
 @asynccontextmanager
-async def _of_one_client(bench: Bench) -> AsyncIterator[tuple[Measure, Measure]]:
+async def _on_fixed(bench: Bench, delay_ms: float, account: str) -> AsyncIterator[tuple[Program, dict[str, str]]]:
     async with (
-        bench.slow_dynamodb(adjust.SLOW_MS, KEYS) as slow_env,
-        bench.program(SERVICE, slow_env, account="adjustments-one", adjustments=ADJUSTMENTS) as program,
-        adjust.transacting(adjust.ONE, TABLE, ADJUSTMENTS, slow_env) as written,
+        bench.slow_dynamodb(delay_ms, KEYS) as env,
+        bench.program(SERVICE, env, account=account, adjustments=ADJUSTMENTS) as program,
     ):
-        yield _writing(bench, program, TELLER, ADJUST, adjust.OF_ONE, clients=1), written
+        yield program, env
 
 
 def _writing(

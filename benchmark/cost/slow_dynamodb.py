@@ -1,14 +1,13 @@
 """A DynamoDB that takes a fixed time per call and accepts every row.
 
 `python -m benchmark.cost.slow_dynamodb PORT MS PARTITION-KEY SORT-KEY`. A real engine would be the bottleneck; this one
-costs next to nothing. It knows only the calls of the roles that write, and keeps nothing; its one client is "1".
+costs next to nothing. It knows only the calls that are measured, and keeps nothing; every client has 100 points.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
-from collections import deque
 from typing import Final, cast
 
 import httptools
@@ -37,14 +36,21 @@ def _response(body: object) -> bytes:
 
 
 _NOTHING: Final = _response({"Items": [], "Count": 0, "ScannedCount": 0})
-_CLIENT: Final = {contract.KEY_ATTRIBUTE: {"S": "1"}, contract.BALANCE_ATTRIBUTE: {"N": "100"}}
+_BALANCES: Final = "balances"
 _ANSWERS: Final = {
-    b"BatchGetItem": _response({"Responses": {"balances": [_CLIENT]}, "UnprocessedKeys": {}}),
     b"BatchWriteItem": _response({"UnprocessedItems": {}}),
     b"TransactWriteItems": _response({}),
+    b"PutItem": _response({}),
     b"Query": _NOTHING,
     b"Scan": _NOTHING,
 }
+
+
+def _read(request: bytes) -> bytes:
+    """Return the balances that a BatchGetItem asks for, and no other row."""
+    asked = orjson.loads(request)["RequestItems"].get(_BALANCES, {"Keys": []})
+    rows = [{**key, contract.BALANCE_ATTRIBUTE: {"N": "100"}} for key in asked["Keys"]]
+    return _response({"Responses": {_BALANCES: rows}, "UnprocessedKeys": {}})
 
 
 class _Connection(asyncio.Protocol):
@@ -54,7 +60,8 @@ class _Connection(asyncio.Protocol):
         self._delay_s = delay_s
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport
-        self._answers: deque[bytes] = deque()
+        self._action = b""
+        self._body = bytearray()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is not a subclass
@@ -64,10 +71,15 @@ class _Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if name.lower() == b"x-amz-target":
-            self._answers.append(_ANSWERS[value.rpartition(b".")[2]])
+            self._action = value.rpartition(b".")[2]
+
+    def on_body(self, body: bytes) -> None:
+        self._body += body
 
     def on_message_complete(self) -> None:
-        asyncio.get_running_loop().call_later(self._delay_s, self._transport.write, self._answers.popleft())
+        answer = _ANSWERS[self._action] if self._action in _ANSWERS else _read(bytes(self._body))
+        self._body.clear()
+        asyncio.get_running_loop().call_later(self._delay_s, self._transport.write, answer)
 
 
 async def serve(port: int, delay_s: float) -> None:

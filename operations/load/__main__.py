@@ -1,8 +1,8 @@
 """Load balances: a line for each client, `client_id,balance[,name,created_at]`, as CSV with a header or as JSON lines.
 
-All lines are checked first, and nothing is written if one is bad (of a pipe: what comes before it). A client who is
-there is left as he is; with --replace he gets the file's balance, and its name and date if it has them, unless he has
-adjustments. After Ctrl-C or a failure, the same command goes on where it was.
+All lines are checked first, and nothing is written if one is bad (of a pipe: what comes before it). A client that
+exists is left as it is; with --replace it gets the file's balance, and the file's name and date if there are any,
+unless it has adjustments. After Ctrl-C or a failure, the same command continues where it stopped.
 
 Exit codes: 0 all rows are in the table; 3 a line was bad or refused; 2 an invalid argument; 1 any other failure.
 """

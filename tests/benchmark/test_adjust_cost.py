@@ -58,17 +58,18 @@ async def test_all_are_warm_and_measured_in_turns_and_each_is_compared_with_its_
         return measured
 
     measures = Measures(
-        adjusted=measure("adjusted", (95, 30), (1, 999), (90, 36)),
+        adjusted=measure("adjusted", (95, 1), (1, 1), (90, 1)),
         written=measure("written", *[(100, 0)] * 3),
-        created=measure("created", *[(50, 20)] * 3),
+        adjusted_alone=measure("alone", (700, 30), (700, 999), (700, 36)),
+        created_alone=measure("created", *[(50, 20)] * 3),
         adjusted_one=measure("one", (110, 0), (999, 0), (130, 0)),
         written_one=measure("written one", *[(10, 0)] * 3),
     )
     found = await beside(measures, rounds=3, step_s=3.0, warm_up_s=0.5, say=said.append)
     assert list(found) == pytest.approx([0.9, 13, 1.8])
-    names = ["adjusted", "written", "created", "one", "written one"]
+    names = ["adjusted", "written", "alone", "created", "one", "written one"]
     assert [name for name, _ in asked] == [*names, *names, *names[::-1], *names]
-    assert [seconds for _, seconds in asked] == [0.5] * 5 + [3.0] * 15
+    assert [seconds for _, seconds in asked] == [0.5] * 6 + [3.0] * 18
     assert said[0] == (
         "adjustments: 95/s, of 100 transactions/s; of one client 110/s, over 10; 30 us of CPU, a create 20 us"
     )
