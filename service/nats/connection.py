@@ -27,8 +27,8 @@ _errors: Final = Repeated(log, "NATS error")
 _undecodable: Final = Repeated(log, "messages dropped that cannot be decoded")
 
 START_TIMEOUT_S: Final = 10.0
-ELECTION_S: Final = 15.0
-"""A cluster elects a leader in 4 to 9 seconds. A request to JetStream waits for 5."""
+ELECTION_S: Final = 30.0
+"""A cluster elects a leader in 4 to 9 seconds, and again if it loses a node. A request to JetStream waits for 5."""
 LOOK_AGAIN_S: Final = 1.0
 PING_INTERVAL_S: Final = 10
 CLOSE_S: Final = 1.0
