@@ -88,7 +88,7 @@ async def create(
 ) -> None:
     """Create account, users, credentials, stream and bucket, or correct what has drifted.
 
-    Run again, it changes nothing; after a failure, it continues where that run stopped.
+    A second run changes nothing; after a failure, the next run continues where the last one stopped.
     """
     async with open_provider(target) as provider:
         planned = await _plan(provider, target, wanted, adopt=adopt)
@@ -132,9 +132,9 @@ async def rotate(
         bool, typer.Option("--keep-old", help="Keep the old ones valid until `revoke`, for a roll without a gap.")
     ] = False,
 ) -> None:
-    """Give a user new credentials, then revoke the old ones, unless they are kept.
+    """Give a user new credentials, then revoke the old ones unless --keep-old is given.
 
-    After a failure, it continues where that run stopped.
+    After a failure, the next run continues where the last one stopped.
     """
     whose = user_named(user)
     if secret and whose != SERVICE:

@@ -22,7 +22,7 @@ _GONE: Final = frozenset({"ResourceNotFoundException", "InvalidRequestException"
 
 
 def secret_name(initials: str, user: str = "") -> str:
-    """Return the name of the secret of an optional role's user; without `user`, the service's."""
+    """Return the name of the secret for an optional role's user; without `user`, for the service."""
     return f"{initials}/{SECRET}-{user}" if user else f"{initials}/{SECRET}"
 
 
@@ -56,7 +56,7 @@ def caller_initials() -> str | None:
 
 
 def initials_of(arn: str) -> str | None:
-    """Derive initials from an ARN, whose last part is the name.
+    """Derive initials from an ARN, whose last part is the caller's name.
 
     https://docs.aws.amazon.com/STS/latest/APIReference/API_GetCallerIdentity.html
     """
@@ -67,7 +67,7 @@ def initials_of(arn: str) -> str | None:
 
 
 def push_secret(initials: str, creds: str, user: str = "") -> str:
-    """Put a `.creds` text, in base64, into the secret that the deployment reads; return the secret's ARN.
+    """Put a `.creds` text, base64-encoded, into the secret that the deployment reads; return the secret's ARN.
 
     Raises `ProvisioningError` with AWS's reason.
     """
@@ -148,7 +148,7 @@ def _client(service: Any) -> Any:
 
 
 def _session(**options: Any) -> Any:
-    """Import boto3 only when needed: that takes a fifth of a command's start, and few commands use AWS."""
+    """Import boto3 only when needed: the import is a fifth of a command's start time, and few commands use AWS."""
     import boto3  # noqa: PLC0415
 
     return boto3.Session(**options)

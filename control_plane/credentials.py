@@ -1,4 +1,4 @@
-"""The credentials part of a plan: files, tokens for the HTTP gateway, the deployment's secret."""
+"""The credentials part of a plan: files, tokens for the HTTP gateway, and the deployment's secret."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def credential_steps(
     files: Files,
     secret: str | None,
 ) -> list[Step]:
-    """Return the steps: each user's file, then its token; last the secret for the initials in `secret`, if given."""
+    """Return the steps: each user's file, then its token; last, if `secret` has initials, the secret for them."""
     identities = actual.identities if actual else {}
     id_ = account.id if account else None
     steps = []
@@ -96,7 +96,7 @@ def _token_step(provider: Provider, id_: str | None, identity: Identity | None, 
 
 
 async def _secret_step(initials: str, files: Files, service: Step) -> Step:
-    """Return the step for the secret. `service` is the step for the file with the service's credentials."""
+    """Return the step for the secret. `service` is the step for the service's credentials file."""
 
     async def push(_: str) -> None:
         creds = files.creds(SERVICE.name)

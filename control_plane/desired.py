@@ -1,9 +1,9 @@
 """The desired state of NATS, declared once for Synadia Cloud, the local system and the tests.
 
 `ACCOUNT` is what the role `customer` and its clients need. An optional role is a `Part` in `PARTS`: `create --with
-NAME` makes its user, streams and consumers, and keeps them as declared from then on (while its user exists). They are
+NAME` creates its user, streams and consumers, and later runs keep them as declared (while its user exists). Parts are
 not in `ACCOUNT` because streams and consumers count against the limits of a Synadia Cloud plan. The local system and
-the tests have `EVERYTHING`. The streams' bytes, times their replicas, must fit into `Limits.disk_bytes`.
+the tests use `EVERYTHING`. The streams' bytes, times their replicas, must fit into `Limits.disk_bytes`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from service.contracts import devices
 from service.contracts.stream import STREAM_SUBJECTS
 
 TAG: Final = "customer-balance"
-"""Tag of the accounts that this program made, and may therefore change and delete."""
+"""Tag of the accounts that this program created, and may therefore change and delete."""
 
 SERVICE: Final = User(name=contract.USER, publish=contract.PUBLISH, subscribe=contract.SUBSCRIBE, responses=True)
 
@@ -32,12 +32,12 @@ CLIENT: Final = User(
 )
 
 ADMINISTRATOR: Final = User(name="administrator", publish=(">",), subscribe=(">",))
-"""Has every permission in one account: the user that provisions it, while that takes place."""
+"""Has every permission in one account. It is used only while the account is provisioned."""
 
 GATEWAY: Final = User(
     name="gateway",
     publish=(*READING, "$SRV.>"),
-    # The gateway of Synadia Cloud makes its inboxes itself, under the default prefix.
+    # Synadia Cloud's gateway creates its own inboxes, under the default prefix.
     subscribe=("_INBOX.>",),
     gateway=True,
 )
@@ -48,7 +48,7 @@ REGISTRAR: Final = User(
     subscribe=("_INBOX.>",),
     gateway=True,
 )
-"""A separate user: creating clients is a right of its own."""
+"""A separate user, so that creating clients is a separate permission."""
 
 TELLER: Final = User(
     name="teller",
@@ -56,7 +56,7 @@ TELLER: Final = User(
     subscribe=("_INBOX.>",),
     gateway=True,
 )
-"""A separate user: adjusting balances is a right of its own."""
+"""A separate user, so that adjusting balances is a separate permission."""
 
 
 _API: Final = "$JS.API"
@@ -66,7 +66,7 @@ _CONSUMER_VERBS: Final = ("CREATE", "DELETE", "MSG.NEXT")
 def _touching(part: Part) -> Iterator[str]:
     """Yield the subjects that would change a role's consumers, take their messages or acknowledge them.
 
-    On a stream of interest, every consumer: one that nobody reads keeps each message until the stream is full.
+    On an interest stream, that covers every consumer: one that nobody reads keeps messages until the stream is full.
     """
     shared = [stream.name for stream in part.streams if stream.interest]
     own = [f"{each.stream}.{each.name}" for each in part.consumers if each.stream not in shared]
@@ -91,7 +91,7 @@ VIEWER: Final = User(
     subscribe=("_INBOX.>", *STREAM_SUBJECTS),
     deny_publish=tuple(subject for part in PARTS for subject in _touching(part)),
 )
-"""For a person who inspects: streams and the bucket, `$SRV`, and events as they arrive. Changes nothing.
+"""For a person who inspects: streams and the bucket, `$SRV`, and events as they arrive. It changes nothing.
 
 Wildcards, because a user's JWT is sent in one line of at most 4,096 bytes: a user with a longer one cannot connect.
 """

@@ -1,9 +1,9 @@
 """Devices of an account on your own nats-server: who may connect over MQTT, with which JWT (ADR 17).
 
-A device's JWT is signed by the account's key for devices, and names the device: the name is its permission. The JWT is
-kept nowhere. Its user's key is derived from the operator's seed, the device's name and a serial number, so it can be
-revoked when nobody has it any more; the serial is the first whose key the account has not revoked. Which devices were
-added is in the bucket `device-register`, whether they are there in the role's bucket.
+A device's JWT is signed with the account's signing key for devices, and names the device: its name is its permission.
+The JWT is stored nowhere. The key of its user is derived from the operator's seed, the device's name and a serial
+number, so it can be revoked even if nobody has the JWT any more; the serial is the first whose key the account has not
+revoked. The bucket `device-register` lists the devices that were added; the role's bucket says which are connected.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _ID: Final = re.compile(contract.DEVICE_ID)
 
 @dataclass(frozen=True)
 class Minted:
-    """A device and its JWT, which appears in no repr."""
+    """A device and its JWT, which does not appear in its repr."""
 
     name: str
     jwt: str = field(repr=False)
@@ -49,15 +49,15 @@ class Minted:
 class Device:
     name: str
     state: str
-    """The role's word for it, `never seen`, or `revoked`."""
+    """As the role reports it, or `never seen`, or `revoked`."""
     since: float | None
-    """Seconds since 1970, by the role."""
+    """Seconds since 1970, as the role reports it."""
     added: float | None
-    """Seconds since 1970; None if the register does not have it."""
+    """Seconds since 1970; None if the register lacks it."""
 
 
 def check_names(names: Iterable[str]) -> list[str]:
-    """Return the names, each once. Raise `UsageError` for one that is no device's id: it would be a permission."""
+    """Return the names without duplicates. Raise `UsageError` for an invalid device id: it would be a permission."""
     found = list(dict.fromkeys(names))
     for name in found:
         if not _ID.fullmatch(name):
@@ -75,7 +75,7 @@ class Devices:
         self._account = account
 
     async def add(self, names: Sequence[str]) -> AsyncIterator[list[Minted]]:
-        """Register devices and yield their JWTs, some at a time. A device that is there gets one more JWT."""
+        """Register devices and yield their JWTs in batches. A device that was already added gets one more JWT."""
         body = await self._body()
         generation = scopes.generation(scopes.of(body, DEVICE.name))
         signer = self._provider.signer(self._account, DEVICE.name, generation)
@@ -89,14 +89,14 @@ class Devices:
                 ]
 
     async def known(self) -> list[Device]:
-        """Return every device that was added or seen, in order of its name."""
+        """Return every device that was added or seen, sorted by name."""
         body, register, seen = await self._found()
         return [self._device(body, name, register.get(name), seen.get(name)) for name in sorted({*register, *seen})]
 
     async def revoke(self, names: Sequence[str]) -> list[str]:
-        """Throw devices out and void every JWT that they have; return those that were revoked now.
+        """Revoke every JWT of these devices, which disconnects them; return those that were not revoked before.
 
-        Raise `UsageError` for a device that was never added, and revoke none then.
+        Raise `UsageError` if a device was never added; none is revoked then.
         """
         body, register, seen = await self._found()
         if unknown := [name for name in names if name not in register and name not in seen]:
@@ -114,9 +114,9 @@ class Devices:
         return valid
 
     async def rotate(self, *, keep_old: bool) -> str:
-        """Add a signing key, or with `keep_old` false make every JWT of the former one void; say what was done.
+        """Add a signing key, or, if `keep_old` is false, revoke every JWT of the former key; return what was done.
 
-        Raise `UsageError` when all devices would be thrown out, or the former key is not void yet.
+        Raise `UsageError` if that would disconnect all devices, or if the former key is still valid.
         """
         *former, newest = scopes.of_user(await self._body(), DEVICE.name)
         if keep_old and former:
@@ -150,7 +150,7 @@ class Devices:
         return serial
 
     def _is_revoked(self, body: Mapping[str, Any], name: str, entry: Mapping[str, Any] | None) -> bool:
-        """Return whether its newest JWT is void. Without an entry nobody knows which that is: it may be valid."""
+        """Return whether its newest JWT is revoked. Without an entry, that JWT is unknown: it may be valid."""
         return entry is not None and self._serial(body, name) > _serial_in(entry)
 
     def _device(
@@ -167,7 +167,7 @@ def _serial_in(entry: Mapping[str, Any] | None) -> int:
 
 
 async def _register(client: Client, some: Sequence[tuple[str, int]]) -> None:
-    """Write into the register. Raise `ProvisioningError` with the server's reason."""
+    """Write devices to the register. Raise `ProvisioningError` with the server's reason."""
     jetstream, now = client.jetstream(timeout=TIMEOUT_S), round(time.time(), 3)
     entries = [(name, json.dumps({"added": now, "serial": serial})) for name, serial in some]
     try:
@@ -180,7 +180,7 @@ async def _register(client: Client, some: Sequence[tuple[str, int]]) -> None:
 
 
 async def _note_revoked(client: Client, some: Sequence[tuple[str, int]]) -> None:
-    """Write devices that the register lacks into it, unless `device add` has written them meanwhile."""
+    """Add devices that the register lacks, unless `device add` has added them meanwhile."""
     jetstream, if_missing = client.jetstream(timeout=TIMEOUT_S), {"Nats-Expected-Last-Subject-Sequence": "0"}
     for name, serial in some:
         try:
@@ -192,7 +192,7 @@ async def _note_revoked(client: Client, some: Sequence[tuple[str, int]]) -> None
 
 
 async def _entries(client: Client, bucket: str) -> dict[str, dict[str, Any]]:
-    """Return the keys of one token in a bucket, with their values."""
+    """Return the single-token keys of a bucket, with their values."""
     jetstream, prefix = client.jetstream(timeout=TIMEOUT_S), f"$KV.{bucket}."
     config = ConsumerConfig(
         ack_policy=AckPolicy.NONE, deliver_policy=DeliverPolicy.LAST_PER_SUBJECT, inactive_threshold=60
@@ -205,7 +205,7 @@ async def _entries(client: Client, bucket: str) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     info = await reader.consumer_info()
     while left := (await reader.consumer_info()).num_pending:
-        # What was pending may have been overwritten, and JetStream be missing for a moment (`PatientClient`).
+        # Pending messages may have been overwritten, and JetStream may be briefly unavailable (`PatientClient`).
         with suppress(TimeoutError, ServiceUnavailableError):
             messages = await reader.fetch(min(left, AT_ONCE), timeout=1)
             found |= {each.subject.removeprefix(prefix): json.loads(each.data) for each in messages if each.data}

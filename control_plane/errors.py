@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class ProvisioningError(Exception):
-    """Provisioning failed; the message is one line: what failed, why, what to do. It holds no token and no seed."""
+    """Provisioning failed; the message is one line: what failed, why, what to do. It contains no token and no seed."""
 
 
 class UsageError(ProvisioningError):

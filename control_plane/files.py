@@ -35,7 +35,7 @@ class Files:
         return _read(self.creds_path(user))
 
     def former_path(self, user: str) -> Path | None:
-        """Return the path of credentials that exist only in the former folder; else None."""
+        """Return the path of credentials that exist only in the former folder, or None."""
         path = self.former / f"{user}.creds" if self.former else None
         return path if path and path.exists() and not self.creds_path(user).exists() else None
 
@@ -58,13 +58,13 @@ class Files:
         return (text or "").strip() or None
 
     def write_token(self, name: str, token: str, owner: str = "") -> None:
-        """Write a token. `owner` names its account and key, which the token itself does not show."""
+        """Write a token. `owner` names its account and key, which cannot be read from the token."""
         write_private(self.token_path(name), token + "\n")
         if owner:
             self._note("tokens", name, {"owner": owner, "sha256": _digest(token)})
 
     def token_owner(self, name: str) -> str | None:
-        """Return the owner noted for the token; None if there is no token or no note."""
+        """Return the owner noted for the token; None without a token or a note."""
         noted, token = self._noted("tokens").get(name), self.token(name)
         return str(noted["owner"]) if noted and token and noted["sha256"] == _digest(token) else None
 

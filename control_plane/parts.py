@@ -25,7 +25,7 @@ def _dead_letters(name: str, subject: str, max_bytes: int) -> Stream:
 ARCHIVE: Final = Part(
     user=User(name=archive.USER, publish=archive.PUBLISH, subscribe=archive.SUBSCRIBE, responses=True),
     streams=(
-        # It holds events that are not archived yet; `create --stream-size` sets another size.
+        # Holds events that are not archived yet; `create --stream-size` sets another size.
         replace(BALANCES, max_bytes=archive.STREAM_BYTES),
         _dead_letters(archive.DEAD_STREAM, archive.DEAD_SUBJECT, archive.DEAD_BYTES),
     ),
@@ -57,23 +57,23 @@ QUEUE: Final = Part(
 DEVICE: Final = User(
     name=devices.DEVICE_SCOPE, publish=devices.DEVICE_PUBLISH, subscribe=devices.DEVICE_SUBSCRIBE, devices=True
 )
-"""What each device may do. The server puts the device's name, which is its id, where `{{name()}}` is."""
+"""Permissions of each device. The server replaces `{{name()}}` with the device's name, which is its id."""
 
 CONNECTED_DEVICES: Final = 1_000
 """Devices that may be connected; `create --devices` sets another number."""
 BACKLOG_BYTES: Final = MIB
-"""Room of each device in the server's stream of readings: some 5,000 that no role has read yet."""
+"""Space for each device in the server's stream of readings: about 5,000 readings that no role has read yet."""
 CONSUMERS_PER_DEVICE: Final = 2
-"""A session that subscribes at QoS 1 has a consumer of its own, and a device that changes its client id leaves one."""
+"""A session that subscribes at QoS 1 has its own consumer, and a device that changes its client id leaves one."""
 _EVENTS_BYTES: Final = 64 * MIB
 _RETAINED_BYTES: Final = 16 * MIB
 _RECORDS_BYTES: Final = 64 * MIB
 _REGISTER_BYTES: Final = 32 * MIB
 _SESSIONS_BYTES: Final = 64 * MIB
-"""Room for the server's other streams (`$MQTT_sess`, `$MQTT_out`, `$MQTT_qos2in`), which have no bounds."""
+"""Space for the server's other streams (`$MQTT_sess`, `$MQTT_out`, `$MQTT_qos2in`), which have no bounds."""
 
 REGISTER: Final = Bucket(name="device-register", max_bytes=_REGISTER_BYTES)
-"""Which devices were added, each a key. The control plane alone writes it."""
+"""The devices that were added, one key each. Only the control plane writes it."""
 
 DEVICES: Final = Part(
     user=User(name=devices.USER, publish=devices.PUBLISH, subscribe=devices.SUBSCRIBE, responses=True),
@@ -85,7 +85,7 @@ DEVICES: Final = Part(
             max_age_s=0,
             max_bytes=CONNECTED_DEVICES * BACKLOG_BYTES,
             interest=True,
-            discard_new=True,  # no PUBACK for what is not kept: the device sends it again
+            discard_new=True,  # a refused reading gets no PUBACK, so the device sends it again
             of_server=True,
         ),
         Stream(
@@ -140,11 +140,11 @@ DEVICES: Final = Part(
 """Readings and presence of MQTT devices (docs/adr/0017-devices.md)."""
 
 PARTS: Final[tuple[Part, ...]] = (ARCHIVE, QUEUE, DEVICES)
-"""Parts that `create --with NAME` can make; NAME is the name of the part's user."""
+"""Parts that `create --with NAME` can create; NAME is the name of the part's user."""
 
 
 def for_devices(account: Account, number: int) -> Account:
-    """Return the account, which has the part `DEVICES`, with room for `number` connected devices."""
+    """Return the account with room for `number` connected devices. It must have the part `DEVICES`."""
     more = number - CONNECTED_DEVICES
     limits = replace(NO_MORE, connections=more, consumers=more * CONSUMERS_PER_DEVICE)
     return replace(account, limits=account.limits.plus(limits)).sized(devices.MQTT_STREAM, number * BACKLOG_BYTES)

@@ -1,4 +1,4 @@
-"""A plan of what a run would do."""
+"""A plan: what a run would do."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from control_plane.settings import Difference
 
 Action = Literal["keep", "create", "change"]
 Do = Callable[[str], Awaitable[None]]
-"""Carries out a step; takes the account's id."""
+"""Carry out a step; the argument is the account's id."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Plan:
     name: str
     account: str | None
     wanted: Account
-    """What the account is to be, if it is created."""
+    """The account's desired state, if it is created."""
     steps: Sequence[Step]
     remarks: tuple[str, ...] = ()
 
@@ -39,4 +39,4 @@ class Plan:
 
 
 async def nothing(_: str) -> None:
-    """Do nothing: for steps without work of their own."""
+    """Do nothing: for steps that need no work."""

@@ -35,7 +35,7 @@ class Actual:
     consumers: Mapping[tuple[str, str], ObjectSettings]
     """(stream, name) -> settings, for durable consumers."""
     rotating: frozenset[str] = frozenset()
-    """Users whose former signing key is valid beside the newest."""
+    """Users whose former signing key is still valid."""
 
 
 class Provider(Protocol):
@@ -60,7 +60,7 @@ class Provider(Protocol):
         ...
 
     async def create_account(self, name: str, wanted: Account) -> str:
-        """Create an account with its limits, and with its users if one call makes all; return its id."""
+        """Create an account with its limits, and with its users if one call can do both; return its id."""
         ...
 
     async def adopt(self, account: str) -> None:
@@ -104,7 +104,7 @@ class Provider(Protocol):
         ...
 
     async def retire(self, account: str, user: str, identity: str) -> None:
-        """Revoke all credentials of a former identity (its issuer, else its key)."""
+        """Revoke all credentials of a former identity (by its issuer, else its key)."""
         ...
 
     async def issue(self, account: str, user: str) -> str:

@@ -1,4 +1,4 @@
-"""Plan the way from the actual to the desired state. `status` shows the plan, `create` applies it."""
+"""Plan the changes from the actual to the desired state. `status` shows the plan, `create` applies it."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from service.contracts.devices import MQTT_STREAM
 
 NO_DEVICES: Final = "devices need your own nats-server (--server): Synadia Cloud documents no MQTT endpoint"
 SERVERS_OWN: Final = "$MQTT_"
-"""How the names of the streams begin that nats-server makes for itself."""
+"""Name prefix of the streams that nats-server creates for itself."""
 
 
 async def plan(provider: Provider, name: str, wanted: Account, files: Files) -> Plan:
-    """Compare and change nothing.
+    """Compare; change nothing.
 
-    Raises `ProvisioningError` when an account of that name exists that this program did not create.
+    Raises `ProvisioningError` when an account of that name exists but this program did not create it.
     """
     return await compare(provider, name, await find(provider, name), wanted, files)
 
@@ -41,11 +41,11 @@ async def compare(
     stream_bytes: int | None = None,
     devices: int | None = None,
 ) -> Plan:
-    """Return the plan for an existing or a new account. A part provisioned once is wanted from then on.
+    """Return the plan for an existing or a new account. A part that was provisioned once stays wanted.
 
-    `stream_bytes` is the size of the archived stream, without which a larger one is kept; `devices` is how many may be
-    connected, without which it is as many as before. Raises `UsageError` if they are given without their parts, or if
-    the provider takes no devices.
+    `stream_bytes` is the size of the archived stream; without it, a larger existing size is kept. `devices` is how many
+    may be connected; without it, the number stays. Raises `UsageError` if they are given without their parts, or if the
+    provider takes no devices.
 
     `secret`: initials, if the deployment's secret must hold the service's credentials too.
     """
@@ -72,7 +72,7 @@ async def compare(
 
 
 async def apply(provider: Provider, planned: Plan) -> AsyncIterator[Step]:
-    """Make the changes; yield each step when it is done. After a failure, the next run does the rest."""
+    """Make the changes; yield each step once it is done. After a failure, the next run does the rest."""
     account = planned.account
     if account is None:
         account = await provider.create_account(planned.name, planned.wanted)
@@ -85,7 +85,7 @@ async def apply(provider: Provider, planned: Plan) -> AsyncIterator[Step]:
 
 
 async def find(provider: Provider, name: str, *, adopt: bool = False) -> AccountSummary | None:
-    """Return our account of that name: an exact match first, else one in another case; None if there is no such one.
+    """Return our account of that name, preferring an exact match to one in another case; None if there is none.
 
     Raises `ProvisioningError` when it is the system account, or was created elsewhere and `adopt` is false.
     """
@@ -150,7 +150,7 @@ def _with_devices(wanted: Account, actual: Actual | None, number: int | None) ->
 
 
 def _devices_there(wanted: Account, actual: Actual | None) -> int:
-    """Return for how many devices the account was made: its connections and its backlog tell it; 0 if for none."""
+    """Return how many devices the account was sized for, from its connections and its backlog; 0 if for none."""
     if actual is None or DEVICES.name not in actual.users:
         return 0
     others = wanted.limits.connections - CONNECTED_DEVICES
@@ -160,7 +160,7 @@ def _devices_there(wanted: Account, actual: Actual | None) -> int:
 
 
 def _account_step(provider: Provider, name: str, account: AccountSummary | None) -> Step:
-    """Return the account's step. `apply` creates the account itself, as it needs the id."""
+    """Return the account's step. `apply` creates the account itself, because it needs the id."""
     if account is None:
         return Step(f"account {name}", "create", nothing)
     if account.is_ours:
@@ -184,7 +184,7 @@ def _resource_steps(provider: Provider, wanted: Account, actual: Actual | None) 
         put = partial(provider.put_consumer, consumer=consumer)
         name = f"{consumer.name} of {consumer.stream}"
         steps.append(_step("consumer", name, settings.consumer_settings(consumer), there, put))
-    # Last: what a device publishes before the consumers are there is acknowledged and gone.
+    # Last: anything a device publishes before the consumers exist is acknowledged and lost.
     return steps + [_user_step(provider, user, actual) for user in wanted.users if user.devices]
 
 
@@ -201,7 +201,7 @@ def _step(kind: str, name: str, wanted: ObjectSettings, actual: ObjectSettings |
 
 
 def _not_compared(wanted: Account, actual: Actual) -> tuple[str, ...]:
-    """Return a remark on resources and limits that were not declared: they are left alone."""
+    """Return a remark on undeclared resources and limits: they are left alone."""
     streams = {stream.name for stream in wanted.streams}
     strange = [
         *(f"user {name}" for name in actual.users if name not in {user.name for user in wanted.users}),
@@ -225,7 +225,7 @@ def _still_out(steps: Sequence[Step], actual: Actual | None) -> tuple[str, ...]:
 
 
 def _rotating(wanted: Account, actual: Actual) -> tuple[str, ...]:
-    """Return a remark if devices have JWTs of two signing keys: their rotation ends when a person says so."""
+    """Return a remark if devices have JWTs of two signing keys: only `rotate` ends that rotation."""
     names = [user.name for user in wanted.users if user.devices and user.name in actual.rotating]
     return tuple(f"the former signing key of devices is valid too, until `rotate --user {name}`" for name in names)
 

@@ -30,19 +30,19 @@ NO_MORE: Final = Limits(connections=0, subscriptions=0, disk_bytes=0, memory_byt
 
 @dataclass(frozen=True)
 class User:
-    """Subjects a user may publish and subscribe to, and no others. `subject queue` allows only that queue group."""
+    """Subjects that a user may publish and subscribe to. `subject queue` allows only that queue group."""
 
     name: str
     publish: tuple[str, ...]
     subscribe: tuple[str, ...]
     responses: bool = False
-    """May answer each request it receives once, wherever the requester's inbox is."""
+    """May reply once to each request it receives, to any inbox."""
     deny_publish: tuple[str, ...] = ()
     """Exceptions from `publish`."""
     gateway: bool = field(default=False, compare=False)
     """Has a token for the HTTP gateway too, in a file named after the user."""
     devices: bool = False
-    """Stands for all devices: their JWTs, one for each, are all that admits them, over MQTT alone. It has no file."""
+    """Stands for all devices: each connects over MQTT only, with a JWT of its own. It has no file."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,10 @@ class Stream:
     discard_new: bool = False
     """A full stream refuses new messages, instead of discarding old ones."""
     interest: bool = False
-    """A message goes when every consumer has acknowledged it, and is not kept if there is no consumer."""
+    """A message is removed once every consumer has acknowledged it, and is not stored without a consumer."""
     per_subject: int = -1
     of_server: bool = False
-    """One that nats-server makes for itself with the first MQTT connection: only its bounds are ours to keep."""
+    """A stream that nats-server creates with the first MQTT connection: only its bounds are ours to set."""
     replicas: int = 3
 
 
@@ -69,13 +69,13 @@ class Bucket:
     name: str
     max_bytes: int
     markers_s: int = 0
-    """Keys may expire, each by a TTL of its own; its marker stays for this time. 0: keys do not expire."""
+    """Each key may have its own TTL; its delete marker stays for this time. 0: keys do not expire."""
     replicas: int = 3
 
 
 @dataclass(frozen=True)
 class Consumer:
-    """A durable pull consumer of a stream, with explicit acknowledgements, from the stream's first message on."""
+    """A durable pull consumer of a stream, with explicit acks, starting at the stream's first message."""
 
     stream: str
     name: str
@@ -96,9 +96,9 @@ class Part:
     consumers: tuple[Consumer, ...] = ()
     buckets: tuple[Bucket, ...] = ()
     others: tuple[User, ...] = ()
-    """Users beside its own."""
+    """Users in addition to its own."""
     limits: Limits = NO_MORE
-    """What it takes in addition to the account's limits; of the disk, on all replicas."""
+    """What it needs in addition to the account's limits; disk is counted over all replicas."""
 
     @property
     def name(self) -> str:
@@ -130,7 +130,7 @@ class Account:
         return account
 
     def sized(self, stream: str, max_bytes: int) -> Account:
-        """Return the account with that size for a stream, and the disk space for it."""
+        """Return the account with that size for a stream, and with the disk space for it."""
         (before,) = (each for each in self.streams if each.name == stream)
         more = (max_bytes - before.max_bytes) * before.replicas
         return replace(

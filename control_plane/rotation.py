@@ -1,6 +1,6 @@
 """Give a user new credentials, and revoke the old ones last: identity, file, token, secret, then the revocation.
 
-A note beside the credentials first records what to revoke. While it exists, `status` shows it, and `rotate`, `create`
+First, a note beside the credentials records what to revoke. While it exists, `status` shows it, and `rotate`, `create`
 or `secret push` continues where the rotation stopped.
 """
 
@@ -21,7 +21,7 @@ from control_plane.resources import User
 async def rotate(
     provider: Provider, account: str, user: User, files: Files, secret: str | None = None
 ) -> AsyncIterator[str]:
-    """Rotate, or continue an interrupted rotation; yield what was done. `secret`: initials whose secret to update."""
+    """Rotate, or continue an interrupted rotation; yield what was done. `secret`: initials of the secret to update."""
     identity = await provider.identity(account, user.name)
     current = identity.issuer or identity.key
     noted = _noted(files, account, user.name) or {"account": account, "old": current, "secret": None}

@@ -23,7 +23,7 @@ NOT_COMPARED: Final[Mapping[str, frozenset[str]]] = {
     "user": frozenset({"tags"}),
     "stream": frozenset({"name", "description", "metadata", "placement", "template_owner", "first_seq"}),
     "bucket": frozenset({"name", "bucket", "description", "metadata", "placement", "template_owner", "first_seq"}),
-    # A server fills in `max_waiting`.
+    # The server fills in `max_waiting`.
     "consumer": frozenset({"name", "durable_name", "description", "metadata", "max_waiting"}),
 }
 """Labels, and settings that a server or a plan decides."""
@@ -68,7 +68,7 @@ def differences(kind: str, wanted: ObjectSettings, actual: ObjectSettings) -> tu
 
 
 def check_changeable(kind: str, name: str, wanted: ObjectSettings, actual: ObjectSettings) -> None:
-    """Raise `ProvisioningError` when a setting has drifted that cannot be changed."""
+    """Raise `ProvisioningError` if a setting that cannot be changed has drifted."""
     for difference in differences(kind, wanted, actual):
         if difference.field in FIXED[kind]:
             problem = (
@@ -78,7 +78,7 @@ def check_changeable(kind: str, name: str, wanted: ObjectSettings, actual: Objec
 
 
 def cleared(kind: str, wanted: ObjectSettings, actual: ObjectSettings) -> dict[str, Any]:
-    """Return values that reset settings which are set but not declared."""
+    """Return values that reset settings that are set but not declared."""
     strange = [name for name in (drift.field for drift in differences(kind, {}, actual)) if name not in wanted]
     empty = {name: type(actual[name])() for name in strange if isinstance(actual.get(name), bool | int | list | str)}
     return {**empty, **{name: _MEANT[name][0] for name in strange if name in _MEANT}}
@@ -116,7 +116,7 @@ def user_settings(user: User) -> dict[str, Any]:
 
 
 def limits_settings(limits: Limits) -> dict[str, int]:
-    """Return an account's limits. Others are left to the plan: `status` names those that are set."""
+    """Return an account's limits. Others are left to the plan; `status` lists those that are set."""
     return {
         "conn": limits.connections,
         "subs": limits.subscriptions,
@@ -143,7 +143,7 @@ def stream_settings(stream: Stream) -> dict[str, Any]:
         "num_replicas": stream.replicas,
         "duplicate_window": stream.duplicate_window_s * NANOSECONDS,
         "no_ack": False,
-        **({"allow_batched": True} if stream.allow_batched else {}),  # unknown to older servers
+        **({"allow_batched": True} if stream.allow_batched else {}),  # older servers do not know it
         "allow_direct": False,
         "allow_rollup_hdrs": False,
         "deny_delete": False,
@@ -153,7 +153,7 @@ def stream_settings(stream: Stream) -> dict[str, Any]:
 
 
 def ours(stream: Stream, there: ObjectSettings | None) -> tuple[ObjectSettings, ObjectSettings | None]:
-    """Return a stream's wanted and actual settings, of those that are ours to keep."""
+    """Return a stream's wanted and actual settings, without those that are the server's."""
     wanted = stream_settings(stream)
     if not stream.of_server:
         return wanted, there
@@ -161,7 +161,7 @@ def ours(stream: Stream, there: ObjectSettings | None) -> tuple[ObjectSettings, 
 
 
 def bounds(config: ObjectSettings) -> ObjectSettings:
-    """Return how large a stream may become, and what it does then."""
+    """Return a stream's maximum size, and what happens when it is full."""
     return {name: config.get(name) for name in ("max_bytes", "discard")}
 
 
@@ -191,7 +191,7 @@ def bucket_stream_settings(bucket: Bucket) -> dict[str, Any]:
 
 
 def _expiring(bucket: Bucket) -> dict[str, Any]:
-    """Return the settings for keys with a TTL, and for what is written with such a key in one batch:
+    """Return the settings for keys with a TTL, and for atomic batches that include such a key:
     https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-43.md
     """
     return {
@@ -232,7 +232,7 @@ def consumer_settings(consumer: Consumer) -> dict[str, Any]:
 
 
 def as_consumer_settings(config: ObjectSettings) -> dict[str, Any]:
-    """Normalize a server's settings of a consumer: a filter of one subject has its own field there."""
+    """Normalize a server's consumer settings: the server has a separate field for a single filter subject."""
     one = config.get("filter_subject")
     settings = {name: value for name, value in config.items() if name != "filter_subject"}
     return {**settings, "filter_subjects": [one]} if one else settings
@@ -247,7 +247,7 @@ def _flat(settings: ObjectSettings, prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def _meaning(kind: str, name: str, value: Any) -> Any:
-    """Return a value that is equal for settings with the same meaning."""
+    """Return the same value for settings with the same meaning."""
     if kind == "user" and name in _NO_LIMIT:
         return -1 if value is None else value
     if value in _NOTHING or value in _MEANT.get(name, ()):

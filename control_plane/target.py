@@ -1,4 +1,4 @@
-"""Find a command's provider and account, from its options, the environment and the private files."""
+"""Find a command's provider and account from its options, the environment and the private files."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ async def open_provider(target: Target) -> AsyncIterator[Provider]:
 
 
 def say(line: str) -> None:
-    """Print for a person, on standard error: scripts read standard output."""
+    """Print a line for people, on standard error: scripts read standard output."""
     print(line, file=sys.stderr)
 
 
@@ -126,7 +126,7 @@ def service_creds(files: Files) -> str:
 
 
 def account_name(initials: str | None) -> str:
-    """Return the account's name, with the initials in the case given: an account may have a lower-case name."""
+    """Return the account's name. The case of the initials is kept: an account may have a lower-case name."""
     return PREFIX + initials_of_account(initials)
 
 
@@ -141,7 +141,7 @@ def initials_of_account(given: str | None) -> str:
 
 
 def _initials_of_deployment() -> str:
-    """Return what `make synth` and `make deploy` take too; empty if nothing is set."""
+    """Return the initials that `make synth` and `make deploy` also use; empty if none are set."""
     try:
         return str(file.read(file.FILE).get("initials") or "") or os.environ.get("INITIALS", "")
     except file.SettingsError as error:
@@ -149,7 +149,7 @@ def _initials_of_deployment() -> str:
 
 
 def ask(question: str) -> str:
-    """Ask; return the answer. Ctrl-C ends the program at once, inside asyncio too."""
+    """Ask; return the answer. Ctrl-C ends the program at once, even inside asyncio."""
     former = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         return input(question).strip()

@@ -28,7 +28,7 @@ ALGORITHM: Final = "ed25519-nkey"
 
 @dataclass(frozen=True)
 class Key:
-    """An nkey pair. Its seed appears in no repr."""
+    """An nkey pair. Its seed does not appear in its repr."""
 
     public: str
     seed: str = field(repr=False)
@@ -47,7 +47,7 @@ class Key:
 
     @classmethod
     def from_seed(cls, seed: str) -> Key:
-        """Return the pair of a seed. Raises `ValueError` if it is not one."""
+        """Return the pair of a seed. Raises `ValueError` for an invalid seed."""
         try:
             return cls(nkeys.from_seed(bytearray(seed.strip().encode())).public_key.decode(), seed.strip())
         except (nkeys.NkeysError, ValueError) as error:
@@ -58,9 +58,9 @@ class Key:
         return cls.from_seed(nkeys.encode_seed(os.urandom(32), prefix).decode())
 
     def derive(self, purpose: str, *, user: bool = False) -> Key:
-        """Derive a key for a purpose: always the same, and it does not reveal this key.
+        """Derive a key for a purpose: always the same key, which does not reveal this one.
 
-        It is an account's signing key, or a user's.
+        It is an account's signing key, or a user's key if `user` is true.
         """
         raw = hmac.digest(self.seed.encode(), purpose.encode(), "sha256")
         prefix = nkeys.PREFIX_BYTE_USER if user else nkeys.PREFIX_BYTE_ACCOUNT
@@ -72,7 +72,7 @@ class Key:
 
 
 class _Ed25519Nkey(Algorithm):
-    """Signs for pyjwt. The server verifies."""
+    """Sign for pyjwt. The server verifies."""
 
     def prepare_key(self, key: Key) -> Key:
         return key
@@ -112,7 +112,7 @@ def account_jwt(
 ) -> str:
     """Return an account's JWT. `limits` None: no JetStream, as for a system account.
 
-    `revoked` maps users' public keys to a time, in seconds since 1970: JWTs issued until then are revoked.
+    `revoked` maps users' public keys to a time, in seconds since 1970: JWTs issued up to then are revoked.
     """
     unlimited = Limits(connections=-1, subscriptions=-1, disk_bytes=0, memory_bytes=0, streams=0, consumers=0)
     given = limits or unlimited
@@ -138,7 +138,7 @@ def account_jwt(
 
 
 def deletion_jwt(accounts: Sequence[str], operator: Key) -> str:
-    """Return an operator's order to delete accounts, for `$SYS.REQ.CLAIMS.DELETE`."""
+    """Return an operator's request to delete accounts, for `$SYS.REQ.CLAIMS.DELETE`."""
     return sign("delete", operator.public, operator, {"type": "generic", "accounts": list(accounts)})
 
 
@@ -151,7 +151,7 @@ def user_jwt(user: User, public: str, signer: Key, *, account: str, expires_s: i
 
 
 def scope(key: str, user: User, generation: int) -> dict[str, Any]:
-    """Return a scoped signing key, for `user` only: the account's JWT has the permissions, the user's JWT none.
+    """Return a scoped signing key for `user` only: the permissions are in the account's JWT, not in the user's.
 
     `generation` numbers the user's signing keys.
     """
@@ -172,7 +172,7 @@ def scoped_user_jwt(name: str, public: str, signer: Key, *, account: str) -> str
 def decode(token: str) -> dict[str, Any]:
     """Return a JWT's claims without verifying its signature.
 
-    Raises `ValueError`, which quotes nothing of it, if it is not a JWT.
+    Raises `ValueError`, without quoting the text, if it is not a JWT.
     """
     try:
         return creds.decode(token)
@@ -181,9 +181,9 @@ def decode(token: str) -> dict[str, Any]:
 
 
 def is_signed_by(token: str, signer: Key) -> bool:
-    """Return whether the text is a JWT that this key signed. It takes the seed, not the public key alone."""
+    """Return whether the text is a JWT that this key signed. This requires the seed, not only the public key."""
     try:
-        _jws.decode(token, signer, algorithms=[ALGORITHM])  # type: ignore[arg-type]  # an nkey, not its own kinds
+        _jws.decode(token, signer, algorithms=[ALGORITHM])  # type: ignore[arg-type]  # an nkey, not a key type of pyjwt
     except jwt.InvalidTokenError:
         return False
     return True
@@ -207,7 +207,7 @@ def sign(name: str, subject: str, signer: Key, body: dict[str, Any], expires_s: 
 
 
 def sign_again(claims: Mapping[str, Any], signer: Key) -> str:
-    """Sign changed claims with the time of now. Claims that a signature does not set stay (`exp`, `nbf`, `aud`, ...).
+    """Sign changed claims, issued now. Claims that signing does not set are kept (`exp`, `nbf`, `aud`, ...).
 
     https://www.rfc-editor.org/rfc/rfc7519#section-4.1
     """

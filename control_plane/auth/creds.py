@@ -19,7 +19,7 @@ from service.nats import creds
 
 @dataclass(frozen=True)
 class Creds:
-    """A user's JWT and key. Neither the JWT nor the seed appears in a repr."""
+    """A user's JWT and key. Neither the JWT nor the seed appears in its repr."""
 
     text: str = field(repr=False)
     claims: ObjectSettings = field(repr=False)
@@ -27,7 +27,7 @@ class Creds:
 
     @classmethod
     def parse(cls, text: str) -> Creds:
-        """Parse the text. Raises `ValueError`, which quotes nothing of it, if it is not a complete `.creds` file."""
+        """Parse the text. Raises `ValueError`, without quoting the text, if it is not a complete `.creds` file."""
         try:
             there = creds.parse(text)
         except ValueError as error:
@@ -54,14 +54,14 @@ class Identity:
     key: str | None = None
     """The user's public key, if it must match."""
     issuer: str | None = None
-    """The signing key, if it must match; it then has the permissions, and the JWT has none."""
+    """The signing key, if it must match; the permissions are then in the key's scope, not in the JWT."""
     expires: bool = False
-    """True if its JWTs are made with an expiry."""
+    """True if its JWTs are issued with an expiry."""
     revoked: Mapping[str, int] = field(default_factory=dict)
 
 
 def creds_differences(held: Creds, user: User, identity: Identity) -> tuple[Difference, ...]:
-    """Return how these credentials differ from those that the user should have now; empty if they do not."""
+    """Return how these credentials differ from those that the user should have now; empty if they match."""
     said, nats = held.claims, held.claims["nats"]
     found = [
         Difference(name, wanted, there)
@@ -88,7 +88,7 @@ _ABOUT_THE_JWT = frozenset({"type", "version", "issuer_account"})
 
 
 def _is_revoked(held: Creds, revoked: Mapping[str, int]) -> bool:
-    """Return whether they are revoked. A revocation covers what was issued to a key until a second; `*` is any key."""
+    """Return whether they are revoked. A revocation covers JWTs issued for a key up to a time; `*` is any key."""
     until = max(revoked.get(held.key.public, 0), revoked.get("*", 0))
     return bool(until and held.claims.get("iat", 0) <= until)
 

@@ -28,7 +28,7 @@ def of_user(body: Mapping[str, Any], user: str) -> list[dict[str, Any]]:
 
 
 def newest(body: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return user -> its newest scoped signing key."""
+    """Return the newest scoped signing key of each user."""
     roles = [role for key in body.get("signing_keys") or () if (role := role_of(key))]
     return {role: of_user(body, role)[-1] for role in roles}
 
@@ -41,7 +41,7 @@ def of(body: Mapping[str, Any], user: str) -> dict[str, Any]:
 
 
 def put(body: dict[str, Any], key: Any) -> None:
-    """Add a signing key, or replace it where it is."""
+    """Add a signing key, or replace it in place."""
     there = {key_of(each): each for each in body.get("signing_keys") or ()}
     body["signing_keys"] = list({**there, key_of(key): key}.values())
 
@@ -53,6 +53,6 @@ def remove(body: dict[str, Any], user: str, key: str | None = None) -> None:
 
 
 def generation(scope: Mapping[str, Any]) -> int:
-    """Return the number of this signing key among the user's, from 0."""
+    """Return this signing key's number among the user's, from 0."""
     text = str(scope.get("description") or "")
     return int(text) if text.isdecimal() else 0

@@ -1,4 +1,4 @@
-"""What all commands share: how they run, and how they read their arguments."""
+"""Code shared by all commands: how they run, and how they read their arguments."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ console = Console(highlight=False, soft_wrap=True, emoji=False)
 
 
 def asynchronous(work: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """Make a command of an async function, whose first parameter is the `Target` that the program's options name."""
+    """Make a command from an async function whose first parameter is the `Target` from the program's options."""
 
     @wraps(work)
     def command(ctx: typer.Context, **given: Any) -> None:

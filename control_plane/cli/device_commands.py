@@ -1,4 +1,4 @@
-"""`device add|list|revoke`: who may connect over MQTT."""
+"""`device add|list|revoke`: which devices may connect over MQTT."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ async def device_add(
     ] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Let devices connect: print each one's JWT, its password, this once, and how to publish with it.
+    """Allow devices to connect: print each one's JWT, which is its password and shown only once, and how to use it.
 
-    A device that was added gets one more JWT. They are all valid until it is revoked.
+    A device that was already added gets one more JWT. All its JWTs are valid until it is revoked.
     """
     wanted, broker = _named(names, file), Broker.parse(mqtt, target.server)
     told: list[dict[str, Any]] = []
@@ -71,7 +71,7 @@ async def device_add(
 @device_cli.command("list")
 @asynchronous
 async def device_list(target: Target, *, as_json: AsJson = False) -> None:
-    """List the devices that were added or seen, with what the role `devices` knows of each."""
+    """List the devices that were added or seen, with their state as the role `devices` reports it."""
     async with _devices(target) as devices:
         found = await devices.known()
     if as_json:
@@ -86,7 +86,7 @@ async def device_list(target: Target, *, as_json: AsJson = False) -> None:
 @device_cli.command("revoke")
 @asynchronous
 async def device_revoke(target: Target, *, names: Names = None, file: NamesFile = None) -> None:
-    """Throw devices out: each is disconnected at once, and none of its JWTs is valid again."""
+    """Revoke devices: each is disconnected at once, and none of its JWTs is valid any more."""
     wanted = _named(names, file)
     async with _devices(target) as devices:
         revoked = await devices.revoke(wanted)
@@ -133,7 +133,7 @@ def _written(folder: Path | None, minted: Minted) -> Path | None:
 
 
 def _explain(broker: Broker, minted: Minted, path: Path | None) -> None:
-    """Print what can be pasted: in a shell, and in the firmware's `cfg.toml`."""
+    """Print lines to paste: into a shell, and into the firmware's `cfg.toml`."""
     print(f"# A first reading of {minted.name}, by mosquitto's program:")
     print(publish_line(broker, minted, path))
     print("\n# The firmware's cfg.toml:")

@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 
 
 def unfold(command: Callable[..., None]) -> Callable[..., None]:
-    """Replace each parameter that is a dataclass by that dataclass's fields, for typer."""
+    """Replace each dataclass parameter with the fields of that dataclass, for typer."""
     hints = get_type_hints(command, include_extras=True)
     groups: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
     parameters: list[inspect.Parameter] = []

@@ -1,4 +1,4 @@
-"""How a device connects, ready to paste: mosquitto's program, and the firmware's `cfg.toml`."""
+"""How a device connects, ready to paste: the `mosquitto_pub` command, and the firmware's `cfg.toml`."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ SENSOR: Final = "sensor"
 
 
 DELAY_S: Final = 10
-"""A device that is back by then was not away."""
+"""A device that reconnects within this time is not reported as away."""
 
 
 @dataclass(frozen=True)
 class Broker:
-    """Where devices connect; `tls` also means that they check its certificate."""
+    """Where devices connect; with `tls`, they also check its certificate."""
 
     host: str
     port: int
     tls: bool = False
     authority: str = ""
-    """The file of the authority that they trust; empty: those of their system."""
+    """Path of the CA file that devices trust; empty: their system's CAs."""
 
     @classmethod
     def parse(cls, url: str, server: str | None) -> Broker:
-        """Return the address of `mqtt[s]://host[:port]`; if there is none, the usual one of a nats-server's host.
+        """Parse `mqtt[s]://host[:port]`; without a URL, return the nats-server's host and the default port.
 
         Raises `UsageError`.
         """
@@ -44,7 +44,7 @@ class Broker:
             if address.scheme in PORTS and address.hostname and not address.path.strip("/"):
                 port = address.port or PORTS[address.scheme]
                 return cls(address.hostname, port, tls=address.scheme == "mqtts")
-        except ValueError:  # a port that is no number
+        except ValueError:  # a port that is not a number
             pass
         raise UsageError(f"--mqtt {url} is no address; give one such as mqtts://devices.example:8883")
 
@@ -55,10 +55,10 @@ class Broker:
 
 
 def publish_line(broker: Broker, minted: Minted, path: Path | None) -> str:
-    """Return a command that publishes a reading, which becomes a row: 21.5 °C, 40 %, at the time of its arrival.
+    """Return a command that publishes a reading, which becomes a row: 21.5 °C, 40 %, at its arrival time.
 
-    The JWT goes through a file that mosquitto_pub reads options from, which only its owner may read, and which is
-    removed: each user of the machine sees the arguments of a program. `printf` is the shell's own.
+    The JWT goes into an options file of mosquitto_pub, which only its owner can read and which the command removes:
+    every user of the machine can see a program's arguments. `printf` is a shell builtin.
     https://mosquitto.org/man/mosquitto_pub-1.html (options)
     """
     password = f'"$(cat {shlex.quote(str(path))})"' if path else minted.jwt
@@ -79,7 +79,7 @@ def cfg_toml(broker: Broker, minted: Minted, path: Path | None) -> str:
 
 
 def described(broker: Broker, minted: Minted, path: Path | None) -> dict[str, Any]:
-    """Return the same for a program: the JWT, or the file that has it."""
+    """Return the same for a script, with the JWT or the file that holds it."""
     secret = {"jwt": minted.jwt} if path is None else {"file": str(path)}
     return {"name": minted.name, **secret, "publish": publish_line(broker, minted, path), "cfg": {
         name: value for name, value in _firmware(broker, minted, path).items() if name != "mqtt_pass"
@@ -107,5 +107,5 @@ def _reading(name: str) -> bytes:
 
 
 def _octal(raw: bytes) -> str:
-    """Write bytes for `printf`, which knows no other escape everywhere."""
+    """Escape bytes for `printf`: octal is the only escape that every implementation supports."""
     return "".join(chr(byte) if chr(byte).isalnum() and byte < 128 else f"\\{byte:03o}" for byte in raw)

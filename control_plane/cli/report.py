@@ -49,7 +49,7 @@ def as_json(planned: Plan) -> dict[str, Any]:
 
 
 def _lines(difference: Difference) -> Iterator[str]:
-    """Yield one line if it fits, else wanted above actual, with one line per entry of a list."""
+    """Yield one line if it fits; else the wanted value above the actual one, with one line per list entry."""
     wanted, actual = (_value(difference, value) for value in (difference.wanted, difference.actual))
     line = f"  * {difference.field}  wanted {wanted}, there {actual}"
     if len(line) <= WIDTH:

@@ -1,6 +1,6 @@
-"""The options that say what is desired beyond the declared resources.
+"""Options that add to the declared resources.
 
-Not in `__main__`: a shell's completion loads that under no module name, which a dataclass requires.
+Not in `__main__`: shell completion loads that module without a name, which a dataclass requires.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Secret = Annotated[bool, typer.Option("--secret", help="Also update the deployme
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is desired beyond the declared resources."""
+    """What the user asks for beyond the declared resources."""
 
     with_: Annotated[
         list[str] | None,

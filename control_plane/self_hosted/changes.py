@@ -1,8 +1,8 @@
-"""Change an account's JWT, so that two commands at a time do not lose each other's changes.
+"""Change an account's JWT so that two concurrent commands do not lose each other's changes.
 
-The server keeps the JWT that it was sent last, whatever it was made from: it has no compare-and-set. But a user that
-may send it one may also hear those of others, on the same subject. So a command listens from before it reads the JWT
-until a moment after it has sent its own, and makes its change again, on the newest JWT, when another came in between.
+The server keeps the last JWT that it was sent, whatever that was made from: it has no compare-and-set. But a user that
+may send it a JWT may also receive those of others, on the same subject. So a command listens from before it reads the
+JWT until a moment after it has sent its own, and repeats its change on the newest JWT if another one came in between.
 
 `$SYS.REQ.CLAIMS.UPDATE`: https://docs.nats.io/running-a-nats-service/configuration/securing_nats/auth_intro/jwt/resolver
 """
@@ -27,13 +27,13 @@ from service.nats.client import roundtrip
 
 UPDATE: Final = "$SYS.REQ.CLAIMS.UPDATE"
 SETTLE_S: Final = 0.1
-"""Longer than another command needs to hear a JWT: it sends none after that which was made from an older one."""
+"""Longer than another command takes to receive a JWT; after that, it sends none made from an older one."""
 PAUSE_S: Final = 0.5
 TRIES: Final = 20
 
 Claims = dict[str, Any]
 Edit = Callable[[dict[str, Any]], None]
-"""Changes an account's settings in place. Called again, also on what it has changed, it must change nothing more."""
+"""Change an account's settings in place. It must be idempotent: a second call, on its own result, changes nothing."""
 
 
 async def make(
@@ -45,16 +45,16 @@ async def make(
     read: Callable[[], Awaitable[Claims]],
     push: Callable[[str], Awaitable[None]],
 ) -> None:
-    """Change the account's JWT; return when it has the change, and those of others.
+    """Change the account's JWT; return once it has this change and those of other commands.
 
-    Raises `ProvisioningError` if others change it without end, or the system account's user may not hear them.
+    Raises `ProvisioningError` if others keep changing it, or if the system account's user may not receive their JWTs.
     """
     sent = await system.subscribe(UPDATE)
     try:
-        newest, replaced = await read(), False  # `replaced`: what this command sent last is made from an older one
+        newest, replaced = await read(), False  # `replaced`: what this command sent last was made from an older one
         for attempt in range(TRIES):
             if attempt:
-                await asyncio.sleep(random.uniform(0, PAUSE_S))  # two that met must not meet again
+                await asyncio.sleep(random.uniform(0, PAUSE_S))  # two commands that collided must not collide again
             if heard := await _heard(sent, account, operator):
                 newest, replaced = claims.decode(heard[-1]), False
             wanted = deepcopy(newest)
@@ -81,9 +81,9 @@ async def make(
 
 
 async def _heard(sent: Subscription, account: str, operator: Key) -> list[str]:
-    """Return the account's JWTs that came since the last call, in their order.
+    """Return the account's JWTs received since the last call, in order.
 
-    Only those that the operator's key signed: who has no more than a system user's credentials must not choose what is
+    Only those that the operator's key signed: someone with only a system user's credentials must not choose what is
     signed next.
     """
     found = []

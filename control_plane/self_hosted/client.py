@@ -1,4 +1,4 @@
-"""The connection of the control plane: it waits for a JetStream that is missing for a moment."""
+"""The control plane's connection: it waits while JetStream is briefly unavailable."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ AGAIN_S: Final = 0.02
 
 
 class PatientClient(NatsClient):
-    """A client that sends a request to JetStream again for `MISSING_S` seconds when nobody takes it.
+    """A client that repeats a request to JetStream for up to `MISSING_S` seconds while there are no responders.
 
-    nats-server takes its API away from an account, and gives it back, each time that it is sent a new JWT: by another
-    command, or by this one. (`updateAccountClaimsWithRefresh`, which empties the account's imports:
+    nats-server removes the JetStream API from an account, and restores it, each time it receives a new JWT for it, from
+    this command or another. (`updateAccountClaimsWithRefresh`, which empties the account's imports:
     https://github.com/nats-io/nats-server/blob/main/server/accounts.go)
     """
 
     async def request(self, subject: str, *arguments: Any, **named: Any) -> Msg:
-        """As nats-py's. Such a request has done nothing, so it may be sent again."""
+        """Send a request like nats-py. A request without responders has done nothing, so it may be sent again."""
         until_s = asyncio.get_running_loop().time() + MISSING_S
         while True:
             try:

@@ -24,7 +24,7 @@ NOT_THERE: Final = 404
 
 
 async def put_stream(jetstream: JetStreamContext, stream: Stream) -> None:
-    """Create a stream, or change it to the wanted settings: of a stream that is the server's, to the wanted bounds.
+    """Create a stream, or change it to the wanted settings; for one of the server's own streams, to the wanted bounds.
 
     Raises `ProvisioningError` with the server's reason.
     """
@@ -78,7 +78,7 @@ async def streams(client: Client) -> dict[str, ObjectSettings]:
 
 
 async def durable_consumers(client: Client, stream: str) -> dict[str, ObjectSettings]:
-    """Return name -> settings of a stream's durable consumers. Of a stream of the server's, those that are declared."""
+    """Return name -> settings of a stream's durable consumers; for the server's own streams, of the declared ones."""
     if names := _declared(stream):
         answers = [await _answer(client, f"$JS.API.CONSUMER.INFO.{stream}.{name}") for name in names]
         found = [answer for answer in answers if "config" in answer]
@@ -92,7 +92,7 @@ async def durable_consumers(client: Client, stream: str) -> dict[str, ObjectSett
 
 
 def _declared(stream: str) -> tuple[str, ...]:
-    """Return the consumers of a stream of the server's, which has one for each session too; else nothing."""
+    """Return the declared consumers of one of the server's own streams, which also has one per session; else ()."""
     ours = [part for part in PARTS if any(each.name == stream and each.of_server for each in part.streams)]
     return tuple(each.name for part in ours for each in part.consumers if each.stream == stream)
 
@@ -109,9 +109,9 @@ async def _listed(client: Client, subject: str, key: str) -> list[dict[str, Any]
 
 
 async def _answer(client: Client, subject: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return what the server answers, as it sends it: nats-py drops settings that it does not know.
+    """Return the server's answer as sent: nats-py drops settings that it does not know.
 
-    That something is not there is an answer too. Raises `ProvisioningError` for any other refusal.
+    "Not found" is an answer too. Raises `ProvisioningError` for any other error.
     """
     try:
         reply = await client.request(subject, json.dumps(body).encode() if body else b"", timeout=TIMEOUT_S)

@@ -2,7 +2,7 @@
 
 The account's JWT, which the server stores, holds everything: limits, and a scoped signing key per user with that user's
 permissions. The keys are derived from the operator's seed, so nothing else must be stored, and a changed permission
-also applies to credentials already handed out (docs/adr/0006-self-hosted.md).
+also applies to credentials already issued (docs/adr/0006-self-hosted.md).
 
 `$SYS.REQ.CLAIMS.*`: https://docs.nats.io/running-a-nats-service/configuration/securing_nats/auth_intro/jwt/resolver
 """
@@ -67,17 +67,17 @@ def administrator_creds(signer: Key, account: str, *, expires_s: int = ADMINISTR
 
 
 async def push_account(system: Client, token: str) -> None:
-    """Send the server an account's JWT, which replaces the older one at once.
+    """Send the server an account's JWT, which replaces the previous one at once.
 
-    Raises `ProvisioningError` with the server's reason when it refuses it.
+    Raises `ProvisioningError` with the server's reason if it refuses.
     """
     await _system_request(system, changes.UPDATE, token)
 
 
 async def delete_account(system: Client, account: str, operator: Key) -> None:
-    """Delete an account from the server; its resolver must allow that.
+    """Delete an account from the server, whose resolver must allow that.
 
-    Raises `ProvisioningError` with the server's reason when it refuses.
+    Raises `ProvisioningError` with the server's reason if it refuses.
     """
     await _system_request(system, "$SYS.REQ.CLAIMS.DELETE", claims.deletion_jwt([account], operator))
 
@@ -142,7 +142,7 @@ class SelfHosted:
         return _signer(self._operator, account, user, generation)
 
     def device_key(self, account: str, device: str, serial: int) -> str:
-        """Return the public key of a device's user. Its seed is nobody's: a device connects with its JWT alone."""
+        """Return the public key of a device's user. Nobody holds its seed: a device connects with its JWT alone."""
         return self._operator.derive(f"{account}/device/{device}/{serial}", user=True).public
 
     async def _jetstream(
@@ -162,7 +162,7 @@ class SelfHosted:
         return streams, consumers
 
     async def max_replicas(self) -> int:
-        """Return the number of the cluster's servers, up to 5, JetStream's limit."""
+        """Return the number of servers in the cluster, up to 5, JetStream's limit."""
         cluster = (await self._jetstream_of_server()).get("meta_cluster") or {}
         return max(1, min(5, int(cluster.get("cluster_size", 1))))
 
@@ -172,7 +172,7 @@ class SelfHosted:
         return int(api.get("level", 0)) >= BATCHES_API_LEVEL
 
     async def create_account(self, name: str, wanted: Account) -> str:
-        """Leave out the user of devices: until the consumers are there, what a device publishes would be gone."""
+        """Leave out the user of devices: before the consumers exist, anything a device publishes would be lost."""
         account = Key.account().public
         users = [user for user in wanted.users if not user.devices]
         keys: list[Any] = [self.signer(account, ADMINISTRATOR.name, 0).public]
@@ -252,14 +252,14 @@ class SelfHosted:
         await self.change(account, lambda body: scopes.put(body, {**scopes.of(body, user), **own}))
 
     async def retire(self, account: str, user: str, identity: str) -> None:
-        """Remove the signing key: everything that it signed is invalid at once."""
+        """Remove the signing key: everything that it signed becomes invalid at once."""
         await self.change(account, lambda body: scopes.remove(body, user, identity))
 
     async def issue(self, account: str, user: str) -> str:
         return await self.creds(account, user)
 
     async def revoke(self, account: str, key: str, *more: str) -> None:
-        """Revoke keys for ever: each has only one JWT, and this machine's clock must not decide how old that is."""
+        """Revoke keys permanently: each has only one JWT, whose age must not be judged by this machine's clock."""
         given = dict.fromkeys((key, *more), FOR_GOOD)
         await self.change(account, lambda body: body.update(revocations={**(body.get("revocations") or {}), **given}))
 
@@ -279,6 +279,6 @@ class SelfHosted:
             raise ProvisioningError(f"the server does not know account {account}") from None
 
     async def change(self, account: str, edit: changes.Edit) -> None:
-        """Change the account's settings; those that others change at the same time stay."""
+        """Change the account's settings, keeping concurrent changes by others."""
         read, push = partial(self.claims_of, account), partial(push_account, self._system)
         await changes.make(self._system, account, self._operator, edit, read=read, push=push)

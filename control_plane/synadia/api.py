@@ -41,7 +41,7 @@ Say = Callable[[str], None]
 
 
 class Answer(dict[str, Any]):
-    """An object in an answer. Raises `ProvisioningError` when it lacks a documented field."""
+    """An object in an answer. Reading a documented field that it lacks raises `ProvisioningError`."""
 
     def __missing__(self, name: str) -> Any:
         raise ProvisioningError(f"an answer of the API lacks {name!r}; see that --api is right, and run it again")
@@ -55,7 +55,7 @@ class _BusyError(Exception):
 
 
 class Api:
-    """The API, as the owner of a personal access token. Made by `connect`."""
+    """The API, called with a personal access token. Made by `connect`."""
 
     def __init__(self, http: httpx.AsyncClient, say: Say) -> None:
         self._http = http
@@ -65,7 +65,7 @@ class Api:
         return self._body(await self._send("GET", path))
 
     async def find(self, path: str) -> Answer | None:
-        """Return the object at the path; None if there is nothing."""
+        """Return the object at the path, or None if there is none."""
         response = await self._send("GET", path, missing_ok=True)
         return self._body(response) if response.is_success else None
 
@@ -78,7 +78,7 @@ class Api:
         return items
 
     async def post(self, path: str, body: Any = None) -> Answer:
-        """Create something. Retries only when it cannot have been created."""
+        """Create an object. Retries only if it cannot have been created."""
         return self._body(await self._send("POST", path, body, repeatable=False))
 
     async def text(self, path: str) -> str:
@@ -96,7 +96,7 @@ class Api:
         await self._send("PUT", path, body)
 
     async def delete(self, path: str) -> None:
-        """Delete; succeeds if there is nothing to delete."""
+        """Delete an object; succeed if it does not exist."""
         await self._send("DELETE", path, missing_ok=True)
 
     def _body(self, response: httpx.Response) -> Answer:
@@ -147,7 +147,7 @@ class Api:
         return response
 
     def _tell(self, state: RetryCallState) -> None:
-        """Before a wait that a person would notice, say how long it is and why."""
+        """Say how long the coming wait is, and why, if a person would notice it."""
         sleep_s = state.next_action.sleep if state.next_action else 0.0
         if sleep_s <= SILENT_S:
             return
@@ -186,7 +186,7 @@ async def connect(token: str, base_url: str = BASE_URL, say: Say = lambda _: Non
 
 @cache
 def _certificates() -> ssl.SSLContext:
-    """Read the CA certificates once: that takes a tenth of a second."""
+    """Read the CA certificates once: it takes a tenth of a second."""
     return httpx.create_ssl_context()
 
 
@@ -202,14 +202,14 @@ def _address(given: str) -> httpx.URL:
 
 
 def _wait_s(state: RetryCallState) -> float:
-    """Return the wait that the server asks for, else jittered backoff."""
+    """Return the wait that the server asks for, else a jittered backoff."""
     error = state.outcome.exception() if state.outcome else None
     asked_s = _asked_s(error.response) if isinstance(error, _BusyError) else -1.0
     return asked_s if asked_s >= 0 else _backoff(state)
 
 
 def _asked_s(response: httpx.Response) -> float:
-    """Return `Retry-After` in seconds, given as such or as a date (RFC 9110, 10.2.3); -1 without it."""
+    """Return `Retry-After` in seconds, from a number or a date (RFC 9110, 10.2.3); -1 if it is absent."""
     asked = response.headers.get("Retry-After", "").strip()
     if re.fullmatch(r"[0-9]{1,9}", asked):
         return float(asked)

@@ -27,7 +27,7 @@ _CLEARED: Final = {
     "times_location": None,
     "allowed_connection_types": None,
 }
-"""Resets whatever a user was given beside its permissions."""
+"""Resets everything that a user may have been given besides its permissions."""
 
 
 class Synadia:

@@ -1,4 +1,4 @@
-"""Find the NATS system at Synadia, and what it allows."""
+"""Find the NATS system at Synadia, and its limits."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class System:
 
     @property
     def replicas(self) -> int:
-        """Replicas of its largest tier, else as many as its nodes allow.
+        """Replicas of its largest tier; without tiers, as many as its nodes allow.
 
         Raises `ProvisioningError` when it has no JetStream.
         """
