@@ -30,7 +30,7 @@ NO_MORE: Final = Limits(connections=0, subscriptions=0, disk_bytes=0, memory_byt
 
 @dataclass(frozen=True)
 class User:
-    """Subjects that a user may publish and subscribe to. `subject queue` allows only that queue group."""
+    """The only subjects that a user may publish and subscribe to. `subject queue` allows only that queue group."""
 
     name: str
     publish: tuple[str, ...]

@@ -1,1 +1,1 @@
-"""The settings of a deployment and their one reader, and Kubernetes manifests."""
+"""The settings of a deployment, the code that reads them, and Kubernetes manifests."""

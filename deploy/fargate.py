@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 STOP_TIMEOUT_MAX_S: Final = 120
-"""Fargate's limit between SIGTERM and SIGKILL."""
+"""Fargate's longest time between SIGTERM and SIGKILL."""
 
 _GIB: Final = 1024
 MEMORY_OF_CPU: Final = {

@@ -1,4 +1,4 @@
-"""Figures of target tracking that no deployment chooses; `local` simulates scaling with the same ones."""
+"""Target tracking figures that a deployment cannot set; `local` simulates scaling with the same ones."""
 
 from typing import Final
 

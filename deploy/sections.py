@@ -50,7 +50,7 @@ SecretArn = Annotated[str, AfterValidator(check_secret)]
 
 
 class ExistingTable(BaseModel):
-    """A table that is there already; empty: the stack makes one."""
+    """A table that exists already; empty: the stack creates one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

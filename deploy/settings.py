@@ -1,4 +1,4 @@
-"""Check `settings.toml`: whatever would fail during a deployment fails now, with one line."""
+"""Check `settings.toml`: anything that would make a deployment fail is reported now, in one line."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from deploy.sections import (
 from service.customer.settings import CustomerSettings
 
 ASSUMED: Final = {"region": "us-east-1", "initials": "POC"}
-"""Values for a synthesis on a machine without an AWS account."""
+"""Values for synthesis on a machine without an AWS account."""
 
 _PRODUCTION: Final[Mapping[str, Any]] = {
     "cpu": 512, "memory": 1024, "network": "private", "zones": 3, "dashboard": True, "spot": False,
@@ -51,13 +51,13 @@ class Table:
 
     name: str
     exists: bool
-    """Whether the settings name it: the stack uses it and makes none."""
+    """True if the settings name it: the stack then uses it and creates none."""
     key: str
     """ARN of its customer managed key; empty: a key owned by AWS."""
     section: str
-    """The section that names it; empty: the top of the file."""
+    """The section that names it; empty: the top level of the file."""
     row: str
-    """What one of its rows is."""
+    """What one of its rows represents."""
 
 
 class Settings(ExistingTable):

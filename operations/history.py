@@ -94,7 +94,7 @@ def _text(value: object) -> str:
 
 
 def _printable(value: object) -> str:
-    """Escape control characters, so that no event sends an escape sequence to the terminal."""
+    """Escape control characters, so that no event can send an escape sequence to the terminal."""
     text = _text(value)
     return text if text.isprintable() else text.encode("unicode_escape").decode()
 

@@ -1,7 +1,7 @@
-"""`python -m operations.operator FOLDER`: make the operator of nats-servers that are yours, once for all of them.
+"""`python -m operations.operator FOLDER`: create the operator of your own nats-servers, one for all of them.
 
-It writes what the control plane asks for (`operator.seed`, `system.creds`) and what the servers' configuration includes
-(`operator.conf`, which holds no secret). The seed allows everything on these servers.
+It writes what the control plane needs (`operator.seed`, `system.creds`) and what the servers' configuration includes
+(`operator.conf`, which contains no secret). The seed gives full control of these servers.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def main(
     folder: Annotated[Path, typer.Argument(help="Where the three files go; keep it as you keep a password.")],
     name: Annotated[str, typer.Option(help="The operator's name.")] = "devices",
 ) -> None:
-    """Make an operator, its system account and the servers' configuration of both."""
+    """Create an operator, its system account, and the servers' configuration for both."""
     try:
         make(folder, name)
     except ProvisioningError as error:

@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options shared by several commands."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Balance = Annotated[
 
 
 def attributes_of(key: str, balance: str) -> contract.Attributes:
-    """Return the names, by the rules of the service's settings. Raises `typer.BadParameter`."""
+    """Return the attribute names, checked by the rules of the service's settings. Raises `typer.BadParameter`."""
     found = contract.Attributes(key or contract.KEY_ATTRIBUTE, balance or contract.BALANCE_ATTRIBUTE)
     for option, name in (("--key", found.key), ("--balance", found.balance)):
         try:

@@ -1,12 +1,12 @@
-"""`python -m operations.reconcile`: is each balance what its client's adjustments make it?
+"""`python -m operations.reconcile`: check that each balance is the result of its client's adjustments.
 
 The balances are read first, then the adjustments. A client's row says how many adjustments it counts; their rows were
-written together with it, so all of them are found, and later ones are left out. Of each client with later ones, the row
-is read again at the end: it must count them by then. So it is exact while tasks adjust.
+written together with it, so all of them are found, and later ones are ignored. If a client has later ones, its row is
+read again at the end, and must count them by then. So the check is exact even while tasks adjust balances.
 
-For each client, the rows 1 to n must follow from each other, and the last one's balance must be the client's. That is
-checked in any order of the rows, and without keeping them: each row adds a number made of its own place and balance,
-and takes away the one of the row before it. Of a chain without a gap, only those of its two ends are left.
+For each client, the rows 1 to n must follow from each other, and the last one's balance must be the client's. The rows
+may come in any order and are not kept: each row adds a hash of its own number and balance, and subtracts the hash of
+the row before it. For a chain without a gap, only the hashes of its two ends remain.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @dataclass(slots=True)
 class Account:
-    """A client, and the balance after those of its adjustments that were read so far."""
+    """A client's row, and a checksum of its adjustments read so far."""
 
     balance: int
     count: int
@@ -62,12 +62,12 @@ class Account:
 
 
 def _place(sequence: int, balance: int) -> int:
-    """Of a text: Python mixes its bytes (SipHash), where numbers beside each other would give sums that are alike."""
+    """Hash a text: Python mixes its bytes (SipHash), whereas adjacent numbers would give similar sums."""
     return hash(f"{sequence} {balance}") % _NUMBER
 
 
 def _account(row: Row, balance: str) -> Account | None:
-    """Return what a client's row says, `balance` being its attribute's name; None if it cannot be used."""
+    """Return the figures in a client's row; None if they are invalid. `balance` is the name of its attribute."""
     try:
         counted = contract.COUNT_ATTRIBUTE in row
         return Account(int(row[balance]["N"]), int(row[contract.COUNT_ATTRIBUTE]["N"]) if counted else 0)
@@ -100,12 +100,12 @@ def _text(row: Row, attribute: str, table: str, variable: str) -> str:
 class Found:
     clients: int = 0
     points: int = 0
-    """In all balances."""
+    """Sum of all balances."""
     adjustments: int = 0
     newer: int = 0
     """Adjustments made while the tables were read."""
     differ: dict[str, str] = field(default_factory=dict)
-    """What is wrong, by client."""
+    """Client id -> what is wrong."""
 
 
 class Reconciliation:
@@ -122,7 +122,7 @@ class Reconciliation:
         self._progress = progress
         self._accounts: dict[str, Account] = {}
         self._newest: dict[str, int] = {}
-        """The highest number of an adjustment that was not counted when the balances were read, by client."""
+        """Client id -> highest number of an adjustment not yet counted when the balances were read."""
         self.found = Found()
 
     async def run(self) -> Found:
@@ -185,7 +185,7 @@ class Reconciliation:
             account.add(*numbers)
 
     async def _look(self, client_id: str, account: Account) -> str:
-        """Read a client again; return what is wrong, or "" when its rows had just been written."""
+        """Read a client again; return what is wrong, or "" if its rows had only just been written."""
         expected, before = 1, None
         async for row in self._rows(client_id):
             if (numbers := _numbers(row)) is None:
@@ -226,7 +226,7 @@ async def reconcile(
     balances: str, adjustments: str, attributes: contract.Attributes = contract.ATTRIBUTES, *, segments: int,
     progress: Progress | None = None,
 ) -> Found:  # fmt: skip
-    """Compare two tables, `segments` parallel scans each. Raises `ServiceError` when one cannot be read."""
+    """Compare two tables, with `segments` parallel scans of each. Raises `ServiceError` if one cannot be read."""
     api = DynamoDB.configured(TIMEOUT_S)
     try:
         given = progress or Progress(shown=False)

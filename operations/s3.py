@@ -1,4 +1,4 @@
-"""Objects in S3, read in blocks; a read that breaks goes on where it stopped."""
+"""Objects in S3, read in blocks; an interrupted read resumes where it stopped."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from service.runtime.errors import ServiceError
 
 BLOCK: Final = 64 * 1024
 TRIES: Final = 6
-"""Of a read in a row without a byte; the last wait before one is 8 seconds."""
+"""Failures in a row, without a byte read, that end a read; the last wait is 8 seconds."""
 REMEDY: Final = "see its name, AWS_REGION, and that your AWS credentials may read it"
 
 
@@ -35,10 +35,10 @@ def parts_of(url: str) -> tuple[str, str]:
 
 
 class S3Object:
-    """One version of an object: if it is replaced, a read fails."""
+    """One version of an object: if the object is replaced, reading fails."""
 
     def __init__(self, url: str, s3: Any = None) -> None:
-        """Look at it. Raises `ServiceError` when there is none, or it may not be read."""
+        """Inspect the object. Raises `ServiceError` if it does not exist, or may not be read."""
         self._url = url
         self._s3 = s3 or client()
         self._bucket, self._key = parts_of(url)
@@ -50,7 +50,7 @@ class S3Object:
         self.size = int(head["ContentLength"])
 
     def blocks(self, offset: int = 0) -> Iterator[bytes]:
-        """Yield the bytes from `offset` on. Raises `ServiceError` when it cannot be read, or has been replaced."""
+        """Yield the bytes from `offset` on. Raises `ServiceError` if it cannot be read, or was replaced."""
         failures = 0
         while offset < self.size:
             try:

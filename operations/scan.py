@@ -1,4 +1,4 @@
-"""A whole table, read by several scans at a time.
+"""Read a whole table with several scans at a time.
 
 https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Scan.html#Scan.ParallelScan
 """
@@ -21,16 +21,16 @@ from service.dynamodb.table import Row
 PROGRESS_S: Final = 1.0
 BACKOFF_MAX_S: Final = 5.0
 PAGE_ROWS: Final = 5_000
-"""Most rows of a page: progress is seen, and the local engine reads all that is left of the table without a limit."""
+"""Most rows in a page: progress shows, and the local engine, without a limit, reads the whole rest of the table."""
 PATIENCE_S: Final = 60.0
-"""A page that cannot be read for so long ends the scan."""
+"""The scan ends if a page cannot be read for this long."""
 
 Take = Callable[[Sequence[Row]], None]
 
 
 @dataclass
 class Progress:
-    """Says on standard error, once a second, how many rows were read; nothing where nobody looks."""
+    """Shows once a second, on standard error, how many rows were read, if that is a terminal."""
 
     shown: bool = field(default_factory=sys.stderr.isatty)
     rows: int = 0
@@ -60,9 +60,9 @@ async def scan(
     segments: int,
     only: Sequence[str] = (),
 ) -> None:
-    """Give each row of a table to `take`, a page at a time: each row as it was when its page was read, consistently.
+    """Pass each row of a table to `take`, a page at a time. Each row is read consistently, when its page is read.
 
-    `variable` names the table in the environment; `only` the attributes to read, if not all.
+    `variable` is the environment variable with the table's name; `only` lists the attributes to read, if not all.
     Raises `ServiceError` when it cannot be read.
     """
 
@@ -90,7 +90,7 @@ async def scan(
 
 
 async def call(api: DynamoDB, action: str, body: dict[str, Any], table: str, variable: str) -> dict[str, Any]:
-    """Make a read, again for `PATIENCE_S` seconds while it may succeed. Raises `ServiceError`."""
+    """Make a read; repeat it for up to `PATIENCE_S` seconds while it may succeed. Raises `ServiceError`."""
     began_s = time.monotonic()
     wait_s = 0.05
     while True:

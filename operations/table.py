@@ -1,4 +1,4 @@
-"""Look at a table before it is read or written as a whole."""
+"""Inspect a table before it is read or written as a whole."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from service.runtime.errors import ServiceError
 
 
 async def table_id(api: DynamoDB, table: str, key: str) -> str:
-    """Return the table's id, which no other table ever had; '' without the permission to describe it.
+    """Return the table's id, which no other table ever had; '' without permission to describe the table.
 
-    Raises `ServiceError` when there is no such table, or its one key is not the string `key`.
+    Raises `ServiceError` if there is no such table, or its only key is not the string `key`.
     """
     try:
         described = (await call(api, "DescribeTable", {"TableName": table}, table, "DDB_TABLE"))["Table"]

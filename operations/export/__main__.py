@@ -1,7 +1,8 @@
-"""Write the balances of a table, as a line for each client that `operations.load` reads.
+"""Write the balances of a table, one line per client, in the form that `operations.load` reads.
 
-The table is read by several scans at a time, each row consistently but not all at one moment; that takes its read
-capacity. Or, with --from, from the files of a point-in-time export to S3, which are of one moment and take none.
+The table is read by several scans at a time: each row consistently, but not all at one moment; this uses read capacity
+of the table. With --from, the balances come from the files of a point-in-time export to S3 instead: all are of one
+moment, and no read capacity is used.
 
 Exit codes: 0 all rows are written; 3 a row was left out, because it has no valid id, balance, name or date; 2 an
 invalid argument; 1 any other failure.
@@ -98,7 +99,7 @@ async def _scan(table: str, lines: Lines, segments: int) -> None:
 
 @contextmanager
 def _written(to: Path | None) -> Iterator[TextIO]:
-    """Yield a file that takes its name at the end, or standard output. Raises `ServiceError`."""
+    """Yield a file that gets its name only once it is complete, or standard output. Raises `ServiceError`."""
     if to is None:
         if sys.stdout is None:
             raise ServiceError("standard output is closed", "give --to, or a pipe")
@@ -109,8 +110,8 @@ def _written(to: Path | None) -> Iterator[TextIO]:
         return
     beside: Path | None = None
     try:
-        if not to.exists() or to.is_file():  # a device or a FIFO cannot be replaced: it is written to
-            to = Path(os.path.realpath(to))  # a link stays one
+        if not to.exists() or to.is_file():  # a device or a FIFO cannot be replaced: write to it directly
+            to = Path(os.path.realpath(to))  # keep a symbolic link
             beside = to.with_name(f"{to.name}.{os.getpid()}.new")
         with (beside or to).open("w", encoding="utf-8", newline="\n") as file:
             yield file

@@ -1,4 +1,4 @@
-"""The files of a point-in-time export to S3, in their bucket or copied into a folder.
+"""The files of a point-in-time export to S3, in their bucket or copied to a folder.
 
 https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/S3DataExport.Output.html
 """
@@ -19,7 +19,7 @@ from service.runtime.errors import ServiceError
 SUMMARY: Final = "manifest-summary.json"
 FILES: Final = "manifest-files.json"
 ROWS: Final = 1000
-"""Rows that are given at a time."""
+"""Rows that are yielded at a time."""
 _GZIP: Final = 31
 """https://docs.python.org/3/library/zlib.html#zlib.decompressobj"""
 _LIST_MAX: Final = 64 * 1024 * 1024
@@ -29,7 +29,7 @@ class Export:
     """A full export in DynamoDB JSON. Each method raises `ServiceError` when a file cannot be read."""
 
     def __init__(self, where: str) -> None:
-        """Read the manifests. `where`: the folder or the s3:// prefix that has them."""
+        """Read the manifests. `where`: the folder or s3:// prefix that contains them."""
         self._where = where.rstrip("/")
         self._s3 = s3.client() if where.startswith("s3://") else None
         summary = self._object(SUMMARY, self._whole(f"{self._where}/{SUMMARY}"))
@@ -43,7 +43,7 @@ class Export:
         self.items = sum(int(file["itemCount"]) for file in self._files)
 
     def rows(self) -> Iterator[list[Row]]:
-        """Yield all rows, some at a time. Each file must have as many as its manifest says."""
+        """Yield all rows in batches. Each file must have as many as its manifest says."""
         for file in self._files:
             url, count = self._url(str(file["dataFileS3Key"])), 0
             for rows in self._rows(url):
@@ -76,7 +76,7 @@ class Export:
         yield rows
 
     def _url(self, key: str) -> str:
-        """Return where a data file is: in its bucket, or in the folder `data` beside the manifests."""
+        """Return a data file's location: in its bucket, or in the folder `data` beside the manifests."""
         return f"s3://{self._bucket}/{key}" if self._s3 else f"{self._where}/data/{key.rpartition('/')[2]}"
 
     def _blocks(self, url: str) -> Iterator[bytes]:

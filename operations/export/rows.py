@@ -1,4 +1,4 @@
-"""A row of the table as a line that `operations.load` reads."""
+"""Convert a row of the table to a line that `operations.load` reads."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def _value(row: Row, attribute: str, kind: str) -> Any:
 
 @dataclass
 class Lines:
-    """Writes rows to a text file; tells those that cannot be loaded, and leaves them out."""
+    """Writes rows to a text file; reports those that cannot be loaded, and leaves them out."""
 
     to: TextIO
     format: Format
     attributes: contract.Attributes
     tell: Callable[[str, str, str], None]
-    """Take a client's id, the column, and what is wrong with it."""
+    """Report a row that is left out: the client's id, the column, and what is wrong with it."""
     rows: int = 0
     points: int = 0
     odd: int = 0
@@ -58,7 +58,7 @@ class Lines:
             self.to.write(f"{','.join(COLUMNS)}\n")
 
     def take(self, rows: Sequence[Row]) -> None:
-        """Write rows, all together."""
+        """Write rows, all at once."""
         clients = list[Client]()
         for row in rows:
             try:

@@ -1,1 +1,1 @@
-"""The interface's two documents, made from what the roles announce: docs/interface.md and docs/asyncapi.yaml."""
+"""The interface's two documents, generated from what the roles announce: docs/interface.md and docs/asyncapi.yaml."""

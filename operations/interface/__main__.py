@@ -14,7 +14,7 @@ DOCS: Final = Path(__file__).parents[2] / "docs"
 
 
 def main() -> int:
-    """Exit code 1: a document is not current."""
+    """Return exit code 1 if a document is out of date."""
     parser = argparse.ArgumentParser(prog="python -m operations.interface", description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing; name the documents that are not current")
     parser.add_argument("--docs", type=Path, default=DOCS, help="folder of the documents")

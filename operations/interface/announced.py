@@ -1,4 +1,4 @@
-"""What is in the documents: the endpoints as `$SRV.INFO` has them, and what a schema cannot say."""
+"""The content of the documents: the endpoints as `$SRV.INFO` lists them, and what a schema cannot express."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ PROMISES: Final[Mapping[str, Promise]] = {
 class Event:
     name: str
     prefix: str
-    """The event's subject is this and the client's id."""
+    """The event's subject is this prefix and the client's id."""
     schema: Mapping[str, Any]
     example: Mapping[str, Any]
     note: str
@@ -161,7 +161,7 @@ ERROR_SCHEMA: Final = {
 
 
 class _NeverStopped:
-    """In place of `Stop`, which handles signals: this role is never run."""
+    """Stands in for `Stop`, which handles signals: this role never runs."""
 
     def fail(self, error: ServiceError) -> None:
         raise error
@@ -172,7 +172,7 @@ class _NeverStopped:
 
 @dataclass(frozen=True)
 class Announced:
-    """An endpoint, and who may ask it."""
+    """An endpoint, and the users that may call it."""
 
     name: str
     """Unique among the endpoints of all roles."""
@@ -191,7 +191,7 @@ def announced() -> Sequence[Announced]:
 
 
 async def announcing() -> Sequence[Announced]:
-    """Return the same, where a loop runs: a role needs one to be made."""
+    """Return the same, in a running loop: a role cannot be constructed without one."""
     stop = cast("Stop", _NeverStopped())
     customer = CustomerSettings.model_validate({"ddb_table": "balances", "adjustments_table": "adjustments"})
     of_devices = DevicesSettings.model_validate({"devices_table": "readings"})

@@ -163,7 +163,7 @@ def _payload(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class _Plain(yaml.SafeDumper):  # type: ignore[misc]  # its types are not installed
-    """Write each part where it is used: no anchors."""
+    """Write YAML without anchors: each part is repeated where it is used."""
 
     def ignore_aliases(self, _data: Any) -> bool:
         return True

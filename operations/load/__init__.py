@@ -1,1 +1,1 @@
-"""Write a company's balances into the table: checked first, never half a row, and resumable."""
+"""Write a company's balances into the table: checked first, each row atomically, and resumable."""

@@ -1,8 +1,8 @@
-"""Load balances: a line for each client, `client_id,balance[,name,created_at]`, as CSV with a header or as JSON lines.
+"""Load balances: one line per client, `client_id,balance[,name,created_at]`, as CSV with a header or as JSON lines.
 
-All lines are checked first, and nothing is written if one is bad (of a pipe: what comes before it). A client that
-exists is left as it is; with --replace it gets the file's balance, and the file's name and date if there are any,
-unless it has adjustments. After Ctrl-C or a failure, the same command continues where it stopped.
+All lines are checked first, and nothing is written if one is bad (from a pipe, the lines before it are written). A
+client that exists is left unchanged; with --replace it gets the file's balance, and the file's name and date if there
+are any, unless it has adjustments. After Ctrl-C or a failure, the same command continues where it stopped.
 
 Exit codes: 0 all rows are in the table; 3 a line was bad or refused; 2 an invalid argument; 1 any other failure.
 """
@@ -72,7 +72,7 @@ def main(
             raise typer.BadParameter("it is the source of the rows", param_hint="--checkpoint")
         plan = Plan(table, attributes, replace, kept, seed_flag)
         outcome = uvloop.run(load(source, plan, report))
-        report.kept = None  # it is over, even if its result cannot be printed
+        report.kept = None  # the load is complete, even if its result cannot be printed
         _tell(outcome, time.monotonic() - began_s, report)
     except ServiceError as error:
         report.error(f"{error}{_next(report)}")

@@ -1,4 +1,4 @@
-"""How far a load is, in a file beside its source: written once a second, and removed at the end."""
+"""The progress of a load, in a file beside its source: written once a second, and removed at the end."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ BEGIN: Final = "remove it to begin again, or give another --checkpoint"
 
 @dataclass(frozen=True)
 class Job:
-    """What is loaded, and where to: a checkpoint of another job is refused."""
+    """What is loaded, and into which table: a checkpoint of another job is refused."""
 
     table: str
     table_id: str
-    """Of this very table: one that was made again is another. Empty: unknown."""
+    """Id of this very table: a table deleted and created again has another one. Empty: unknown."""
     key: str
     balance: str
     replace: bool
     content: str
-    """Digest of the source; empty: a pipe."""
+    """Digest of the source; empty for a pipe."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Checkpoint:
         self._job = job
 
     def read(self) -> Done | None:
-        """Return how far the load was; None if it never began. Raises `ServiceError` for another load's checkpoint."""
+        """Return the load's progress; None if it never began. Raises `ServiceError` for another load's checkpoint."""
         if self._path is None:
             return None
         try:
@@ -68,7 +68,7 @@ class Checkpoint:
         return done
 
     def write(self, done: Done) -> None:
-        """Write it whole or not at all. Raises `ServiceError`."""
+        """Write the checkpoint atomically. Raises `ServiceError`."""
         if self._path is None:
             return
         told: dict[str, Any] = {"version": VERSION, "job": asdict(self._job), **asdict(done)}

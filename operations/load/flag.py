@@ -1,4 +1,4 @@
-"""Set the seed flag, so that no task adds random rows: before the first row, for a task may start at any time."""
+"""Set the seed flag, so that no task adds random rows: before the first row, because a task may start at any time."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from service.runtime.settings import load
 
 POLL_S: Final = 0.25
 SEEDING_S: Final = 120.0
-"""How long a task may go on seeding: a million rows at most."""
+"""Longest time that a task may keep seeding: it seeds a million rows at most."""
 REMEDY: Final = (
     "set NATS_URL and NATS_CREDENTIALS as the service has them, or say --no-seed-flag where no task seeds (SEED_ROWS=0)"
 )
 
 
 async def set_flag() -> str:
-    """Return when no task adds rows any more, with what the operator must know of rows that are there, or ''.
+    """Return once no task adds rows any more: what the operator must know about rows that exist, or ''.
 
-    Raises `ServiceError` when the bucket cannot be reached with NATS_URL and NATS_CREDENTIALS.
+    Raises `ServiceError` if the bucket cannot be reached with NATS_URL and NATS_CREDENTIALS.
     """
     if not (os.environ.get("NATS_URL") or os.environ.get("NATS_CREDENTIALS")):
         raise ServiceError("the seed flag cannot be set: there is no NATS_URL", REMEDY)
@@ -53,7 +53,7 @@ async def _set(bucket: KeyValue) -> str:
         if await is_seeded(bucket):
             return "the seed flag was set: rows that a task seeded may be there"
         await bucket.put(contract.SEED_KEY, contract.SEED_DONE)
-        # A task looks at the flag once it holds the lease: only one that held it before now may still add rows.
+        # A task checks the flag once it holds the lease: only one that already holds it now may still add rows.
         if await _until_free(bucket):
             return "a task was seeding random rows, and has ended: they are there"
     except (nats.errors.Error, APIError) as error:
@@ -62,7 +62,7 @@ async def _set(bucket: KeyValue) -> str:
 
 
 async def _until_free(bucket: KeyValue) -> bool:
-    """Return whether another task was seeding, once none is: its lease is gone, or has not moved for its time."""
+    """Wait until no task is seeding: its lease is gone, or was not renewed in time. Return whether one was."""
     began_s = moved_s = time.monotonic()
     seen, moved = 0, False
     while True:

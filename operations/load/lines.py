@@ -1,4 +1,4 @@
-"""A line of the file as a client: by the rules of `customer.create`, with a balance."""
+"""Parse a line of the file as a client: by the rules of `customer.create`, plus a balance."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ CREATED_AT: Final = contract.CREATED_AT_ATTRIBUTE
 COLUMNS: Final = (CLIENT_ID, BALANCE, NAME, CREATED_AT)
 _QUOTED: Final = [f'"{name}"'.encode() for name in COLUMNS]
 BALANCE_MAX: Final = 2**53 - 1
-"""The most that every reader of JSON has exactly, as the service's replies are JSON. DynamoDB could keep 38 digits.
+"""The largest integer that every JSON reader reads exactly: replies are JSON. DynamoDB could keep 38 digits.
 
 https://www.rfc-editor.org/rfc/rfc8259#section-6
 """
 HEADER: Final = "header"
 LINE: Final = "line"
-"""What a problem is in, where it is in no column."""
+"""Where a problem is, if it is in no column."""
 _digits: Final = re.compile(r"[0-9]{1,16}").fullmatch
 _RULE: Final = f"must be an integer from 0 to {BALANCE_MAX}"
 
@@ -60,17 +60,17 @@ _USUAL: Final = {
     NAME: b"(?:[A-Za-z](?:[A-Za-z .'-]{0,200}[A-Za-z])?)?",
     CREATED_AT: b"(?:[12][0-9]{3}-(?:0[1-9]|1[0-2])-(?:0[1-9]|1[0-9]|2[0-8]))?",
 }
-"""Fields of most lines, all of which are good."""
+"""Fields of most lines; whatever matches is valid."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """How a file is to be read, by its first line."""
+    """How to read a file, judged by its first line."""
 
     parse: Parse
     has_header: bool
     usual: re.Pattern[bytes] | None = None
-    """Finds the client ids of good lines of CSV: a search in all lines at once is a tenth of the work."""
+    """Finds the client ids of valid CSV lines: one search over many lines is a tenth of the work."""
 
 
 def form_of(first: bytes) -> Form:
@@ -123,14 +123,14 @@ def of_json(line: bytes) -> Client:
 
 
 def _each_once(pairs: Sequence[tuple[str, Any]]) -> None:
-    """Raise `BadLine` for an object with a name twice, of which a reader takes either."""
+    """Raise `BadLine` for an object with a duplicate name: readers differ in which value they take."""
     names = [name for name, _ in pairs]
     if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
         raise BadLine(LINE, f"has {', '.join(twice)!r} twice")
 
 
 def client_of(row: Mapping[str, Any], balance: int | None) -> Client:
-    """Return the client in a row, its balance already read. Raises `BadLine` for the first column that is bad."""
+    """Return the client in a row whose balance is already parsed. Raises `BadLine` for the first bad column."""
     column = CLIENT_ID
     try:
         client_id = client_id_of(dict(row))

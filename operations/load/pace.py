@@ -1,4 +1,4 @@
-"""How many calls are in flight: slowly more while all goes well, half as many when DynamoDB is busy."""
+"""Limit the calls in flight: slowly more while all goes well, half as many when DynamoDB is busy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 START: Final = 16
 MOST: Final = 64
 CALM_S: Final = 0.5
-"""After a cut, further busy answers are those of calls that were in flight by then."""
+"""For this long after a cut, busy answers belong to calls that were already in flight."""
 
 
 class Pace:
@@ -18,7 +18,7 @@ class Pace:
     def __init__(self) -> None:
         self.limit = float(START)
         self.wrote_s = time.monotonic()
-        """When a row was last written or found to be there."""
+        """When a row was last written or found to exist."""
         self._active = 0
         self._cut_s = float("-inf")
         self._changed = asyncio.Condition()

@@ -1,4 +1,4 @@
-"""Read a source: check all its lines, or yield its rows in batches that know where they end."""
+"""Read a source: check all its lines, or yield its rows in batches, each with its end position."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from operations.load.twice import Twice
 from service.runtime.errors import ServiceError
 
 BATCH: Final = 25
-"""Rows of one call, at most."""
+"""Most rows in one call."""
 LINE_MAX: Final = 64 * 1024
-"""Bytes. A longer line is no row: the file is something else."""
+"""Bytes. A longer line is not a row: the file is something else."""
 BOM: Final = b"\xef\xbb\xbf"
 DIGEST_BYTES: Final = 16
 
 Tell = Callable[[int, str, str], None]
-"""Take a bad line: its number, the column, and the reason."""
+"""Report a bad line: its number, the column, and the reason."""
 
 
 class BadFile(Exception):
-    """The source has bad lines, which have been told. `at_its_end`: only when all of it had been read."""
+    """The source has bad lines, which have been reported. `at_its_end`: all of it had been read."""
 
     def __init__(self, *, at_its_end: bool = False) -> None:
         super().__init__()
@@ -33,13 +33,13 @@ class BadFile(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A place between two lines."""
+    """A position between two lines."""
 
     offset: int = 0
     """Bytes before it."""
     lines: int = 0
     digest: str = ""
-    """Of the lines before it."""
+    """Digest of the lines before it."""
 
 
 START: Final = Mark()
@@ -49,7 +49,7 @@ START: Final = Mark()
 class Batch:
     number: int
     clients: Sequence[tuple[int, Client]]
-    """With the number of each one's line."""
+    """Line number and client."""
     end: Mark
 
 
@@ -61,11 +61,11 @@ class Content:
     bad: int = 0
     size: int = 0
     digest: str = ""
-    """Of all bytes."""
+    """Digest of all bytes."""
 
 
 class Parser:
-    """Parses lines one after another; the first one that is not empty says how."""
+    """Parses lines in order; the first one that is not empty determines the form."""
 
     def __init__(self) -> None:
         self._form: Form | None = None
@@ -77,7 +77,7 @@ class Parser:
     def client(self, number: int, raw: bytes, *, is_cut: bool = False) -> Client | None:
         """Return the client in a line; None for the header and for an empty line. Raises `BadLine`.
 
-        `is_cut`: it is the last one of a pipe, and has no line feed.
+        `is_cut`: it is the last line of a pipe, and has no line feed.
         """
         line = raw.removeprefix(BOM) if number == 1 else raw
         if not line.strip():
@@ -86,12 +86,12 @@ class Parser:
             self._form = form_of(line)
             if self._form.has_header and not is_cut:
                 return None
-        if is_cut and self._form.has_header:  # half of a line of JSON is no JSON, and half of a balance is one
+        if is_cut and self._form.has_header:  # half a JSON line is invalid JSON, but half a balance is a balance
             raise BadLine(LINE, "has no line feed: the pipe may be cut off")
         return self._form.parse(line)
 
     def usual(self, lines: Sequence[bytes]) -> Sequence[bytes] | None:
-        """Return the client ids if all lines have the most common form, which is good; else None."""
+        """Return the client ids if all lines have the most common form, which is valid; else None."""
         if self._form is None or self._form.usual is None:
             return None
         found: list[bytes] = self._form.usual.findall(b"\n".join(lines))
@@ -99,7 +99,7 @@ class Parser:
 
 
 async def check(source: Source, tell: Tell, seen: Callable[[int, int], None]) -> Content:
-    """Parse every line, tell the bad ones, and return what the source is. Calls `seen` with bytes and rows so far."""
+    """Parse every line, report the bad ones, and return what was found. Calls `seen` with bytes and rows so far."""
     found, whole = Content(), hashlib.blake2b(digest_size=DIGEST_BYTES)
     checking = _Check(found, tell)
     try:
@@ -125,7 +125,7 @@ class _Check:
         self.twice = Twice()
 
     def take(self, lines: Sequence[bytes], *, is_cut: bool) -> bool:
-        """Check the next lines; return False if no more can be read, for want of a header."""
+        """Check the next lines; return False if reading must stop for lack of a usable header."""
         ids = None if is_cut else self._parser.usual(lines)
         if ids is not None:
             for number, client_id in enumerate(ids, self._number + 1):
@@ -161,8 +161,8 @@ class _Check:
 class Reader:
     """Yields the rows of a source from a mark on.
 
-    A pipe has not been checked before: it ends with `BadFile` at the first bad line, and after the last line when an id
-    came twice. What was yielded until then is good.
+    A pipe has not been checked before: it ends with `BadFile` at the first bad line, or after the last line if an id is
+    duplicated. What was yielded until then is good.
     """
 
     def __init__(self, source: Source, tell: Tell, start: Mark) -> None:
@@ -175,9 +175,9 @@ class Reader:
         self._twice = Twice() if source.size is None else None
 
     async def batches(self) -> AsyncIterator[Batch]:
-        """Yield all batches, one after the other.
+        """Yield all batches in order.
 
-        Raises `ServiceError` when the source cannot be read, or is not the one in which the mark is.
+        Raises `ServiceError` if the source cannot be read, or is not the one that the mark belongs to.
         """
         count, is_bad = 0, False
         try:
@@ -204,7 +204,7 @@ class Reader:
             client = self._client(number + 1, raw, is_cut=is_cut)
             if self._is_bad:
                 break
-            if client and (client.client_id in ids or len(clients) == BATCH):  # a call refuses two rows of a client
+            if client and (client.client_id in ids or len(clients) == BATCH):  # a call refuses two rows of one client
                 yield clients, self._mark(offset, number)
                 clients, ids = [], set()
             number += 1
@@ -228,7 +228,7 @@ class Reader:
                 yield raw, self._source.size is None and not block
 
     def _pass_over(self, number: int) -> None:
-        """Raise `ServiceError` if the lines of a pipe up to the mark are not those before it."""
+        """Raise `ServiceError` if the lines of a pipe up to the mark differ from those in the checkpoint."""
         if number == self._start.lines and self._lines.hexdigest() != self._start.digest:
             raise self._is_another("does not begin as it did when the checkpoint was written")
 

@@ -36,24 +36,24 @@ class Plan:
     checkpoint: Path | None
     """None: the load cannot be resumed."""
     seed_flag: bool
-    """Whether the seed flag is set first."""
+    """True if the seed flag is set first."""
 
 
 @dataclass(slots=True)
 class Outcome:
-    """How a load ended. Lines that are bad or refused have been told."""
+    """How a load ended. Bad and refused lines have been reported."""
 
     done: Done
     bad: bool = False
     is_whole: bool = False
-    """With `bad`: all rows were written, and some clients have several."""
+    """With `bad`: all rows were written, but some clients have several."""
     resumed: int = 0
-    """Rows that earlier runs did."""
+    """Rows that earlier runs completed."""
     lost: int = 0
 
 
 async def load(source: Source, plan: Plan, report: Report) -> Outcome:
-    """Write a source's rows. Raises `ServiceError` when that cannot go on; the checkpoint then says from where.
+    """Write a source's rows. Raises `ServiceError` if it cannot continue; the checkpoint then says where to resume.
 
     A source that can be read twice is checked first, and nothing of it is written if a line is bad.
     """
@@ -75,7 +75,7 @@ async def load(source: Source, plan: Plan, report: Report) -> Outcome:
         before = checkpoint.read()
         if plan.seed_flag and (note := await set_flag()):
             report.note(note)
-        checkpoint.write(before or Done(START))  # before the first row: it must be possible
+        checkpoint.write(before or Done(START))  # before the first row, to be sure that it can be written
         report.kept = plan.checkpoint
         writer = Writer(api, plan.table, plan.attributes, replace=plan.replace)
         return await _Load(source, writer, checkpoint, before, report).run()
@@ -98,7 +98,7 @@ class _Load:
         self._progress = Progress("loading", source.size, begun_at=self._done.mark.offset)
         self._saved_s = time.monotonic()
         self._waiting: dict[int, tuple[Batch, Result]] = {}
-        """Batches that are done, while one before them is not."""
+        """Batches that are done, while an earlier one is not."""
         self._next = 0
         self._rows = 0
 
@@ -122,7 +122,7 @@ class _Load:
         return self._outcome
 
     async def _end_of(self, works: Sequence[asyncio.Task[None]]) -> None:
-        """Return when all that was read is written. Raises what a call failed with, also after a bad line."""
+        """Return once everything that was read is written. Raises a failed call's error, even after a bad line."""
         try:
             await asyncio.gather(*works)
         except BadFile as error:

@@ -17,20 +17,20 @@ import typer
 from service.runtime.errors import ServiceError
 
 FIRST_S: Final = 2.0
-"""What is over by then shows no progress."""
+"""A step that ends within this time shows no progress."""
 EACH_S: Final = 1.0
 
 
 @dataclass
 class Progress:
-    """Shows on standard error, once a second, how far a step is; nothing where nobody looks."""
+    """Shows the progress of a step once a second, on standard error, if that is a terminal."""
 
     what: str
     size: int | None
     """Bytes; None: unknown."""
     shown: bool = field(default_factory=sys.stderr.isatty)
     begun_at: int = 0
-    """Bytes that an earlier run did."""
+    """Bytes that earlier runs completed."""
     _began_s: float = field(default_factory=time.monotonic)
     _next_s: float = FIRST_S
     _width: int = 0
@@ -61,11 +61,11 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def output() -> Iterator[None]:
-    """Print to standard output. Raises `ServiceError` when its disk is full, or no program reads it any more."""
+    """Print to standard output. Raises `ServiceError` if its disk is full, or no program reads it any more."""
     try:
         yield
     except OSError as error:
-        # What is left in its buffer goes nowhere: it would fail again when the process ends.
+        # Discard what is left in the buffer: it would fail again when the process ends.
         # https://docs.python.org/3/library/signal.html#note-on-sigpipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise ServiceError(
@@ -79,15 +79,15 @@ def _print(text: str) -> None:
 
 
 class Report:
-    """Prints each bad or refused line as it is found: they are not kept, for there may be millions."""
+    """Prints each bad or refused line as it is found: they are not kept, because there may be millions."""
 
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
         self.kept: Path | None = None
-        """The checkpoint from which this load can go on, once there is one."""
+        """The checkpoint from which this load can be resumed, once there is one."""
 
     def line(self, line: int, column: str, reason: str) -> None:
-        """Raise `ServiceError` if it cannot be printed; so does `result`."""
+        """Print a bad line. Raise `ServiceError` if that fails; so does `result`."""
         if self._as_json:
             _print(json.dumps({"line": line, "column": column, "reason": reason}, ensure_ascii=False))
         else:

@@ -1,4 +1,4 @@
-"""Where the rows come from: a file, a pipe, or an object in S3. Read in blocks, never as a whole."""
+"""Where the rows come from: a file, a pipe, or an object in S3. It is read in blocks, never as a whole."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from service.runtime.errors import ServiceError
 from service.runtime.threads import in_thread
 
 BLOCK: Final = 64 * 1024
-"""Bytes: the rows of one are parsed in some 10 ms, while DynamoDB is busy with others."""
+"""Bytes: parsing the rows of one block takes about 10 ms, while DynamoDB is busy with others."""
 PIPE: Final = "-"
 REMEDY: Final = "pipe the rows into it, or name a file"
 
@@ -29,10 +29,10 @@ class Source(Protocol):
 
 
 class File:
-    """A file, which must stay as it is from the check to the last row."""
+    """A file, which must not change from the check to the last row."""
 
     def __init__(self, path: Path) -> None:
-        """Look at it. Raises `ServiceError` when it cannot be opened."""
+        """Inspect the file. Raises `ServiceError` if it cannot be opened."""
         self.name = str(path)
         self._path = path
         with self._open() as file:
@@ -45,7 +45,7 @@ class File:
             file.seek(offset)
             while block := self._read(file):
                 yield block
-                await asyncio.sleep(0)  # nothing else waits while a file is checked, and Ctrl-C needs a wait
+                await asyncio.sleep(0)  # a check awaits nothing else, and Ctrl-C needs an await
             self._check(file)
 
     def _read(self, file: BinaryIO) -> bytes:
@@ -68,7 +68,7 @@ class File:
 
 
 def _version(file: BinaryIO) -> tuple[int, int, int]:
-    """Return what is another if a file was replaced or written to: inode, size, time."""
+    """Return what changes if a file is replaced or written to: inode, size, time."""
     found = os.fstat(file.fileno())
     return found.st_ino, found.st_size, found.st_mtime_ns
 
@@ -89,10 +89,10 @@ class Pipe:
 
 
 class Remote:
-    """An object in S3, of one version: it is not changed while it is read."""
+    """One version of an object in S3, which must not be replaced while it is read."""
 
     def __init__(self, url: str) -> None:
-        """Look at it. Raises `ServiceError` when it cannot be read."""
+        """Inspect the object. Raises `ServiceError` if it cannot be read."""
         self.name = url
         self._object = S3Object(url)
         self.size: int | None = self._object.size
@@ -104,7 +104,7 @@ class Remote:
 
 
 def source_of(text: str) -> Source:
-    """Return the source that is named. Raises `ServiceError` when it cannot be read."""
+    """Return the source that the argument names. Raises `ServiceError` if it cannot be read."""
     if text.startswith("s3://"):
         return Remote(text)
     if text != PIPE:

@@ -1,4 +1,4 @@
-"""Find ids that come twice, in bounded memory: hashes wait in a file, and are compared at the end, a part at a time."""
+"""Find duplicate ids in bounded memory: hashes are spilled to a file, and compared at the end, one part at a time."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from service.runtime.errors import ServiceError
 
 PARTS: Final = 1024
 SPILLED: Final = 1024
-"""Numbers of a part that go to the file together: the parts have 8 MB at most."""
+"""Numbers of a part that are written to the file together: all parts take 8 MB at most."""
 _BITS: Final = 2**64
 _EACH: Final = 8
 
 
 class Twice:
-    """Takes 16 bytes of disk for each id, and 8 MB. Ids with one hash are taken for one: 1 in 10**7 loads of 10**6.
+    """Takes 16 bytes of disk per id, and 8 MB. Ids with the same hash count as one: in 1 of 10**7 loads of 10**6 ids.
 
-    Each method but `close` raises `ServiceError` when the temporary folder cannot be written.
+    Each method but `close` raises `ServiceError` if the temporary folder cannot be written.
     """
 
     def __init__(self) -> None:
         self._parts = [array("Q") for _ in range(PARTS)]
         self._places = [array("Q") for _ in range(PARTS)]
-        """Where each part's numbers are in the file."""
+        """Positions of each part's numbers in the file."""
         with _temporary():
             self._file = TemporaryFile()  # noqa: SIM115  closed by `close`
         self._end = 0
@@ -46,7 +46,7 @@ class Twice:
             del part[:]
 
     def found(self) -> Iterator[tuple[int, int]]:
-        """Yield each line whose id an earlier line has, and that line."""
+        """Yield each line whose id is a duplicate, with the earlier line that has it."""
         for part, places in zip(self._parts, self._places, strict=True):
             first: dict[int, int] = {}
             for place in places:
@@ -57,7 +57,7 @@ class Twice:
             yield from _again(part, first)
 
     def close(self) -> None:
-        with suppress(OSError):  # of a full disk, again: nobody needs the file now
+        with suppress(OSError):  # a full disk may fail again; the file is no longer needed
             self._file.close()
 
 

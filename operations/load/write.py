@@ -1,4 +1,4 @@
-"""Write rows, each under its own condition, 25 in a call (docs/adr/0016-adjustments.md says why in PartiQL).
+"""Write rows, each under its own condition, 25 in a call (docs/adr/0016-adjustments.md explains why in PartiQL).
 
 | statement | condition | when it fails, the row |
 | --- | --- | --- |
@@ -29,7 +29,7 @@ from service.runtime.errors import ServiceError
 
 CALL_TIMEOUT_S: Final = 10.0
 PATIENCE_S: Final = 60.0
-"""When no row at all was written for so long, the load ends; it can go on later."""
+"""If no row at all is written for this long, the load ends; it can be resumed later."""
 BACKOFF_MIN_S: Final = 0.05
 BACKOFF_MAX_S: Final = 5.0
 _THERE: Final = "DuplicateItem"
@@ -56,7 +56,7 @@ class _Row:
     line: int
     client: Client
     inserts: bool
-    """Whether it is tried with INSERT next."""
+    """True if the next attempt is an INSERT."""
     is_there: bool = False
 
 
@@ -67,7 +67,7 @@ class Writer:
         self._key = attributes.key
         self._replace = replace
         self._inserts = True
-        """Whether a row is tried with INSERT first: what the last rows needed."""
+        """True if a row is tried with INSERT first: whatever the last rows needed."""
         self._statements = {
             (name, created): _statements(table, attributes, name=name, created=created)
             for name in (False, True) for created in (False, True)
@@ -77,7 +77,7 @@ class Writer:
         """Calls without an answer."""
 
     async def write(self, clients: Sequence[tuple[int, Client]]) -> Result:
-        """Write up to 25 rows of different clients. Raises `ServiceError` when DynamoDB refuses, or does not answer."""
+        """Write up to 25 rows of different clients. Raises `ServiceError` if DynamoDB refuses, or does not answer."""
         result, failures, began_s = Result(), 0, time.monotonic()
         left = [_Row(line, client, self._inserts) for line, client in clients]
         while left:
@@ -106,7 +106,7 @@ class Writer:
         return result
 
     def _note(self, error: Exception) -> None:
-        """Take in the failure of a call. Raises `ServiceError` if it is for good."""
+        """Record the failure of a call. Raises `ServiceError` if it is permanent."""
         if not is_retryable(error):
             raise self._explained(error) from error
         if isinstance(error, DynamoDBError) and error.throttled:
@@ -115,7 +115,7 @@ class Writer:
             self.lost += 1
 
     def _is_left(self, row: _Row, answer: Any, result: Result) -> bool:
-        """Take in the answer to a row's statement; return whether the row is still to be written."""
+        """Record the answer to a row's statement; return whether the row must still be written."""
         code = _code(answer)
         if not code:
             result.written += 1
@@ -169,7 +169,7 @@ def _code(answer: Any) -> str:
 
 
 def _statements(table: str, attributes: contract.Attributes, *, name: bool, created: bool) -> tuple[bytes, bytes]:
-    """Return the start of an INSERT and of an UPDATE; the parameters are balance, texts, key."""
+    """Return the start of an INSERT and of an UPDATE; the parameters are, in order, balance, texts, key."""
     texts = [contract.NAME_ATTRIBUTE] * name + [contract.CREATED_AT_ATTRIBUTE] * created
     values = ", ".join(f"'{attribute}': ?" for attribute in (attributes.balance, *texts, attributes.key))
     sets = ", ".join(f'"{attribute}" = ?' for attribute in (attributes.balance, *texts))
