@@ -48,7 +48,7 @@ def bootstrap() -> None:
 
 @cli.command()
 def synth() -> None:
-    """Make the template in cdk/cdk.out, checked by cdk-nag; needs no AWS account."""
+    """Write the template to cdk/cdk.out, checked by cdk-nag; needs no AWS account."""
 
     def work(settings: Settings) -> None:
         _cdk(["synth", "--quiet"], settings)
@@ -59,7 +59,7 @@ def synth() -> None:
 
 @cli.command()
 def cost() -> None:
-    """Say what a month costs, item by item: the proof of concept beside production; needs no AWS account."""
+    """Print what a month costs, item by item, for the proof of concept and for production; needs no AWS account."""
     os.environ.update(SILENT)
     from cdk.cost import show as cost_table  # noqa: PLC0415  it starts Node, which no other command needs in this process
 
@@ -89,7 +89,7 @@ def deploy(
         typer.Option("--replace-secret", help="Put the credentials of this machine into the secret that is there."),
     ] = False,
 ) -> None:
-    """Check, push the secret if there is none, deploy, and wait until all tasks that ECS is to run answer."""
+    """Check, push the secret if there is none, deploy, and wait until all tasks that ECS should run answer."""
 
     def work(settings: Settings) -> None:
         checks.docker(settings)
@@ -157,12 +157,12 @@ def destroy(*, yes: Yes = False) -> None:
 
 
 def _files(settings: Settings) -> Files:
-    """Return the credentials of the account that the deployment's initials name."""
+    """Return the credentials of the account named by the deployment's initials."""
     return account_files(CONFIG, f"{PREFIX}{settings.initials}")
 
 
 def _secret(settings: Settings, *, replace: bool, user: str = "") -> str:
-    """Return the complete ARN of the secret: the existing one, or one made of the local credentials, if they connect.
+    """Return the complete ARN of the secret: the existing one, or a new one with local credentials, if they connect.
 
     `user`: the user of another role; empty for the service's own.
     """

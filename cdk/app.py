@@ -1,4 +1,4 @@
-"""The program that the CDK CLI runs (cdk/cdk.json): it makes and checks the stack of this deployment."""
+"""The program that the CDK CLI runs (cdk/cdk.json): it creates and checks the stack of this deployment."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def image_of(settings: Settings, architecture: str) -> ecs.ContainerImage:
 
 
 def revision() -> str:
-    """Return the last commit that changed what the image is made of; `unknown` outside a git repository.
+    """Return the last commit that changed what the image is built from; `unknown` outside a git repository.
 
-    So any other commit leaves the image, and the running tasks, as they are.
+    So any other commit leaves the image, and the running tasks, unchanged.
     """
     try:
         commit = _git("log", "-1", "--abbrev=12", "--format=%h", "--", *IMAGE_PARTS)

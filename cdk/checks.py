@@ -1,4 +1,4 @@
-"""Checks before anything is built: the builder, the AWS account, its zones, tables, queues and secrets."""
+"""Checks before anything is built: the image builder, the AWS account, its zones, tables, queues and secrets."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NO_QUEUE: Final = frozenset({"AWS.SimpleQueueService.NonExistentQueue", "QueueD
 
 
 class NoAccount(ProvisioningError):
-    """AWS does not know who the caller is."""
+    """AWS cannot identify the caller."""
 
 
 def docker(settings: Settings) -> None:
@@ -68,7 +68,7 @@ def account(settings: Settings) -> str:
 
 
 def tables(settings: Settings) -> None:
-    """Raise `ProvisioningError` if a table exists that should not, or the other way round."""
+    """Raise `ProvisioningError` if a table exists that should not, or is missing."""
     own = deployed.own_resources(settings)
     for table in settings.tables:
         name, where = table.name, f" under [{table.section}]" if table.section else ""
@@ -100,9 +100,9 @@ def tables(settings: Settings) -> None:
 
 
 def secrets(settings: Settings) -> None:
-    """Raise `ProvisioningError` if a secret that the settings name lacks what the tasks take from it.
+    """Raise `ProvisioningError` if a secret that the settings name lacks a key that the tasks use.
 
-    ECS takes each key of a JSON object by its name, and starts no task without it.
+    ECS reads each key of the secret's JSON object by name, and starts no task without it.
     https://docs.aws.amazon.com/AmazonECS/latest/developerguide/secrets-envvar-secrets-manager.html
     """
     for arn, keys in settings.devices.secrets.items() if settings.devices.enabled else ():
@@ -124,7 +124,7 @@ def secrets(settings: Settings) -> None:
 
 
 def queues(settings: Settings) -> None:
-    """Raise `ProvisioningError` if an SQS queue exists that should not, or the other way round."""
+    """Raise `ProvisioningError` if an SQS queue exists that should not, or is missing."""
     own = deployed.own_resources(settings)
     made = {"archive": [f"customer-archive-{settings.initials}"]}
     made["queue"] = [f"customer-queue-{settings.initials}", f"customer-queue-dead-{settings.initials}"]
@@ -162,12 +162,12 @@ def _existing_queue(settings: Settings, section: str, reader: Reader, own: Colle
 
 
 def _is_own(url: str, own: Collection[str]) -> bool:
-    """Return whether a queue is the stack's. The URL's host may differ (FIPS, dual stack), account and name not."""
+    """Return whether a queue is the stack's. The URL's host may differ (FIPS, dual stack); account and name may not."""
     return url.split("/")[-2:] in [other.split("/")[-2:] for other in own]
 
 
 def zones(settings: Settings) -> None:
-    """Raise `ProvisioningError` if the account sees fewer zones than the new VPC is to have.
+    """Raise `ProvisioningError` if the account sees fewer zones than the new VPC needs.
 
     `Fn::GetAZs` returns the zones with a default subnet, or all zones if none has one.
     https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/intrinsic-function-reference-getavailabilityzones.html
@@ -190,7 +190,7 @@ def zones(settings: Settings) -> None:
 
 
 def _queue_url(settings: Settings, name: str) -> str:
-    """Return the URL of a queue, or an empty string if there is none."""
+    """Return the URL of a queue, or '' if there is none."""
     try:
         return str(client("sqs", settings).get_queue_url(QueueName=name)["QueueUrl"])
     except ClientError as error:
@@ -215,7 +215,7 @@ def _keys(table: Mapping[str, Any]) -> str:
 
 
 def _is_customers(settings: Settings, key_arn: str) -> bool:
-    """Return whether a key is a customer's. AWS' own needs no permission, and everybody may describe it."""
+    """Return whether a key is customer managed. A key of AWS needs no permission, and anyone may describe it."""
     try:
         described = client("kms", settings).describe_key(KeyId=key_arn)
     except ClientError:

@@ -14,14 +14,14 @@ from control_plane.errors import ProvisioningError
 from deploy.settings import Settings
 
 _NO_STACK: Final = frozenset({"REVIEW_IN_PROGRESS", "CREATE_FAILED", "ROLLBACK_COMPLETE", "ROLLBACK_FAILED"})
-"""States of a stack of which nothing runs: the CDK CLI deletes it and makes it again."""
+"""States of a stack in which nothing runs: the CDK CLI deletes it and creates it again."""
 _NOT_THERE: Final = frozenset({"CREATE_FAILED", "DELETE_COMPLETE", "DELETE_SKIPPED"})
 _ASSETS: Final = "-container-assets-"
-"""Part of the name of the repository that `cdk bootstrap` makes."""
+"""Part of the name of the repository that `cdk bootstrap` creates."""
 
 
 class Unreadable(ProvisioningError):
-    """What AWS has cannot be read."""
+    """The state in AWS cannot be read."""
 
 
 def client(service: Any, settings: Settings) -> Any:
@@ -29,13 +29,13 @@ def client(service: Any, settings: Settings) -> Any:
 
 
 def is_first(settings: Settings) -> bool:
-    """Return whether the next deployment makes the stack."""
+    """Return whether the next deployment creates the stack."""
     found = _stack(settings)
     return found is None or found["StackStatus"] in _NO_STACK
 
 
 def first(settings: Settings) -> dict[str, bool]:
-    """Return, for each such parameter of the template, whether the next deployment makes that service."""
+    """Return, for each parameter about a first deployment, whether the next deployment creates that service."""
     is_new = is_first(settings)
     made = [
         resource["LogicalResourceId"]
@@ -49,7 +49,7 @@ def first(settings: Settings) -> dict[str, bool]:
 
 
 def desired_tasks(settings: Settings) -> int:
-    """Return how many tasks ECS is to run now, as the first deployment or autoscaling since then has set it."""
+    """Return how many tasks ECS should run now, as set by the first deployment or by autoscaling since then."""
     found = _stack(settings)
     if found is None:
         raise ProvisioningError(f"there is no stack {settings.stack_name}; run `make deploy`")
@@ -65,7 +65,7 @@ def own_resources(settings: Settings) -> set[str]:
 
 
 def images(settings: Settings) -> list[str]:
-    """Return the images in ECR that the stack's tasks run and this project built: no stack owns them."""
+    """Return the ECR images that the stack's tasks run and this project built: no stack owns them."""
     definitions = [
         found["PhysicalResourceId"]
         for found in _resources(settings)
@@ -85,7 +85,7 @@ def deletion(settings: Settings, image: str) -> str:
 
 
 def _resources(settings: Settings) -> list[Mapping[str, Any]]:
-    """List the stack's resources, without those never created, deleted, or kept without the stack."""
+    """List the stack's resources, without those never created, deleted, or kept when the stack was deleted."""
     if is_first(settings):
         return []
     pages = client("cloudformation", settings).get_paginator("list_stack_resources")

@@ -24,7 +24,7 @@ _MISSING: Final = {
 def load(path: Path = FILE) -> Settings:
     """Return the settings of this deployment.
 
-    Raises `ProvisioningError` that names the first invalid setting, and says why it is invalid.
+    Raises `ProvisioningError` with the first invalid setting and why it is invalid.
     """
     given = _read(path)
     for name, remedy in _MISSING.items():

@@ -1,4 +1,4 @@
-"""The template's parameters: the secrets with NATS credentials, and whether a deployment makes a service."""
+"""The template's parameters: the secrets with NATS credentials, and whether a deployment creates a service."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def users(settings: Settings) -> tuple[str, ...]:
 
 
 def firsts(settings: Settings) -> dict[str, str]:
-    """Return the parameters that say whether a deployment makes a service -> how that service's logical id begins.
+    """Return the parameters that say whether a deployment creates a service -> prefix of that service's logical id.
 
-    The role `devices` has one only where it protects a table: no autoscaling keeps its number of tasks.
+    The role `devices` has one only if it protects a table: no autoscaling sets its number of tasks.
     """
     devices, is_kept = settings.devices, settings.environment == "production"
     has = {

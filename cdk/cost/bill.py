@@ -23,7 +23,7 @@ MIB_PER_GB: Final = 1024
 BYTES_PER_READ: Final = 4096
 DAYS_PER_MONTH: Final = 30
 ALARMS_PER_TRACKING_POLICY: Final = 2
-"""Alarms that Application Auto Scaling makes for each target tracking policy: one to scale out, one to scale in."""
+"""Alarms that Application Auto Scaling creates for each target tracking policy: one to scale out, one to scale in."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Bill:
     items: tuple[Item, ...]
     tasks: int
     requests: tuple[Item, ...]
-    """What a million more requests cost, with everything that follows from each."""
+    """What a million more requests cost, with everything that they cause."""
 
     others: tuple[Item, ...]
     """What a million other calls cost: clients created, messages of an SQS queue."""
@@ -59,7 +59,7 @@ class Bill:
         return sum(item.dollars for item in self.requests)
 
     def per_million(self, utilisation: float) -> float:
-        """Return dollars for a million requests, with their share of the month, at this use of the tasks' capacity."""
+        """Return dollars for a million requests, with their share of the month, at this utilisation of the tasks."""
         return self.dollars / (self.capacity_per_month * utilisation / 1e6) + self.dollars_per_million
 
 
@@ -71,7 +71,7 @@ class _Service:
     tasks: int
     on_spot: int
     spot: bool
-    """Whether tasks beyond its base are on Spot."""
+    """True if tasks beyond its base run on Spot."""
 
     vcpus: float
     gb: float
@@ -111,7 +111,7 @@ def load_prices(path: Path = FILE) -> Mapping[str, Any]:
 
 
 def bill(template: Mapping[str, Any], prices: Mapping[str, Any]) -> Bill:
-    """Return the bill. Raises `ProvisioningError` for a resource, or a call that a task may make, without a price."""
+    """Return the bill. Raises `ProvisioningError` if a resource, or a call that a task may make, has no price."""
     found = Resources(template["Resources"])
     services = [_Service.of(service, template["Resources"]) for service in found.all("AWS::ECS::Service")]
     customer = next(service for service in services if service.role == CUSTOMER)
@@ -193,7 +193,7 @@ def _metrics(found: Resources, services: Sequence[_Service]) -> int:
 
 
 def _requests(found: Resources, prices: Mapping[str, Any], *, through_nat: bool) -> Iterator[Item]:
-    """Yield what a million requests cost: each answer is an event, which the readers of the stream receive."""
+    """Yield what a million requests cost: each answer is an event, which the stream's readers receive."""
     use, network, other = prices["use"], prices["network"], prices["other"]
     readers = found.readers_of_the_stream()
     out_gb = use["bytes_out_per_request"] * 1e6 / GB
@@ -243,7 +243,7 @@ def _hour_of_archive(service: _Service, prices: Mapping[str, Any], *, on_sqs: bo
 
 
 def _readings(prices: Mapping[str, Any], *, through_nat: bool) -> Iterator[Item]:
-    """Yield what a million readings cost: to be written, kept, and read over gRPC once."""
+    """Yield what a million readings cost: to write, to keep, and to read once over gRPC."""
     use, other = prices["use"], prices["other"]
     gb = use["reading_bytes"] * 1e6 / GB
     nat = gb * prices["network"]["nat_gateway_gb"] if through_nat else 0.0

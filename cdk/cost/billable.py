@@ -23,12 +23,12 @@ _FREE: Final = frozenset({
     "AWS::EC2::VPC", "AWS::EC2::VPCGatewayAttachment", "AWS::ECS::Cluster",
     "AWS::ECS::ClusterCapacityProviderAssociations", "AWS::IAM::Policy", "AWS::IAM::Role",
     "AWS::EC2::VPCEndpoint",  # a gateway endpoint
-    "AWS::SQS::Queue", "AWS::SQS::QueuePolicy",  # its requests cost money: a number per message
-    "AWS::ServiceDiscovery::Service",  # each look-up costs a fraction of a cent, and is kept for its TTL
+    "AWS::SQS::Queue", "AWS::SQS::QueuePolicy",  # its requests are charged: some for each message
+    "AWS::ServiceDiscovery::Service",  # each look-up costs a fraction of a cent, and is cached for its TTL
     "AWS::SNS::Subscription", "AWS::SNS::Topic", "AWS::SNS::TopicPolicy",  # 1,000 e-mails a month are free
 })  # fmt: skip
 _READERS: Final = {"ARCHIVE_SOURCE": "archive", "QUEUE": "queue"}
-"""Variables that say what a role reads, and the role."""
+"""Environment variables that set what a role reads -> the role."""
 
 _PAID_CALLS: Final = frozenset({
     "dynamodb:BatchGetItem", "dynamodb:PutItem", "dynamodb:UpdateItem", "dynamodb:BatchWriteItem", "dynamodb:Query",
@@ -71,7 +71,7 @@ class Resources:
         return [role for role, source in self._sources() if not source.startswith("jetstream:")]
 
     def secrets(self) -> set[str]:
-        """Return the secrets that containers take values from; parameters name some, the settings others."""
+        """Return the secrets that containers take values from; parameters name some, the settings name others."""
         return {
             _secret(entry["ValueFrom"])
             for definition in self.all("AWS::ECS::TaskDefinition")
@@ -104,7 +104,7 @@ def _actions(policy: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _secret(value_from: Any) -> str:
-    """Return the ARN, or the parameter with it; a key of the secret's JSON object is not part of it.
+    """Return the ARN, or the parameter that holds it, without a key of the secret's JSON object.
 
     https://docs.aws.amazon.com/AmazonECS/latest/developerguide/secrets-envvar-secrets-manager.html
     """

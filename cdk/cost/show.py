@@ -21,7 +21,7 @@ UTILISATIONS: Final = (0.1, 0.8)
 
 
 def synthesized_bill(settings: Settings) -> Bill:
-    """Return the bill of the template that `make synth` would make, without building the image."""
+    """Return the bill of the template that `make synth` would write, without building the image."""
     app = App(builtin_cloud_formation_validation=False)  # `make synth` validates; here it would take ten seconds
     image = ecs.ContainerImage.from_registry("customer-balance")
     nag.acknowledge(BalanceStack(app, settings.stack_name, settings, image=image))
@@ -29,7 +29,7 @@ def synthesized_bill(settings: Settings) -> Bill:
 
 
 def show() -> None:
-    """Print both bills. What `settings.toml` sets holds for both; the rest is each environment's default."""
+    """Print both bills. The values in `settings.toml` apply to both; the rest are each environment's defaults."""
     console = Console(width=WIDTH, highlight=False)
     prices = load_prices()
     bills = [synthesized_bill(deployment.load_or_assume(environment=name)[0]) for name in ENVIRONMENTS]

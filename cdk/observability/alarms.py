@@ -1,4 +1,4 @@
-"""The alarms, and whom they notify. Each says what to do; docs/runbook.md says more."""
+"""The alarms, and whom they notify. Each says what to do; docs/runbook.md has more."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def _error_rate(metrics: Metrics) -> cloudwatch.MathExpression:
 
 
 def _topic(scope: Construct, settings: Settings) -> sns.Topic:
-    """Make the topic. One with a policy of its own has no default policy: it must allow CloudWatch by name."""
+    """Make the topic. A topic with its own policy has no default policy, so it must allow CloudWatch by name."""
     topic = sns.Topic(scope, "Alerts", display_name=settings.stack_name, enforce_ssl=True)
     stack = Stack.of(scope)
     alarm = stack.format_arn(

@@ -17,7 +17,7 @@ MINUTE: Final = Duration.minutes(1)
 
 
 def own(name: str, table: str, statistic: str) -> cloudwatch.Metric:
-    """Return a metric that each task reports. `table` is the dimension that tells deployments apart."""
+    """Return a metric that each task reports. The dimension `table` distinguishes deployments."""
     return _metric(METRICS_NAMESPACE, name, {METRICS_DIMENSION: table}, statistic)
 
 
@@ -35,14 +35,14 @@ def queue_backlog(queue: sqs.IQueue) -> cloudwatch.MathExpression:
 
 
 def queue_work(queue: sqs.IQueue) -> cloudwatch.MathExpression:
-    """Count the messages of `queue_backlog`, and those that were deleted in that minute."""
+    """Count the messages of `queue_backlog`, and those deleted in that minute."""
     return _of_queue(queue, "waiting + held + FILL(deleted, 0)")
 
 
 def queue_stuck(queue: sqs.IQueue) -> cloudwatch.MathExpression:
-    """Return 1 in a minute in which messages were there and none was deleted.
+    """Return 1 for a minute in which there were messages and none was deleted.
 
-    The age of the oldest message does not show it: SQS leaves out messages that were received three times.
+    The age of the oldest message does not show this: SQS leaves out messages that were received three times.
     https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-available-cloudwatch-metrics.html
     """
     return _of_queue(queue, "IF(waiting + held > 0, IF(FILL(deleted, 0) > 0, 0, 1), 0)")
@@ -54,7 +54,7 @@ def queue_oldest(queue: sqs.IQueue) -> cloudwatch.Metric:
 
 
 def stream_work(settings: Settings) -> cloudwatch.MathExpression:
-    """Count the events that are not archived, and the rows that were written in that minute."""
+    """Count the events that are not archived yet, and the rows written in that minute."""
     return cloudwatch.MathExpression(
         expression="backlog + FILL(rows, 0)",
         using_metrics={

@@ -1,1 +1,1 @@
-"""The stack, and what it is made of."""
+"""The stack and its parts."""

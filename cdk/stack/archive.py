@@ -1,4 +1,4 @@
-"""The archive: a table of events, and tasks that scale from zero by backlog and back (docs/adr/0013-archive.md)."""
+"""The archive: a table of events, and tasks that scale by backlog, from zero and back (docs/adr/0013-archive.md)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from service.contracts import archive as contract
 STUCK_S: Final = 1800
 STUCK_MINUTES: Final = 5
 KEPT: Final = Duration.days(14)
-"""The longest that SQS keeps a message."""
+"""The longest time that SQS keeps a message."""
 
 
 def archive(settings: Settings, table: dynamodb.ITable, queue: sqs.IQueue | None) -> Role:
@@ -52,7 +52,7 @@ def archive(settings: Settings, table: dynamodb.ITable, queue: sqs.IQueue | None
 
 
 class Archive(Construct):
-    """The archive. Its number of tasks follows the backlog alone: the stream's, which the role `customer` reports once
+    """The archive. Its number of tasks follows only the backlog: the stream's, which the role `customer` reports once
     a minute, or the queue's, which SQS reports.
     """
 
@@ -90,11 +90,11 @@ class Archive(Construct):
 
     def _scale(self, section: ArchiveSection, backlog: cloudwatch.IMetric, work: cloudwatch.IMetric) -> None:
         """Scale by two alarms with one threshold, half a message below the first step. So at most one fires, and no
-        backlog is on a bound, where AWS counts it to one step or the other by the alarm's direction.
+        backlog equals a bound, where AWS would assign it to a step by the alarm's direction.
 
-        The second also waits until no work was done for as long as an idle task waits before it ends: under a trickle
-        of messages each sample of the backlog is 0. An alarm that stays in ALARM keeps scaling, so a task that dies is
-        replaced while there is a backlog.
+        The second alarm also waits until no work was done for as long as an idle task waits before it exits: with a
+        trickle of messages, every sample of the backlog is 0. An alarm that stays in ALARM keeps scaling, so a task
+        that dies is replaced while there is a backlog.
         https://docs.aws.amazon.com/autoscaling/application/APIReference/API_StepAdjustment.html
         """
         scaling = self.tasks.service.auto_scale_task_count(min_capacity=0, max_capacity=section.steps[-1].tasks)

@@ -35,11 +35,11 @@ WAITING_MINUTES: Final = 5
 UNREPORTED_S: Final = 600
 UNREPORTED_MINUTES: Final = 5
 SILENT_MINUTES: Final = 3
-"""Beyond those of the settings, so that one report alone raises no alarm."""
+"""In addition to those of the settings, so that a single report raises no alarm."""
 
 
 class Devices(Construct):
-    """The role `devices`. No autoscaling: one task serves thousands of devices, the second one is there if it ends."""
+    """The role `devices`. No autoscaling: one task serves thousands of devices; the second takes over if it ends."""
 
     def __init__(self, scope: Construct, id_: str, shared: Shared) -> None:
         super().__init__(scope, id_)
@@ -165,7 +165,7 @@ def _role(settings: Settings, table: dynamodb.ITable, let_in: Sequence[ec2.ISecu
 
 
 def _clients(scope: Construct, network: Network, clients: Sequence[str]) -> ec2.SecurityGroup:
-    """Return the group that lets the clients in to the gRPC API, and nothing out."""
+    """Return the security group that lets clients reach the gRPC API, and lets nothing out."""
     group = ec2.SecurityGroup(
         scope,
         "Clients",

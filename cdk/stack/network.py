@@ -17,8 +17,8 @@ HTTPS: Final = "AWS APIs and the image registry"
 
 
 class Network(Construct):
-    """Where the tasks run, and what they may reach: NATS, HTTPS and nothing else. Nothing can reach them, but for
-    clients of a role that has a security group for these.
+    """Where the tasks run, and what they may reach: NATS, HTTPS and nothing else. Nothing can reach them, except
+    clients of a role that has a security group for them.
     """
 
     def __init__(self, scope: Construct, id_: str, settings: Settings, removal: RemovalPolicy) -> None:
@@ -72,5 +72,5 @@ class Network(Construct):
 
 
 def _zones(count: int) -> list[str]:
-    """Return the region's first zones, by a CloudFormation function: their names differ from account to account."""
+    """Return the region's first zones, by a CloudFormation function: their names differ between accounts."""
     return [Fn.select(number, Fn.get_azs()) for number in range(count)]

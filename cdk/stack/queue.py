@@ -23,7 +23,7 @@ from service.contracts import queue as contract
 
 KEPT: Final = Duration.days(7)
 DEAD_KEPT: Final = Duration.days(14)
-"""Counted from the first sending, also in the dead-letter queue."""
+"""Counted from when the message was first sent, also in the dead-letter queue."""
 
 NO_TASK_MINUTES: Final = 5
 OLD_S: Final = 3600
@@ -32,7 +32,7 @@ OLD_MINUTES: Final = 5
 _ECR: Final = re.compile(
     r"(?P<account>\d{12})\.dkr[.-]ecr(-fips)?\.(?P<region>[a-z0-9-]+)\.[a-z0-9.-]+/(?P<name>[^:@]+)([:@].*)?"
 )
-"""An image in a private registry. Each partition has its own host suffix, FIPS and dual stack too.
+"""An image in a private ECR registry. The host differs by partition, and for FIPS and dual stack.
 
 https://docs.aws.amazon.com/AmazonECR/latest/userguide/ecr-requests.html
 """
@@ -65,13 +65,13 @@ class Queue(Construct):
         if section.read_only:
             self.tasks.definition.add_volume(name="tmp")
             business.add_mount_points(ecs.MountPoint(source_volume="tmp", container_path="/tmp", read_only=False))  # noqa: S108
-        # A container that starts after another stops before it: so the last messages can still be deleted.
+        # A container that starts after another stops before it, so the last messages can still be deleted.
         business.add_container_dependencies(
             ecs.ContainerDependency(container=self.tasks.container, condition=ecs.ContainerDependencyCondition.HEALTHY)
         )
 
     def _image(self, name: str) -> ecs.ContainerImage:
-        """Return the image of that name. Let the task pull it from ECR; any other registry must be public."""
+        """Return the image of that name. Let the task pull an image in ECR; any other registry must be public."""
         if found := _ECR.fullmatch(name):
             arn = f"arn:{Aws.PARTITION}:ecr:{found['region']}:{found['account']}:repository/{found['name']}"
             repository = ecr.Repository.from_repository_attributes(

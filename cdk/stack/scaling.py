@@ -1,4 +1,4 @@
-"""Scaling between a minimum and a maximum, by what asks for most: CPU, requests in flight, time without credit."""
+"""Scaling between a minimum and a maximum, by the highest of: CPU, requests in flight, time without credit."""
 
 from __future__ import annotations
 

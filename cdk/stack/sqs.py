@@ -1,4 +1,4 @@
-"""The stack's SQS queues, and the calls by which a role reads one."""
+"""The stack's SQS queues, and the calls with which a role reads one."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ READER_CALLS: Final = (
     "sqs:DeleteMessage",
     "sqs:ChangeMessageVisibility",
 )
-"""Calls of a role that has the queue's URL; one that has its name also calls `GetQueueUrl`."""
+"""Calls of a role that has the queue's URL; a role that has its name also calls `GetQueueUrl`."""
 
 
 def make_queue(
     scope: Construct, id_: str, name: str, *, kept: Duration, removal: RemovalPolicy, dead: sqs.Queue | None = None,
     max_receive_count: int = 0,
 ) -> sqs.Queue:  # fmt: skip
-    """Make a queue: encrypted, over TLS only. `dead` takes messages received more often than `max_receive_count`."""
+    """Make a queue: encrypted, TLS only. `dead` takes messages received more often than `max_receive_count`."""
     return sqs.Queue(
         scope,
         id_,

@@ -37,7 +37,7 @@ from service.contracts import queue as queue_contract
 
 
 class BalanceStack(Stack):
-    """All resources of one deployment. A secret is referenced by its complete ARN, never made or read here."""
+    """All resources of one deployment. A secret is referenced by its complete ARN, never created or read here."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class BalanceStack(Stack):
         queue_image: ecs.ContainerImage | None = None,
         **options: Any,
     ) -> None:
-        """`queue_image`: for the architecture of [queue], if it is a different one."""
+        """`queue_image`: for the architecture of [queue], if that is a different one."""
         super().__init__(scope, id_, description="Loyalty balances over NATS, from DynamoDB", **options)
         keep = settings.environment == "production"
         removal = RemovalPolicy.RETAIN_ON_UPDATE_OR_DELETE if keep else RemovalPolicy.DESTROY
@@ -106,7 +106,7 @@ class BalanceStack(Stack):
         parameter = CfnParameter(
             self,
             name,
-            default="no",  # without our command, protection and number of tasks stay as they are
+            default="no",  # a deployment without our command leaves protection and number of tasks unchanged
             allowed_values=["yes", "no"],
             description="Whether this deployment makes the service; it alone sets the number of tasks",
         )
@@ -133,7 +133,7 @@ def _capacity(cluster: ecs.Cluster) -> Construct:
 
 
 def _trust_this_account(stack: Stack) -> None:
-    """Let AWS' services assume the stack's roles only on behalf of this account.
+    """Let AWS services assume the stack's roles only on behalf of this account.
 
     https://docs.aws.amazon.com/IAM/latest/UserGuide/confused-deputy.html
     """

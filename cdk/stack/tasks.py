@@ -39,7 +39,7 @@ class Shared:
     secret: secretsmanager.ISecret
     removal: RemovalPolicy
     first: CfnCondition
-    """True in the deployment that makes the role's service and table."""
+    """True in the deployment that creates the role's service and table."""
 
     alarms: Alarms
 
@@ -53,7 +53,7 @@ class Role:
     memory: int
     architecture: str
     tasks: int
-    """Tasks of the service's first deployment; later ones leave the number to autoscaling, if the role has it."""
+    """Tasks in the service's first deployment; later ones leave the number to autoscaling, if the role has it."""
 
     always: int
     """Tasks that never run on Spot."""
@@ -67,7 +67,7 @@ class Role:
     """Whether it gets NATS credentials."""
 
     security_groups: Sequence[ec2.ISecurityGroup] = ()
-    """Those that let clients in; every task also has the one that lets it out."""
+    """Groups that let clients in; every task also has the one that lets it out."""
 
 
 def customer(settings: Settings, table: dynamodb.ITable, adjustments: dynamodb.ITable) -> Role:
@@ -106,7 +106,7 @@ def customer(settings: Settings, table: dynamodb.ITable, adjustments: dynamodb.I
 
 
 class Tasks(Construct):
-    """An ECS service on Fargate, with no load balancer: work comes over the connections that tasks open.
+    """An ECS service on Fargate, with no load balancer: work arrives over the connections that tasks open.
 
     A role with a further container adds it to `definition`.
     """
@@ -201,7 +201,7 @@ def _environment(settings: Settings, region: str) -> dict[str, str]:
 
 
 def _capacity(settings: Settings, role: Role) -> list[ecs.CapacityProviderStrategy] | None:
-    """Return the capacity with Spot, None without. `always` tasks run on capacity that is never taken away."""
+    """Return the capacity providers with Spot, None without. `always` tasks run on capacity that is never reclaimed."""
     if not settings.spot:
         return None
     return [
