@@ -2,6 +2,6 @@
 
 import os
 
-# gRPC reads this when it is imported. Without it, gRPC restarts its threads in a child between fork and exec, on closed
+# gRPC reads this on import. Without it, gRPC restarts its threads in a child between fork and exec, on closed
 # descriptors, and the child dies of SIGABRT or SIGSEGV.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")

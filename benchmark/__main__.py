@@ -126,7 +126,7 @@ def cost(
 ) -> None:
     """Measure what one request costs on this machine: the service beside a Go peer, an echo and a baseline.
 
-    Starts everything it needs and takes some minutes. Exits with 1 when a figure misses its bound.
+    Starts everything it needs and takes some minutes. Exits with 1 if a figure misses its bound.
     """
     from benchmark.cost import run as costs  # noqa: PLC0415  imports gRPC and more, which no other command needs
 
@@ -170,7 +170,7 @@ def _loop(
 ) -> tuple[Loop, dict[str, str]]:
     """Return the loop that the options describe, and its settings for the result.
 
-    Raises `BenchmarkError` when they contradict each other.
+    Raises `BenchmarkError` if they contradict each other.
     """
     if rate is not None:
         if requests is not None or concurrency is not None:

@@ -1,4 +1,4 @@
-"""Read the instances' statistics (`$SRV.STATS`), and compute each one's share of a load."""
+"""Read the instances' statistics (`$SRV.STATS`), and compute each instance's share of a load."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Statistics:
 
 
 async def statistics(nc: Client) -> Mapping[str, Statistics]:
-    """Return instance id -> its statistics; empty when none answers."""
+    """Return instance id -> its statistics; empty if none answers."""
     return {
         answer["id"]: Statistics(
             requests=sum(endpoint["num_requests"] for endpoint in answer["endpoints"]),

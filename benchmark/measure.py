@@ -24,7 +24,7 @@ Work = Callable[[asyncio.Event], Awaitable[tuple[Result, str | None]]]
 """Measures until its event is set; returns the result, and a last line to print."""
 
 INTERRUPTED: Final = 130
-"""Exit code after Ctrl-C or SIGTERM, as shells use it."""
+"""Exit code after Ctrl-C or SIGTERM, the same as shells use."""
 
 progress_console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
@@ -84,7 +84,7 @@ def _console(output: OutputOptions) -> Console:
 
 
 async def _until_signal(work: Work) -> tuple[Result, str | None]:
-    """Run `work`. The first Ctrl-C or SIGTERM stops it with a report, the second one at once."""
+    """Run `work`. The first Ctrl-C or SIGTERM stops it with a report; the second stops it at once."""
     stop = asyncio.Event()
     task = asyncio.ensure_future(work(stop))
 

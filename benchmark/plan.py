@@ -35,7 +35,7 @@ from service.contracts.customer import BALANCE_ATTRIBUTE, KEY_ATTRIBUTE, Attribu
 
 ENDPOINT: Final = "AWS_ENDPOINT_URL_DYNAMODB"
 SEED: Final = 1
-"""Seed of every random draw, so a load can be repeated."""
+"""Seed of every random draw, so that a load can be repeated."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Plan:
 
     target: Target
     nats: NatsTarget | None
-    """Where to ask for the tasks' statistics; None if only the gateway is known."""
+    """Where to read the tasks' statistics; None if only the gateway is known."""
     timeout_s: float
     ids: int
     zipf: float | None
@@ -92,7 +92,7 @@ async def one_load(
 async def plan_of(load: LoadOptions) -> Plan:
     """Make a plan from the options.
 
-    Raises `BenchmarkError` when they contradict each other, or name something that does not exist.
+    Raises `BenchmarkError` if they contradict each other, or name something that does not exist.
     """
     timeout_s, warm_up_s = duration_s(load.timeout, "--timeout"), duration_s(load.warm_up, "--warm-up", or_zero=True)
     mix = parse_mix(load.mix)
@@ -132,9 +132,9 @@ def _user_for(mix: Collection[str], users: Sequence[User]) -> str:
 
 
 def balances(*, local: bool) -> dict[str, int]:
-    """Read every balance of the table, to compare replies with.
+    """Read every balance in the table, to compare replies with.
 
-    Raises `BenchmarkError` when the table cannot be read.
+    Raises `BenchmarkError` if the table cannot be read.
     """
     table = os.environ.get("DDB_TABLE") or (TABLE if local else None)
     if table is None:

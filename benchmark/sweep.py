@@ -13,7 +13,7 @@ Over = Literal["rate", "concurrency"]
 FIRST: Final[dict[Over, float]] = {"rate": 1000, "concurrency": 1}
 GROWTH: Final[dict[Over, float]] = {"rate": 1.5, "concurrency": 2}
 KEPT_SHARE: Final = 0.98
-"""A service that answers less than this share of the rate does not keep it."""
+"""A service that answers less than this share of the rate does not keep up."""
 FLAT: Final = 1.02
 """The service is saturated when doubling the concurrency raises throughput by less than this factor."""
 REFINEMENTS: Final = 3
@@ -30,9 +30,9 @@ async def sweep(
 ) -> tuple[list[SweepStep], float | None]:
     """Measure the `given` loads; without any, growing loads until one is too high, then loads between the last two.
 
-    A load that was not handled while the generators were the limit is measured a second time: it may have been their
-    noise. Return the steps in order of load, and the highest load handled: p99 within the target, no error, the rate
-    kept.
+    If a load was not handled while the generators were the limit, it is measured a second time: the cause may have been
+    generator noise. Return the steps in order of load, and the highest load handled: p99 within the target, no error,
+    the rate kept.
     """
 
     async def measured(loop: Loop) -> Measured:
@@ -61,7 +61,7 @@ async def sweep(
 
 
 def carried(over: Over, step: SweepStep, step_s: float, target_p99_ms: float) -> bool:
-    """Return whether the service kept up with the rate sent, which differs slightly from the target with Poisson."""
+    """Return whether the service kept up with the rate sent, which with Poisson differs slightly from the target."""
     measured = step.measured
     keeps = over == "concurrency" or measured.throughput >= KEPT_SHARE * measured.requests / step_s
     return keeps and not measured.interrupted and not measured.failed and measured.latency.p99_ms <= target_p99_ms
@@ -91,7 +91,7 @@ async def _refine(
     target_p99_ms: float,
     poisson: bool,
 ) -> None:
-    """Halve the distance between the highest rate handled and the lowest that was not."""
+    """Halve the distance between the highest rate handled and the lowest not handled."""
     for _ in range(REFINEMENTS):
         good = max((step.load for step in steps if carried("rate", step, step_s, target_p99_ms)), default=0.0)
         bad = min(step.load for step in steps if not carried("rate", step, step_s, target_p99_ms))

@@ -24,9 +24,9 @@ _HARMLESS: Final = {"description", "color_scheme", "jetstream_domain", "jetstrea
 
 
 def nats_target(server: str | None, creds: Path | None, context: str | None, *, user: str = CLIENT.name) -> NatsTarget:
-    """Return the target that the options name; the local system, with `user`, is the default.
+    """Return the target that the options name; the default is the local system, as `user`.
 
-    Raises `BenchmarkError` when a file is missing or the options contradict each other.
+    Raises `BenchmarkError` if a file is missing or the options contradict each other.
     """
     if context:
         if server or creds:
@@ -40,7 +40,7 @@ def nats_target(server: str | None, creds: Path | None, context: str | None, *, 
 
 
 def gateway_target(url: str, token_file: Path | None, *, user: str = GATEWAY.name) -> GatewayTarget:
-    """Return the gateway's target. Raises `BenchmarkError` when there is no token."""
+    """Return the gateway's target. Raises `BenchmarkError` if there is no token."""
     if not url.startswith(("http://", "https://")):
         raise BenchmarkError(f"--gateway {url} is not an HTTP address")
     if token_file:
@@ -55,7 +55,7 @@ def gateway_target(url: str, token_file: Path | None, *, user: str = GATEWAY.nam
 def from_context(name: str) -> NatsTarget:
     """Read a context of the nats CLI: https://docs.nats.io/using-nats/nats-tools/nats_cli#configuration-contexts.
 
-    Raises `BenchmarkError` when no context has that name, or it has a setting that the benchmark does not support.
+    Raises `BenchmarkError` if no context has that name, or it has a setting that the benchmark does not support.
     """
     folder = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "nats" / "context"
     path = folder / f"{name}.json"

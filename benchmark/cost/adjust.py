@@ -1,9 +1,9 @@
 """Measure `customer.adjust` beside its transactions, beside `customer.create`, and beside `customer.balance`.
 
-The transactions alone are those of `Ledger`, one adjustment each, in separate processes, as a task is: with the same
-client, event loop and engine, but with clients of their own. `python -m benchmark.cost.adjust many TABLE`, or `one
-TABLE`, is such a process: it keeps as many transactions in flight as a task does, or one. Each line of its input is a
-number of seconds, each line of its output the resulting `Writes`.
+The transactions alone are those of `Ledger`, one adjustment each, in a separate process like a task: with the same
+client library, event loop and engine, but adjusting other clients. `python -m benchmark.cost.adjust many TABLE`, or
+`one TABLE`, is such a process: it keeps as many transactions in flight as a task does, or one. Each line of its input
+is a number of seconds, each line of its output the resulting `Writes`.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ CLIENTS: Final = 1_000
 IN_FLIGHT: Final = 500
 """Adjustments of the service's load."""
 OF_ONE: Final = 100
-"""Adjustments of one client in flight."""
+"""Adjustments in flight when there is one client."""
 BESIDE_PER_S: Final = 200
 ROWS: Final = 2 * CLIENTS
-"""Rows of the table: the service's clients, and as many for the transactions alone."""
+"""Rows of the table: the service's clients, and as many again for the transactions alone."""
 SLOW_MS: Final = 8.0
-"""What a call takes where one client is adjusted: client "1", of both programs, as nothing is kept."""
+"""Time of a call when one client is adjusted: both programs may use client "1", because nothing is stored."""
 AT: Final = "2026-11-30T10:49:02.966Z"
 MANY: Final = "many"
 ONE: Final = "one"
@@ -51,7 +51,7 @@ Latency = Callable[[float], Awaitable[float]]
 
 @dataclass(frozen=True)
 class AdjustCost:
-    """The medians of the rounds' ratios."""
+    """Medians of the rounds' ratios."""
 
     of_transactions: float
     """Adjustments/s, relative to the transactions alone."""
@@ -59,17 +59,17 @@ class AdjustCost:
     """Adjustments/s of one client, relative to one transaction at a time."""
     cpu_over_create: float
     balance_beside: float
-    """p50 of `customer.balance` beside adjustments, relative to without."""
+    """p50 of `customer.balance` during adjustments, relative to without."""
 
 
 @dataclass(frozen=True)
 class Measures:
-    """What is measured in turns."""
+    """Measurements that take turns."""
 
     adjusted: Measure
     written: Measure
     adjusted_alone: Measure
-    """With a DynamoDB that answers at once, so that the CPU is the task's and not the waiting for an engine."""
+    """With a DynamoDB that answers at once, so that the CPU is the task's own and not spent waiting for an engine."""
     created_alone: Measure
     adjusted_one: Measure
     written_one: Measure
@@ -78,7 +78,7 @@ class Measures:
 def transacting(
     what: str, table: str, adjustments: str, dynamodb_env: Mapping[str, str]
 ) -> AbstractAsyncContextManager[Measure]:
-    """Run the process `what`; yield a function that has it write for a time."""
+    """Run the process `what`; yield a function that makes it write for a time."""
     return bare_loop("benchmark.cost.adjust", table, dynamodb_env, what, adjustments)
 
 
@@ -109,7 +109,7 @@ async def beside(
 async def balance_beside(
     without: Latency, beside: Latency, *, rounds: int, step_s: float, say: Callable[[str], None]
 ) -> float:
-    """Return the median of the ratios of p50."""
+    """Return the median of the p50 ratios."""
     ratios = []
     for number in range(rounds):
         order = (beside, without) if number % 2 else (without, beside)

@@ -1,10 +1,10 @@
 """Run the programs whose adjustments are measured (`adjust`): a task on an engine in memory, and two on a DynamoDB that
 takes a fixed time for a call, none or some milliseconds.
 
-On a disk, a transaction takes the local engine the time of a flush: 500 in flight would wait for longer than a request
-may. An item of a transaction costs it nearly as much as a transaction does, which DynamoDB's do not: so what one client
-gains by sharing a transaction is measured on the other. And all calls share its one thread, which DynamoDB's do not: so
-the CPU of a task, and what balances wait for beside adjustments, are measured on one that answers at once.
+With a disk, each transaction takes the local engine the time of a flush: 500 in flight would wait longer than a request
+may. Unlike in DynamoDB, an item costs it nearly as much as a transaction: so what one client gains by sharing a
+transaction is measured on the slow DynamoDB. All calls also share its one thread: so a task's CPU, and the latency
+of balances during adjustments, are measured on the one that answers at once.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from control_plane.resources import User
 from service.contracts import customer as contract
 
 AT_RANDOM: Final = 0.0
-"""Each client is as likely as any other: requests of different people do not come in turn."""
+"""Every client is equally likely: requests of different people do not come in turn."""
 LATE: Final = "503 UNAVAILABLE"
-"""A slow machine's engine may not come to all in time: what is late is refused, and counts as not done."""
+"""On a slow machine the engine may not be in time for all: what is late is refused, and counts as not done."""
 KEYS: Final = (contract.ADJUSTMENTS_PARTITION_KEY, contract.ADJUSTMENTS_SORT_KEY)
 
 
 async def measure(bench: Bench, *, in_flight: int, rounds: int, step_s: float, warm_up_s: float) -> AdjustCost:
-    """Measure a task that adjusts beside the transactions alone, its creates, and its balances."""
+    """Measure a task's adjustments beside the transactions alone, its creates, and its balances."""
     async with (
         bench.engine_in_memory(adjust.ROWS) as memory_env,
         bench.program(SERVICE, memory_env, account="adjustments", adjustments=ADJUSTMENTS) as on_engine,
@@ -82,7 +82,7 @@ def _writing(
 
 
 def _balances(bench: Bench, program: Program) -> tuple[Latency, Latency]:
-    """Return functions that measure balances without adjustments, and beside them."""
+    """Return functions that measure balances without adjustments, and during adjustments."""
 
     async def without(duration_s: float) -> float:
         one: Loop = Closed(requests=ENDLESS, concurrency=1, duration_s=duration_s)

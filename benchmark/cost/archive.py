@@ -1,9 +1,9 @@
 """Measure the archive: a task's rows/s relative to a bare loop of BatchWriteItem with the same client, and its CPU per
 row relative to a plain consumer (`plain_archive`), which no change of ours makes cheaper.
 
-The bare loop is a separate process, as a task is. `python -m benchmark.cost.archive` is that process: each line of its
+The bare loop is a separate process, like a task. `python -m benchmark.cost.archive` is that process: each line of its
 input is a number of rows, each line of its output the resulting `Writes`. A task's turn begins with as many events in
-the stream: it is stopped (SIGSTOP) while they pile up.
+the stream: the task is stopped (SIGSTOP) while they pile up.
 """
 
 from __future__ import annotations
@@ -61,13 +61,13 @@ class Archived:
     cpu_over_plain: float
     """CPU per row, relative to a plain consumer."""
     slow_busy: float
-    """Share of a core that a task uses with a DynamoDB that takes `SLOW_MS` per call: what is missing, it waits."""
+    """Share of a core that a task uses with a DynamoDB that takes `SLOW_MS` per call; the rest is waiting."""
 
 
 async def beside(
     archived: Measure, written: Measure, plain: Measure, *, rounds: int, step_s: float, say: Callable[[str], None]
 ) -> tuple[float, float]:
-    """Measure all three in turns; return the medians of rate over the bare loop's and CPU over the plain consumer's."""
+    """Measure all three in turns; return the median ratios: rate to the bare loop, CPU to the plain consumer."""
     counts = {archived: step_s * ROWS_PER_S, written: step_s * ROWS_PER_S, plain: step_s * PLAIN_ROWS_PER_S}
     for measure, count in counts.items():
         await measure(min(CHUNK, int(count)))
@@ -97,13 +97,13 @@ async def busy_when_slow(archived: Measure, *, rounds: int, step_s: float, say: 
 
 @asynccontextmanager
 async def archiving(task: Task) -> AsyncIterator[Measure]:
-    """Yield a function that has the task archive events; it raises `BenchmarkError` when that does not end."""
+    """Yield a function that makes the task archive events; it raises `BenchmarkError` if that does not end."""
     async with connected(task.writer) as writer, connected(task.reader) as reader:
         yield draining(task.child, partial(_publish, writer), partial(_backlog, reader.jetstream()))
 
 
 def writing(table: str, dynamodb_env: Mapping[str, str]) -> AbstractAsyncContextManager[Measure]:
-    """Run the process of the bare loop; yield a function that has it write a number of rows."""
+    """Run the process of the bare loop; yield a function that makes it write a number of rows."""
     return bare_loop("benchmark.cost.archive", table, dynamodb_env)
 
 
@@ -123,7 +123,7 @@ async def _backlog(jetstream: JetStreamContext) -> int:
 
 
 def make_rows(count: int) -> list[bytes]:
-    """Make encoded rows like those of a task."""
+    """Make encoded rows like a task's."""
     nonce, at = uuid.uuid4().hex[:8], "2026-11-25T06:23:29.123456789Z"
     rows = (
         {

@@ -1,4 +1,4 @@
-"""A bare loop of writes to a table, in a separate process, as a task is.
+"""A bare loop of writes to a table, in a separate process like a task.
 
 Each line of its input says how much to write, each line of its output is the result.
 """
@@ -22,7 +22,7 @@ TABLE: Final = "BARE_LOOP_TABLE"
 
 
 class Writes(BaseModel):
-    """Writes/s; CPU per write, if measured; or why the write failed."""
+    """Writes/s; CPU per write, if measured; or why writing failed."""
 
     rate: float = 0.0
     cpu_us: float = 0.0
@@ -33,9 +33,9 @@ class Writes(BaseModel):
 async def bare_loop(
     module: str, table: str, dynamodb_env: Mapping[str, str], *arguments: str
 ) -> AsyncIterator[Callable[[float], Awaitable[Writes]]]:
-    """Run the process; yield a function that has it write.
+    """Run the process; yield a function that makes it write.
 
-    The function raises `BenchmarkError` when a row cannot be written.
+    The function raises `BenchmarkError` if a row cannot be written.
     """
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", module, *arguments, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,

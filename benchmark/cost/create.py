@@ -1,6 +1,6 @@
 """Measure `customer.create` beside its write: the rate of creates over NATS relative to the writes alone.
 
-The writes alone are `Table.insert` in a loop, in a separate process, as a task is: with the same client, event loop and
+The writes alone are `Table.insert` in a loop, in a separate process like a task: with the same client, event loop and
 engine. `python -m benchmark.cost.create` is that process. Each line of its input is a number of seconds, each line of
 its output the resulting `Writes`.
 """
@@ -39,7 +39,7 @@ async def ratio(
 ) -> float:
     """Return the rate of creates over that of inserts: the median of turns.
 
-    A round of `step_s` is `TURNS` short turns: other load on the machine affects both, or spoils one turn of many.
+    A round of `step_s` is split into `TURNS` short turns: other load on the machine affects both, or spoils one of many.
     """
     both = (created, inserted)
     for measure in both:
@@ -55,7 +55,7 @@ async def ratio(
 async def inserting(table: str, dynamodb_env: Mapping[str, str]) -> AsyncIterator[Measure]:
     """Run the process that inserts into a table; yield a function that measures it.
 
-    The function raises `BenchmarkError` when a row cannot be written.
+    The function raises `BenchmarkError` if a row cannot be written.
     """
     async with bare_loop("benchmark.cost.create", table, dynamodb_env) as write:
 

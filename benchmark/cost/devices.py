@@ -1,8 +1,8 @@
-"""Measure the role `devices`: its CPU for a reading beside that of plain consumers, its memory, and what a connected
-device takes of nats-server's.
+"""Measure the role `devices`: its CPU per reading beside plain consumers, its memory, and how much of nats-server's
+memory a connected device takes.
 
 The readings of a turn are published while the process is stopped, as nats-server publishes what a device sends: to the
-subjects of `$MQTT_msgs`. Role and plain consumers (`bare_readings`) have each their own account.
+subjects of `$MQTT_msgs`. The role and each plain consumer (`bare_readings`) have their own accounts.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from service.nats.jetstream import backlog
 READINGS_PER_S: Final = 8_000
 """Readings per second of a step: a turn is a fixed number of readings, so that none is left for the next turn."""
 AT_A_TIME: Final = 50_000
-"""Most readings that pile up: they must fit into the server's stream."""
+"""Most readings that may pile up: they must fit into the server's stream."""
 CONNECTING: Final = 50
 HEADERS: Final = header_block({"Nmqtt-Pub": "1"})
-"""What nats-server adds to a message of QoS 1."""
+"""What nats-server adds to a QoS 1 message."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A role or a plain consumer, and the user that may do everything in its account."""
+    """A role or a plain consumer, and a user with every permission in its account."""
 
     child: Child
     admin: NatsTarget
@@ -49,17 +49,17 @@ class Task:
 
 @dataclass(frozen=True)
 class DevicesCost:
-    """The medians of the rounds' ratios, and memory."""
+    """Medians of the rounds' ratios, and memory."""
 
     cpu_over_bare: float
-    """CPU for a reading, relative to a consumer that only acknowledges."""
+    """CPU per reading, relative to a consumer that only acknowledges."""
     cpu_over_writing: float
-    """The same, relative to a consumer that writes the same rows."""
+    """CPU per reading, relative to a consumer that writes the same rows."""
     rate_of_writing: float
     memory: Sequence[tuple[int, float]]
     """(readings so far, resident MiB of the role)."""
     connection_kib: float
-    """Resident KiB of nats-server for a connected device."""
+    """Resident KiB of nats-server per connected device."""
 
 
 async def beside(
@@ -84,7 +84,7 @@ async def beside(
 
 @asynccontextmanager
 async def reading(task: Task) -> AsyncIterator[Measure]:
-    """Yield a function that has the process take readings; it raises `BenchmarkError` when that does not end."""
+    """Yield a function that makes the process take readings; it raises `BenchmarkError` if that does not end."""
     async with connected(task.admin) as admin:
         jetstream = admin.jetstream()
         yield draining(task.child, partial(_publish, admin), partial(_backlog, jetstream, contract.DATA_CONSUMER))
@@ -93,7 +93,7 @@ async def reading(task: Task) -> AsyncIterator[Measure]:
 async def memory(
     task: Task, measure: Measure, after: Sequence[int], online: int, say: Callable[[str], None]
 ) -> list[tuple[int, float]]:
-    """Return the role's memory after growing numbers of readings, while `online` devices are there."""
+    """Return the role's memory after growing numbers of readings, while `online` devices are connected."""
     async with connected(task.admin) as admin:
         await _greet(admin, online)
         while await _backlog(admin.jetstream(), contract.LIFE_CONSUMER):
@@ -104,14 +104,14 @@ async def memory(
 async def connection_kib(
     port: int, user: str, password: str, server: Child, connections: int, say: Callable[[str], None]
 ) -> float:
-    """Connect devices, each subscribed to the pulse at QoS 0; return by how much each lets nats-server grow."""
+    """Connect devices, each subscribed to the pulse at QoS 0; return by how much each makes nats-server grow."""
     process = psutil.Process(server.pid)
 
     async def some(first: int) -> list[Mqtt]:
         numbers = range(first, connections, CONNECTING)
         return [await _device(port, user, password, number) for number in numbers]
 
-    await _device(port, user, password, connections)  # the first makes streams and more for the account
+    await _device(port, user, password, connections)  # the first one creates streams and more
     before = process.memory_info().rss
     connected_devices = await asyncio.gather(*map(some, range(CONNECTING)))
     kib = float(process.memory_info().rss - before) / 1024 / connections
@@ -128,7 +128,7 @@ async def _device(port: int, user: str, password: str, number: int) -> Mqtt:
 
 
 async def _publish(admin: NatsClient, count: int) -> None:
-    """Publish readings with contents that no other turn's have."""
+    """Publish readings with contents that no other turn has."""
     now = int(time.time())
 
     def post(number: int) -> None:

@@ -1,4 +1,4 @@
-"""Let messages pile up before a stopped process, then let it go on: its rate, and its CPU for each message."""
+"""Let messages pile up before a stopped process, then resume it: its rate, and its CPU per message."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from service.nats.client import NatsClient, roundtrip
 POLL_S: Final = 0.02
 TURN_S: Final = 120.0
 CHUNK: Final = 2_000
-"""Messages to publish before the server is asked whether it has them."""
+"""Messages to publish before checking that the server has them."""
 
 Measure = Callable[[int], Awaitable[Writes]]
 """Number of messages -> result of handling them."""
 
 
 def draining(child: Child, publish: Callable[[int], Awaitable[None]], waiting: Callable[[], Awaitable[int]]) -> Measure:
-    """Return a function that has `child` handle messages, which `publish` makes and `waiting` counts.
+    """Return a function that makes `child` handle messages, which `publish` makes and `waiting` counts.
 
-    It raises `BenchmarkError` when that does not end.
+    It raises `BenchmarkError` if that does not end.
     """
 
     async def measure(count: int) -> Writes:
@@ -50,7 +50,7 @@ def draining(child: Child, publish: Callable[[int], Awaitable[None]], waiting: C
 
 
 def cpu_s(child: Child) -> float:
-    """Return the CPU seconds that a process has taken. Raises `BenchmarkError` when it has ended."""
+    """Return the CPU seconds that a process has used. Raises `BenchmarkError` if it has ended."""
     try:
         times = psutil.Process(child.pid).cpu_times()
     except psutil.NoSuchProcess:
@@ -59,7 +59,7 @@ def cpu_s(child: Child) -> float:
 
 
 async def post_all(nc: NatsClient, count: int, post: Callable[[int], None]) -> None:
-    """Call `post` with each number; return when the server has what it posted."""
+    """Call `post` with each number; return once the server has everything that was posted."""
     for number in range(count):
         post(number)
         if number % CHUNK == 0:

@@ -83,7 +83,7 @@ def requirements(
     devices: DevicesCost,
     loaded: float,
 ) -> list[Requirement]:
-    """Return the requirements, by the medians of the rounds' ratios. Without the Go peer, its figures are None.
+    """Return the requirements, from the medians of the rounds' ratios. Without the Go peer, its figures are None.
 
     `creates` and `loaded` are such medians: the rates of creates and of loaded rows, relative to bare writes.
     """

@@ -1,8 +1,8 @@
 """Measure `operations.load`: its rows/s from a file, relative to a bare loop of BatchWriteItem with the same client.
 
-Each is a process of its own. `python -m benchmark.cost.loading load`, or `bare`, is one: each line of its input is a
-number of rows, each line of its output the resulting `Writes`. What a load does is all in its time: the check of the
-file, reading it again, the conditions, the checkpoint. The bare loop has its rows ready, and overwrites what is there.
+Each runs in its own process: `python -m benchmark.cost.loading load`, or `bare`. Each line of its input is a number of
+rows, each line of its output the resulting `Writes`. The time includes everything that a load does: the check of the
+file, reading it again, the conditions, the checkpoint. The bare loop has its rows ready, and overwrites existing rows.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ from service.dynamodb.writer import CALL_TIMEOUT_S
 LOAD: Final = "load"
 BARE: Final = "bare"
 SLICES: Final = 10
-"""Parts of the bare writes, whose rows are ready in memory."""
+"""Parts into which the bare writes are split, whose rows are ready in memory."""
 WARM_UP: Final = 2_000
 
 
 def writing(what: str, table: str, dynamodb_env: Mapping[str, str]) -> AbstractAsyncContextManager[Measure]:
-    """Run the process `what`; yield a function that has it write a number of new rows."""
+    """Run the process `what`; yield a function that makes it write a number of new rows."""
     return bare_loop("benchmark.cost.loading", table, dynamodb_env, what)
 
 
 async def ratio(loaded: Measure, written: Measure, *, rows: int, say: Callable[[str], None]) -> float:
-    """Load a file of `rows` rows; return its rate over that of as many bare writes: half before it, half after it.
+    """Load a file of `rows` rows; return its rate relative to as many bare writes: half before it, half after it.
 
-    One file, not many small ones: what grows with a load shows only there. Two halves, as a machine's rate drifts.
+    One file, not many small ones: what grows with a load shows only there. Two halves, because a machine's rate drifts.
     """
     for measure in (loaded, written):
         await measure(min(rows, WARM_UP))
@@ -62,7 +62,7 @@ async def ratio(loaded: Measure, written: Measure, *, rows: int, say: Callable[[
 
 
 def file_of(rows: int, first: int, folder: Path) -> Path:
-    """Write a file of new clients, each with a name and a date as most rows have."""
+    """Write a file of new clients, each with a name and a date, like most rows."""
     path = folder / f"{first}.csv"
     lines = (f"{client_id},{balance},Ann Example,2024-01-23\n" for client_id, balance in _rows(rows, first))
     path.write_text("".join(["client_id,balance,name,created_at\n", *lines]))

@@ -1,4 +1,4 @@
-"""Run the programs that `cost` measures on real servers: a nats-server that all share, and a DynamoDB engine."""
+"""Run the programs that `cost` measures on real servers: one shared nats-server, and a DynamoDB engine."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ DEVICES: Final = "devices"
 """The account of the role devices."""
 BENCH_S: Final = 7_200
 TIMEOUT_S: Final = 15.0
-"""On a shared machine, the baseline answers some 100 requests/s, with 500 in flight."""
+"""On a shared machine, the baseline answers about 100 requests/s, with 500 in flight."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Bench:
 
     @asynccontextmanager
     async def engine_in_memory(self, rows: int) -> AsyncIterator[dict[str, str]]:
-        """Run an engine that writes no file: for transactions, whose rate is else the disk's."""
+        """Run an engine that writes no file: for transactions, whose rate would otherwise be the disk's."""
         folder, port = Path(tempfile.mkdtemp(dir=self._folder)), claim_port(0, "")
         async with dynamodb(folder, port, in_memory=True):
             env = environment(port)
@@ -156,7 +156,7 @@ class Bench:
     async def archive(
         self, account: str, dynamodb_env: dict[str, str], module: str = "service"
     ) -> AsyncIterator[archive_cost.Task]:
-        """Run a task of the archive, or another `module` in its place, on a stream in its own account."""
+        """Run a task of the archive, or another `module` instead, on a stream in its own account."""
         own = {
             "ARCHIVE_SOURCE": f"jetstream:{archive.STREAM}",
             "ARCHIVE_TABLE": EVENTS,
@@ -171,14 +171,14 @@ class Bench:
     async def devices(
         self, account: str, env: dict[str, str], module: str = "service"
     ) -> AsyncIterator[devices_cost.Task]:
-        """Run the role devices, or another `module` in its place, in its own account."""
+        """Run the role devices, or another `module` instead, in its own account."""
         own = {"DEVICES_LISTEN": f"127.0.0.1:{claim_port(0, '')}", **env}
         async with self._reader("devices", devices.USER, devices.INBOX_PREFIX, own, account, module) as (child, _, _):
             creds = self_hosted.administrator_of(self._state.operator(), self._accounts[account], expires_s=BENCH_S)
             yield devices_cost.Task(child, NatsTarget(servers=[self._url], creds=creds))
 
     async def connection_kib(self, connections: int) -> float:
-        """Return the KiB of nats-server's memory that each of these connected devices takes."""
+        """Return how many KiB of nats-server's memory each of these connected devices takes."""
         name = "device-1"
         files = await add(self._state, self._url, [name], DEVICES)
         password = files[name].read_text().strip()
@@ -196,7 +196,7 @@ class Bench:
     async def _reader(
         self, role: str, user: str, inbox: str, env: dict[str, str], account: str = "", module: str = "service"
     ) -> AsyncIterator[tuple[Child, NatsTarget, NatsTarget]]:
-        """Run a role that reads the stream; yield it, and the users of the stream's writer and of the role."""
+        """Run a role that reads the stream; yield it, the user that writes to the stream, and the role's user."""
         account = account or role
         files = Files(self._folder / "creds" / account)
         self._accounts[account] = await provision(self._url, self._state, files, account)
@@ -226,8 +226,8 @@ class Bench:
     ) -> Sample:  # fmt: skip
         """Run one load against a program; return its cost. Ids come in turn, or with `zipf` at random (0: evenly).
 
-        Raises `BenchmarkError` when a request failed, as its cost is not that of a reply, and `CancelledError` when
-        interrupted. A request that is `refused` with this error is no reply, and its cost is that of the others.
+        Raises `BenchmarkError` if a request failed, because its cost is not that of a reply, and `CancelledError` when
+        interrupted. Requests `refused` with this error are allowed: they count as no reply, but their cost is included.
         """
         raw = frames if endpoint == BALANCE else None
         plan = Plan(program.target, None, TIMEOUT_S, ids, zipf, 1, None, {}, {endpoint: 1.0}, frames=raw)

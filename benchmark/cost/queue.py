@@ -1,7 +1,7 @@
 """Measure the queue sidecar: beside a plain nats-py pull consumer, beside an empty gRPC call, and its memory.
 
-Sidecar and plain consumer take turns at batches of 100 from the same durable consumer, and the server confirms each
-deletion. Calls for one message are measured in turns with an empty call of the same server.
+The sidecar and the plain consumer take turns at batches of 100 from the same durable consumer, and the server confirms
+each deletion. Calls for one message are measured in turns with an empty call of the same server.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from service.nats.client import roundtrip
 
 BATCH: Final = 100
 SHORTER_S: Final = 20
-"""A visibility other than the consumer's own: it costs one more answer to the server per message."""
+"""A visibility other than the consumer's own: it costs one more reply to the server per message."""
 MESSAGES_PER_S: Final = 3_000
 """Messages per second of a step: a turn is a fixed number of messages, so that none is left for the next turn."""
 CALLS_PER_S: Final = 1_000
 """Calls of each kind, per second of a step."""
 TURN: Final = 200
 STREAM_HOLDS: Final = 10_000
-"""Messages to publish at a time: the stream discards what exceeds its 10 MB."""
+"""Messages to publish at a time: the stream discards those beyond its 10 MB."""
 
 Take = Callable[[int], Awaitable[None]]
 """Receives and deletes a number of messages."""
@@ -44,7 +44,7 @@ Take = Callable[[int], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Sidecar:
-    """A sidecar's address, and the users that write to its stream and read it."""
+    """A sidecar's address, and the users that write to its stream and read from it."""
 
     listen: str
     writer: NatsTarget
@@ -54,7 +54,7 @@ class Sidecar:
 
 @dataclass(frozen=True)
 class QueueCost:
-    """The medians of the rounds' ratios, and the sidecar's memory."""
+    """Medians of the rounds' ratios, and the sidecar's memory."""
 
     same: float
     """Messages/s with the consumer's own visibility, relative to the plain consumer."""
@@ -69,7 +69,7 @@ class QueueCost:
 async def measure(
     sidecar: Sidecar, *, rounds: int, step_s: float, totals: Sequence[int], say: Callable[[str], None]
 ) -> QueueCost:
-    """Measure everything. Raises `BenchmarkError` when messages do not arrive or cannot be deleted."""
+    """Measure everything. Raises `BenchmarkError` if messages do not arrive or cannot be deleted."""
     async with (
         connected(sidecar.writer) as writer,
         _plain(sidecar.reader) as plain,

@@ -1,4 +1,4 @@
-"""The measured calls of the queue sidecar, and an empty one of the same server: its health check."""
+"""The measured calls to the queue sidecar, and an empty call to the same server: its health check."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Argument = TypeVar("Argument")
 
 
 class QueueCalls:
-    """Makes the calls. Each raises `BenchmarkError` when messages do not arrive or cannot be deleted."""
+    """Makes the calls. Each raises `BenchmarkError` if messages do not arrive or cannot be deleted."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._stub = SQSServiceStub(channel)
@@ -48,7 +48,7 @@ class QueueCalls:
         return await _timed(self._health.Check, [request] * count)
 
     async def receive_one(self, count: int) -> tuple[float, list[str]]:
-        """Receive `count` times one message; return the seconds that took, and the receipts."""
+        """Receive one message `count` times; return the seconds that took, and the receipts."""
         receipts: list[str] = []
 
         async def one(limit: int) -> None:

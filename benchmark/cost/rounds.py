@@ -1,4 +1,4 @@
-"""What the measurements share: turns, so that other load on the machine affects all alike, and memory over a run."""
+"""Code shared by measurements: turns, so that other load on the machine affects all alike, and memory over a run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Found = TypeVar("Found")
 
 
 async def in_turns(measures: Sequence[Callable[[], Awaitable[Found]]], rounds: int) -> AsyncIterator[list[Found]]:
-    """Yield what each finds in a round, in the order given; every second round measures them in reverse."""
+    """Yield what each finds in a round, in the order given; every second round measures in reverse."""
     for number in range(rounds):
         order = measures[::-1] if number % 2 else measures
         found = {measure: await measure() for measure in order}
@@ -22,7 +22,7 @@ async def memory_after(
     totals: Sequence[int], work: Callable[[int], Awaitable[object]], pid: int, of: str, say: Callable[[str], None],
     *, at_a_time: int,
 ) -> list[tuple[int, float]]:  # fmt: skip
-    """Have the process work; return its resident MiB after each of these growing totals."""
+    """Make the process work; return its resident MiB after each of these growing totals."""
     found: list[tuple[int, float]] = []
     done = 0
     for total in totals:

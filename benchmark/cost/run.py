@@ -1,7 +1,7 @@
 """Measure a request's cost on this machine: the service beside the same design in Go, a lean echo and a baseline.
 
-All run the whole time, each in its own account of one nats-server, and are measured in turns, so that other load on the
-machine affects all alike. A ratio compares two programs in one round; the result is the median of the rounds.
+All run throughout, each in its own account of one nats-server, and are measured in turns, so that other load on the
+machine affects all alike. A ratio compares two programs in one round; the result is the median over the rounds.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ class Profile:
     tasks: Sequence[int]
     rows: Sequence[int]
     memory_after: Sequence[int]
-    """Read a task's memory after each of these numbers of requests, a sidecar's after as many messages, and that of the
-    role devices after as many readings.
+    """Read memory after each of these totals: a task's after requests, a sidecar's after messages, and that of the role
+    devices after readings.
     """
     online: int
-    """Devices with a record, while the role's memory is read."""
+    """Devices with a record while the role's memory is read."""
     connections: int
     loaded: int
-    """Rows of the file that is loaded."""
+    """Rows in the file that is loaded."""
     adjusting: int = IN_FLIGHT
     """Adjustments in flight."""
     warm_up_s: float = 1.0
@@ -73,7 +73,7 @@ QUICK: Final = Profile(
 async def measure(profile: Profile, console: Console, stop: asyncio.Event) -> CostResult:
     """Run every measurement.
 
-    Raises `BenchmarkError`, `LocalError` or `ProvisioningError` when one cannot run.
+    Raises `BenchmarkError`, `LocalError` or `ProvisioningError` if one cannot run.
     """
     started_at = results.now()
     with tempfile.TemporaryDirectory(prefix="balance-bench-") as folder:

@@ -1,7 +1,7 @@
 """A DynamoDB that takes a fixed time per call and accepts every row.
 
 `python -m benchmark.cost.slow_dynamodb PORT MS PARTITION-KEY SORT-KEY`. A real engine would be the bottleneck; this one
-costs next to nothing. It knows only the calls that are measured, and keeps nothing; every client has 100 points.
+costs next to nothing. It supports only the calls that are measured, and stores nothing; every client has 100 points.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ _ANSWERS: Final = {
 
 
 def _read(request: bytes) -> bytes:
-    """Return the balances that a BatchGetItem asks for, and no other row."""
+    """Return the balances that a BatchGetItem asks for, and no other rows."""
     asked = orjson.loads(request)["RequestItems"].get(_BALANCES, {"Keys": []})
     rows = [{**key, contract.BALANCE_ATTRIBUTE: {"N": "100"}} for key in asked["Keys"]]
     return _response({"Responses": {_BALANCES: rows}, "UnprocessedKeys": {}})
 
 
 class _Connection(asyncio.Protocol):
-    """Answers one request after another, as a client of DynamoDB sends them."""
+    """Answers requests one after another, which is how a DynamoDB client sends them."""
 
     def __init__(self, delay_s: float) -> None:
         self._delay_s = delay_s

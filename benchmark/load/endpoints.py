@@ -1,4 +1,4 @@
-"""The endpoints that a load requests: subject, request, and check of the reply."""
+"""The endpoints that a load requests: the subject, the request, and the check of the reply."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Mix = Mapping[str, float]
 class Endpoint:
     subject: str
     request: Callable[[str, str], bytes]
-    """Return the payload for a client id, and an id that no other request has."""
+    """Return the payload for a client id, and for an id that no other request has."""
     problem: Callable[[bytes, str, int | None], str | None]
     """Return what is wrong with a reply to a client id, or None. The last argument is the balance, if known."""
 
@@ -79,7 +79,7 @@ def _creating(client_id: str, _: str) -> bytes:
 
 
 def _adjusting(client_id: str, adjustment_id: str) -> bytes:
-    """Earn a point: it is never refused, as to redeem one may be."""
+    """Earn a point: unlike redeeming, that is never refused."""
     return orjson.dumps({"client_id": client_id, "adjustment_id": adjustment_id, "points": 1})
 
 

@@ -1,4 +1,4 @@
-"""Requests for balances and their replies as raw frames: one pass finds all replies of a read."""
+"""Raw frames of balance requests and their replies: one pass finds all the replies in a read."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ ODD: Final = (
 
 
 def requests(kind: Frames, ids: Iterator[str]) -> Iterator[Request]:
-    """Yield requests for `ids` in turn, without end: plain, each with a traceparent, or one in a hundred odd."""
+    """Yield requests for `ids` in turn, endlessly: plain, each with a traceparent, or one in a hundred odd."""
     header = TRACEPARENT if kind == "traceparent" else b""
     usual = cycle(request(_asking(client_id), header) for client_id in ids)
     if kind != "odd":

@@ -1,6 +1,6 @@
-"""One generator process: reads a `Job`, says it is ready, reads `Start` and any `Change`s, and ticks until done.
+"""A generator process: reads a `Job`, reports that it is ready, reads `Start` and any `Change`s, and ticks until done.
 
-The end of its input stops it, so that it never outlives its parent.
+It stops at the end of its input, so that it never outlives its parent.
 """
 
 from __future__ import annotations

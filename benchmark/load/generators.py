@@ -18,7 +18,7 @@ _LINE_BYTES: Final = 1 << 20
 
 
 def split(job: Job, processes: int) -> list[Job]:
-    """Divide the load among `processes` generators, or fewer, if there are not enough requests in flight."""
+    """Divide the load among `processes` generators, or fewer if there are too few requests in flight."""
     if isinstance(job.loop, Open):
         return [job.model_copy(update={"first": number, "stride": processes}) for number in range(processes)]
     processes = max(1, min(processes, job.loop.concurrency, job.loop.requests))
@@ -51,7 +51,7 @@ async def run(
 ) -> Totals:
     """Run the load and return its totals. Setting `stop` ends it early, once requests in flight have ended.
 
-    Raises `BenchmarkError` when a generator fails.
+    Raises `BenchmarkError` if a generator fails.
     """
     jobs = split(job, processes)
     totals = Totals()
@@ -103,7 +103,7 @@ async def _follow(
 
 
 async def next_tick(generator: asyncio.subprocess.Process) -> Tick:
-    """Return the generator's next tick. Raises `BenchmarkError` when it has failed."""
+    """Return the generator's next tick. Raises `BenchmarkError` if it has failed."""
     assert generator.stdout
     line = await generator.stdout.readline()
     if not line:

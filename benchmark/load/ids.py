@@ -12,7 +12,7 @@ _DRAWN_AT_ONCE = 10_000
 
 
 def client_ids(job: Job) -> Iterator[str]:
-    """Yield ids without end: in turn, or drawn from a Zipf distribution (id k has weight 1/k**zipf)."""
+    """Yield ids endlessly: in turn, or drawn from a Zipf distribution (id k has weight 1/k**zipf)."""
     names = [str(number) for number in range(1, job.ids + 1)]
     if job.zipf is None:
         for number in count(job.first, job.stride):

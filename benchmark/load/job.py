@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 TICK_S: Final = 0.25
 ENDLESS: Final = 1 << 40
-"""More requests than a closed loop that ends by its duration can send."""
+"""More requests than a closed loop with a duration can send."""
 
 
 class NatsTarget(BaseModel):
@@ -83,7 +83,7 @@ class Job(BaseModel):
     loop: Loop
     timeout_s: float
     ids: int
-    """Client ids are "1" to this number."""
+    """Client ids are "1" up to this number."""
     zipf: float | None = None
     """Exponent of the Zipf distribution; None: ids in turn."""
     seed: int = 0
@@ -91,7 +91,7 @@ class Job(BaseModel):
     stride: int = 1
     """This process sends the requests `first`, `first + stride`, ... of the whole load."""
     nonce: str = "load"
-    """Prefix of the ids of clients that this load creates."""
+    """Prefix for the ids of clients that this load creates."""
     expected: dict[str, int] | None = None
     """Client id -> correct balance; None: do not check."""
     frames: Frames | None = None
@@ -137,9 +137,9 @@ class Tick(BaseModel):
     cpu_share: float = 0.0
     """CPU use, as a share of one core."""
     last_active: float = 0.0
-    """When a request was last sent or a reply last came, on the monotonic clock."""
+    """When a request was last sent or a reply last received, on the monotonic clock."""
     last_done: float = 0.0
-    """When a request last ended, by a reply or a timeout, on the monotonic clock."""
+    """When a request last ended, with a reply or a timeout, on the monotonic clock."""
     final: bool = False
     problem: str | None = None
     """Why this generator failed."""

@@ -1,7 +1,7 @@
 """The load of one process: a closed loop keeps `concurrency` requests in flight, an open loop keeps a rate.
 
-In a closed loop, latency counts from when a request was sent. In an open loop it counts from when it was due: a service
-that stalls is charged for every request that it delayed, sent late or not (coordinated omission).
+In a closed loop, latency counts from when a request was sent. In an open loop, it counts from when the request was due:
+a service that stalls is charged for every request that it delayed, sent late or not (coordinated omission).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SWEEP_S: Final = 0.02
 
 
 class Load:
-    """Sends a job's requests and counts: sent = correct replies + errors + in flight, at any time."""
+    """Sends a job's requests and counts them: sent = correct replies + errors + in flight, at any time."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -48,7 +48,7 @@ class Load:
         self._reset()
 
     def stop(self) -> None:
-        """Send no more. `run` still waits for each request in flight, up to its timeout."""
+        """Send no more requests. `run` still waits for those in flight, up to their timeout."""
         self._stopped = True
         self._changed.set()
         if self._pacer:
@@ -60,7 +60,7 @@ class Load:
         self.stop()
 
     def change(self, change: Change) -> None:
-        """Continue with another open loop; drop what the former one has not sent yet."""
+        """Continue with another open loop; drop what the previous one has not sent yet."""
         kept = {"loop": change.loop, "mix": change.mix, "first": change.first, "stride": change.stride}
         self._job = self._job.model_copy(update=kept)
         self._names = draws(change.mix, self._job.seed + change.first)
@@ -69,9 +69,9 @@ class Load:
             self._pacer.stop()
 
     async def run(self, transport: Transport, start_at: float) -> None:
-        """Send everything from `start_at` (monotonic clock) on, and wait for the replies.
+        """Send everything, starting at `start_at` (monotonic clock), and wait for the replies.
 
-        Raises `BenchmarkError` when `fail` was called.
+        Raises `BenchmarkError` if `fail` was called.
         """
         self._send_request = transport.send
         await asyncio.sleep(max(0.0, start_at - time.monotonic()))
@@ -90,7 +90,7 @@ class Load:
             raise BenchmarkError(self._problem)
 
     async def on_reply(self, number: int, body: bytes, problem: str | None) -> None:
-        """Count a reply; the transport calls this. A reply after its timeout has been counted already."""
+        """Count a reply; the transport calls this. A reply after its timeout has already been counted."""
         waiting = self._in_flight.pop(number, None)
         if waiting is None:
             return

@@ -1,6 +1,6 @@
 """A cheap MQTT 3.1.1 client, for ten thousand connections in one process.
 
-https://docs.oasis-open.org/mqtt/mqtt/v3.1.1/os/mqtt-v3.1.1-os.html (the sections named below are of this document).
+https://docs.oasis-open.org/mqtt/mqtt/v3.1.1/os/mqtt-v3.1.1-os.html (section numbers below refer to it).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _PINGREQ: Final = b"\xc0\x00"
 _DISCONNECT: Final = b"\xe0\x00"
 _DUP: Final = 0x08
 _REFUSED: Final = 0x80
-"""A SUBACK's return code."""
+"""Return code of a SUBACK."""
 CODES: Final = {
     1: "it does not speak MQTT 3.1.1",
     2: "it does not take this client id",
@@ -29,7 +29,7 @@ CODES: Final = {
     4: "user or password are wrong",
     5: "this user may not connect",
 }
-"""A CONNACK's return codes (3.2.2.3)."""
+"""Return codes of a CONNACK (3.2.2.3)."""
 
 OnMessage = Callable[[str, bytes], None]
 
@@ -44,7 +44,7 @@ class Refused(ConnectionError):
 
 @dataclass(frozen=True)
 class Will:
-    """What the server publishes when the connection ends without DISCONNECT."""
+    """A message that the server publishes when the connection ends without DISCONNECT."""
 
     topic: str
     payload: bytes
@@ -52,17 +52,17 @@ class Will:
 
 
 class Mqtt(asyncio.Protocol):
-    """One connection. `closed` is done when it has ended, for whatever reason."""
+    """One connection. `closed` is done once it has ended, for whatever reason."""
 
     def __init__(self, on_message: OnMessage | None, unacknowledged: Mapping[int, bytes]) -> None:
         self.closed = asyncio.get_running_loop().create_future()
         self.unacknowledged = dict(unacknowledged)
-        """Packet id -> PUBLISH of QoS 1 without its PUBACK. Give it to the next connection, which sends it again."""
+        """Packet id -> PUBLISH of QoS 1 without a PUBACK. Pass this to the next connection, which sends it again."""
         self.acknowledged = 0
         self.session_present = False
         self._on_message = on_message
         self._waiting: dict[int, asyncio.Future[int]] = {}
-        """Packet id -> who waits for its acknowledgement; 0 is the connection's."""
+        """Packet id -> future of its acknowledgement; 0 is the connection's."""
         self._id = 0
         self._rest = b""
         self._ping: asyncio.TimerHandle | None = None
@@ -85,7 +85,7 @@ class Mqtt(asyncio.Protocol):
     ) -> Mqtt:
         """Connect, and send again what the last connection left `unacknowledged`.
 
-        Raise `Refused` with the server's return code, and `OSError` or `TimeoutError` when there is no answer.
+        Raise `Refused` with the server's return code, or `OSError` or `TimeoutError` if there is no answer.
         """
         _, mqtt = await asyncio.get_running_loop().create_connection(
             lambda: cls(on_message, unacknowledged), host, port, ssl=tls
@@ -106,12 +106,12 @@ class Mqtt(asyncio.Protocol):
         return mqtt
 
     async def publish(self, topic: str, payload: bytes, qos: int = 1) -> None:
-        """Publish, and wait for the PUBACK at QoS 1. Raise `ConnectionError` or `TimeoutError` when none comes."""
+        """Publish, and wait for the PUBACK at QoS 1. Raise `ConnectionError` or `TimeoutError` if there is none."""
         if number := self.send(topic, payload, qos):
             await self._answer(number)
 
     def send(self, topic: str, payload: bytes, qos: int = 1, *, retain: bool = False) -> int:
-        """Publish without waiting; return the packet id, 0 at QoS 0. `acknowledged` counts what came back."""
+        """Publish without waiting; return the packet id, or 0 at QoS 0. `acknowledged` counts the PUBACKs."""
         number = self._next_id() if qos else 0
         body = _text(topic) + (struct.pack("!H", number) if qos else b"") + payload
         packet = _packet(_PUBLISH | qos << 1 | retain, body)
@@ -121,20 +121,20 @@ class Mqtt(asyncio.Protocol):
         return number
 
     async def subscribe(self, topic: str, qos: int = 0) -> None:
-        """Subscribe. Raise `PermissionError` when the server refuses."""
+        """Subscribe. Raise `PermissionError` if the server refuses."""
         number = self._next_id()
         self._transport.write(_packet(_SUBSCRIBE, struct.pack("!H", number) + _text(topic) + bytes((qos,))))
         if await self._answer(number) == _REFUSED:
             raise PermissionError(f"the MQTT server refused the subscription to {topic}")
 
     async def disconnect(self) -> None:
-        """Leave in order: the server publishes no will."""
+        """Disconnect cleanly: the server publishes no will."""
         self._transport.write(_DISCONNECT)
         self._transport.close()
         await self.closed
 
     def abort(self) -> None:
-        """Drop the connection, as a device that loses its power: the server publishes the will."""
+        """Drop the connection, like a device that loses power: the server publishes the will."""
         self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -232,7 +232,7 @@ def _packet(kind: int, body: bytes) -> bytes:
 
 
 def _packets(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yield first byte, start and end of each whole packet (2.2)."""
+    """Yield first byte, start and end of each complete packet (2.2)."""
     at = 0
     while at + 1 < len(data):
         start, length, shift = at + 1, 0, 0

@@ -17,7 +17,7 @@ _NAP_S: Final = 0.02
 
 
 def moments(loop: Open, job: Job, start_at: float) -> Iterator[float]:
-    """Yield when this process's requests are due: every `stride`th of a constant rate, or a Poisson share of it."""
+    """Yield when this process's requests are due: every `stride`th of a constant rate, or a share of a Poisson one."""
     if not loop.poisson:
         for number in range(job.first, round(loop.rate * loop.duration_s), job.stride):
             yield start_at + number / loop.rate
@@ -31,7 +31,7 @@ def moments(loop: Open, job: Job, start_at: float) -> Iterator[float]:
 class Pacer:
     """Yields each moment when it comes, or at once if it has passed.
 
-    Its own thread sleeps in between, because an event loop's timers have a resolution of a millisecond.
+    Its own thread sleeps in between, because an event loop's timers have a resolution of one millisecond.
     """
 
     def __init__(self, due: Iterator[float]) -> None:
@@ -45,7 +45,7 @@ class Pacer:
         self._thread.start()
 
     def stop(self) -> None:
-        """Yield no more; drop moments not taken yet."""
+        """Yield no more; drop moments that were not taken yet."""
         self._stopped = True
         self._woken.set()
 

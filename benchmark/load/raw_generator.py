@@ -1,6 +1,6 @@
 """A load of raw frames: one pass per read, and one write for everything to send.
 
-It uses a fraction of the CPU of what it measures. It blocks: nothing else runs in its process.
+It uses a fraction of the CPU of what it measures. It blocks, so nothing else can run in its process.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from service.nats.client import roundtrip
 
 _READ_BYTES: Final = 1 << 18
 _AT_ONCE: Final = 2_000
-"""Most requests of an open loop in one write, so that a late loop reads in between."""
+"""Most requests of an open loop in one write, so that a loop that is late still reads in between."""
 _PAUSE_S: Final = 0.001
-"""An open loop sends what is due this often: one write per request would cost too much."""
+"""How often an open loop sends what is due: one write per request would cost too much."""
 
 
 class Record:
@@ -41,7 +41,7 @@ class Record:
 
     def __init__(self) -> None:
         self.last_s = 0.0
-        """When a reply last came, on the monotonic clock."""
+        """When a reply was last received, on the monotonic clock."""
         self.begin()
 
     def begin(self) -> None:
@@ -84,7 +84,7 @@ class ClosedLoop:
         self._record = Record()
 
     def run(self, start_at: float) -> None:
-        """Block until the last reply. Raises `BenchmarkError` when the server closes, or a reply comes twice."""
+        """Block until the last reply. Raises `BenchmarkError` if the server closes, or a reply comes twice."""
         time.sleep(max(0.0, start_at - time.monotonic()))
         self._record.begin()
         self._send(list(self._inboxes)[: self._left], time.monotonic())
@@ -98,12 +98,12 @@ class ClosedLoop:
                 next_tick += TICK_S
                 self._give_up(now)
                 tell(self._record.tick(len(self._in_flight)))
-                if select.select([sys.stdin], [], [], 0)[0]:  # its end
+                if select.select([sys.stdin], [], [], 0)[0]:  # end of input
                     self._left = 0
         tell(self._record.tick(0, final=True))
 
     def _read(self) -> None:
-        """Take all replies that have come, and send as many requests."""
+        """Take all replies that have arrived, and send as many requests."""
         try:
             came = self._connection.recv(_READ_BYTES)
         except BlockingIOError:  # a tick is due
@@ -151,7 +151,7 @@ class ClosedLoop:
         self._connection.sendall(b"".join(frames))
 
     def _give_up(self, now: float) -> None:
-        """End the load when a request has timed out: such a measurement shows no cost."""
+        """End the load if a request has timed out: such a measurement does not show the cost."""
         if self._in_flight and now - min(self._in_flight.values()) > self._timeout_s:
             self._record.errors[TIMEOUT] += len(self._in_flight)
             self._in_flight.clear()
@@ -161,8 +161,8 @@ class ClosedLoop:
 class OpenLoop:
     """Sends request number n of the whole load n/rate seconds after the start, however slow the replies.
 
-    Latency counts from that time. `run` blocks until each is answered or has timed out. It raises `BenchmarkError`
-    when the server closes.
+    Latency counts from that time. `run` blocks until each request is answered or has timed out. It raises
+    `BenchmarkError` if the server closes.
     """
 
     def __init__(self, job: Job, connection: socket.socket, inbox: bytes) -> None:
@@ -194,7 +194,7 @@ class OpenLoop:
                 next_tick += TICK_S
                 self._give_up(now)
                 tell(self._record.tick(len(self._waiting)))
-                if select.select([sys.stdin], [], [], 0)[0]:  # its end
+                if select.select([sys.stdin], [], [], 0)[0]:  # end of input
                     self._total = self._sent
         tell(self._record.tick(0, final=True))
 
@@ -240,7 +240,7 @@ class OpenLoop:
                 self._record.latencies_s.append(now - self._due_s(number))
 
     def _give_up(self, now: float) -> None:
-        """Time out the oldest requests: they were sent in order of their numbers."""
+        """Time out the oldest requests: they were sent in the order of their numbers."""
         while self._oldest < self._sent and now - self._due_s(self._oldest) > self._timeout_s:
             if self._oldest in self._waiting:
                 self._waiting.remove(self._oldest)
@@ -265,7 +265,7 @@ def drive(job: Job) -> None:
 
 
 async def _taken_over(target: Target) -> socket.socket:
-    """Return the socket of a connection made by nats-py. Raises `BenchmarkError` when that fails."""
+    """Return the socket of a connection made by nats-py. Raises `BenchmarkError` if that fails."""
     assert isinstance(target, NatsTarget)
     async with connected(target) as client:
         await roundtrip(client)

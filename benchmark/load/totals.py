@@ -1,4 +1,4 @@
-"""Add up what all generators did: in total, by endpoint, and by second."""
+"""Add up the results of all generators: in total, by endpoint, and by second."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Totals(Answers):
 
     @property
     def completed_s(self) -> float:
-        """From the first request to the end of the last one, even by a timeout."""
+        """From the first request to the end of the last one, even if by a timeout."""
         return max(0.0, self.last_done - self.started_at)
 
     @property

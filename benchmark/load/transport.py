@@ -1,4 +1,4 @@
-"""Send requests over NATS or through the HTTP gateway, and find the kind of each error."""
+"""Send requests over NATS or through the HTTP gateway, and classify errors."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ CONNECT_S: Final = 5
 _DENIED: Final = re.compile(r'permissions violation for publish to "([^"]+)"', re.IGNORECASE)
 
 OnReply = Callable[[int, bytes, str | None], Awaitable[None]]
-"""Called once per answered request, with its number, the reply, and the kind of its error or None."""
+"""Called once per answered request with its number, the reply, and the kind of error or None."""
 
 
 class Transport(Protocol):
     """Sends requests; replies go to the callback given to `opened`."""
 
     async def send(self, number: int, subject: str, payload: bytes) -> None:
-        """Send request `number`. Its failure goes to the callback too."""
+        """Send request `number`. A failure goes to the callback too."""
 
 
 @asynccontextmanager
 async def opened(
     target: Target, timeout_s: float, on_reply: OnReply, on_denied: Callable[[str], None]
 ) -> AsyncIterator[Transport]:
-    """Yield a transport to `target`. Calls `on_denied` when these credentials may not send such a request.
+    """Yield a transport to `target`. Calls `on_denied` if these credentials may not send such a request.
 
-    Raises `BenchmarkError` when it cannot connect.
+    Raises `BenchmarkError` if it cannot connect.
     """
     if isinstance(target, NatsTarget):
         async with connected(target, on_denied) as client:
@@ -70,7 +70,7 @@ async def opened(
 
 
 class OverNats:
-    """Sends requests with one shared inbox, which spares a future and a timer per request."""
+    """Sends requests with one shared inbox, which saves a future and a timer per request."""
 
     def __init__(self, client: Client, on_reply: OnReply) -> None:
         self.inbox = client.new_inbox()
@@ -78,7 +78,7 @@ class OverNats:
         self._on_reply = on_reply
 
     async def send(self, number: int, subject: str, payload: bytes) -> None:
-        # While the server is away and nats-py's buffer is full, the request stays in flight until its timeout.
+        # While the server is unavailable and nats-py's buffer is full, the request stays in flight until its timeout.
         with contextlib.suppress(nats.errors.OutboundBufferLimitError):
             await self._client.publish(subject, payload, reply=f"{self.inbox}.{number}")
 
@@ -129,7 +129,7 @@ class OverHttp:
 
 
 async def _reached(http: aiohttp.ClientSession, target: GatewayTarget) -> None:
-    """Raise `BenchmarkError` when no HTTP server answers there."""
+    """Raise `BenchmarkError` if no HTTP server answers there."""
     try:
         async with http.get(target.url, timeout=aiohttp.ClientTimeout(total=CONNECT_S)):
             pass
@@ -149,9 +149,9 @@ def _kind(headers: Mapping[str, str], data: bytes) -> str:
 def connected(
     target: NatsTarget, on_denied: Callable[[str], None] = lambda _: None
 ) -> AbstractAsyncContextManager[NatsClient]:
-    """Connect; reconnect from then on. Calls `on_denied` when the user may not publish.
+    """Connect, and reconnect from then on. Calls `on_denied` if the user may not publish.
 
-    Raises `BenchmarkError` with the server's reason when it cannot connect.
+    Raises `BenchmarkError` with the server's reason if it cannot connect.
     """
 
     async def note(error: Exception) -> None:

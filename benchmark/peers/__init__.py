@@ -1,1 +1,1 @@
-"""Programs to compare the service with: an echo, plain implementations, and the same design in Go."""
+"""Programs that the service is compared with: an echo, plain implementations, and the same design in Go."""

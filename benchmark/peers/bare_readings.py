@@ -1,6 +1,6 @@
 """A plain consumer of the devices' readings: nats-py fetches and acknowledges.
 
-With DEVICES_TABLE it also writes the role's rows, by the role's writer, before it acknowledges.
+With DEVICES_TABLE it also writes the role's rows, with the role's writer, before it acknowledges.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FETCH: Final = MAX_ITEMS * BATCHES
 
 
 class Rows:
-    """Writes what the role writes."""
+    """Writes the same rows as the role."""
 
     def __init__(self, table: str) -> None:
         self._writer = Writer(table, contract.PARTITION_KEY, contract.SORT_KEY, "DEVICES_TABLE")
@@ -41,7 +41,7 @@ class Rows:
 
 
 async def main() -> None:
-    """Serve until a signal ends the process: unacknowledged messages are delivered again."""
+    """Serve until a signal ends the process: unacknowledged messages are redelivered."""
     nc = await from_environment(contract.INBOX_PREFIX)
     consumer = await nc.jetstream().pull_subscribe_bind(contract.DATA_CONSUMER, contract.MQTT_STREAM)
     table = os.environ.get("DEVICES_TABLE")

@@ -27,7 +27,7 @@ from service.runtime.settings import load
 
 
 class Baseline:
-    """Answers one request at a time, as `nats.micro` dispatches them."""
+    """Answers one request at a time, which is how `nats.micro` dispatches them."""
 
     SETTINGS: ClassVar = CustomerSettings
 
@@ -50,7 +50,7 @@ class Baseline:
         )
 
     async def drain(self, timeout_s: float) -> None:
-        """Do nothing: the benchmark counts nothing that is lost here."""
+        """Do nothing: the benchmark does not count what is lost here."""
 
     async def close(self) -> None:
         await self._connection.close()
@@ -65,7 +65,7 @@ class Baseline:
         return ()
 
     def figures(self) -> None:
-        """Return None: it reports nothing to CloudWatch."""
+        """Return None: the baseline reports nothing to CloudWatch."""
 
     async def _balance(self, request: Request) -> None:
         client_id = json.loads(request.data)["client_id"]

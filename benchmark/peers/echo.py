@@ -20,7 +20,7 @@ REPLY: Final = b'{"balance":7120}'
 
 
 async def main() -> None:
-    """Serve until a signal ends the process: the benchmark counts nothing that is lost then."""
+    """Serve until a signal ends the process: the benchmark does not count what is lost then."""
     nc = await from_environment(contract.INBOX_PREFIX)
     inbox, published, stored = nc.new_inbox(), 0, 0
 

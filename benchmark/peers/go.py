@@ -12,11 +12,11 @@ from local.process import ROOT, running
 SOURCE: Final = ROOT / "benchmark" / "peers"
 BINARY: Final = ROOT / ".bench" / "peer"
 RUN_TIME: Final = ("GOGC", "GOMAXPROCS", "GOMEMLIMIT")
-"""Variables that tune Go's run-time: https://pkg.go.dev/runtime#hdr-Environment_Variables"""
+"""Variables that tune Go's runtime: https://pkg.go.dev/runtime#hdr-Environment_Variables"""
 
 
 def run_time() -> dict[str, str]:
-    """Return those variables of Go's run-time that are set here."""
+    """Return those variables of Go's runtime that are set here."""
     return {name: os.environ[name] for name in RUN_TIME if name in os.environ}
 
 

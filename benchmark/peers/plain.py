@@ -1,4 +1,4 @@
-"""nats-py as it is, which the programs that the service is compared with use: no client of ours."""
+"""Plain nats-py, without our client, for the programs that the service is compared with."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ async def plain_client(url: str, creds: str, inbox_prefix: str) -> Client:
 
 
 async def from_environment(inbox_prefix: str) -> Client:
-    """Connect as a process of the service would."""
+    """Connect like a process of the service."""
     creds = base64.b64decode(os.environ["NATS_CREDENTIALS"]).decode()
     return await plain_client(os.environ["NATS_URL"], creds, inbox_prefix)

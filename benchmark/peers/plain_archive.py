@@ -19,7 +19,7 @@ BATCH: Final = 100
 
 
 def row_of(msg: Msg) -> dict[str, Any]:
-    """Make the row that the archive makes of an event."""
+    """Make the row that the archive makes from an event."""
     metadata, at = msg.metadata, msg.metadata.timestamp.isoformat()
     return {
         contract.PARTITION_KEY: msg.subject.rpartition(".")[2],
@@ -35,7 +35,7 @@ def row_of(msg: Msg) -> dict[str, Any]:
 
 
 async def main() -> None:
-    """Serve until a signal ends the process: unacknowledged messages are delivered again."""
+    """Serve until a signal ends the process: unacknowledged messages are redelivered."""
     nc = await from_environment(contract.INBOX_PREFIX)
     consumer = await nc.jetstream().pull_subscribe_bind(contract.CONSUMER, contract.STREAM)
     table = boto3.resource("dynamodb", region_name=os.environ["AWS_REGION"]).Table(os.environ["ARCHIVE_TABLE"])

@@ -11,7 +11,7 @@ from benchmark.load.loops import TIMEOUT
 from benchmark.load.totals import Answers, Totals
 
 BUSY: Final = 0.9
-"""A generator that uses more of a core than this cannot keep up."""
+"""A generator that uses more than this share of a core cannot keep up."""
 LATE_SHARE: Final = 0.01
 
 
@@ -110,7 +110,7 @@ class Measured(Model):
         return sum(self.errors.values())
 
     def figures(self) -> dict[str, float]:
-        """Return name -> figure; with several endpoints, each one's too: `get.p99`."""
+        """Return name -> figure; with several endpoints, also each one's: `get.p99`."""
         each = {
             f"{endpoint.name}.{name}": value
             for endpoint in (self.endpoints if len(self.endpoints) > 1 else ())

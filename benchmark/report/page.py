@@ -27,7 +27,7 @@ _TAIL: Final = (0.0, 50.0, 90.0, 99.0, 99.9, 99.99, 99.999)
 
 
 def write_report(result: Result, path: Path) -> None:
-    """Write the page. Raises `BenchmarkError` when the file cannot be written."""
+    """Write the page. Raises `BenchmarkError` if the file cannot be written."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
@@ -75,7 +75,7 @@ def _charts(result: Result) -> Iterator[pygal.Graph]:
 
 
 def _distribution(result: RunResult) -> pygal.Graph:
-    """Draw latency over percentile, on an axis where each further nine takes the same room."""
+    """Draw latency by percentile, on an axis where each further nine takes the same space."""
     chart = _xy("Latency distribution", "percentile", "ms")
     chart.x_labels = [{"value": _nines(percentile), "label": f"{percentile:g} %"} for percentile in _TAIL]
     chart.add("latency", [(_nines(percentile), ms) for percentile, ms in result.curve if percentile < 100])

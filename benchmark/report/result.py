@@ -47,7 +47,7 @@ def _is_optimized() -> bool:
 
 
 class TaskShare(Model):
-    """One task's share, by its own statistics."""
+    """One task's share, from its own statistics."""
 
     id: str
     requests: int
@@ -74,7 +74,7 @@ class Header(Model):
     started_at: str
     machine: Machine
     settings: dict[str, str]
-    """The options as text. Holds no secret."""
+    """The options as text, without secrets."""
 
     @property
     def interrupted(self) -> bool:
@@ -133,7 +133,7 @@ class SweepResult(Header):
     target_p99_ms: float
     steps: list[SweepStep]
     best: float | None
-    """The highest load with p99 within the target, no error and the rate kept; None: not even the first step."""
+    """The highest load with p99 within the target, no error and the rate kept; None: not even the first step was."""
 
     @property
     def interrupted(self) -> bool:
@@ -200,7 +200,7 @@ class CostResult(Header):
     """(requests so far, resident MiB)."""
     claims: list[Requirement]
     left_out: str = ""
-    """Why there is no Go peer."""
+    """Why there is no Go peer, or ''."""
 
     def figures(self) -> dict[str, float]:
         return {claim.name: claim.figure for claim in self.claims if claim.figure is not None}
@@ -230,7 +230,7 @@ def check_writable(path: Path) -> None:
 def write(result: Result, path: Path) -> None:
     """Write the result; `-` is standard output.
 
-    Raises `BenchmarkError` when the file cannot be written.
+    Raises `BenchmarkError` if the file cannot be written.
     """
     if path == STDOUT:
         print(result.model_dump_json(indent=1))
@@ -243,7 +243,7 @@ def write(result: Result, path: Path) -> None:
 
 
 def read(path: Path) -> Result:
-    """Read a result. Raises `BenchmarkError` when the file is missing, or not a result of this version."""
+    """Read a result. Raises `BenchmarkError` if the file is missing, or is not a result of this version."""
     try:
         text = path.read_text()
         version = json.loads(text).get("version")

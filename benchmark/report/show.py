@@ -17,12 +17,12 @@ from benchmark.report.result import Result
 from benchmark.report.tables import Grid, comparison, grids, remarks
 
 PLAIN_S: Final = 2.0
-"""Seconds between two lines without a terminal."""
+"""Seconds between two lines when there is no terminal."""
 _STYLES: Final = {"ok": "green", "NO": "red"}
 
 
 class Progress:
-    """Shows one line that is rewritten on a terminal, or a new line every two seconds elsewhere. On stderr."""
+    """Shows progress on stderr: one line, rewritten, on a terminal; elsewhere a new line every two seconds."""
 
     def __init__(self, console: Console, label: str = "") -> None:
         self._console = console

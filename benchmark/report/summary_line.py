@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def summary_line(requests: int, concurrency: int, timeout_s: float, elapsed_s: float) -> str:
-    """Return the line, without that program's average: it was the whole time over the number of requests."""
+    """Return the line, without that program's average, which was the whole time divided by the number of requests."""
     return (
         f"Total of {requests} requests, with max concurrency {concurrency}, and request timeout "
         f"{go_duration(round(timeout_s * 1e9))}, completed in {go_duration(round(elapsed_s * 1e9))}"

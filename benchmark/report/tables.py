@@ -1,4 +1,4 @@
-"""Format a result as tables of text, for the terminal and the report."""
+"""Format a result as text tables, for the terminal and the report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmark.report.result import CHECKED, CostResult, Result, RunResult, Swee
 
 @dataclass(frozen=True)
 class Grid:
-    """A table: its first `left` columns are text, the others figures."""
+    """A table: its first `left` columns are text, the others are figures."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -26,7 +26,7 @@ def grids(result: Result) -> list[Grid]:
 
 
 def remarks(result: Result) -> Iterator[str]:
-    """Yield what a reader must know besides the figures."""
+    """Yield what a reader must know in addition to the figures."""
     if isinstance(result, SweepResult):
         yield _found(result)
     if isinstance(result, CostResult) and result.memory:
@@ -65,7 +65,7 @@ def _found(result: SweepResult) -> str:
 
 
 def is_limited(result: SweepResult) -> bool:
-    """Return whether the generators, not the service, were the limit of the lowest load that was not handled."""
+    """Return whether the generators, not the service, were the limit at the lowest load that was not handled."""
     above = [step for step in result.steps if result.best is None or step.load > result.best]
     return bool(above) and min(above, key=lambda step: step.load).measured.at_generators_limit
 

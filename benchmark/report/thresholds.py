@@ -51,7 +51,7 @@ class Threshold:
 
 
 def run_figures(mix: Mix) -> Sequence[str]:
-    """Return the names of a run's figures; with several endpoints, each one's too: `get.p99`."""
+    """Return the names of a run's figures; with several endpoints, also each one's: `get.p99`."""
     each = [f"{name}.{figure}" for name in mix for figure in (*DURATIONS, "errors")] if len(mix) > 1 else []
     return [*RUN, *each]
 
@@ -89,7 +89,7 @@ def _is_duration(figure: str) -> bool:
 def duration_s(text: str, option: str, *, or_zero: bool = False) -> float:
     """Parse `5s`, `250ms` or `1m30s`; return seconds.
 
-    Raises `BenchmarkError` that names the option.
+    Raises `BenchmarkError` with the option's name.
     """
     if or_zero and text in {"0", "0s"}:
         return 0.0

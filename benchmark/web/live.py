@@ -24,14 +24,14 @@ ENDLESS_S: Final = 1e9
 SHORT: Final = 0.95
 """Generators that send less than this share of the rate fall short."""
 PATIENCE: Final = 2
-"""Consecutive seconds in which they must fall short before a process is added."""
+"""Consecutive seconds in which generators must fall short before a process is added."""
 FULL: Final = 0.95
 """Above this share of all cores, another process would only slow the others down."""
 
 
 @dataclass(frozen=True)
 class Controls:
-    """What the page's controls are set to."""
+    """The state of the page's controls."""
 
     rate: float = 0.0
     mix: Mix = field(default_factory=lambda: {BALANCE: 1.0})
@@ -41,7 +41,7 @@ class Controls:
 
 
 class Live:
-    """Runs one load at a time; `seconds` returns what happened since its last call."""
+    """Runs one load at a time; `seconds` returns what happened since the last call."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -52,7 +52,7 @@ class Live:
         self._short = 0
         self._seen = 0
         self._permitted: set[str] = set()
-        """Endpoints that the user may ask."""
+        """Endpoints that the user may request."""
         self.controls = Controls(mix=plan.mix)
         self.running = False
         self.note = ""
@@ -65,13 +65,13 @@ class Live:
 
     @property
     def target_rate(self) -> float:
-        """Requests/s that are asked for now."""
+        """Requests/s that are wanted now."""
         return self.controls.rate if self.running else 0
 
     async def start(self, controls: Controls) -> None:
         """Start the load, or change it to these settings.
 
-        Raises `BenchmarkError` when its user may not ask this, or a generator cannot connect.
+        Raises `BenchmarkError` if its user may not request these endpoints, or a generator cannot connect.
         """
         unknown = controls.mix.keys() - self._permitted
         await check_permitted(self._plan.target, sorted(unknown))
@@ -147,7 +147,7 @@ class Live:
             raise
 
     def _next_moment(self) -> float:
-        """Return a time at a whole number of ticks since the start, so that every second has the same number."""
+        """Return a time at a whole number of ticks since the start, so that every second has equally many."""
         soon = time.monotonic() + HEAD_START_S
         if not self.totals.started_at:
             self.totals.started_at = soon

@@ -1,4 +1,4 @@
-"""See that the user of a load may ask what the load asks, before it starts."""
+"""Check that the user of a load may send its requests, before it starts."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ WRITING: Final = {ADJUST, CREATE}
 async def check_permitted(target: Target, endpoints: Iterable[str]) -> None:
     """Raise `BenchmarkError` if the server refuses requests to one of these endpoints.
 
-    It asks for client 1, and of `create` and `adjust` nothing, which the service refuses: nothing is written. A gateway
-    is not asked: what it refuses is among the load's errors.
+    It asks for client 1. Requests to `create` and `adjust` are empty: the service refuses them, and nothing is written.
+    A gateway is not checked: what it refuses is among the load's errors.
     """
     if not isinstance(target, NatsTarget):
         return

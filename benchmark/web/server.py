@@ -1,7 +1,7 @@
 """Serve the live page over HTTP on loopback: a load with controls, charts and tasks.
 
-Only this machine can reach it, and only under its own name, against DNS rebinding. Only its own page or a program may
-change anything: a browser sends the origin of a request.
+Only this machine can reach it, and only under its own name, against DNS rebinding. Only the page itself or a program
+may change anything: a browser sends the origin of a request.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ HEADERS: Final = {
 }
 
 UNREAD: Final = 100
-"""Most states that wait for a tab which does not read; the oldest are dropped first."""
+"""Most states that wait for a tab that does not read; the oldest are dropped first."""
 
 
 class Page:
-    """The state that the page and scripts get each second."""
+    """The state that the page and scripts receive each second."""
 
     def __init__(self, live: Live) -> None:
         self._live = live
@@ -186,7 +186,7 @@ async def _guarded(
 def _controls(request: web.Request, now: Controls) -> Controls:
     """Parse the query; settings that it omits stay unchanged.
 
-    Raises `BenchmarkError` when it is invalid.
+    Raises `BenchmarkError` if it is invalid.
     """
     query = request.query
     strange = sorted(query.keys() - {"rate", "mix", "poisson", "processes"})
@@ -209,7 +209,7 @@ def _controls(request: web.Request, now: Controls) -> Controls:
 async def serving(plan: Plan, port: int) -> AsyncIterator[str]:
     """Serve the page; yield its address.
 
-    Raises `BenchmarkError` when the port is taken, uPlot is not installed, or NATS cannot be reached.
+    Raises `BenchmarkError` if the port is taken, uPlot is not installed, or NATS cannot be reached.
     """
     missing = [path for path in FILES.values() if not path.is_file()]
     if missing:

@@ -1,4 +1,4 @@
-"""Make a line per task of the service, from two of its `$SRV.STATS` answers."""
+"""Make a line per task of the service, from two successive `$SRV.STATS` answers."""
 
 from __future__ import annotations
 
