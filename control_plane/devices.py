@@ -1,4 +1,4 @@
-"""Devices of an account on your own nats-server: who may connect over MQTT, with which JWT (ADR 17).
+"""Devices of an account on your own nats-server: which may connect over MQTT, and with which JWT (ADR 17).
 
 A device's JWT is signed with the account's signing key for devices, and names the device: its name is its permission.
 The JWT is stored nowhere. The key of its user is derived from the operator's seed, the device's name and a serial

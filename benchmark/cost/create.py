@@ -39,7 +39,7 @@ async def ratio(
 ) -> float:
     """Return the rate of creates over that of inserts: the median of turns.
 
-    A round of `step_s` is split into `TURNS` short turns: other load on the machine affects both, or spoils one of many.
+    A round of `step_s` is split into `TURNS` short turns: other load on the machine affects both, or spoils one.
     """
     both = (created, inserted)
     for measure in both:

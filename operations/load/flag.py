@@ -28,7 +28,7 @@ REMEDY: Final = (
 
 
 async def set_flag() -> str:
-    """Return once no task adds rows any more: what the operator must know about rows that exist, or ''.
+    """Wait until no task adds rows any more; return what the operator must know about existing rows, or ''.
 
     Raises `ServiceError` if the bucket cannot be reached with NATS_URL and NATS_CREDENTIALS.
     """

@@ -2,7 +2,7 @@
 
 | statement | condition | when it fails, the row |
 | --- | --- | --- |
-| INSERT | no row has the key (DynamoDB's rule) | is there |
+| INSERT | no row has the key (DynamoDB's rule) | exists already |
 | UPDATE, with --replace | it has no adjustments | is missing, or has adjustments |
 
 https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/ql-reference.multiplestatements.batching.html
@@ -46,7 +46,7 @@ https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_BatchStatemen
 class Result:
     written: int = 0
     there: int = 0
-    """Rows that were there already, or were written by a call whose answer was lost."""
+    """Rows that existed already, or were written by a call whose answer was lost."""
     refused: list[int] = field(default_factory=list)
     """Lines of clients with adjustments, which are not replaced."""
 
