@@ -26,7 +26,7 @@ SERVERS_OWN: Final = "$MQTT_"
 async def plan(provider: Provider, name: str, wanted: Account, files: Files) -> Plan:
     """Compare; change nothing.
 
-    Raises `ProvisioningError` when an account of that name exists but this program did not create it.
+    Raises `ProvisioningError` if an account of that name exists but this program did not create it.
     """
     return await compare(provider, name, await find(provider, name), wanted, files)
 
@@ -87,7 +87,7 @@ async def apply(provider: Provider, planned: Plan) -> AsyncIterator[Step]:
 async def find(provider: Provider, name: str, *, adopt: bool = False) -> AccountSummary | None:
     """Return our account of that name, preferring an exact match to one in another case; None if there is none.
 
-    Raises `ProvisioningError` when it is the system account, or was created elsewhere and `adopt` is false.
+    Raises `ProvisioningError` if it is the system account, or was created elsewhere and `adopt` is false.
     """
     accounts = await provider.accounts()
     named = [account for account in accounts if account.name == name]

@@ -14,7 +14,7 @@ from service.contracts import customer as contract
 async def clear(nats_url: str, creds: str) -> bool:
     """Remove the flag, as user `service`; return whether it was set. The next task to start then seeds.
 
-    Raises `ProvisioningError` when the bucket cannot be reached.
+    Raises `ProvisioningError` if the bucket cannot be reached.
     """
     async with connected(nats_url, creds, inbox_prefix=contract.INBOX_PREFIX) as client:
         try:

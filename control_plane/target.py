@@ -114,7 +114,7 @@ def _token(config: Path) -> str:
 
 
 def service_creds(files: Files) -> str:
-    """Return the service's credentials. Raises `ProvisioningError` when they are missing or damaged."""
+    """Return the service's credentials. Raises `ProvisioningError` if they are missing or damaged."""
     creds = files.creds_anywhere(SERVICE.name)
     path = files.former_path(SERVICE.name) or files.creds_path(SERVICE.name)
     if creds is None:

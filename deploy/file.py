@@ -14,7 +14,7 @@ class SettingsError(Exception):
 
 
 def read(path: Path = FILE) -> dict[str, Any]:
-    """Return its contents. Raise `SettingsError` when it cannot be read or parsed."""
+    """Return its contents. Raise `SettingsError` if it cannot be read or parsed."""
     try:
         return tomllib.loads(path.read_text())
     except (OSError, tomllib.TOMLDecodeError) as error:

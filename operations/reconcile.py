@@ -126,7 +126,7 @@ class Reconciliation:
         self.found = Found()
 
     async def run(self) -> Found:
-        """Compare every balance with its ledger. Raises `ServiceError` when a table cannot be read."""
+        """Compare every balance with its ledger. Raises `ServiceError` if a table cannot be read."""
         await scan(self._api, self._balances, "DDB_TABLE", self._take_balances, self._progress, segments=self._segments)
         names = (contract.ADJUSTMENTS_PARTITION_KEY, contract.ADJUSTMENTS_SORT_KEY, *_NUMBERS)
         await scan(

@@ -19,7 +19,7 @@ REMEDY: Final = "see its name, AWS_REGION, and that your AWS credentials may rea
 
 
 def client() -> Any:
-    """Return boto3's client. Raises `ServiceError` when the AWS configuration is incomplete."""
+    """Return boto3's client. Raises `ServiceError` if the AWS configuration is incomplete."""
     try:
         return boto3.Session(botocore_session=aws_session()).client("s3")
     except (BotoCoreError, ValueError) as error:

@@ -63,7 +63,7 @@ async def scan(
     """Pass each row of a table to `take`, a page at a time. Each row is read consistently, when its page is read.
 
     `variable` is the environment variable with the table's name; `only` lists the attributes to read, if not all.
-    Raises `ServiceError` when it cannot be read.
+    Raises `ServiceError` if it cannot be read.
     """
 
     async def segment(number: int) -> None:

@@ -41,7 +41,7 @@ FOR_GOOD: Final = 253_402_300_799
 def connected(
     servers: str | Sequence[str], creds: str, *, inbox_prefix: str = "_INBOX"
 ) -> AbstractAsyncContextManager[Client]:
-    """Connect, without reconnecting later. Raises `ProvisioningError` when no connection can be made."""
+    """Connect, without reconnecting later. Raises `ProvisioningError` if no connection can be made."""
     return connect.connected(
         servers, creds, _not_connected, client=PatientClient, within_s=TIMEOUT_S, reconnects=False,
         inbox_prefix=inbox_prefix,

@@ -67,7 +67,7 @@ class Synadia:
         )  # fmt: skip
 
     async def max_replicas(self) -> int:
-        """Return the system's replicas. Raises `ProvisioningError` when it has no JetStream."""
+        """Return the system's replicas. Raises `ProvisioningError` if it has no JetStream."""
         return self._system.replicas
 
     async def takes_batches(self) -> bool:

@@ -27,7 +27,7 @@ class System:
     def replicas(self) -> int:
         """Replicas of its largest tier; without tiers, as many as its nodes allow.
 
-        Raises `ProvisioningError` when it has no JetStream.
+        Raises `ProvisioningError` if it has no JetStream.
         """
         if not self.jetstream:
             raise ProvisioningError(f"system {self.name} has no JetStream, which the stream and the bucket need")

@@ -25,7 +25,7 @@ class Source(Protocol):
     """Bytes; None: a pipe, which cannot be read twice."""
 
     def blocks(self, offset: int = 0) -> AsyncIterator[bytes]:
-        """Yield the bytes from `offset` on. Raises `ServiceError` when they cannot be read."""
+        """Yield the bytes from `offset` on. Raises `ServiceError` if they cannot be read."""
 
 
 class File:
