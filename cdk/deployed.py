@@ -85,7 +85,7 @@ def deletion(settings: Settings, image: str) -> str:
 
 
 def _resources(settings: Settings) -> list[Mapping[str, Any]]:
-    """List the stack's resources, without those never created, deleted, or kept when the stack was deleted."""
+    """List the stack's resources, without those never created, deleted, or retained outside the stack."""
     if is_first(settings):
         return []
     pages = client("cloudformation", settings).get_paginator("list_stack_resources")
