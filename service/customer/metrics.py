@@ -126,7 +126,7 @@ class Minute:
     def figures(self, *, serving: bool) -> Mapping[str, Figure]:
         """Return a value for each metric of `UNITS`, and those that are only in the log line.
 
-        Omit the latencies if no request got a balance or NOT_FOUND.
+        Omit the latencies if no request was answered with OK or NOT_FOUND.
         """
         before, now = self._last, self._read()
         self._last = now

@@ -30,7 +30,7 @@ from service.runtime.errors import ServiceError
 from service.runtime.metrics import Histogram
 
 DEADLINE_S: Final = 1.9
-"""Seconds from a batch's first call to its last answer. While it forms, too, a requester waits: at most 2 s in all."""
+"""Seconds from a batch's first call to its last answer: with the batch's forming, a requester waits 2 s at most."""
 CALL_TIMEOUT_S: Final = 0.9
 MAX_CALLS: Final = 3
 BACKOFF_S: Final = 0.05

@@ -95,8 +95,8 @@ class NatsClient(ReconnectingClient):
     def post(self, subject: str, payload: bytes, reply: str = "", headers: bytes = b"") -> None:
         """Publish without a coroutine. `headers` must be encoded (`header_block`).
 
-        Raise `nats.errors.Error` where `publish` does, and if nats-py's write buffer is full. Do not validate the
-        subjects.
+        Raise `nats.errors.Error` where `publish` does, and if nats-py's write buffer is full. The subjects are not
+        validated.
         """
         self._check(len(payload))
         if headers:

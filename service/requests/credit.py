@@ -52,9 +52,9 @@ from service.requests.grants import Take, Window
 log: Final = structlog.get_logger("service.micro")
 
 LEAST: Final = 1024
-"""Requests. The least room of a slow task is this or half of `max_in_flight`, if more; never over `max_in_flight`."""
+"""Least room in requests, however slow the task: this or half of `max_in_flight`, if more; at most `max_in_flight`."""
 AHEAD_S: Final = 0.25
-"""Seconds of answers to hold: longer than a task is throttled, shorter than a requester waits."""
+"""Seconds of answers to hold: longer than throttling stops a task, shorter than a requester waits."""
 RATE_S: Final = 1.0
 RECENT_S: Final = 10.0
 PIECES: Final = 16

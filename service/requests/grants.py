@@ -47,7 +47,10 @@ class Window:
         """By sid: the grants it was made with, and how many messages it may still deliver."""
 
     def add(self, sids: Sequence[str], limit: int, empty_s: float) -> None:
-        """Record grants of `limit` requests each, made now; the last `empty_s` seconds without credit are counted."""
+        """Record grants of `limit` requests each, made now.
+
+        The last `empty_s` seconds are already counted as time without credit.
+        """
         now_s = time.monotonic()
         since_s = now_s - self.granted_s if self.granted_s is not None else 0.0
         self.granted_s = now_s

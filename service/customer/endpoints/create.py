@@ -61,7 +61,10 @@ def name_of(body: dict[str, Any]) -> str:
 
 
 def created_at_of(body: dict[str, Any]) -> str | None:
-    """Return a date unchanged and a date-time in UTC, which is assumed without an offset. Raise `BadRequest`."""
+    """Return a date unchanged, and a date-time in UTC, which is assumed if it has no offset.
+
+    Raise `BadRequest` if it is neither.
+    """
     given = body.get("created_at")
     if given is None:
         return None

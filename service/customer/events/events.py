@@ -100,7 +100,7 @@ class Events:
     def publish(
         self, client_ids: Sequence[str], payloads: Sequence[str], context: Mapping[str, str] | None = None
     ) -> None:
-        """Publish each client's balance, now or when the stream is reachable again; never raise because it is not."""
+        """Publish each client's balance, now or when the stream is reachable again. Its outage raises nothing."""
         self._publish(self._outbox.add([f"{EVENT_PREFIX}{client_id}" for client_id in client_ids], payloads, context))
 
     def publish_once(

@@ -81,7 +81,7 @@ class Ledger:
         self._api: DynamoDB
 
     def open(self) -> None:
-        """Read the AWS configuration. Raises `ServiceError` if it is incomplete."""
+        """Read the AWS configuration. Raise `ServiceError` if it is incomplete."""
         if not self._is_open:
             self._api = DynamoDB.configured(CALL_TIMEOUT_S)
             self._is_open = True
@@ -181,7 +181,10 @@ class Ledger:
         self.stats.transaction_entries.observe(entries)
 
     async def page(self, client_id: str, before: int | None, limit: int, deadline: float) -> list[Entry]:
-        """Return up to `limit` of the client's entries with a sequence below `before`, newest first; consistently."""
+        """Return up to `limit` of the client's entries with a sequence below `before`, newest first.
+
+        The read is consistent.
+        """
         condition, values = f"{_ID} = :c", {":c": {"S": client_id}}
         if before is not None:
             condition, values = f"{condition} AND #s < :s", {**values, ":s": {"N": str(before)}}

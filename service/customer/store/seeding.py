@@ -80,6 +80,7 @@ async def seed(bucket: KeyValue, table: Table, rows: int, owner: str, attributes
 
 
 async def is_seeded(bucket: KeyValue) -> bool:
+    """Return whether the seed flag is set. Raise NATS's error if the bucket cannot be read."""
     try:
         return (await bucket.get(SEED_KEY)).value == SEED_DONE
     except KeyNotFoundError:

@@ -57,6 +57,7 @@ class Asker:
         return [replies[0] for replies in await self._ask(requests, several=False)]
 
     async def one(self, request: Request) -> Reply:
+        """Return the reply to a request."""
         return (await self.each([request]))[0]
 
     async def all(self, request: Request) -> list[Reply]:

@@ -79,6 +79,7 @@ class Heard:
         self._looking = background(self._look(), "heard")
 
     def seen(self, device: str, seq: int, sent_ns: int) -> None:
+        """Note a reading, sent at `sent_ns` (0: now). Look at its device, unless it is quiet."""
         last = self._devices.get(device)
         if last is None:
             if len(self._devices) >= MAX_DEVICES:

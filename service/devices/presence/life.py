@@ -18,7 +18,7 @@ Life = records.Connect | records.Will
 def life_of(stored: Stored, silence: int) -> tuple[str, Life]:
     """Return the device, and its connect or will. Raise `Unreadable` if the message is neither.
 
-    `silence` applies to a device that names none, in seconds. Numbers out of range are cut to it: the server refuses a
+    `silence` applies to a device that names none, in seconds. Numbers out of range are clamped: the server refuses a
     timer of more seconds than it can count, and would refuse it for ever.
     """
     if len(stored.data) > contract.READING_BYTES:

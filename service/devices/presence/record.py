@@ -4,7 +4,7 @@
 | --- | --- | --- | --- | --- |
 | no record | online | leaving | online | |
 | online | online, with its session and silence | leaving | renews its timer, three times a period | offline, down |
-| leaving | online | leaving, with the later delay | online | offline, down |
+| leaving | online | leaving, with the later will's delay | online | offline, down |
 | offline | online, up | offline | online, up | |
 
 Signs are applied in the order of the server's stream, each once: one with a `seq` that is not above the record's is

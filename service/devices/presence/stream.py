@@ -66,12 +66,14 @@ class Stream:
         }  # fmt: skip
 
     async def next_readings(self, after: Mapping[str, int]) -> dict[str, Stored]:
+        """Return each device's first reading above a sequence; those without one are left out."""
         return await self._get({
             device: {"seq": seq + 1, "next_by_subj": f"{contract.MQTT_PREFIX}data.{device}.>"}
             for device, seq in after.items()
         })  # fmt: skip
 
     async def last_readings(self, devices: Sequence[str]) -> dict[str, Stored]:
+        """Return each device's last reading; those without one are left out."""
         return await self._get(
             {device: {"last_by_subj": f"{contract.MQTT_PREFIX}data.{device}.>"} for device in devices}
         )

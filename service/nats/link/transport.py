@@ -34,7 +34,7 @@ class Hearing(Transport):
         self._held = b""
 
     async def hear(self) -> None:
-        """Wait for the first line."""
+        """Wait for the first line. Raise `UnexpectedEOF` if the server closes before it."""
         self._first = await self.readline()
         if not self._first:
             raise nats.errors.UnexpectedEOF
@@ -92,6 +92,7 @@ class WebSocket(Hearing, WebSocketTransport):
 
 
 async def close(transport: Transport) -> None:
+    """Close within `CLOSE_S` seconds. Never raise."""
     transport.close()
     try:
         async with asyncio.timeout(CLOSE_S):
