@@ -30,7 +30,7 @@ TTL_ATTRIBUTE: Final = "expires_at"
 
 
 def publish(stream: str, consumer: str) -> tuple[str, ...]:
-    """Return the publish permissions of the role's NATS user, beside one response to each request."""
+    """Return the publish permissions of the role's NATS user, in addition to one response to each request."""
     return events.publish_of_reader(stream, consumer, DEAD_STREAM, DEAD_SUBJECT)
 
 

@@ -27,7 +27,7 @@ STATEMENT_NAME: Final = "statement"
 STATEMENT_SUBJECT: Final = f"{SERVICE_NAME}.{STATEMENT_NAME}"
 
 REQUESTS: Final = (SUBJECT, GET_SUBJECT, CREATE_SUBJECT, ADJUST_SUBJECT, STATEMENT_SUBJECT)
-"""Where the role is asked."""
+"""Subjects on which the role takes requests."""
 
 BUCKET: Final = "config"
 SEED_KEY: Final = "seed"
@@ -61,10 +61,10 @@ NEEDED: Final = (
 )
 
 NEEDED_TO_ADJUST: Final = (f"{ADJUSTED_PREFIX}*",)
-"""What a task with a table of adjustments needs beside that."""
+"""What a task with a table of adjustments needs in addition."""
 
 PUBLISH: Final = (*NEEDED, *NEEDED_TO_ADJUST, *FIGURES)
-"""Publish permissions of the role's NATS user, beside one response to each request."""
+"""Publish permissions of the role's NATS user, in addition to one response to each request."""
 
 SUBSCRIBED: Final = (
     *(f"{subject} {QUEUE_GROUP}" for subject in (SUBJECT, GET_SUBJECT, CREATE_SUBJECT)),
@@ -74,7 +74,7 @@ SUBSCRIBED: Final = (
 """What every task subscribes to."""
 
 SUBSCRIBED_TO_ADJUST: Final = tuple(f"{subject} {QUEUE_GROUP}" for subject in (ADJUST_SUBJECT, STATEMENT_SUBJECT))
-"""What a task with a table of adjustments subscribes to beside that."""
+"""What a task with a table of adjustments subscribes to in addition."""
 
 SUBSCRIBE: Final = (*SUBSCRIBED, *SUBSCRIBED_TO_ADJUST)
 """Subscribe permissions of the role's NATS user; `subject queue` allows that queue group only."""
@@ -84,28 +84,28 @@ BALANCE_ATTRIBUTE: Final = "client_balance"
 NAME_ATTRIBUTE: Final = "name"
 CREATED_AT_ATTRIBUTE: Final = "created_at"
 COUNT_ATTRIBUTE: Final = "adjustments"
-"""How many adjustments a client has had, in the row of the balance; not there before the first."""
+"""Number of a client's adjustments, in the row of the balance; absent before the first."""
 
 
 @dataclass(frozen=True)
 class Attributes:
-    """Names of a client's key and balance in the table: one that was there before may have others."""
+    """Names of a client's key and balance in the table: an existing table may use others."""
 
     key: str = KEY_ATTRIBUTE
     balance: str = BALANCE_ATTRIBUTE
 
 
 ATTRIBUTES: Final = Attributes()
-"""The names in a table of our own."""
+"""The default names."""
 OTHER_ATTRIBUTES: Final = (NAME_ATTRIBUTE, CREATED_AT_ATTRIBUTE, COUNT_ATTRIBUTE)
 """Attributes of the same row, whose names are fixed."""
 
 ADJUSTMENTS_PARTITION_KEY: Final = "client_id"
 ADJUSTMENTS_SORT_KEY: Final = "adjustment_id"
 ADJUSTMENTS_INDEX: Final = "by_sequence"
-"""A local secondary index, because only such a one is read consistently. It projects all attributes."""
+"""A local secondary index, because a global one cannot be read consistently. It projects all attributes."""
 ADJUSTMENTS_INDEX_KEY: Final = "sequence"
-"""The number of an adjustment among its client's, from 1 on."""
+"""The number of an adjustment among its client's, starting at 1."""
 
 _WHITE: Final = r"\t-\r \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\ufeff"
 """White space as in JSON Schema's patterns (ECMA-262), which differs from Python's."""
@@ -116,7 +116,7 @@ CLIENT_ID_CHARACTER: Final = f"[^{_WHITE}{_CONTROL}.*>]"
 """Pattern of each character of a client's id, which is one token of a NATS subject."""
 
 NAME_MAX: Final = 256
-"""Most characters of a client's name, after trimming."""
+"""Maximum characters of a client's name, after trimming."""
 NAME_PATTERN: Final = (
     f"^[{_WHITE}]*([^{_WHITE}{_CONTROL}]([^{_CONTROL}]{{0,{NAME_MAX - 2}}}[^{_WHITE}{_CONTROL}])?)[{_WHITE}]*$"
 )
@@ -132,7 +132,7 @@ POINTS_MAX: Final = 10**12
 """Of one adjustment, in either direction."""
 PAGE_MAX: Final = 100
 PAGE_DEFAULT: Final = 50
-"""Adjustments of one page of a statement."""
+"""Adjustments per page of a statement."""
 CURSOR_MAX: Final = 10**15
 
 _CLIENT_ID: Final = {

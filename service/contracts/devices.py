@@ -16,14 +16,14 @@ INBOX_PREFIX: Final = "_INBOX_devices"
 DEVICE_SCOPE: Final = "device"
 """The scoped signing key of all devices: a device's NATS user is named after its id."""
 DEVICE_ID: Final = "[A-Za-z0-9_-]{1,36}"
-"""Pattern of a device's id. It is one token of a subject, and a permission: no other id is ever minted."""
+"""Pattern of a device's id, one token of a subject and of permissions. Credentials are minted for no other id."""
 DEVICE_PUBLISH: Final = ("data.{{name()}}.>", "connect.{{name()}}", "lwt.{{name()}}")
 DEVICE_SUBSCRIBE: Final = ("pulse",)
 PULSE_SUBJECT: Final = "pulse"
-"""As an MQTT topic it is the same word."""
+"""As an MQTT topic it is the same."""
 
 MQTT_STREAM: Final = "$MQTT_msgs"
-"""nats-server's own stream of QoS 1 messages. A device has its PUBACK when a message is stored there."""
+"""nats-server's own stream of QoS 1 messages. A device gets its PUBACK when its message is stored there."""
 MQTT_RETAINED_STREAM: Final = "$MQTT_rmsgs"
 MQTT_PREFIX: Final = "$MQTT.msgs."
 """A message's subject in that stream is this and its topic as a subject."""
@@ -34,17 +34,17 @@ LIFE_FILTERS: Final = (f"{MQTT_PREFIX}connect.>", f"{MQTT_PREFIX}lwt.>")
 ACK_WAIT_S: Final = 30
 MAX_ACK_PENDING: Final = 20_000
 READING_BYTES: Final = 4096
-"""A message larger than this is no reading: it becomes a dead letter."""
+"""Maximum bytes of a reading: a larger message becomes a dead letter."""
 
 BUCKET: Final = "devices"
 BUCKET_STREAM: Final = f"KV_{BUCKET}"
 KEY_PREFIX: Final = f"$KV.{BUCKET}."
-"""A device's record is the key of its id; its timer is that and `DUE`."""
+"""A device's record has its id as key; its timer has that key and `DUE`."""
 DUE: Final = ".due"
 LOCK_WEBHOOK: Final = "lock.webhook"
 LOCK_PULSE: Final = "lock.pulse"
 MARKERS_S: Final = 86_400
-"""How long the marker of an expired timer stays for a process that was away."""
+"""Seconds for which the marker of an expired timer is kept, for a process that was down."""
 EXPIRY_CONSUMER: Final = "devices-expiry"
 EXPIRY_FILTER: Final = f"{KEY_PREFIX}*{DUE}"
 
@@ -71,7 +71,7 @@ CONSUMERS: Final = (
     (BUCKET_STREAM, EXPIRY_CONSUMER),
     (OUTAGES_STREAM, WEBHOOK_CONSUMER),
 )
-"""Stream and name of each consumer of the role. The control plane makes them before the first device connects."""
+"""Stream and name of each consumer of the role. The control plane creates them before the first device connects."""
 
 PUBLISH: Final = (
     *(f"$JS.API.CONSUMER.{verb}.{stream}.{name}" for stream, name in CONSUMERS for verb in ("MSG.NEXT", "INFO")),
@@ -87,7 +87,7 @@ PUBLISH: Final = (
     PULSE_SUBJECT,
     "$SYS.REQ.USER.INFO",
 )
-"""Publish permissions of the role's NATS user, beside one response to each request."""
+"""Publish permissions of the role's NATS user, in addition to one response to each request."""
 
 SUBSCRIBE: Final = (
     *(f"{subject} {QUEUE_GROUP}" for subject in (GET_SUBJECT, LIST_SUBJECT)),

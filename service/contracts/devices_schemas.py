@@ -1,4 +1,4 @@
-"""What `devices.get` and `devices.list` take and answer, as JSON Schema."""
+"""JSON Schemas of the requests to `devices.get` and `devices.list`, and of their responses."""
 
 from typing import Final
 
@@ -6,10 +6,10 @@ from service.contracts.devices import DEVICE_ID
 from service.contracts.requests import schema
 
 STATES: Final = ("online", "leaving", "offline")
-"""`leaving`: its will has come, and the delay that it names has not passed yet."""
+"""`leaving`: its will has arrived, and the delay that it names has not passed yet."""
 PAGE_MAX: Final = 1000
 PAGE_DEFAULT: Final = 100
-"""Devices of one page of the list."""
+"""Devices per page of the list."""
 
 _DEVICE: Final = {"type": "string", "pattern": f"^{DEVICE_ID}$"}
 _STATE: Final = {"type": "string", "enum": list(STATES)}

@@ -10,7 +10,7 @@ STREAM: Final = events.STREAM
 CONSUMER: Final = events.QUEUE_CONSUMER
 ACK_WAIT_S: Final = 30
 MAX_ACK_PENDING: Final = 20_000
-"""Most messages that all clients of all sidecars may hold together."""
+"""Maximum messages that all clients of all sidecars may hold together."""
 
 DEAD_STREAM: Final = events.QUEUE_DEAD_STREAM
 DEAD_SUBJECT: Final = "queue.dead"

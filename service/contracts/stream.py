@@ -7,7 +7,7 @@ STREAM: Final = "customer-balances"
 EVENT_PREFIX: Final = "customer.balance."
 """An event's subject is this and the client's id, one token."""
 ADJUSTED_PREFIX: Final = "customer.adjusted."
-"""The subject of an adjustment's whole reply is this and the client's id."""
+"""The subject of an adjustment's event, its whole reply, is this and the client's id."""
 STREAM_SUBJECTS: Final = (f"{EVENT_PREFIX}>", f"{ADJUSTED_PREFIX}>")
 
 ARCHIVE_CONSUMER: Final = "archive"
@@ -15,7 +15,7 @@ ARCHIVE_CONSUMER: Final = "archive"
 QUEUE_CONSUMER: Final = "queue"
 """The consumer of the role `queue`, where that role runs."""
 QUEUE_DEAD_STREAM: Final = "queue-dead"
-"""The stream in which the role `queue` sets messages aside."""
+"""The stream of the role `queue`'s dead letters."""
 
 
 def publish_of_reader(stream: str, consumer: str, dead_stream: str, dead_subject: str) -> tuple[str, ...]:

@@ -1,1 +1,1 @@
-"""The request/reply role: answers `customer.balance` from DynamoDB and publishes each answer as an event."""
+"""The request/reply role: answers requests about clients from DynamoDB and publishes each balance as an event."""

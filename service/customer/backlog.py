@@ -1,4 +1,4 @@
-"""Backlogs of the other roles, for CloudWatch: tasks of this role always run, theirs may not."""
+"""Read the other roles' backlogs, for CloudWatch: tasks of this role always run, theirs may not."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ _UNTOLD: Final = {"publish": {"allow": [f"{_INFO}{STREAM}", f"{_CONSUMER}{ARCHIV
 
 
 class BacklogReader:
-    """Reads the roles' consumers, where they exist. Leaves out a figure it cannot read: an alarm sees it missing.
+    """Reads the roles' consumers, where they exist. Omits a figure it cannot read: alarms see missing data.
 
-    Never asks what its user may not ask: the server would not answer, and each request would wait for its time-out.
+    Sends only requests that its user's permissions allow: the server answers no others, and each would time out.
     """
 
     def __init__(self, nc: NatsClient) -> None:
@@ -92,7 +92,7 @@ class BacklogReader:
         return permissions.allows(self._permissions.get("publish"), subject)
 
     async def _keep(self, name: str, reading: Awaitable[Mapping[str, float]]) -> None:
-        """Keep the figures that are read, or none if that fails. A slow one does not hold up the others."""
+        """Keep the figures read, or none if reading fails. A slow read does not delay the others."""
         figures: Mapping[str, float] = {}
         try:
             figures = await reading
@@ -100,15 +100,16 @@ class BacklogReader:
             pass
         except (nats.errors.Error, APIError) as error:
             log.debug("a backlog cannot be read", of=name, error=str(error) or type(error).__name__)
-        except Exception as error:  # an invalid answer: the last figure must not stay for ever
+        except Exception as error:  # an invalid answer: an old figure must not stay
             _unreadable.warning(name, of=name, error=f"{type(error).__name__}: {error}")
         self._read[name] = figures
 
     async def _of(self, role: str, consumer: str) -> Mapping[str, float]:
-        """Return figures. `...Backlog` includes what a task holds, dead or alive; `...Oldest` is the age of its oldest.
+        """Return a consumer's figures.
 
-        `...Unconfirmed` counts discarded messages above the consumer's ack floor: they may be lost to the role, or were
-        acknowledged out of order.
+        `...Backlog` includes messages that a task holds, dead or alive; `...Oldest` is the age of the oldest, in
+        seconds. `...Unconfirmed` counts messages above the consumer's ack floor that the stream has discarded: the
+        role lost them, or acknowledged them out of order.
         """
         if not self._may(f"{_CONSUMER}{consumer}"):
             return {}
@@ -121,7 +122,7 @@ class BacklogReader:
                 oldest_s = await self._oldest_s(info) if waits else 0.0
             except (nats.errors.Error, APIError) as error:
                 log.debug("the oldest message cannot be read", of=consumer, error=str(error) or type(error).__name__)
-            except (AttributeError, LookupError, TypeError, ValueError) as error:  # one odd answer costs one figure
+            except (AttributeError, LookupError, TypeError, ValueError) as error:  # costs only this figure
                 _unreadable.warning(consumer, of=consumer, error=f"{type(error).__name__}: {error}")
             else:
                 if oldest_s is not None:
@@ -129,10 +130,10 @@ class BacklogReader:
         return {name: value for name, value in figures.items() if name in UNITS}
 
     async def _oldest_s(self, info: Mapping[str, Any]) -> float | None:
-        """Return the age, by the server's clock alone, of the first message that can still be delivered.
+        """Return the age in seconds, by the server's clock, of the first message that can still be delivered.
 
-        None if the server does not tell: an older one sends no time (`ts`), and while messages are held, one that was
-        given up after `max_deliver` deliveries holds the ack floor too.
+        None if unknown: an older server sends no time (`ts`), and while messages are held, the ack floor may be held
+        by one that was given up after `max_deliver` deliveries.
         """
         config, first = info["config"], info["ack_floor"]["stream_seq"] + 1
         if not info["num_ack_pending"]:
@@ -146,7 +147,7 @@ class BacklogReader:
         return max([await self._age_s(now, first, subject) for subject in subjects])
 
     async def _age_s(self, now: datetime, sequence: int, subject: str) -> float:
-        """Return the age of the first message that the stream still has from `sequence` on; 0 if it has none."""
+        """Return the age in seconds of the first message that the stream still has from `sequence` on; 0 if none."""
         try:
             asked = orjson.dumps({"seq": sequence, "next_by_subj": subject})
             message = (await self._ask(_MESSAGE, asked))["message"]
@@ -161,7 +162,7 @@ class BacklogReader:
         return {"QueueDeadLetters": int(info["state"]["messages"])}
 
     async def _ask(self, subject: str, request: bytes = b"") -> dict[str, Any]:
-        """Return JetStream's own answer: nats-py leaves out its time (`ts`)."""
+        """Return JetStream's raw answer, as nats-py omits its time (`ts`). Raise `APIError` if it is an error."""
         answer: dict[str, Any] = orjson.loads((await self._nc.request(subject, request, timeout=TIMEOUT_S)).data)
         if "error" in answer:
             raise APIError.from_error(answer["error"])

@@ -1,4 +1,4 @@
-"""Find the client ids that requests ask for. An invalid one raises `BadRequest`, which says what is wrong with it."""
+"""Extract client ids from requests. An invalid request raises `BadRequest`, which says what is wrong with it."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _RULE: Final = (
 
 
 def decode_client_id(payload: str) -> str:
-    """Return the client id that a request asks for."""
+    """Return the client id that a request asks for. Raise `BadRequest` if it is invalid."""
     return client_id_of(decode_object(payload))
 
 
 def usual_client_ids(payloads: Sequence[str]) -> list[str] | None:
     """Return the client ids if all requests have the most common form, else None.
 
-    One search over all is a tenth of the work. Each payload must be one line: with any other separator, an id could
-    shift to another request.
+    One search over all is a tenth of the work. Each payload must be one line; otherwise an id could shift to another
+    request.
     """
     lines = "\n".join(payloads)
     client_ids: list[str] = _usual(lines)
@@ -35,7 +35,7 @@ def usual_client_ids(payloads: Sequence[str]) -> list[str] | None:
 
 
 def client_id_of(body: dict[str, Any]) -> str:
-    """Return the object's client id."""
+    """Return the object's client id. Raise `BadRequest` if it is missing or invalid."""
     client_id = body.get("client_id")
     if type(client_id) is not str:
         problem = "client_id must be a string" if "client_id" in body else "client_id is missing"

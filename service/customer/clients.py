@@ -1,4 +1,4 @@
-"""Client look-ups, shared by the endpoints: requests at the same time share a BatchGetItem."""
+"""Client look-ups, shared by the endpoints: concurrent requests share a BatchGetItem."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Answer = Callable[[Burst, Sequence[str], Mapping[str, Outcome]], None]
 
 
 class Clients:
-    """Two loaders: a strongly consistent read costs twice as much, and cannot share a call with the others."""
+    """Two loaders: a strongly consistent read costs twice as much, and cannot share a call with other reads."""
 
     def __init__(self, table: Table, tracing: NoTracing | Tracing) -> None:
         self._shared = BatchLoader[str](tracing.read(table.read))

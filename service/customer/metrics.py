@@ -1,4 +1,4 @@
-"""What operators see of this role: Prometheus families for `/metrics`, figures for CloudWatch once a minute."""
+"""Metrics of the role: Prometheus families for `/metrics`, figures for CloudWatch once a minute."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ UNITS: Final = {
     "AdjustmentConflicts": "Count",
     "AdjustmentsUnknown": "Count",
 }
-"""Every CloudWatch metric of this role, and its unit. Each costs money: what nobody acts on is only in the log line."""
+"""Every CloudWatch metric of this role, and its unit. Each costs money: figures nobody acts on are only in the log."""
 
 Adjusting = tuple[LedgerStats, TillStats]
 
@@ -97,7 +97,7 @@ def _of_adjustments(written: LedgerStats, tills: TillStats) -> Iterator[Metric]:
 
 @dataclass(frozen=True)
 class _Reading:
-    """The parts' running totals at one moment."""
+    """Running totals at one moment."""
 
     at_s: float
     outcomes: Counter[str]
@@ -126,7 +126,7 @@ class Minute:
     def figures(self, *, serving: bool) -> Mapping[str, Figure]:
         """Return a value for each metric of `UNITS`, and those that are only in the log line.
 
-        The latencies are left out of a minute without requests.
+        Omit the latencies if no request was answered with OK or NOT_FOUND.
         """
         before, now = self._last, self._read()
         self._last = now

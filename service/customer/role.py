@@ -1,4 +1,4 @@
-"""The role `customer`: its parts wired together, and the order in which they are opened, drained and closed."""
+"""The role `customer`: wire its parts together, and open, drain and close them in order."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ from service.runtime.tracing import tracing
 log: Final = structlog.get_logger("service.customer")
 
 FURTHER_LOOKS: Final = 3
-"""More attempts to read: when many tasks start at once, CPU or DynamoDB may be slow for longer than one waits."""
+"""More read attempts: when many tasks start at once, CPU or DynamoDB may be slow for longer than one waits."""
 
 
 class Customer:
@@ -130,7 +130,10 @@ class Customer:
             self._watching = background(self._backlog.run(), "backlog")
 
     async def drain(self, timeout_s: float) -> None:
-        """Take no more requests, answer those in flight, and flush their events."""
+        """Stop taking requests, answer those in flight, and flush their events.
+
+        Raise `ServiceError` if any request or event is left after `timeout_s` seconds.
+        """
         self._state = "draining"
         log.info("draining", in_flight=self._service.in_flight, events=self._events.pending)
         started_s = asyncio.get_running_loop().time()
@@ -174,7 +177,7 @@ class Customer:
         return found
 
     def _known_problems(self) -> Mapping[str, str]:
-        """Return what keeps requests from being answered, without asking the table. Waiting events do not."""
+        """Return what prevents answers to requests, without asking the table. Waiting events do not count."""
         found = {}
         if self._state != "serving":
             found["service"] = self._state
@@ -185,7 +188,7 @@ class Customer:
         return found
 
     def _facts(self) -> Mapping[str, Any]:
-        """Return what an operator sees of this task in `$SRV.STATS`, from anywhere."""
+        """Return this task's facts for `$SRV.STATS`, which an operator can read from anywhere."""
         problems = self._known_problems()
         return {
             "version": __version__,

@@ -18,7 +18,7 @@ def _is_free(name: str) -> str:
 
 
 AttributeName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_:/#$@ -]{1,255}$"), AfterValidator(_is_free)]
-"""A key's name may have 255 bytes. Without quotes and dots, which have a meaning in PartiQL."""
+"""Up to 255 bytes, DynamoDB's limit for a key's name. No quotes or dots: they have a meaning in PartiQL."""
 
 
 class CustomerSettings(NatsSettings):

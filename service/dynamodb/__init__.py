@@ -1,1 +1,1 @@
-"""The DynamoDB client of the hot path. Knows no role and none of a role's variables."""
+"""The DynamoDB client of the hot path. It knows no role and no role's variables."""

@@ -22,9 +22,9 @@ from service.dynamodb.signature import Signer
 from service.runtime.errors import ServiceError
 
 _code: Final = re.compile(r"[A-Za-z0-9.]{1,100}").fullmatch
-"""Matches codes of DynamoDB's errors, by which errors are counted."""
+"""Matches DynamoDB's error codes, by which errors are counted."""
 _A_GATEWAYS: Final = {HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.TOO_MANY_REQUESTS}
-"""Statuses, beside 5xx, that a gateway or proxy on the way sends with a body of its own."""
+"""Statuses, besides 5xx, that a gateway or proxy on the way sends with its own body."""
 
 
 class DynamoDB:
@@ -44,9 +44,9 @@ class DynamoDB:
 
     @classmethod
     def configured(cls, timeout_s: float) -> DynamoDB:
-        """Make a client for the endpoint in the AWS configuration. Connects at the first call.
+        """Return a client for the endpoint in the AWS configuration. It connects at the first call.
 
-        Raises `ServiceError` when no region is set or the endpoint is not an address.
+        Raise `ServiceError` if no region is set or the endpoint is not an address.
         """
         try:
             return cls(endpoint(), timeout_s)
@@ -66,10 +66,10 @@ class DynamoDB:
     ) -> dict[str, Any]:
         """Make one call and return its decoded response by `deadline`, a time of the loop's clock.
 
-        A `bytes` request is JSON already. Credentials, a new connection and the answer may take `timeout_s` seconds
+        A `bytes` request is already JSON. Credentials, a new connection and the answer may take `timeout_s` seconds
         each. `again`: the call may be executed twice, as a read may (`Pool.post`).
-        Raises `DynamoDBError`, `InvalidResponse`, `NoCredentialsError`, `CredentialsRefreshError`, `HttpError`,
-        `TimeoutError`, and `ServiceError` when the endpoint needs an account and the credentials name none.
+        Raise `DynamoDBError`, `InvalidResponse`, `NoCredentialsError`, `CredentialsRefreshError`, `HttpError`,
+        `TimeoutError`, and `ServiceError` if the endpoint needs an account and the credentials name none.
         """
         body = request if isinstance(request, bytes) else orjson.dumps(request)
         credentials = await self._chain.current(min(deadline, self._loop.time() + self._timeout_s))
@@ -81,7 +81,7 @@ class DynamoDB:
         try:
             return _decoded(response)
         except InvalidResponse:
-            pool.drop_idle()  # as `distrust`
+            pool.drop_idle()  # as `distrust` does
             raise
         except DynamoDBError as error:
             if error.code in STALE_CREDENTIALS:
@@ -105,7 +105,7 @@ class DynamoDB:
 def _decoded(response: Response) -> dict[str, Any]:
     """Decode the body of a 200.
 
-    Raises `DynamoDBError` when DynamoDB refuses the call, and `InvalidResponse` for a response it never sends.
+    Raise `DynamoDBError` if DynamoDB refuses the call, and `InvalidResponse` for a response it never sends.
     """
     for name, value in response.headers:
         if name == CHECKSUM and not _is_sum(value, response.body):
@@ -132,7 +132,7 @@ def _decoded(response: Response) -> dict[str, Any]:
 
 
 def _reasons(told: dict[str, Any]) -> tuple[str, ...]:
-    """Why each item of a transaction had it cancelled, in the items' order; "None" for one that had not.
+    """Return why each item cancelled its transaction, in the items' order; "None" for an item that did not.
 
     https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_TransactWriteItems.html#API_TransactWriteItems_Errors
     """

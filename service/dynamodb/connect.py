@@ -1,4 +1,4 @@
-"""Connect to one origin: race its addresses, pass a proxy, verify TLS."""
+"""Connect to one origin: race its addresses, go through a proxy, verify TLS."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Origin:
 
 
 async def connect(origin: Origin, make: Callable[[], AProtocol], deadline: float) -> AProtocol:
-    """Connect by `deadline`, a time of the loop's clock. Raises `TimeoutError`, and `HttpError` with the cause."""
+    """Connect by `deadline`, a time of the loop's clock. Raise `TimeoutError`, or `HttpError` with the cause."""
     name = f"{origin.host}:{origin.port}"
     via = f"proxy {origin.proxy.host}:{origin.proxy.port}" if origin.proxy else name
     try:

@@ -16,9 +16,9 @@ from service.runtime.threads import in_thread
 RETRY_S: Final = 10.0
 """Seconds between attempts to refresh credentials that are still valid, or to replace those that DynamoDB refuses."""
 FAILED_S: Final = 1.0
-"""Seconds for which a failed load is everyone's answer: else each caller would start another."""
+"""Seconds for which all callers get the error of a failed load: otherwise each would start another."""
 HUNG_S: Final = 60.0
-"""After this long a second load starts beside a hung one, whose thread cannot be freed; the delay then doubles."""
+"""Seconds until a second load starts beside a hung one, whose thread cannot be freed; the delay then doubles."""
 _secret: Final = re.compile(r"(?=[A-Za-z+/=]*\d)[A-Za-z0-9+/=]{20,}")
 """Matches what may be part of a credential in a provider's error message."""
 
@@ -42,8 +42,8 @@ class CredentialChain:
     async def current(self, deadline: float) -> ReadOnlyCredentials:
         """Return valid credentials by `deadline`, a time of the loop's clock. A slower load goes on for the next call.
 
-        Raises `NoCredentialsError` when the chain has none and never had any, and `CredentialsRefreshError` when it
-        gives none now, for whatever reason.
+        Raise `NoCredentialsError` if the chain has none and never had any, and `CredentialsRefreshError` if it gives
+        none for any other reason.
         """
         frozen = self._frozen
         if frozen is not None:
@@ -66,7 +66,7 @@ class CredentialChain:
             raise CredentialsRefreshError(f"{what} ({type(error).__name__}{said and f': {said}'})") from error
 
     def forget(self, refused: ReadOnlyCredentials) -> None:
-        """Load again, at most once in `RETRY_S`, as DynamoDB refused these. Keep credentials loaded since."""
+        """Drop credentials that DynamoDB refused, at most once in `RETRY_S` seconds. Keep those loaded since."""
         now = time.monotonic()
         if refused is self._frozen and now - self._forgot_s > RETRY_S:
             self._forgot_s = now
@@ -79,7 +79,7 @@ class CredentialChain:
         refresh_needed = getattr(self._credentials, "refresh_needed", None)
         try:
             return refresh_needed is None or not refresh_needed(refresh_in=seconds)
-        except Exception:  # a refresh has taken over a provider's time without a zone, which cannot be compared
+        except Exception:  # a refresh took a provider's time without a zone, which cannot be compared
             self._credentials = self._frozen = None
             return False
 

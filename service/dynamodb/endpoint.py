@@ -39,7 +39,7 @@ class Endpoint:
     """Proxy for both URLs."""
 
     def of(self, account: str | None) -> str:
-        """Return the URL for credentials of that account. Raises `ServiceError` when there is none."""
+        """Return the URL for credentials of that account. Raise `ServiceError` if there is none."""
         if account and self.account_url:
             if not _host_label(account):
                 raise ServiceError("AWS_ACCOUNT_ID is not an account id", "correct it: it is a part of the host name")
@@ -55,7 +55,7 @@ class Endpoint:
 def endpoint() -> Endpoint:
     """Return DynamoDB's endpoint as botocore resolves it, with region, CA and proxy.
 
-    Raises `ServiceError` when the AWS configuration names no region, is invalid, or uses an unsupported feature.
+    Raise `ServiceError` if the AWS configuration names no region, is invalid, or uses an unsupported feature.
     """
     try:
         session = aws_session()
@@ -100,7 +100,7 @@ def _check(url: str) -> None:
 def proxy_to(url: str) -> Proxy | None:
     """Return the proxy for a URL, from HTTP_PROXY, HTTPS_PROXY and NO_PROXY as botocore reads them.
 
-    Raises `ServiceError` for an https:// proxy and for an invalid address.
+    Raise `ServiceError` for an https:// proxy and for an invalid address.
     """
     proxies = get_environ_proxies(url)
     kind = urlsplit(url).scheme
@@ -127,7 +127,7 @@ def proxy_to(url: str) -> Proxy | None:
 
 
 def _called(client: Any) -> tuple[str, str]:
-    """Return the URL it would call and the region it would sign for, which `client.meta` does not always show."""
+    """Return the URL botocore would call and the region it would sign for; `client.meta` may not show them."""
     url, _, query = client.generate_presigned_url("list_tables").partition("?")
     scope: str = parse_qs(query)["X-Amz-Credential"][0]
     return url, scope.split("/")[2]

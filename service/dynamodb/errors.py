@@ -3,7 +3,7 @@
 HttpError               no connection, a lost one, or a response that is not HTTP
 InvalidResponse         a response that DynamoDB did not send, or that was damaged on the way
 NoCredentialsError      the AWS credential chain has none
-CredentialsRefreshError the chain gives none now
+CredentialsRefreshError the chain gives none at the moment
 DynamoDBError           DynamoDB refused the call
 TableUnavailableError   a transient one of the above, after the table's own retries
 """
@@ -72,7 +72,7 @@ class NoCredentialsError(Exception):
 
 
 class CredentialsRefreshError(Exception):
-    """The chain does not give credentials now. The next call may succeed."""
+    """The chain gives no credentials at the moment. The next call may succeed."""
 
 
 class TableUnavailableError(Exception):
@@ -89,7 +89,7 @@ class DynamoDBError(Exception):
     """
 
     def __init__(self, status: int, code: str, message: str, reasons: Sequence[str] = ()) -> None:
-        """`reasons`: why a transaction was cancelled, a code for each of its items."""
+        """`reasons`: why a transaction was cancelled, one code per item."""
         super().__init__(f"{code}: {message}" if message else code)
         self.status = status
         self.code = code
@@ -118,7 +118,7 @@ def is_retryable(error: Exception) -> bool:
 
 
 def classify(error: Exception) -> Exception:
-    """Wrap a transient error in one with words for requesters, the error as its cause; return others unchanged."""
+    """Return a transient error as the cause of a `TableUnavailableError` worded for requesters, others unchanged."""
     if not is_retryable(error):
         return error
     if isinstance(error, DynamoDBError) and error.throttled:

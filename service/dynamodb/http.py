@@ -19,11 +19,11 @@ from service.dynamodb.connect import PROXY_REMEDY, Origin, Proxy, connect
 from service.dynamodb.errors import HttpError
 
 TICK_S: Final = 0.001
-"""The event loop's clock has milliseconds: a timer may fire this much too early."""
+"""Seconds. The event loop's timers have a resolution of a millisecond: one may fire this much too early."""
 MAX_BYTES: Final = 64 * 1024 * 1024
-"""Largest response: DynamoDB sends up to 16 MB of data, which JSON's escapes make several times as long."""
+"""Largest response, in bytes: DynamoDB sends up to 16 MB of data, which JSON's escapes make several times as long."""
 IDLE_S: Final = 20.0
-"""A connection idle for longer is not reused: the server may be closing it."""
+"""Seconds. A connection idle for longer is not reused: the server may be closing it."""
 
 
 CHECKSUM: Final = b"x-amz-crc32"
@@ -39,7 +39,7 @@ class Response(NamedTuple):
 
 
 class Pool:
-    """Connections to one origin. Each call has one to itself; the most recently used is reused first (LIFO).
+    """Connections to one origin. Each carries one call at a time; the most recently used is reused first (LIFO).
 
     Unbounded: the callers limit how many calls are in flight.
     """
@@ -47,7 +47,7 @@ class Pool:
     def __init__(
         self, url: str, timeout_s: float, tls: ssl.SSLContext | None = None, proxy: Proxy | None = None
     ) -> None:
-        """`tls` verifies an https server, in place of the system's authorities. Raises `ValueError` for a bad URL."""
+        """`tls` verifies an https server, in place of the system's authorities. Raise `ValueError` for a bad URL."""
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError(f"{url} is not an HTTP address")
@@ -71,7 +71,7 @@ class Pool:
         `headers` are lines, each with its CRLF. A new connection and the answer may take `timeout_s` each: on a busy
         CPU a handshake is slow, and after a timeout the next call would start it from zero. A kept connection that ends
         before the first byte of an answer had most likely ended before the request. With `again` the request is then
-        sent once more, on a new connection, although the first may have been executed. Raises `HttpError`, and
+        sent once more, on a new connection, although the first may have been executed. Raise `HttpError`, and
         `TimeoutError` after `timeout_s` or at the deadline.
         """
         request = b"%b%bContent-Length: %d\r\n\r\n%b" % (self._head, headers.encode(), len(body), body)

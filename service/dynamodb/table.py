@@ -30,7 +30,7 @@ from service.runtime.errors import ServiceError
 from service.runtime.metrics import Histogram
 
 DEADLINE_S: Final = 1.9
-"""From a batch's first call to its last answer: with forming the batch, a requester waits at most two seconds."""
+"""Seconds from a batch's first call to its last answer: with the batch's forming, a requester waits 2 s at most."""
 CALL_TIMEOUT_S: Final = 0.9
 MAX_CALLS: Final = 3
 BACKOFF_S: Final = 0.05
@@ -76,9 +76,9 @@ class Table:
         self._api: DynamoDB
 
     def open(self) -> None:
-        """Read the AWS configuration. Connects at the first call.
+        """Read the AWS configuration. The first call connects.
 
-        Raises `ServiceError` when no region is set or the endpoint is not an address.
+        Raise `ServiceError` if no region is set or the endpoint is not an address.
         """
         if not self._is_open:
             self._api = DynamoDB.configured(CALL_TIMEOUT_S)
@@ -91,8 +91,8 @@ class Table:
     async def read(self, keys: Sequence[str], give: Give, *, consistent: bool = False) -> None:
         """Read up to `MAX_KEYS` distinct keys. `give` each outcome once, those of a call before the next call is made.
 
-        Makes at most `MAX_CALLS` calls in `DEADLINE_S` seconds, with full jitter before each repetition for unread
-        keys. Raises only what `give` raises. `consistent`: sees every write confirmed before the read.
+        Make at most `MAX_CALLS` calls in `DEADLINE_S` seconds, with full jitter before each retry of unread keys.
+        Raise only what `give` raises. `consistent`: the read sees every write confirmed before it.
         """
         self.stats.batch_keys.observe(len(keys))
         loop = asyncio.get_running_loop()
@@ -127,7 +127,7 @@ class Table:
         give(dict.fromkeys(unread, failure))
 
     async def get(self, key: str, *, consistent: bool = False) -> Outcome:
-        """Return the outcome of one key. Never raises."""
+        """Return the outcome of one key. Never raise."""
         outcomes: dict[str, Outcome] = {}
 
         await self.read([key], outcomes.update, consistent=consistent)
@@ -136,8 +136,8 @@ class Table:
     async def insert(self, row: Row) -> bool:
         """Put a row unless its key has one already; return whether it was put.
 
-        Sends it once: a retry after a lost answer would find its own row and take it for another's.
-        Raises `TableUnavailableError` when DynamoDB does not answer, and other errors as they are.
+        Send it once: a retry after a lost answer would find its own row and take it for another's.
+        Raise `TableUnavailableError` for a transient error, and any other error unchanged.
         """
         put = {
             "TableName": self.name, "Item": row, "ConditionExpression": "attribute_not_exists(#k)",
@@ -155,7 +155,7 @@ class Table:
     async def insert_or_retry(self, row: Row) -> bool:
         """Call `insert` up to `MAX_CALLS` times, with full jitter in between.
 
-        False may mean this very row, from a call whose response was lost. Raises what the last `insert` raises.
+        False may mean this very row, from a call whose response was lost. Raise the error of the last `insert`.
         """
         for attempt in range(1, MAX_CALLS):
             try:
@@ -191,7 +191,7 @@ class Table:
         encoded = orjson.dumps(keys)
         if b'\\"' in encoded:  # an escaped quote, or a backslash before the last one: `",` ends like a separator
             return self._between.join([orjson.dumps(key)[1:-1] for key in keys])
-        # Behind the first quote, only a separator reads `","`: the key `,` as the first one would, too.
+        # After the first quote, only a separator reads `","`; including it, a first key `,` would, too.
         return encoded[2:-2].replace(b'","', self._between)
 
     def _found(self, response: Mapping[str, Any], asked: set[str]) -> tuple[dict[str, Outcome], set[str]]:
@@ -211,5 +211,5 @@ class Table:
 
 
 def backoff_s(attempt: int) -> float:
-    """Return the wait before a retry, with full jitter: tasks refused together must not return together."""
+    """Return the seconds before a retry, with full jitter: tasks refused together must not retry together."""
     return BACKOFF_S * 2.0**attempt * random.random()

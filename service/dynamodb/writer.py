@@ -21,10 +21,10 @@ from service.runtime.errors import ServiceError
 
 MAX_ITEMS: Final = 25
 MAX_BYTES: Final = 2 * 1024 * 1024
-"""Most bytes of rows in one call: DynamoDB refuses a body above 16 MB, and rows in flight take memory."""
+"""Maximum bytes of rows in one call: DynamoDB refuses a body above 16 MB, and rows in flight take memory."""
 CALL_TIMEOUT_S: Final = 10.0
 BUDGET_S: Final = 15.0
-"""Most seconds from a batch's first call to the start of its last one."""
+"""Maximum seconds from a batch's first call to the start of its last one."""
 BACKOFF_MIN_S: Final = 0.05
 BACKOFF_MAX_S: Final = 2.0
 
@@ -51,7 +51,7 @@ class Result:
     problem: str = ""
     """Why the last failed call failed or left rows, even if a later call wrote them."""
     lost: bool = False
-    """True if a call got no answer: the caller should lower its concurrency, not to overload DynamoDB further."""
+    """True if a call failed without an error from DynamoDB; the caller should lower its concurrency."""
 
 
 class Writer:
@@ -69,7 +69,7 @@ class Writer:
         self._api: DynamoDB
 
     def open(self) -> None:
-        """Read the AWS configuration. Raises `ServiceError` when it is incomplete or invalid."""
+        """Read the AWS configuration. Raise `ServiceError` if it is incomplete or invalid."""
         if not self._is_open:
             self._api = DynamoDB.configured(CALL_TIMEOUT_S)
             self._is_open = True
@@ -97,10 +97,11 @@ class Writer:
             )
 
     async def write(self, items: Sequence[Item]) -> Result:
-        """Write up to `MAX_ITEMS` rows with distinct keys. Never raises.
+        """Write up to `MAX_ITEMS` rows with distinct keys. Never raise.
 
-        Retries for `BUDGET_S` seconds what DynamoDB does not accept now. Halves a batch that it refuses because of its
-        rows until they are found, without a time limit: a search that started over would never end on a slow table.
+        Retry for `BUDGET_S` seconds the rows that DynamoDB does not accept yet. Halve a batch that it refuses because
+        of its rows until those are found, without a time limit: a search that started over would never end on a slow
+        table.
         """
         result = Result()
         clock = asyncio.get_running_loop().time
@@ -145,7 +146,7 @@ class Writer:
         return result
 
     async def _problem(self) -> str:
-        """Return why DynamoDB would refuse any row, or '': a table recreated with other keys refuses each one."""
+        """Return why DynamoDB would refuse any row, or '': a table recreated with other keys refuses every row."""
         try:
             await self.check()
         except ServiceError as error:
@@ -186,7 +187,7 @@ class Writer:
 
 
 def _blames_the_rows(error: Exception) -> bool:
-    """Return whether a smaller batch, or one without some row, may succeed."""
+    """Return whether a smaller batch, or one without a certain row, may succeed."""
     if not isinstance(error, DynamoDBError):
         return False
     return error.code == "ValidationException" or error.status == 413 or error.code == "RequestEntityTooLarge"

@@ -24,7 +24,7 @@ class Address:
     key: str = field(repr=False)
     client_ca: str
     mutual: bool = False
-    """Whether other machines may reach it only with a certificate of `client_ca`."""
+    """Whether other machines need a certificate of `client_ca` to reach it."""
 
     @property
     def is_local(self) -> bool:

@@ -1,4 +1,4 @@
-"""The calls of a gRPC service: registered, counted while in flight, refused with a reason."""
+"""Register a gRPC service's calls, count them while in flight, and refuse them with a reason."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def register(server: grpc.aio.Server, service: str, handlers: dict[str, grpc.Rpc
 
 
 async def write(context: Context, response: bytes) -> None:
-    """Return when the client's connection has taken the response. If the client is gone, be cancelled."""
+    """Send a response; return when the connection has taken it. Raise `CancelledError` if the client is gone."""
     try:
         await context.write(response)
     except grpc.aio.InternalError:
@@ -32,7 +32,7 @@ class Calls:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def enter(self) -> None:
-        """Count the current task as a call, up to its response being sent: gRPC runs each in a task of its own."""
+        """Count the current task as a call until its response is sent: gRPC runs each call in its own task."""
         task = asyncio.current_task()
         assert task is not None  # noqa: S101  see above
         self._tasks.add(task)
@@ -44,7 +44,7 @@ class Calls:
             await asyncio.wait(self._tasks)
 
     async def within(self, context: Context, name: str, value: int, least: int, most: int) -> None:
-        """Refuse the call with INVALID_ARGUMENT, which names the field, unless its value is within the bounds."""
+        """Refuse the call with INVALID_ARGUMENT and the field's name unless its value is within the bounds."""
         if not least <= value <= most:
             await self.refuse(context, grpc.StatusCode.INVALID_ARGUMENT, f"{name} is {value}; give {least} to {most}")
 

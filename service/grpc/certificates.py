@@ -1,6 +1,6 @@
-"""Check certificate, key and client CA before gRPC gets them: gRPC reports all their faults by the same error.
+"""Check certificate, key and client CA before gRPC gets them: gRPC reports the same error for any fault in them.
 
-Each is given by its file, or as the PEM text itself: ECS hands a secret to a container as a variable, never as a file.
+Each is given as a file's path or as PEM text: ECS passes a secret to a container as a variable, never as a file.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from service.grpc.address import Address
 from service.runtime.errors import ServiceError
 
 _BEGIN: Final = "-----BEGIN "
-"""What is in all PEM text (https://www.rfc-editor.org/rfc/rfc7468#section-2), and in no file's name."""
+"""Found in all PEM text (https://www.rfc-editor.org/rfc/rfc7468#section-2), and in no file's name."""
 
 
 def load(address: Address) -> grpc.ServerCredentials:
-    """Load the server's credentials. Raises `ServiceError` that names the faulty variable."""
+    """Load the server's credentials. Raise `ServiceError` that names the faulty variable."""
     if not address.key:
         raise ServiceError(f"{address.variables}_KEY is not set", "give certificate and key together, or neither")
     chain = _certificates(f"{address.variables}_CERTIFICATE", address.certificate)
@@ -75,7 +75,7 @@ def _read(variable: str, given: str) -> bytes:
 
 
 def _shown(variable: str, given: str) -> str:
-    """Return the variable with its file; text may be a key, and is not shown."""
+    """Return the variable with its file; PEM text is not shown, as it may be a key."""
     return variable if _BEGIN in given else f"{variable} {given!r}"
 
 

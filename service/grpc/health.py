@@ -25,5 +25,5 @@ class Health:
             await self._servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
 
     async def stopping(self) -> None:
-        """Report NOT_SERVING from now on; later calls of `serving` change nothing."""
+        """Report NOT_SERVING from now on; later calls of `serving` have no effect."""
         await self._servicer.enter_graceful_shutdown()

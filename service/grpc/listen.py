@@ -19,21 +19,22 @@ from service.grpc.address import Address, socket_path
 from service.runtime.errors import ServiceError
 
 OPTIONS: Final = (
-    ("grpc.so_reuseport", 0),  # so that a second sidecar on the port fails, not shares it
+    ("grpc.so_reuseport", 0),  # so that a second sidecar on the port fails instead of sharing it
     ("grpc.keepalive_time_ms", 30_000),
     # A Go client may send a PING every 10 s, and the network may deliver two of them closer together.
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
 )
-"""gRPC ignores unknown names without a word, so each option has a test of its effect.
+"""gRPC silently ignores unknown names, so each option has a test of its effect.
 
 https://github.com/grpc/grpc/blob/master/include/grpc/impl/channel_arg_names.h
 """
 
 
 def claim(address: Address) -> None:
-    """Lock a Unix socket's path. Raises `ServiceError` if another program serves it: gRPC would silently take it over.
-    Raises `OSError` when the path cannot be used.
+    """Lock a Unix socket's path, which gRPC would silently take over from another program.
+
+    Raise `ServiceError` if another program serves it, and `OSError` if the path cannot be used.
 
     The kernel holds the lock until the process ends, in whatever way: a socket left by a killed sidecar blocks no one.
     It is not released earlier, because gRPC deletes the socket late.
@@ -65,7 +66,7 @@ def _served(path: str) -> bool:
 
 
 def lost(listen: str) -> str:
-    """Return the reason why clients cannot find the socket any more, or ''."""
+    """Return the reason the socket is gone, or ''."""
     if listen.startswith("unix:") and not Path(socket_path(listen)).is_socket():
         return "its Unix socket was removed: restart it"
     return ""
@@ -85,7 +86,7 @@ def _socket_mode(address: Address) -> Iterator[None]:
 
 
 async def bind(server: grpc.aio.Server, address: Address) -> int:
-    """Bind the server; return the port. Raises `ServiceError` with the reason why it cannot listen there."""
+    """Bind the server; return the port. Raise `ServiceError` with the reason if it cannot listen there."""
     listen, variable = address.listen, f"{address.variables}_LISTEN"
     try:
         claim(address)

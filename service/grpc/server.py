@@ -1,4 +1,4 @@
-"""A gRPC server of one service, with health and reflection: starts, drains and closes."""
+"""A gRPC server of one service, with health and reflection: start, drain and close it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from service.grpc.listen import OPTIONS, bind, lost
 from service.runtime.cancel import cancel
 
 WATCH_S: Final = 0.2
-"""Seconds for clients that watch the health to hear that the server stops."""
+"""Seconds for clients that watch the health to learn that the server is stopping."""
 
 
 class Service(Protocol):
@@ -25,20 +25,20 @@ class Service(Protocol):
         ...
 
     async def stop(self) -> None:
-        """Tell calls that wait, or go on without an end, to end now."""
+        """Tell calls that wait or run without end to end now."""
         ...
 
 
 class Server:
     def __init__(self, address: Address, name: str, service: Service) -> None:
-        """`name` is the service's in its .proto, with the package."""
+        """`name` is the service's name in its .proto, with the package."""
         self._address = address
         self._service = service
         self._health = Health(name)
         self._server: grpc.aio.Server | None = None
 
     async def start(self) -> int:
-        """Listen and report SERVING; return the port. Raises `ServiceError` with the reason why it cannot listen."""
+        """Listen and report SERVING; return the port. Raise `ServiceError` with the reason if it cannot listen."""
         self._server = grpc.aio.server(options=OPTIONS)
         self._service.add_to(self._server)
         self._health.add_to(self._server)
@@ -48,9 +48,9 @@ class Server:
         return port
 
     async def drain(self, timeout_s: float) -> None:
-        """Report NOT_SERVING and take no more calls; return when those in flight have ended, cut off at the timeout.
+        """Report NOT_SERVING and take no more calls; return when those in flight have ended.
 
-        It waits for calls of the service, not for health watches: those would stay open all the time.
+        Calls are cut off after `timeout_s` seconds. Health watches are not awaited: they would stay open all the time.
         """
         await self._health.stopping()
         await self._service.stop()
@@ -70,5 +70,5 @@ class Server:
             await self._server.stop(None)
 
     def problem(self) -> str:
-        """Return the reason why clients cannot find the server any more, or ''."""
+        """Return the reason clients can no longer find the server, or ''."""
         return lost(self._address.listen)

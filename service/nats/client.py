@@ -1,6 +1,6 @@
 """nats-py's client, hardened against whatever a peer or a failing server may send.
 
-In nats-py 2.16 an error may end the task that reads or writes, and the client does not notice: it says that it is
+In nats-py 2.16 an error may end the task that reads or writes, and the client does not notice: it reports that it is
 connected and stays silent. Here
 
 | event | effect |
@@ -10,9 +10,9 @@ connected and stays silent. Here
 | the reading, writing or pinging task ends without being cancelled | counted in `loops_ended`; the client reconnects |
 | the client is closed, by whichever side | `on_closed` is called once |
 
-`link/reconnect.py` shows how it reconnects. Each override of a method of nats-py, here or there, says behind
-"Upstream:" which fault it is for. Releases up to 2.16 have all of them; an override goes with the first release without
-its fault.
+`link/reconnect.py` describes how it reconnects. Each override of a nats-py method, here or there, names after
+"Upstream:" the fault it works around. Releases up to 2.16 have all of these faults; remove an override with the first
+release without its fault.
 
 A grant is a queue subscription for a limited number of messages. It is lighter than nats-py's subscription: it has no
 task and no queue, and it ends with its connection.
@@ -38,7 +38,7 @@ from service.nats.link.transport import Tcp
 from service.nats.parser import Callback, Parser
 
 SPENT_S: Final = 10.0
-"""A spent grant still delivers for this long: a busy server may send more messages between SUB and UNSUB."""
+"""Seconds. A spent grant still delivers for this long: a busy server may send more between SUB and UNSUB."""
 
 
 def header_block(headers: Mapping[str, str]) -> bytes:
@@ -52,7 +52,7 @@ def header_lines(headers: Mapping[str, str]) -> bytes:
 
 
 def sizes_of(texts: Sequence[str]) -> list[int]:
-    """Return the bytes of each on the wire. ASCII, the usual case, needs no encoding."""
+    """Return the size of each text on the wire, in bytes. ASCII, the usual case, needs no encoding."""
     return list(map(len, texts if "".join(texts).isascii() else [text.encode() for text in texts]))
 
 
@@ -93,10 +93,10 @@ class NatsClient(ReconnectingClient):
         self._callbacks.pop(str(subscription._id), None)
 
     def post(self, subject: str, payload: bytes, reply: str = "", headers: bytes = b"") -> None:
-        """Publish without a coroutine. `headers` are encoded already (`header_block`).
+        """Publish without a coroutine. `headers` must be encoded (`header_block`).
 
-        Raises `nats.errors.Error` where `publish` does, and when nats-py's write buffer is full. Does not validate the
-        subjects.
+        Raise `nats.errors.Error` where `publish` does, and if nats-py's write buffer is full. The subjects are not
+        validated.
         """
         self._check(len(payload))
         if headers:
@@ -118,7 +118,7 @@ class NatsClient(ReconnectingClient):
         self._append(b"".join([b"PUB %b%b" % (subject.encode(), rest) for subject in subjects]))
 
     def post_frames(self, frames: str, sizes: Sequence[int]) -> None:
-        """Publish frames that are encoded already, as `post` does: all or none. `sizes` are those of their payloads."""
+        """Publish encoded frames, as `post` does: all or none. `sizes` are those of their payloads, in bytes."""
         self._check(max(sizes))
         self.stats["out_msgs"] += len(sizes)
         self.stats["out_bytes"] += sum(sizes)
@@ -130,7 +130,7 @@ class NatsClient(ReconnectingClient):
             self._write_soon()
 
     def grant(self, subject: str, queue: str, limit: int, callback: Callback) -> str:
-        """Let the server deliver `limit` messages. Call it only while connected: a grant ends with its connection.
+        """Let the server deliver `limit` messages. Call this only while connected: a grant ends with its connection.
 
         Return its sid. The limit is an UNSUB right after the SUB:
         https://docs.nats.io/reference/reference-protocols/nats-protocol#unsub
@@ -157,13 +157,13 @@ class NatsClient(ReconnectingClient):
     async def end_grants(self) -> None:
         """End all grants; return when every message that the server had sent is processed.
 
-        Raises `nats.errors.Error` when the server does not confirm it.
+        Raise `nats.errors.Error` if the server does not confirm it.
         """
         if not self.is_connected:
             return
         for sid in self._grants:
             self._append(command.unsub_cmd(int(sid), 0))
-        await roundtrip(self)  # the server answers in the order of the connection: no message follows its answer
+        await roundtrip(self)  # the server answers in order: no message follows its answer
 
     def _check(self, size: int) -> None:
         if self.is_closed:
@@ -225,12 +225,12 @@ class NatsClient(ReconnectingClient):
         await self._notice_end(self._reading_task)
 
     async def _flusher(self) -> None:
-        """Upstream: as `_read_loop`."""
+        """Upstream: the same as `_read_loop`."""
         await super()._flusher()
         await self._notice_end(self._flusher_task)
 
     async def _ping_interval(self) -> None:
-        """Upstream: as `_read_loop`."""
+        """Upstream: the same as `_read_loop`."""
         await super()._ping_interval()
         await self._notice_end(self._ping_interval_task)
 
@@ -257,7 +257,7 @@ class NatsClient(ReconnectingClient):
             call()
 
     async def _close(self, status: int, do_cbs: bool = True) -> None:
-        """Upstream: without a server, what is pending is written to the dead connection; some ends call no callback."""
+        """Upstream: without a server, pending data is written to the dead connection; some ends call no callback."""
         was_closed = self.is_closed
         if not self.is_connected:
             self._pending, self._pending_data_size = [], 0

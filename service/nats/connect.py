@@ -1,7 +1,7 @@
-"""Connect a client, the one way for every program: endlessly reconnecting roles, and commands that fail at once.
+"""Connect a client, for every program: roles, which reconnect without end, and commands, which fail at once.
 
 An attempt ends early when a server refuses the credentials, offers no TLS where the URL asks for it, or shows a
-certificate that does not verify: another attempt would fail alike.
+certificate that does not verify: another attempt would fail in the same way.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from service.nats.settings import shown
 from service.runtime.cancel import cancel
 
 SERVER_S: Final = 2
-"""For one server, while others or a later round may do better."""
+"""Seconds for one server, while others or a later round may succeed."""
 
 
 class NotConnectedError(Exception):
-    """No server accepted the client. `cause` is what ended the attempt, else the last error, else the lack of one."""
+    """No server accepted the client. `cause` is the error that ended the attempt, else the last one, else a timeout."""
 
     def __init__(self, servers: Sequence[str], cause: BaseException) -> None:
         super().__init__(text(cause))
@@ -46,10 +46,10 @@ async def connect(
     on_error: Callable[[Exception], Awaitable[None]] = _ignore,
     **options: Any,
 ) -> None:
-    """Connect within `within_s` seconds, as the user of the text of a `.creds` file. `options` are those of nats-py.
+    """Connect within `within_s` seconds, as the user in `creds`, a `.creds` file's text. `options` are nats-py's.
 
-    `on_error` is called with each error, also later. Without `reconnects`, each server is tried once, and a lost
-    connection closes the client. Raises `NotConnectedError`; then the caller closes the client.
+    `on_error` is called with each error, even after this returns. Without `reconnects`, each server is tried once, and
+    a lost connection closes the client. Raise `NotConnectedError` on failure; the caller then closes the client.
     """
     addresses = servers.split(",") if isinstance(servers, str) else list(servers)
     final: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
@@ -91,7 +91,7 @@ async def connected(
     client: Callable[[], NatsClient] = NatsClient,
     **options: Any,
 ) -> AsyncIterator[NatsClient]:
-    """Yield a `client` connected as by `connect`. Raises what `explain` makes of the reason if it cannot be."""
+    """Yield a `client` connected by `connect`, then close it. If it cannot connect, raise `explain(error)`."""
     nc = client()
     try:
         try:
@@ -109,5 +109,5 @@ def is_refusal(error: BaseException) -> bool:
 
 
 def text(error: BaseException) -> str:
-    """Return the error's text, without what nats-py puts around the server's."""
+    """Return the error's text, without what nats-py adds to the server's."""
     return str(error).removeprefix("nats: ").strip("'") or type(error).__name__

@@ -1,4 +1,4 @@
-"""The NATS connection: credentials in memory, TLS by URL, endless reconnecting with jittered backoff."""
+"""The NATS connection: credentials in memory, TLS by URL, endless reconnects with jittered backoff."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _undecodable: Final = Repeated(log, "messages dropped that cannot be decoded")
 
 START_TIMEOUT_S: Final = 10.0
 ELECTION_S: Final = 30.0
-"""A cluster elects a leader in 4 to 9 seconds, and again if it loses a node. A request to JetStream waits for 5."""
+"""Seconds. A cluster elects a leader in 4 to 9 s, and again if it loses a node. A JetStream request waits for 5 s."""
 LOOK_AGAIN_S: Final = 1.0
 PING_INTERVAL_S: Final = 10
 CLOSE_S: Final = 1.0
@@ -67,7 +67,7 @@ class Connection:
     async def open(self) -> None:
         """Connect.
 
-        Raises `ServiceError` when a server refuses the credentials, or none answers within `START_TIMEOUT_S` seconds.
+        Raise `ServiceError` if a server refuses the credentials, or none answers within `START_TIMEOUT_S` seconds.
         """
         given, context = self._settings.nats_credentials, tls_context(self._settings)
         self._opened = True
@@ -96,10 +96,10 @@ class Connection:
         self._started = True
 
     def steady(self, need: Need) -> Need:
-        """Return a need that looks again if the connection was lost meanwhile: that answer is not the server's.
+        """Return a need that looks again if the connection was lost meanwhile: its answer is then not the server's.
 
-        It also looks again for `ELECTION_S` seconds if there is no answer and nothing was forbidden: a cluster may
-        be electing a leader. It raises `ServiceError` when the connection is not back within `START_TIMEOUT_S` seconds.
+        It also looks again for `ELECTION_S` seconds if there is no answer and no permission was denied: a cluster may
+        be electing a leader. It raises `ServiceError` if the connection is not back within `START_TIMEOUT_S` seconds.
         """
 
         async def look() -> str | None:
@@ -133,13 +133,13 @@ class Connection:
 
     @property
     def jetstream(self) -> JetStreamContext:
-        """JetStream over this connection. Raises `Skipped` before the connection is open."""
+        """JetStream over this connection. Raise `Skipped` before the connection is open."""
         if not self._started:
             raise Skipped
         return self.nc.jetstream()
 
     async def close(self) -> None:
-        """Close within `CLOSE_S` seconds. Never raises: nothing is left to do about an error here."""
+        """Close within `CLOSE_S` seconds. Never raise: no caller could handle an error here."""
         self._closing = True
         if not self._opened:
             return
@@ -184,7 +184,7 @@ class Connection:
         self._lose(refused(self._settings, error) or closed)
 
     def _lose(self, fault: ServiceError) -> None:
-        """Report the fault and stop reconnecting, so that a drain does not wait for a connection that cannot come."""
+        """Report the fault and stop reconnecting, so that a drain does not wait for a connection that cannot return."""
         if not self._closing:
             self._closing = True
             self._on_lost(fault)
@@ -196,7 +196,7 @@ async def _awaited(looking: Awaitable[str | None]) -> str | None:
 
 
 async def confirm(nc: Client) -> None:
-    """Return when the server has processed everything sent so far, however long it is unreachable meanwhile."""
+    """Return when the server has processed everything sent so far, even after an outage, or the client is closed."""
     while not nc.is_closed:
         if nc.is_connected:
             try:

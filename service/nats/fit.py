@@ -36,14 +36,14 @@ def stream_unfit(config: Config, subjects: Sequence[str], size: int, requests: S
 
 
 def bucket_unfit(config: Config, keys: Sequence[str], size: int) -> str:
-    """Return why values of up to `size` bytes cannot be overwritten without end at `keys`, given as subjects."""
+    """Return why values of up to `size` bytes cannot be overwritten without limit at `keys`, given as subjects."""
     if int(config.get("max_msgs_per_subject") or 0) < 1:
         return "is a plain stream, not a bucket"
     return stream_unfit(config, keys, size)
 
 
 def consumer_unfit(config: Config, *, whole: bool) -> str:
-    """Return why the consumer may not hand out each message until it is deleted; `whole`: it must have no filter."""
+    """Return why the consumer might not deliver each message until it is deleted; `whole`: it must have no filter."""
     filters = config.get("filter_subjects") or [config.get("filter_subject") or ">"]
     if whole and filters != [">"]:
         return f"has the filter {', '.join(filters)}, and every message is wanted"

@@ -25,9 +25,9 @@ CORRECT: Final = "correct it with `python -m control_plane create`"
 LETTER_BYTES: Final = 1024
 """A stream must accept messages of at least this size."""
 NO_LEADER: Final = 10_008
-"""`JSClusterNotAvailErr` of https://github.com/nats-io/nats-server/blob/main/server/errors.json: it passes."""
+"""`JSClusterNotAvailErr` of https://github.com/nats-io/nats-server/blob/main/server/errors.json: it is temporary."""
 VALUE_BYTES: Final = 128
-"""Largest value that we write to a bucket, with its headers."""
+"""Largest value that we write to a bucket, in bytes, with its headers."""
 
 
 async def check_stream(
@@ -41,7 +41,7 @@ async def check_stream(
 ) -> Mapping[str, Any]:
     """Return the stream's configuration, as the server sends it.
 
-    Raises `ServiceError` unless it exists and, if `subjects` are given, stores and acknowledges messages of up to
+    Raise `ServiceError` unless it exists and, if `subjects` are given, stores and acknowledges messages of up to
     `size` bytes on them and takes none of `requests`.
     """
     try:
@@ -58,19 +58,19 @@ async def check_stream(
 async def consumer(jetstream: JetStreamContext, stream: str, name: str) -> tuple[ConsumerInfo, Mapping[str, Any]]:
     """Return a consumer's state, and its configuration as the server sends it: nats-py drops fields unknown to it.
 
-    Raises `nats.errors.Error` or `APIError`.
+    Raise `nats.errors.Error` or `APIError` if it cannot be read.
     """
     answer = await _ask(jetstream, f"CONSUMER.INFO.{stream}.{name}")
     return ConsumerInfo.from_response(copy.deepcopy(answer)), answer["config"]
 
 
 def backlog(info: ConsumerInfo) -> int:
-    """Count the messages that wait and those that are delivered and not acknowledged, even to a client that died."""
+    """Count the messages that wait and those delivered but not acknowledged, even to a client that died."""
     return (info.num_pending or 0) + (info.num_ack_pending or 0)
 
 
 async def open_bucket(jetstream: JetStreamContext, name: str, keys: Sequence[str]) -> KeyValue:
-    """Open a bucket. Raises `ServiceError` when it does not exist, or its `keys` cannot be overwritten without end."""
+    """Open a bucket. Raise `ServiceError` if it does not exist or its `keys` cannot be overwritten without limit."""
     try:
         config = await _config(jetstream, f"KV_{name}")
         if unfit := bucket_unfit(config, [f"$KV.{name}.{key}" for key in keys], VALUE_BYTES):
@@ -92,7 +92,7 @@ async def _ask(jetstream: JetStreamContext, what: str) -> Any:
 
 
 def explain(name: str, error: Exception, user: str = "service", done: str = "read") -> ServiceError:
-    """Explain JetStream's error about `name` to an operator.
+    """Return JetStream's error about `name` as one that tells an operator what to do.
 
     `user` is the NATS user of the role; `done` is what was tried, as a participle ("read").
     """

@@ -10,8 +10,8 @@ expression finds all messages of a read, and each callback gets consecutive mess
 | PING, PONG, INFO, +OK, -ERR | one by one, by nats-py |
 | an incomplete message | kept until enough bytes have arrived |
 
-A payload may itself look like messages, so a search counts only up to the first message whose sizes do not match. As
-many messages as the search found in vain are then parsed one by one, so that no read is searched more than twice.
+A payload may itself look like messages, so a search is valid only up to the first message whose sizes do not match.
+As many messages as it found beyond that are then parsed one by one, so that no read is searched more than twice.
 https://docs.nats.io/reference/reference-protocols/nats-protocol
 """
 
@@ -66,7 +66,7 @@ def raw(read: Read) -> Iterator[RawMessage]:
 
 
 class Parser(parser.Parser):
-    """Passes messages to `callbacks` (by sid), all else to nats-py. Calls `on_error(error)` when a callback raises."""
+    """Passes messages to `callbacks` (by sid), the rest to nats-py. Calls `on_error(error)` when a callback raises."""
 
     def __init__(self, nc: Any, callbacks: Mapping[str, Callback], on_error: Callable[[Exception], None]) -> None:
         self._enough = 0
@@ -105,7 +105,7 @@ class Parser(parser.Parser):
             at += len(line)
 
     def _find(self, text: str, at: int) -> tuple[list[_Row], int]:
-        """Return the whole messages from `at` on, and the position where something else begins."""
+        """Return the complete messages from `at` on, and the position where something else begins."""
         rows: list[_Row] = []
         in_vain = 0
         while at < len(text):
@@ -161,7 +161,7 @@ class Parser(parser.Parser):
 
 
 def _whole(rows: Sequence[_Row]) -> int:
-    """Count the leading messages whose sizes match what they declare."""
+    """Count the leading messages whose sizes match the declared ones."""
     if not rows:
         return 0
     is_headed, _, _, _, head_sizes, sizes, headers, payloads, _ = zip(*rows, strict=True)
@@ -184,7 +184,7 @@ def _length(row: _Row) -> int:
 
 
 def _row(text: str, line: re.Match[str]) -> tuple[_Row, int]:
-    """Return the message that `line` begins, and the position where it ends."""
+    """Return the message that begins with `line`, and the position where it ends."""
     subject, sid, reply, head_size, size = line.groups()[:5] if line[1] else line.groups()[5:]
     body = line.end()
     end = body + int(size)

@@ -19,7 +19,7 @@ USER_INFO_S: Final = 2.0
 
 
 async def told(nc: Client) -> Mapping[str, Any]:
-    """Return the permissions of `nc`; a missing entry allows all. Raises `Skipped` when the server does not say."""
+    """Return the permissions of `nc`; a missing entry allows all. Raise `Skipped` if the server does not tell."""
     try:
         reply = await nc.request(USER_INFO, timeout=USER_INFO_S)
         given = orjson.loads(reply.data)["data"].get("permissions") or {}
@@ -36,7 +36,7 @@ async def look(
 ) -> Mapping[str, Any]:
     """Return the permissions of `nc`. Raise `ServiceError` that names each subject it may not use.
 
-    Raise `Skipped` when the server does not say. A subject may be `SUBJECT QUEUE`. `answers`: the role answers
+    Raise `Skipped` if the server does not report them. A subject may be `SUBJECT QUEUE`. `answers`: the role answers
     requests, so it must be allowed to reply.
     """
     given = await told(nc)
@@ -51,7 +51,7 @@ async def look(
 
 
 def _are_rules(rules: Any) -> bool:
-    """Return whether `allows` can read them: nothing, or lists of subjects."""
+    """Return whether `allows` can read the rules: none, or lists of subjects."""
     if not rules:
         return True
     if not isinstance(rules, dict):

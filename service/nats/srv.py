@@ -1,7 +1,7 @@
 """`$SRV` for a role: nats-py's service, restricted to answering inboxes.
 
 A role may publish where a requester may not: to a stream and a bucket, to other programs' subjects, to the inboxes that
-take the roles' own acknowledgements. A reply subject must not trick it into doing so (docs/adr/0002-micro.md).
+receive the roles' acknowledgements. A reply subject must not trick it into doing so (docs/adr/0002-micro.md).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ OWN: Final = tuple(f"{role.INBOX_PREFIX}." for role in (archive, customer, devic
 
 
 def is_inbox(subject: str) -> bool:
-    """Return whether a reply may go there: an inbox of a client (`_INBOX`) or server (`_R_`), and not a role's."""
+    """Return whether a reply may go there: an inbox of a client (`_INBOX`) or server (`_R_`), but not a role's."""
     return subject.startswith("_") and not subject.startswith(OWN)
 
 
@@ -32,7 +32,7 @@ _inboxes: Final = re.compile(rf"(?:(?!{'|'.join(map(re.escape, OWN))})_[!-~]*\n)
 
 
 def are_inboxes(subjects: Sequence[str]) -> bool:
-    """Return whether each is an inbox in ASCII. One search over all costs a fraction of a call for each."""
+    """Return whether all are inboxes in ASCII. One search over all costs a fraction of a call for each."""
     return _inboxes("\n".join(subjects) + "\n") is not None
 
 
@@ -40,7 +40,7 @@ class Discovery(Service):
     """Answers PING, INFO and STATS, each for all services, by name and by id."""
 
     async def start(self) -> None:
-        """Subscribe, now or with the next connection. `confirm` returns when the server knows of it."""
+        """Subscribe, now or with the next connection. After `confirm`, the server has the subscriptions."""
         try:
             await super().start()
         except nats.errors.Error as error:  # the connection is lost; a reconnect makes the subscriptions

@@ -1,4 +1,4 @@
-"""The TLS context of a client with a certificate. That `tls://` means TLS is `link/reconnect.py`'s rule."""
+"""The TLS context of a client with a certificate. `link/reconnect.py` enforces TLS for `tls://`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from service.runtime.errors import ServiceError
 def tls_context(settings: NatsSettings) -> ssl.SSLContext | None:
     """Return a context with the client's certificate, or None if none is set. It trusts SSL_CERT_FILE's authorities.
 
-    Raises `ServiceError` when the files cannot be used.
+    Raise `ServiceError` if the files cannot be used.
     """
     if not settings.nats_certificate and not settings.nats_key:
         return None

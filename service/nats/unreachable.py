@@ -1,4 +1,4 @@
-"""Tell an operator why no server accepted the client: the real cause, and what to do."""
+"""Explain to an operator why no server accepted the client: the real cause, and the remedy."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ async def unreachable(settings: NatsSettings, reason: str, *, asks_for_certifica
 
 
 async def _begins_with_tls(settings: NatsSettings) -> bool:
-    """Return whether a server sends INFO after a TLS handshake. Sends it nothing and trusts nothing it says."""
+    """Return whether a server sends INFO after a TLS handshake. Send it nothing, and trust nothing it says."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     for server in settings.nats_servers:

@@ -1,1 +1,1 @@
-"""Requests from their delivery to their reply: credit, dispatch, bursts, errors."""
+"""Requests, from delivery to reply: credit, dispatch, bursts, errors."""

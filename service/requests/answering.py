@@ -1,4 +1,4 @@
-"""Answer each request in a task of its own."""
+"""Answer each request in its own task."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Asked = TypeVar("Asked")
 
 
 class Answering(Generic[Asked]):
-    """A handler of requests, each of which takes a while to answer."""
+    """A handler for requests that take time to answer."""
 
     def __init__(self, decode: Callable[[str], Asked], answer: Callable[[Asked], Awaitable[str]]) -> None:
-        """Both may raise a `RequestError` to reply with; any other error is logged as a fault of ours."""
+        """Either may raise a `RequestError`, which is the reply; any other error is logged, and the reply is 500."""
         self._decode = decode
         self._answer = answer
         self._tasks: set[asyncio.Task[None]] = set()

@@ -1,7 +1,6 @@
 """Requests to one endpoint that arrived in one read, and their replies.
 
-They are handled as lists, with no object and no call per request, except for unusual ones. A burst of one is the same,
-only shorter.
+They are handled as lists, with no object and no call per request, except for unusual ones.
 """
 
 from __future__ import annotations
@@ -39,8 +38,8 @@ class Done(Protocol):
 class Burst:
     """Requests not answered yet, each identified by its reply subject.
 
-    A request that is answered, or taken into another burst, leaves this one: it is answered only once, and code that
-    catches an error can refuse the rest.
+    A request that is answered, or taken into another burst, leaves this one: it is answered only once, and an error
+    handler can refuse the rest.
     """
 
     __slots__ = ("_done", "_failed", "_post", "context", "received_ns", "replies", "span")
@@ -59,13 +58,13 @@ class Burst:
         self.received_ns = received_ns
         self.span = span
         self.context = context
-        """Headers that pass the request's span on; None if requests are not traced."""
+        """Headers that propagate the request's span; None if requests are not traced."""
         self._post = post
         self._done = done
         self._failed = _request_failed
 
     def respond(self, payloads: Sequence[str]) -> bool:
-        """Answer each with its payload. Return False if the connection did not take the replies (all or none)."""
+        """Answer each with its payload. Return False unless the connection took every reply."""
         if not self.replies:
             return False
         sizes = sizes_of(payloads)
@@ -97,7 +96,7 @@ class Burst:
         self._done(self, count, error.description, error=f"{error.code}:{error.description}", lost=lost)
 
     def fail(self, error: Exception) -> None:
-        """Refuse all because of an error. Log any but a `RequestError`; the requester sees only "internal error"."""
+        """Refuse all. A `RequestError` is the reply; any other error is logged, and the reply is "internal error"."""
         if isinstance(error, RequestError):
             self.refuse(error)
         else:
@@ -132,13 +131,13 @@ class Burst:
         return self._like([replies[number] for number in numbers])
 
     def singles(self) -> Iterator[Burst]:
-        """Yield each request as a burst of its own."""
+        """Yield each request as its own burst."""
         while self.replies:
             reply, self.replies = self.replies[0], self.replies[1:]
             yield self._like([reply])
 
     def looked_up(self, replies: Sequence[str]) -> Burst:
-        """Return requests of this burst whose look-up is done: a failure from now on is logged as one of the reply."""
+        """Return a burst of requests whose look-up is done: a later failure is logged as "reply failed"."""
         burst = self._like(replies)
         burst._failed = _reply_failed
         return burst

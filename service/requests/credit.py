@@ -1,33 +1,34 @@
-"""Admission by credit: the server may deliver as many requests as this task can answer soon, and no more.
+"""Admission by credit: the server may deliver only as many requests as this task can answer soon.
 
-A grant is a queue subscription that ends by itself after a fixed number of messages. The room, the requests that this
-task accepts at a time, is what it answers in a quarter of a second: at least `LEAST`, at most `max_in_flight`. Grants
-are made in pieces of the least room, as requests are answered: the more are open, the more a server sends here. So no
-request waits in a socket until its requester has given up (docs/adr/0011-credit.md).
+A grant is a queue subscription that ends by itself after a fixed number of messages. The room is the number of
+requests that this task accepts at a time: what it answers in a quarter of a second, at least `LEAST`, at most
+`max_in_flight`. As requests are answered, new grants are made, each for a piece of the least room; the more are open,
+the more a server sends here. So no request waits in a socket until its requester has given up
+(docs/adr/0011-credit.md).
 
 The server sends what this task has no room for to other tasks of the queue group; when none has room, it answers the
 requester with "no responders" at once. But another node or cluster learns late that a grant has ended, and what it
-sends until then is lost silently. So each subject keeps one more grant open, the overdraft: this task answers what
-arrives beyond the room with "no responders" itself, in the server's own format.
+sends until then is lost silently. So each subject keeps one more grant open, the overdraft: this task itself answers
+requests beyond the room with "no responders", in the server's format.
 
 | state | grants | overdraft | left by |
 | --- | --- | --- | --- |
 | closed | none | none | `open` |
-| room | `outstanding` of each subject, renewed | open; taken while there is room | the room is used up |
-| full | what is left of them | open; turned away | a quarter of the room is free again |
+| room | `outstanding` of each subject, renewed | open; requests are taken while there is room | the room is used up |
+| full | what is left of them | open; requests are turned away | a quarter of the room is free again |
 | dry: full, and the allowance is used up | what is left of them | none: the server says "no responders" | the same |
 | not connected | none: they ended with the connection | none | a new connection: grants are made for the room |
-| closed for good | none, on later connections neither | none | |
+| closed for good | none, nor on later connections | none | |
 
 `RATIO` requests of the overdraft may be turned away for each that is answered, so that answers keep most of the CPU.
-A full task takes requests again only when a quarter of the room is free: earlier, they would come in tiny bursts, which
-cost several times as much as long ones.
+A full task takes requests again only when a quarter of the room is free; otherwise they would come in tiny bursts,
+which cost several times as much as long ones.
 
 Every subject has the whole room, so the grants of a quiet subject take nothing from the others. Requests in flight
-count for all subjects together: a grant is made only while they leave room, and what arrives beyond it is turned away.
+count across all subjects: a grant is made only while they leave room, and requests beyond it are turned away.
 
-Time without credit shows an operator that a task is full. A task that sleeps because its CPU quota is used up cannot
-see its grants run out; when it finds that they had, the time since they were made counts, up to `SLEEP_S`.
+Time without credit tells an operator that a task is full. A task that is throttled at its CPU quota cannot see its
+grants run out; when it finds that they had, the time since they were made counts, up to `SLEEP_S`.
 """
 
 from __future__ import annotations
@@ -51,9 +52,9 @@ from service.requests.grants import Take, Window
 log: Final = structlog.get_logger("service.micro")
 
 LEAST: Final = 1024
-"""The least room, in requests, however slow the task is; half of `max_in_flight` if that is more, all if it is less."""
+"""Least room in requests, however slow the task: this or half of `max_in_flight`, if more; at most `max_in_flight`."""
 AHEAD_S: Final = 0.25
-"""Seconds of answers to hold: longer than a task without CPU sleeps, shorter than a requester waits."""
+"""Seconds of answers to hold: longer than throttling stops a task, shorter than a requester waits."""
 RATE_S: Final = 1.0
 RECENT_S: Final = 10.0
 PIECES: Final = 16
@@ -70,7 +71,7 @@ NO_RESPONDERS: Final = " 16 16\r\nNATS/1.0 503\r\n\r\n\r\n"
 
 
 class Credit:
-    """The room for requests, and how much of it is used. Count each request with `enter`, then with `leave`."""
+    """The room for requests, and how much of it is used. Count requests in with `enter`, and out with `leave`."""
 
     def __init__(self, nc: NatsClient, max_in_flight: int) -> None:
         self.in_flight = 0
@@ -96,18 +97,18 @@ class Credit:
         nc.on_reconnected.append(self._renew)
 
     def add(self, subject: str, queue: str, take: Take) -> None:
-        """Call `take` with the requests to `subject` of each read; it must start the work and return."""
+        """Register `take` for the requests to `subject`, once per read; it must start the work and return."""
         window = Window(subject, queue, take)
         window.on_read = partial(self._on_read, window)
         self._windows.append(window)
 
     def open(self) -> None:
-        """Take requests, on this connection and those to come."""
+        """Take requests, on this connection and later ones."""
         self._is_open = True
         self._renew()
 
     async def close(self) -> None:
-        """Take no more requests, on any connection; return when those delivered have been taken."""
+        """Stop taking requests, on any connection; return when those delivered have been taken."""
         self._is_open = False
         self._stop_clock()
         try:
@@ -141,7 +142,7 @@ class Credit:
 
     @property
     def without_s(self) -> float:
-        """Seconds since the start in which some subject had no grant, because this task was full."""
+        """Seconds since the start in which some subject had no grant because this task was full."""
         return self._without_s + self._empty_s
 
     @property
@@ -149,7 +150,7 @@ class Credit:
         return time.monotonic() - self._empty_since_s if self._empty_since_s is not None else 0.0
 
     def recent_share_without(self) -> float:
-        """Return the share of time without credit in the last 10 to 20 seconds; longer if not called meanwhile."""
+        """Return the share of time without credit over the last 10 to 20 seconds, or longer if calls are rare."""
         now_s, without_s = time.monotonic(), self.without_s
         if now_s - self._marks[1][0] > RECENT_S:
             self._marks = self._marks[1], (now_s, without_s)
@@ -165,7 +166,7 @@ class Credit:
             self._overdraw(window)
         room = 0 if self._is_full else self._limit - self.in_flight
         for window in self._windows:
-            # What is outstanding may still arrive on top of what is in flight: grant the difference, in whole pieces.
+            # Outstanding requests may still arrive on top of those in flight: grant the difference, in whole pieces.
             pieces = (room - window.outstanding) // self._piece
             if pieces > 0:
                 grant = partial(self._nc.grant, window.subject, window.queue, self._piece, window.on_read)
@@ -176,7 +177,7 @@ class Credit:
             self._stop_clock()
 
     def _overdraw(self, window: Window) -> None:
-        """Replace an overdraft that is half used up: the new one brings as many requests as may be turned away now."""
+        """Replace an overdraft that is half used up. The new one is for as many requests as may be turned away now."""
         last, left = next(reversed(window.overdraft.items()), ("", 0))
         limit = int(self._spare)
         # A new one must add an eighth, or every few requests turned away would cost the server a subscription.
@@ -188,7 +189,7 @@ class Credit:
         window.overdraft = {last: left, sid: limit} if last else {sid: limit}
 
     def _measure(self) -> None:
-        """Set the room by the rate of answers, every `RATE_S` seconds at most."""
+        """Set the room from the rate of answers, at most once every `RATE_S` seconds."""
         passed_s = time.monotonic() - self._answered_since_s
         if passed_s >= RATE_S:
             self._limit = min(self._most, max(self._least, int(AHEAD_S * self._answered / passed_s)))
@@ -202,7 +203,7 @@ class Credit:
             self._start_clock()
         if read.sids:
             window.take(read)
-        if window.outstanding == 0 and self.in_flight == 0:  # nothing in it could be decoded: no answer will renew
+        if window.outstanding == 0 and self.in_flight == 0:  # nothing was decodable: no answer will renew
             self._renew()
 
     def _within_room(self, window: Window, read: Read) -> Read:
@@ -214,7 +215,7 @@ class Credit:
         if room == 0 or (self._is_full and counts.keys() <= window.overdraft.keys()):
             self._turn_away(window, read.replies)
             return Read((), (), (), (), ())
-        # Granted requests come first: the server was promised room for them, the overdraft gets what remains.
+        # Granted requests come first: the server was promised room for them. The overdraft gets what remains.
         granted = [number for number, sid in enumerate(read.sids) if sid not in window.overdraft]
         overdrawn = [number for number, sid in enumerate(read.sids) if sid in window.overdraft]
         away = {*granted[room:], *overdrawn[0 if self._is_full else max(0, room - len(granted)) :]}

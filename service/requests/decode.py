@@ -14,7 +14,7 @@ from service.requests.errors import BadRequest
 
 
 def decode_object(payload: str) -> dict[str, Any]:
-    """Return the request's JSON object."""
+    """Return the request's JSON object. Raise `BadRequest` if it is anything else."""
     content = payload.encode("latin-1")
     try:
         body = orjson.loads(content)
@@ -26,7 +26,7 @@ def decode_object(payload: str) -> dict[str, Any]:
 
 
 def _decode_slowly(payload: bytes) -> Any:
-    """Decode JSON that orjson refuses: numbers too large for a float, deep nesting. RFC 8259 sets no bounds."""
+    """Decode JSON that orjson refuses: numbers too large for a float, deep nesting. RFC 8259 sets no limits."""
     try:
         body = json.loads(payload.decode(), parse_int=float, parse_constant=_no_number)
         json.dumps(body, ensure_ascii=False).encode()

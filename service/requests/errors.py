@@ -1,4 +1,4 @@
-"""Why a request cannot be answered: each error becomes a reply.
+"""Errors that become error replies.
 
 RequestError
   BadRequest            403

@@ -1,4 +1,4 @@
-"""What a failed call of a table means for the reply: the cause is logged, and the requester does not see it."""
+"""Turn a failed table call into a reply: the cause is logged, and the requester does not see it."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from service.runtime.logs import Repeated
 
 
 class Failures:
-    """Failures of one kind of work, each kind logged at most once a minute."""
+    """Failures of one kind of work; each kind of error is logged at most once a minute."""
 
     def __init__(self, log: Any, event: str) -> None:
-        """`event` is what the log says of a failure that does not pass by itself."""
+        """`event` is the log message for a failure that does not go away by itself."""
         self.failed = Repeated(log, event)
         self._unavailable = Repeated(log, "the table is not available")
 
     def refusal(self, error: Exception, **about: Any) -> RequestError:
-        """Return the reply for a failed call; `about` is what the log says it was for."""
+        """Return the reply for a failed call; `about` holds log fields that say what it was for."""
         if isinstance(error, TableUnavailableError):
             self._unavailable.warning(kind(error.__cause__ or error), error=reason(error))
             return Unavailable(f"{error}; try again")

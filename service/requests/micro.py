@@ -1,7 +1,7 @@
 """Concurrent request dispatch for ADR-32 services.
 
 `nats.micro` awaits a handler before it takes the next message, so it serves one request at a time, and its
-statistics assume that. Discovery, identity and the `$SRV` replies are still its own; the endpoints are replaced
+statistics assume that. Discovery, identity and the `$SRV` replies still come from it; the endpoints are replaced
 (docs/adr/0002-micro.md). A handler returns as soon as the work on its requests has started; a request counts as in
 flight until it is answered.
 
@@ -35,14 +35,14 @@ log: Final = structlog.get_logger("service.micro")
 
 OUTCOMES: Final = (OK, REPLY_LOST, *(error.description for error in ERRORS))
 ANSWERS: Final = frozenset({OK, NotFound.description})
-"""Outcomes whose latency is observed. A refusal takes microseconds: it would make an overloaded task look fast."""
+"""Outcomes whose latency is observed. Refusals take microseconds and would make an overloaded task look fast."""
 LATENCY_BUCKETS: Final = (
     0.0002, 0.0005, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075,
     0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0,
 )  # fmt: skip
 
 Handler = Callable[[Burst, Sequence[str]], None]
-"""Start the work on requests, given their payloads (each character is a byte), and return.
+"""Start work on a burst's requests, given their payloads (each character is a byte), and return.
 
 An exception becomes the reply to the requests left in the burst.
 """
@@ -93,7 +93,7 @@ class _Dispatch:
         self._is_traced = isinstance(service.tracing, Tracing)
 
     def on_read(self, read: Read) -> None:
-        """Take the requests of one read. No request waits for another's answer, or fails with it."""
+        """Take the requests of one read. A request neither waits for another's answer nor fails with it."""
         received_ns = time.perf_counter_ns()
         if self._is_traced:
             for number, (reply, payload) in enumerate(zip(read.replies, read.payloads, strict=True)):
@@ -164,9 +164,9 @@ class _Dispatch:
 
 
 class ConcurrentService(Discovery):
-    """`nats.micro`'s service (PING, INFO and STATS, each plain, by name and by id) over concurrent endpoints.
+    """`nats.micro`'s service (PING, INFO and STATS, each for all, by name and by id) with concurrent endpoints.
 
-    All endpoints together have room for at most `max_in_flight` requests, by credit: see `credit.py`.
+    Credit limits all endpoints together to `max_in_flight` requests: see `credit.py`.
     """
 
     def __init__(
@@ -179,7 +179,7 @@ class ConcurrentService(Discovery):
         tracing: NoTracing | Tracing,
         facts: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
-        """`facts` returns what the statistics of each endpoint say in `data` about the whole task."""
+        """`facts` returns facts about the whole task, for `data` in each endpoint's statistics."""
         super().__init__(nc, config)
         self.nc = nc
         self.tracing = tracing
@@ -195,12 +195,12 @@ class ConcurrentService(Discovery):
         return {dispatch.endpoint.name: dispatch.stats for dispatch in self._dispatches}
 
     async def serve(self) -> None:
-        """Answer `$SRV` and take requests."""
+        """Start to answer `$SRV` and to take requests."""
         await self.start()
         self.credit.open()
 
     async def drain(self) -> None:
-        """Take no more requests; return when those delivered are answered."""
+        """Stop taking requests; return when all delivered ones are answered."""
         await self.credit.close()
         await self.credit.idle()
 

@@ -1,1 +1,1 @@
-"""The base of every role: process, settings, logs, health, metrics. Knows no NATS, balance, table or subject."""
+"""The base of every role: process, settings, logs, health, metrics. It knows no NATS, balance, table or subject."""

@@ -12,7 +12,7 @@ log: Final = structlog.get_logger("service.process")
 
 
 def background(work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-    """Start a task. If an error ends it, that is logged with its traceback. End it with `cancel`."""
+    """Start a task. If an error ends it, the error is logged with its traceback. End it with `cancel`."""
     task = asyncio.create_task(work, name=name)
     task.add_done_callback(_ended)
     return task

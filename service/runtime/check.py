@@ -1,4 +1,4 @@
-"""`python -m service [ROLE] --check`: check a role's needs one by one. Takes no work and writes nothing."""
+"""`python -m service [ROLE] --check`: check a role's needs one by one. It takes no work and writes nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Finding = tuple[str, str]
 
 
 async def check(role: Role) -> AsyncIterator[Finding]:
-    """Yield a finding per need, in the order in which the role would open them. Closes the role at the end."""
+    """Yield a finding per need, in the order in which the role would open them. Close the role at the end."""
     try:
         for need in role.needs():
             try:

@@ -1,7 +1,7 @@
 """The error that ends a process.
 
 ServiceError            the process cannot start or continue: one line and a non-zero exit
-  NoAnswer              nothing said why not
+  NoAnswer              no answer came in time
 """
 
 from __future__ import annotations
@@ -17,4 +17,4 @@ class ServiceError(Exception):
 
 
 class NoAnswer(ServiceError):
-    """There was no answer within the time that one takes."""
+    """No answer came in time."""

@@ -40,7 +40,7 @@ async def serve_health(
 ) -> AsyncIterator[int]:
     """Serve on `port` (0: any free port); yield the port.
 
-    Raises `ServiceError` when the port cannot be used. Answers of `problems` and `remarks` are cached for a second.
+    Raise `ServiceError` if the port cannot be used. Answers of `problems` and `remarks` are cached for a second.
     """
     registry = CollectorRegistry()
     for collector in (_Role(metrics), PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):

@@ -66,7 +66,7 @@ def _is_json(log_format: str | None) -> bool:
 
 
 def configure_logs(settings: Settings) -> None:
-    """Set up structlog. Records of libraries, from level warning, get the same form."""
+    """Set up structlog. Libraries' records, from level warning up, get the same form."""
     console = not writes_json(settings)
     shared: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,

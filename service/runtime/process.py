@@ -26,7 +26,7 @@ log: Final = structlog.get_logger("service.process")
 AnySettings = TypeVar("AnySettings", bound=Settings)
 
 CLOSE_S: Final = 1.0
-"""Part of `SHUTDOWN_TIMEOUT` that is reserved for closing connections."""
+"""Seconds of `SHUTDOWN_TIMEOUT` reserved for closing connections."""
 
 
 class Stop:
@@ -61,7 +61,7 @@ class Stop:
     async def unless_first(self, starting: Coroutine[Any, Any, None]) -> bool:
         """Run `starting` and return True; if a signal or `finish` comes first, cancel it and return False.
 
-        Raises the error of `fail` if that comes first.
+        Raise the error of `fail` if that comes first.
         """
         task = asyncio.create_task(starting)
         await asyncio.wait({task, self._stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -84,7 +84,7 @@ class Stop:
 async def run(make: Callable[[AnySettings, Stop], Role], settings: AnySettings) -> None:
     """Run a role until SIGTERM or SIGINT, then drain it.
 
-    Raises `ServiceError` when the role cannot start or continue, or when the drain left something undone.
+    Raise `ServiceError` if the role cannot start or continue, or if the drain left something undone.
     """
     async with AsyncExitStack() as stack:
         stop = Stop()

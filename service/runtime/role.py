@@ -1,4 +1,4 @@
-"""The interface of a role, one job of the image. `process.run` calls its methods in the order listed here."""
+"""The interface of a role, one of the image's jobs. `process.run` calls its methods in the order listed here."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ class Need:
 
     name: str
     look: Callable[[], Awaitable[str | None]]
-    """Check or open it; return a remark for `--check`, or None. Raises `ServiceError` if missing, or `Skipped`."""
+    """Check or open it; return a remark for `--check`, or None. Raise `ServiceError` if missing, or `Skipped`."""
 
 
 class Role(Protocol):
     """Its constructor takes settings and a `Stop`, and does no I/O. Its attribute `SETTINGS` is its settings class."""
 
     def needs(self) -> Sequence[Need]:
-        """Return what must exist, in the order in which to open it. `close` is called however far this gets."""
+        """Return what must exist, in the order in which to open it. `close` is called even if a need fails."""
         ...
 
     async def start(self) -> None:
-        """Start to take work. Raises `ServiceError`."""
+        """Start taking work. Raise `ServiceError` if that fails."""
         ...
 
     async def drain(self, timeout_s: float) -> None:
-        """Take no more work and finish what was taken. Raises `ServiceError` for work not finished in time."""
+        """Stop taking work and finish what was taken. Raise `ServiceError` if it is not done within `timeout_s`."""
         ...
 
     async def close(self) -> None:
@@ -48,7 +48,7 @@ class Role(Protocol):
         ...
 
     async def remarks(self) -> Mapping[str, str]:
-        """Return part -> what an operator should know though the role is ready; may be empty."""
+        """Return part -> what an operator should know even if the role is ready; may be empty."""
         ...
 
     def metrics(self) -> Iterable[Metric]:

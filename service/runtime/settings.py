@@ -52,7 +52,7 @@ class Settings(BaseSettings):
 def load(settings: type[AnySettings]) -> AnySettings:
     """Read the settings of this process.
 
-    Raises `ServiceError` that names the first bad variable and its rule, without the variable's value.
+    Raise `ServiceError` that names the first bad variable and its rule, without the variable's value.
     """
     try:
         return settings()

@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def in_thread(work: Callable[[], T], name: str) -> asyncio.Future[T]:
-    """Run it in a daemon thread: an executor's threads would keep the process alive until a hung call ends."""
+    """Run `work` in a daemon thread: an executor's threads would keep the process alive until a hung call ends."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 

@@ -1,4 +1,4 @@
-"""One OpenTelemetry span for each request, if `OTEL_EXPORTER_OTLP_ENDPOINT` says where to send them.
+"""One OpenTelemetry span for each request, if `OTEL_EXPORTER_OTLP_ENDPOINT` is set (or `..._TRACES_ENDPOINT`).
 
 The SDK reads the rest: https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
 Context comes from the request's `traceparent` and `tracestate` headers (names in any case), and is passed on in the
@@ -41,7 +41,7 @@ Read = Callable[[Sequence[str], Give[Result]], Awaitable[None]]
 _context_lines: Final = re.compile(r"\n(traceparent|tracestate):[ \t]*([^\r\n]*)", re.IGNORECASE).findall
 _STATE_MAX: Final = 512
 _MEMBER_MAX: Final = 128
-"""Characters: a tracestate up to `_STATE_MAX` must be passed on; of a longer one, members above `_MEMBER_MAX` go first:
+"""Characters: a tracestate up to `_STATE_MAX` must be passed on; a longer one loses members above `_MEMBER_MAX` first:
 https://www.w3.org/TR/trace-context/#tracestate-limits
 """
 _VARIABLES: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
@@ -52,7 +52,7 @@ _call: ContextVar[Span | None] = ContextVar("call", default=None)
 def tracing() -> NoTracing | Tracing:
     """Return `Tracing` if an endpoint is set, else `NoTracing`.
 
-    Raises `ServiceError` if one is set and OpenTelemetry is not installed.
+    Raise `ServiceError` if one is set and OpenTelemetry is not installed.
     """
     variable = next((name for name in _VARIABLES if os.environ.get(name)), None)
     if variable is None:
@@ -145,7 +145,7 @@ class Tracing:
 
     @_harmless
     def context(self, span: Span) -> Mapping[str, str] | None:
-        """Return the headers that pass a span on; none if it is not recorded, as with `OTEL_SDK_DISABLED=true`."""
+        """Return the headers that propagate a span; none if it is not recorded, as with `OTEL_SDK_DISABLED=true`."""
         from opentelemetry.trace import set_span_in_context  # noqa: PLC0415
 
         carrier: dict[str, str] = {}
@@ -156,7 +156,7 @@ class Tracing:
 
     @contextmanager
     def call(self, action: str, size: int) -> Iterator[None]:
-        """Give a span to a call of DynamoDB for `size` items; the requests that it answers are linked to it."""
+        """Open a span for a DynamoDB call for `size` items; the requests that it answers are linked to it."""
         span = self._begin_call(action, size)
         try:
             yield
@@ -164,7 +164,7 @@ class Tracing:
             self._end_call(span)
 
     def other_requests(self) -> None:
-        """Say that this task answers other requests from here on: the call before was not theirs."""
+        """Unlink the previous call: from here on, this task answers other requests."""
         _call.set(None)
 
     def read(self, read: Read[Result]) -> Read[Result]:
@@ -201,7 +201,7 @@ def _context(headers: str) -> Mapping[str, str]:
 
 
 def _bounded(state: str) -> Mapping[str, str]:
-    """Cut a tracestate to what must be passed on, so that a requester cannot make events longer than that."""
+    """Cut a tracestate to the length that must be passed on, so that a requester cannot make events longer."""
     members = state.split(",")
     if len(state) > _STATE_MAX:
         members = [member for member in members if len(member) <= _MEMBER_MAX]

@@ -1,4 +1,4 @@
-"""Say in plain words what is wrong with a setting, instead of pydantic's and of regular expressions."""
+"""Say in plain words what is wrong with a setting, in place of pydantic's messages and regular expressions."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""An endpoint a file: what it takes, does and replies."""
+"""One endpoint per file: its input, its work and its reply."""

@@ -1,6 +1,6 @@
 """The endpoint `customer.adjust`: points earned or redeemed, once for each `adjustment_id`.
 
-Every reply is written from the ledger's row, by the same function: a repeated request gets the same bytes
+Every reply is built from the ledger's row by the same function, so a repeated request gets the same bytes
 (docs/adr/0016-adjustments.md).
 """
 
@@ -30,11 +30,11 @@ from service.requests.errors import BadRequest
 from service.requests.micro import Endpoint
 
 ADJUSTED_BYTES: Final = 2048
-"""Most bytes of the headers and payload of `customer.adjusted.<client_id>`."""
+"""Maximum size in bytes of the headers and payload of `customer.adjusted.<client_id>`."""
 
 
 def decode(payload: str) -> Adjustment:
-    """Return the adjustment that a request asks for. Raises `BadRequest`."""
+    """Return the adjustment that a request asks for. Raise `BadRequest` if it is invalid."""
     body = decode_object(payload)
     return Adjustment(client_id_of(body), _adjustment_id(body), _points(body), _reason(body))
 
@@ -66,7 +66,7 @@ def _reason(body: dict[str, Any]) -> str | None:
 
 
 def encode(client_id: str, entry: Entry) -> str:
-    """Return a reply's text, which is the event's too. It must never change for an existing entry."""
+    """Return the text of the reply and of the event. It must never change for an existing entry."""
     return (
         f'{{"client_id":{_json(client_id)},"adjustment_id":{_json(entry.adjustment_id)}'
         f',"points":{entry.points},"balance":{entry.balance}}}'
@@ -92,7 +92,7 @@ class Adjust:
         self.ledger = ledger
         self.tills = Tills(ledger, self._answer, partial(table.read, consistent=True))
         self.forgotten_s = 0.0
-        """Seconds: the stream's duplicate window. It would store a second event of an adjustment made before that."""
+        """The stream's duplicate window, in seconds: after it, the stream would store an adjustment's event again."""
         self._events = events
 
     def handle(self, burst: Burst, payloads: Sequence[str]) -> None:
@@ -104,9 +104,9 @@ class Adjust:
         client_id = waiting.adjustment.client_id
         payload = encode(client_id, entry)
         waiting.request.respond([payload])
-        # A repeat publishes again, in case the task that wrote the entry died before it did. Only within the window, or
-        # the stream would store it as a new event; half of it, because clocks differ. And a balance only if it is the
-        # latest: if it was not published before, it would come after a newer one.
+        # A repeated request publishes again, in case the task that wrote the entry died before publishing: only within
+        # the window, or the stream would store a second event; within half of it, because clocks differ. It publishes
+        # a balance only if it is the latest: an older one might come after a newer one.
         if is_new or time.time() - datetime.fromisoformat(entry.at).timestamp() < self.forgotten_s / 2:
             told = slice(None) if is_new or is_last else slice(1, None)
             self._events.publish_once(

@@ -18,7 +18,7 @@ class Balance:
     """Answers requests with balances, and publishes each answer as an event."""
 
     def __init__(self, clients: Clients, events: Events, attribute: str = contract.BALANCE_ATTRIBUTE) -> None:
-        """`attribute`: the balance's, in the table."""
+        """`attribute`: the table's attribute with the balance."""
         self.endpoint = Endpoint(
             name=contract.ENDPOINT_NAME,
             subject=contract.SUBJECT,
@@ -50,10 +50,10 @@ class Balance:
 
 
 def encode(balance: int) -> str:
-    """Return a reply's text, which is the event's too."""
+    """Return the text of the reply and of the event."""
     return f'{{"balance":{balance}}}'
 
 
 def _balance(client_id: str, outcomes: Mapping[str, Outcome], attribute: str) -> int:
-    """Return a client's balance. If no client was found, raises the `RequestError` to reply with."""
+    """Return a client's balance. If no client was found, raise the `RequestError` to reply with."""
     return balance_of(client_id, row_of(client_id, outcomes[client_id]), attribute)

@@ -1,7 +1,7 @@
 """The endpoint `customer.create`: a new client, with a balance of 0. Never overwrites; safe to repeat.
 
-The reply means that the client is written. A repeated `client_id` with the same content gets the same reply each time;
-with other content, a conflict. A write whose response was lost is tried again, and finds its own row.
+The reply confirms that the client is written. A repeated `client_id` with the same content gets the same reply; with
+other content, a conflict. A write whose response was lost is retried, and finds its own row.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class NewClient:
 def decode(payload: str) -> NewClient:
     """Return the client that a request asks for, with a new id if it gives none.
 
-    Raises `BadRequest` that says what is wrong with the payload.
+    Raise `BadRequest`, which says what is wrong with the payload.
     """
     body = decode_object(payload)
     client_id = client_id_of(body) if "client_id" in body else uuid.uuid4().hex
@@ -50,7 +50,7 @@ def decode(payload: str) -> NewClient:
 
 
 def name_of(body: dict[str, Any]) -> str:
-    """Return the name, without the white space around it. Raises `BadRequest`."""
+    """Return the name, without the white space around it. Raise `BadRequest` if it is invalid."""
     name = body.get("name")
     if type(name) is not str:
         raise BadRequest("name must be a string" if "name" in body else "name is missing")
@@ -61,7 +61,10 @@ def name_of(body: dict[str, Any]) -> str:
 
 
 def created_at_of(body: dict[str, Any]) -> str | None:
-    """Return a date as it is, and a date-time in UTC; without an offset it is taken as UTC. Raises `BadRequest`."""
+    """Return a date unchanged, and a date-time in UTC, which is assumed if it has no offset.
+
+    Raise `BadRequest` if it is neither.
+    """
     given = body.get("created_at")
     if given is None:
         return None
@@ -78,7 +81,7 @@ def created_at_of(body: dict[str, Any]) -> str | None:
 def _moment(given: str) -> datetime:
     """Parse a date-time. A leap second (the last of a month in UTC) becomes the second after it, as POSIX counts.
 
-    Raises `ValueError`.
+    Raise `ValueError` if it is invalid.
     """
     is_leap = _LEAP in given
     moment = datetime.fromisoformat(given.replace(_LEAP, ":59:59") if is_leap else given)
@@ -121,7 +124,7 @@ class Create:
         return orjson.dumps({"client_id": client.client_id}).decode()
 
     async def _write(self, client: NewClient) -> None:
-        """Return when the client exists as requested. Raises `Conflict` if its id has other content."""
+        """Return when the client exists as requested. Raise `Conflict` if its id has other content."""
         texts = {
             contract.NAME_ATTRIBUTE: client.name,
             contract.CREATED_AT_ATTRIBUTE: client.created_at or _written(datetime.now(UTC)),

@@ -21,7 +21,7 @@ class Get:
     """Answers requests with a client's data; a name or date that the row lacks is left out."""
 
     def __init__(self, clients: Clients, attribute: str = contract.BALANCE_ATTRIBUTE) -> None:
-        """`attribute`: the balance's, in the table."""
+        """`attribute`: the table's attribute with the balance."""
         self.endpoint = Endpoint(
             name=contract.GET_NAME,
             subject=contract.GET_SUBJECT,
@@ -59,7 +59,7 @@ def _decode(payload: str) -> tuple[str, bool]:
 
 
 def encode(client_id: str, outcome: Outcome, attribute: str) -> str:
-    """Return a reply's text. If no client was found, raises the `RequestError` to reply with."""
+    """Return a reply's text. If no client was found, raise the `RequestError` to reply with."""
     row = row_of(client_id, outcome)
     texts = {name: text_of(row, name) for name in (contract.NAME_ATTRIBUTE, contract.CREATED_AT_ATTRIBUTE)}
     known = {name: text for name, text in texts.items() if text is not None}

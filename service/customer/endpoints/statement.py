@@ -1,4 +1,4 @@
-"""The endpoint `customer.statement`: a client's adjustments, newest first, with all that were answered before."""
+"""The endpoint `customer.statement`: a client's adjustments, newest first, including all that were answered before."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Asked:
 
 
 def decode(payload: str) -> Asked:
-    """Return the page that a request asks for. Raises `BadRequest`."""
+    """Return the page that a request asks for. Raise `BadRequest` if it is invalid."""
     body = decode_object(payload)
     limit = integer_of(body.get("limit", contract.PAGE_DEFAULT))
     if limit is None or not 1 <= limit <= contract.PAGE_MAX:
@@ -42,7 +42,7 @@ def decode(payload: str) -> Asked:
 
 
 def encode(asked: Asked, entries: Sequence[Entry]) -> str:
-    """Return a reply's text. One entry more than asked for means that another page follows."""
+    """Return a reply's text. One entry more than requested means that another page follows."""
     page = entries[: asked.limit]
     more = {"before": page[-1].sequence} if len(entries) > len(page) else {}
     return orjson.dumps(
@@ -81,7 +81,7 @@ class Statement:
         return encode(asked, entries)
 
     async def _read(self, asked: Asked) -> list[Entry]:
-        """Read the page, and the first entry of the next one. Raises what the last call raised."""
+        """Read the page, and the first entry of the next one. Raise the last call's error."""
         clock = asyncio.get_running_loop().time
         deadline = clock() + DEADLINE_S
         for attempt in range(1, MAX_CALLS):

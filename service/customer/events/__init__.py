@@ -1,1 +1,1 @@
-"""Each balance as an event in the stream, sent and acknowledged behind the replies."""
+"""Publish each balance as an event in the stream, without delaying the reply."""

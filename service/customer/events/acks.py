@@ -1,13 +1,13 @@
-"""Read the stream's answer to a batch of events, which may be a single one.
+"""Read the stream's answer to a batch of one or more events.
 
 | answer | read as |
 | --- | --- |
-| a publish acknowledgement of our stream | `Stored`: all events, or the first ones and none after them |
+| a publish acknowledgement of our stream | `Stored`: all events, or only the first ones |
 | an error, no responders, another stream's acknowledgement | `Refused` |
-| anything else, as ADR-50's flow control (`type` is `ack`, `gap` or `err`) | None: the acknowledgement is yet to come |
+| anything else, such as ADR-50's flow control (`type` is `ack`, `gap` or `err`) | None: no acknowledgement yet |
 
-A user who may subscribe to events sees their reply subjects, and can make JetStream's API answer to one. Such an answer
-has a `type`, or is a stored message: neither is an acknowledgement.
+A user that may subscribe to events sees their reply subjects, and can make JetStream's API answer to one. Such an
+answer has a `type`, or is a stored message: neither is read as an acknowledgement.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Refused:
 
 
 def read(payload: str, headers: str, sent: int) -> Stored | Refused | None:
-    """Return what the stream says about a batch of `sent` events. Text is as on the wire: a character is a byte."""
+    """Return the stream's answer to a batch of `sent` events, or None if this is not it. Each character is a byte."""
     if headers.startswith("NATS/1.0 503"):
         return Refused("no stream takes the subject")
     answer = _decode(payload.encode("latin-1"))
@@ -59,7 +59,7 @@ def _decode(payload: bytes) -> dict[str, Any] | None:
 def _stored(count: Any, sent: int) -> Stored | Refused:
     if sent == 1:
         return Stored(1)
-    if type(count) is not int:  # one acknowledgement per message: the server does not know batches
+    if type(count) is not int:  # one acknowledgement per message: the server does not support batches
         return Refused("the server takes no batches", takes_no_batches=True)
     if not 0 < count <= sent:
         return Refused(f"an acknowledgement of {count} events of {sent}")

@@ -1,4 +1,4 @@
-"""An event as its stream receives it: with the same headers each time it is sent, so that a duplicate is seen."""
+"""Encode events for the stream: with the same headers each time they are sent, so that it detects duplicates."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Final
 from service.nats.client import header_lines, sizes_of
 
 Event = tuple[int, str, str, int]
-"""Number, subject, all that follows the reply subject on the wire, and bytes of its payload."""
+"""Number, subject, everything after the reply subject on the wire, and size of the payload in bytes."""
 
 FIRST: Final = 10**15
-"""Number of the first event: all numbers have the same length."""
+"""Number of the first event; from here on, all numbers have the same length."""
 ID_LENGTH: Final = 33
-"""Characters of each event's id, made here or given: header blocks without a context have the same length."""
+"""Length of every event id, made here or given, so that header blocks without a context have the same length."""
 _HEAD: Final = "NATS/1.0\r\nNats-Msg-Id: "
 
 
@@ -27,7 +27,7 @@ def make(
 ) -> list[Event]:
     """Return events with numbers from `first` on. Without `ids`, each id is made of `own` and its number.
 
-    `context` are headers that pass the request's span on.
+    `context` holds headers that propagate the request's span.
     """
     sizes, numbers = sizes_of(payloads), range(first, first + len(payloads))
     lines = header_lines(context).decode() if context else ""
@@ -41,5 +41,5 @@ def make(
 
 
 def size_bytes(events: Sequence[Event]) -> int:
-    """Count the bytes that events take, by their characters: nearly all are ASCII."""
+    """Return the approximate size of events in bytes: their characters, as nearly all are ASCII."""
     return sum([len(subject) + len(text) for _, subject, text, _ in events])

@@ -1,7 +1,7 @@
-"""Publish responses to JetStream: acknowledged, retried with the same `Nats-Msg-Id`, bounded.
+"""Publish events to JetStream: acknowledged, retried with the same `Nats-Msg-Id`, bounded.
 
 An event is held until the stream has acknowledged it. Events of one turn of the event loop are sent together, in
-batches, while fewer than a `Window` allows are unacknowledged. The stream answers batches in the order of sending.
+batches, while fewer than the `Window` allows are unacknowledged. The stream answers batches in the order sent.
 
 | state | `stalled` | what is sent | leaves the state |
 | --- | --- | --- | --- |
@@ -9,8 +9,8 @@ batches, while fewer than a `Window` allows are unacknowledged. The stream answe
 | stalled | the reason | the oldest event as a probe, with backoff | a batch sent since then is acknowledged |
 
 So an outage costs one or two messages a second, not a storm, and requests are still answered. Only overdue batches are
-sent again: unanswered for `ACK_WAIT_S`, while a later batch was answered, or nothing was. Events beyond the bounds are
-dropped and counted.
+sent again: those unanswered for `ACK_WAIT_S` while a later batch, or no batch at all, was answered. Events beyond the
+bounds are dropped and counted.
 
 Delivery is at least once: a retry after the stream's duplicate window may store an event twice.
 """
@@ -60,7 +60,7 @@ class Events:
     def __init__(self, nc: NatsClient, *, max_events: int = MAX_EVENTS, max_bytes: int = MAX_BYTES) -> None:
         self.stats = EventStats()
         self.stalled: str | None = None
-        """Why the stream is not taking events; None while it is."""
+        """Reason the stream takes no events; None while it takes them."""
         self._nc = nc
         self._outbox = Outbox(max_events, max_bytes)
         self._publisher = Publisher(nc, self._outbox.id)
@@ -68,7 +68,7 @@ class Events:
         self._answered = -1
         """Number of the latest acknowledged batch."""
         self._answered_s = float("-inf")
-        """When the stream last answered anything to a batch."""
+        """When the stream last answered any batch."""
         self._stalled_at = 0
         """Number of the first batch sent since the stream stalled."""
         self._sending = False
@@ -91,7 +91,7 @@ class Events:
         return self._publisher.mode
 
     async def start(self, *, batched: bool = False) -> None:
-        """Listen for answers, and watch for overdue ones. `batched`: the stream takes batches (`allow_batched`)."""
+        """Listen for answers, and watch for overdue batches. `batched`: the stream takes batches (`allow_batched`)."""
         self._publisher.mode = BATCHED if batched else SINGLE
         log.info("events are acknowledged", mode=self.mode)
         await self._publisher.listen(self._on_answer)
@@ -100,13 +100,13 @@ class Events:
     def publish(
         self, client_ids: Sequence[str], payloads: Sequence[str], context: Mapping[str, str] | None = None
     ) -> None:
-        """Publish each client's balance, now or when the stream is reachable again. Does not raise while it is not."""
+        """Publish each client's balance, now or when the stream is reachable again. Its outage raises nothing."""
         self._publish(self._outbox.add([f"{EVENT_PREFIX}{client_id}" for client_id in client_ids], payloads, context))
 
     def publish_once(
         self, subjects: Sequence[str], payloads: Sequence[str], ids: Sequence[str], context: Mapping[str, str] | None
     ) -> None:
-        """Publish events with ids of `ID_LENGTH`: the stream keeps one event per id within its duplicate window."""
+        """Publish events with ids of length `ID_LENGTH`: the stream keeps one per id within its duplicate window."""
         self._publish(self._outbox.add(subjects, payloads, context, ids))
 
     def _publish(self, dropped: int) -> None:
@@ -120,7 +120,7 @@ class Events:
     async def flush(self, timeout_s: float) -> int:
         """Wait up to `timeout_s` seconds until every event is acknowledged; return how many are not.
 
-        Returns at once when the connection is closed for good: no more will be acknowledged.
+        Return at once if the connection is closed for good: no more will be acknowledged.
         """
         deadline = self._loop.time() + timeout_s
         while not (self._settled.is_set() or self._nc.is_closed) and (left_s := deadline - self._loop.time()) > 0:
@@ -201,7 +201,7 @@ class Events:
     def _notice_overdue(self) -> None:
         """Queue overdue batches again, and narrow the window; stall if the stream has not answered anything.
 
-        A late batch alone is no sign of loss while the stream still works on earlier ones: it answers in order.
+        A late batch is not lost while the stream still works on earlier ones: it answers in order.
         """
         now_s = time.monotonic()
         silent = now_s - self._answered_s > ACK_WAIT_S
@@ -214,7 +214,7 @@ class Events:
             self._stall(f"no acknowledgement within {ACK_WAIT_S:g} seconds")
 
     def _probe(self) -> None:
-        """Send the oldest event alone; it may be the one of the last probe."""
+        """Send only the oldest event, which may be the last probe's again."""
         if self.stalled is None or not self._nc.is_connected:
             return
         for batch in [batch for number, batch in self._outbox.sent.items() if number >= self._stalled_at]:
@@ -223,7 +223,7 @@ class Events:
             self._send(1)
 
     def _stall(self, reason: str) -> None:
-        """Hold back every event but the probe, in order."""
+        """Hold back all events except the probe, in order."""
         if self.stalled is None:
             self._probe_wait_s = PROBE_MIN_S
             self._stalled_at = self._outbox.next_batch

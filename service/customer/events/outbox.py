@@ -1,4 +1,4 @@
-"""The events that a task holds: each waits, or is in one batch that was sent, until the stream has stored it."""
+"""The events that a task holds: each waits, or is in one sent batch, until the stream has stored it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Outbox:
         self.held_bytes = 0
         self.next_batch = 0
         self.id = secrets.token_hex(8)
-        """What the ids of its events and batches begin with: no other task has the same."""
+        """Prefix of the ids of its events and batches, unique to this task."""
         self._next_event = FIRST
         self._max_events = max_events
         self._max_bytes = max_bytes
@@ -50,7 +50,7 @@ class Outbox:
         context: Mapping[str, str] | None,
         ids: Sequence[str] = (),
     ) -> int:
-        """Queue events. Return how many of them, the last ones, had no room."""
+        """Queue events while there is room. Return how many, the last ones, did not fit."""
         events = event.make(self.id, self._next_event, subjects, payloads, context, ids)
         size, room = size_bytes(events), self._max_events - len(self)
         while events and (len(events) > room or self.held_bytes + size > self._max_bytes):
@@ -70,7 +70,7 @@ class Outbox:
         return batch
 
     def stored(self, batch: Batch, count: int) -> int:
-        """Remove a batch's first `count` events, and queue the others again. Return how many those are."""
+        """Remove a batch's first `count` events, and queue the others again. Return how many were queued."""
         done, rest = batch.events[:count], batch.events[count:]
         self.unacknowledged -= len(done)
         self.held_bytes -= size_bytes(done)
@@ -78,7 +78,7 @@ class Outbox:
         return self.take_back(batch)
 
     def take_back(self, batch: Batch) -> int:
-        """Queue a batch's events again, before younger ones. Return how many they are."""
+        """Queue a batch's events again, before newer ones. Return how many were queued."""
         del self.sent[batch.number]
         events = batch.events
         self.unacknowledged -= len(events)

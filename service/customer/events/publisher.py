@@ -5,11 +5,11 @@
 | `SINGLE`, and `BATCHED` for a lone event | one event | `<inbox>.<id>-<number>` |
 | `BATCHED` | 2 to `BATCH_MAX` events | `<inbox>.<id>-<number>.<flow>.<gap mode>.<sequence>.<operation>.$FI` |
 
-`BATCHED` is ADR-50's fast-ingest with gap mode `fail`; the last event commits what the first began.
+`BATCHED` is ADR-50's fast-ingest with gap mode `fail`; the first event begins the batch, and the last one commits it.
 
 The server sends acknowledgements to the reply subject, so the inbox must be impossible to guess; a batch's id must be
-unique in the stream, which all tasks share. Each batch is committed at once, so none stays open: after 10
-seconds the server abandons one whose commit was lost, and its events are sent again in another one.
+unique in the stream, which all tasks share. Each batch is committed at once, so none stays open: if a commit is lost,
+the server abandons the batch after 10 seconds, and the events are sent again in another one.
 https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-50.md
 """
 
@@ -31,9 +31,9 @@ SINGLE: Final = "one by one"
 
 BATCH_MAX: Final = 100
 EVENT_BYTES: Final = 768
-"""Most bytes of an event's headers and payload, trace context included."""
+"""Maximum size in bytes of an event's headers and payload, trace context included."""
 _FLOW: Final = 50
-"""Events of a batch after which the server reports that it is alive: a slow stream takes long for a whole batch."""
+"""After this many events of a batch the server reports progress: a slow stream takes long for a whole batch."""
 _BEGIN, _APPEND, _COMMIT = range(3)
 
 
@@ -41,7 +41,7 @@ class Publisher:
     """Sends batches for one task. Its `mode` may change at any time."""
 
     def __init__(self, nc: NatsClient, own_id: str) -> None:
-        """`own_id` is the outbox's."""
+        """`own_id` is the outbox's `id`."""
         self.mode: Mode = SINGLE
         self._nc = nc
         # A NUID could be guessed from the service's public one, and an acknowledgement forged.
@@ -67,7 +67,7 @@ class Publisher:
         return int(number) if number.isdecimal() else -1
 
     def send(self, batch: Batch) -> None:
-        """Send a batch. Raises `nats.errors.Error` when the connection does not take all of its events."""
+        """Send a batch. Raise `nats.errors.Error` if the connection does not take all of its events."""
         reply = f"{self._inbox}.{self._id}-{batch.number}"
         frames = [
             f"HPUB {subject} {reply}{end}{text}"
@@ -78,7 +78,7 @@ class Publisher:
 
 @lru_cache(maxsize=BATCH_MAX)
 def _ends(size: int) -> Sequence[str]:
-    """Return the endings of the reply subjects of a batch's events."""
+    """Return the end of the reply subject for each event of a batch of `size`."""
     if size == 1:
         return ("",)
     operations = [_BEGIN, *[_APPEND] * (size - 2), _COMMIT]

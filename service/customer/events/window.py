@@ -1,8 +1,8 @@
 """How many events may be unacknowledged: additive increase, multiplicative decrease (AIMD).
 
-A stream that is slower than the demand acknowledges later and later. Then the window halves, at most once per window
-sent, until events are acknowledged within `LATE_S`; a silent stream gets one event, and the window opens again from
-there. So events wait here, where waiting causes no retransmission.
+A stream slower than the demand acknowledges later and later. Then the window halves, at most once per window sent,
+until events are acknowledged within `LATE_S`; a silent stream gets one event, and the window grows again from there.
+So events wait here, where waiting causes no retransmission.
 https://www.rfc-editor.org/rfc/rfc5681#section-3.1
 """
 
@@ -15,7 +15,7 @@ STEP: Final = 16
 """Events by which the window grows for each window that is acknowledged in time."""
 
 LATE_S: Final = 1.0
-"""Seconds. An acknowledgement that takes longer means that events queue up before the stream."""
+"""Seconds. A later acknowledgement means that events queue up in front of the stream."""
 
 
 class Window:
@@ -40,6 +40,6 @@ class Window:
             self.size = max(1, self.size // 2)
 
     def close(self, now_s: float) -> None:
-        """Begin again with one event: the stream takes nothing."""
+        """Reduce the window to one event: the stream takes nothing."""
         self._narrowed_s = now_s
         self.size = 1

@@ -1,4 +1,4 @@
-"""Decide a client's adjustments, one after the other, in the order in which they arrived. No I/O."""
+"""Decide a client's adjustments one by one, in order of arrival. No I/O."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from service.requests.errors import Conflict, InsufficientBalance, InternalError
 
 @dataclass(frozen=True, slots=True)
 class Adjustment:
-    """What a request asks for."""
+    """A requested adjustment."""
 
     client_id: str
     adjustment_id: str
@@ -20,14 +20,14 @@ class Adjustment:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An adjustment that was made: a row of the ledger, from which every reply to it is written."""
+    """An adjustment that was made: a row of the ledger, from which every reply to it is built."""
 
     adjustment_id: str
     points: int
     balance: int
     """After this adjustment."""
     sequence: int
-    """Its number among the client's adjustments, from 1 on."""
+    """Its number among the client's adjustments, starting at 1."""
     reason: str | None
     at: str
     """UTC, RFC 3339, with milliseconds."""
@@ -43,7 +43,7 @@ class State:
 
 
 Client = State | InternalError | None
-"""None: there is no such client. An error: its row cannot be used, but each entry that exists is still a reply."""
+"""None: no such client. An error: its row is unusable, but an existing entry can still be the reply."""
 Outcome = Entry | RequestError
 
 
@@ -57,7 +57,7 @@ class Decision:
 
     @property
     def unproven(self) -> list[int]:
-        """Outcomes that say a row is missing from the ledger: they hold only if it was looked for after the client."""
+        """Positions of outcomes that assume a missing ledger row: valid only if it was read after the client's row."""
         return [
             number
             for number, outcome in enumerate(self.outcomes)
@@ -68,7 +68,7 @@ class Decision:
 def decide(state: Client, ledger: Mapping[str, Entry], asked: Sequence[Adjustment], at: str) -> Decision:
     """Return the outcomes of a client's adjustments.
 
-    `ledger` has the existing entries, by id, as far as they are known.
+    `ledger` holds the entries known to exist, by id; new ones get the time `at`.
     """
     outcomes, made = list[Outcome](), dict[str, Entry]()
     for adjustment in asked:

@@ -1,4 +1,4 @@
-"""What a failed call says about its transaction: may it succeed later, and may it have been executed? And the reply."""
+"""Classify a failed call: may its transaction succeed later, may it have been executed, and what is the reply?"""
 
 from __future__ import annotations
 

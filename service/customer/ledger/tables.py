@@ -1,8 +1,8 @@
-"""The tables of balances and of adjustments: read together, and written together by one transaction.
+"""The tables of balances and of adjustments: read together, and written in one transaction.
 
 | in a transaction | condition |
 | --- | --- |
-| the client's row: its new balance and number of adjustments | both are as they were read; no number counts as 0 |
+| the client's row: its new balance and number of adjustments | both are as they were read; a missing number is 0 |
 | a row for each adjustment | no row has its id |
 
 https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_TransactWriteItems.html
@@ -36,9 +36,9 @@ from service.runtime.tracing import NoTracing, Tracing
 log: Final = structlog.get_logger("service.customer")
 
 MAX_ENTRIES: Final = 99
-"""Entries in a transaction, which has up to 100 items: one is the balance. A BatchGetItem has up to 100 keys."""
+"""Entries in a transaction: it takes 100 items, one of them the balance. A BatchGetItem takes 100 keys."""
 TOLD: Final = frozenset({"ConsumedCapacity", "ItemCollectionMetrics"})
-"""All that DynamoDB may say of a transaction that it executed."""
+"""The only fields of DynamoDB's response to a transaction that it executed."""
 _ID, _SORT = contract.ADJUSTMENTS_PARTITION_KEY, contract.ADJUSTMENTS_SORT_KEY
 _SEQUENCE: Final = contract.ADJUSTMENTS_INDEX_KEY
 _N: Final = contract.COUNT_ATTRIBUTE.encode()
@@ -58,7 +58,7 @@ class LedgerStats:
 class Ledger:
     """Reads and writes both tables. Call `open` first.
 
-    Each method makes one call, due by `deadline` (a time of the loop's clock), and raises what the call raises.
+    A method with a `deadline` (on the event loop's clock) makes one call, due by then, and raises the call's error.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Ledger:
         self._api: DynamoDB
 
     def open(self) -> None:
-        """Read the AWS configuration. Raises `ServiceError` if it is incomplete."""
+        """Read the AWS configuration. Raise `ServiceError` if it is incomplete."""
         if not self._is_open:
             self._api = DynamoDB.configured(CALL_TIMEOUT_S)
             self._is_open = True
@@ -93,7 +93,7 @@ class Ledger:
     async def check(self, looks: int = 1) -> None:
         """Raise `ServiceError` unless the table of adjustments exists, with its keys and its index.
 
-        `looks`: how often to try while the table does not answer.
+        `looks`: how often to try if the table does not answer.
         """
         try:
             await self._looked_at(looks)
@@ -104,7 +104,7 @@ class Ledger:
         await self._check_index()
 
     async def _check_index(self) -> None:
-        """Raise `ServiceError` for an index without all attributes, unless this task may not describe the table."""
+        """Raise `ServiceError` if the index lacks attributes. Skip the check if the table cannot be described."""
         try:
             described = await self._api.call("DescribeTable", {"TableName": self.name})
             indexes = described["Table"].get("LocalSecondaryIndexes", ())
@@ -124,7 +124,7 @@ class Ledger:
             deadline = asyncio.get_running_loop().time() + DEADLINE_S
             try:
                 await self.look("1", ["1"], deadline)
-                await self.page("1", 1, 1, deadline)  # with a number, so that an index of texts refuses it
+                await self.page("1", 1, 1, deadline)  # with a number, so that an index on strings refuses it
             except Exception as error:
                 if not left or not is_retryable(error):
                     raise
@@ -134,8 +134,10 @@ class Ledger:
     async def read(
         self, client_id: str, adjustment_ids: Sequence[str], deadline: float
     ) -> tuple[Client, dict[str, Entry]]:
-        """Return the client, and those of the entries that exist. Each row is read consistently but on its own: an
-        entry may be newer than the client, or the client newer than an entry that is not there.
+        """Return the client, and the entries that exist, by id.
+
+        Each row is read consistently but on its own: an entry may be newer than the client, and a missing entry may
+        have been written before the client was read.
         """
         row, entries = await self._read([client_id], client_id, adjustment_ids, deadline)
         if row is None:
@@ -143,20 +145,20 @@ class Ledger:
         return self.state_of(client_id, row), entries
 
     def state_of(self, client_id: str, row: Row) -> State | InternalError:
-        """Return the state in a client's row, or the error that its balance or its count is not an integer."""
+        """Return the state in a client's row, or an error if its balance or its count is not an integer."""
         try:
             return State(balance_of(client_id, row, self._attributes.balance), count_of(client_id, row))
         except InternalError as error:
             return error
 
     async def look(self, client_id: str, adjustment_ids: Sequence[str], deadline: float) -> dict[str, Entry]:
-        """Return those of the entries that exist now."""
+        """Return the entries that exist now, by id."""
         return (await self._read([], client_id, adjustment_ids, deadline))[1]
 
     def transaction(self, client_id: str, before: State, new: Sequence[Entry]) -> bytes:
-        """Return the body of a call that writes entries, and the client's row as it is after them.
+        """Return the body of a call that writes entries and updates the client's row.
 
-        It has a ClientRequestToken, so the same bytes may be sent again: they are executed once.
+        It has a ClientRequestToken, so the same bytes may be sent again and are executed once.
         """
         name, last = orjson.dumps(client_id), new[-1]
         known = b"%b = :m" % _N if before.count else b"(attribute_not_exists(%b) OR %b = :m)" % (_N, _N)
@@ -168,7 +170,7 @@ class Ledger:
         return b'%b],"ClientRequestToken":"%b"}' % (b",".join([update, *puts]), uuid.uuid4().hex.encode())
 
     async def write(self, transaction: bytes, entries: int, deadline: float) -> None:
-        """Execute a transaction. `DynamoDBError.reasons` says why it was cancelled."""
+        """Execute a transaction. If it is cancelled, raise `DynamoDBError`, whose `reasons` say why."""
         started = time.perf_counter()
         try:
             with self.tracing.call("TransactWriteItems", 1 + entries):
@@ -179,7 +181,10 @@ class Ledger:
         self.stats.transaction_entries.observe(entries)
 
     async def page(self, client_id: str, before: int | None, limit: int, deadline: float) -> list[Entry]:
-        """Return up to `limit` of the client's entries with a sequence below `before`, newest first; consistent."""
+        """Return up to `limit` of the client's entries with a sequence below `before`, newest first.
+
+        The read is consistent.
+        """
         condition, values = f"{_ID} = :c", {":c": {"S": client_id}}
         if before is not None:
             condition, values = f"{condition} AND #s < :s", {**values, ":s": {"N": str(before)}}
@@ -234,7 +239,7 @@ class Ledger:
 
     async def _call(self, action: str, body: dict[str, Any] | bytes, deadline: float) -> dict[str, Any]:
         try:
-            # The caller sends a transaction again itself: it must know of each call that may have been executed.
+            # The caller retries a transaction itself: it must know of each call that may have been executed.
             return await self._api.call(action, body, deadline, again=action != "TransactWriteItems")
         except Exception as error:
             self.stats.errors[kind(error)] += 1
@@ -242,7 +247,7 @@ class Ledger:
 
 
 def _encode(client_id: bytes, entry: Entry) -> bytes:
-    """Encode a row as DynamoDB's JSON. `client_id` is JSON already."""
+    """Encode a row as DynamoDB's JSON. `client_id` is already JSON."""
     reason = b"" if entry.reason is None else b',"reason":{"S":%b}' % orjson.dumps(entry.reason)
     return (
         b'{"client_id":{"S":%b},"adjustment_id":{"S":%b},"points":{"N":"%d"},"balance":{"N":"%d"},'

@@ -1,16 +1,16 @@
-"""A till for each client with waiting adjustments: they share transactions, in the order in which they arrived.
+"""A till for each client with waiting adjustments, which share transactions in order of arrival.
 
 A till has one transaction at a time, of up to `MAX_ENTRIES` adjustments; later ones wait for the next transaction.
-Tills never share a transaction, so that one client never fails with another.
+Tills never share a transaction, so that no client's failure affects another client.
 
 | result of a transaction's call | what the till does |
 | --- | --- |
 | success | answers all of its adjustments |
 | cancelled: another writer was faster, or an adjustment exists already | reads the rows, decides again |
-| throttling, a 5xx, no answer | sends the same bytes again: with one ClientRequestToken they are executed once |
+| throttling, a 5xx, no answer | sends the same bytes again: their ClientRequestToken makes DynamoDB execute them once |
 | any other refusal | refuses all of its adjustments |
 
-Each adjustment is answered by its deadline. If its transaction may or may not have been executed by then, the reply
+Each adjustment is answered by its deadline. If it is unknown by then whether its transaction was executed, the reply
 says so; the same request, with the same id, finds out.
 """
 
@@ -38,13 +38,13 @@ from service.requests.errors import Unavailable
 CONCURRENT: Final = 64
 """Tills that may have a call in flight; the others wait, and collect adjustments."""
 STATES: Final = 10_000
-"""Clients whose state this task remembers, the latest ones, as it left them: their tills need no read."""
+"""The latest clients, whose last written state this task remembers: their tills need no read."""
 BACKOFF_S: Final = 0.05
 CONFLICT_S: Final = 0.005
-"""The first waits after a failure and after a conflict, with full jitter; they double up to `BACKOFF_MAX_S`."""
+"""First waits after a failure and after a conflict, with full jitter; they double up to `BACKOFF_MAX_S`."""
 BACKOFF_MAX_S: Final = 0.5
 LEAST_S: Final = 0.1
-"""Seconds that a call must have before its deadline; it takes a tenth of that."""
+"""Seconds that a call must have before its deadline; it usually takes a tenth of that."""
 
 
 @dataclass(slots=True, eq=False)
@@ -59,16 +59,16 @@ class Waiting:
 
 
 Made = Callable[[Waiting, Entry, bool, bool], None]
-"""Answer with an entry of the ledger: was it just written, and is it the client's latest, as far as is known?
+"""Answer with a ledger entry. The flags: was it just written, and is it the client's latest known one?
 
-The request may have been refused by then.
+The request may already have been refused.
 """
 
 
 @dataclass(slots=True)
 class TillStats:
     conflicts: int = 0
-    """Transactions that were cancelled because another writer was faster."""
+    """Transactions cancelled because another writer was faster."""
     unknown: int = 0
     """Adjustments answered with "the outcome is unknown"."""
 
@@ -81,20 +81,20 @@ class _Group:
     decision: Decision
     transaction: bytes | None  # None: there is nothing to write
     guessed: bool
-    """Decided by the client's balance alone, without the ledger's rows."""
+    """Decided from the client's balance alone, without the ledger's rows."""
 
 
 @dataclass(slots=True, eq=False)
 class _Till:
     waiting: deque[Waiting] = field(default_factory=deque)
     group: _Group | None = None
-    """The group whose transaction was sent and is to be sent again."""
+    """The group whose transaction was sent and must be sent again."""
     failures: int = 0
     """Failures since the last success."""
     problem: Exception = field(default_factory=TimeoutError)
-    """The last failure: the reason given to those whose time is over."""
+    """The last failure: the reason given to adjustments that reach their deadline."""
     doubted: _Group | None = None
-    """The group whose transaction was cancelled: the rows decide the next one, and may show that this one was made."""
+    """The group whose transaction was cancelled: the rows decide the next one, and may show that this was executed."""
     served: bool = False  # by a worker, now
 
 
@@ -108,13 +108,13 @@ class Tills:
         self._tills: dict[str, _Till] = {}
         """Tills that are not empty, by client."""
         self._ready: deque[str] = deque()
-        """Clients whose till waits for a worker, in turn."""
+        """Clients whose tills wait for a worker, in order."""
         self._workers: set[asyncio.Task[None]] = set()
         self._states: dict[str, State] = {}
         self._loop = asyncio.get_running_loop()
 
     def add(self, asked: Iterable[tuple[Adjustment, Burst]]) -> None:
-        """Answer each request when its adjustment is made, or refuse it, by `DEADLINE_S` from now."""
+        """Answer each request when its adjustment is made, or refuse it, within `DEADLINE_S` seconds."""
         deadline, clients = self._loop.time() + DEADLINE_S, set[str]()
         for adjustment, request in asked:
             clients.add(adjustment.client_id)
@@ -147,7 +147,7 @@ class Tills:
                 self._ledger.tracing.other_requests()
                 try:
                     pause_s = await self._serve(client_id, till)
-                except Exception as error:  # a defect: it must not block this client for ever
+                except Exception as error:  # a bug must not block this client for ever
                     while till.waiting:
                         till.waiting.popleft().request.fail(error)
                 till.served = False
@@ -157,11 +157,11 @@ class Tills:
                     self._loop.call_later(pause_s, self._start, client_id)
                 else:
                     self._ready.append(client_id)
-        finally:  # not in a callback, which runs later: `add` may be called before
+        finally:  # not in a done callback: `add` may be called before it runs
             self._workers.difference_update({asyncio.current_task()})
 
     async def _serve(self, client_id: str, till: _Till) -> float:
-        """Try once to answer a group. Return the seconds to pause before the next attempt, without a worker."""
+        """Try once to answer a group. Return the seconds to wait, without a worker, before the next attempt."""
         self._expire(till)
         if not till.waiting:
             return 0.0
@@ -176,7 +176,7 @@ class Tills:
         return 0.0
 
     async def _decide(self, client_id: str, till: _Till) -> _Group:
-        """Decide by the client's balance alone if that leaves no outcome unproven; else by the ledger's rows too."""
+        """Decide from the client's balance alone if that proves all outcomes; else from the ledger's rows too."""
         before: Client = None
         if not till.doubted:
             before = self._states.get(client_id) or await self._read(client_id, till.waiting[0].deadline)
@@ -192,7 +192,7 @@ class Tills:
                 return _Group(former.members, former.decision, None, guessed=False)
             decision = decide(before, there, asked, at)
             if unproven := decision.unproven:
-                # Each row is read on its own: an entry may be written by now, and its points be in the balance.
+                # Each row is read on its own: an entry not found may exist by now, with its points in the balance.
                 ids = [asked[number].adjustment_id for number in unproven]
                 if later := await self._ledger.look(client_id, ids, deadline):
                     decision = decide(before, {**there, **later}, asked, at)
@@ -203,7 +203,7 @@ class Tills:
         return _Group(members, decision, transaction, guessed)
 
     async def _read(self, client_id: str, deadline: float) -> Client:
-        """Return the client without its ledger; None also if that failed: a read of its own then says why, in time."""
+        """Return the client without its ledger; None also if the read failed: the read of its rows then says why."""
         found: asyncio.Future[Outcome] = self._loop.create_future()
         self._clients.load([client_id], [found], _deliver)
         await asyncio.wait([found], timeout=(deadline - self._loop.time()) / 2)
@@ -219,7 +219,7 @@ class Tills:
                 del self._states[next(iter(self._states))]
         new = {id(entry) for entry in group.decision.new}
         for member, outcome in zip(group.members, group.decision.outcomes, strict=True):
-            if till.waiting and till.waiting[0] is member:  # or it was refused at its deadline, between two calls
+            if till.waiting and till.waiting[0] is member:  # else it was refused at its deadline, between two calls
                 till.waiting.popleft()
             if isinstance(outcome, Entry):
                 is_last = after is not None and outcome.sequence >= after.count
@@ -231,7 +231,7 @@ class Tills:
         self._made(member, entry, is_new, is_last)
 
     def _failed(self, client_id: str, till: _Till, error: Exception) -> float:
-        """Refuse adjustments for which nothing more can be done; return the seconds to pause before another attempt."""
+        """Refuse adjustments that cannot succeed; return the seconds to wait before another attempt."""
         self._states.pop(client_id, None)
         group, cancelled = till.group, is_cancelled(error)
         if cancelled:
@@ -241,7 +241,7 @@ class Tills:
         if not (passes(error) if cancelled else is_retryable(error)):
             till.group = None
             for member in group.members if group else list(islice(till.waiting, MAX_ENTRIES)):
-                if till.waiting and till.waiting[0] is member:  # or it was refused at its deadline
+                if till.waiting and till.waiting[0] is member:  # else it was refused at its deadline
                     self._refuse(till.waiting.popleft(), error)
             return 0.0
         if group and not cancelled and may_be_executed(error):
@@ -257,7 +257,7 @@ class Tills:
         return pause_s
 
     def _expire(self, till: _Till, pause_s: float = 0.0) -> None:
-        """Refuse those, the oldest, for which a call after a pause would be cut off: its outcome would be unknown."""
+        """Refuse the oldest, whose deadline would cut off a call made after the pause: its outcome would be unknown."""
         latest = self._loop.time() + pause_s + LEAST_S
         while till.waiting and till.waiting[0].deadline <= latest:
             member = till.waiting.popleft()

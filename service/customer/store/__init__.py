@@ -1,1 +1,1 @@
-"""The clients' rows: what is in them, how they are looked up together, and how they are seeded."""
+"""The clients' rows: contents, batched look-ups and seeding."""

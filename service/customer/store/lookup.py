@@ -29,7 +29,7 @@ EAGER_CALLS: Final = 4
 """While fewer are in flight, a batch is dispatched however small it is."""
 
 MAX_WAIT_S: Final = 0.05
-"""Several times what a call usually takes."""
+"""Seconds; several times as long as a call usually takes."""
 
 
 class _Batch(Generic[Waiter]):
@@ -58,7 +58,7 @@ class _Batch(Generic[Waiter]):
 class BatchLoader(Generic[Waiter]):
     """Calls `deliver` with a batch's outcomes, once for each group of keys that arrived together.
 
-    A request that arrives after a batch was dispatched never shares its answer: it gets what was read after it arrived.
+    A request that arrives after a batch was dispatched never shares its answer: it gets data read after it arrived.
     """
 
     def __init__(self, read: Read, *, max_keys: int = MAX_KEYS) -> None:

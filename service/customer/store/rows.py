@@ -19,7 +19,7 @@ def make_row(
     client_id: str, balance: int, texts: Mapping[str, str] | None = None,
     attributes: contract.Attributes = contract.ATTRIBUTES,
 ) -> Row:  # fmt: skip
-    """Return a client's row; `texts` are further attributes, by name."""
+    """Return a client's row; `texts` are further string attributes, by name."""
     return {
         attributes.key: {"S": client_id},
         attributes.balance: {"N": str(balance)},
@@ -28,12 +28,12 @@ def make_row(
 
 
 def balance_of(client_id: str, row: Row, attribute: str = contract.BALANCE_ATTRIBUTE) -> int:
-    """Return the balance. Raises `InternalError` for a row without an integer balance."""
+    """Return the balance. Raise `InternalError` for a row without an integer balance."""
     return _integer(client_id, row, attribute)
 
 
 def count_of(client_id: str, row: Row) -> int:
-    """Return the number of adjustments made. Raises `InternalError` if it is not an integer."""
+    """Return the number of adjustments made. Raise `InternalError` if it is not an integer."""
     return _integer(client_id, row, contract.COUNT_ATTRIBUTE) if contract.COUNT_ATTRIBUTE in row else 0
 
 
@@ -53,7 +53,7 @@ def text_of(row: Row, attribute: str) -> str | None:
 
 
 def row_of(client_id: str, outcome: Outcome) -> Row:
-    """Return the row that a look-up found. For any other outcome, raises the `RequestError` to reply with."""
+    """Return the row that a look-up found. For any other outcome, raise the `RequestError` to reply with."""
     if outcome is None:
         raise NotFound("no such client")
     if isinstance(outcome, Exception):
@@ -62,5 +62,5 @@ def row_of(client_id: str, outcome: Outcome) -> Row:
 
 
 def refusal(client_id: str, error: Exception) -> RequestError:
-    """Return the reply for a failed call of the table. The cause is logged; the requester does not see it."""
+    """Return the reply for a failed table call. The cause is logged; the requester does not see it."""
     return _failures.refusal(error, client_id=client_id)

@@ -2,8 +2,8 @@
 
 One task holds a lease, a key in the bucket that it renews; the others wait for the `seed` flag. A lease whose
 revision has not moved for `LEASE_S` seconds, by the watcher's own clock, belongs to a task that died, and is taken
-over by compare-and-set. The lease only saves work: what keeps rows from being written twice is that every insert is
-conditional, so a seeder that was merely slow does no harm.
+over by compare-and-set. The lease only saves work: every insert is conditional, so no row is written twice, and a
+seeder that was merely slow does no harm.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ BALANCES: Final = range(100, 10_000)
 
 
 class LeaseLostError(Exception):
-    """Another task took the lease over."""
+    """Another task took over the lease."""
 
 
 async def seed(bucket: KeyValue, table: Table, rows: int, owner: str, attributes: Attributes = ATTRIBUTES) -> None:
     """Return when the table is seeded, by this task or another.
 
-    Raises `ServiceError` if rows cannot be written (the lease is then free for the next task), or if the bucket cannot
+    Raise `ServiceError` if rows cannot be written (the lease is then free for the next task), or if the bucket cannot
     be read, or cannot be written, for `BUCKET_PATIENCE_S` seconds.
     """
     last_revision, seen_s, failing_s, done = 0, 0.0, float("inf"), "read"
@@ -80,6 +80,7 @@ async def seed(bucket: KeyValue, table: Table, rows: int, owner: str, attributes
 
 
 async def is_seeded(bucket: KeyValue) -> bool:
+    """Return whether the seed flag is set. Raise NATS's error if the bucket cannot be read."""
     try:
         return (await bucket.get(SEED_KEY)).value == SEED_DONE
     except KeyNotFoundError:
@@ -116,14 +117,14 @@ class _Lease:
         self._revision = 0
 
     async def take(self, revision: int) -> None:
-        """Take or renew the lease. Raises `LeaseLostError` if it is no longer at `revision`."""
+        """Take or renew the lease. Raise `LeaseLostError` if it is no longer at `revision`."""
         try:
             self._revision = await self._bucket.update(SEED_LEASE_KEY, self._owner, last=revision)
         except KeyWrongLastSequenceError:
             raise LeaseLostError from None
 
     async def keep(self) -> None:
-        """Renew the lease for ever. Raises `LeaseLostError` if another task took it over."""
+        """Renew the lease for ever. Raise `LeaseLostError` if another task took it over."""
         while True:
             await asyncio.sleep(RENEW_S)
             try:

@@ -1,6 +1,6 @@
-"""The age of the oldest outage that no process has reported, whichever process should: the consumer knows.
+"""The age of the oldest outage that no process has reported, read from the consumer.
 
-A process that holds the reporter's lock is not asked: where nobody holds it, nobody reports, and that must be seen.
+It does not depend on the process that holds the reporter's lock: if none holds it, none reports, and that must show.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _GET: Final = f"$JS.API.STREAM.MSG.GET.{contract.OUTAGES_STREAM}"
 
 
 class OldestOutage:
-    """Reads the consumer every `LOOK_S` seconds. While NATS does not tell, what was known grows older."""
+    """Reads the consumer every `LOOK_S` seconds. While NATS does not answer, the last known outage grows older."""
 
     def __init__(self, nc: NatsClient) -> None:
         self._nc = nc
@@ -59,7 +59,7 @@ class OldestOutage:
         return self._loop.time() - age.total_seconds()
 
     async def _ask(self, subject: str, request: bytes = b"") -> dict[str, Any]:
-        """Return JetStream's answer, by the server's clock; nothing where there is no such message."""
+        """Return JetStream's answer; empty if there is no such message. Raise `ValueError` for any other error."""
         answer: dict[str, Any] = orjson.loads((await self._nc.request(subject, request, timeout=ANSWER_S)).data)
         if error := answer.get("error"):
             if error.get("err_code") == NO_MESSAGE:

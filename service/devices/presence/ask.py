@@ -1,4 +1,4 @@
-"""Requests to JetStream, many at a time, without a task or a timer for each."""
+"""Send many requests to JetStream at a time, without a task or a timer for each."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ END_OF_BATCH: Final = 204
 
 
 class Unanswered(Exception):
-    """NATS cannot be asked now, or did not answer in time. Ask again."""
+    """NATS cannot be reached, or did not answer in time. Ask again."""
 
 
 class Reply(NamedTuple):
@@ -38,14 +38,14 @@ class Request(NamedTuple):
 
 
 class Asker:
-    """Call `start` first. Each call raises `Unanswered`."""
+    """Call `start` first. Each request raises `Unanswered` if there is no answer within `ANSWER_S` seconds."""
 
     def __init__(self, nc: NatsClient) -> None:
         self._nc = nc
         self._inbox = ""
         self._number = 0
         self._waiting: dict[bytes, tuple[list[Reply], asyncio.Future[None], bool]] = {}
-        """Reply subject -> replies so far, who waits, and whether several replies come."""
+        """Reply subject -> replies so far, the future that waits for them, and whether several replies come."""
         nc.on_lost.append(self._give_up)
 
     async def start(self) -> None:
@@ -57,6 +57,7 @@ class Asker:
         return [replies[0] for replies in await self._ask(requests, several=False)]
 
     async def one(self, request: Request) -> Reply:
+        """Return the reply to a request."""
         return (await self.each([request]))[0]
 
     async def all(self, request: Request) -> list[Reply]:

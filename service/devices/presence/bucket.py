@@ -1,11 +1,11 @@
 """The bucket `devices`: each device's record and its timer.
 
 Record and timer are written together, those of a whole round in one atomic batch: a crash leaves all of it or nothing.
-Each record is compared and set, so a batch that met another process's change changes nothing. The server stages each
-batch in files of its own: it takes 15 ms however small it is, and 30 ms with 250 devices.
+Each record is written by compare-and-set, so a batch that meets another process's change writes nothing. The server
+stages each batch in its own files: this takes 15 ms for the smallest batch, and 30 ms for 250 devices.
 
-A timer that is no longer needed runs out, and its marker finds a record without one. To delete it could delete the
-marker of one that has ended: the message that comes again when a process ends before it has told the outage.
+A timer that is no longer needed expires, and its marker finds a record without one. Deleting the timer could delete the
+marker of an expired one: the message that is delivered again if a process ends before it has reported the outage.
 https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-50.md (batches, 2.12 and later)
 https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-43.md (a message's TTL, and markers)
 """
@@ -34,9 +34,9 @@ from service.runtime.role import Need
 from service.sources.jetstream.wire import parse_headers
 
 ROUND: Final = 400
-"""Most devices of one batch: two messages each, and the server takes 1,000."""
+"""Maximum devices per batch: each takes two messages, and the server accepts 1,000."""
 CHUNK: Final = 500
-"""Most records of one read: the server refuses more than 1,024."""
+"""Maximum records per read: the server refuses more than 1,024."""
 WRONG_SEQUENCE: Final = frozenset({10071, 10164})
 """https://github.com/nats-io/nats-server/blob/main/server/errors.json (JSStreamWrongLastSequence...)"""
 _INFO: Final = f"$JS.API.STREAM.INFO.{contract.BUCKET_STREAM}"
@@ -44,13 +44,13 @@ _DIRECT: Final = f"$JS.API.DIRECT.GET.{contract.BUCKET_STREAM}"
 _is_device: Final = re.compile(contract.DEVICE_ID).fullmatch
 
 Changes = Sequence[tuple[Record | None, Record]]
-"""Records as they were read (None: there was none) and as they are to be."""
+"""Records as they were read (None: there was none) and as they must become."""
 
 
 class Found(NamedTuple):
     records: dict[str, Record]
     deleted: dict[str, int]
-    """Revision of each key that is there and is no record: it was deleted, say."""
+    """Revision of each key that exists without a record: because it was deleted, for example."""
 
 
 class Conflict(Exception):
@@ -63,7 +63,7 @@ class Bucket:
         self._nc: NatsClient = connection.nc
         self._asker = asker
         self._process = secrets.token_hex(8)
-        """Begins the id of each batch of this process."""
+        """Prefix of this process's batch ids."""
         self._number = 0
 
     def need(self) -> Need:
@@ -72,7 +72,7 @@ class Bucket:
     async def read(self, devices: Sequence[str]) -> Found:
         """Return the record of each device that has one. Raise `Unanswered`.
 
-        A replica may be behind: what was read is good for showing, and for a change that is compared and set.
+        A replica may lag, so use the result only to show it, or for compare-and-set.
         """
         found = Found({}, {})
         for start in range(0, len(devices), CHUNK):
@@ -103,13 +103,13 @@ class Bucket:
         return max((record.seq for part in parts for record in part.records.values()), default=0)
 
     async def timers(self) -> set[str]:
-        """Return the ids of all devices whose timer, or the marker of its end, is there. Raise `Unanswered`."""
+        """Return the ids of all devices with a timer, or the marker of an expired one. Raise `Unanswered`."""
         return {key.removesuffix(contract.DUE) for key in await self._keys(f"*{contract.DUE}")}
 
     async def write(self, changes: Changes, deleted: Mapping[str, int]) -> dict[str, int]:
         """Write all records with their timers, or nothing; return each one's revision. Raise `Conflict`, `Unanswered`.
 
-        After `Unanswered` they may be written.
+        After `Unanswered`, they may have been written.
         """
         self._number += 1
         frames = list(self._frames(changes, deleted, f"{self._process}.{self._number}"))

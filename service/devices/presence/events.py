@@ -2,12 +2,12 @@
 
 | a process ends | what happens |
 | --- | --- |
-| before the record is written | the sign comes again |
-| after it, before its events are published | the sign comes again, is old, and the record has the events |
-| after they are published, before the sign is acknowledged | the same, and the stream has them already |
+| before the record is written | the sign is delivered again |
+| after it, before its events are published | the sign is delivered again, is old, and the record has the events |
+| after they are published, before the sign is acknowledged | the same, and the stream already has them |
 
-A record keeps the events of its last change. Who finds them there and did not publish them itself asks the stream: the
-server forgets a `Nats-Msg-Id` after two minutes, and a process may come back after a day.
+A record keeps the events of its last change. A process that finds events there which it did not publish asks the stream
+for them: the server forgets a `Nats-Msg-Id` after two minutes, and a process may come back after a day.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Events:
         self.ups = 0
 
     async def publish(self, events: Named) -> None:
-        """Publish the events in order; the stream takes each once. Raise `Unanswered`."""
+        """Publish the events in order; the stream stores each once. Raise `Unanswered`."""
         replies = await self._asker.each([Request(_subject(*each), _body(*each), _headers(*each)) for each in events])
         for (_, event), reply in zip(events, replies, strict=True):
             code, problem = failure(reply)

@@ -1,14 +1,14 @@
-"""Readings as signs of life: nearly all change nothing, and cost one look into a dictionary.
+"""Readings as signs of life: nearly all change nothing, and cost one dictionary look-up.
 
-| a device's record | its next reading |
+| a device's record | effect of its next reading |
 | --- | --- |
-| never looked at by this process | looks |
-| online, no silence | nothing, until the record changes; one in each `QUIET_S` looks, as a record may be purged |
-| online, with silence | renews the timer once a third of the period is over; until then nothing |
-| leaving or offline | looks, and takes it back; at once if this process has seen a later reading already |
+| never looked at by this process | a look at the record |
+| online, no silence | none until the record changes; a look every `QUIET_S` seconds, as a record may be purged |
+| online, with silence | the timer is renewed once a third of the period is over; none until then |
+| leaving or offline | a look, and the device is online; at once if this process has already seen a later reading |
 
-Another process may write `leaving` after this one saw a later reading. So each process hears what is written to the
-bucket, as a plain subscriber: that is a hint to look, never an answer, as the bucket may refuse what was published.
+Another process may write `leaving` after this one saw a later reading. So each process also subscribes to what is
+written to the bucket: that is a hint to look, never an answer, as the bucket may refuse what was published.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ _waiting: Final = Repeated(log, "readings are not taken as signs of life yet; it
 
 NS: Final = 1_000_000_000
 MAX_DEVICES: Final = 50_000
-"""Most devices that a process remembers; it forgets all, and looks at each again."""
+"""Maximum devices that a process remembers; beyond it, the process forgets all and looks at each again."""
 GATHER_S: Final = 0.1
 HINT_S: Final = 2.0
-"""How long to look again for a change that was published and is not in the bucket: it was refused by then."""
+"""Seconds to look again for a change that was published and is not in the bucket; after that, it was refused."""
 PAUSE_S: Final = 1.0
 QUIET_S: Final = 600.0
-"""Longest time without a look at a record: one that is purged leaves no hint."""
+"""Maximum seconds without a look at a record: one that is purged leaves no hint."""
 _hint: Final = re.compile(r'"state":"(?P<state>\w+)".*"silence":(?P<silence>\d+),"seq":(?P<seq>\d+)').search
 
 
@@ -79,6 +79,7 @@ class Heard:
         self._looking = background(self._look(), "heard")
 
     def seen(self, device: str, seq: int, sent_ns: int) -> None:
+        """Note a reading, sent at `sent_ns` (0: now). Look at its device, unless it is quiet."""
         last = self._devices.get(device)
         if last is None:
             if len(self._devices) >= MAX_DEVICES:
@@ -90,12 +91,12 @@ class Heard:
             self._call(device)
 
     def last(self, device: str) -> Reading | None:
-        """Return the last reading seen of a device, taken in or not; None if this process saw none."""
+        """Return the last reading seen of a device, applied or not; None if this process saw none."""
         last = self._devices.get(device)
         return Reading(last.seq, last.at_ns / NS) if last else None
 
     async def drain(self) -> None:
-        """Return when the readings so far are taken in."""
+        """Return when the readings so far are applied."""
         while self._waiting and self._looking and not self._looking.done():
             await asyncio.sleep(GATHER_S)
 
@@ -108,7 +109,7 @@ class Heard:
         self._some.set()
 
     def _look_at_all(self) -> None:
-        """Forget what is quiet: hints may have been missed."""
+        """Look at every device again: hints may have been missed."""
         for device, last in self._devices.items():
             last.quiet_until_s = -math.inf
             self._waiting[device] = None
@@ -127,7 +128,7 @@ class Heard:
                 last.quiet_until_s = -math.inf
                 if last.seq > last.hinted_seq:  # else only a later reading changes anything
                     self._call(subject.removeprefix(contract.KEY_PREFIX))
-            elif silence := int(found["silence"]):  # it may be another one than before
+            elif silence := int(found["silence"]):  # it may have changed
                 last.quiet_until_s = min(last.quiet_until_s, now + silence / RENEWALS)
 
     async def _look(self) -> None:
@@ -156,7 +157,7 @@ class Heard:
                 self._some.clear()
 
     def _settle(self, calls: Mapping[str, Call], records: Mapping[str, Record]) -> None:
-        """Note until when each device's readings change nothing; look again where a hint is not in the bucket yet."""
+        """Note until when each device's readings change nothing; look again if a hint is not in the bucket yet."""
         now = self._loop.time()
         for device, call in calls.items():
             last, record = self._devices.get(device), records.get(device)

@@ -1,8 +1,8 @@
-"""Bring devices up to date: a round reads their records and signs, writes what changed, and publishes its events.
+"""Bring devices up to date: a round reads their records and signs, writes what changed, and publishes the events.
 
-A round is started by a connect, a will, a reading or the end of a timer, and does not rely on what it was started by:
-each device's connects and wills are read from the server's stream in their order, from the record's sequence on. So it
-does not matter in which order several processes receive them, what a process that died held, or that some come twice.
+A connect, a will, a reading or the end of a timer starts a round, but the round does not rely on it: it reads each
+device's connects and wills from the server's stream in order, from the record's sequence on. So it does not matter in
+which order processes receive them, which ones a dead process held, or whether some arrive twice.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from service.devices.presence.stream import Stored, Stream
 from service.writing.rows import Unreadable
 
 AGAIN_S: Final = 0.05
-"""Longest pause after another process changed a record first."""
+"""Maximum seconds to pause after another process changed a record first."""
 MAX_TOLD: Final = 50_000
 LIVES: Final = 200
-"""Most connects and wills of a device in one round: a device may publish any number."""
+"""Maximum connects and wills of a device per round: a device may publish any number."""
 
 
 @dataclass(slots=True)
@@ -47,10 +47,10 @@ class Call:
     lives: dict[int, Stored] = field(default_factory=dict)
     """Connects and wills that were received, by sequence."""
     number: int = 0
-    """Number of the first delivery that came with them: of an earlier one, another process may hold some."""
+    """Number of the first delivery among them: another process may hold earlier ones."""
     reading: Reading | None = None
     ended: int = 0
-    """Sequence of the marker of its timer's end in the bucket; 0: none was received."""
+    """Sequence, in the bucket, of the marker of its timer's end; 0: none was received."""
 
 
 @dataclass(slots=True)
@@ -62,7 +62,7 @@ class Counts:
 
 
 class Keeper:
-    """One round at a time: rounds of one process never meet each other's changes."""
+    """One round at a time: rounds of one process never conflict."""
 
     def __init__(self, bucket: Bucket, stream: Stream, events: Events, silence_s: int) -> None:
         self.counts = Counts()
@@ -75,7 +75,7 @@ class Keeper:
         """Device -> revision of its record whose events this process published."""
 
     async def bring(self, calls: Mapping[str, Call]) -> dict[str, Record]:
-        """Return the devices' records, up to date and with their events published. Raise `Unanswered`; call again."""
+        """Return the devices' records, up to date and with their events published. Raise `Unanswered`: call again."""
         found: dict[str, Record] = {}
         devices = list(calls)
         for start in range(0, len(devices), ROUND):
@@ -93,10 +93,10 @@ class Keeper:
     async def _try(self, calls: Mapping[str, Call], passed: dict[str, int]) -> dict[str, Record] | None:
         """Make one round; None if it must be made again.
 
-        `passed` has the sequence up to which the rounds before it took in a device's connects and wills. The record
-        does not tell: those that are late, or are none, do not move its `seq`.
+        `passed` has the sequence up to which earlier rounds applied a device's connects and wills. The record does not
+        tell: late or invalid ones do not move its `seq`.
         """
-        # Asked for before the signs are: what is up to there, is among them.
+        # Asked before the signs are read, so that every sign up to it is among them.
         last = await self._stream.last_seq() if any(call.ended for call in calls.values()) else 0
         records, deleted = await self._bucket.read(list(calls))
         await self._tell_what_is_left(records)
@@ -131,7 +131,7 @@ class Keeper:
     async def _without_others(self, calls: Mapping[str, Call]) -> frozenset[str]:
         """Return the devices whose call has all their connects and wills: no other process holds one, and none waits.
 
-        Later ones may wait where some were received: they are taken in when they are.
+        If some were received, later ones may still wait: they are applied when they are received.
         """
         floor, waiting = await self._stream.progress(contract.LIFE_CONSUMER)
         return frozenset(
@@ -141,7 +141,7 @@ class Keeper:
     async def _lives(
         self, calls: Mapping[str, Call], records: Mapping[str, Record], known: frozenset[str], passed: Mapping[str, int]
     ) -> tuple[dict[str, list[Sign]], Mapping[str, int]]:
-        """Return the connects and wills that are not taken in, and how far each device was read that has more."""
+        """Return the connects and wills not yet applied; for devices with more, also how far they were read."""
         after = {
             device: max(record.seq if (record := records.get(device)) else 0, passed.get(device, 0))
             for device, call in calls.items() if _may_change(records.get(device), call)
@@ -154,7 +154,7 @@ class Keeper:
             found = await self._stream.next_lives(after)
             after = {}
             for device, life in found.items():
-                if life.seq < max(calls[device].lives, default=life.seq + 1):  # what follows the received comes later
+                if life.seq < max(calls[device].lives, default=life.seq + 1):  # those after the received come later
                     after[device] = life.seq
                 stored[device][life.seq] = life
         signs: dict[str, list[Sign]] = {}
@@ -162,18 +162,17 @@ class Keeper:
             signs[device] = []
             for seq, life in lives.items():
                 if seq <= after.get(device, seq):
-                    with contextlib.suppress(Unreadable):  # who receives it makes it a dead letter
+                    with contextlib.suppress(Unreadable):  # its receiver makes it a dead letter
                         signs[device].append(life_of(life, self._silence_s)[1])
         return signs, after
 
     async def _readings(
         self, calls: Mapping[str, Call], records: Mapping[str, Record], lives: Mapping[str, Sequence[Sign]]
     ) -> dict[str, list[Reading]]:
-        """Return each device's readings to take in.
+        """Return each device's readings to apply.
 
-        Where its timer is over, one that came earlier may still wait in the stream: processes that were away, or one
-        that is slower, are no reason to call a device silent. So it is taken in before a connect or will that came
-        after the timer's end, too.
+        If its timer is over, an earlier reading may still wait in the stream: a device is not silent because processes
+        were down or are slow. So that reading is applied too, before a connect or will from after the timer's end.
         """
         readings = {device: [call.reading] for device, call in calls.items() if call.reading}
         over = {}
@@ -192,7 +191,7 @@ class Keeper:
         return readings
 
     async def _tell_what_is_left(self, records: Mapping[str, Record]) -> None:
-        """Publish the events that a process wrote, and may not have published before it ended."""
+        """Publish the events that a process wrote but may not have published before it ended."""
         doubtful = [record for record in records.values() if record.events and not self._has_told(record)]
         if doubtful:
             missing = await self._events.missing(_named(doubtful))
@@ -229,7 +228,7 @@ class Keeper:
 
 
 def _has_ended(record: Record, call: Call) -> bool:
-    """Return whether the marker is that of the timer that was written with this record."""
+    """Return whether the marker belongs to the timer that was written with this record."""
     return bool(call.ended > record.revision and timer_s(record))
 
 
@@ -239,9 +238,9 @@ def _may_change(record: Record | None, call: Call) -> bool:
 
 
 def _in_time(record: Record, call: Call, lives: Sequence[Sign], first: Stored, last: Stored) -> list[Reading]:
-    """Return the readings to take in where the timer is over, and a first and a last one wait in the stream.
+    """Return the readings to apply if the timer is over, and a first and a last one wait in the stream.
 
-    A device whose first one was in time is taken to have been there until its next connect or will.
+    A device whose first one was in time counts as online until its next connect or will.
     """
     end = record.written + timer_s(record)
     in_time = first.at <= end

@@ -1,4 +1,4 @@
-"""Read connects and wills as devices publish them."""
+"""Decode connects and wills as devices publish them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ Life = records.Connect | records.Will
 def life_of(stored: Stored, silence: int) -> tuple[str, Life]:
     """Return the device, and its connect or will. Raise `Unreadable` if the message is neither.
 
-    `silence` is that of a device that names none. Numbers that no device may mean are brought within bounds: the
-    server refuses a timer of more seconds than it can count, and would refuse it for ever.
+    `silence` applies to a device that names none, in seconds. Numbers out of range are clamped: the server refuses a
+    timer of more seconds than it can count, and would refuse it for ever.
     """
     if len(stored.data) > contract.READING_BYTES:
         raise Unreadable(f"a payload of {len(stored.data)} bytes, more than {contract.READING_BYTES}")

@@ -2,12 +2,12 @@
 
 | event | the key |
 | --- | --- |
-| it is free | written, if it is as it was read; the server takes it away after `TTL_S` |
-| held | written again each `RENEW_S` |
+| it is free | written by compare-and-set; the server deletes it after `TTL_S` |
+| held | written again every `RENEW_S` |
 | released | deleted, so that the next process need not wait |
 
-A holder that cannot renew gives up before the server takes the key away: two never hold it, as far as their clocks run
-at the same speed. Another process holds it at most `TTL_S` + `LOOK_S`, and the server's delay, after a holder died.
+A holder that cannot renew gives up before the server deletes the key: two never hold it, provided that their clocks run
+at the same speed. After a holder died, another process holds it within `TTL_S` + `LOOK_S` and the server's delay.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ RENEW_S: Final = 3.0
 LOOK_S: Final = 2.0
 ANSWER_S: Final = 2.0
 MARGIN_S: Final = 1.0
-"""The holder gives up this long before its key ends."""
+"""The holder gives up this many seconds before its key expires."""
 _NO_MESSAGE: Final = 10037
 
 
@@ -47,12 +47,12 @@ class Lock:
         self._owner = secrets.token_hex(8).encode()
         self._revision = 0
         self._until_s = 0.0
-        """End of what is held, on the loop's clock."""
+        """When the key expires, on the loop's clock."""
         self._loop = asyncio.get_running_loop()
         self.held = False
 
     async def hold(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Run `work` whenever this process has the lock; cancel it when the lock is lost. Returns when `work` does."""
+        """Run `work` whenever this process has the lock; cancel it when the lock is lost. Return when `work` does."""
         while True:
             if await self._take():
                 self.held = True
@@ -91,7 +91,7 @@ class Lock:
                 return
 
     async def _take(self) -> bool:
-        """Return whether the lock was free, and is held now."""
+        """Take the lock if it is free; return whether it is held now."""
         revision = await self._free()
         return revision is not None and bool(await self._write(revision))
 
@@ -106,7 +106,7 @@ class Lock:
         if error := answer.get("error"):
             return 0 if error.get("err_code") == _NO_MESSAGE else None
         message = answer["message"]
-        # A key that was taken away or deleted leaves a marker, which has no value.
+        # A key that expired or was deleted leaves a marker, which has no value.
         owner = b64decode(message.get("data", ""))
         return int(message["seq"]) if owner in {b"", self._owner} else None
 
@@ -128,5 +128,5 @@ class Lock:
         headers = {"KV-Operation": "DEL", "Nats-Expected-Last-Subject-Sequence": str(self._revision)}
         try:
             await self._nc.request(self._subject, b"", timeout=ANSWER_S, headers=headers)
-        except nats.errors.Error as error:  # it ends by itself
+        except nats.errors.Error as error:  # it expires by itself
             log.debug("not released", lock=self._key, error=str(error))

@@ -1,19 +1,19 @@
-"""What is known of a device, and how a sign of it changes that. Pure: no clock, no I/O.
+"""A device's record, and how a sign changes it. Pure: no clock, no I/O.
 
 | state | connect | will | reading | timer over |
 | --- | --- | --- | --- | --- |
 | no record | online | leaving | online | |
-| online | online, with its session and silence | leaving | renews its timer, thrice a period | offline, down |
-| leaving | online | leaving, with the later delay | online | offline, down |
+| online | online, with its session and silence | leaving | renews its timer, three times a period | offline, down |
+| leaving | online | leaving, with the later will's delay | online | offline, down |
 | offline | online, up | offline | online, up | |
 
-Signs are taken in the order of the server's stream, each once: one with a `seq` that is not above the record's is old.
-A will of a session below that of the last connect is old too: its device has connected again. A will changes no
-session: one that is too high would hide all that come later. A connect of the session whose will has come is late. A
-sign from after the end of the timer comes to an offline device, whether the timer's marker was handled yet or not: so
-an outage that ended while no process was there has its two events.
+Signs are applied in the order of the server's stream, each once: one with a `seq` that is not above the record's is
+old. A will of a session below that of the last connect is old too: its device has connected again. A will does not
+change the session: one that is too high would hide all later ones. A connect of a session whose will has arrived is
+late. A sign from after the end of the timer finds the device offline, whether or not the timer's marker was handled:
+so an outage that ended while no process ran has its two events.
 
-All times are the server's, in seconds since 1970: no process and no device needs the right time.
+All times are the server's, in seconds since 1970: neither processes nor devices need a correct clock.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ WILL: Final = "will"
 SILENCE: Final = "silence"
 
 LONGEST_S: Final = 30 * 86_400
-"""Longest delay and silence: a longer one is cut to this."""
+"""Maximum delay and silence, in seconds: a longer one is cut to this."""
 RENEWALS: Final = 3
-"""Most renewals of a timer in one period of silence."""
+"""Maximum renewals of a timer in one period of silence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Event:
     kind: str
     """`down` or `up`."""
     seq: int
-    """Sequence of the sign that the outage began after, or ended with: with kind and device it names the event."""
+    """Sequence of the sign after which the outage began, or that ended it; with kind and device, the event's id."""
     since: float
     reason: str = ""
     """Of `down`: `will` or `silence`."""
@@ -56,18 +56,18 @@ class Record:
     device: str
     state: State
     since: float
-    """Start of this state; of an outage by silence, the last renewal of its timer."""
+    """Start of this state; for an outage by silence, the last renewal of its timer."""
     session: int
-    """That of the last connect; 0 for a device that counts none, or has not connected yet."""
+    """Session of the last connect; 0 for a device that counts none, or has not connected yet."""
     silence: int
-    """Seconds without a sign after which it counts as gone; 0: never."""
+    """Seconds without a sign after which it counts as offline; 0: never."""
     seq: int
-    """Sequence in `$MQTT_msgs` up to which its signs are taken in."""
+    """Sequence in `$MQTT_msgs` up to which its signs are applied."""
     revision: int = 0
     """Sequence in the bucket's stream; 0 before it is written."""
     written: float = 0.0
     due: float = 0.0
-    """When its will counts, if no later sign comes; 0 if no will has come since it connected."""
+    """When its will takes effect if no later sign comes; 0 if no will has come since it connected."""
     events: tuple[Event, ...] = ()
     """Events of its last change. They may not be published yet."""
     willed: int = 0
@@ -103,7 +103,7 @@ def timer_s(record: Record) -> int:
     """Return the seconds of its timer, at least 1; 0: it has none.
 
     A reading renews a timer of silence only when a third of the period is over, so the timer is a third longer: a
-    device that keeps its period is never called silent.
+    device that keeps to its period never counts as silent.
     """
     if record.state == LEAVING:
         return max(1, round(record.due - record.since))
@@ -121,7 +121,7 @@ def is_over(record: Record, at: float) -> bool:
 def take(record: Record | None, device: str, signs: Iterable[Sign], silence: int = 0) -> Record | None:
     """Return the record after these signs, in the order of their sequences; the same object if nothing changes.
 
-    `silence` is that of a device whose first sign is no connect.
+    `silence` applies to a device whose first sign is not a connect.
     """
     for sign in sorted(signs, key=lambda sign: sign.seq):
         record = _take(record, device, sign, silence)
@@ -129,7 +129,7 @@ def take(record: Record | None, device: str, signs: Iterable[Sign], silence: int
 
 
 def expire(record: Record, seq: int = 0) -> Record:
-    """Return the record after the end of its timer. Signs up to `seq` are taken in."""
+    """Return the record after the end of its timer. Signs up to `seq` count as applied."""
     by_will = record.state == LEAVING
     since = record.since if by_will else record.written
     down = Event(DOWN, record.seq, since, WILL if by_will else SILENCE)
@@ -168,7 +168,7 @@ def _heard(record: Record, reading: Reading) -> Record:
     period = record.silence / RENEWALS
     if not period or reading.at < record.written + period:
         return record
-    return replace(record, seq=reading.seq, written=0.0)  # its timer begins again when it is written
+    return replace(record, seq=reading.seq, written=0.0)  # its timer restarts when it is written
 
 
 def _is_late(record: Record, sign: Sign) -> bool:
@@ -180,8 +180,8 @@ def _is_late(record: Record, sign: Sign) -> bool:
 def was_down(record: Record, sign: Sign) -> bool:
     """Return whether the outage had begun before this sign.
 
-    A connect or a will tells it by the will's own time: both are read in order. Readings before this one may be
-    acknowledged already, so a reading tells it only by the timer as it ran.
+    For a connect or a will, the time named by the will decides: both are read in order. Earlier readings may already be
+    acknowledged, so for a reading only the timer as it ran decides.
     """
     if record.state == LEAVING and not isinstance(sign, Reading):
         return sign.at > record.due
@@ -211,7 +211,7 @@ def _delay(will: Will) -> int:
 
 
 def encode(record: Record) -> bytes:
-    """Return the record as the bucket has it."""
+    """Return the record as the bucket stores it."""
     return orjson.dumps({
         "state": record.state, "since": record.since, "session": record.session, "silence": record.silence,
         "seq": record.seq, **({"due": record.due, "willed": record.willed} if record.due else {}),

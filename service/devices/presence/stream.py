@@ -1,4 +1,4 @@
-"""What `$MQTT_msgs` still has of a device: signs that are not taken in, or not acknowledged."""
+"""Read what `$MQTT_msgs` still has of a device: signs that are not applied, or not acknowledged."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ class Stored(NamedTuple):
 
 class Progress(NamedTuple):
     floor: int
-    """Number of the delivery up to which all are acknowledged."""
+    """Number of the delivery up to which all deliveries are acknowledged."""
     waiting: int
-    """Messages that are not acknowledged."""
+    """Messages that are not acknowledged, delivered or not."""
 
 
 class Stream:
-    """Asks the stream's leader, so that it knows of each message that is acknowledged to its device."""
+    """Asks the stream's leader, which has each message that was acknowledged to its device. Raises `Unanswered`."""
 
     def __init__(self, asker: Asker) -> None:
         self._asker = asker
 
     async def progress(self, consumer: str) -> Progress:
-        """Return how far a consumer of the stream is, of all processes."""
+        """Return how far a consumer of the stream is, across all processes."""
         reply = await self._asker.one(Request(f"{_CONSUMER}.{consumer}", b""))
         if failure(reply)[0]:
             raise Unanswered(f"consumer {consumer}: {failure(reply)[1]}")
@@ -51,7 +51,7 @@ class Stream:
     async def next_lives(self, after: Mapping[str, int]) -> dict[str, Stored]:
         """Return each device's first connect or will above a sequence; those without one are left out.
 
-        Two requests for two subjects cost the server less than one for a wildcard: that reads a whole block.
+        Two requests for two subjects cost the server less than one for a wildcard, which reads a whole block.
         """
         connects, wills = [
             await self._get({
@@ -66,18 +66,20 @@ class Stream:
         }  # fmt: skip
 
     async def next_readings(self, after: Mapping[str, int]) -> dict[str, Stored]:
+        """Return each device's first reading above a sequence; those without one are left out."""
         return await self._get({
             device: {"seq": seq + 1, "next_by_subj": f"{contract.MQTT_PREFIX}data.{device}.>"}
             for device, seq in after.items()
         })  # fmt: skip
 
     async def last_readings(self, devices: Sequence[str]) -> dict[str, Stored]:
+        """Return each device's last reading; those without one are left out."""
         return await self._get(
             {device: {"last_by_subj": f"{contract.MQTT_PREFIX}data.{device}.>"} for device in devices}
         )
 
     async def last_seq(self) -> int:
-        """Return the sequence of the last message that was ever stored."""
+        """Return the sequence of the last message ever stored."""
         reply = await self._asker.one(Request(_INFO, b""))
         if failure(reply)[0]:
             raise Unanswered(f"{contract.MQTT_STREAM}: {failure(reply)[1]}")

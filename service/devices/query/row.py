@@ -11,13 +11,13 @@ from service.contracts import devices as contract
 from service.devices.query import query_pb2 as pb
 
 EPOCH_MAX: Final = 999_999_999_999
-"""Seconds: the row's key has twelve digits."""
+"""Seconds; the row's key has twelve digits."""
 _INT32_MAX: Final = 2**31 - 1
-_FLOAT: Final = struct.Struct("<f")  # without the "<", a number beyond it is infinite
+_FLOAT: Final = struct.Struct("<f")  # without the "<", a number out of range is infinite
 
 
 class OtherForm(Exception):
-    """The row is no reading: somebody else put it into the table."""
+    """The row is not a reading: another program put it into the table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,17 +30,17 @@ class Reading:
     entry_id: int
     facility: str | None
     sensor: str | None
-    """This and what follows is None in a stream, which does not read it."""
+    """This and the following are None in a stream, which does not read them."""
     received_ms: int | None
-    """When nats-server had it, in milliseconds since 1970."""
+    """When nats-server received it, in milliseconds since 1970."""
     clock_skew_s: int | None
-    """By how much the device's clock is ahead, if that is a lot."""
+    """Seconds by which the device's clock is ahead, if that is a lot."""
     clock: str | None
-    """"none" if the device has no time: `epoch` is that of its arrival then."""
+    """"none" if the device has no time: `epoch` is then that of its arrival."""
 
 
 def reading_of(row: Mapping[str, Any]) -> Reading:
-    """Return the reading in a row of DynamoDB's JSON. Raises `OtherForm`.
+    """Return the reading in a row of DynamoDB's JSON. Raise `OtherForm` if it is not a reading.
 
     A row without facility, sensor or time of arrival is a reading too: old ones may have been imported.
     """
@@ -65,7 +65,7 @@ def reading_of(row: Mapping[str, Any]) -> Reading:
 
 
 def encode(reading: Reading) -> bytes:
-    """Return its `SensorRows`. The facility's id is its name if that is a number, else 0."""
+    """Return its encoded `SensorRows`. The facility's id is its name if that is a number, else 0."""
     return pb.SensorRows(
         entry_id=reading.entry_id, facility_id=_facility_id(reading.facility), device=reading.device,
         temp=reading.temp, rh=reading.rh, epoch=reading.epoch,
@@ -73,7 +73,7 @@ def encode(reading: Reading) -> bytes:
 
 
 def shown(reading: Reading) -> dict[str, Any]:
-    """Return all that is known of it but its device, for JSON."""
+    """Return its known fields except the device, for JSON."""
     values = {
         "epoch": reading.epoch, "temp": reading.temp, "rh": reading.rh, "sensor": reading.sensor,
         "facility": reading.facility, "received_ms": reading.received_ms, "clock_skew_s": reading.clock_skew_s,
@@ -83,7 +83,7 @@ def shown(reading: Reading) -> dict[str, Any]:
 
 
 def _float32(number: str) -> float:
-    """Return a number that is one in 32 bits too. Raises `OverflowError` for a larger one."""
+    """Return a number that fits into a 32-bit float. Raise `OverflowError` for a larger one."""
     value = float(number)
     _FLOAT.pack(value)
     return value

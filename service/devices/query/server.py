@@ -20,7 +20,7 @@ from service.grpc.calls import Calls, Context, register, write
 from service.requests.failures import Failures
 
 STREAMS: Final = 64
-"""Most streams at a time. Each takes up to 200 KB: a page, and what its client's connection has not taken."""
+"""Maximum streams at a time. Each takes up to 200 KB: a page, and what the connection has not taken yet."""
 _LIMIT_MAX: Final = 2**31 - 1
 _STOPS: Final = "the server stops; call again"
 
@@ -37,10 +37,10 @@ class Counts:
 
 
 class Query:
-    """The two calls. A stream that breaks off ends with UNAVAILABLE, which says after how many rows: call again.
+    """The two calls. A stream that breaks off ends with UNAVAILABLE and the number of rows sent: call again.
 
-    A stream reads a page of the table when the client's connection has taken all rows of the one before; HTTP/2's flow
-    control says when. A request out of range ends with INVALID_ARGUMENT, which names the field.
+    A stream reads a page of the table when the client's connection has taken all rows of the previous one; HTTP/2's
+    flow control says when. A request out of range ends with INVALID_ARGUMENT, which names the field.
     """
 
     def __init__(self, readings: Readings) -> None:
@@ -52,7 +52,7 @@ class Query:
 
     @property
     def streams(self) -> int:
-        """How many streams are open."""
+        """Number of open streams."""
         return len(self._streams)
 
     def add_to(self, server: grpc.aio.Server) -> None:
@@ -76,7 +76,7 @@ class Query:
         await self._stream(self._readings.scan(), context)
 
     async def GetDeviceRows(self, request: pb.Range, context: Context) -> None:  # noqa: N802
-        """Send a device's rows of a time, in the order of its clock."""
+        """Send a device's rows of a period, in the order of its clock."""
         self.calls.enter()
         if not _device(request.device):
             said = f"device is {request.device[:40]!r}; give 1 to 36 of A-Z, a-z, 0-9, _ and -"

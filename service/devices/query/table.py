@@ -1,4 +1,4 @@
-"""Reads the table of readings by the page: the next page is read only when the last one is used up.
+"""Read the table of readings page by page: the next page is read only when the last one is used up.
 
 https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Query.Pagination.html
 """
@@ -18,12 +18,12 @@ from service.dynamodb.explain import explain
 from service.dynamodb.table import CALL_TIMEOUT_S, DEADLINE_S, backoff_s
 
 PAGE_ROWS: Final = 250
-"""Rows of one call, some 80 KB in memory. Without it, DynamoDB would send up to 1 MB."""
+"""Rows per call, some 80 KB in memory. Without this limit, DynamoDB would send up to 1 MB."""
 PAGE_S: Final = 15.0
-"""From a page's first call to its last answer: a table that is throttled gets time to grow."""
+"""Seconds from a page's first call to its last answer: a throttled table gets time to scale."""
 BACKOFF_MAX_S: Final = 2.0
 LAST_ROWS: Final = 10
-"""Newest rows among which the last reading is searched: some may be of other forms."""
+"""Newest rows in which to look for the last reading: some may not be readings."""
 
 _STREAMED: Final = (contract.PARTITION_KEY, "epoch", "temp", "rh", "entry_id", "facility")
 """Attributes that a stream reads: the others may be long, a sensor's name up to 4 KB."""
@@ -36,7 +36,7 @@ class Readings:
     """The table of readings, for reading only. Call `open` first.
 
     Reads are eventually consistent, at half the price: a row written within the last second may be missing. Each method
-    raises `TableUnavailableError` when the table does not answer within its time, and other errors as they are.
+    raises `TableUnavailableError` if the table does not answer in time, and other errors unchanged.
     """
 
     def __init__(self, table: str) -> None:
@@ -44,14 +44,14 @@ class Readings:
         self.errors: Counter[str] = Counter()
         """Failed calls, by DynamoDB's code or the error's class."""
         self.skipped = 0
-        """Rows of other forms that were met."""
+        """Rows read that are not readings."""
         self.problem: str | None = None
         """Why the last call failed; None if it did not."""
         self._is_open = False
         self._api: DynamoDB
 
     def open(self) -> None:
-        """Read the AWS configuration. Raises `ServiceError` if it is incomplete."""
+        """Read the AWS configuration. Raise `ServiceError` if it is incomplete."""
         if not self._is_open:
             self._api = DynamoDB.configured(CALL_TIMEOUT_S)
             self._is_open = True
@@ -78,15 +78,15 @@ class Readings:
     def range(
         self, device: str, start: int, end: int, limit: int, newest_first: bool
     ) -> AsyncIterator[Sequence[Reading]]:
-        """Yield a device's readings from second `start` to before `end` (0: no end), in the order of their time.
+        """Yield pages of a device's readings from second `start` to before `end` (0: no end), in order of time.
 
-        `limit` is the most readings to yield; 0 means all.
+        `limit` is the maximum number of readings; 0 means all.
         """
         request = {**self._between(device, start, end), "ScanIndexForward": not newest_first}
         return self._pages("Query", request, limit)
 
     def scan(self) -> AsyncIterator[Sequence[Reading]]:
-        """Yield every reading of the table, in no order."""
+        """Yield every reading of the table in pages, in no order."""
         return self._pages("Scan", {}, 0)
 
     async def _pages(self, action: str, request: dict[str, Any], limit: int) -> AsyncIterator[Sequence[Reading]]:
@@ -104,7 +104,7 @@ class Readings:
             start = {"ExclusiveStartKey": key}
 
     def _between(self, device: str, start: int, end: int) -> dict[str, Any]:
-        """Return the condition of a Query. A key is the epoch in twelve digits and more behind: none equals `end`."""
+        """Return the condition of a Query. A key is the epoch in twelve digits and a suffix, so none equals `end`."""
         condition, values = "#d = :d", {":d": {"S": device}}
         names = {"#d": contract.PARTITION_KEY}
         if start or end:
@@ -120,7 +120,7 @@ class Readings:
         }
 
     async def _page(self, action: str, request: dict[str, Any], within_s: float) -> Page:
-        """Read a page; try again with full jitter while it may succeed. Raises the last error, classified."""
+        """Read a page; retry with full jitter while it may succeed. Raise the last error, classified."""
         clock = asyncio.get_running_loop().time
         deadline, attempt = clock() + within_s, 0
         while True:

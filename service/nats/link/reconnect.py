@@ -48,7 +48,7 @@ REFUSALS: Final = frozenset({
 https://github.com/nats-io/nats-server/blob/main/server/errors.go
 """
 RACE_S: Final = 0.25
-"""When a server has not answered for this long, the next is tried beside it."""
+"""Seconds. When a server has not answered for this long, the next is tried in parallel."""
 
 
 class NoTlsError(nats.errors.Error):
@@ -64,20 +64,20 @@ class ReconnectingClient(Client):
         self._on_odd_server = on_odd_server
 
     def connection_lost(self) -> None:
-        """Forget what ended with the connection. For subclasses."""
+        """Forget what ended with the connection. A hook for subclasses."""
 
     def connection_restored(self) -> None:
-        """Note that the connection is back: the server has confirmed every subscription. For subclasses."""
+        """Note that the connection is back and the server has confirmed every subscription. A hook for subclasses."""
 
     def _setup_server_pool(self, connect_url: str | list[str]) -> None:
-        """Upstream: the pool forgets no server that an INFO named (`link/servers.py`)."""
+        """Upstream: the pool never forgets a server that an INFO named (`link/servers.py`)."""
         super()._setup_server_pool(connect_url)  # type: ignore[arg-type]
         self._servers = Servers(self._server_pool, self._on_odd_server)
 
     async def _select_next_server(self) -> None:
         """Connect to the first server that answers, in as many rounds as it takes; one round if not `allow_reconnect`.
 
-        Raises `NoServersError` after that one round. Upstream: a silent server takes its whole timeout.
+        Raise `NoServersError` after that one round. Upstream: a silent server takes its whole timeout.
         """
         while True:
             await asyncio.sleep(self._servers.backoff_s())
@@ -151,7 +151,7 @@ class ReconnectingClient(Client):
             await self._process_op_err(error)
 
     async def _attempt_reconnect(self) -> None:
-        """Upstream: an error that is not the network's ends the client; two attempts close each other's connection."""
+        """Upstream: an error other than the network's ends the client; two attempts close each other's connection."""
         await self._drop()
         self._servers.lost()
         self._err = None
@@ -182,7 +182,7 @@ class ReconnectingClient(Client):
             return
 
     async def _drop(self) -> None:
-        """Close the connection and its tasks, however far it had come."""
+        """Close the connection and its tasks, at whatever stage it is."""
         self.connection_lost()
         for task in (self._reading_task, self._flusher_task, self._ping_interval_task):
             if task is not None and task is not asyncio.current_task():
@@ -210,7 +210,7 @@ class ReconnectingClient(Client):
         await self._flush_pending()
 
     async def _process_connect_init(self) -> None:
-        """Upstream: an INFO that cannot be parsed ends `connect`; a first line that is no PONG is ignored."""
+        """Upstream: an INFO that cannot be parsed ends `connect`; a first line that is not PONG is ignored."""
         try:
             await super()._process_connect_init()
         except (OSError, nats.errors.Error, TimeoutError):
@@ -225,7 +225,7 @@ class ReconnectingClient(Client):
     def _connect_command(self) -> bytes:
         """Decode the URL's user and password first: https://www.rfc-editor.org/rfc/rfc3986#section-2.1
 
-        Upstream: they are sent as they stand in the URL, percent-encoded.
+        Upstream: they are sent as in the URL, percent-encoded.
         """
         uri, options = self._current_server.uri if self._current_server else None, self.options
         if uri is not None and uri.username is not None:

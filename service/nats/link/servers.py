@@ -42,7 +42,7 @@ class Servers:
         return [*self._given.values(), *self._said.values()]
 
     def take(self, info: Mapping[str, Any], by: Srv) -> None:
-        """Replace the learned servers by those in this INFO of `by`; without addresses, keep them.
+        """Replace the learned servers with those in this INFO from `by`; if it has no addresses, keep them.
 
         https://docs.nats.io/reference/reference-protocols/nats-protocol#info
         """
@@ -69,17 +69,17 @@ class Servers:
         self._rounds += 1
 
     def good(self, server: Srv) -> None:
-        """Note that a connection to it is up."""
+        """Note that a connection to the server is up."""
         self._last_good, self._good_at = server, time.monotonic()
         server.did_connect, server.reconnects = True, 0
 
     def lost(self) -> None:
-        """Note that the connection is lost. Reset the backoff, unless the server had accepted and closed at once."""
+        """Note that the connection is lost. Reset the backoff, unless the server accepted it and closed it at once."""
         if time.monotonic() - self._good_at > BACKOFF_MAX_S:
             self._rounds = 0
 
     def bad(self, server: Srv) -> None:
-        """Note that it did not connect, or failed right after."""
+        """Note that the server did not accept a connection, or failed right after."""
         server.reconnects += 1
 
     def _server(self, address: Any, by: Srv) -> Srv | None:

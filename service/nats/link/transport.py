@@ -34,7 +34,7 @@ class Hearing(Transport):
         self._held = b""
 
     async def hear(self) -> None:
-        """Wait for the first line."""
+        """Wait for the first line. Raise `UnexpectedEOF` if the server closes before it."""
         self._first = await self.readline()
         if not self._first:
             raise nats.errors.UnexpectedEOF
@@ -45,7 +45,7 @@ class Hearing(Transport):
 
 
 class Tcp(Hearing, TcpTransport):
-    """nats-py's, with a longer INFO. Closing one that the peer has reset is not an error."""
+    """nats-py's transport with a longer INFO. Closing one that the peer has reset is not an error."""
 
     async def connect(self, uri: ParseResult, buffer_size: int, connect_timeout: int) -> None:
         await super().connect(uri, max(buffer_size, INFO_MAX), connect_timeout)
@@ -57,7 +57,7 @@ class Tcp(Hearing, TcpTransport):
         self._io_reader._limit = max(buffer_size, INFO_MAX)  # type: ignore[union-attr]  # with TLS before INFO
 
     def write_now(self, frames: list[bytes]) -> bool:
-        """Write if nothing written before is still to be sent. Return False, with nothing written, if something is."""
+        """Write, unless earlier data is still unsent: then write nothing and return False."""
         writer = self._io_writer
         if writer is None or writer.transport.is_closing() or writer.transport.get_write_buffer_size():
             return False
@@ -70,7 +70,7 @@ class Tcp(Hearing, TcpTransport):
 
 
 class WebSocket(Hearing, WebSocketTransport):
-    """nats-py's, with the name that the certificate must have, and without arguments that aiohttp has deprecated."""
+    """nats-py's transport with the name that the certificate must have, without arguments that aiohttp deprecated."""
 
     def __init__(self, name: str | None) -> None:
         super().__init__()
@@ -92,6 +92,7 @@ class WebSocket(Hearing, WebSocketTransport):
 
 
 async def close(transport: Transport) -> None:
+    """Close within `CLOSE_S` seconds. Never raise."""
     transport.close()
     try:
         async with asyncio.timeout(CLOSE_S):
