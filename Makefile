@@ -18,34 +18,57 @@ help: ## show this list
 
 setup: $(VENV)/.current local/node_modules/.current cdk/node_modules/.current benchmark/node_modules/.current ## install .venv and the npm packages from the locks, if they have changed
 
-$(VENV)/.current: requirements/dev.txt
+# The local system needs a third of it: the rest is installed when a target needs it.
+.PHONY: setup-local
+setup-local: $(if $(wildcard $(VENV)/.current),$(VENV)/.current,$(VENV)/.local) local/node_modules/.current
+
+define tools
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not installed; install Python 3.11 or newer" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON) is older than 3.11; give a newer one: make setup PYTHON=python3.12" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/dev.txt
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "error: $(PYTHON) has no module venv; install it (Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	@command -v npm >/dev/null || { echo "error: npm is not installed; install Node 20 or newer" >&2; exit 1; }
+	@node -e 'process.exit(+(process.versions.node.split(".")[0] < 20))' || { echo "error: Node $$(node --version) is too old; install Node 20 or newer" >&2; exit 1; }
+endef
+
+# $(1): size and time. pip's own lines, one for each package, become one for 25 of them.
+define install
+	$(tools)
+	@echo "Installing Python packages into $(VENV), once: $(1)"
+	@$(PYTHON) -m venv $(VENV)
+	@set -o pipefail; $(PY) -m pip install --disable-pip-version-check --progress-bar off --require-hashes --no-deps -r $< \
+	  | awk -v all=$$(grep -c == $<) '/^Collecting/ && ++n % 25 == 0 { print "  " n " of " all " packages"; fflush() } /^Installing/ { print "  unpacking"; fflush() }'
 	@touch $@
+endef
+
+$(VENV)/.current: requirements/dev.txt
+	$(call install,1.2 GB in some two minutes)
+
+$(VENV)/.local: requirements/local.txt
+	$(call install,0.4 GB in less than a minute)
 
 %/node_modules/.current: %/package-lock.json
-	@command -v npm >/dev/null || { echo "error: npm is not installed; install Node 20 or newer" >&2; exit 1; }
-	cd $* && npm ci --silent
+	$(tools)
+	@echo "Installing npm packages into $*/node_modules, once"
+	@cd $* && npm ci --silent || { echo "error: npm ci failed in $*; see that $$(npm config get registry) answers, then run make again" >&2; exit 1; }
+	@node local/optional.mjs $*
 	@touch $@
 
-demo: setup ## show and check the main job on real servers
+demo: setup-local ## show and check the main job on real servers
 	@$(PY) -m local demo
 
-demo-archive: setup ## let events pile up, archive them with tasks from zero, check for one row per event (JetStream, then SQS)
+demo-archive: setup-local ## let events pile up, archive them with tasks from zero, check for one row per event (JetStream, then SQS)
 	@$(PY) -m local demo-archive
 
-up: setup ## run the whole system on this machine until Ctrl-C (TASKS=3, ARCHIVE=1, QUEUE=1, DEVICES=1, ARGS="--nats-port 0")
+up: setup-local ## run the whole system on this machine until Ctrl-C (TASKS=3, ARCHIVE=1, QUEUE=1, DEVICES=1, ARGS="--nats-port 0")
 	@$(PY) -m local up --tasks $(TASKS) --state "$(STATE)" $(if $(ARCHIVE),--archive) $(if $(QUEUE),--queue) $(if $(DEVICES),--devices) $(ARGS)
 
-demo-queue: setup ## show two queue sidecars and a client: visibility, dead letters, a kill (JetStream, then SQS)
+demo-queue: setup-local ## show two queue sidecars and a client: visibility, dead letters, a kill (JetStream, then SQS)
 	@$(PY) -m local demo-queue
 
-demo-devices: setup ## show devices over MQTT: readings as rows, outages as posts, a broker and a role killed
+demo-devices: setup-local ## show devices over MQTT: readings as rows, outages as posts, a broker and a role killed
 	@$(PY) -m local demo-devices
 
-device: setup ## add a device to the system that make up DEVICES=1 runs, and print how it publishes (NAME=greenhouse)
+device: setup-local ## add a device to the system that make up DEVICES=1 runs, and print how it publishes (NAME=greenhouse)
 	@$(PY) -m local device $(NAME) --state "$(STATE)"
 
 test: setup operations/node_modules/.current ## run every test, on real servers that the tests start (ROOM=service/customer: one room's)
@@ -93,6 +116,7 @@ lock: setup ## lock the dependencies of pyproject.toml and each package.json aga
 	$(LOCK) --upgrade -o requirements/service.txt
 	$(LOCK) --upgrade --all-extras -c requirements/service.txt -o requirements/dev.txt
 	$(LOCK) --extra otel -c requirements/service.txt -c requirements/dev.txt -o requirements/service-otel.txt
+	$(LOCK) --extra local --extra control-plane -c requirements/dev.txt -o requirements/local.txt
 	cd local && npm install --package-lock-only --silent
 	cd cdk && npm install --package-lock-only --silent
 	cd benchmark && npm install --package-lock-only --silent
@@ -104,6 +128,7 @@ lock-check: setup
 	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && cp requirements/*.txt "$$dir" \
 	&& $(LOCK) -o "$$dir/service.txt" && $(LOCK) --all-extras -c "$$dir/service.txt" -o "$$dir/dev.txt" \
 	&& $(LOCK) --extra otel -c "$$dir/service.txt" -c "$$dir/dev.txt" -o "$$dir/service-otel.txt" \
+	&& $(LOCK) --extra local --extra control-plane -c "$$dir/dev.txt" -o "$$dir/local.txt" && diff -u requirements/local.txt "$$dir/local.txt" \
 	&& diff -u requirements/service-otel.txt "$$dir/service-otel.txt" && diff -u requirements/service.txt "$$dir/service.txt" && diff -u requirements/dev.txt "$$dir/dev.txt" \
 	&& (cd local && npm ci --dry-run --silent >/dev/null) && (cd cdk && npm ci --dry-run --silent >/dev/null) && (cd benchmark && npm ci --dry-run --silent >/dev/null) && (cd operations && npm ci --dry-run --silent >/dev/null) \
 	&& (cd examples/requester && npm ci --dry-run --silent >/dev/null) \
