@@ -32,7 +32,7 @@ TASKS = 3
 
 async def run(console: Console) -> None:
     """Run the demonstration. Raises `LocalError` when a check fails."""
-    starting = "nats-server, a DynamoDB engine, the HTTP gateway and three service tasks"
+    starting = "nats-server, a DynamoDB engine, the HTTP gateway and three service tasks; it takes half a minute"
     async with (
         demonstration(console, starting, tasks=TASKS) as (shown, system),
         self_hosted.connected(system.nats_url, system.creds["client"]) as client,

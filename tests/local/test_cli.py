@@ -65,6 +65,7 @@ async def test_one_state_is_one_systems_at_a_time(up: Up) -> None:
 async def test_the_demo_passes_in_a_pipe() -> None:
     code, output = await finished("local", "demo")
     assert code == 0, output
+    assert "it takes half a minute" in output.splitlines()[0]
     assert "all 19 checks passed" in output
     assert "\x1b" not in output, "no colour in a pipe"
     assert "FAILED" not in output
