@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import platform
 import shutil
 import subprocess
@@ -82,14 +81,15 @@ def _npms(folder: Path | None, port: int) -> Sequence[str]:
 
 
 def _amazons(folder: Path | None, port: int) -> Sequence[str]:
-    """Its file is this user's, and in a folder that the container sees."""
+    """As root: the program is in a home that other users may not enter. Its file is in a folder of this user's, who can
+    remove it: https://github.com/awsdocs/amazon-dynamodb-developer-guide/issues/297
+    """
     run = ["docker", "run", "--rm", "--publish", f"127.0.0.1:{port}:8000"]
     program = [IMAGE, "-jar", "DynamoDBLocal.jar", "-sharedDb"]
     if folder is None:
         return [*run, *program, "-inMemory"]
     folder.mkdir(parents=True, exist_ok=True)
-    user = ["--user", f"{os.getuid()}:{os.getgid()}"]
-    return [*run, *user, "--volume", f"{folder.resolve()}:/data", *program, "-dbPath", "/data"]
+    return [*run, "--user", "root", "--volume", f"{folder.resolve()}:/data", *program, "-dbPath", "/data"]
 
 
 def _motos(_folder: Path | None, port: int) -> Sequence[str]:
