@@ -63,7 +63,7 @@ def binary() -> Path:
 def _missing() -> LocalError:
     return LocalError(
         f"no DynamoDB engine in {_MODULES}; install Node 20 or newer, remove {_MODULES.parent / '.current'} and run "
-        f"`make setup`, or, where that brings none, `npm install --prefix local --no-save @dynoxide/{_platform()}`"
+        f"make again, or, where that brings none, `npm install --prefix local --no-save @dynoxide/{_platform()}`"
     )
 
 

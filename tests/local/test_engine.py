@@ -57,7 +57,7 @@ def test_one_that_npm_has_and_did_not_install_is_an_error_with_its_repair(
     monkeypatch.setattr("platform.system", lambda: "Linux")
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     monkeypatch.setattr(module, "_MODULES", tmp_path / "node_modules" / "@dynoxide")
-    with pytest.raises(LocalError, match=rf"no DynamoDB engine in {tmp_path}.*remove .*\.current and run `make setup`"):
+    with pytest.raises(LocalError, match=rf"no DynamoDB engine in {tmp_path}.*remove .*\.current and run make again"):
         engine()
 
 
