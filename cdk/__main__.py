@@ -219,6 +219,11 @@ def _load_for_synth() -> Settings:
 def _warn(settings: Settings) -> None:
     if not settings.alert_email:
         console.print("[yellow]note[/]  alert_email is empty: alarms notify nobody")
+    if settings.devices.enabled and any("ngs.global" in server for server in settings.nats_servers):
+        console.print(
+            "[yellow]note[/]  devices is enabled, and nats_url is Synadia Cloud, which documents no MQTT: name "
+            "nats-servers of your own (deploy/nats)"
+        )
 
 
 def _cdk(arguments: Sequence[str], settings: Settings) -> None:

@@ -1,6 +1,6 @@
-"""A DynamoDB engine from npm (native, backed by SQLite, verified against AWS), and the table in it.
+"""The local DynamoDB: an engine from npm (native, backed by SQLite, verified against AWS), and the tables in it.
 
-Where npm has no engine for the platform, moto's server replaces it: its rows are in memory, its speed means nothing.
+Where npm has no engine for the platform, `local.engine` chooses another.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ import functools
 import gzip
 import json
 import os
-import platform
-import sys
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,7 +20,8 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from botocore.session import Session
 
-from local.process import Child, LocalError, accepts, running
+from local.engine import FILE, binary, engine
+from local.process import Child, LocalError, running
 from service.contracts import customer as contract
 
 if TYPE_CHECKING:
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
         LocalSecondaryIndexTypeDef,
     )
 
-FILE: Final = "dynamodb.sqlite"
 REGION: Final = "eu-west-1"
 KEYS: Final = (contract.KEY_ATTRIBUTE,)
 PAGE_ROWS: Final = 5_000
@@ -49,25 +47,6 @@ class Definition(TypedDict):
     LocalSecondaryIndexes: NotRequired[list[LocalSecondaryIndexTypeDef]]
 
 
-_MODULES: Final = Path(__file__).parent / "node_modules" / "@dynoxide"
-
-
-def binary() -> Path:
-    """Return the path of the engine for this platform.
-
-    Raises `LocalError` when npm has not installed one.
-    """
-    machine = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64", "arm64": "arm64"}.get(platform.machine().lower())
-    package = f"{platform.system().lower()}-{machine or platform.machine()}"
-    found = _MODULES / package / "dynoxide"
-    if not found.exists():
-        raise LocalError(
-            f"no DynamoDB engine in {_MODULES}; install Node 20 or newer and run `make setup`, or, where that "
-            f"brings none, `npm install --prefix local --no-save @dynoxide/{package}`"
-        )
-    return found
-
-
 def environment(port: int) -> dict[str, str]:
     """Return the environment with which an AWS SDK reaches the engine; it accepts any credentials."""
     return {
@@ -78,31 +57,29 @@ def environment(port: int) -> dict[str, str]:
     }
 
 
-def has_engine() -> bool:
-    """Return whether npm has installed an engine for this platform."""
-    try:
-        binary()
-    except LocalError:
-        return False
-    return True
-
-
 @asynccontextmanager
 async def dynamodb(folder: Path, port: int, *, in_memory: bool = False) -> AsyncIterator[Child]:
-    """Run the engine on `port` with its file in `folder`, which is kept, or `in_memory`. Without an engine, run moto's
-    server.
+    """Run this machine's engine on `port` with its file in `folder`, which is kept, or `in_memory` (moto's always is).
 
-    The engine gets one worker thread: more would spin on the database's lock, at nearly twice the CPU per key.
+    npm's gets one worker thread: more would spin on the database's lock, at nearly twice the CPU per key.
     """
-    if has_engine():
-        file = [] if in_memory else ["--db-path", str(folder / FILE)]
-        command = [str(binary()), "serve", "--port", str(port), *file]
-    else:
-        command = [sys.executable, "-m", "local.moto_server", str(port)]
+    command = (await asyncio.to_thread(engine)).command(None if in_memory else folder, port)
     env = {**os.environ, "TOKIO_WORKER_THREADS": "1"}
     async with running("dynamodb", command, folder / "dynamodb.log", env) as child:
-        await child.until(lambda: accepts(port))
+        await child.until(lambda: _answers(port))
         yield child
+
+
+async def _answers(port: int) -> bool:
+    """Return whether HTTP is answered there: Docker's proxy accepts connections before the engine does."""
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.0\r\n\r\n")
+        answer = await reader.read(1)
+    except OSError:
+        return False
+    writer.close()
+    return bool(answer)
 
 
 async def imported(balances: Mapping[str, int], table: str, folder: Path) -> None:

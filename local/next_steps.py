@@ -29,6 +29,10 @@ def next_steps(system: System, *, archive: bool = False) -> str:
 [bold]A balance over NATS[/]
   nats --server {system.nats_url} --creds {client} req customer.balance '{{"client_id":"678"}}'
 
+[bold]The same without --server and --creds, once this is the context of the nats CLI[/]
+  nats context add customer-balance --server {system.nats_url} --creds {client} --select
+  nats req customer.balance '{{"client_id":"678"}}'
+
 [bold]The same over HTTP[/]
   curl -X POST "{system.gateway_url}/v1/nats/subjects/customer.balance" \\
     -H "accept: text/plain" -H "authorization: {system.gateway_tokens[GATEWAY.name]}" \\
@@ -92,10 +96,10 @@ def _archive_steps(env: str) -> str:
 def _devices_steps(system: System) -> str:
     if not system.devices_listen:
         return ""
-    client = system.state.files.creds_path("client")
+    client, folder = (quote(str(path)) for path in (system.state.files.creds_path("client"), system.state.folder))
     return f"""
 [bold]A device of your own: it prints how the device publishes[/]
-  {sys.executable} -m local device greenhouse --state {system.state.folder}
+  {quote(sys.executable)} -m local device greenhouse --state {folder}
   nats --server {system.nats_url} --creds {client} req {devices.GET_SUBJECT} '{{"device":"greenhouse"}}'
   grpcurl -plaintext -d '{{"device":"greenhouse","limit":3,"newest_first":true}}' \\
     {system.devices_listen} {devices.GRPC_SERVICE}/GetDeviceRows

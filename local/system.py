@@ -23,7 +23,9 @@ from control_plane.self_hosted import provider as self_hosted
 from control_plane.self_hosted.provider import SelfHosted
 from local import certificate
 from local.cpu import cpu_bound
-from local.dynamodb import create_adjustments, create_table, dynamodb, environment, has_engine
+from local.dynamodb import create_adjustments, create_table, dynamodb, environment
+from local.engine import engine as chosen_engine
+from local.engine import has_engine
 from local.gateway.server import gateway
 from local.nats_server import Mqtt, nats_server
 from local.process import Child, LocalError, claim_port, running
@@ -148,8 +150,8 @@ async def local_system(
         made = await create_table(TABLE, dynamodb_env)
         await create_adjustments(ADJUSTMENTS, dynamodb_env)
         say(f"DynamoDB engine on {dynamodb_env['AWS_ENDPOINT_URL_DYNAMODB']}, tables {TABLE} and {ADJUSTMENTS}")
-        if not has_engine():
-            say("npm has no engine for this platform: it is moto's server; rates and latencies then mean nothing")
+        if instead := chosen_engine().instead:
+            say(instead)
         account = await provision(nats_url, state, state.files)
         creds = {user.name: state.files.creds(user.name) or "" for user in EVERYTHING.users if not user.devices}
         if made and await seed_flag.clear(nats_url, creds["service"]):

@@ -19,7 +19,8 @@ from rich.table import Table
 from control_plane.desired import GATEWAY, REGISTRAR, TELLER
 from control_plane.self_hosted import provider as self_hosted
 from local.demos.demo import Demo, demonstration
-from local.dynamodb import has_engine, rows
+from local.dynamodb import rows
+from local.engine import has_engine
 from local.load import ask_all, request_for
 from local.system import TABLE, System
 from service.contracts import customer as contract
@@ -31,7 +32,7 @@ TASKS = 3
 
 async def run(console: Console) -> None:
     """Run the demonstration. Raises `LocalError` when a check fails."""
-    starting = "nats-server, a DynamoDB engine, the HTTP gateway and three service tasks"
+    starting = "nats-server, a DynamoDB engine, the HTTP gateway and three service tasks; it takes half a minute"
     async with (
         demonstration(console, starting, tasks=TASKS) as (shown, system),
         self_hosted.connected(system.nats_url, system.creds["client"]) as client,

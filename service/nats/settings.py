@@ -33,7 +33,7 @@ def _creds(value: Any) -> Any:
     try:
         decoded = base64.b64decode("".join(str(value).split()), validate=True)
     except ValueError:
-        raise ValueError("must be the base64 of a .creds file (base64 -w0 service.creds)") from None
+        raise ValueError("must be the base64 of a .creds file (base64 < service.creds)") from None
     try:
         return creds.parse(decoded).text
     except ValueError as error:

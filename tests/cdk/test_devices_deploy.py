@@ -15,6 +15,7 @@ from control_plane.errors import ProvisioningError
 from control_plane.files import Files
 from deploy.sections import DevicesSection
 from tests.cdk.deployment import TABLE, Deployment, deploy, run
+from tests.support.stack import settings
 from tests.support.world import World
 
 READINGS = "customer-readings-DP"
@@ -124,3 +125,16 @@ def checked(deployment: Deployment) -> str:
     except ProvisioningError as error:
         return str(error)
     return ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_noted"),
+    [({}, True), ({"nats_url": "tls://nats.example.com:4222"}, False), ({"devices": {"enabled": False}}, False)],
+    ids=["Synadia Cloud", "servers of your own", "no devices"],
+)
+def test_devices_on_servers_without_mqtt_are_noted(
+    capsys: pytest.CaptureFixture[str], changes: dict[str, Any], is_noted: bool
+) -> None:
+    cdk_main._warn(settings(**{"devices": {"enabled": True}, **changes}))
+    note = "devices is enabled, and nats_url is Synadia Cloud, which documents no MQTT"
+    assert (note in " ".join(capsys.readouterr().out.split())) == is_noted

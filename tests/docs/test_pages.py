@@ -26,6 +26,8 @@ MADE_LATER = (".local/", "cdk/config", "cdk/cdk.out", "cdk/node_modules", ".benc
 """Paths that commands make."""
 PLANNED = ("endpoints/name.py", "test_name.py", "service/printer/")
 """Files that a person makes who follows a recipe."""
+INSTALLED_BY_UP = frozenset({"local", "control_plane", "service", "benchmark", "operations", "examples"})
+"""requirements/local.txt has what they import: tests/local/test_setup.py."""
 OTHERS_MODULES = frozenset({"pip", "venv", "pytest", "grpc_tools.protoc"})
 OTHERS_VARIABLES = frozenset(
     {"PATH", "PWD", "TOKEN", "USER_PUBLIC_KEY", "LOG_GROUP", "FILE", "IMAGE", "GOGC", "GOMAXPROCS"}
@@ -48,6 +50,16 @@ def of_commands(page: Path) -> Iterator[tuple[str, list[str]]]:
         if re.match(r"(make|python -m|\.venv/bin/python|env|pkill|kill) ", text):
             for words in simple_commands(text):
                 yield f"{page.relative_to(ROOT)}: `{text}`", words
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_what_make_up_does_not_install_is_run_after_the_set_up_that_does(page: Path) -> None:
+    for where, words in of_commands(page):
+        _, rest = assignments(words)
+        if rest[:2] == [".venv/bin/python", "-m"] and rest[2].partition(".")[0] not in INSTALLED_BY_UP:
+            assert re.search(r"make (setup|test|lint)\b|-m venv", page.read_text()), (
+                f"{where}: say `make setup` before {rest[2]}"
+            )
 
 
 @functools.cache

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
 import tomllib
+from pathlib import Path
 
 import pytest
 import yaml
@@ -29,6 +33,36 @@ def test_the_changelog_begins_with_this_version_and_is_short() -> None:
     assert len(versions) == CHANGELOG.count("\n## ")
     for text in re.split(r"(?m)^(?=## )", CHANGELOG)[1:]:
         assert len(text.splitlines()) <= 60
+
+
+DATED = re.sub(r"(?m)^(## \S+), not released yet$", r"\1, 2026-12-01", CHANGELOG)
+UNDATED = re.sub(r"(?m)^(## \S+), \d{4}-\d{2}-\d{2}$", r"\1, not released yet", CHANGELOG)
+
+
+@pytest.mark.parametrize(
+    ("tag", "changelog", "complaint"),
+    [
+        (f"v{__version__}", DATED, ""),
+        ("v0.0.1", DATED, f"error: the tag is v0.0.1, service.__version__ is {__version__}\n"),
+        (f"v{__version__}", UNDATED, f"error: CHANGELOG.md has no date for {__version__}\n"),
+    ],
+    ids=["released", "another version", "no date"],
+)
+def test_a_tag_is_refused_unless_it_is_the_version_and_the_changelog_has_its_date(
+    tmp_path: Path, tag: str, changelog: str, complaint: str
+) -> None:
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yml").read_text())
+    (check,) = [
+        step["run"] for step in workflow["jobs"]["image"]["steps"] if step.get("name") == "the tag is the version"
+    ]
+    (tmp_path / "service").mkdir()
+    shutil.copy(ROOT / "service" / "__init__.py", tmp_path / "service")
+    (tmp_path / "CHANGELOG.md").write_text(changelog)
+    env = {**os.environ, "GITHUB_REF_NAME": tag, "GITHUB_ENV": str(tmp_path / "env"), "IMAGE": "ghcr.io/Owner/Name"}
+    done = subprocess.run(["bash", "-ec", check], cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (int(bool(complaint)), complaint)
+    if not complaint:
+        assert (tmp_path / "env").read_text() == f"IMAGE=ghcr.io/owner/name\nVERSION={__version__}\n"
 
 
 @pytest.mark.parametrize("ecosystem", FILES)

@@ -36,12 +36,13 @@ async def copy(tmp_path: Path) -> Path:
     """Copy the program by the commands of its page. Its `handle` takes a second, and refuses `bad`."""
     folder = tmp_path / "handler"
     (block,) = re.findall(r"```sh copy\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    *lines, last = block.replace("/tmp/handler", shlex.quote(str(folder))).splitlines()
-    assert last == "python handler.py"
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    process = await asyncio.create_subprocess_exec(
-        "bash", "-euc", "\n".join(lines), cwd=ROOT, env={**os.environ, "PATH": path}
-    )
+    lines = block.replace("/tmp/handler", shlex.quote(str(folder))).splitlines()
+    assert lines.pop() == ".venv/bin/python handler.py"
+    for installs in ("python3 -m venv .venv", ".venv/bin/pip install --quiet grpcio grpcio-tools"):
+        lines.remove(installs)
+    folder.mkdir()
+    (folder / ".venv").symlink_to(sys.prefix)
+    process = await asyncio.create_subprocess_exec("bash", "-euc", "\n".join(lines), cwd=ROOT)
     assert await process.wait() == 0
     program = folder / "handler.py"
     text = program.read_text()
