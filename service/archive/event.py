@@ -14,8 +14,9 @@ from orjson import dumps
 
 from service.contracts.archive import PARTITION_KEY, SORT_KEY, TTL_ATTRIBUTE
 from service.dynamodb.writer import Item, Key
+from service.sources.jetstream.message import StreamMessage
 from service.sources.jetstream.wire import message_id
-from service.sources.source import Message
+from service.sources.sqs.message import QueueMessage
 from service.writing.rows import MakeRow, Unreadable
 
 NS: Final = 1_000_000_000
@@ -27,6 +28,9 @@ ITEM_BYTES: Final = 400 * 1024
 """https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html#limits-items"""
 
 
+Message = StreamMessage | QueueMessage
+
+
 def event_of(message: Message) -> tuple[str, str, str]:
     """Return client, key and time of a message. Two messages with the same client and key are the same event.
 
@@ -34,9 +38,9 @@ def event_of(message: Message) -> tuple[str, str, str]:
     """
     time = rfc3339(message.sent_ns)
     key = f"{time}#{message.id}"
-    if message.sequence is None:
-        return message.id, key, time
-    return message.subject.rpartition(b".")[2].decode(errors="backslashreplace"), key, time
+    if isinstance(message, StreamMessage):
+        return message.subject.rpartition(b".")[2].decode(errors="backslashreplace"), key, time
+    return message.id, key, time
 
 
 class Rows:
@@ -54,16 +58,10 @@ class Rows:
         data = message.data
         if len(data) > ITEM_BYTES:
             raise Unreadable(f"item size: a body of {len(data)} bytes")
-        if not message.subject.isascii():
-            _see_that_it_is_text(message.subject)
+        more = _of_stream(message) if isinstance(message, StreamMessage) else _of_queue(message)
         client_id, key, time = event_of(message)
-        more = b"" if message.sequence is None else b',"sequence":{"N":"%b"}' % message.id.encode()
         if (balance := balance_of(data)) is not None:
             more += b',"balance":{"N":"%b"}' % balance
-        if plain := _plain_id(message.block):
-            more += b',"Nats-Msg-Id":{"S":"%b"}' % plain[1]
-        elif (sent_as := _message_id(message)) is not None:
-            more += b',"Nats-Msg-Id":{"S":%b}' % dumps(sent_as)
         if self._retention_s:
             more += b',"%b":{"N":"%d"}' % (TTL_ATTRIBUTE.encode(), message.sent_ns // NS + self._retention_s)
         try:
@@ -81,7 +79,7 @@ class EventRows:
         self.host = ""
         self._retention_s = retention_s
 
-    def batch(self) -> MakeRow:
+    def batch(self) -> MakeRow[Message]:
         return Rows(self.host, rfc3339(time.time_ns()), self._retention_s).make
 
     def key(self, message: Message) -> Key:
@@ -130,14 +128,26 @@ def _second(seconds: str) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(int(seconds)))
 
 
+def _of_stream(message: StreamMessage) -> bytes:
+    """Return the attributes that only a stream's events have. Raises `Unreadable`."""
+    if not message.subject.isascii():
+        _see_that_it_is_text(message.subject)
+    sequence = b',"sequence":{"N":"%d"}' % message.sequence
+    if plain := _plain_id(message.block):
+        return sequence + b',"Nats-Msg-Id":{"S":"%b"}' % plain[1]
+    return sequence + _sent_as(message_id(message.block))
+
+
+def _of_queue(message: QueueMessage) -> bytes:
+    return _sent_as(next((value for name, value in message.headers if name.lower() == "nats-msg-id"), None))
+
+
+def _sent_as(id_: str | None) -> bytes:
+    return b"" if id_ is None else b',"Nats-Msg-Id":{"S":%b}' % dumps(id_)
+
+
 def _see_that_it_is_text(subject: bytes) -> None:
     try:
         subject.rpartition(b".")[2].decode()
     except UnicodeDecodeError:
         raise Unreadable("subject is not UTF-8") from None
-
-
-def _message_id(message: Message) -> str | None:
-    if message.block:
-        return message_id(message.block)
-    return next((value for name, value in message.headers if name.lower() == "nats-msg-id"), None)
