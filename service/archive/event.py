@@ -37,10 +37,10 @@ def event_of(message: Message) -> tuple[str, str, str]:
     The client (the partition key) is the subject's last token; for a message of SQS, its id. The key is the sort key.
     """
     time = rfc3339(message.sent_ns)
-    key = f"{time}#{message.id}"
     if isinstance(message, StreamMessage):
-        return message.subject.rpartition(b".")[2].decode(errors="backslashreplace"), key, time
-    return message.id, key, time
+        client_id = message.subject.rpartition(b".")[2].decode("utf-8", "backslashreplace")
+        return client_id, f"{time}#{message.sequence}", time
+    return message.id, f"{time}#{message.id}", time
 
 
 class Rows:
@@ -58,8 +58,19 @@ class Rows:
         data = message.data
         if len(data) > ITEM_BYTES:
             raise Unreadable(f"item size: a body of {len(data)} bytes")
-        more = _of_stream(message) if isinstance(message, StreamMessage) else _of_queue(message)
         client_id, key, time = event_of(message)
+        if not isinstance(message, StreamMessage):
+            more, sent_as = b"", next((value for name, value in message.headers if name.lower() == "nats-msg-id"), None)
+        else:
+            more, sent_as = b',"sequence":{"N":"%d"}' % message.sequence, None
+            if not message.subject.isascii():
+                _see_that_it_is_text(message.subject)
+            if plain := _plain_id(message.block):
+                more += b',"Nats-Msg-Id":{"S":"%b"}' % plain[1]
+            else:
+                sent_as = message_id(message.block)
+        if sent_as is not None:
+            more += b',"Nats-Msg-Id":{"S":%b}' % dumps(sent_as)
         if (balance := balance_of(data)) is not None:
             more += b',"balance":{"N":"%b"}' % balance
         if self._retention_s:
@@ -126,24 +137,6 @@ def rfc3339(time_ns: int) -> str:
 @lru_cache(maxsize=64)
 def _second(seconds: str) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(int(seconds)))
-
-
-def _of_stream(message: StreamMessage) -> bytes:
-    """Return the attributes that only a stream's events have. Raises `Unreadable`."""
-    if not message.subject.isascii():
-        _see_that_it_is_text(message.subject)
-    sequence = b',"sequence":{"N":"%d"}' % message.sequence
-    if plain := _plain_id(message.block):
-        return sequence + b',"Nats-Msg-Id":{"S":"%b"}' % plain[1]
-    return sequence + _sent_as(message_id(message.block))
-
-
-def _of_queue(message: QueueMessage) -> bytes:
-    return _sent_as(next((value for name, value in message.headers if name.lower() == "nats-msg-id"), None))
-
-
-def _sent_as(id_: str | None) -> bytes:
-    return b"" if id_ is None else b',"Nats-Msg-Id":{"S":%b}' % dumps(id_)
 
 
 def _see_that_it_is_text(subject: bytes) -> None:

@@ -33,7 +33,8 @@ class Batch(Generic[M]):
 
 def next_batch(waiting: deque[M], make: MakeRow[M]) -> Batch[M]:
     """Take the messages of one call off `waiting`, each key once: DynamoDB refuses a batch with a duplicate key."""
-    batch, items = Batch[M](), dict[Key, Item]()
+    batch: Batch[M] = Batch()  # not Batch[M](), which costs 1 us more
+    items: dict[Key, Item] = {}
     while waiting and len(items) + len(batch.unreadable) < MAX_ITEMS:
         message = waiting[0]
         if items and batch.size + message.size > MAX_BYTES:

@@ -225,10 +225,10 @@ class JetStream:
         if not (arrived := pull.messages):
             return []
         until_ms = int((time.time() - (time.monotonic() - pull.since_s) + visibility_s) * MS)
-        consumer = await self._consumer.recognise([number for *_, (_, _, number, _) in arrived], newest)
+        consumer = await self._consumer.recognise([one[-1][2] for one in arrived], newest)
         if time.monotonic() - pull.asked_s >= self.visibility_s:
             return []  # it took so long that another client may have them by now
-        self._ack_prefix = ack_prefix(handles(arrived)[-1])
+        self._ack_prefix = ack_prefix(arrived[-1][1])
         messages = delivered(arrived, consumer, until_ms)
         dead: Sequence[tuple[StreamMessage, str]] = ()
         if redrive := self._redrive:
