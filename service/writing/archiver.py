@@ -108,6 +108,7 @@ class Archiver(Generic[M]):
         await cancel(*self._sending, *self._running)
 
     async def _write_arrivals(self) -> None:
+        """Begin to write what arrives. A running `_send` takes the next batch by itself."""
         while True:
             await self.ledger.arrived.wait()
             self.ledger.arrived.clear()

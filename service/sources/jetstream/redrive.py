@@ -40,9 +40,8 @@ class Redrive:
 
     def split(self, messages: Sequence[StreamMessage]) -> tuple[list[StreamMessage], list[tuple[StreamMessage, str]]]:
         """Return the messages to hand out, and the dead letters, each with the reason."""
-        reasons = [self._reason(message) for message in messages]
-        dead = [(message, reason) for message, reason in zip(messages, reasons, strict=True) if reason]
-        return [message for message, reason in zip(messages, reasons, strict=True) if not reason], dead
+        judged = [(message, self._reason(message)) for message in messages]
+        return [message for message, reason in judged if not reason], [dead for dead in judged if dead[1]]
 
     def _reason(self, message: StreamMessage) -> str:
         if message.times_received > self._max_deliver:

@@ -133,12 +133,13 @@ async def test_what_is_asked_for_without_a_connection_is_refused_and_not_done_la
         assert [type(result) for result in await source.delete([source.receipt(message)])] == [Done]
 
 
-@pytest.mark.parametrize("answer", ["acknowledge", "give_back"])
+@pytest.mark.parametrize("answer", ["acknowledge", "give_back", "release"])
 async def test_a_late_answer_takes_no_message_of_a_stream_that_was_made_anew(world: World, answer: str) -> None:
     """Its sequences begin again, and a server knows by them alone what is answered."""
     await store(world, b"old", b"old")
     async with reading(world) as source, world.administrator() as admin:
         old = await source.receive(2, RESPONSE_BYTES, source.visibility_s, 5)
+        receipts = [source.receipt(message) for message in old]
         stream = (await admin.stream_info(STREAM)).config
         consumer = (await admin.consumer_info(STREAM, contract.CONSUMER)).config
         await admin.delete_stream(STREAM)
@@ -148,7 +149,7 @@ async def test_a_late_answer_takes_no_message_of_a_stream_that_was_made_anew(wor
         new = await source.receive(2, RESPONSE_BYTES, source.visibility_s, 5)
         assert [message.data for message in (*old, *new)] == [b"old", b"old", b"new", b"new"]
         assert [message.sequence for message in old] == [message.sequence for message in new]
-        getattr(source, answer)(old)
+        getattr(source, answer)(receipts if answer == "release" else old)
         await source.settle()
         assert (await source.backlog()).messages == 2
         assert await source.receive(2, RESPONSE_BYTES, source.visibility_s, 0) == []
