@@ -16,7 +16,7 @@ from benchmark.peers.plain import from_environment
 from service.contracts import devices as contract
 from service.devices.reading import ReadingRows
 from service.dynamodb.writer import MAX_ITEMS, Writer
-from service.sources.jetstream.wire import make_message
+from service.sources.jetstream.message import arrival, delivered
 from service.writing.archiver import BATCHES
 
 FETCH: Final = MAX_ITEMS * BATCHES
@@ -31,9 +31,8 @@ class Rows:
         self._make = ReadingRows("", 0, lambda *_: None).batch()
 
     async def write(self, messages: list[Msg]) -> None:
-        rows = [
-            self._make(make_message(each.subject.encode(), each.reply.encode(), each.data, b"")) for each in messages
-        ]
+        arrived = [arrival(each.subject.encode(), each.reply.encode(), each.data, b"") for each in messages]
+        rows = list(map(self._make, delivered(arrived, 0, 0)))
         starts = range(0, len(rows), MAX_ITEMS)
         results = await asyncio.gather(*(self._writer.write(rows[start : start + MAX_ITEMS]) for start in starts))
         if sum(len(result.written) for result in results) != len(rows):

@@ -14,8 +14,9 @@ from orjson import dumps
 
 from service.contracts.archive import PARTITION_KEY, SORT_KEY, TTL_ATTRIBUTE
 from service.dynamodb.writer import Item, Key
+from service.sources.jetstream.message import StreamMessage
 from service.sources.jetstream.wire import message_id
-from service.sources.source import Message
+from service.sources.sqs.message import QueueMessage
 from service.writing.rows import MakeRow, Unreadable
 
 NS: Final = 1_000_000_000
@@ -27,16 +28,19 @@ ITEM_BYTES: Final = 400 * 1024
 """https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html#limits-items"""
 
 
+Message = StreamMessage | QueueMessage
+
+
 def event_of(message: Message) -> tuple[str, str, str]:
     """Return client, key and time of a message. Two messages with the same client and key are the same event.
 
     The client (the partition key) is the subject's last token; for a message of SQS, its id. The key is the sort key.
     """
     time = rfc3339(message.sent_ns)
-    key = f"{time}#{message.id}"
-    if message.sequence is None:
-        return message.id, key, time
-    return message.subject.rpartition(b".")[2].decode(errors="backslashreplace"), key, time
+    if isinstance(message, StreamMessage):
+        client_id = message.subject.rpartition(b".")[2].decode("utf-8", "backslashreplace")
+        return client_id, f"{time}#{message.sequence}", time
+    return message.id, f"{time}#{message.id}", time
 
 
 class Rows:
@@ -54,16 +58,21 @@ class Rows:
         data = message.data
         if len(data) > ITEM_BYTES:
             raise Unreadable(f"item size: a body of {len(data)} bytes")
-        if not message.subject.isascii():
-            _see_that_it_is_text(message.subject)
         client_id, key, time = event_of(message)
-        more = b"" if message.sequence is None else b',"sequence":{"N":"%b"}' % message.id.encode()
+        if not isinstance(message, StreamMessage):
+            more, sent_as = b"", next((value for name, value in message.headers if name.lower() == "nats-msg-id"), None)
+        else:
+            more, sent_as = b',"sequence":{"N":"%d"}' % message.sequence, None
+            if not message.subject.isascii():
+                _see_that_it_is_text(message.subject)
+            if plain := _plain_id(message.block):
+                more += b',"Nats-Msg-Id":{"S":"%b"}' % plain[1]
+            else:
+                sent_as = message_id(message.block)
+        if sent_as is not None:
+            more += b',"Nats-Msg-Id":{"S":%b}' % dumps(sent_as)
         if (balance := balance_of(data)) is not None:
             more += b',"balance":{"N":"%b"}' % balance
-        if plain := _plain_id(message.block):
-            more += b',"Nats-Msg-Id":{"S":"%b"}' % plain[1]
-        elif (sent_as := _message_id(message)) is not None:
-            more += b',"Nats-Msg-Id":{"S":%b}' % dumps(sent_as)
         if self._retention_s:
             more += b',"%b":{"N":"%d"}' % (TTL_ATTRIBUTE.encode(), message.sent_ns // NS + self._retention_s)
         try:
@@ -81,7 +90,7 @@ class EventRows:
         self.host = ""
         self._retention_s = retention_s
 
-    def batch(self) -> MakeRow:
+    def batch(self) -> MakeRow[Message]:
         return Rows(self.host, rfc3339(time.time_ns()), self._retention_s).make
 
     def key(self, message: Message) -> Key:
@@ -135,9 +144,3 @@ def _see_that_it_is_text(subject: bytes) -> None:
         subject.rpartition(b".")[2].decode()
     except UnicodeDecodeError:
         raise Unreadable("subject is not UTF-8") from None
-
-
-def _message_id(message: Message) -> str | None:
-    if message.block:
-        return message_id(message.block)
-    return next((value for name, value in message.headers if name.lower() == "nats-msg-id"), None)

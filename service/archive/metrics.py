@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Final
+from typing import Any, Final
 
 from nats.micro.service import EndpointStats, ServiceConfig, ServiceStats
 from prometheus_client.core import Metric
@@ -16,7 +16,7 @@ from service.nats.client import NatsClient
 from service.nats.srv import Discovery
 from service.runtime.emf import Figure
 from service.runtime.metrics import counters, gauges, totals
-from service.sources.source import Source
+from service.sources.jetstream.continuity import Continuity
 from service.writing.archiver import Archiver
 from service.writing.idle import Watch
 
@@ -31,7 +31,9 @@ UNITS: Final = {
 """Every CloudWatch metric of this role -> its unit."""
 
 
-def families(archiver: Archiver, source: Source, writer: Writer, watch: Watch, nc: NatsClient) -> Iterator[Metric]:
+def families(
+    archiver: Archiver[Any], continuity: Continuity, writer: Writer, watch: Watch, nc: NatsClient
+) -> Iterator[Metric]:
     """Yield the Prometheus metrics."""
     stats = archiver.stats
     yield from totals(
@@ -41,16 +43,16 @@ def families(archiver: Archiver, source: Source, writer: Writer, watch: Watch, n
         (
             "archive_discarded",
             "Messages that the source discarded before they were archived. Each task counts all: take the maximum.",
-            source.discarded,
+            continuity.discarded,
         ),
         ("archive_nats_reconnects", "Reconnections to NATS.", nc.stats["reconnects"]),
     )
     errors = {(error,): count for error, count in writer.errors.items()}
     yield counters("archive_write_errors", "BatchWriteItem calls that failed, by error.", ["error"], errors)
     yield from gauges(
-        ("archive_held", "Messages being worked on.", archiver.held),
-        ("archive_held_bytes", "Bytes of the messages being worked on.", archiver.held_bytes),
-        ("archive_lag_seconds", "Age of the oldest message being worked on.", archiver.oldest_s()),
+        ("archive_held", "Messages being worked on.", archiver.ledger.held),
+        ("archive_held_bytes", "Bytes of the messages being worked on.", archiver.ledger.bytes),
+        ("archive_lag_seconds", "Age of the oldest message being worked on.", archiver.ledger.oldest_s()),
     )
     if backlog := watch.backlog:
         discarded = "Messages that the source discarded before all before them were acknowledged."
@@ -63,16 +65,16 @@ def families(archiver: Archiver, source: Source, writer: Writer, watch: Watch, n
 class Minute:
     """Counts since the last call of `figures`."""
 
-    def __init__(self, archiver: Archiver, source: Source, writer: Writer) -> None:
+    def __init__(self, archiver: Archiver[Any], continuity: Continuity, writer: Writer) -> None:
         self._archiver = archiver
-        self._source = source
+        self._continuity = continuity
         self._writer = writer
         self._last = self._totals()
 
     def figures(self) -> Mapping[str, Figure]:
         before, self._last = self._last, self._totals()
         values = {name: total - before[name] for name, total in self._last.items()}
-        values["ArchiveLag"] = self._archiver.oldest_s()
+        values["ArchiveLag"] = self._archiver.ledger.oldest_s()
         return {name: (value, UNITS[name]) for name, value in values.items()}
 
     def _totals(self) -> dict[str, float]:
@@ -82,19 +84,24 @@ class Minute:
             "ArchiveWriteErrors": self._writer.errors.total(),
             "ArchiveDeadLetters": stats.dead,
             "ArchiveDeadLettersRefused": stats.dead_refused,
-            "ArchiveDiscarded": self._source.discarded,
+            "ArchiveDiscarded": self._continuity.discarded,
         }
 
 
 class Statistics(Discovery):
     """`$SRV` of a service that answers no requests: its one endpoint counts rows."""
 
-    def __init__(self, nc: NatsClient, archiver: Archiver, source: Source, writer: Writer, rows: EventRows) -> None:
+    def __init__(
+        self, nc: NatsClient, name: str, archiver: Archiver[Any], continuity: Continuity, writer: Writer,
+        rows: EventRows,
+    ) -> None:  # fmt: skip
+        """`name` is that of the source."""
         config = ServiceConfig(name=contract.SERVICE_NAME, version=__version__, description="Events into DynamoDB.")
         super().__init__(nc, config)
         self._rows = rows
         self._archiver = archiver
-        self._source = source
+        self._source_name = name
+        self._continuity = continuity
         self._writer = writer
 
     def stats(self) -> ServiceStats:
@@ -102,7 +109,7 @@ class Statistics(Discovery):
         stats.endpoints = [
             EndpointStats(
                 name="rows",
-                subject=self._source.name,
+                subject=self._source_name,
                 queue_group="",
                 num_requests=archived.rows + archived.dead,
                 num_errors=archived.dead,
@@ -110,9 +117,9 @@ class Statistics(Discovery):
                 processing_time=archived.processing_ns,
                 average_processing_time=archived.processing_ns // max(1, archived.rows),
                 data={
-                    "held": self._archiver.held,
-                    "held_bytes": self._archiver.held_bytes,
-                    "discarded": self._source.discarded,
+                    "held": self._archiver.ledger.held,
+                    "held_bytes": self._archiver.ledger.bytes,
+                    "discarded": self._continuity.discarded,
                     "write_errors": self._writer.errors.total(),
                     "host": self._rows.host,
                 },

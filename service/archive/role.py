@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 import structlog
 from prometheus_client.core import Metric
@@ -25,9 +25,10 @@ from service.runtime.emf import Figures
 from service.runtime.process import Stop
 from service.runtime.role import Need
 from service.sources.jetstream.consumer import Reader
+from service.sources.jetstream.continuity import Continuity
 from service.sources.jetstream.dead_letters import DeadLetterStream
 from service.sources.jetstream.source import JetStream
-from service.sources.source import Source
+from service.sources.source import WorkSource
 from service.writing.archiver import Archiver
 from service.writing.heap import give_back_large_blocks
 from service.writing.idle import Watch
@@ -48,7 +49,13 @@ class Archive:
         self._state = "starting"
         self._connection = Connection(settings, name="archive", inbox_prefix=contract.INBOX_PREFIX, on_lost=stop.fail)
         self._nc = self._connection.nc
-        self._source = _source(settings, self._connection)
+        self._continuity = Continuity()
+        """Counts nothing for SQS, which does not report it: set an alarm on the age of its oldest message, below its
+        retention.
+        """
+        kind, _, name = settings.archive_source.partition(":")
+        self._stream = self._read_stream(name) if kind == "jetstream" else None
+        self._source: WorkSource[Any] = self._stream or _queue(name)
         self._writer = Writer(settings.archive_table, contract.PARTITION_KEY, contract.SORT_KEY, "ARCHIVE_TABLE")
         self._dead_letters = DeadLetterStream(
             self._connection, contract.USER, contract.DEAD_STREAM, contract.DEAD_SUBJECT, self._source.name
@@ -57,8 +64,10 @@ class Archive:
         self._archiver = Archiver(
             self._source, self._writer, letters(self._dead_letters, self._source.name), self._rows
         )
-        self._watch = Watch(self._source, self._archiver, settings.idle_exit, finish=self._idle, fail=stop.fail)
-        self._statistics = metrics.Statistics(self._nc, self._archiver, self._source, self._writer, self._rows)
+        self._watch = Watch(self._source, self._archiver.ledger, settings.idle_exit, finish=self._idle, fail=stop.fail)
+        self._statistics = metrics.Statistics(
+            self._nc, self._source.name, self._archiver, self._continuity, self._writer, self._rows
+        )
         self._watching: asyncio.Task[None] | None = None
 
     def needs(self) -> Sequence[Need]:
@@ -81,13 +90,14 @@ class Archive:
 
     async def drain(self, timeout_s: float) -> None:
         self._state = "draining"
-        log.info("draining", held=self._archiver.held)
+        log.info("draining", held=self._archiver.ledger.held)
         given_back = 0
         try:
             async with asyncio.timeout(timeout_s):
                 given_back = await self._archiver.drain(timeout_s / 2)
         except TimeoutError:
-            log.warning("the source does not answer; what is held is delivered again later", held=self._archiver.held)
+            held = self._archiver.ledger.held
+            log.warning("the source does not answer; what is held is delivered again later", held=held)
         stats = self._archiver.stats
         log.info("drained", rows=stats.rows, given_back=given_back, dead_letters=stats.dead)
 
@@ -108,18 +118,18 @@ class Archive:
         if problem := self._source.problem():
             found["source"] = problem
         if self._archiver.stalled:
-            found["table"] = f"{self._archiver.stalled}; {self._archiver.held} messages held"
+            found["table"] = f"{self._archiver.stalled}; {self._archiver.ledger.held} messages held"
         return found
 
     async def remarks(self) -> Mapping[str, str]:
-        remark = await self._source.remark()
+        remark = await self._stream.remark() if self._stream else ""
         return {"source": remark} if remark else {}
 
     def metrics(self) -> Iterator[Metric]:
-        return metrics.families(self._archiver, self._source, self._writer, self._watch, self._nc)
+        return metrics.families(self._archiver, self._continuity, self._writer, self._watch, self._nc)
 
     def figures(self) -> Figures:
-        minute = metrics.Minute(self._archiver, self._source, self._writer)
+        minute = metrics.Minute(self._archiver, self._continuity, self._writer)
         return Figures(METRICS_NAMESPACE, (METRICS_DIMENSION, self._writer.name), minute.figures)
 
     def _idle(self) -> None:
@@ -130,14 +140,14 @@ class Archive:
         self._writer.open()
         await self._writer.check()
 
+    def _read_stream(self, name: str) -> JetStream:
+        consumer = self._settings.archive_consumer
+        publish = contract.publish(name, consumer)
+        reader = Reader(contract.USER, name, consumer, publish, contract.SUBSCRIBE, answers=True, whole=True)
+        return JetStream(self._connection, reader, continuity=self._continuity)
 
-def _source(settings: ArchiveSettings, connection: Connection) -> Source:
-    kind, _, name = settings.archive_source.partition(":")
-    if kind == "sqs":
-        from service.sources.sqs.source import Sqs  # noqa: PLC0415  only a task that reads SQS loads boto3
 
-        return Sqs(name, "ARCHIVE_SOURCE")
-    consumer = settings.archive_consumer
-    publish = contract.publish(name, consumer)
-    reader = Reader(contract.USER, name, consumer, publish, contract.SUBSCRIBE, answers=True, whole=True)
-    return JetStream(connection, reader)
+def _queue(name: str) -> WorkSource[Any]:
+    from service.sources.sqs.source import Sqs  # noqa: PLC0415  only a task that reads SQS loads boto3
+
+    return Sqs(name, "ARCHIVE_SOURCE")

@@ -9,7 +9,7 @@ from service.contracts import devices as contract
 from service.devices.topic import written
 from service.nats.connection import Connection
 from service.sources.jetstream.dead_letters import DeadLetterStream, word
-from service.sources.source import Message
+from service.sources.jetstream.message import StreamMessage
 from service.writing.letters import Letters
 
 READINGS: Final = "data"
@@ -17,12 +17,12 @@ LIFE: Final = "life"
 TOPIC_MAX: Final = 1024
 
 
-def letters(connection: Connection, kind: str) -> Letters:
+def letters(connection: Connection, kind: str) -> Letters[StreamMessage]:
     """Return the letters of a `kind`, `READINGS` or `LIFE`: when and as what a message was stored identify it."""
     stream = DeadLetterStream(connection, contract.USER, contract.DEAD_STREAM, contract.DEAD_SUBJECT, kind)
     return Letters(stream, "Devices", _describe, contract.READING_BYTES)
 
 
-def _describe(message: Message) -> tuple[str, Mapping[str, str]]:
+def _describe(message: StreamMessage) -> tuple[str, Mapping[str, str]]:
     topic = written(message.subject.decode(errors="backslashreplace"))
-    return f"{message.sent_ns}.{message.id}", {"Topic": word(topic)[:TOPIC_MAX]}
+    return f"{message.sent_ns}.{message.id}", {"Topic": word(topic)[:TOPIC_MAX], "Sequence": message.id}

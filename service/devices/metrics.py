@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from prometheus_client.core import Metric
@@ -51,7 +51,7 @@ class Online:
 class Parts:
     """What is measured."""
 
-    archiver: Archiver
+    archiver: Archiver[Any]
     writer: Writer
     watch: Watch
     presence: Presence
@@ -72,7 +72,7 @@ class Parts:
 
     def oldest_s(self) -> float:
         """Return the age of the oldest message that this process works on."""
-        return max(self.archiver.oldest_s(), self.presence.oldest_s())
+        return max(self.archiver.ledger.oldest_s(), self.presence.oldest_s())
 
     def dead(self) -> int:
         return self.archiver.stats.dead + self.presence.stats.dead
@@ -100,8 +100,8 @@ def _of_readings(parts: Parts) -> Iterator[Metric]:
     yield counters("devices_write_errors", "BatchWriteItem calls that failed, by error.", ["error"], errors)
     age = "Age of the oldest reading, connect or will being worked on."
     yield from gauges(
-        ("devices_held", "Readings being worked on.", archiver.held),
-        ("devices_held_bytes", "Bytes of the readings being worked on.", archiver.held_bytes),
+        ("devices_held", "Readings being worked on.", archiver.ledger.held),
+        ("devices_held_bytes", "Bytes of the readings being worked on.", archiver.ledger.bytes),
         ("devices_reading_age_seconds", age, parts.oldest_s()),
         ("devices_silence_seconds", "Since this task received a reading.", parts.silence_s()),
     )

@@ -15,7 +15,7 @@ from service.contracts import devices as contract
 from service.devices.msg_pb2 import SensorData
 from service.devices.topic import DATA, topic_of
 from service.dynamodb.writer import Item, Key
-from service.sources.source import Message
+from service.sources.jetstream.message import StreamMessage
 from service.writing.rows import MakeRow, Unreadable
 
 NS: Final = 1_000_000_000
@@ -42,10 +42,10 @@ class ReadingRows:
         self._retention_s = retention_s
         self._seen = seen
 
-    def batch(self) -> MakeRow:
+    def batch(self) -> MakeRow[StreamMessage]:
         return self._make
 
-    def key(self, message: Message) -> Key:
+    def key(self, message: StreamMessage) -> Key:
         """Return the key of its row; for a message that is no reading, its topic and what its key would end in."""
         try:
             item = self._row(message)
@@ -53,12 +53,12 @@ class ReadingRows:
             return text(message.subject).removeprefix(contract.MQTT_PREFIX), digest(message)
         return item.key
 
-    def _make(self, message: Message) -> Item:
+    def _make(self, message: StreamMessage) -> Item:
         item = self._row(message)
-        self._seen(item.key[0], message.sequence or 0, message.sent_ns)
+        self._seen(item.key[0], message.sequence, message.sent_ns)
         return item
 
-    def _row(self, message: Message) -> Item:
+    def _row(self, message: StreamMessage) -> Item:
         device, sensor, reading = reading_of(message)
         received_s = message.sent_ns // NS
         more, epoch = self._same, reading.epoch
@@ -77,7 +77,7 @@ class ReadingRows:
         return Item((device, key), row)
 
 
-def reading_of(message: Message) -> tuple[str, str, SensorData]:
+def reading_of(message: StreamMessage) -> tuple[str, str, SensorData]:
     """Return device, sensor and reading of a message. Raise `Unreadable` if it can be no row."""
     for what, size in (("a payload", len(message.data)), ("a topic", len(message.subject))):
         if size > contract.READING_BYTES:
@@ -102,7 +102,7 @@ def reading_of(message: Message) -> tuple[str, str, SensorData]:
     return topic.device, topic.sensor, reading
 
 
-def digest(message: Message) -> str:
+def digest(message: StreamMessage) -> str:
     """Return 12 hexadecimal digits of the message's content, the same for a message that the device sent again."""
     return blake2b(b"%b %b" % (message.subject, message.data), digest_size=6).hexdigest()
 

@@ -68,7 +68,7 @@ class Devices:
         self._writer = Writer(settings.devices_table, contract.PARTITION_KEY, contract.SORT_KEY, "DEVICES_TABLE")
         self._rows = ReadingRows(settings.facility, settings.retention_days * DAY_S, self._seen)
         self._archiver = Archiver(self._source, self._writer, letters(self._connection, READINGS), self._rows)
-        self._watch = Watch(self._source, self._archiver, NEVER_S, finish=stop.finish, fail=stop.fail)
+        self._watch = Watch(self._source, self._archiver.ledger, NEVER_S, finish=stop.finish, fail=stop.fail)
         self._presence = Presence(self._connection, letters(self._connection, LIFE), settings.device_silence, stop.fail)
         self._online = metrics.Online(self._presence)
         self._reporter = Reporter(self._connection, settings, stop.fail)
@@ -121,7 +121,7 @@ class Devices:
 
     async def drain(self, timeout_s: float) -> None:
         self._state = "draining"
-        log.info("draining", held=self._archiver.held, in_flight=self._service.in_flight)
+        log.info("draining", held=self._archiver.ledger.held, in_flight=self._service.in_flight)
         try:
             async with asyncio.timeout(timeout_s):
                 ended = await asyncio.gather(
@@ -137,7 +137,7 @@ class Devices:
                 if isinstance(error, BaseException):
                     log.error("drained in part", exc_info=error)
         except TimeoutError:
-            log.warning("NATS does not answer; what is held is delivered again later", held=self._archiver.held)
+            log.warning("NATS does not answer; what is held is delivered again later", held=self._archiver.ledger.held)
         stats = self._archiver.stats
         log.info("drained", rows=stats.rows, dead_letters=stats.dead)
 
@@ -167,7 +167,7 @@ class Devices:
         parts = {
             "readings": self._source.problem(),
             "presence": self._presence.problem(),
-            "table": f"{stalled}; {self._archiver.held} readings held" if stalled else "",
+            "table": f"{stalled}; {self._archiver.ledger.held} readings held" if stalled else "",
         }
         return found | {part: problem for part, problem in parts.items() if problem}
 
@@ -196,7 +196,7 @@ class Devices:
             "problems": problems,
             "readings": self._archiver.stats.rows,
             "dead_letters": self._archiver.stats.dead,
-            "held": self._archiver.held,
+            "held": self._archiver.ledger.held,
         }
 
     async def _look_at_permissions(self) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import Final
 
 from service.queue import sqs_pb2 as pb
-from service.sources.source import Message
+from service.sources.jetstream.message import StreamMessage
+from service.sources.sqs.message import QueueMessage
 
 GRPC_BYTES: Final = 4 * 1024 * 1024
 """Client libraries fail on a larger response, and its messages would stay invisible."""
@@ -17,9 +18,12 @@ FRAMING_BYTES: Final = 8
 """Most bytes that encoding adds around each message of a response."""
 
 
-def make(messages: Sequence[Message], receipt: Callable[[Message], str]) -> tuple[bytes, int]:
+Message = StreamMessage | QueueMessage
+
+
+def make(messages: Sequence[Message], receipts: Sequence[str]) -> tuple[bytes, int]:
     """Encode the first messages that fit into one response; return it, and how many they are: at least one."""
-    made = [_message(message, receipt(message)) for message in messages]
+    made = [_message(message, receipt) for message, receipt in zip(messages, receipts, strict=True)]
     data: bytes = pb.SQSReceiveMessageResponse(messages=made).SerializeToString()
     if len(data) <= GRPC_BYTES:
         return data, len(made)
@@ -31,7 +35,7 @@ def make(messages: Sequence[Message], receipt: Callable[[Message], str]) -> tupl
 def _message(message: Message, receipt: str) -> pb.SQSResponseMessage:
     made = pb.SQSResponseMessage(
         messageID=receipt,
-        subject=message.subject.decode(errors="replace"),
+        subject=message.subject.decode(errors="replace") if isinstance(message, StreamMessage) else "",
         headers=[pb.SQSHeader(name=name, value=value) for name, value in message.headers],
         times_received=message.times_received,
         time_sent_ms=message.sent_ns // 1_000_000,

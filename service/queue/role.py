@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 import structlog
 from prometheus_client.core import Metric
@@ -20,7 +20,11 @@ from service.queue.settings import QueueSettings
 from service.runtime.metrics import gauges, totals
 from service.runtime.process import Stop
 from service.runtime.role import Need
-from service.sources.source import Source
+from service.sources.jetstream.consumer import Reader
+from service.sources.jetstream.dead_letters import DeadLetterStream
+from service.sources.jetstream.redrive import Redrive, SetAside
+from service.sources.jetstream.source import JetStream
+from service.sources.source import ReceiptSource
 
 log: Final = structlog.get_logger("service.queue")
 
@@ -38,9 +42,13 @@ class Queue:
         self._state = "starting"
         kind, _, name = settings.queue.partition(":")
         self._connection: Connection | None = None
+        self._stream: JetStream | None = None
+        self._set_aside = SetAside()
+        """Stays zero for SQS, which does it itself, by the queue's redrive policy."""
         if kind == "jetstream":
             self._connection = Connection(settings, name="queue", inbox_prefix=contract.INBOX_PREFIX, on_lost=stop.fail)
-        self._source = _source(settings, name, self._connection)
+            self._stream = _stream(settings, name, self._connection, self._set_aside)
+        self._source: ReceiptSource[Any] = self._stream or _queue(name)
         self._service = SQSService(self._source)
         self._server = Server(settings.address, contract.GRPC_SERVICE, self._service)
 
@@ -90,7 +98,7 @@ class Queue:
         return found
 
     async def remarks(self) -> Mapping[str, str]:
-        remark = await self._source.remark()
+        remark = await self._stream.remark() if self._stream else ""
         return {"queue": remark} if remark else {}
 
     def metrics(self) -> Iterator[Metric]:
@@ -99,12 +107,8 @@ class Queue:
             ("queue_messages_received", "Messages handed out.", counts.received),
             ("queue_messages_deleted", "Messages deleted, confirmed by the queue.", counts.deleted),
             ("queue_errors", "Calls and receipts answered with an error.", self._service.calls.refused),
-            ("queue_dead_letters", "Messages set aside by this sidecar.", self._source.dead_letters),
-            (
-                "queue_dead_letters_refused",
-                "Times that one could not be set aside.",
-                self._source.dead_letters_refused,
-            ),
+            ("queue_dead_letters", "Messages set aside by this sidecar.", self._set_aside.kept),
+            ("queue_dead_letters_refused", "Times that one could not be set aside.", self._set_aside.refused),
         )
         yield from gauges(("queue_reachable", "1 when the queue can be reached.", not self._source.problem()))
 
@@ -112,17 +116,15 @@ class Queue:
         """Return None: SQS itself, or for a stream the role `customer`, reports a queue's figures."""
 
 
-def _source(settings: QueueSettings, name: str, connection: Connection | None) -> Source:
-    if connection is None:
-        from service.sources.sqs.source import Sqs  # noqa: PLC0415  only a task that reads SQS loads boto3
-
-        return Sqs(name, "QUEUE")
-    from service.sources.jetstream.consumer import Reader  # noqa: PLC0415
-    from service.sources.jetstream.dead_letters import DeadLetterStream  # noqa: PLC0415
-    from service.sources.jetstream.redrive import Redrive  # noqa: PLC0415
-    from service.sources.jetstream.source import JetStream  # noqa: PLC0415
-
+def _stream(settings: QueueSettings, name: str, connection: Connection, counts: SetAside) -> JetStream:
     publish = contract.publish(name, settings.queue_consumer)
     reader = Reader(contract.USER, name, settings.queue_consumer, publish, contract.SUBSCRIBE)
     letters = DeadLetterStream(connection, contract.USER, contract.DEAD_STREAM, contract.DEAD_SUBJECT, name)
-    return JetStream(connection, reader, Redrive(letters, settings.queue_max_deliver, RESPONSE_BYTES))
+    redrive = Redrive(letters, counts, settings.queue_max_deliver, RESPONSE_BYTES)
+    return JetStream(connection, reader, redrive=redrive)
+
+
+def _queue(name: str) -> ReceiptSource[Any]:
+    from service.sources.sqs.source import Sqs  # noqa: PLC0415  only a task that reads SQS loads boto3
+
+    return Sqs(name, "QUEUE")

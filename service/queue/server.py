@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import grpc
 from google.protobuf import empty_pb2
@@ -15,7 +15,7 @@ from service.contracts import queue as contract
 from service.grpc.calls import Calls, Context, register
 from service.queue import sqs_pb2 as pb
 from service.queue.unread import UNREAD_BYTES, Full, UnreadResponses
-from service.sources.source import Done, Result, Source, TooLong, UnknownReceipt, Unreachable
+from service.sources.source import Done, ReceiptSource, Result, TooLong, UnknownReceipt, Unreachable
 
 VISIBILITY_MAX_S: Final = 43_200
 WAIT_MAX_S: Final = 20
@@ -48,7 +48,7 @@ class _Stream:
 class SQSService:
     """The five calls. A request out of range ends with INVALID_ARGUMENT; UNAVAILABLE means: call again."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: ReceiptSource[Any]) -> None:
         self._source = source
         self._unread = UnreadResponses(source)
         self._streams: set[_Stream] = set()
@@ -101,7 +101,7 @@ class SQSService:
             said = f"clients have not read {UNREAD_BYTES:,} bytes of messages; read them, or end those calls"
             await self.calls.refuse(context, grpc.StatusCode.RESOURCE_EXHAUSTED, said)
         await self._unread.send(parcel, context)
-        self.counts.received += len(parcel.messages)
+        self.counts.received += len(parcel.receipts)
 
     async def DeleteMessage(self, request: pb.SQSDeleteMessageRequest, context: Context) -> empty_pb2.Empty:  # noqa: N802
         """Return when the queue has confirmed the deletion. NOT_FOUND for a receipt that is not this queue's."""
@@ -163,12 +163,12 @@ class SQSService:
             await self.calls.refuse(context, grpc.StatusCode.UNAVAILABLE, str(error))
         except Full:
             return
-        if parcel.messages:
+        if parcel.receipts:
             until = time.monotonic() + visibility_s
             # Before `send`: the client may delete a message before `send` returns.
-            stream.out.update((self._key(self._source.receipt(message)), until) for message in parcel.messages)
+            stream.out.update((self._key(receipt), until) for receipt in parcel.receipts)
             await self._unread.send(parcel, context)
-            self.counts.received += len(parcel.messages)
+            self.counts.received += len(parcel.receipts)
 
     async def _delete(self, receipts: Sequence[str]) -> list[Result]:
         keys = self._keys(receipts)

@@ -9,12 +9,12 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from service.grpc.calls import Context, write
 from service.queue import response
 from service.queue.response import RESPONSE_BYTES
-from service.sources.source import Message, Source
+from service.sources.source import ReceiptSource
 
 UNREAD_BYTES: Final = 8_000_000
 """Limit of unread response bytes: above it nothing is received. Each byte takes two bytes of memory."""
@@ -30,16 +30,16 @@ class Full(Exception):
 
 @dataclass(eq=False, slots=True)
 class Parcel:
-    """Messages and the response that carries them."""
+    """A response, and the receipts of the messages that it carries: it holds what was in them."""
 
-    messages: Sequence[Message]
+    receipts: Sequence[str]
     response: bytes
     until: float
     """The messages are invisible to others at least until this time of the monotonic clock."""
 
 
 class UnreadResponses:
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: ReceiptSource[Any]) -> None:
         self._source = source
         self._unread = 0
         self._asked = 0
@@ -60,17 +60,15 @@ class UnreadResponses:
         await self._room(UNREAD_BYTES, max(wait_s, PATIENCE_S))
         until = time.monotonic() + visibility_s
         messages = await self._receive(limit, visibility_s, wait_s)
-        carried = 0
+        receipts, carried = [self._source.receipt(message) for message in messages], 0
         try:
             if messages:
                 # Up to twice the limit in all: giving messages back would cost each of them a delivery.
                 await self._room(2 * UNREAD_BYTES - sum(message.size for message in messages), PATIENCE_S)
-            data, carried = response.make(messages, self._source.receipt)
+            data, carried = response.make(messages, receipts)
         finally:
-            self._give_back(messages[carried:], until)
-        for message in messages:
-            message.data = b""  # the response holds it
-        return Parcel(messages[:carried], data, until)
+            self._give_back(receipts[carried:], until)
+        return Parcel(receipts[:carried], data, until)
 
     async def send(self, parcel: Parcel, context: Context) -> None:
         """Return when the client's connection has taken it. If the client is gone, give back and be cancelled."""
@@ -79,14 +77,14 @@ class UnreadResponses:
         try:
             await write(context, parcel.response)
         except BaseException:
-            self._give_back(parcel.messages, parcel.until)
+            self._give_back(parcel.receipts, parcel.until)
             raise
         finally:
             self._unread -= size
             self._read.set()
             self._read.clear()
 
-    async def _receive(self, limit: int, visibility_s: int, wait_s: float) -> list[Message]:
+    async def _receive(self, limit: int, visibility_s: int, wait_s: float) -> Sequence[Any]:
         room = min(RESPONSE_BYTES, max(LEAST_BYTES, (UNREAD_BYTES - self._unread - self._asked) // 2))
         self._asked += room
         try:
@@ -107,6 +105,6 @@ class UnreadResponses:
         if self._unread > limit:
             raise Full
 
-    def _give_back(self, messages: Sequence[Message], until: float) -> None:
-        if messages and time.monotonic() < until:
-            self._source.give_back(messages)
+    def _give_back(self, receipts: Sequence[str], until: float) -> None:
+        if receipts and time.monotonic() < until:
+            self._source.release(receipts)

@@ -4,30 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Any, Final
 
 import structlog
 
 from service.runtime.errors import ServiceError
 from service.runtime.logs import Repeated
-from service.sources.source import Backlog, Source, Unreachable
+from service.sources.source import Backlog, Unreachable, WorkSource
+from service.writing.ledger import Ledger
 
 log: Final = structlog.get_logger("service.archive")
 _unknown: Final = Repeated(log, "the backlog is not known")
 
 POLL_S: Final = 1.0
-
-
-class Work(Protocol):
-    @property
-    def held(self) -> int:
-        """Messages in progress."""
-        ...
-
-    @property
-    def received(self) -> int:
-        """Deliveries so far."""
-        ...
 
 
 class Watch:
@@ -37,13 +26,13 @@ class Watch:
     """
 
     def __init__(
-        self, source: Source, work: Work, idle_s: float, *, finish: Callable[[], None],
+        self, source: WorkSource[Any], ledger: Ledger[Any], idle_s: float, *, finish: Callable[[], None],
         fail: Callable[[ServiceError], None],
     ) -> None:  # fmt: skip
         self.backlog: Backlog | None = None
         """The last backlog read; None while it cannot be read."""
         self._source = source
-        self._work = work
+        self._ledger = ledger
         self._idle_s = idle_s
         self._finish = finish
         self._fail = fail
@@ -64,8 +53,8 @@ class Watch:
             except Exception as error:  # if the watch died, the task would never end
                 self.backlog = None
                 _unknown.warning(type(error).__name__, error=f"{type(error).__name__}: {error}")
-            before, received = received, self._work.received
-            if self.backlog is None or self.backlog.messages or self._work.held or received > before:
+            before, received = received, self._ledger.received
+            if self.backlog is None or self.backlog.messages or self._ledger.held or received > before:
                 busy_s = loop.time()
             elif self._idle_s and started_s - busy_s >= self._idle_s:  # up to the start of this look
                 self._finish()

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from service.dynamodb.writer import Item, Key
-from service.sources.source import Message
+from service.sources.source import M, M_contra
 
-MakeRow = Callable[[Message], Item]
+MakeRow = Callable[[M], Item]
 """Make the row of a message. Raises `Unreadable`."""
 
 
@@ -16,11 +16,9 @@ class Unreadable(Exception):
     """The message can never become a row, in any table."""
 
 
-class Rows(Protocol):
-    def batch(self) -> MakeRow:
+class Rows(Protocol[M_contra]):
+    def batch(self) -> MakeRow[M_contra]:
         """Return the row maker for one batch."""
-        ...
 
-    def key(self, message: Message) -> Key:
+    def key(self, message: M_contra) -> Key:
         """Return the key of its row. Works for unreadable messages too."""
-        ...

@@ -19,8 +19,8 @@ from local.process import claim_port
 from local.system import Task, ready, service_env, service_task
 from service.contracts import archive as contract
 from service.nats.jetstream import backlog
-from service.sources.jetstream.wire import make_message
-from service.sources.source import Message
+from service.sources.jetstream import message
+from service.sources.jetstream.message import StreamMessage
 from tests.support.world import World
 
 Rows = list[Mapping[str, Any]]
@@ -116,9 +116,10 @@ async def make_archive(world: World) -> AsyncIterator[ArchiveWorld]:
         yield ArchiveWorld(world, table, admin)
 
 
-def delivered(subject: bytes, reply: bytes, data: bytes, headers: bytes) -> Message:
+def delivered(subject: bytes, reply: bytes, data: bytes, headers: bytes) -> StreamMessage:
     """Return a message as it is on the wire."""
-    return make_message(subject, reply, data, headers)
+    (one,) = message.delivered([message.arrival(subject, reply, data, headers)], consumer=1, until_ms=0)
+    return one
 
 
 def ended(log: str) -> str:

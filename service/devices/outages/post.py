@@ -9,7 +9,7 @@ from typing import Any, Final
 import orjson
 
 from service.contracts import devices as contract
-from service.sources.source import Message
+from service.sources.jetstream.message import StreamMessage
 
 NAMES: Final = 20
 """Most devices named in the text. GroupMe takes 1,000 characters: https://dev.groupme.com/docs/v3#bots_post"""
@@ -17,14 +17,14 @@ _DOWN: Final = "The following device(s) have shut down:\n"
 _UP: Final = "The following device(s) are back:\n"
 
 
-def names(events: Sequence[Message], kind: str) -> list[str]:
+def names(events: Sequence[StreamMessage], kind: str) -> list[str]:
     """Return the devices that these events of a kind (`down`, `up`) are about, each once, in order."""
     prefix = f"{contract.EVENT_PREFIX}{kind}."
     subjects = [event.subject.decode(errors="replace") for event in events]
     return list(dict.fromkeys(each.removeprefix(prefix) for each in subjects if each.startswith(prefix)))
 
 
-def key(events: Sequence[Message]) -> str:
+def key(events: Sequence[StreamMessage]) -> str:
     """Return the `Idempotency-Key` of a post about these events, the same whichever task posts them."""
     return blake2b(repr([(event.sequence, event.sent_ns) for event in events]).encode(), digest_size=16).hexdigest()
 

@@ -28,8 +28,9 @@ from service.runtime.errors import ServiceError
 from service.runtime.logs import Repeated
 from service.runtime.role import Need
 from service.sources.jetstream.consumer import Reader
+from service.sources.jetstream.message import StreamMessage
 from service.sources.jetstream.source import JetStream
-from service.sources.source import Message, Unreachable
+from service.sources.source import Unreachable
 
 log: Final = structlog.get_logger("service.devices")
 _refused: Final = Repeated(log, "outages are not reported yet; the post is made again")
@@ -72,7 +73,7 @@ class Reporter:
         reader = Reader(contract.USER, contract.OUTAGES_STREAM, contract.WEBHOOK_CONSUMER, (), ())
         self._source = JetStream(connection, reader)
         self._lock = Lock(connection.nc, contract.LOCK_WEBHOOK)
-        self._held: dict[Message, float] = {}
+        self._held: dict[StreamMessage, float] = {}
         """Event -> when it was received or extended, on the loop's clock."""
         self._stop = asyncio.Event()
         self._problem = ""
@@ -127,7 +128,7 @@ class Reporter:
             self._source.give_back(list(self._held))
             self._held.clear()
 
-    async def _gather(self) -> list[Message]:
+    async def _gather(self) -> list[StreamMessage]:
         """Return the events of the first window, when it is over."""
         began_s = self._loop.time()
         while not self._stop.is_set():
@@ -140,8 +141,8 @@ class Reporter:
             await self._receive(TICK_S if window else WAIT_S)
         return []
 
-    def _window(self) -> list[Message]:
-        events = sorted(self._held, key=lambda event: event.sequence or 0)
+    def _window(self) -> list[StreamMessage]:
+        events = sorted(self._held, key=lambda event: event.sequence)
         return [event for event in events if event.sent_ns <= events[0].sent_ns + self._window_ns]
 
     async def _receive(self, wait_s: float) -> None:
@@ -166,7 +167,7 @@ class Reporter:
                 self._fail(error)
         await asyncio.sleep(PAUSE_S)
 
-    async def _post(self, http: aiohttp.ClientSession, window: Sequence[Message]) -> None:
+    async def _post(self, http: aiohttp.ClientSession, window: Sequence[StreamMessage]) -> None:
         """Post until it is taken, then acknowledge. Returns early when this process stops."""
         down, up = names(window, "down"), names(window, "up")
         said = body(self._form, down, up, self._bot_id)

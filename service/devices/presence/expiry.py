@@ -12,18 +12,18 @@ from service.contracts import devices as contract
 from service.devices.presence.bucket import CHUNK, Bucket
 from service.devices.presence.keeper import Call
 from service.devices.presence.record import Record, timer_s
-from service.sources.source import Message
+from service.sources.jetstream.message import StreamMessage
 
 _MARKER: Final = b"Nats-Marker-Reason:"
 
 
-async def ended(messages: Sequence[Message]) -> Mapping[str, Call]:
+async def ended(messages: Sequence[StreamMessage]) -> Mapping[str, Call]:
     """Return the devices whose timer has ended. A timer that was set, or taken away, calls for nothing."""
     calls: dict[str, Call] = {}
     for message in messages:
         if _MARKER in message.block:
             key = message.subject.decode(errors="replace").removeprefix(contract.KEY_PREFIX)
-            calls[key.removesuffix(contract.DUE)] = Call(ended=message.sequence or 0)
+            calls[key.removesuffix(contract.DUE)] = Call(ended=message.sequence)
     return calls
 
 

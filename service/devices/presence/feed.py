@@ -20,8 +20,9 @@ from service.runtime.errors import ServiceError
 from service.runtime.logs import Repeated
 from service.runtime.role import Need
 from service.sources.jetstream.consumer import Reader
+from service.sources.jetstream.message import StreamMessage
 from service.sources.jetstream.source import JetStream
-from service.sources.source import Message, Unreachable
+from service.sources.source import Unreachable
 
 log: Final = structlog.get_logger("service.devices")
 _waiting: Final = Repeated(log, "presence is not up to date; it is tried again")
@@ -33,7 +34,7 @@ PAUSE_S: Final = 0.1
 PAUSE_MAX_S: Final = 2.0
 EXTEND_DIVISOR: Final = 3
 
-Sort = Callable[[Sequence[Message]], Awaitable[Mapping[str, Call]]]
+Sort = Callable[[Sequence[StreamMessage]], Awaitable[Mapping[str, Call]]]
 """Return what the messages call for, by device. It may hold messages back."""
 
 
@@ -69,7 +70,7 @@ class Feed:
         """Return the age in seconds of the oldest message of the current round; 0 between rounds."""
         return max(0.0, (time.time_ns() - self._oldest_ns) / NS) if self._oldest_ns else 0.0
 
-    def hold_back(self, message: Message, delay_s: float) -> None:
+    def hold_back(self, message: StreamMessage, delay_s: float) -> None:
         """Let a message of the current round come again later, in place of acknowledging it."""
         self._held_back.add(message.handle)
         self.source.give_back([message], delay_s)
@@ -103,7 +104,7 @@ class Feed:
             finally:
                 self._oldest_ns = 0
 
-    async def _work(self, messages: Sequence[Message], sort: Sort) -> None:
+    async def _work(self, messages: Sequence[StreamMessage], sort: Sort) -> None:
         """Make the round, however long NATS does not answer: in this process, later signs wait for earlier ones."""
         self._held_back.clear()
         calls = await sort(messages)

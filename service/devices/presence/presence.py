@@ -28,8 +28,8 @@ from service.runtime.cancel import cancel
 from service.runtime.errors import ServiceError
 from service.runtime.logs import Repeated
 from service.runtime.role import Need
-from service.sources.source import Message
-from service.writing.dead_letters import DeadLetters
+from service.sources.jetstream.message import StreamMessage
+from service.writing.letters import Letters
 from service.writing.rows import Unreadable
 
 log: Final = structlog.get_logger("service.devices")
@@ -58,8 +58,9 @@ class Presence:
     """Keeps the record of each device, and publishes its outages and returns. Several processes may do so at once."""
 
     def __init__(
-        self, connection: Connection, letters: DeadLetters, silence_s: int, fail: Callable[[ServiceError], None]
-    ) -> None:
+        self, connection: Connection, letters: Letters[StreamMessage], silence_s: int,
+        fail: Callable[[ServiceError], None],
+    ) -> None:  # fmt: skip
         """`silence_s` is that of devices that name none. `fail` is called when a consumer is gone."""
         self._letters = letters
         self._silence_s = silence_s
@@ -162,14 +163,14 @@ class Presence:
         """Return why records are not kept up to date; '' if they are."""
         return self._lives.problem() or self._ends.problem()
 
-    async def _called(self, messages: Sequence[Message]) -> Mapping[str, Call]:
+    async def _called(self, messages: Sequence[StreamMessage]) -> Mapping[str, Call]:
         """Sort connects and wills by device. What is neither becomes a dead letter."""
         calls: dict[str, Call] = {}
         first = min(message.number for message in messages)
         for message in messages:
             try:
                 subject = message.subject.decode()
-                stored = Stored(subject, message.sequence or 0, message.sent_ns / NS, message.data)
+                stored = Stored(subject, message.sequence, message.sent_ns / NS, message.data)
                 device, _ = life_of(stored, self._silence_s)
             except (Unreadable, UnicodeDecodeError) as error:
                 await self._bury(message, str(error))
@@ -177,7 +178,7 @@ class Presence:
                 calls.setdefault(device, Call(number=first)).lives[stored.seq] = stored
         return calls
 
-    async def _ended(self, messages: Sequence[Message]) -> Mapping[str, Call]:
+    async def _ended(self, messages: Sequence[StreamMessage]) -> Mapping[str, Call]:
         """Return the devices whose timer has ended, each with its last reading.
 
         That one is acknowledged, so it waits in the stream no more, and may wait here for its round.
@@ -187,7 +188,7 @@ class Presence:
             call.reading = self._heard.last(device)
         return calls
 
-    async def _bury(self, message: Message, reason: str) -> None:
+    async def _bury(self, message: StreamMessage, reason: str) -> None:
         problem = await self._letters.put(message, reason)
         if problem:
             self._dead_refused += 1

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,9 +22,10 @@ from service.runtime.errors import ServiceError
 from service.runtime.logs import Repeated
 from service.runtime.role import Need
 from service.sources.jetstream.continuity import Continuity
+from service.sources.jetstream.message import StreamMessage
 from service.sources.jetstream.pulls import Pull
-from service.sources.jetstream.receipt import Receipts
-from service.sources.source import Backlog, Message, Unreachable
+from service.sources.jetstream.receipt import Receipt, Receipts
+from service.sources.source import Backlog, UnknownReceipt, Unreachable
 
 _held_back: Final = Repeated(structlog.get_logger("service.sources"), "the consumer hands out nothing more")
 
@@ -61,12 +62,12 @@ class Bounds:
 class Consumer:
     """Check its `needs` before any other call: `look` fills in its fields."""
 
-    def __init__(self, connection: Connection, reader: Reader) -> None:
+    def __init__(self, connection: Connection, reader: Reader, continuity: Continuity) -> None:
         self._connection = connection
         self._reader = reader
         self._stream = reader.stream
         self._name = reader.consumer
-        self.continuity = Continuity()
+        self.continuity = continuity
         self._is_known = False
         self._looked_s = 0.0
         self._looking: asyncio.Task[str] | None = None
@@ -154,14 +155,11 @@ class Consumer:
         """Mark the consumer as unknown: the next message may come from another one of the same name."""
         self._is_known = False
 
-    async def recognise(self, messages: Sequence[Message], newest: int) -> None:
-        """Note which consumer delivered these messages: a recreated one numbers its deliveries from 1 again.
+    async def recognise(self, numbers: Sequence[int], newest: int) -> int:
+        """Return the id of the consumer that made these deliveries: a recreated one numbers them from 1 again.
 
         `newest` is the value of `sequence` when they were asked for. Raises `ServiceError`.
         """
-        if not messages:
-            return
-        numbers = [message.number for message in messages]
         made, recreated = self.id, min(numbers) <= newest
         if recreated:
             self.is_gone()
@@ -169,12 +167,17 @@ class Consumer:
         if self.id != made or recreated:
             self.sequence = 0
         self.sequence = max(self.sequence, *numbers)
-        for message in messages:
-            message.consumer = self.id if recreated else made
+        return self.id if recreated else made
 
-    def own(self, messages: Sequence[Message]) -> list[Message]:
-        """Return those that this consumer delivered: sequences of an earlier one may name other messages by now."""
-        return [message for message in messages if self._is_known and message.consumer == self.id]
+    def own(self, messages: Sequence[StreamMessage]) -> list[str]:
+        """Return the handles of those that this consumer delivered: an earlier one's may name other messages by now."""
+        return [message.handle for message in messages if self._is_known and message.consumer == self.id]
+
+    def own_receipts(self, texts: Sequence[str]) -> Iterator[Receipt]:
+        """Yield the receipts of messages that this consumer delivered."""
+        for text in texts if self._is_known else ():
+            with contextlib.suppress(UnknownReceipt):
+                yield self.receipts.parse(text)
 
     async def backlog(self) -> Backlog:
         """Return the backlog. Raises `Unreachable` when it cannot be read now, `ServiceError` when gone or unfit."""

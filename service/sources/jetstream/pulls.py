@@ -24,8 +24,9 @@ from nats.aio.subscription import Subscription
 
 from service.nats.client import NatsClient, roundtrip
 from service.nats.parser import Read, raw
+from service.sources.jetstream.message import Arrival, arrival, handles
 from service.sources.jetstream.visibility import NAK, NS
-from service.sources.source import Message
+from service.sources.jetstream.wire import Position
 
 GRACE_S: Final = 2.0
 """Seconds that a pull waits, after it expires, for the server's status."""
@@ -39,8 +40,8 @@ TICK_S: Final = 0.25
 LATE_S: Final = 1.0
 """Seconds after a suspension of this process in which messages received meanwhile may still be read."""
 
-Make = Callable[[bytes, bytes, bytes, bytes], Message]
-"""Make a message from subject, acknowledgement subject, payload and header block. Called in order of arrival."""
+Note = Callable[[Position], None]
+"""Note a delivery. Called in order of arrival."""
 
 
 _USUAL: Final = (
@@ -66,7 +67,7 @@ class Pull:
     """Done when the server has ended the pull, or this process has given it up."""
     asked_s: float
     """When the server was asked, on the monotonic clock: it has sent no message of the pull before that."""
-    messages: list[Message] = field(default_factory=list)
+    messages: list[Arrival] = field(default_factory=list)
     since_s: float = 0.0
     """Arrival of the first message, on the monotonic clock."""
     status: bytes = b""
@@ -104,7 +105,7 @@ class Pull:
         """True if the next message exceeds `max_bytes`: it blocks every pull with this limit."""
         return self.status.startswith(b"409 Message Size Exceeds MaxBytes")
 
-    def take(self, messages: Sequence[Message]) -> None:
+    def take(self, messages: Sequence[Arrival]) -> None:
         if not self.messages:
             self.since_s = time.monotonic()
             if not self.begun.done():
@@ -142,9 +143,9 @@ class Pull:
 class _Slot:
     """A subscription that serves one pull at a time."""
 
-    def __init__(self, nc: NatsClient, make: Make, may_be_late: Callable[[float], bool]) -> None:
+    def __init__(self, nc: NatsClient, note: Note, may_be_late: Callable[[float], bool]) -> None:
         self._nc = nc
-        self._make = make
+        self._note = note
         self._may_be_late = may_be_late
         self._base = nc.new_inbox()
         self._number = 0
@@ -178,11 +179,13 @@ class _Slot:
             self._nc.end_delivery(self.subscription)
 
     def _on_messages(self, read: Read) -> None:
-        messages: list[Message] = []
+        messages: list[Arrival] = []
         for subject, reply, data, headers in raw(read):
             try:
                 if reply:
-                    messages.append(self._make(subject, reply, data, headers))
+                    new = arrival(subject, reply, data, headers)
+                    self._note(new[-1])
+                    messages.append(new)
                 else:
                     self._hand_over(messages)
                     messages = []
@@ -191,7 +194,7 @@ class _Slot:
                 self._nc.drop(error)
         self._hand_over(messages)
 
-    def _hand_over(self, messages: list[Message]) -> None:
+    def _hand_over(self, messages: list[Arrival]) -> None:
         if not messages or self._may_be_late(self._asked_s):
             return
         # A status may overtake messages of its pull. They then go to the next pull, and may exceed its limit.
@@ -199,7 +202,7 @@ class _Slot:
         if self.pull and room > 0:
             self.pull.take(messages[:room])
         if len(messages) > room:
-            self._nc.post_each([message.handle for message in messages[room:]], NAK)
+            self._nc.post_each(handles(messages[room:]), NAK)
 
     def _end(self, subject: bytes, headers: bytes) -> None:
         status = headers.partition(b"\r\n")[0].removeprefix(b"NATS/1.0").strip()
@@ -211,9 +214,9 @@ class _Slot:
 class Pulls:
     """A pool of subscriptions for pulls of one consumer."""
 
-    def __init__(self, nc: NatsClient, stream: str, consumer: str, make: Make, ack_wait_s: Callable[[], float]) -> None:
+    def __init__(self, nc: NatsClient, stream: str, consumer: str, note: Note, ack_wait_s: Callable[[], float]) -> None:
         self._nc = nc
-        self._make = make
+        self._note = note
         self._ack_wait_s = ack_wait_s
         self._late_after_s = math.inf
         """If the next tick comes later than this, the process was suspended for too long."""
@@ -241,7 +244,7 @@ class Pulls:
             self._nc.post(self._subject, orjson.dumps(asked), reply=pull.inbox.decode())
             yield pull
         except BaseException:
-            self.give_back(pull.messages)
+            self.give_back(handles(pull.messages))
             raise
         finally:
             self._pulls.discard(pull)
@@ -258,13 +261,13 @@ class Pulls:
         for pull in self._pulls:
             pull.give_up()
 
-    def give_back(self, messages: Sequence[Message]) -> None:
+    def give_back(self, held: Sequence[str]) -> None:
         """Make messages visible again at once. While disconnected, do nothing: the server redelivers them anyway."""
         if self._nc.is_connected:
-            self._nc.post_each([message.handle for message in messages], NAK)
+            self._nc.post_each(held, NAK)
 
     async def _open(self) -> _Slot:
-        slot = _Slot(self._nc, self._make, self._may_be_late)
+        slot = _Slot(self._nc, self._note, self._may_be_late)
         await slot.open()
         return slot
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
+from service.sources.jetstream.message import StreamMessage
 from service.sources.source import UnknownReceipt
 
 LONGEST: Final = 6 * 20
@@ -21,6 +22,11 @@ class Receipt:
     time_ns: int
     deadline_ms: int
     """End of its visibility timeout, in ms since 1970: changing it later could affect another client's message."""
+
+    @classmethod
+    def of(cls, message: StreamMessage) -> Receipt:
+        at = message.sequence, message.number, message.sent_ns
+        return cls(message.times_received, *at, message.until_ms)
 
     def until(self, deadline_ms: int) -> Receipt:
         return replace(self, deadline_ms=deadline_ms)

@@ -17,12 +17,14 @@ from service.runtime.logs import Repeated
 from service.runtime.role import Need
 from service.sources.jetstream.answers import ATTEMPTS, Answers
 from service.sources.jetstream.consumer import Consumer, Reader
+from service.sources.jetstream.continuity import Continuity
+from service.sources.jetstream.message import StreamMessage, delivered, handles
 from service.sources.jetstream.pulls import GRACE_S, LINGER_MAX_S, SHORT_S, Pull, Pulls
 from service.sources.jetstream.receipt import Make, Receipt
 from service.sources.jetstream.redrive import Redrive
-from service.sources.jetstream.visibility import MS, WORKING, delayed, may_be_sent
-from service.sources.jetstream.wire import ack_prefix, make_message, position
-from service.sources.source import Backlog, Done, Message, Result, UnknownReceipt, Unreachable
+from service.sources.jetstream.visibility import MS, NAK, WORKING, delayed, may_be_sent
+from service.sources.jetstream.wire import Position, ack_prefix
+from service.sources.source import Backlog, Done, Result, UnknownReceipt, Unreachable
 
 log: Final = structlog.get_logger("service.sources")
 _unsent: Final = Repeated(log, "answers not sent")
@@ -39,21 +41,27 @@ ACKNOWLEDGE_S: Final = 0.05
 
 
 class JetStream:
-    """The messages of a stream that are not yet acknowledged at its consumer."""
+    """The messages of a stream that are not yet acknowledged at its consumer.
 
-    def __init__(self, connection: Connection, reader: Reader, redrive: Redrive | None = None) -> None:
+    `continuity` counts the messages that the stream discarded before their first delivery.
+    """
+
+    def __init__(
+        self, connection: Connection, reader: Reader, *, redrive: Redrive | None = None,
+        continuity: Continuity | None = None,
+    ) -> None:  # fmt: skip
         self.name = reader.stream
         self._reader = reader
         self._redrive = redrive
         self._nc = connection.nc
         self._ack_prefix = f"$JS.ACK.{reader.stream}.{reader.consumer}"
-        self._consumer = Consumer(connection, reader)
-        self._pulls = Pulls(self._nc, reader.stream, reader.consumer, self._message, lambda: self.visibility_s)
+        self._consumer = Consumer(connection, reader, continuity or Continuity())
+        self._pulls = Pulls(self._nc, reader.stream, reader.consumer, self._note, lambda: self.visibility_s)
         self._answers = Answers(self._nc)
         self._burying: set[asyncio.Future[list[None]]] = set()
         self._stopping = False
         self._problem = ""
-        self._finished: list[Message] = []
+        self._finished: list[StreamMessage] = []
         """Messages for the next write of acknowledgements."""
         self._number = 0
         """Number of the last delivery that arrived. They arrive in order."""
@@ -67,18 +75,6 @@ class JetStream:
     def portion(self) -> tuple[int, int]:
         return PORTION, max(PORTION_BYTES, self._nc.max_payload + ENVELOPE_BYTES)
 
-    @property
-    def discarded(self) -> int:
-        return self._consumer.continuity.discarded
-
-    @property
-    def dead_letters(self) -> int:
-        return self._redrive.kept if self._redrive else 0
-
-    @property
-    def dead_letters_refused(self) -> int:
-        return self._redrive.refused if self._redrive else 0
-
     def needs(self) -> Sequence[Need]:
         return (*self._consumer.needs(), *((self._redrive.letters.need(),) if self._redrive else ()))
 
@@ -91,7 +87,7 @@ class JetStream:
             log.warning("what was discarded before now is not counted", error=str(error))
         await confirm(self._nc)
 
-    async def receive(self, limit: int, max_bytes: int, visibility_s: float, wait_s: float) -> list[Message]:
+    async def receive(self, limit: int, max_bytes: int, visibility_s: float, wait_s: float) -> list[StreamMessage]:
         deadline = time.monotonic() + wait_s
         pause_s = PAUSE_S
         while not self._stopping:
@@ -111,31 +107,30 @@ class JetStream:
             raise Unreachable(f"{self._problem}; call again")
         return []
 
-    def acknowledge(self, messages: Sequence[Message]) -> None:
+    def acknowledge(self, messages: Sequence[StreamMessage]) -> None:
         if not self._finished:
             asyncio.get_running_loop().call_later(ACKNOWLEDGE_S, self._acknowledge)
         self._finished += messages
 
     def _acknowledge(self) -> None:
         finished, self._finished = self._finished, []
-        self._post(finished, b"")
+        self._post(self._consumer.own(finished), b"")
 
-    def extend(self, messages: Sequence[Message]) -> None:
+    def extend(self, messages: Sequence[StreamMessage]) -> None:
         if self._nc.is_connected:  # else the server redelivers them anyway
-            self._post(messages, WORKING)
+            self._post(self._consumer.own(messages), WORKING)
 
-    def give_back(self, messages: Sequence[Message], delay_s: float = 0.0) -> None:
+    def give_back(self, messages: Sequence[StreamMessage], delay_s: float = 0.0) -> None:
         if self._nc.is_connected:  # sent later, a NAK could take the message from its next receiver
-            self._post(messages, delayed(delay_s))
+            self._post(self._consumer.own(messages), delayed(delay_s))
 
     async def settle(self) -> None:
         self._acknowledge()
         await self._pulls.settle()
         await confirm(self._nc)
 
-    def receipt(self, message: Message) -> str:
-        self._ack_prefix = ack_prefix(message.handle)
-        return self._consumer.receipts.text(Receipt(*position(message.handle), message.until_ms))
+    def receipt(self, message: StreamMessage) -> str:
+        return self._consumer.receipts.text(Receipt.of(message))
 
     async def delete(self, given: Sequence[str]) -> list[Result]:
         return await self._answer(given, lambda receipt: (b"", receipt), attempts=ATTEMPTS)
@@ -153,6 +148,10 @@ class JetStream:
             return payload, receipt.until(now_ms + int(visibility_s * MS))
 
         return await self._answer(given, make, attempts=1)
+
+    def release(self, receipts: Sequence[str]) -> None:
+        if self._nc.is_connected:  # as for `give_back`
+            self._post([own.subject(self._ack_prefix) for own in self._consumer.own_receipts(receipts)], NAK)
 
     def key(self, receipt: str) -> str:
         return str(self._consumer.receipts.parse(receipt).sequence)
@@ -177,21 +176,21 @@ class JetStream:
                 await self._pulls.settle()
         self._pulls.close()
 
-    def _message(self, subject: bytes, reply: bytes, data: bytes, block: bytes) -> Message:
-        message = make_message(subject, reply, data, block)
-        assert message.sequence is not None  # noqa: S101  a stream's message has one
-        if message.number <= self._number:  # the numbers began again: the consumer was recreated
+    def _note(self, position: Position) -> None:
+        times_received, sequence, number, _ = position
+        if number <= self._number:  # the numbers began again: the consumer was recreated
             self._consumer.is_gone()
-        self._number = message.number
-        self._consumer.continuity.delivered(message.number, message.sequence, again=message.times_received > 1)
-        return message
+        self._number = number
+        self._consumer.continuity.delivered(number, sequence, again=times_received > 1)
 
     def _on_lost(self) -> None:
         """End pulls and answers in flight: the server has forgotten the pulls, may have missed the answers."""
         self._pulls.give_up()
         self._answers.give_up()
 
-    async def _pull(self, limit: int, max_bytes: int, visibility_s: float, wait_s: float) -> tuple[list[Message], str]:
+    async def _pull(
+        self, limit: int, max_bytes: int, visibility_s: float, wait_s: float
+    ) -> tuple[list[StreamMessage], str]:
         """Pull once; return the messages, and why it failed ('' if it did not)."""
         newest = self._consumer.sequence
         wait_s = min(wait_s, self.visibility_s / 3)  # what comes last can still be handed out
@@ -206,7 +205,7 @@ class JetStream:
             except ServiceError:  # a NAK would use up one of the few deliveries that a message has
                 raise
             except BaseException:  # cancelled, for example: no client will get them
-                self._pulls.give_back(pull.messages)
+                self._pulls.give_back(handles(pull.messages))
                 raise
             if pull.exceeds_max_bytes and not messages:
                 return await self._pull(1, max_bytes, visibility_s, 0.0)  # a pull of one has no limit in bytes
@@ -221,17 +220,19 @@ class JetStream:
             return "" if pull.ended or pull.messages or self._stopping else "NATS does not answer"
         return f"consumer {self._reader.consumer} of {self.name}: {pull.said}"
 
-    async def _accept(self, pull: Pull, visibility_s: float, newest: int) -> list[Message]:
+    async def _accept(self, pull: Pull, visibility_s: float, newest: int) -> list[StreamMessage]:
         """Return the messages to hand out; bury those received too often. Raises `ServiceError`."""
+        if not (arrived := pull.messages):
+            return []
         until_ms = int((time.time() - (time.monotonic() - pull.since_s) + visibility_s) * MS)
-        messages = pull.messages
-        await self._consumer.recognise(messages, newest)
+        consumer = await self._consumer.recognise([one[-1][2] for one in arrived], newest)
         if time.monotonic() - pull.asked_s >= self.visibility_s:
             return []  # it took so long that another client may have them by now
-        dead: list[tuple[Message, str]] = []
+        self._ack_prefix = ack_prefix(arrived[-1][1])
+        messages = delivered(arrived, consumer, until_ms)
+        dead: Sequence[tuple[StreamMessage, str]] = ()
         if redrive := self._redrive:
-            dead = [(message, reason) for message in messages if (reason := redrive.reason(message))]
-            messages = [message for message in messages if not redrive.reason(message)]
+            messages, dead = redrive.split(messages)
         if messages and visibility_s != self.visibility_s:
             messages = await self._hide(messages, visibility_s, pull.asked_s)
         if redrive and dead:
@@ -240,11 +241,9 @@ class JetStream:
             burying.add_done_callback(self._burying.discard)
             if not messages:  # messages to hand out do not wait for dead letters
                 await asyncio.shield(burying)
-        for message in messages:
-            message.until_ms = until_ms
         return messages
 
-    async def _hide(self, messages: list[Message], visibility_s: float, asked_s: float) -> list[Message]:
+    async def _hide(self, messages: list[StreamMessage], visibility_s: float, asked_s: float) -> list[StreamMessage]:
         """Set another visibility timeout than the consumer's; return the messages that may be handed out.
 
         One confirmed too late is left alone. A shorter timeout that is lost only delays redelivery.
@@ -255,19 +254,20 @@ class JetStream:
             confirmed = await self._answers.send([(message.handle, payload) for message in messages], attempts=1)
             if time.monotonic() - asked_s >= self.visibility_s:
                 return []
-            self._pulls.give_back([message for message, done in zip(messages, confirmed, strict=True) if not done])
-            return [message for message, done in zip(messages, confirmed, strict=True) if done]
+            answered = list(zip(messages, confirmed, strict=True))
+            self._pulls.give_back([message.handle for message, done in answered if not done])
+            return [message for message, done in answered if done]
         if self._nc.is_connected:
-            self._post(messages, payload)
+            self._post(self._consumer.own(messages), payload)
         return messages
 
-    def _post(self, messages: Sequence[Message], payload: bytes) -> None:
+    def _post(self, subjects: Sequence[str], payload: bytes) -> None:
         try:
-            self._nc.post_each([message.handle for message in self._consumer.own(messages)], payload)
+            self._nc.post_each(subjects, payload)
         except nats.errors.Error as error:
             _unsent.warning("", error=str(error) or type(error).__name__)
 
-    async def _bury(self, redrive: Redrive, message: Message, reason: str) -> None:
+    async def _bury(self, redrive: Redrive, message: StreamMessage, reason: str) -> None:
         """Keep the dead letter, then end its message: a stop in between leaves it in both places, never in neither."""
         kept = await redrive.keep(message, f"{message.consumer}.{message.sequence}", reason)
         if kept and self._consumer.own([message]):

@@ -5,24 +5,26 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from service.sources.source import Headers, Message
+from service.sources.source import Headers
 
 SHORT_FORM_TOKENS: Final = 9
 WHITE: Final = " \t\n\r\v\f"
 _message_id: Final = re.compile(rb"\r\nnats-msg-id:(.*?)(?:\r\n|\Z)", re.IGNORECASE | re.DOTALL).search
 
 
-def position(handle: str) -> tuple[int, int, int, int]:
-    """Return times delivered, stream sequence, consumer sequence, and time stored in ns since 1970.
+Position = tuple[int, int, int, int]
+"""Times delivered, stream sequence, consumer sequence, and time stored in ns since 1970."""
 
-    The number pending follows these. The longer form starts with domain and account hash and ends with a random token.
+
+def position(handle: str) -> Position:
+    """Return the numbers in an acknowledgement subject. The number pending follows these.
+
+    The longer form starts with domain and account hash and ends with a random token.
     """
-    delivered, sequence, consumer_sequence, time_ns = map(int, _numbers(handle.split(".")))
-    return delivered, sequence, consumer_sequence, time_ns
-
-
-def _numbers(tokens: list[str]) -> list[str]:
-    return tokens[4:8] if len(tokens) == SHORT_FORM_TOKENS else tokens[6:10]  # behind domain and account
+    tokens = handle.split(".")
+    # The longer form has domain and account before the numbers. Four calls cost a seventh less than `map` of four.
+    delivered, sequence, number, time_ns = tokens[4:8] if len(tokens) == SHORT_FORM_TOKENS else tokens[6:10]
+    return int(delivered), int(sequence), int(number), int(time_ns)
 
 
 def message_id(block: bytes) -> str | None:
@@ -41,13 +43,3 @@ def parse_headers(block: bytes) -> Headers:
     """Return each header line's name and value, in order."""
     lines = block.decode(errors="replace").split("\r\n")[1:]
     return tuple([(line[:at], line[at + 1 :].strip(WHITE)) for line in lines if (at := line.find(":")) >= 0])
-
-
-def make_message(subject: bytes, reply: bytes, data: bytes, block: bytes) -> Message:
-    """Make a message from its parts on the wire; its headers stay one unparsed block."""
-    handle = reply.decode()
-    delivered, sequence, number, time_ns = _numbers(handle.split("."))
-    return Message(
-        handle, sequence, int(sequence), data, subject, block, parse_headers, int(delivered), int(time_ns),
-        len(subject) + len(reply) + len(data) + len(block), int(number),
-    )  # fmt: skip

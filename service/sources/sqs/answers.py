@@ -12,7 +12,8 @@ import structlog
 from botocore.exceptions import BotoCoreError, ClientError
 
 from service.runtime.logs import Repeated
-from service.sources.source import Backlog, Done, Message, Result, TooLong, UnknownReceipt, Unreachable
+from service.sources.source import Backlog, Done, Result, TooLong, UnknownReceipt, Unreachable
+from service.sources.sqs.message import QueueMessage
 
 log: Final = structlog.get_logger("service.sources")
 _unreadable: Final = Repeated(log, "message of SQS not readable; it is handed to nobody and comes again")
@@ -74,9 +75,9 @@ def backlog(answer: Any) -> Backlog:
         raise garbled(error) from None
 
 
-def messages(answer: Any) -> list[Message]:
+def messages(answer: Any) -> list[QueueMessage]:
     """Return the messages that can be parsed. Raises `NotSqs` when there are some and none can be parsed."""
-    read: list[Message] = []
+    read: list[QueueMessage] = []
     problem: Exception | None = None
     for message in answer.get("Messages") or ():
         try:
@@ -147,18 +148,15 @@ def _refusal(code: str, what: str) -> Result:
     return Unreachable(f"SQS: {what}; call again")
 
 
-def _message(message: dict[str, Any]) -> Message:
+def _message(message: dict[str, Any]) -> QueueMessage:
     system, attributes = message["Attributes"], message.get("MessageAttributes") or {}
     headers = tuple((_text(name), _value(value)) for name, value in attributes.items())
     data, handle = message["Body"].encode(errors="surrogatepass"), message["ReceiptHandle"]
-    return Message(
+    return QueueMessage(
         handle=handle,
         id=message["MessageId"],
-        sequence=None,
         data=data,
-        subject=b"",
-        block=b"",
-        read_headers=lambda _: headers,
+        headers=headers,
         times_received=int(system["ApproximateReceiveCount"]),
         sent_ns=int(system["SentTimestamp"]) * MS,
         size=len(data) + len(handle) + sum(len(name.encode()) + len(value.encode()) for name, value in headers),

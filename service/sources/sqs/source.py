@@ -16,10 +16,11 @@ from service.runtime.errors import ServiceError
 from service.runtime.logs import Repeated
 from service.runtime.role import Need
 from service.runtime.threads import in_thread
-from service.sources.source import Backlog, Done, Message, Result, TooLong, UnknownReceipt, Unreachable
+from service.sources.source import Backlog, Done, Result, TooLong, UnknownReceipt, Unreachable
 from service.sources.sqs import answers as sqs_answers
 from service.sources.sqs.answers import FAILURES, said
 from service.sources.sqs.calls import POLL_S, Calls
+from service.sources.sqs.message import QueueMessage
 
 log: Final = structlog.get_logger("service.sources")
 _failed: Final = Repeated(log, "SQS call failed")
@@ -39,10 +40,6 @@ CHANGE: Final = "change_message_visibility_batch"
 class Sqs:
     """A queue by URL, or by name in the SDK's region. `variable` is the environment variable that gave `queue`."""
 
-    dead_letters = 0
-    dead_letters_refused = 0
-    discarded = 0
-    """SQS does not report it: set an alarm on the age of its oldest message, below its retention."""
     visibility_s = 60.0
 
     def __init__(self, queue: str, variable: str) -> None:
@@ -68,7 +65,7 @@ class Sqs:
     async def start(self) -> None:
         pass  # boto3 connects at the first call
 
-    async def receive(self, limit: int, max_bytes: int, visibility_s: float, wait_s: float) -> list[Message]:
+    async def receive(self, limit: int, max_bytes: int, visibility_s: float, wait_s: float) -> list[QueueMessage]:
         deadline = time.monotonic() + wait_s
         while True:
             asked = time.monotonic()
@@ -86,20 +83,20 @@ class Sqs:
                 return messages
             await asyncio.sleep(asked + PAUSE_S - time.monotonic())  # not at all after a poll that waited
 
-    def acknowledge(self, messages: Sequence[Message]) -> None:
+    def acknowledge(self, messages: Sequence[QueueMessage]) -> None:
         self._begin(DELETE, [message.handle for message in messages], {})
 
-    def extend(self, messages: Sequence[Message]) -> None:
+    def extend(self, messages: Sequence[QueueMessage]) -> None:
         self._change([message.handle for message in messages], self.visibility_s)
 
-    def give_back(self, messages: Sequence[Message], delay_s: float = 0.0) -> None:
+    def give_back(self, messages: Sequence[QueueMessage], delay_s: float = 0.0) -> None:
         self._change([message.handle for message in messages], delay_s)
 
     async def settle(self) -> None:
         while pending := {*self._answers, *self._calls.left}:
             await asyncio.wait(pending)
 
-    def receipt(self, message: Message) -> str:
+    def receipt(self, message: QueueMessage) -> str:
         return message.handle
 
     async def delete(self, receipts: Sequence[str]) -> list[Result]:
@@ -107,6 +104,9 @@ class Sqs:
 
     async def change_visibility(self, receipts: Sequence[str], visibility_s: float) -> list[Result]:
         return await self._answer(CHANGE, receipts, {"VisibilityTimeout": int(visibility_s)})
+
+    def release(self, receipts: Sequence[str]) -> None:
+        self._change(receipts, 0.0)
 
     def key(self, receipt: str) -> str:
         """Return the receipt itself: a receipt handle does not reveal its message."""
@@ -128,17 +128,14 @@ class Sqs:
     def problem(self) -> str:
         return self._problem
 
-    async def remark(self) -> str:
-        return ""
-
     async def close(self) -> None:
         """Wait up to `CLOSE_S` seconds for answers that a drain without time left has started."""
         if self._answers:
             await asyncio.wait(self._answers, timeout=CLOSE_S)
 
-    async def _receive(self, limit: int, max_bytes: int, visibility_s: int, wait_s: int) -> list[Message]:
+    async def _receive(self, limit: int, max_bytes: int, visibility_s: int, wait_s: int) -> list[QueueMessage]:
         """Call for ten at a time until there are enough, or a call returns fewer than it asked for."""
-        messages: dict[str, Message] = {}
+        messages: dict[str, QueueMessage] = {}
         size = 0
         try:
             while wanted := self._wanted(limit - len(messages), max_bytes - size, first=not messages):
@@ -172,7 +169,7 @@ class Sqs:
         fitting = (size for size in SMALL_BYTES if 0 < self._largest_bytes <= size)
         return next(fitting, MESSAGE_BYTES)
 
-    async def _poll(self, wanted: int, visibility_s: int, wait_s: int) -> list[Message]:
+    async def _poll(self, wanted: int, visibility_s: int, wait_s: int) -> list[QueueMessage]:
         answer = await self._calls.receive(
             POLL_S, lambda late: self._let_go(sqs_answers.handles(late), visibility_s),
             QueueUrl=self._url, MaxNumberOfMessages=wanted, VisibilityTimeout=visibility_s, WaitTimeSeconds=wait_s,

@@ -20,8 +20,10 @@ from service.dynamodb.writer import Result as Written
 from service.nats.connection import roundtrip
 from service.runtime.role import Need
 from service.sources.jetstream.dead_letters import DeadLetterStream
-from service.sources.source import Backlog, Message, Result
+from service.sources.jetstream.message import StreamMessage
+from service.sources.source import Backlog
 from service.writing.archiver import BATCHES, BATCHES_AT_START, Archiver
+from service.writing.letters import Letters
 from tests.support.archive import ArchiveWorld, delivered, ended
 from tests.support.command import finished
 from tests.support.dynamodb.faulty import Call, FaultyDynamoDB, stall
@@ -208,49 +210,31 @@ class Recording:
     name = "recording"
     portion = 500, 1 << 20
     visibility_s = 30.0
-    discarded = 0
-    dead_letters = 0
-    dead_letters_refused = 0
 
     def __init__(self) -> None:
-        self.acknowledged: list[Message] = []
+        self.acknowledged: list[StreamMessage] = []
 
     def needs(self) -> Sequence[Need]:
         return ()
 
     async def start(self) -> None: ...
 
-    async def receive(self, limit: int, max_bytes: int, visibility_s: float, wait_s: float) -> list[Message]:
-        raise AssertionError
+    async def receive(self, limit: int, max_bytes: int, visibility_s: float, wait_s: float) -> list[StreamMessage]:
+        return await asyncio.Future()
 
     async def take_no_more(self) -> None: ...
 
     async def backlog(self) -> Backlog:
         return Backlog(0)
 
-    def acknowledge(self, messages: Sequence[Message]) -> None:
+    def acknowledge(self, messages: Sequence[StreamMessage]) -> None:
         self.acknowledged += messages
 
-    def extend(self, messages: Sequence[Message]) -> None: ...
+    def extend(self, messages: Sequence[StreamMessage]) -> None: ...
 
-    def give_back(self, messages: Sequence[Message], delay_s: float = 0.0) -> None: ...
-
-    def receipt(self, message: Message) -> str:
-        raise AssertionError
-
-    async def delete(self, receipts: Sequence[str]) -> list[Result]:
-        raise AssertionError
-
-    async def change_visibility(self, receipts: Sequence[str], visibility_s: float) -> list[Result]:
-        raise AssertionError
-
-    def key(self, receipt: str) -> str:
-        raise AssertionError
+    def give_back(self, messages: Sequence[StreamMessage], delay_s: float = 0.0) -> None: ...
 
     def problem(self) -> str:
-        return ""
-
-    async def remark(self) -> str:
         return ""
 
     async def settle(self) -> None: ...
@@ -264,10 +248,7 @@ async def test_a_visibility_that_is_shortened_meanwhile_is_kept_up() -> None:
     class Shortened(Recording):
         visibility_s = 12.0
 
-        async def receive(self, limit: int, max_bytes: int, visibility_s: float, wait_s: float) -> list[Message]:
-            return await asyncio.Future()
-
-        def extend(self, messages: Sequence[Message]) -> None:
+        def extend(self, messages: Sequence[StreamMessage]) -> None:
             extended.set()
 
     class Stalled(Writer):
@@ -276,7 +257,7 @@ async def test_a_visibility_that_is_shortened_meanwhile_is_kept_up() -> None:
 
     source = Shortened()
     archiver = Archiver(source, Stalled("t", "p", "s", "ARCHIVE_TABLE"), Nowhere(), EventRows())
-    archiver.take([delivered(b"a.b", b"$JS.ACK.s.archive.1.1.1.1764052345123456789.0", b"{}", b"")])
+    archiver.ledger.take([delivered(b"a.b", b"$JS.ACK.s.archive.1.1.1.1764052345123456789.0", b"{}", b"")])
     await archiver.start()
     await asyncio.sleep(0)
     source.visibility_s = 0.3
@@ -287,8 +268,10 @@ async def test_a_visibility_that_is_shortened_meanwhile_is_kept_up() -> None:
         await archiver.close()
 
 
-class Nowhere:
-    async def put(self, message: Message, reason: str) -> str:
+class Nowhere(Letters[Any]):
+    def __init__(self) -> None: ...
+
+    async def put(self, message: StreamMessage, reason: str) -> str:
         raise AssertionError(f"a dead letter: {reason}")
 
 
@@ -304,14 +287,16 @@ async def test_the_same_message_twice_in_a_batch_is_one_row() -> None:
     archiver = Archiver(source, Recorder("t", "p", "s", "ARCHIVE_TABLE"), Nowhere(), EventRows())
     reply = b"$JS.ACK.s.archive.1.1.1.1764052345123456789.0"
     messages = [delivered(b"a.b", reply, b"{}", b"") for _ in range(2)]
-    archiver.take(messages)
-    await eventually(lambda: archiver.held == 0)
-    assert archiver.received == 2, "a trickle is seen by what came, however soon it is done"
+    archiver.ledger.take(messages)
+    await archiver.start()
+    await eventually(lambda: archiver.ledger.held == 0)
+    await archiver.close()
+    assert archiver.ledger.received == 2, "a trickle is seen by what came, however soon it is done"
     assert [len(keys) for keys in written] == [1]
     assert source.acknowledged == messages
 
 
-def numbered(count: int) -> list[Message]:
+def numbered(count: int) -> list[StreamMessage]:
     reply = b"$JS.ACK.s.archive.1.%d.%d.1764052345123456789.0"
     return [delivered(b"a.b", reply % (number, number), b"{}", b"") for number in range(1, count + 1)]
 
@@ -332,13 +317,16 @@ async def test_all_that_waits_is_sent_and_never_more_at_a_time_than_the_limit() 
     source = Recording()
     archiver = Archiver(source, Counting("t", "p", "s", "ARCHIVE_TABLE"), Nowhere(), EventRows())
     messages = numbered(2_000)
-    archiver.take(messages)
+    archiver.ledger.take(messages)
+    await archiver.start()
+    await asyncio.sleep(0)
     assert len(archiver._sending) == BATCHES_AT_START
-    await eventually(lambda: archiver.held == 0 and not archiver._sending)
+    await eventually(lambda: archiver.ledger.held == 0 and not archiver._sending)
+    await archiver.close()
     assert sorted(source.acknowledged, key=lambda message: message.number) == messages
     assert sizes == [25] * 80
     assert BATCHES_AT_START < most <= BATCHES
-    assert (archiver.held_bytes, archiver.stats.rows, archiver.stats.batches) == (0, 2_000, 80)
+    assert (archiver.ledger.bytes, archiver.stats.rows, archiver.stats.batches) == (0, 2_000, 80)
 
 
 async def test_closing_leaves_no_task_behind() -> None:
@@ -348,8 +336,9 @@ async def test_closing_leaves_no_task_behind() -> None:
 
     archiver = Archiver(Recording(), Stalled("t", "p", "s", "ARCHIVE_TABLE"), Nowhere(), EventRows())
     before = asyncio.all_tasks()
-    archiver.take(numbered(500))
-    await asyncio.sleep(0)
+    archiver.ledger.take(numbered(500))
+    await archiver.start()
+    await eventually(lambda: bool(archiver._sending))
     await archiver.close()
     await asyncio.sleep(0)
     assert asyncio.all_tasks() == before

@@ -12,8 +12,7 @@ from boto3.dynamodb.types import TypeSerializer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.archive.event import Rows, balance_of, event_of, rfc3339
-from service.sources.source import Message
+from service.archive.event import Message, Rows, balance_of, event_of, rfc3339
 from service.writing.rows import Unreadable
 from tests.support.archive import delivered
 

@@ -17,7 +17,7 @@ from service.contracts import devices as contract
 from service.devices.msg_pb2 import Connect, SensorData
 from service.devices.reading import EPOCH_MAX, ReadingRows, entry_id, number
 from service.dynamodb.writer import Key
-from service.sources.source import Message
+from service.sources.jetstream.message import StreamMessage
 from service.writing.rows import Unreadable
 from tests.support.archive import delivered
 
@@ -30,7 +30,7 @@ def reply(sequence: int, stored_ns: int = STORED_S * 1_000_000_000 + 123_456_789
     return b"$JS.ACK.$MQTT_msgs.devices-data.1.%d.7.%d.0" % (sequence, stored_ns)
 
 
-def message(data: bytes, subject: str = "data.d1.room", *, sequence: int = 42) -> Message:
+def message(data: bytes, subject: str = "data.d1.room", *, sequence: int = 42) -> StreamMessage:
     block = b"NATS/1.0\r\nNmqtt-Pub: 1\r\n\r\n"
     return delivered(f"{contract.MQTT_PREFIX}{subject}".encode(), reply(sequence), data, block)
 
@@ -39,14 +39,14 @@ def reading(device: str = "d1", epoch: int = STORED_S - 1, **values: float) -> b
     return SensorData(device=device, epoch=epoch, **values).SerializeToString()
 
 
-def row_of(given: Message, facility: str = "", retention_s: int = 0) -> dict[str, Any]:
+def row_of(given: StreamMessage, facility: str = "", retention_s: int = 0) -> dict[str, Any]:
     item = ReadingRows(facility, retention_s, lambda *_: None).batch()(given)
     row: dict[str, Any] = orjson.loads(item.encoded)
     assert item.key == (row["device"]["S"], row["reading"]["S"])
     return row
 
 
-def key_of(given: Message) -> Key:
+def key_of(given: StreamMessage) -> Key:
     return ReadingRows("", 0, lambda *_: None).key(given)
 
 
@@ -83,7 +83,7 @@ def test_what_is_sent_again_is_the_same_row() -> None:
     ],
     ids=["value", "sensor", "second", "device"],
 )
-def test_another_reading_is_another_row(other: Message) -> None:
+def test_another_reading_is_another_row(other: StreamMessage) -> None:
     assert key_of(other) != key_of(message(reading(temp=1.0)))
 
 
@@ -157,7 +157,7 @@ def test_a_number_has_the_fewest_digits_that_give_the_same_float(value: float) -
         (delivered(b"$MQTT.msgs.data.d1.\xff", reply(1), reading(), b""), "topic is not UTF-8"),
     ],
 )  # fmt: skip
-def test_what_is_no_reading_is_refused_with_the_reason(given: Message, why: str) -> None:
+def test_what_is_no_reading_is_refused_with_the_reason(given: StreamMessage, why: str) -> None:
     seen: list[str] = []
     rows = ReadingRows("", 0, lambda device, *_: seen.append(device))
     with pytest.raises(Unreadable, match=why):

@@ -13,6 +13,7 @@ from service.contracts.stream import STREAM
 from service.queue import sqs_pb2 as pb
 from service.queue.response import RESPONSE_BYTES
 from service.queue.sqs_pb2_grpc import SQSServiceStub
+from service.sources.jetstream.redrive import SetAside
 from tests.service.queue.test_source import reading
 from tests.support.nats.wire import hpub, wire
 from tests.support.queue.sidecar import set_ack_wait, sidecar, store
@@ -103,9 +104,10 @@ async def test_headers_that_no_client_can_send_keep_no_message_from_its_dead_let
             header = f"NATS/1.0\r\n{line}\r\n\r\n".encode(errors="surrogateescape")
             sender.send(hpub(f"{customer.SUBJECT}.1".encode(), header, b"poison"))
         assert await sender.roundtrip()
-    async with reading(world) as source:
+    counts = SetAside()
+    async with reading(world, counts) as source:
         assert await source.receive(100, RESPONSE_BYTES, 30, 1) == []
-        assert (source.dead_letters, source.dead_letters_refused) == (len(lines), 0)
+        assert (counts.kept, counts.refused) == (len(lines), 0)
         assert (await source.backlog()).messages == 0
     async with world.administrator() as admin:
         for number, name in enumerate(lines, 1):

@@ -17,7 +17,7 @@ from service.queue import sqs_pb2 as pb
 from service.queue.server import SQSService
 from service.queue.sqs_pb2_grpc import SQSServiceStub
 from service.sources.jetstream.receipt import Receipts
-from service.sources.source import Result, Source
+from service.sources.source import ReceiptSource, Result
 from tests.service.queue.test_source import reading
 from tests.support.drills.drill import memory_mib
 from tests.support.nats.wire import hpub, wire
@@ -81,7 +81,7 @@ async def test_a_deletion_that_the_queue_confirmed_is_one_though_its_consumer_wa
 
         async def delete_and_look(receipts: list[str]) -> list[Result]:
             results = await delete(receipts)
-            source._consumer.receipts = Receipts(contract.CONSUMER, 1)  # type: ignore[attr-defined]
+            source._consumer.receipts = Receipts(contract.CONSUMER, 1)
             return results
 
         monkeypatch.setattr(source, "delete", delete_and_look)
@@ -95,7 +95,7 @@ async def test_a_deletion_that_the_queue_confirmed_is_one_though_its_consumer_wa
 
 
 @asynccontextmanager
-async def serving(source: Source) -> AsyncIterator[SQSServiceStub]:
+async def serving(source: ReceiptSource[Any]) -> AsyncIterator[SQSServiceStub]:
     server, service = grpc.aio.server(), SQSService(source)
     service.add_to(server)
     port = server.add_insecure_port("127.0.0.1:0")

@@ -17,11 +17,12 @@ from service.contracts.stream import STREAM
 from service.nats.client import NatsClient
 from service.nats.connection import Connection
 from service.queue.response import RESPONSE_BYTES
-from service.queue.role import _source
+from service.queue.role import _stream
 from service.queue.settings import QueueSettings
 from service.runtime.errors import ServiceError
+from service.sources.jetstream.redrive import SetAside
 from service.sources.jetstream.source import JetStream
-from service.sources.source import Done, Result, Source, UnknownReceipt, Unreachable
+from service.sources.source import Done, Result, UnknownReceipt, Unreachable
 from tests.support.network import network
 from tests.support.queue.sidecar import set_ack_wait, store
 from tests.support.world import World, eventually
@@ -32,12 +33,12 @@ def lost(error: ServiceError) -> None:
 
 
 @asynccontextmanager
-async def reading(world: World) -> AsyncIterator[Source]:
+async def reading(world: World, counts: SetAside | None = None) -> AsyncIterator[JetStream]:
     settings = QueueSettings.model_construct(
         queue=f"jetstream:{STREAM}", nats_url=world.nats_url, nats_credentials=SecretStr(world.creds("queue"))
     )
     connection = Connection(settings, name="queue", inbox_prefix=contract.INBOX_PREFIX, on_lost=lost)
-    source = _source(settings, STREAM, connection)
+    source = _stream(settings, STREAM, connection, counts or SetAside())
     await connection.open()
     try:
         for need in source.needs():
@@ -54,10 +55,11 @@ async def test_a_message_that_no_response_can_carry_is_set_aside_and_stands_in_n
 ) -> None:
     monkeypatch.setattr("service.queue.role.RESPONSE_BYTES", 2_000)
     await store(world, b"x" * 3_000, b"good")
-    async with reading(world) as source:
+    counts = SetAside()
+    async with reading(world, counts) as source:
         (message,) = await source.receive(10, 2_000, 30, 5)
         assert message.data == b"good"
-        assert source.dead_letters == 1
+        assert counts.kept == 1
         assert [type(result) for result in await source.delete([source.receipt(message)])] == [Done]
         assert (await source.backlog()).messages == 0
     async with world.administrator() as admin:
@@ -131,12 +133,13 @@ async def test_what_is_asked_for_without_a_connection_is_refused_and_not_done_la
         assert [type(result) for result in await source.delete([source.receipt(message)])] == [Done]
 
 
-@pytest.mark.parametrize("answer", ["acknowledge", "give_back"])
+@pytest.mark.parametrize("answer", ["acknowledge", "give_back", "release"])
 async def test_a_late_answer_takes_no_message_of_a_stream_that_was_made_anew(world: World, answer: str) -> None:
     """Its sequences begin again, and a server knows by them alone what is answered."""
     await store(world, b"old", b"old")
     async with reading(world) as source, world.administrator() as admin:
         old = await source.receive(2, RESPONSE_BYTES, source.visibility_s, 5)
+        receipts = [source.receipt(message) for message in old]
         stream = (await admin.stream_info(STREAM)).config
         consumer = (await admin.consumer_info(STREAM, contract.CONSUMER)).config
         await admin.delete_stream(STREAM)
@@ -146,7 +149,7 @@ async def test_a_late_answer_takes_no_message_of_a_stream_that_was_made_anew(wor
         new = await source.receive(2, RESPONSE_BYTES, source.visibility_s, 5)
         assert [message.data for message in (*old, *new)] == [b"old", b"old", b"new", b"new"]
         assert [message.sequence for message in old] == [message.sequence for message in new]
-        getattr(source, answer)(old)
+        getattr(source, answer)(receipts if answer == "release" else old)
         await source.settle()
         assert (await source.backlog()).messages == 2
         assert await source.receive(2, RESPONSE_BYTES, source.visibility_s, 0) == []
@@ -161,7 +164,6 @@ async def test_deletions_that_others_are_on_their_way_with_share_a_write(
     await store(world, *[b"%d" % number for number in range(64)])
     async with reading(world) as source:
         receipts = [source.receipt(message) for message in await source.receive(64, 2_000_000, 30, 5)]
-        assert isinstance(source, JetStream)
         transport = source._nc._transport
         assert transport is not None
         written = Mock(wraps=transport.writelines)
@@ -183,7 +185,6 @@ async def test_neither_a_lone_deletion_nor_a_change_of_visibility_waits_for_othe
     await store(world, *[b"%d" % number for number in range(4)])
     async with reading(world) as source:
         receipts = [source.receipt(message) for message in await source.receive(4, 2_000_000, 30, 5)]
-        assert isinstance(source, JetStream)
         for receipt in receipts[:2]:
             assert [type(result) for result in await source.delete([receipt])] == [Done]
         source._answers._company = 2
@@ -201,7 +202,6 @@ async def test_a_deletion_that_waits_for_others_when_the_connection_is_lost_is_c
     await store(world, b"one")
     async with reading(world) as source:
         receipts = [source.receipt(message) for message in await source.receive(1, 2_000_000, 30, 5)]
-        assert isinstance(source, JetStream)
         source._answers._company = 2
         deleting = asyncio.create_task(source.delete(receipts))
         answers = source._answers

@@ -16,7 +16,8 @@ from service.contracts.stream import STREAM
 from service.queue.response import RESPONSE_BYTES
 from service.runtime.cancel import cancel
 from service.runtime.errors import ServiceError
-from service.sources.source import Done, Result, Source, UnknownReceipt, Unreachable
+from service.sources.jetstream.source import JetStream
+from service.sources.source import Done, Result, UnknownReceipt, Unreachable
 from tests.service.queue.test_source import reading
 from tests.support.network import network
 from tests.support.queue.sidecar import store
@@ -100,10 +101,10 @@ async def test_what_makes_a_message_visible_is_said_once(world: World, monkeypat
         assert len(said) == 3
 
 
-def lose_the_replies(source: Source, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def lose_the_replies(source: JetStream, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is acknowledged from now on, and is never confirmed."""
     said: list[str] = []
-    nc = source._nc  # type: ignore[attr-defined]
+    nc = source._nc
     post: Callable[..., None] = nc.post
 
     def mute(subject: str, payload: bytes, reply: str = "", headers: bytes = b"") -> None:
@@ -206,13 +207,13 @@ async def test_what_was_looked_at_for_longer_than_its_visibility_is_left_to_othe
     await edit(world, ack_wait=1)
     await store(world, b"one")
     async with reading(world) as source:
-        look = source._consumer._info  # type: ignore[attr-defined]
+        look = source._consumer._info
 
         async def slowly() -> object:
             await asyncio.sleep(1.2)
             return await look()
 
-        monkeypatch.setattr(source._consumer, "_info", slowly)  # type: ignore[attr-defined]
+        monkeypatch.setattr(source._consumer, "_info", slowly)
         assert await source.receive(10, RESPONSE_BYTES, 1, 0) == []
 
 

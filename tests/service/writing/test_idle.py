@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ from service.runtime.errors import ServiceError
 from service.sources.source import Backlog, Unreachable
 from service.writing import idle
 from service.writing.idle import Watch
+from service.writing.ledger import Ledger
 from tests.support.world import eventually
 
 IDLE_S = 0.04
@@ -41,16 +41,8 @@ def nothing_logged_yet() -> Iterator[None]:
     idle._unknown._kinds.clear()
 
 
-@dataclass
-class Done:
-    """Work that is done whenever it is looked at."""
-
-    received: int = 0
-    held: int = 0
-
-
-def watch(source: Any, ends: list[Any], work: Any = None) -> Watch:
-    return Watch(source, work or Done(), IDLE_S, finish=lambda: ends.append("finished"), fail=ends.append)
+def watch(source: Any, ends: list[Any], ledger: Ledger[Any] | None = None) -> Watch:
+    return Watch(source, ledger or Ledger(), IDLE_S, finish=lambda: ends.append("finished"), fail=ends.append)
 
 
 @pytest.mark.parametrize("problem", [Unreachable("away"), KeyError("Attributes"), OSError("reset")])
@@ -78,17 +70,17 @@ async def test_a_source_that_is_gone_ends_the_task() -> None:
 async def test_a_trickle_that_no_look_sees_keeps_the_task() -> None:
     """Each event comes after a look at the backlog, and is archived before the next one."""
     ends: list[Any] = []
-    work = Done()
+    ledger = Ledger[Any]()
 
     class Trickle(Answers):
         flows = True
 
         async def backlog(self) -> Backlog:
-            work.received += self.flows
+            ledger.received += self.flows
             return await super().backlog()
 
     source = Trickle(Backlog(0))
-    running = asyncio.create_task(watch(source, ends, work).run())
+    running = asyncio.create_task(watch(source, ends, ledger).run())
     await eventually(lambda: source.read > 40, what="ten times the idle time")
     assert not running.done()
     source.flows = False

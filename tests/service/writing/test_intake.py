@@ -3,31 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from typing import Any
 
-from service.sources.source import Message, Unreachable
+from service.sources.jetstream.message import StreamMessage
+from service.sources.source import Unreachable
 from service.writing.intake import RECEIVES, Intake
+from service.writing.ledger import Ledger
 from tests.support.archive import delivered
 from tests.support.world import eventually
 
 REPLY = b"$JS.ACK.s.archive.1.1.1.1764052345123456789.0"
 PORTION = (10, 1000)
-
-
-class Room:
-    def __init__(self, messages: int, size: int) -> None:
-        self.left = messages, size
-        self.taken: list[Message] = []
-
-    def take(self, messages: Sequence[Message]) -> None:
-        self.taken += messages
-
-    def room(self) -> tuple[int, int]:
-        return self.left
-
-    def is_empty(self) -> bool:
-        return not self.taken
 
 
 class Asked:
@@ -37,11 +23,11 @@ class Asked:
     visibility_s = 30.0
 
     def __init__(self) -> None:
-        self.open: list[asyncio.Future[list[Message]]] = []
+        self.open: list[asyncio.Future[list[StreamMessage]]] = []
 
-    async def receive(self, limit: int, max_bytes: int, visibility_s: float, wait_s: float) -> list[Message]:
+    async def receive(self, limit: int, max_bytes: int, visibility_s: float, wait_s: float) -> list[StreamMessage]:
         assert (limit, max_bytes) == self.portion
-        answer: asyncio.Future[list[Message]] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[list[StreamMessage]] = asyncio.get_running_loop().create_future()
         self.open.append(answer)
         try:
             return await answer
@@ -54,9 +40,9 @@ class Asked:
                 answer.set_result([])
 
 
-def started(room: Room) -> tuple[Intake, Asked]:
+def started(ledger: Ledger[StreamMessage]) -> tuple[Intake[StreamMessage], Asked]:
     source: Any = Asked()
-    intake = Intake(source, room)
+    intake = Intake(source, ledger)
     intake.start()
     return intake, source
 
@@ -68,43 +54,42 @@ async def turns() -> None:
 
 async def test_as_many_receives_as_there_is_room_for_in_messages_and_in_bytes() -> None:
     for messages, size, receives in ((35, 10_000, 3), (1000, 2_999, 2), (1000, 10_000, RECEIVES)):
-        intake, source = started(Room(messages, size))
+        intake, source = started(Ledger(messages, size))
         await turns()
         assert len(source.open) == receives
         await intake.stop()
 
 
 async def test_a_source_that_learns_its_messages_are_small_is_asked_side_by_side() -> None:
-    room = Room(1000, 1_500)
-    intake, source = started(room)
+    ledger = Ledger[StreamMessage](1000, 1_500)
+    intake, source = started(ledger)
     await turns()
     assert len(source.open) == 1
     source.portion = 10, 300
     source.open[0].set_result([delivered(b"a.b", REPLY, b"{}", b"")])
     await turns()
-    intake.more()  # as after a batch
+    ledger.forget(ledger.messages())  # as after a batch
     await turns()
     assert len(source.open) == RECEIVES
     await intake.stop()
 
 
 async def test_a_message_larger_than_the_room_comes_through_when_nothing_else_is_held() -> None:
-    room = Room(1, 1)
-    intake, source = started(room)
+    ledger = Ledger[StreamMessage](1, 1)
+    intake, source = started(ledger)
     await turns()
     assert len(source.open) == 1
     source.open[0].set_result([delivered(b"a.b", REPLY, b"x" * 900, b"")])
     await turns()
-    assert (len(room.taken), source.open) == (1, [])
-    room.taken.clear()
-    intake.more()
+    assert (ledger.held, source.open) == (1, [])
+    ledger.forget(ledger.messages())
     await turns()
     assert len(source.open) == 1
     await intake.stop()
 
 
 async def test_a_failed_receive_is_not_the_last_one() -> None:
-    intake, source = started(Room(10, 1000))
+    intake, source = started(Ledger(10, 1000))
     await turns()
     source.open[0].set_exception(Unreachable("away"))
     await eventually(lambda: len(source.open) == 1 and not source.open[0].done(), what="another receive")
@@ -114,9 +99,9 @@ async def test_a_failed_receive_is_not_the_last_one() -> None:
 
 
 async def test_what_a_receive_brings_while_stopping_is_taken() -> None:
-    room = Room(10, 1000)
-    intake, source = started(room)
+    ledger = Ledger[StreamMessage](10, 1000)
+    intake, source = started(ledger)
     await turns()
     source.open[0].set_result([delivered(b"a.b", REPLY, b"{}", b"")])
     await intake.stop()
-    assert len(room.taken) == 1
+    assert ledger.held == 1

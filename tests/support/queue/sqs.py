@@ -10,7 +10,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from service.sources.source import Message, Result
+from service.sources.source import Result
+from service.sources.sqs.message import QueueMessage
 from service.sources.sqs.source import Sqs
 from tests.support.dynamodb.faulty import FaultyDynamoDB
 from tests.support.world import eventually
@@ -73,7 +74,9 @@ async def reading(queue: Queue) -> AsyncIterator[Sqs]:
         await source.close()
 
 
-async def receive(source: Sqs, limit: int = 10, visibility_s: float = HIDDEN_S, wait_s: float = 0) -> list[Message]:
+async def receive(
+    source: Sqs, limit: int = 10, visibility_s: float = HIDDEN_S, wait_s: float = 0
+) -> list[QueueMessage]:
     return await source.receive(limit, RESPONSE_BYTES, visibility_s, wait_s)
 
 

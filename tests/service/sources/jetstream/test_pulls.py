@@ -8,8 +8,8 @@ import pytest
 
 from service.nats.client import NatsClient
 from service.nats.parser import RawMessage, Read
+from service.sources.jetstream.message import delivered
 from service.sources.jetstream.pulls import _Slot
-from service.sources.jetstream.wire import make_message
 
 
 def read(messages: Sequence[RawMessage]) -> Read:
@@ -34,7 +34,7 @@ async def test_a_status_that_overtakes_its_messages_ends_a_pull_when_they_have_c
     status: bytes, messages: int
 ) -> None:
     """With replicas a message waits for the other servers, its pull's status does not."""
-    slot = _Slot(NatsClient(lambda _: None, lambda: None), make_message, lambda _: False)
+    slot = _Slot(NatsClient(lambda _: None, lambda: None), lambda _: None, lambda _: False)
     pull = slot.begin(3)
     slot._on_messages(read([(pull.inbox, b"", b"", b"NATS/1.0 " + status + b"\r\n\r\n")]))
     for number in range(1, messages + 1):
@@ -49,20 +49,20 @@ async def test_a_pull_is_given_no_more_than_it_asked_for(monkeypatch: pytest.Mon
     """Of another one, overtaken by a status without a count."""
     given_back: list[str] = []
     monkeypatch.setattr(NatsClient, "post_each", lambda _, handles, payload: given_back.extend(handles))
-    slot = _Slot(NatsClient(lambda _: None, lambda: None), make_message, lambda _: False)
+    slot = _Slot(NatsClient(lambda _: None, lambda: None), lambda _: None, lambda _: False)
     pull = slot.begin(2)
     replies = [b"$JS.ACK.s.c.1.%d.%d.1700000000000000000.0" % (number, number) for number in range(1, 5)]
     slot._on_messages(read([(b"a.b", reply, b"{}", b"") for reply in replies[:3]]))
     slot._on_messages(read([(b"a.b", reply, b"{}", b"") for reply in replies[3:]]))
-    assert [message.sequence for message in pull.messages] == [1, 2]
+    assert [message.sequence for message in delivered(pull.messages, 1, 0)] == [1, 2]
     assert given_back == [reply.decode() for reply in replies[2:]]
 
 
 async def test_what_is_no_delivery_costs_none_of_those_it_comes_with() -> None:
     nc = NatsClient(lambda _: None, lambda: None)
-    slot = _Slot(nc, make_message, lambda _: False)
+    slot = _Slot(nc, lambda _: None, lambda _: False)
     pull = slot.begin(3)
     replies = [b"$JS.ACK.s.c.1.1.1.1700000000000000000.0", b"_INBOX.x", b"$JS.ACK.s.c.1.2.2.1700000000000000000.0"]
     slot._on_messages(read([(b"a.b", reply, b"{}", b"") for reply in replies]))
-    assert [message.sequence for message in pull.messages] == [1, 2]
+    assert [message.sequence for message in delivered(pull.messages, 1, 0)] == [1, 2]
     assert nc.undecodable == 1

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.sources.jetstream.wire import ack_prefix, make_message, parse_headers, position
+from service.sources.jetstream.wire import ack_prefix, parse_headers, position
+from tests.support.archive import delivered
 
 SHORT = "$JS.ACK.customer-balances.archive.3.42.7.1764052345123456789.0"
 LONG = "$JS.ACK.hub.ACCHASH.customer-balances.archive.3.42.7.1764052345123456789.0.random"
@@ -16,7 +17,7 @@ LONG = "$JS.ACK.hub.ACCHASH.customer-balances.archive.3.42.7.1764052345123456789
 def test_the_numbers_are_found_in_either_form(handle: str) -> None:
     assert position(handle) == (3, 42, 7, 1764052345123456789)
     assert ack_prefix(handle) == handle.partition(".3.42.")[0]
-    made = make_message(b"a.b", handle.encode(), b"data", b"NATS/1.0\r\nA: b\r\n\r\n")
+    made = delivered(b"a.b", handle.encode(), b"data", b"NATS/1.0\r\nA: b\r\n\r\n")
     assert (made.handle, made.id, made.sequence, made.number, made.times_received) == (handle, "42", 42, 7, 3)
     assert (made.sent_ns, made.headers, made.data) == (1764052345123456789, (("A", "b"),), b"data")
 
