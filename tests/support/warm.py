@@ -33,7 +33,7 @@ ROLES: Final = ("customer", "archive", "queue", "devices")
 PROGRAMS: Final = frozenset(
     {"benchmark.load.generator", "benchmark.load.raw_generator", "operations.history", "operations.reconcile"}
 )
-PACKAGES: Final = frozenset({"benchmark", "control_plane", "local", "operations.load"})
+PACKAGES: Final = frozenset({"benchmark", "control_plane", "local", "operations.export", "operations.load"})
 READ_AT_IMPORT: Final = (
     "PYTHON",
     "SSL_",
@@ -116,7 +116,10 @@ class _Warm:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._lock = threading.Lock()
         command = [sys.executable, "-m", __spec__.name, str(theirs.fileno()), " " * COMMAND_BYTES]
-        self._process = subprocess.Popen(command, cwd=ROOT, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+        self._process = subprocess.Popen(
+            command, cwd=ROOT, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,  # not pytest's file: a fork's stdout would take itself for one that seeks
+        )  # fmt: skip
         theirs.close()
         self._socket.send(modules.encode())  # no argument: tests look for programs by their command lines
 
@@ -132,7 +135,7 @@ class _Warm:
 
     def end(self) -> None:
         self._socket.close()
-        self._process.wait()
+        self._process.communicate()
 
 
 def _prctl(option: int, value: int) -> None:

@@ -6,6 +6,7 @@ On the real engine, with calls that fail before or after they were executed.
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import uuid
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from local import dynamodb
 from service.customer.ledger import tills as module
 from service.customer.ledger.decide import Adjustment, Client, Entry, State, decide
 from service.customer.ledger.tables import MAX_ENTRIES
+from service.dynamodb import client as dynamodb_client
 from tests.support.adjusting import follows
 from tests.support.tills import Asked, Desk, shaky
 from tests.support.world import World, eventually
@@ -63,6 +65,7 @@ async def ready(world: World, aws: None, monkeypatch: pytest.MonkeyPatch) -> Wor
     await dynamodb.create_adjustments(world.adjustments, world.servers.dynamodb_env)
     monkeypatch.setattr(module, "BACKOFF_S", 0.001)
     monkeypatch.setattr(module, "CONFLICT_S", 0.001)
+    monkeypatch.setattr(dynamodb_client, "endpoint", functools.cache(dynamodb_client.endpoint))  # half of an example
     return world
 
 
