@@ -25,16 +25,28 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 from unittest import mock
 
 ROOT: Final = Path(__file__).parents[2]
 ROLES: Final = ("customer", "archive", "queue", "devices")
-PROGRAMS: Final = frozenset(
-    {"benchmark.load.generator", "benchmark.load.raw_generator", "operations.history", "operations.reconcile"}
+TOGETHER: Final = (
+    ("benchmark.__main__",),
+    ("control_plane.__main__",),
+    ("local.__main__",),
+    ("benchmark.load.generator", "benchmark.load.raw_generator"),
+    (
+        "benchmark.cost.adjust",
+        "benchmark.cost.archive",
+        "benchmark.cost.create",
+        "benchmark.cost.loading",
+        "benchmark.peers.bare_readings",
+    ),
+    ("operations.export.__main__", "operations.history", "operations.load.__main__", "operations.reconcile"),
 )
-PACKAGES: Final = frozenset({"benchmark", "control_plane", "local", "operations.export", "operations.load"})
+"""Modules that one process imports: programs that import nearly the same."""
 READ_AT_IMPORT: Final = (
     "PYTHON",
     "SSL_",
@@ -107,7 +119,7 @@ def _modules(how: Mapping[str, Any], env: Mapping[str, str]) -> str:
     module = command[2]
     if module == "service":
         return f"service.__main__,service.{next((role for role in ROLES if role in command[3:]), ROLES[0])}.role"
-    return module if module in PROGRAMS else f"{module}.__main__" if module in PACKAGES else ""
+    return next((",".join(group) for group in TOGETHER if {module, f"{module}.__main__"} & {*group}), "")
 
 
 class _Warm:
@@ -233,7 +245,7 @@ if __name__ == "__main__":
         gc.freeze()  # else each fork's collections walk what was imported, and copy it page by page
         sys.argv = _serve(requests)
     program = sys.argv[0]
-    for module in (f"{program}.__main__", *({program} & PROGRAMS)):  # it is run, not imported
+    for module in (f"{program}.__main__", *({program} & {*chain(*TOGETHER)})):  # it is run, not imported
         sys.modules.pop(module, None)
     try:
         runpy.run_module(program, run_name="__main__", alter_sys=True)
