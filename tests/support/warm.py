@@ -1,9 +1,9 @@
 """Start the project's programs from a process that has imported them: imports were half of the suite's CPU.
 
 `warm_starts` changes what `subprocess` does for `python -m service` and its like, and for nothing else: the program is
-forked from a process that has imported its modules and has run none of it. It is a child of the caller's as any other,
-with its own environment, streams, folder and session; it dies with its parent. What is started through another program
-(`make up` starts tasks) is started as users start it.
+forked from a process that has imported its modules and read botocore's models, and has run none of it. It is a child of
+the caller's as any other, with its own environment, streams, folder and session; it dies with its parent. What is
+started through another program (`make up` starts tasks) is started as users start it.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def _read_models() -> None:
     """Read the files from which botocore makes a client for DynamoDB: a third of a task's start."""
     if session := sys.modules.get("botocore.session"):
         session.create_loader = functools.cache(session.create_loader)  # type: ignore[attr-defined]
-        loader = session.create_loader(None)  # type: ignore[attr-defined]
+        loader = session.create_loader(None)
         for kind in ("service-2", "endpoint-rule-set-1"):
             loader.load_service_model("dynamodb", kind)
         for name in ("endpoints", "partitions", "sdk-default-configuration"):
@@ -222,7 +222,7 @@ def _be_called(command: Sequence[str]) -> None:
 def _leave(ending: SystemExit) -> None:
     """End as the interpreter does, but do not clear its modules: that copies each page that is shared with the others.
 
-    It was a third of a task's CPU. Where the last output cannot be written, the interpreter says so itself.
+    That was a third of a task's CPU. Where the last output cannot be written, the interpreter says so itself.
     """
     if not isinstance(ending.code, int | None):  # it is printed
         raise ending
