@@ -22,6 +22,7 @@ from service.customer.ledger import tills as module
 from service.customer.ledger.decide import Adjustment, Client, Entry, State, decide
 from service.customer.ledger.tables import MAX_ENTRIES
 from service.dynamodb import client as dynamodb_client
+from service.dynamodb.endpoint import endpoint
 from tests.support.adjusting import follows
 from tests.support.tills import Asked, Desk, shaky
 from tests.support.world import World, eventually
@@ -65,7 +66,7 @@ async def ready(world: World, aws: None, monkeypatch: pytest.MonkeyPatch) -> Wor
     await dynamodb.create_adjustments(world.adjustments, world.servers.dynamodb_env)
     monkeypatch.setattr(module, "BACKOFF_S", 0.001)
     monkeypatch.setattr(module, "CONFLICT_S", 0.001)
-    monkeypatch.setattr(dynamodb_client, "endpoint", functools.cache(dynamodb_client.endpoint))  # half of an example
+    monkeypatch.setattr(dynamodb_client, "endpoint", functools.cache(endpoint))  # to find it is half of an example
     return world
 
 
