@@ -34,10 +34,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep in memory what tests write, where Linux has room for it: a database waits for the disk at each row.
+    """Keep what is compiled, and keep in memory what tests write: a database waits for the disk at each row.
 
-    Drills in full are measured with the disk.
+    Each of pytest-xdist's workers would compile all tests again. Drills in full are measured with the disk, and memory
+    needs a Linux that has room.
     """
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if config.getoption("--drill-full") or not MEMORY.is_dir() or shutil.disk_usage(MEMORY).free < MEMORY_BYTES:
         return
     if not os.statvfs(MEMORY).f_flag & os.ST_NOEXEC:  # some tests make programs
@@ -71,7 +73,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def quick_starts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Spare each program that is started from compiling the sources, and from reading the system's 150 authorities.
+    """Spare each program that is started from reading the system's 150 authorities.
 
     `import aiohttp` alone reads them twice, a tenth of a second; no test talks to a public server.
     """
@@ -83,7 +85,6 @@ def quick_starts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             patch.setenv("TMPDIR", folder)
             patch.setattr(tempfile, "tempdir", folder)
         patch.setenv("SSL_CERT_FILE", str(authority))
-        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
         with warm_starts():
             yield
 

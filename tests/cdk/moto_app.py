@@ -1,11 +1,10 @@
-"""The stack as moto's server can take it: an image by name, and no bootstrap to rely on."""
+"""The stack as moto's server can take it: an image by name, and no bootstrap to rely on.
+
+Only `main` imports the CDK, which starts Node: pytest imports this file in each of its workers.
+"""
 
 from __future__ import annotations
 
-from aws_cdk import App, Environment, LegacyStackSynthesizer
-from aws_cdk import aws_ecs as ecs
-
-from cdk.stack.stack import BalanceStack
 from deploy.sections import QueueSection
 from deploy.settings import Settings
 
@@ -15,6 +14,11 @@ REGION = "eu-west-1"
 
 
 def main() -> None:
+    from aws_cdk import App, Environment, LegacyStackSynthesizer
+    from aws_cdk import aws_ecs as ecs
+
+    from cdk.stack.stack import BalanceStack
+
     app = App(builtin_cloud_formation_validation=False)  # a test of its own tries it
     queue = QueueSection(enabled=True, image=HANDLER, source="sqs", tasks=2, max_deliver=4)
     settings = Settings(region=REGION, initials="MT", dashboard=True, queue=queue)

@@ -6,6 +6,7 @@ On the real engine, with calls that fail before or after they were executed.
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import uuid
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ from local import dynamodb
 from service.customer.ledger import tills as module
 from service.customer.ledger.decide import Adjustment, Client, Entry, State, decide
 from service.customer.ledger.tables import MAX_ENTRIES
+from service.dynamodb import client as dynamodb_client
+from service.dynamodb.endpoint import endpoint
 from tests.support.adjusting import follows
 from tests.support.tills import Asked, Desk, shaky
 from tests.support.world import World, eventually
@@ -64,6 +67,7 @@ async def ready(world: World, aws: None, monkeypatch: pytest.MonkeyPatch) -> Wor
     monkeypatch.setattr(module, "BACKOFF_S", 0.001)
     monkeypatch.setattr(module, "CONFLICT_S", 0.001)
     monkeypatch.setattr(module, "DEADLINE_S", 20)  # on a busy machine too, what each is told is decided by the rows
+    monkeypatch.setattr(dynamodb_client, "endpoint", functools.cache(endpoint))  # to find it is half of an example
     return world
 
 
