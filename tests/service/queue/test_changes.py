@@ -69,7 +69,7 @@ async def test_a_consumer_that_is_deleted_is_told_and_one_made_anew_is_served(wo
         one, two = await received(channel, 2)
         async with world.administrator() as admin:
             config = (await admin.consumer_info(STREAM, contract.CONSUMER)).config
-            waiting = asyncio.ensure_future(received(channel, 1, wait_s=1))
+            waiting = asyncio.ensure_future(received(channel, 1, wait_s=10))
             await admin.delete_consumer(STREAM, contract.CONSUMER)
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await waiting
