@@ -84,7 +84,7 @@ async def test_a_changed_permission_reaches_the_file(
     assert (await program("status"))[0] == 0
 
 
-async def test_a_jwt_that_ends_is_seen_and_made_anew(program: Program) -> None:
+async def test_a_jwt_that_ends_is_seen_and_made_again(program: Program) -> None:
     await program("create")
     user = program.fake.user("client")
     user.expires_s = 3600
@@ -98,7 +98,7 @@ async def test_a_jwt_that_ends_is_seen_and_made_anew(program: Program) -> None:
     assert "exp" not in Creds.parse(program.files.creds("client") or "").claims
 
 
-async def test_a_jwt_that_ended_is_made_anew_where_every_jwt_ends(program: Program) -> None:
+async def test_a_jwt_that_ended_is_made_again_where_every_jwt_ends(program: Program) -> None:
     await program("create")
     account = program.fake.account("POC-TT")
     account.expires_s = -5

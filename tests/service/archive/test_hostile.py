@@ -112,7 +112,7 @@ async def test_a_stream_that_is_purged_meanwhile(archive: ArchiveWorld, proxy: F
     assert archive.sequences() == list(range(1, 2_501))
 
 
-async def test_a_consumer_that_is_made_anew_meanwhile(archive: ArchiveWorld) -> None:
+async def test_a_consumer_that_is_made_again_meanwhile(archive: ArchiveWorld) -> None:
     """It begins with the first message again, and its numbers begin at 1."""
     await archive.publish(100)
     config = (await archive.admin.consumer_info(STREAM, contract.CONSUMER)).config

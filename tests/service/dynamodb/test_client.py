@@ -136,7 +136,7 @@ async def test_a_connection_with_what_is_not_dynamodbs_is_not_used_again(aws: No
         api.close()
 
 
-async def test_an_expired_token_has_the_credentials_read_anew(
+async def test_an_expired_token_has_the_credentials_read_again(
     proxy: FaultyDynamoDB, api: DynamoDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def expired_once(*_: Any) -> web.Response:

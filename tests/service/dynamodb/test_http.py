@@ -382,7 +382,7 @@ async def relay(port: int, wait_s: float, reader: asyncio.StreamReader, writer: 
 
 
 async def test_a_slow_handshake_takes_nothing_from_the_time_for_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A call that gave up both would make the connection anew, for ever."""
+    """A call that gave up both would make the connection again, for ever."""
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)

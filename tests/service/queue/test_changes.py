@@ -63,7 +63,7 @@ async def test_a_receipt_is_good_at_any_sidecar_of_its_queue_and_after_a_restart
         assert await deleted(second, two.messageID, three.messageID) == [OK, OK]
 
 
-async def test_a_consumer_that_is_deleted_is_told_and_one_made_anew_is_served(world: World) -> None:
+async def test_a_consumer_that_is_deleted_is_told_and_one_made_again_is_served(world: World) -> None:
     await store(world, b"one", b"two")
     async with sidecar(world) as (task, channel):
         one, two = await received(channel, 2)
@@ -89,7 +89,7 @@ async def test_a_consumer_that_is_deleted_is_told_and_one_made_anew_is_served(wo
         await eventually(is_ready, what="readiness")
 
 
-async def test_a_stream_made_anew_behind_its_back_is_not_taken_for_the_old_one(world: World) -> None:
+async def test_a_stream_made_again_behind_its_back_is_not_taken_for_the_old_one(world: World) -> None:
     """Its sequences begin at 1 again: an old receipt would delete another message."""
     await store(world, b"one")
     async with sidecar(world) as (_, channel):
@@ -151,10 +151,10 @@ async def test_a_visibility_that_has_ended_is_not_changed_for_another_may_have_t
 
 def test_a_receipt_is_its_consumers_alone() -> None:
     receipt = Receipt(delivered=1, sequence=7, consumer_sequence=9, time_ns=1_700_000_000_000_000_000, deadline_ms=5)
-    ours, made_anew, other = Receipts("queue", 1), Receipts("queue", 2), Receipts("queue2", 1)
+    ours, made_again, other = Receipts("queue", 1), Receipts("queue", 2), Receipts("queue2", 1)
     assert ours.parse(ours.text(receipt)) == receipt
     assert receipt.subject("$JS.ACK.s.queue") == "$JS.ACK.s.queue.1.7.9.1700000000000000000.0"
-    for theirs in (made_anew, other):
+    for theirs in (made_again, other):
         with pytest.raises(UnknownReceipt):
             ours.parse(theirs.text(receipt))
     assert all(part.isdigit() for part in ours.text(receipt).split("-")), "numbers alone"

@@ -72,7 +72,7 @@ async def test_what_a_client_did_not_read_before_it_went_is_received_by_the_next
         assert "Traceback" not in task.child.log.read_text()
 
 
-async def test_a_deletion_that_the_queue_confirmed_is_one_though_its_consumer_was_made_anew_meanwhile(
+async def test_a_deletion_that_the_queue_confirmed_is_one_though_its_consumer_was_made_again_meanwhile(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await store(world, b"one", b"two")

@@ -134,7 +134,7 @@ async def test_what_is_asked_for_without_a_connection_is_refused_and_not_done_la
 
 
 @pytest.mark.parametrize("answer", ["acknowledge", "give_back", "release"])
-async def test_a_late_answer_takes_no_message_of_a_stream_that_was_made_anew(world: World, answer: str) -> None:
+async def test_a_late_answer_takes_no_message_of_a_stream_that_was_made_again(world: World, answer: str) -> None:
     """Its sequences begin again, and a server knows by them alone what is answered."""
     await store(world, b"old", b"old")
     async with reading(world) as source, world.administrator() as admin:

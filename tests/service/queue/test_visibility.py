@@ -30,7 +30,7 @@ async def edit(world: World, **changes: object) -> None:
         await admin.add_consumer(STREAM, config.evolve(**changes))
 
 
-async def make_anew(world: World) -> None:
+async def make_again(world: World) -> None:
     async with world.administrator() as admin:
         config = (await admin.consumer_info(STREAM, contract.CONSUMER)).config
         await admin.delete_consumer(STREAM, contract.CONSUMER)
@@ -239,7 +239,7 @@ async def test_a_receive_that_is_cancelled_while_it_hides_its_messages_gives_the
         assert time.monotonic() - began < 10
 
 
-async def test_receipts_of_a_consumer_that_was_made_anew_meanwhile_delete_nothing(
+async def test_receipts_of_a_consumer_that_was_made_again_meanwhile_delete_nothing(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody told a sidecar that had no pull open."""
@@ -248,7 +248,7 @@ async def test_receipts_of_a_consumer_that_was_made_anew_meanwhile_delete_nothin
     async with reading(world) as source, reading(world) as other:
         (message,) = await source.receive(10, RESPONSE_BYTES, 30, 5)
         old = source.receipt(message)
-        await make_anew(world)
+        await make_again(world)
         assert await kinds(source.delete([old])) == [UnknownReceipt]
         (again,) = await source.receive(10, RESPONSE_BYTES, 30, 5)
         assert await kinds(other.delete([source.receipt(again)])) == [Done]
