@@ -91,7 +91,7 @@ def quick_starts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def botocores_models() -> Iterator[None]:
-    """Are read once for all sessions: each would read them anew, a tenth of a second for a client."""
+    """Are read once for all sessions: each would read them again, a tenth of a second for a client."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(botocore.session, "create_loader", functools.cache(botocore.session.create_loader))
         yield

@@ -2,7 +2,7 @@
 
 cosmic-ray changes one place of a file at a time, in a copy of the project, and runs the tests that mirror the file. A
 change that no test sees is a survivor. Stopped, it goes on where it was; a file that has changed, or whose tests have,
-starts anew. Survivors that are accepted stand in `mutants.toml`, each with the reason.
+starts again. Survivors that are accepted stand in `mutants.toml`, each with the reason.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def test_what_is_meant_when_nothing_is_said_is_the_least() -> None:
     assert User("one", ("a",), ("b",), gateway=True) == ONE, "a token for the gateway is no permission"
 
 
-def test_a_part_adds_what_it_has_and_replaces_what_it_wants_otherwise() -> None:
+def test_a_part_adds_what_it_has_and_replaces_what_it_overrides() -> None:
     consumer = Consumer("b", "c", ack_wait_s=1, max_ack_pending=1)
     part = Part(OTHER, streams=(stream("b", 20), stream("c")), consumers=(consumer,), limits=disk(70))
     more = ACCOUNT.plus([part, Part(User("third", (), ()), limits=disk(7))])

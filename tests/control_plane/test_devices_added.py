@@ -212,7 +212,7 @@ def test_where_devices_connect(url: str, server: str, broker: Broker) -> None:
 
 
 @pytest.mark.parametrize("url", ["a", "tcp://a", "mqtt://", "mqtt://a:x", "mqtt://a/b", "mqtt://a:99999"])
-def test_an_address_that_is_none_is_said(url: str) -> None:
+def test_an_invalid_address_is_reported(url: str) -> None:
     with pytest.raises(UsageError, match="is no address; give one such as"):
         Broker.parse(url, None)
 

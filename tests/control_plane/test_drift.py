@@ -49,7 +49,7 @@ STREAM: dict[str, Any] = {
 BUCKET: dict[str, Any] = {"history": 5, "max_age": 5, "max_value_size": 10, "compression": True, "max_bytes": 7}
 
 
-async def test_drift_is_seen_and_put_right_setting_by_setting(program: Program) -> None:
+async def test_drift_is_seen_and_corrected_setting_by_setting(program: Program) -> None:
     await program("create")
     fake = program.fake
     (stream,), (bucket,) = fake.streams.values(), fake.buckets.values()
@@ -113,7 +113,7 @@ async def test_what_nobody_declared_is_named(program: Program) -> None:
     assert note in (await program("create"))[1].replace("note     ", "note       ")
 
 
-async def test_limits_drift_is_put_right(program: Program) -> None:
+async def test_limits_drift_is_corrected(program: Program) -> None:
     await program("create")
     limits = program.fake.account("POC-TT").settings["limits"]
     limits["conn"], limits["tiered_limits"]["R3"]["disk_storage"] = 1, 5

@@ -133,7 +133,7 @@ async def test_a_plan_touches_nothing(place: Place) -> None:
     assert place.files.creds("service") is None
 
 
-async def test_drift_is_shown_and_put_right(place: Place) -> None:
+async def test_drift_is_shown_and_corrected(place: Place) -> None:
     await place.create()
     account = await place.account()
     drifted = replace(ACCOUNT.limits, connections=7)

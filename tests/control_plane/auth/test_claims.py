@@ -71,7 +71,7 @@ def test_the_claims_of_an_account_as_a_server_reads_them() -> None:
     assert (body["signing_keys"], body["revocations"], body["tags"]) == (["A1"], {"U1": 7}, ["t"])
 
 
-def test_a_jwt_of_any_length_is_decoded_and_what_is_none_is_said() -> None:
+def test_a_jwt_of_any_length_is_decoded_and_any_other_text_is_refused() -> None:
     for length in range(5):
         token = claims.operator_jwt("x" * length, Key.operator(), "A")
         assert claims.decode(token) == decoded(token)

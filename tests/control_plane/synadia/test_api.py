@@ -105,7 +105,7 @@ async def test_ctrl_c_ends_a_wait() -> None:
     ],
     ids=["truncated", "html", "nothing", "a list", "no list", "no objects", "an empty object", "elsewhere", "no path"],
 )
-async def test_an_answer_that_is_none_is_one_line(program: Program, answer: web.Response) -> None:
+async def test_an_invalid_answer_is_one_line(program: Program, answer: web.Response) -> None:
     program.fake.answer_with = [answer]
     code, _, error = await program("status")
     assert code == 1
@@ -127,7 +127,7 @@ async def test_an_empty_object_at_any_call_is_one_line(program: Program, number:
 
 
 @pytest.mark.parametrize("token", ["one\ntwo", "uat_\u00e9", "two words", "", "\x00"])
-async def test_a_token_that_is_none_is_in_no_message(token: str) -> None:
+async def test_an_invalid_token_is_in_no_message(token: str) -> None:
     with pytest.raises(UsageError, match=r"^the personal access token is not one line of plain characters"):
         async with synadia_api.connect(token):
             pass
@@ -191,7 +191,7 @@ async def test_a_slow_answer_is_told(fake: FakeSynadia, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     "address", ["cloud.synadia.com/api", "http://", "ftp://x/api", "http://x:y/api", "http://[::1/api"]
 )
-async def test_an_address_that_is_none_is_not_tried(address: str) -> None:
+async def test_an_invalid_address_is_not_tried(address: str) -> None:
     with pytest.raises(UsageError, match="is not an address; it looks like https://"):
         async with synadia_api.connect(TOKEN, address):
             pass

@@ -116,7 +116,7 @@ async def test_it_is_in_force_when_the_socket_is_there(path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize("mode", ["0999", "rw", "0o600", "01666"])
-def test_a_mode_that_is_none_is_told(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+def test_an_invalid_mode_is_reported(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
     monkeypatch.setenv("QUEUE", "jetstream:s")
     monkeypatch.setenv("QUEUE_SOCKET_MODE", mode)
     with pytest.raises(ServiceError, match="QUEUE_SOCKET_MODE is not valid"):

@@ -1,4 +1,4 @@
-"""Delayed NAKs and the server's expiry timer: each sets it anew, so none is sent in the first 30 ms of each 200 ms."""
+"""Delayed NAKs and the server's expiry timer: each sets it again, so none is sent in the first 30 ms of each 200 ms."""
 
 from __future__ import annotations
 

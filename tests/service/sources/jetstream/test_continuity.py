@@ -69,7 +69,7 @@ def test_repeated_deliveries_before_the_first_poll_count_for_nothing() -> None:
     seen.restart()
     seen.polled(5, 5, 1)
     seen.delivered(6, 8, again=False)
-    assert seen.discarded == 2, "of the consumer that was made anew"
+    assert seen.discarded == 2, "of the consumer that was made again"
 
 
 @given(seed=st.integers(0, 10_000))
