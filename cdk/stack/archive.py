@@ -84,7 +84,9 @@ class Archive(Construct):
         if settings.archive.queue:
             return existing_queue(self, "Messages", settings.archive.queue)
         queue = make_queue(self, "Messages", f"customer-archive-{settings.initials}", kept=KEPT, removal=removal)
-        reason = f"What can be no row goes to the stream {contract.DEAD_STREAM}; anything else is tried again."
+        reason = (
+            f"A message that cannot become a row goes to the stream {contract.DEAD_STREAM}; others are tried again."
+        )
         Validations.of(queue).acknowledge(Acknowledgment(id="AwsSolutions::AwsSolutions-SQS3", reason=reason))
         return queue
 
@@ -153,7 +155,7 @@ class Archive(Construct):
         )  # fmt: skip
         alarms.make(
             self, "ArchiveDeadLetters", own("ArchiveDeadLetters", self.table.table_name, "Maximum"), AT_LEAST, 1, 1,
-            f"A message can be no row, and is in the stream {contract.DEAD_STREAM} with the reason in its headers.",
+            f"A message cannot become a row; it is in the stream {contract.DEAD_STREAM}, the reason in its headers.",
         )  # fmt: skip
         if self.queue:
             alarms.make(

@@ -113,8 +113,8 @@ class Devices(Construct):
         )  # fmt: skip
         alarms.make(
             self, "DevicesDeadLetters", own("DevicesDeadLetters", table, "Maximum"), AT_LEAST, 1, 1,
-            f"A device sent what can be no reading; it is in the stream {contract.DEAD_STREAM} with the reason in its "
-            "headers. Correct the device, then purge the stream.",
+            f"A device sent a message that is no reading; it is in the stream {contract.DEAD_STREAM}, the reason in "
+            "its headers. Correct the device, then purge the stream.",
         )  # fmt: skip
         alarms.make(
             self, "DevicesLettersRefused", own("DevicesDeadLettersRefused", table, "Maximum"), AT_LEAST, 1, 5,

@@ -38,7 +38,7 @@ def families(
     stats = archiver.stats
     yield from totals(
         ("archive_rows", "Rows written.", stats.rows),
-        ("archive_dead_letters", "Messages that can be no row.", stats.dead),
+        ("archive_dead_letters", "Messages that cannot become a row.", stats.dead),
         ("archive_dead_letters_refused", "Times the dead-letter stream took none.", stats.dead_refused),
         (
             "archive_discarded",

@@ -1,4 +1,4 @@
-"""Keep messages that can be no reading, no connect and no will (docs/adr/0014-archive-dead-letters.md)."""
+"""Keep messages that are no reading, connect or will (docs/adr/0014-archive-dead-letters.md)."""
 
 from __future__ import annotations
 

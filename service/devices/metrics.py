@@ -93,7 +93,7 @@ def _of_readings(parts: Parts) -> Iterator[Metric]:
     archiver = parts.archiver
     yield from totals(
         ("devices_readings", "Readings written as rows.", archiver.stats.rows),
-        ("devices_dead_letters", "Messages that can be no reading, connect or will.", parts.dead()),
+        ("devices_dead_letters", "Messages that are no reading, connect or will.", parts.dead()),
         ("devices_dead_letters_refused", "Times the dead-letter stream took none.", parts.dead_refused()),
     )
     errors = {(error,): count for error, count in parts.writer.errors.items()}

@@ -78,7 +78,7 @@ class ReadingRows:
 
 
 def reading_of(message: StreamMessage) -> tuple[str, str, SensorData]:
-    """Return device, sensor and reading of a message. Raise `Unreadable` if it can be no row."""
+    """Return device, sensor and reading of a message. Raise `Unreadable` if it cannot become a row."""
     for what, size in (("a payload", len(message.data)), ("a topic", len(message.subject))):
         if size > contract.READING_BYTES:
             raise Unreadable(f"{what} of {size} bytes, more than {contract.READING_BYTES}")
