@@ -85,7 +85,7 @@ class Archive(Construct):
             return existing_queue(self, "Messages", settings.archive.queue)
         queue = make_queue(self, "Messages", f"customer-archive-{settings.initials}", kept=KEPT, removal=removal)
         reason = (
-            f"A message that cannot become a row goes to the stream {contract.DEAD_STREAM}; others are tried again."
+            f"A message that cannot become a row goes to the stream {contract.DEAD_STREAM}; others are retried."
         )
         Validations.of(queue).acknowledge(Acknowledgment(id="AwsSolutions::AwsSolutions-SQS3", reason=reason))
         return queue
