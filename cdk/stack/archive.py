@@ -84,9 +84,7 @@ class Archive(Construct):
         if settings.archive.queue:
             return existing_queue(self, "Messages", settings.archive.queue)
         queue = make_queue(self, "Messages", f"customer-archive-{settings.initials}", kept=KEPT, removal=removal)
-        reason = (
-            f"A message that cannot become a row goes to the stream {contract.DEAD_STREAM}; others are retried."
-        )
+        reason = f"A message that cannot become a row goes to the stream {contract.DEAD_STREAM}; others are retried."
         Validations.of(queue).acknowledge(Acknowledgment(id="AwsSolutions::AwsSolutions-SQS3", reason=reason))
         return queue
 
