@@ -2,7 +2,7 @@
 
 from typing import Final
 
-__version__ = "1.1.0"
+__version__ = "1.2.0"
 """SemVer of the image and of every service in it, as `$SRV.INFO` reports it."""
 
 HEALTH_PORT: Final = 8080
