@@ -89,7 +89,7 @@ def deploy(
         typer.Option("--replace-secret", help="Put the credentials of this machine into the secret that is there."),
     ] = False,
 ) -> None:
-    """Check, push the secret if there is none, deploy, and wait until all tasks that ECS should run answer."""
+    """Check, push a missing secret, deploy, and wait until all tasks that ECS should run answer."""
 
     def work(settings: Settings) -> None:
         checks.docker(settings)

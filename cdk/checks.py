@@ -190,7 +190,7 @@ def zones(settings: Settings) -> None:
 
 
 def _queue_url(settings: Settings, name: str) -> str:
-    """Return the URL of a queue, or '' if there is none."""
+    """Return the URL of a queue, or '' if it does not exist."""
     try:
         return str(client("sqs", settings).get_queue_url(QueueName=name)["QueueUrl"])
     except ClientError as error:

@@ -85,7 +85,7 @@ async def apply(provider: Provider, planned: Plan) -> AsyncIterator[Step]:
 
 
 async def find(provider: Provider, name: str, *, adopt: bool = False) -> AccountSummary | None:
-    """Return our account of that name, preferring an exact match to one in another case; None if there is none.
+    """Return our account of that name, preferring an exact match to one in another case; None if it does not exist.
 
     Raises `ProvisioningError` if it is the system account, or was created elsewhere and `adopt` is false.
     """

@@ -106,7 +106,7 @@ class Mqtt(asyncio.Protocol):
         return mqtt
 
     async def publish(self, topic: str, payload: bytes, qos: int = 1) -> None:
-        """Publish, and wait for the PUBACK at QoS 1. Raise `ConnectionError` or `TimeoutError` if there is none."""
+        """Publish, and wait for the PUBACK at QoS 1. Raise `ConnectionError` or `TimeoutError` if it does not come."""
         if number := self.send(topic, payload, qos):
             await self._answer(number)
 

@@ -65,7 +65,7 @@ class Api:
         return self._body(await self._send("GET", path))
 
     async def find(self, path: str) -> Answer | None:
-        """Return the object at the path, or None if there is none."""
+        """Return the object at the path, or None if it does not exist."""
         response = await self._send("GET", path, missing_ok=True)
         return self._body(response) if response.is_success else None
 
