@@ -16,7 +16,6 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from control_plane import reconcile, rotation
 from control_plane.cli import report
 from control_plane.cli.command import (
     NATS_URL,
@@ -40,6 +39,7 @@ from control_plane.errors import ProvisioningError, UsageError
 from control_plane.files import Files
 from control_plane.plan import Plan
 from control_plane.provider import Provider
+from control_plane.reconcile import reconcile, rotation
 from control_plane.target import Target, account_files, account_name, ask, open_provider
 
 DIFFERENT: Final = 3

@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from textwrap import indent
 
-from control_plane import reconcile
 from control_plane.cli.recipe import Broker, cfg_toml, publish_line
 from control_plane.devices import Devices, Minted, check_names
 from control_plane.files import write_private
+from control_plane.reconcile import reconcile
 from control_plane.self_hosted import provider as self_hosted
 from control_plane.self_hosted.provider import SelfHosted
 from local.certificate import AUTHORITY

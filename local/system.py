@@ -16,9 +16,10 @@ from typing import Final
 import aiohttp
 from nats.aio.client import Client
 
-from control_plane import reconcile, seed_flag
+from control_plane import seed_flag
 from control_plane.desired import EVERYTHING
 from control_plane.files import Files
+from control_plane.reconcile import reconcile
 from control_plane.self_hosted import provider as self_hosted
 from control_plane.self_hosted.provider import SelfHosted
 from local import certificate

@@ -15,12 +15,13 @@ import typer
 from nats.js.errors import Error as JetStreamError
 from rich.console import Console
 
-from control_plane import aws, reconcile
+from control_plane import aws
 from control_plane.desired import EVERYTHING
 from control_plane.errors import ProvisioningError, UsageError
 from control_plane.files import Files
 from control_plane.parts import BALANCES, PARTS
 from control_plane.provider import AccountSummary, Provider
+from control_plane.reconcile import reconcile
 from control_plane.resources import Part, User
 from control_plane.target import Target, account_files, account_name
 

@@ -9,9 +9,10 @@ from typing import Annotated
 
 import typer
 
-from control_plane import aws, rotation, seed_flag
+from control_plane import aws, seed_flag
 from control_plane.cli.command import NATS_URL, AsJson, asynchronous, console, files_of, found_account, initials_in
 from control_plane.desired import SERVICE
+from control_plane.reconcile import rotation
 from control_plane.target import Target, account_name, open_provider, service_creds
 
 secret_cli = typer.Typer(help="The service's credentials in AWS Secrets Manager.", no_args_is_help=True)

@@ -19,7 +19,7 @@ from control_plane.devices import Devices, Minted, check_names
 from control_plane.errors import ProvisioningError, UsageError
 from control_plane.files import write_private
 from control_plane.provider import Provider
-from control_plane.reconcile import NO_DEVICES
+from control_plane.reconcile.reconcile import NO_DEVICES
 from control_plane.self_hosted.provider import SelfHosted
 from control_plane.target import Target, open_provider, say
 

@@ -18,9 +18,9 @@ from tenacity import wait_none
 from typer.testing import CliRunner
 
 from benchmark.load.mqtt import Mqtt
-from control_plane import reconcile
 from control_plane.__main__ import cli
 from control_plane.files import Files, write_private
+from control_plane.reconcile import reconcile
 from control_plane.self_hosted import changes
 from control_plane.self_hosted import provider as self_hosted
 from control_plane.self_hosted.provider import SelfHosted

@@ -6,10 +6,10 @@ import base64
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-from control_plane import rotation
 from control_plane.auth.creds import Creds
 from control_plane.desired import SERVICE
 from control_plane.files import Files
+from control_plane.reconcile import rotation
 from control_plane.self_hosted.provider import SelfHosted, connected
 from tests.nemesis.nodes import Nodes
 from tests.support.world import World, eventually

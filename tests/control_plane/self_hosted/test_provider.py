@@ -15,13 +15,13 @@ import nats.errors
 import pytest
 from nats.aio.client import Client, RawCredentials
 
-from control_plane import reconcile, rotation
 from control_plane.auth import claims
 from control_plane.auth.claims import Key
 from control_plane.auth.creds import Creds
 from control_plane.desired import ACCOUNT, CLIENT, SERVICE, TAG
 from control_plane.errors import ProvisioningError
 from control_plane.files import Files
+from control_plane.reconcile import reconcile, rotation
 from control_plane.resources import User
 from control_plane.self_hosted import provider as self_hosted
 from control_plane.self_hosted.provider import SelfHosted

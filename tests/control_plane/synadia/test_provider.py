@@ -10,11 +10,11 @@ import pytest
 from aiohttp import web
 from tenacity import wait_none
 
-from control_plane import reconcile
 from control_plane.auth.claims import Key
 from control_plane.desired import ACCOUNT, TAG
 from control_plane.errors import ProvisioningError
 from control_plane.files import Files
+from control_plane.reconcile import reconcile
 from control_plane.synadia import api as synadia_api
 from control_plane.synadia.provider import Synadia
 from control_plane.synadia.system import find_system

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from control_plane import reconcile
 from control_plane.auth import claims
 from control_plane.auth.claims import Key
 from control_plane.desired import ACCOUNT, EVERYTHING
 from control_plane.errors import ProvisioningError
 from control_plane.files import Files
+from control_plane.reconcile import reconcile
 from control_plane.resources import Consumer, Limits, Part, Stream, User
 from control_plane.self_hosted import provider as self_hosted
 from control_plane.settings import differences, user_settings

@@ -9,11 +9,11 @@ from pathlib import Path
 import boto3
 import pytest
 
-from control_plane import reconcile, rotation
 from control_plane.auth.creds import Creds
 from control_plane.desired import ACCOUNT, SERVICE
 from control_plane.errors import ProvisioningError
 from control_plane.files import Files
+from control_plane.reconcile import reconcile, rotation
 from control_plane.self_hosted import provider as self_hosted
 from control_plane.self_hosted.provider import SelfHosted
 from tests.control_plane.conftest import Program

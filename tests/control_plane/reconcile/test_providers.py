@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from control_plane import reconcile, rotation
 from control_plane.auth.creds import Creds, creds_differences
 from control_plane.desired import ACCOUNT, CLIENT
 from control_plane.errors import ProvisioningError
 from control_plane.files import Files
 from control_plane.provider import Provider
+from control_plane.reconcile import reconcile, rotation
 from control_plane.resources import MIB, Account
 from control_plane.self_hosted import provider as self_hosted
 from control_plane.self_hosted.provider import SelfHosted

@@ -8,12 +8,12 @@ from functools import partial
 from typing import Any, Final
 
 from control_plane import settings
-from control_plane.credentials import credential_steps
 from control_plane.errors import ProvisioningError, UsageError
 from control_plane.files import Files
 from control_plane.parts import ARCHIVE, BACKLOG_BYTES, BALANCES, CONNECTED_DEVICES, DEVICES, PARTS, for_devices
 from control_plane.plan import Do, Plan, Step, nothing
 from control_plane.provider import AccountSummary, Actual, Provider
+from control_plane.reconcile.credentials import credential_steps
 from control_plane.resources import Account, User
 from control_plane.settings import ObjectSettings, differences, limits_differences
 from service.contracts.devices import MQTT_STREAM

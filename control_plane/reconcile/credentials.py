@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 
-from control_plane import aws, rotation
+from control_plane import aws
 from control_plane.auth.creds import Creds, Identity, creds_differences
 from control_plane.desired import SERVICE
 from control_plane.errors import ProvisioningError
 from control_plane.files import FORMER_TOKEN, Files
 from control_plane.plan import Step
 from control_plane.provider import AccountSummary, Actual, Provider
+from control_plane.reconcile import rotation
+from control_plane.reconcile.rotation import token_owner
 from control_plane.resources import Account, User
-from control_plane.rotation import token_owner
 from control_plane.settings import Difference
 
 

@@ -1,0 +1,1 @@
+"""Plan and apply what brings an account to its desired state, and rotate its credentials."""
