@@ -16,7 +16,6 @@ from typing import Final
 
 from rich.console import Console
 
-from benchmark.cost import adjusting
 from benchmark.cost import archive as archive_cost
 from benchmark.cost import create as create_cost
 from benchmark.cost import devices as devices_cost
@@ -26,7 +25,8 @@ from benchmark.cost.adjust import IN_FLIGHT
 from benchmark.cost.archive import Archived
 from benchmark.cost.devices import DevicesCost
 from benchmark.cost.figures import BUSY, PEER, SERVICE, VARIANTS, Round, Sample, cost_rows, requirements, scale_row
-from benchmark.cost.programs import DEVICES, EVENTS, PROGRAMS, READINGS, TABLE, Bench, Program
+from benchmark.cost.programs import adjusting
+from benchmark.cost.programs.programs import DEVICES, EVENTS, PROGRAMS, READINGS, TABLE, Bench, Program
 from benchmark.cost.rounds import memory_after, memory_mib
 from benchmark.load.endpoints import CREATE
 from benchmark.load.job import ENDLESS, Closed

@@ -1,7 +1,8 @@
 """A DynamoDB that takes a fixed time per call and accepts every row.
 
-`python -m benchmark.cost.slow_dynamodb PORT MS PARTITION-KEY SORT-KEY`. A real engine would be the bottleneck; this one
-costs next to nothing. It supports only the calls that are measured, and stores nothing; every client has 100 points.
+`python -m benchmark.cost.programs.slow_dynamodb PORT MS PARTITION-KEY SORT-KEY`. A real engine would be the bottleneck;
+this one costs next to nothing. It supports only the calls that are measured, and stores nothing; every client has 100
+points.
 """
 
 from __future__ import annotations

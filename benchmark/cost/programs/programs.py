@@ -187,7 +187,7 @@ class Bench:
     @asynccontextmanager
     async def slow_dynamodb(self, delay_ms: float, keys: tuple[str, str]) -> AsyncIterator[dict[str, str]]:
         port = claim_port(0, "")
-        command = [sys.executable, "-m", "benchmark.cost.slow_dynamodb", str(port), str(delay_ms), *keys]
+        command = [sys.executable, "-m", "benchmark.cost.programs.slow_dynamodb", str(port), str(delay_ms), *keys]
         async with running("slow DynamoDB", command, self._folder / "logs" / "slow.log") as child:
             await child.until(lambda: accepts(port))
             yield environment(port)

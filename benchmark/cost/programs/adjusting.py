@@ -19,7 +19,7 @@ from benchmark.cost.adjust import AdjustCost, Latency, Measure, Measures
 from benchmark.cost.bare_loop import Writes
 from benchmark.cost.create import CONCURRENCY
 from benchmark.cost.figures import SERVICE
-from benchmark.cost.programs import ADJUSTMENTS, TABLE, Bench, Program
+from benchmark.cost.programs.programs import ADJUSTMENTS, TABLE, Bench, Program
 from benchmark.load.endpoints import ADJUST, CREATE
 from benchmark.load.job import ENDLESS, Closed, Loop, Open
 from control_plane.desired import REGISTRAR, TELLER

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from benchmark.cost.programs import Bench
+from benchmark.cost.programs.programs import Bench
 
 
 def test_an_interrupted_bench_ends_between_two_measurements(tmp_path: Path) -> None:

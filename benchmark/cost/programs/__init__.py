@@ -1,0 +1,1 @@
+"""Run what `cost` measures: the programs, and the servers that they need."""
