@@ -15,7 +15,7 @@ from service.contracts.cloudwatch import METRICS_DIMENSION, METRICS_NAMESPACE
 from service.customer import backlog
 from service.customer.metrics import UNITS
 from service.devices import figures as devices_figures
-from service.runtime.emf import Emitter, Figures
+from service.runtime.telemetry.emf import Emitter, Figures
 
 CUSTOMER: Final = "customer"
 GB: Final = 1e9

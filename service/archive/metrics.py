@@ -14,8 +14,8 @@ from service.contracts import archive as contract
 from service.dynamodb.writer import Writer
 from service.nats.client import NatsClient
 from service.nats.srv import Discovery
-from service.runtime.emf import Figure
-from service.runtime.metrics import counters, gauges, totals
+from service.runtime.telemetry.emf import Figure
+from service.runtime.telemetry.metrics import counters, gauges, totals
 from service.sources.jetstream.continuity import Continuity
 from service.writing.archiver import Archiver
 from service.writing.idle import Watch

@@ -21,9 +21,9 @@ from service.dynamodb.writer import Writer
 from service.nats.connection import Connection, confirm
 from service.runtime.background import background
 from service.runtime.cancel import cancel
-from service.runtime.emf import Figures
 from service.runtime.process import Stop
 from service.runtime.role import Need
+from service.runtime.telemetry.emf import Figures
 from service.sources.jetstream.consumer import Reader
 from service.sources.jetstream.continuity import Continuity
 from service.sources.jetstream.dead_letters import DeadLetterStream

@@ -17,9 +17,9 @@ from service.contracts.customer import FIGURES
 from service.contracts.stream import ARCHIVE_CONSUMER, QUEUE_CONSUMER, QUEUE_DEAD_STREAM, STREAM
 from service.nats import permissions
 from service.nats.client import NatsClient
-from service.runtime.emf import Figure
 from service.runtime.logs import Repeated
 from service.runtime.role import Skipped
+from service.runtime.telemetry.emf import Figure
 
 log: Final = structlog.get_logger("service.backlog")
 _unreadable: Final = Repeated(log, "a consumer's backlog is not readable")

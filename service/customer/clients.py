@@ -8,7 +8,7 @@ from functools import partial
 from service.customer.store.lookup import BatchLoader
 from service.dynamodb.table import Outcome, Table
 from service.requests.burst import Burst
-from service.runtime.tracing import NoTracing, Tracing
+from service.runtime.telemetry.tracing import NoTracing, Tracing
 
 Answer = Callable[[Burst, Sequence[str], Mapping[str, Outcome]], None]
 """Answer requests, given the client id that each asked for, and outcomes that include theirs."""

@@ -18,8 +18,8 @@ from service.nats.client import NatsClient
 from service.requests.burst import OK
 from service.requests.errors import ERRORS, InsufficientBalance
 from service.requests.micro import LATENCY_BUCKETS, OUTCOMES, ConcurrentService
-from service.runtime.emf import Figure
-from service.runtime.metrics import counters, gauges, histograms, quantile, totals
+from service.runtime.telemetry.emf import Figure
+from service.runtime.telemetry.metrics import counters, gauges, histograms, quantile, totals
 
 UNITS: Final = {
     "Requests": "Count",

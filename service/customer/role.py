@@ -40,12 +40,12 @@ from service.nats.fit import NS
 from service.requests.micro import ConcurrentService, Endpoint
 from service.runtime.background import background
 from service.runtime.cancel import cancel
-from service.runtime.emf import Figures
 from service.runtime.errors import ServiceError
 from service.runtime.logs import writes_json
 from service.runtime.process import CLOSE_S, Stop
 from service.runtime.role import Need, Skipped
-from service.runtime.tracing import tracing
+from service.runtime.telemetry.emf import Figures
+from service.runtime.telemetry.tracing import tracing
 
 log: Final = structlog.get_logger("service.customer")
 

@@ -20,9 +20,9 @@ from service.dynamodb.writer import Writer
 from service.nats.client import NatsClient
 from service.requests.errors import Unavailable
 from service.requests.micro import OUTCOMES, ConcurrentService
-from service.runtime.emf import INTERVAL_S, Figure
 from service.runtime.logs import Repeated
-from service.runtime.metrics import counters, gauges, histograms, totals
+from service.runtime.telemetry.emf import INTERVAL_S, Figure
+from service.runtime.telemetry.metrics import counters, gauges, histograms, totals
 from service.writing.archiver import Archiver
 from service.writing.idle import Watch
 

@@ -32,10 +32,10 @@ from service.nats.connection import Connection, confirm
 from service.requests.micro import ConcurrentService
 from service.runtime.background import background
 from service.runtime.cancel import cancel
-from service.runtime.emf import Figures
 from service.runtime.process import CLOSE_S, Stop
 from service.runtime.role import Need
-from service.runtime.tracing import tracing
+from service.runtime.telemetry.emf import Figures
+from service.runtime.telemetry.tracing import tracing
 from service.sources.jetstream.consumer import Reader
 from service.sources.jetstream.source import JetStream
 from service.writing.archiver import Archiver

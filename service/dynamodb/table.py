@@ -27,7 +27,7 @@ from service.dynamodb.errors import (
 )
 from service.dynamodb.explain import explain
 from service.runtime.errors import ServiceError
-from service.runtime.metrics import Histogram
+from service.runtime.telemetry.metrics import Histogram
 
 DEADLINE_S: Final = 1.9
 """Seconds from a batch's first call to its last answer: with the batch's forming, a requester waits 2 s at most."""

@@ -17,9 +17,9 @@ from service.nats.connection import Connection
 from service.queue.response import RESPONSE_BYTES
 from service.queue.server import SQSService
 from service.queue.settings import QueueSettings
-from service.runtime.metrics import gauges, totals
 from service.runtime.process import Stop
 from service.runtime.role import Need
+from service.runtime.telemetry.metrics import gauges, totals
 from service.sources.jetstream.consumer import Reader
 from service.sources.jetstream.dead_letters import DeadLetterStream
 from service.sources.jetstream.redrive import Redrive, SetAside

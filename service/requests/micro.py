@@ -28,8 +28,8 @@ from service.nats.srv import Discovery, are_inboxes, is_inbox
 from service.requests.burst import OK, REPLY_LOST, Burst
 from service.requests.credit import Credit
 from service.requests.errors import ERRORS, BadRequest, NotFound
-from service.runtime.metrics import Histogram
-from service.runtime.tracing import NoTracing, Tracing
+from service.runtime.telemetry.metrics import Histogram
+from service.runtime.telemetry.tracing import NoTracing, Tracing
 
 log: Final = structlog.get_logger("service.micro")
 

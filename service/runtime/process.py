@@ -14,12 +14,12 @@ import structlog
 
 from service.runtime.background import background
 from service.runtime.cancel import cancel
-from service.runtime.emf import Emitter
 from service.runtime.errors import ServiceError
 from service.runtime.health import serve_health
 from service.runtime.logs import writes_json
 from service.runtime.role import Role, Skipped
 from service.runtime.settings import Settings
+from service.runtime.telemetry.emf import Emitter
 
 log: Final = structlog.get_logger("service.process")
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from prometheus_client.core import Metric
 
-from service.runtime.emf import Figures
+from service.runtime.telemetry.emf import Figures
 
 
 class Skipped(Exception):

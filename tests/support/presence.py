@@ -19,7 +19,7 @@ from service.nats.client import NatsClient
 from service.nats.connection import roundtrip
 from service.requests.errors import Unavailable
 from service.requests.micro import ConcurrentService, Endpoint
-from service.runtime.tracing import NoTracing
+from service.runtime.telemetry.tracing import NoTracing
 from tests.support.nats.plain import plain_server
 
 

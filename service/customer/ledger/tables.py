@@ -30,8 +30,8 @@ from service.dynamodb.explain import explain
 from service.dynamodb.table import BATCH_BUCKETS, CALL_BUCKETS, CALL_TIMEOUT_S, DEADLINE_S, Row
 from service.requests.errors import InternalError
 from service.runtime.errors import ServiceError
-from service.runtime.metrics import Histogram
-from service.runtime.tracing import NoTracing, Tracing
+from service.runtime.telemetry.metrics import Histogram
+from service.runtime.telemetry.tracing import NoTracing, Tracing
 
 log: Final = structlog.get_logger("service.customer")
 

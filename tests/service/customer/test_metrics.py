@@ -14,7 +14,7 @@ from service.customer.metrics import Minute
 from service.dynamodb.table import Table
 from service.nats.client import NatsClient
 from service.requests.micro import ConcurrentService
-from service.runtime.tracing import NoTracing
+from service.runtime.telemetry.tracing import NoTracing
 from tests.support.dynamodb.faulty import FaultyDynamoDB, refusal, stall
 from tests.support.world import World, metric, statistics
 

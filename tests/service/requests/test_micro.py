@@ -18,7 +18,7 @@ from service.nats.connection import roundtrip
 from service.requests.burst import Burst
 from service.requests.errors import BadRequest
 from service.requests.micro import ConcurrentService, Endpoint
-from service.runtime.tracing import NoTracing
+from service.runtime.telemetry.tracing import NoTracing
 from tests.support.nats.wire import pub, wire
 from tests.support.world import World, eventually, statistics
 

@@ -20,7 +20,7 @@ from service.customer.events.events import Events
 from service.nats.client import NatsClient
 from service.requests.burst import REPLY_LOST, Burst
 from service.requests.errors import BadRequest
-from service.runtime.tracing import NoTracing
+from service.runtime.telemetry.tracing import NoTracing
 from tests.support.dynamodb.table import open_table
 from tests.support.world import World, eventually
 

@@ -20,7 +20,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceState
 
 from local.process import claim_port
 from service.nats.connection import roundtrip
-from service.runtime.tracing import Tracing
+from service.runtime.telemetry.tracing import Tracing
 from tests.support.world import World, complaint, eventually, stop
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"

@@ -13,9 +13,9 @@ import pytest
 from service.customer import backlog
 from service.customer.metrics import UNITS
 from service.requests.micro import LATENCY_BUCKETS
-from service.runtime import emf
 from service.runtime.cancel import cancel
-from service.runtime.metrics import quantile
+from service.runtime.telemetry import emf
+from service.runtime.telemetry.metrics import quantile
 from tests.support.world import World, eventually
 
 
