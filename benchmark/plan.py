@@ -29,7 +29,7 @@ from benchmark.target import TOKEN_VARIABLE, gateway_target, nats_target
 from control_plane.aws import configured_region
 from control_plane.desired import CLIENT, GATEWAY, REGISTRAR, TELLER
 from control_plane.resources import User
-from local.dynamodb import environment, rows, scan
+from local.servers.dynamodb import environment, rows, scan
 from local.system import TABLE, Ports
 from service.contracts.customer import BALANCE_ATTRIBUTE, KEY_ATTRIBUTE, Attributes
 

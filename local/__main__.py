@@ -19,9 +19,9 @@ from control_plane.errors import ProvisioningError
 from local import device
 from local.keeper import keep
 from local.next_steps import next_steps
-from local.ports import check_free
 from local.process import LocalError, kill_children
 from local.roles import devices_role, sidecar, stream_env
+from local.servers.ports import check_free
 from local.state import DEFAULT, State
 from local.system import (
     ADJUSTMENTS,

@@ -17,8 +17,8 @@ from control_plane.files import write_private
 from control_plane.reconcile import reconcile
 from control_plane.self_hosted import provider as self_hosted
 from control_plane.self_hosted.provider import SelfHosted
-from local.certificate import AUTHORITY
 from local.process import LocalError
+from local.servers.certificate import AUTHORITY
 from local.state import State
 from local.system import ACCOUNT_NAME, System
 

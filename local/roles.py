@@ -7,8 +7,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Final
 
-from local.dynamodb import create_table
 from local.process import claim_port
+from local.servers.dynamodb import create_table
 from local.system import System, Task, ready, service_env, service_task
 from service.contracts import devices, queue
 

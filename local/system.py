@@ -22,14 +22,14 @@ from control_plane.files import Files
 from control_plane.reconcile import reconcile
 from control_plane.self_hosted import provider as self_hosted
 from control_plane.self_hosted.provider import SelfHosted
-from local import certificate
 from local.cpu import cpu_bound
-from local.dynamodb import create_adjustments, create_table, dynamodb, environment
-from local.engine import engine as chosen_engine
-from local.engine import has_engine
 from local.gateway.server import gateway
-from local.nats_server import Mqtt, nats_server
 from local.process import Child, LocalError, claim_port, running
+from local.servers import certificate
+from local.servers.dynamodb import create_adjustments, create_table, dynamodb, environment
+from local.servers.engine import engine as chosen_engine
+from local.servers.engine import has_engine
+from local.servers.nats_server import Mqtt, nats_server
 from local.state import State
 from service import HEALTH_PORT
 

@@ -16,7 +16,7 @@ import pytest
 import trustme
 from _pytest.nodeid import coerce_node_id
 
-from local.moto import moto as run_moto
+from local.servers.moto import moto as run_moto
 from tests.support.archive import ArchiveWorld, make_archive
 from tests.support.devices.world import DevicesWorld, make_devices
 from tests.support.drills.drill import Drill, drill_table

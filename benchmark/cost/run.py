@@ -33,7 +33,7 @@ from benchmark.load.job import ENDLESS, Closed
 from benchmark.report import result as results
 from benchmark.report.result import CostResult, Machine, ScaleRow
 from control_plane.desired import REGISTRAR
-from local.dynamodb import create_table
+from local.servers.dynamodb import create_table
 from service.contracts import archive as contract
 from service.contracts import devices as devices_contract
 

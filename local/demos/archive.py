@@ -14,10 +14,10 @@ from rich.console import Console
 
 from deploy.sections import ArchiveSection, ScalingStep
 from local.demos.demo import Demo, demonstration, sqs
-from local.dynamodb import client, create_table, items
-from local.moto import moto
 from local.process import LocalError
 from local.scaling.supervisor import KEYS, TABLE, Supervisor, section, stream_backlog
+from local.servers.dynamodb import client, create_table, items
+from local.servers.moto import moto
 from local.system import Say, System, service_env
 from service.contracts import archive as contract
 from service.contracts.stream import EVENT_PREFIX

@@ -19,9 +19,9 @@ from rich.table import Table
 from control_plane.desired import GATEWAY, REGISTRAR, TELLER
 from control_plane.self_hosted import provider as self_hosted
 from local.demos.demo import Demo, demonstration
-from local.dynamodb import rows
-from local.engine import has_engine
 from local.load import ask_all, request_for
+from local.servers.dynamodb import rows
+from local.servers.engine import has_engine
 from local.system import TABLE, System
 from service.contracts import customer as contract
 from service.contracts.stream import STREAM

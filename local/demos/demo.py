@@ -12,8 +12,8 @@ import boto3
 from rich.console import Console
 from rich.markup import escape
 
-from local.dynamodb import REGION
 from local.process import LocalError
+from local.servers.dynamodb import REGION
 from local.system import Listener, Ports, System, local_system
 
 ANY_PORT: Final = Ports(nats=0, dynamodb=0, gateway=0, health=0)

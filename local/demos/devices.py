@@ -20,10 +20,10 @@ from local.demos.demo import Demo, demonstration
 from local.demos.simulated import Device, stopped_at_the_end
 from local.demos.webhook import Webhook, webhook
 from local.device import add
-from local.dynamodb import client, items
-from local.nats_server import nats_server
 from local.process import claim_port
 from local.roles import READINGS_TABLE, devices_role
+from local.servers.dynamodb import client, items
+from local.servers.nats_server import nats_server
 from local.system import Listener, System, Task
 from service.contracts import devices as contract
 from service.devices.query.query_pb2 import Range

@@ -13,9 +13,9 @@ import grpc
 from rich.console import Console
 
 from local.demos.demo import Demo, demonstration, sqs
-from local.moto import moto
 from local.process import running
 from local.roles import sidecar, stream_env
+from local.servers.moto import moto
 from local.system import System
 from service.contracts import queue as contract
 from service.contracts.stream import EVENT_PREFIX, STREAM

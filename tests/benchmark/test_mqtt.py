@@ -13,8 +13,8 @@ import trustme
 from nats.aio.client import Client
 
 from benchmark.load.mqtt import Mqtt, Refused, Will, _packet, _packets
-from local.nats_server import binary
 from local.process import accepts, claim_port, running
+from local.servers.nats_server import binary
 from service.nats.connection import roundtrip
 from tests.support.world import eventually
 

@@ -23,10 +23,10 @@ from nats.aio.client import Client
 
 from control_plane.self_hosted import provider as self_hosted
 from local.demos.archive import _env as archive_env
-from local.dynamodb import create_table
 from local.process import claim_port, running
 from local.roles import sidecar, stream_env
 from local.scaling.supervisor import KEYS, TABLE, Supervisor, section, stream_backlog
+from local.servers.dynamodb import create_table
 from local.system import Ports, System, local_system, ready, service_env, service_task
 from service.contracts import archive as contract
 from service.queue import sqs_pb2 as pb

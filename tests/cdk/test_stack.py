@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from local import dynamodb
 from local.process import ROOT
+from local.servers import dynamodb
 from service.contracts.cloudwatch import METRICS_NAMESPACE
 from service.customer.metrics import UNITS
 from service.requests.errors import ERRORS

@@ -21,8 +21,8 @@ from deploy import scaling_rules
 from deploy.file import read
 from deploy.sections import ArchiveSection
 from deploy.settings import Settings
-from local.nats_server import binary
 from local.process import accepts, claim_port, running
+from local.servers.nats_server import binary
 from operations import operator
 from service.contracts import archive as contract
 from tests.support.kustomize import FOLDER, Resource, environment, of_kind, overlay, pods, roles

@@ -16,8 +16,8 @@ import trustme
 from typer.testing import CliRunner
 
 from control_plane.auth.claims import Key
-from local.nats_server import binary
 from local.process import ROOT, Child, claim_port, running
+from local.servers.nats_server import binary
 from operations import operator
 
 FOLDER = ROOT / "deploy" / "nats"

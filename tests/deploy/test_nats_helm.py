@@ -17,7 +17,7 @@ import pytest
 import trustme
 import yaml
 
-from local.nats_server import binary
+from local.servers.nats_server import binary
 from operations import operator
 from tests.deploy.test_nats import CONFIG, FOLDER
 

@@ -16,7 +16,7 @@ from aiohttp import web
 from nats.js.errors import APIError
 
 from control_plane.desired import ADMINISTRATOR
-from local import dynamodb
+from local.servers import dynamodb
 from local.system import Task
 from service.contracts import archive as contract
 from service.contracts.stream import EVENT_PREFIX, STREAM

@@ -16,7 +16,7 @@ import pytest
 from aiohttp import web
 from botocore.exceptions import ClientError
 
-from local import dynamodb
+from local.servers import dynamodb
 from local.system import Task, ready
 from operations.reconcile import reconcile
 from service.contracts.stream import ADJUSTED_PREFIX, STREAM

@@ -13,9 +13,9 @@ from nats.js.errors import APIError
 
 from control_plane.desired import EVERYTHING
 from control_plane.errors import ProvisioningError
-from local import dynamodb
 from local.process import claim_port
 from local.scaling.supervisor import KEYS
+from local.servers import dynamodb
 from local.system import Task, ready, service_env, service_task
 from service.nats.connection import Connection
 from service.nats.settings import NatsSettings

@@ -14,7 +14,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.errors import NotFoundError
 
-from local import dynamodb
+from local.servers import dynamodb
 from local.system import Task
 from service.contracts import customer as contract
 from service.contracts.stream import EVENT_PREFIX, STREAM

@@ -15,8 +15,8 @@ import nats.errors
 import orjson
 import pytest
 
-from local import dynamodb
 from local.process import running
+from local.servers import dynamodb
 from service.contracts import customer as contract
 from service.contracts.stream import STREAM
 from tests.support.dynamodb.faulty import Call, FaultyDynamoDB, refusal, stall

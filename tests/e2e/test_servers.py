@@ -13,8 +13,8 @@ import trustme
 from nats.aio.client import Client
 
 from control_plane.desired import ACCOUNT
-from local.nats_server import binary
 from local.process import accepts, claim_port, running
+from local.servers.nats_server import binary
 from local.system import ready, service_env, service_task
 from tests.support.nats.declared import ensure
 from tests.support.world import World, complaint

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from local import certificate
 from local.process import LocalError
+from local.servers import certificate
 
 
 async def handshake(server: Path, authority: Path, name: str) -> None:

@@ -75,7 +75,7 @@ async def test_the_demo_passes_on_motos_server_where_npm_has_no_engine(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("platform.machine", lambda: "riscv64")
-    monkeypatch.setattr("local.engine._docker_has_image", lambda: False)
+    monkeypatch.setattr("local.servers.engine._docker_has_image", lambda: False)
     output = StringIO()
     await demo.run(Console(file=output, width=200))
     assert "rates and latencies then mean nothing" in output.getvalue()

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from local import engine as module
-from local.dynamodb import create_table, dynamodb, environment
-from local.engine import IMAGE, engine
 from local.process import LocalError, claim_port
+from local.servers import engine as module
+from local.servers.dynamodb import create_table, dynamodb, environment
+from local.servers.engine import IMAGE, engine
 
 DOCKER = """\
 case "$1" in
@@ -25,7 +25,7 @@ case "$1" in
 with socket.create_server(("127.0.0.1", int(sys.argv[1]))) as proxy:
     for _ in range(3):
         proxy.accept()[0].close()' $port
-    exec {python} -m local.moto_server $port ;;
+    exec {python} -m local.servers.moto_server $port ;;
 esac
 """
 """Its proxy accepts connections before the engine does."""
@@ -89,4 +89,4 @@ def test_motos_where_docker_does_not_answer(tmp_path: Path, monkeypatch: pytest.
         (tmp_path / "docker").unlink()
     chosen = engine()
     assert "Docker does not run one: it is moto's server" in chosen.instead
-    assert "local.moto_server" in chosen.command(tmp_path, 8000)
+    assert "local.servers.moto_server" in chosen.command(tmp_path, 8000)

@@ -17,7 +17,7 @@ from botocore.exceptions import ClientError
 from nats.js.errors import APIError
 
 from control_plane.errors import ProvisioningError
-from local import dynamodb
+from local.servers import dynamodb
 from service.contracts import queue
 from service.contracts.stream import STREAM
 from service.runtime.cancel import cancel

@@ -15,8 +15,8 @@ import nats.errors
 from control_plane.auth.claims import Key
 from control_plane.errors import ProvisioningError
 from control_plane.self_hosted.provider import connected
-from local.nats_server import Mqtt, Node, nats_server
 from local.process import Child, claim_port
+from local.servers.nats_server import Mqtt, Node, nats_server
 from tests.support.network import Network, network
 from tests.support.own_servers import provisioned
 from tests.support.world import Servers, World

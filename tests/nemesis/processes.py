@@ -13,8 +13,8 @@ from pathlib import Path
 import aiohttp
 import psutil
 
-from local import dynamodb
 from local.process import claim_port
+from local.servers import dynamodb
 from local.system import Task, service_task
 from service.contracts import archive, queue
 from service.contracts.stream import STREAM

@@ -10,7 +10,7 @@ from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig
 from nats.js.errors import APIError
 
-from local import dynamodb
+from local.servers import dynamodb
 from service.contracts import archive
 from service.contracts.stream import STREAM
 from service.nats.jetstream import backlog

@@ -11,8 +11,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from local import dynamodb
 from local.process import ROOT
+from local.servers import dynamodb
 from tests.support.world import World, one_authority
 
 HEADER = "client_id,balance,name,created_at"

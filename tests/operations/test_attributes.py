@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
-from local import dynamodb
+from local.servers import dynamodb
 from service.contracts import customer as contract
 from service.customer.settings import CustomerSettings
 from service.runtime.errors import ServiceError

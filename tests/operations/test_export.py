@@ -12,7 +12,7 @@ from typing import Any
 import boto3
 import pytest
 
-from local import dynamodb
+from local.servers import dynamodb
 from operations.export.files import Export
 from operations.s3 import S3Object
 from tests.operations.loading import HEADER, command, csv_of, environment, items, numbered, written

@@ -14,8 +14,8 @@ import orjson
 import pytest
 from aiohttp import web
 
-from local import dynamodb
 from local.process import ROOT
+from local.servers import dynamodb
 from operations.load import show
 from operations.load.show import Progress
 from operations.reconcile import reconcile

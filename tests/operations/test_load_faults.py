@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from local import dynamodb
+from local.servers import dynamodb
 from operations.load import pace, write
 from operations.load.run import Plan, load
 from operations.load.show import Report

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from local import dynamodb
+from local.servers import dynamodb
 from operations.load.read import check
 from operations.load.source import File
 from tests.operations.loading import command, csv_of, load, numbered, told, written

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from local import dynamodb
 from local.process import ROOT
+from local.servers import dynamodb
 from operations import reconcile as module
 from operations.reconcile import reconcile
 from tests.support.adjusting import adjust

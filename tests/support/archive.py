@@ -14,8 +14,8 @@ from typing import Any
 import orjson
 from nats.js import JetStreamContext
 
-from local import dynamodb
 from local.process import claim_port
+from local.servers import dynamodb
 from local.system import Task, ready, service_env, service_task
 from service.contracts import archive as contract
 from service.nats.jetstream import backlog

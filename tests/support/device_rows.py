@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, empty_pb2, message_factory
 
-from local import dynamodb
+from local.servers import dynamodb
 from service.contracts import devices as contract
 from service.devices.query import query_pb2 as pb
 from service.devices.query.query_pb2_grpc import QueryStub

@@ -15,8 +15,8 @@ from nats.js.errors import APIError
 from control_plane.auth.claims import Key
 from control_plane.desired import EVERYTHING
 from control_plane.errors import ProvisioningError
-from local.nats_server import Mqtt, Node, nats_server
 from local.process import Child, claim_port
+from local.servers.nats_server import Mqtt, Node, nats_server
 from tests.support.nats.declared import ensure
 from tests.support.world import Servers, World, eventually
 

@@ -22,9 +22,9 @@ from control_plane.auth import claims
 from control_plane.auth.claims import Key
 from control_plane.desired import ADMINISTRATOR, EVERYTHING
 from control_plane.self_hosted import provider as self_hosted
-from local import dynamodb
-from local.nats_server import Mqtt, nats_server
 from local.process import claim_port
+from local.servers import dynamodb
+from local.servers.nats_server import Mqtt, nats_server
 from local.system import Task, ready, service_env, service_task
 from service.contracts import customer as contract
 from service.contracts.stream import STREAM

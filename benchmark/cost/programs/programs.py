@@ -34,9 +34,9 @@ from control_plane.files import Files
 from control_plane.resources import User
 from control_plane.self_hosted import provider as self_hosted
 from local.device import add
-from local.dynamodb import create_adjustments, create_table, dynamodb, environment, imported, put_balances
-from local.nats_server import Mqtt, nats_server
 from local.process import Child, accepts, claim_port, running
+from local.servers.dynamodb import create_adjustments, create_table, dynamodb, environment, imported, put_balances
+from local.servers.nats_server import Mqtt, nats_server
 from local.state import State
 from local.system import provision, ready, service_env, service_task
 from service.contracts import archive, customer, devices, queue

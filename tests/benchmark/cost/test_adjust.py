@@ -10,7 +10,7 @@ import pytest
 from benchmark.cost.adjust import CLIENTS, MANY, ONE, ROWS, Measure, Measures, balance_beside, beside, transacting
 from benchmark.cost.bare_loop import Writes
 from benchmark.errors import BenchmarkError
-from local import dynamodb
+from local.servers import dynamodb
 from tests.support.world import World
 
 DURATION_S = 0.3

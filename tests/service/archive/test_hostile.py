@@ -16,7 +16,7 @@ from aiohttp import web
 from control_plane.auth import claims
 from control_plane.auth.claims import Key
 from control_plane.desired import ADMINISTRATOR, EVERYTHING
-from local import dynamodb
+from local.servers import dynamodb
 from service.contracts import archive as contract
 from service.contracts.archive import STREAM
 from service.nats.connection import roundtrip

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 from aiohttp import web
 
-from local import dynamodb
+from local.servers import dynamodb
 from service.contracts import devices as contract
 from service.devices.query import table
 from service.devices.query.table import Readings

@@ -11,7 +11,7 @@ import orjson
 import pytest
 from aiohttp import web
 
-from local import dynamodb
+from local.servers import dynamodb
 from service.dynamodb import writer as module
 from service.dynamodb.writer import Item, Writer
 from service.runtime.errors import ServiceError

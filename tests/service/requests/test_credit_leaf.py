@@ -11,8 +11,8 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from local.nats_server import binary
 from local.process import accepts, claim_port, running
+from local.servers.nats_server import binary
 from service.nats.client import NatsClient
 from service.requests.credit import Credit
 from tests.service.requests.test_credit import Held, ask

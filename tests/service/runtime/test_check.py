@@ -11,7 +11,7 @@ import pytest
 
 from control_plane.auth import claims
 from control_plane.desired import EVERYTHING
-from local import dynamodb
+from local.servers import dynamodb
 from service.contracts.customer import BUCKET, FIGURES, NEEDED, SEED_DONE, SEED_KEY, SUBSCRIBED
 from service.contracts.stream import EVENT_PREFIX, STREAM
 from service.nats.permissions import allows

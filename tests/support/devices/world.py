@@ -20,8 +20,8 @@ from control_plane.auth.claims import Key
 from control_plane.desired import EVERYTHING
 from control_plane.parts import DEVICE
 from control_plane.self_hosted.provider import FOR_GOOD
-from local import dynamodb
 from local.process import claim_port
+from local.servers import dynamodb
 from local.system import Task, ready, service_env, service_task
 from service.contracts import devices as contract
 from service.nats.jetstream import backlog

@@ -11,8 +11,8 @@ from typing import Final
 
 import trustme
 
-from local.nats_server import binary
 from local.process import Child, accepts, claim_port, running
+from local.servers.nats_server import binary
 
 _TLS: Final = 'tls {{ cert_file: "{folder}/server.pem", key_file: "{folder}/server.pem" }}'
 

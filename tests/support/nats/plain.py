@@ -11,8 +11,8 @@ import nats
 import orjson
 from nats.aio.client import Client
 
-from local.nats_server import binary
 from local.process import accepts, claim_port, running
+from local.servers.nats_server import binary
 
 
 @asynccontextmanager

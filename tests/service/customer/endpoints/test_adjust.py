@@ -11,7 +11,7 @@ import orjson
 import pytest
 from aiohttp import web
 
-from local import dynamodb
+from local.servers import dynamodb
 from service.contracts import customer as contract
 from service.contracts.stream import STREAM
 from service.customer.endpoints.adjust import event_ids

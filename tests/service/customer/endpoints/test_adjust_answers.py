@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import orjson
 from aiohttp import web
 
-from local import dynamodb
+from local.servers import dynamodb
 from service.contracts.stream import STREAM
 from tests.service.customer.endpoints.test_adjust import execute, of_another_task, writes
 from tests.support.adjusting import adjust

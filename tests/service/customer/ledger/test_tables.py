@@ -16,7 +16,7 @@ from aiohttp import web
 from botocore.exceptions import ClientError
 from botocore.validate import ParamValidator
 
-from local import dynamodb
+from local.servers import dynamodb
 from service.customer.ledger.decide import Entry, State
 from service.customer.ledger.tables import MAX_ENTRIES, TOLD, Ledger
 from service.dynamodb.errors import DynamoDBError, InvalidResponse, is_retryable

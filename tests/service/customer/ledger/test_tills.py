@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from local import dynamodb
+from local.servers import dynamodb
 from service.customer.ledger import tills as module
 from service.customer.ledger.decide import Adjustment, Client, Entry, State, decide
 from service.customer.ledger.tables import MAX_ENTRIES

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from local import dynamodb
+from local.servers import dynamodb
 from service.customer.ledger import tills as module
 from service.dynamodb.errors import DynamoDBError, HttpError
 from tests.support.tills import Desk, Shaky, shaky

@@ -1,6 +1,6 @@
 """The local DynamoDB: an engine from npm (native, backed by SQLite, verified against AWS), and the tables in it.
 
-Where npm has no engine for the platform, `local.engine` chooses another.
+Where npm has no engine for the platform, `local.servers.engine` chooses another.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from botocore.session import Session
 
-from local.engine import FILE, binary, engine
 from local.process import Child, LocalError, running
+from local.servers.engine import FILE, binary, engine
 from service.contracts import customer as contract
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from local.process import LocalError
 IMAGE: Final = "amazon/dynamodb-local:3.1.0"
 """https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/DynamoDBLocal.DownloadingAndRunning.html"""
 FILE: Final = "dynamodb.sqlite"
-_HERE: Final = Path(__file__).parent
-_MODULES: Final = _HERE / "node_modules" / "@dynoxide"
+_NPM: Final = Path(__file__).parents[1]
+_MODULES: Final = _NPM / "node_modules" / "@dynoxide"
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def engine() -> Engine:
     """
     if has_engine():
         return Engine(_npms)
-    if f"@dynoxide/{_platform()}" in json.loads((_HERE / "package.json").read_text())["optionalDependencies"]:
+    if f"@dynoxide/{_platform()}" in json.loads((_NPM / "package.json").read_text())["optionalDependencies"]:
         raise _missing()
     if _docker_has_image():
         return Engine(_amazons, f"npm has no engine for this platform: it is {IMAGE} in Docker, slower")
@@ -93,7 +93,7 @@ def _amazons(folder: Path | None, port: int) -> Sequence[str]:
 
 
 def _motos(_folder: Path | None, port: int) -> Sequence[str]:
-    return [sys.executable, "-m", "local.moto_server", str(port)]
+    return [sys.executable, "-m", "local.servers.moto_server", str(port)]
 
 
 @functools.cache

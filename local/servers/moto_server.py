@@ -1,4 +1,4 @@
-"""`python -m local.moto_server PORT`: moto's DynamoDB, one request at a time.
+"""`python -m local.servers.moto_server PORT`: moto's DynamoDB, one request at a time.
 
 moto's own command handles all requests at once. The sixty that seeding sends then block each other for seconds; one at
 a time, each waits for a fraction of a second.
