@@ -20,10 +20,10 @@ from local.servers import dynamodb
 from local.system import Task, ready
 from operations.reconcile import reconcile
 from service.contracts.stream import ADJUSTED_PREFIX, STREAM
-from tests.support.adjusting import follows
-from tests.support.bank import OPENING, Bank
 from tests.support.drills.drill import Drill, words
 from tests.support.dynamodb.faulty import Call, FaultyDynamoDB, refusal
+from tests.support.ledger.adjusting import follows
+from tests.support.ledger.bank import OPENING, Bank
 from tests.support.world import World
 
 pytestmark = pytest.mark.xdist_group("drills")

@@ -7,9 +7,9 @@ from nats.js.api import ConsumerConfig
 
 from service.contracts import customer as contract
 from service.contracts.stream import EVENT_PREFIX, STREAM
-from tests.support.adjusting import adjust, ask
 from tests.support.archive import make_archive
 from tests.support.drills.drill import stored
+from tests.support.ledger.adjusting import adjust, ask
 from tests.support.queue.sidecar import OriginalClient, sidecar
 from tests.support.world import World
 

@@ -21,9 +21,9 @@ from nats.aio.client import Client
 from local.process import ROOT, accepts, claim_port, running
 from local.system import Task
 from service.runtime.cancel import cancel
-from tests.support.adjusting import adjust
 from tests.support.drills.drill import traffic
 from tests.support.dynamodb.faulty import FaultyDynamoDB, refusal
+from tests.support.ledger.adjusting import adjust
 from tests.support.world import World, eventually, tasks
 
 OPERATIONS = ROOT / "operations"

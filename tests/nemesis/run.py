@@ -21,10 +21,10 @@ from tests.nemesis.plan import OF_CLUSTERS, OF_CONNECTIONS, OF_CREDENTIALS, OF_S
 from tests.nemesis.processes import SEED_ROWS, Slot, make_slots
 from tests.nemesis.stored import ANSWERED, customers, gather, sample
 from tests.nemesis.work import Work
-from tests.support.bank import OPENING, Bank
 from tests.support.devices.load import sending
 from tests.support.devices.world import make_devices
 from tests.support.dynamodb.faulty import faulty_dynamodb
+from tests.support.ledger.bank import OPENING, Bank
 from tests.support.queue.clients import Clients, delete, delete_after
 from tests.support.queue.sidecar import set_ack_wait
 from tests.support.world import Servers, World, eventually, make_world

@@ -16,8 +16,8 @@ from service.contracts.stream import STREAM
 from service.nats.jetstream import backlog
 from tests.nemesis.history import History, Stored
 from tests.nemesis.processes import Slot
-from tests.support.bank import OPENING, Bank
 from tests.support.devices.world import DevicesWorld
+from tests.support.ledger.bank import OPENING, Bank
 from tests.support.world import World, eventually, get
 
 QUIET_S = 70.0

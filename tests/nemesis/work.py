@@ -15,7 +15,7 @@ from nats.aio.client import Client
 from local.load import request_for
 from service.contracts import customer as contract
 from tests.nemesis.history import Balance, Created, History
-from tests.support.adjusting import ask
+from tests.support.ledger.adjusting import ask
 
 ASK_S = 3.0
 DOCUMENTED = frozenset({"404 NOT_FOUND", "503 UNAVAILABLE", "no answer", "no responders"})

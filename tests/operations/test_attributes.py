@@ -15,7 +15,7 @@ from service.customer.settings import CustomerSettings
 from service.runtime.errors import ServiceError
 from service.runtime.settings import load
 from tests.operations.loading import command, csv_of, environment, written
-from tests.support.adjusting import adjust, ask, statement
+from tests.support.ledger.adjusting import adjust, ask, statement
 from tests.support.world import World
 
 KEY, BALANCE = "Member#No", "Select -size"

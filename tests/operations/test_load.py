@@ -33,8 +33,8 @@ from tests.operations.loading import (
     told,
     written,
 )
-from tests.support.adjusting import adjust, ask
 from tests.support.dynamodb.faulty import FaultyDynamoDB
+from tests.support.ledger.adjusting import adjust, ask
 from tests.support.world import World, eventually
 
 RULE = "1 to 128 characters, no white space or control character, no . * >"

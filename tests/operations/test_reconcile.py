@@ -13,8 +13,8 @@ from local.process import ROOT
 from local.servers import dynamodb
 from operations import reconcile as module
 from operations.reconcile import reconcile
-from tests.support.adjusting import adjust
 from tests.support.dynamodb.faulty import FaultyDynamoDB, refusal
+from tests.support.ledger.adjusting import adjust
 from tests.support.world import World, eventually
 
 Engine = Any

@@ -17,9 +17,9 @@ from service.contracts.stream import STREAM
 from service.customer.endpoints.adjust import event_ids
 from service.customer.events.event import ID_LENGTH
 from service.customer.ledger.failures import PASSES
-from tests.support.adjusting import adjust, ask, follows
 from tests.support.drills.drill import stored
 from tests.support.dynamodb.faulty import Call, FaultyDynamoDB, refusal, stall
+from tests.support.ledger.adjusting import adjust, ask, follows
 from tests.support.world import World, eventually, metric, statistics
 
 OUT = {"client_id": "678", "points": -250, "adjustment_id": "order-9913", "reason": "redeemed"}

@@ -12,9 +12,9 @@ from aiohttp import web
 from local.servers import dynamodb
 from service.contracts.stream import STREAM
 from tests.service.customer.endpoints.test_adjust import execute, of_another_task, writes
-from tests.support.adjusting import adjust
 from tests.support.drills.drill import stored
 from tests.support.dynamodb.faulty import Call, FaultyDynamoDB, answer, refusal
+from tests.support.ledger.adjusting import adjust
 from tests.support.world import World, metric
 
 

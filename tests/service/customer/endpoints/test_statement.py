@@ -11,8 +11,8 @@ from aiohttp import web
 from jsonschema import Draft202012Validator
 
 from service.contracts import customer as contract
-from tests.support.adjusting import adjust, ask, statement
 from tests.support.dynamodb.faulty import FaultyDynamoDB, refusal, stall
+from tests.support.ledger.adjusting import adjust, ask, statement
 from tests.support.world import World, metric
 
 RESPONSE = Draft202012Validator(contract.STATEMENT_RESPONSE_SCHEMA)

@@ -23,8 +23,8 @@ from service.customer.ledger.decide import Adjustment, Client, Entry, State, dec
 from service.customer.ledger.tables import MAX_ENTRIES
 from service.dynamodb import client as dynamodb_client
 from service.dynamodb.endpoint import endpoint
-from tests.support.adjusting import follows
-from tests.support.tills import Asked, Desk, shaky
+from tests.support.ledger.adjusting import follows
+from tests.support.ledger.tills import Asked, Desk, shaky
 from tests.support.world import World, eventually
 
 OPENING = 10

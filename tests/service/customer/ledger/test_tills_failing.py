@@ -11,7 +11,7 @@ import pytest
 from local.servers import dynamodb
 from service.customer.ledger import tills as module
 from service.dynamodb.errors import DynamoDBError, HttpError
-from tests.support.tills import Desk, Shaky, shaky
+from tests.support.ledger.tills import Desk, Shaky, shaky
 from tests.support.world import World, eventually
 
 THROTTLED = DynamoDBError(400, "ThrottlingException", "")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import nats.errors
 from nats.aio.client import Client
 
-from tests.support.adjusting import adjust
+from tests.support.ledger.adjusting import adjust
 
 OPENING = 100
 
