@@ -15,7 +15,7 @@ from service.customer.metrics import UNITS
 from service.requests.errors import ERRORS
 from tests.cdk.aws_rules import Reports, alarms, fires
 from tests.cdk.record_series import FOLDER as SERIES
-from tests.support.stack import template
+from tests.support.deploy.stack import template
 
 pytestmark = pytest.mark.xdist_group("templates")
 

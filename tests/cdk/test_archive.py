@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from deploy.sections import ArchiveSection
 from service.customer import backlog
 from tests.cdk.aws_rules import Reports, alarms, tasks_set_by
-from tests.support.stack import lint, resources, settings, template
+from tests.support.deploy.stack import lint, resources, settings, template
 
 pytestmark = pytest.mark.xdist_group("templates")
 

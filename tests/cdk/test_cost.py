@@ -18,7 +18,7 @@ from service.archive.metrics import UNITS as ARCHIVE_UNITS
 from service.customer.backlog import UNITS as BACKLOG_UNITS
 from service.customer.metrics import UNITS
 from tests.cdk.aws_rules import alarms
-from tests.support.stack import template
+from tests.support.deploy.stack import template
 
 if TYPE_CHECKING:
     from cdk.cost.bill import Bill

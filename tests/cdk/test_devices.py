@@ -12,7 +12,7 @@ from deploy.sections import DevicesSection
 from service.devices.figures import UNITS
 from tests.cdk.aws_rules import alarms
 from tests.cdk.test_cost import bill_of, dollars
-from tests.support.stack import lint, resources, settings, template
+from tests.support.deploy.stack import lint, resources, settings, template
 
 pytestmark = pytest.mark.xdist_group("templates")
 

@@ -12,7 +12,7 @@ import pytest
 from service.devices.figures import UNITS
 from tests.cdk.aws_rules import Reports, alarms, fires
 from tests.cdk.test_devices import FULL, ON
-from tests.support.stack import template
+from tests.support.deploy.stack import template
 
 pytestmark = pytest.mark.xdist_group("templates")
 

@@ -15,7 +15,7 @@ from control_plane.errors import ProvisioningError
 from control_plane.files import Files
 from deploy.sections import DevicesSection
 from tests.cdk.deployment import TABLE, Deployment, deploy, run
-from tests.support.stack import settings
+from tests.support.deploy.stack import settings
 from tests.support.world import World
 
 READINGS = "customer-readings-DP"

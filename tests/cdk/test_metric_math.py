@@ -10,7 +10,7 @@ from typing import Any, Final
 import pytest
 
 from tests.cdk.metric_math import ARRAY, TS, S, Series, UnsupportedError, evaluate, parse, type_of
-from tests.support.stack import resources, template
+from tests.support.deploy.stack import resources, template
 
 pytestmark = pytest.mark.xdist_group("templates")
 

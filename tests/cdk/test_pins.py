@@ -15,7 +15,7 @@ from typing import Any, Final
 import pytest
 
 from tests.cdk.test_devices import FULL
-from tests.support.stack import template
+from tests.support.deploy.stack import template
 
 pytestmark = pytest.mark.xdist_group("templates")
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from deploy.sections import QueueSection
 from tests.cdk.aws_rules import alarms
 from tests.cdk.test_cost import bill_of, dollars
-from tests.support.stack import lint, resources, settings, template
+from tests.support.deploy.stack import lint, resources, settings, template
 
 pytestmark = pytest.mark.xdist_group("templates")
 

@@ -18,7 +18,7 @@ from service.contracts.cloudwatch import METRICS_NAMESPACE
 from service.customer.metrics import UNITS
 from service.requests.errors import ERRORS
 from tests.cdk.aws_rules import alarms
-from tests.support.stack import Template, lint, resources, settings, template
+from tests.support.deploy.stack import Template, lint, resources, settings, template
 
 pytestmark = pytest.mark.xdist_group("templates")  # one worker makes each once, in one Node
 

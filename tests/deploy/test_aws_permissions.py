@@ -28,10 +28,10 @@ from service.queue.sqs_pb2_grpc import SQSServiceStub
 from tests.cdk import test_archive, test_queue, test_stack
 from tests.support.archive import make_archive
 from tests.support.check import check
+from tests.support.deploy.stack import template
 from tests.support.dynamodb.faulty import FaultyDynamoDB, faulty_dynamodb, refusal
 from tests.support.ledger import adjusting
 from tests.support.queue.sidecar import started
-from tests.support.stack import template
 from tests.support.world import World, eventually
 
 pytestmark = pytest.mark.xdist_group("templates")

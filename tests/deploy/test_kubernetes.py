@@ -21,8 +21,8 @@ from deploy.settings import Settings
 from local.process import ROOT
 from service import HEALTH_PORT
 from service.__main__ import ROLES as IN_THE_IMAGE
-from tests.support.kubernetes import autoscaler, validate
-from tests.support.kustomize import (
+from tests.support.deploy.kubernetes import autoscaler, validate
+from tests.support.deploy.kustomize import (
     FOLDER,
     OVERLAYS,
     Resource,

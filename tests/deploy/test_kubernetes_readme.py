@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from service.contracts import archive, customer, devices
-from tests.support.kustomize import FOLDER
+from tests.support.deploy.kustomize import FOLDER
 
 README = (FOLDER / "README.md").read_text()
 

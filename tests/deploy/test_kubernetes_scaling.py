@@ -25,7 +25,7 @@ from local.process import accepts, claim_port, running
 from local.servers.nats_server import binary
 from operations import operator
 from service.contracts import archive as contract
-from tests.support.kustomize import FOLDER, Resource, environment, of_kind, overlay, pods, roles
+from tests.support.deploy.kustomize import FOLDER, Resource, environment, of_kind, overlay, pods, roles
 from tests.support.nats.declared import ensure
 from tests.support.world import Servers, World, get
 

@@ -9,7 +9,7 @@ import jsonschema
 import kubernetes_validate
 
 from local.process import ROOT
-from tests.support.kustomize import Resource
+from tests.support.deploy.kustomize import Resource
 
 CRDS: Final = ROOT / "tests" / "deploy" / "crds"
 """Schemas of custom resources; each file says where it is from."""
