@@ -14,9 +14,9 @@ from service.contracts import devices as contract
 from service.contracts import devices_schemas as schemas
 from service.devices.endpoints.get import Get, decode
 from service.devices.query.table import Readings
-from tests.support.device_rows import put, readings_table, row
+from tests.support.devices.endpoints import UNAVAILABLE, Presence, Record, answering, ask
+from tests.support.devices.rows import put, readings_table, row
 from tests.support.dynamodb.faulty import FaultyDynamoDB, refusal, stall
-from tests.support.presence import UNAVAILABLE, Presence, Record, answering, ask
 from tests.support.schema import ecma, is_taken
 
 REQUEST = jsonschema.Draft202012Validator(ecma(schemas.GET_REQUEST_SCHEMA))

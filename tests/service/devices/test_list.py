@@ -16,7 +16,7 @@ from nats.aio.client import Client
 from service.contracts import devices as contract
 from service.contracts import devices_schemas as schemas
 from service.devices.endpoints.list import List, decode, encode
-from tests.support.presence import UNAVAILABLE, Presence, Record, answering, ask
+from tests.support.devices.endpoints import UNAVAILABLE, Presence, Record, answering, ask
 from tests.support.schema import ecma, is_taken
 
 REQUEST = jsonschema.Draft202012Validator(ecma(schemas.LIST_REQUEST_SCHEMA))

@@ -28,7 +28,7 @@ from service.grpc.address import Address
 from service.grpc.server import Server
 from service.runtime.errors import ServiceError
 from tests.support.certificates import Certificates
-from tests.support.device_rows import ORIGINAL, original_rows, put, readings_table, row, served
+from tests.support.devices.rows import ORIGINAL, original_rows, put, readings_table, row, served
 from tests.support.world import Servers
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE

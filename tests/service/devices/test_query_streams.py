@@ -19,7 +19,7 @@ from google.protobuf import empty_pb2
 from service.devices.query import server as streams
 from service.devices.query import table
 from service.devices.query.query_pb2 import SensorRows
-from tests.support.device_rows import Served, opened, row, served
+from tests.support.devices.rows import Served, opened, row, served
 from tests.support.dynamodb.faulty import Call, FaultyDynamoDB, answer, refusal
 from tests.support.queue.http2 import call, connect
 from tests.support.world import eventually

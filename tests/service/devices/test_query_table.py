@@ -13,7 +13,7 @@ from service.devices.query import table
 from service.devices.query.table import Readings
 from service.dynamodb.errors import DynamoDBError, TableUnavailableError
 from service.runtime.errors import ServiceError
-from tests.support.device_rows import opened, put, readings_table, row
+from tests.support.devices.rows import opened, put, readings_table, row
 from tests.support.dynamodb.faulty import FaultyDynamoDB, answer, refusal
 from tests.support.world import Servers
 
