@@ -15,8 +15,8 @@ from pathlib import Path
 
 import trustme
 
-from tests.nemesis.history import Recovery
-from tests.nemesis.invariants import broken
+from tests.nemesis.checker.history import Recovery
+from tests.nemesis.checker.invariants import broken
 from tests.nemesis.mutants import MUTANTS
 from tests.nemesis.plan import Plan, make_plan
 from tests.nemesis.run import run

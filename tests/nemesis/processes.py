@@ -19,8 +19,8 @@ from local.system import Task, service_task
 from service.contracts import archive, queue
 from service.contracts.stream import STREAM
 from service.runtime.cancel import cancel
+from tests.nemesis.checker.history import Ended, History
 from tests.nemesis.credentials import encoded
-from tests.nemesis.history import Ended, History
 from tests.nemesis.mutants import launched
 from tests.nemesis.plan import PROCESSES, Plan
 from tests.support.devices.world import DevicesWorld

@@ -13,9 +13,9 @@ import grpc
 
 from control_plane.files import Files
 from service.runtime.cancel import cancel
+from tests.nemesis.checker.history import History, Recovery, Span, Stored
 from tests.nemesis.credentials import Credentials
 from tests.nemesis.faults import System, applied
-from tests.nemesis.history import History, Recovery, Span, Stored
 from tests.nemesis.nodes import own_nodes
 from tests.nemesis.plan import OF_CLUSTERS, OF_CONNECTIONS, OF_CREDENTIALS, OF_SERVERS, OF_TABLES, Fault, Plan
 from tests.nemesis.processes import SEED_ROWS, Slot, make_slots

@@ -14,7 +14,7 @@ from local.servers import dynamodb
 from service.contracts import archive
 from service.contracts.stream import STREAM
 from service.nats.jetstream import backlog
-from tests.nemesis.history import History, Stored
+from tests.nemesis.checker.history import History, Stored
 from tests.nemesis.processes import Slot
 from tests.support.devices.world import DevicesWorld
 from tests.support.ledger.bank import OPENING, Bank

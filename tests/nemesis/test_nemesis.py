@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.nemesis.invariants import broken
+from tests.nemesis.checker.invariants import broken
 from tests.nemesis.plan import Fault, Plan
 from tests.nemesis.run import run
 from tests.support.world import Servers

@@ -14,7 +14,7 @@ from nats.aio.client import Client
 
 from local.load import request_for
 from service.contracts import customer as contract
-from tests.nemesis.history import Balance, Created, History
+from tests.nemesis.checker.history import Balance, Created, History
 from tests.support.ledger.adjusting import ask
 
 ASK_S = 3.0

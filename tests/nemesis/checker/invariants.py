@@ -12,7 +12,7 @@ from typing import Final
 import orjson
 
 from service.contracts.stream import EVENT_PREFIX
-from tests.nemesis.history import History, Stored
+from tests.nemesis.checker.history import History, Stored
 
 MEMORY_MIB: Final = 160.0
 """Of a process at the end of a run; the bounds of its memory at length are the benchmark's."""

@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.nemesis.history import Balance, Created, Ended, History, Recovery, Stored
-from tests.nemesis.invariants import ALL, broken
+from tests.nemesis.checker.history import Balance, Created, Ended, History, Recovery, Stored
+from tests.nemesis.checker.invariants import ALL, broken
 from tests.nemesis.mutants import MUTANTS
 from tests.nemesis.plan import KINDS, make_plan
 
