@@ -12,7 +12,7 @@ from cdk import deployment as settings_module
 from control_plane.errors import ProvisioningError
 from deploy.sections import ArchiveSection, QueueSection
 from deploy.settings import Settings
-from tests.cdk.deployment import TABLE, Deployment, deploy, run
+from tests.cdk.deploy.deployment import TABLE, Deployment, deploy, run
 
 
 def test_arm64_on_another_machine_is_found_before_the_build(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

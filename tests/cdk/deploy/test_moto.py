@@ -15,7 +15,7 @@ import pytest
 
 from control_plane import aws
 from local.process import ROOT
-from tests.cdk.moto_app import HANDLER, IMAGE, REGION
+from tests.cdk.deploy.moto_app import HANDLER, IMAGE, REGION
 
 CLI = ROOT / "cdk" / "node_modules" / ".bin" / "cdk"
 STACK = "CustomerBalance-MT"
@@ -35,7 +35,7 @@ class Deployed:
         )  # fmt: skip
 
     async def cdk(self, *arguments: str) -> tuple[int, str]:
-        app = f"{sys.executable} -m tests.cdk.moto_app"
+        app = f"{sys.executable} -m tests.cdk.deploy.moto_app"
         process = await asyncio.create_subprocess_exec(
             str(CLI), "--app", app, "--no-path-metadata", "--no-version-reporting",  # 50 KB fit
             "--output", str(self.folder / "cdk.out"), *arguments, cwd=ROOT, env=self.env,

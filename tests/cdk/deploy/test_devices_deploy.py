@@ -14,7 +14,7 @@ from control_plane import aws
 from control_plane.errors import ProvisioningError
 from control_plane.files import Files
 from deploy.sections import DevicesSection
-from tests.cdk.deployment import TABLE, Deployment, deploy, run
+from tests.cdk.deploy.deployment import TABLE, Deployment, deploy, run
 from tests.support.deploy.stack import settings
 from tests.support.world import World
 

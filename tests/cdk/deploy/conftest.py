@@ -11,7 +11,7 @@ from cdk import deployment as settings_module
 from control_plane import aws
 from control_plane.files import Files
 from deploy.settings import Settings
-from tests.cdk.deployment import Deployment
+from tests.cdk.deploy.deployment import Deployment
 from tests.support.world import World
 
 

@@ -19,7 +19,7 @@ from deploy.sections import AdjustmentsSection
 from local.process import ROOT
 from service.contracts.customer import BUCKET, SEED_DONE, SEED_KEY
 from service.healthcheck import main as healthcheck
-from tests.cdk.deployment import IMAGE, TABLE, Deployment, deploy, run
+from tests.cdk.deploy.deployment import IMAGE, TABLE, Deployment, deploy, run
 from tests.support.world import World
 
 
