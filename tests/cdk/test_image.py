@@ -17,35 +17,16 @@ from testcontainers.core.container import DockerContainer
 
 from local.load import ask_all
 from local.process import ROOT, claim_port
+from tests.support.docker import NEEDS_DOCKER, PYTHON_TAG, docker
 from tests.support.queue.sidecar import sidecar, store
 from tests.support.world import World, complaint, eventually, get, log_lines
 
 os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")
 MEMORY = "256m"
 USER = "10001:10001"
-PYTHON_TAG = os.environ.get("PYTHON_TAG", "3.11-slim-bookworm")
 
 
-def docker(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "DOCKER_BUILDKIT": os.environ.get("DOCKER_BUILDKIT", "0")}
-    return subprocess.run(["docker", *arguments], capture_output=True, text=True, env=env, check=False, **options)
-
-
-def why_not() -> str:
-    """Why the container tests cannot run; empty when they can."""
-    try:
-        if docker("info").returncode:
-            return "no Docker engine is reachable"
-    except FileNotFoundError:
-        return "Docker is not installed"
-    return ""
-
-
-pytestmark = [
-    pytest.mark.docker,
-    pytest.mark.xdist_group("docker"),
-    pytest.mark.skipif(bool(why_not()), reason=f"THE CONTAINER TESTS DID NOT RUN: {why_not()}"),
-]
+pytestmark = NEEDS_DOCKER
 
 
 @pytest.fixture(scope="module")
