@@ -6,6 +6,7 @@ import asyncio
 import atexit
 import contextlib
 import ctypes
+import os
 import random
 import signal
 import socket
@@ -28,6 +29,8 @@ STOP_S: Final = 30.0
 _PR_SET_PDEATHSIG: Final = 1
 """https://man7.org/linux/man-pages/man2/PR_SET_PDEATHSIG.2const.html"""
 _libc: Final = ctypes.CDLL(None) if sys.platform == "linux" else None
+_stdin, _never_written_to = os.pipe()
+"""Each child's stdin. It ends when this process ends, however that happens; Docker's engine ends with it."""
 _children: Final[set[asyncio.subprocess.Process]] = set()
 _held_ports: Final[deque[socket.socket]] = deque(maxlen=100)
 
@@ -107,7 +110,7 @@ async def running(
     with log.open("ab") as output:
         try:
             process = await asyncio.create_subprocess_exec(
-                *command, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output,
+                *command, stdin=_stdin, stdout=output, stderr=output,
                 env=dict(env) if env is not None else None, cwd=ROOT, start_new_session=True,
                 preexec_fn=_die_with_parent,
             )  # fmt: skip

@@ -20,6 +20,8 @@ IMAGE: Final = "amazon/dynamodb-local:3.1.0"
 FILE: Final = "dynamodb.sqlite"
 _NPM: Final = Path(__file__).parents[1]
 _MODULES: Final = _NPM / "node_modules" / "@dynoxide"
+_WHILE_STDIN_IS_OPEN: Final = 'exec 3<&0; { read -r _ <&3; kill 1; } & exec "$0" "$@"'
+"""Runs a command as the container's first process. A shell's job in the background has no stdin: it reads a copy."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,11 @@ def _npms(folder: Path | None, port: int) -> Sequence[str]:
 def _amazons(folder: Path | None, port: int) -> Sequence[str]:
     """As root: the program is in a home that other users may not enter. Its file is in a folder of this user's, who can
     remove it: https://github.com/awsdocs/amazon-dynamodb-developer-guide/issues/297
+
+    The container does not end when `docker run` is killed. But then its stdin ends, and with it the engine.
     """
-    run = ["docker", "run", "--rm", "--publish", f"127.0.0.1:{port}:8000"]
-    program = [IMAGE, "-jar", "DynamoDBLocal.jar", "-sharedDb"]
+    run = ["docker", "run", "--rm", "--interactive", "--publish", f"127.0.0.1:{port}:8000", "--entrypoint", "sh"]
+    program = [IMAGE, "-c", _WHILE_STDIN_IS_OPEN, "java", "-jar", "DynamoDBLocal.jar", "-sharedDb"]
     if folder is None:
         return [*run, *program, "-inMemory"]
     folder.mkdir(parents=True, exist_ok=True)

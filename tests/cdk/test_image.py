@@ -10,6 +10,7 @@ import subprocess
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,35 +18,17 @@ from testcontainers.core.container import DockerContainer
 
 from local.load import ask_all
 from local.process import ROOT, claim_port
+from tests.support.docker import NEEDS_DOCKER, PYTHON_TAG, docker
+from tests.support.queue.copied import block, copied
 from tests.support.queue.sidecar import sidecar, store
 from tests.support.world import World, complaint, eventually, get, log_lines
 
 os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")
 MEMORY = "256m"
 USER = "10001:10001"
-PYTHON_TAG = os.environ.get("PYTHON_TAG", "3.11-slim-bookworm")
 
 
-def docker(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "DOCKER_BUILDKIT": os.environ.get("DOCKER_BUILDKIT", "0")}
-    return subprocess.run(["docker", *arguments], capture_output=True, text=True, env=env, check=False, **options)
-
-
-def why_not() -> str:
-    """Why the container tests cannot run; empty when they can."""
-    try:
-        if docker("info").returncode:
-            return "no Docker engine is reachable"
-    except FileNotFoundError:
-        return "Docker is not installed"
-    return ""
-
-
-pytestmark = [
-    pytest.mark.docker,
-    pytest.mark.xdist_group("docker"),
-    pytest.mark.skipif(bool(why_not()), reason=f"THE CONTAINER TESTS DID NOT RUN: {why_not()}"),
-]
+pytestmark = NEEDS_DOCKER
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +134,19 @@ def test_there_is_nothing_else_in_it(image: str) -> None:
     assert run("python", "-c", uncompiled).stdout == "[]\n"
 
 
+async def handles_a_message(world: World, image: str) -> None:
+    listen = f"127.0.0.1:{claim_port(0, '')}"
+    await store(world, b"one")
+    async with sidecar(world, QUEUE_LISTEN=listen):
+        with running(image, {"SIDECAR": listen}) as container:
+
+            async def handled() -> bool:
+                output = await asyncio.to_thread(container.logs)
+                return b'"body": "one"' in output and b"Message deleted successfully" in output
+
+            await eventually(handled, within_s=30, what="a message handled")
+
+
 async def test_the_example_handles_a_message_in_a_container_of_its_own(world: World) -> None:
     arguments = [f"PYTHON_TAG={PYTHON_TAG}", "DOCKER_ARGS=--network host"]
     env = {**os.environ, "DOCKER_BUILDKIT": os.environ.get("DOCKER_BUILDKIT", "0")}
@@ -158,16 +154,20 @@ async def test_the_example_handles_a_message_in_a_container_of_its_own(world: Wo
         subprocess.run, ["make", "handler", *arguments], cwd=ROOT, env=env, capture_output=True, text=True, check=False
     )
     assert built.returncode == 0, built.stdout + built.stderr
-    listen = f"127.0.0.1:{claim_port(0, '')}"
-    await store(world, b"one")
-    async with sidecar(world, QUEUE_LISTEN=listen):
-        with running("handler", {"SIDECAR": listen}) as container:
+    await handles_a_message(world, "handler")
 
-            async def handled() -> bool:
-                output = await asyncio.to_thread(container.logs)
-                return b'"body": "one"' in output and b"Message deleted successfully" in output
 
-            await eventually(handled, within_s=30, what="a message handled")
+async def test_a_copy_of_the_example_handles_a_message_in_the_image_of_its_page(world: World, tmp_path: Path) -> None:
+    program = await copied(tmp_path / "handler")
+    dockerfile = block("dockerfile").replace("3.11-slim-bookworm", PYTHON_TAG)
+    (program.parent / "Dockerfile").write_text(dockerfile)
+    tag = f"copied-handler:{uuid.uuid4().hex[:12]}"
+    try:
+        built = docker("build", "--network", "host", "-t", tag, str(program.parent))
+        assert built.returncode == 0, built.stdout[-2000:] + built.stderr[-2000:]
+        await handles_a_message(world, tag)
+    finally:
+        docker("image", "rm", "--force", tag)
 
 
 def test_it_says_what_it_is(image: str) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import re
-import shlex
 import signal
 import sys
 from collections import Counter
@@ -17,12 +16,12 @@ from typing import Any
 
 import pytest
 
-from local.process import ROOT, claim_port
+from local.process import claim_port
 from tests.support.queue.clients import left
+from tests.support.queue.copied import copied
 from tests.support.queue.sidecar import sidecar, store
 from tests.support.world import World, eventually
 
-PAGE = ROOT / "examples" / "queue_client" / "README.md"
 HANDLE = """
     if message.messageBody == "bad":
         raise ValueError("no such order")
@@ -33,18 +32,8 @@ HANDLE = """
 
 @pytest.fixture
 async def copy(tmp_path: Path) -> Path:
-    """Copy the program by the commands of its page. Its `handle` takes a second, and refuses `bad`."""
-    folder = tmp_path / "handler"
-    (block,) = re.findall(r"```sh copy\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    lines = block.replace("/tmp/handler", shlex.quote(str(folder))).splitlines()
-    assert lines.pop() == ".venv/bin/python handler.py"
-    for installs in ("python3 -m venv .venv", ".venv/bin/pip install --quiet grpcio grpcio-tools"):
-        lines.remove(installs)
-    folder.mkdir()
-    (folder / ".venv").symlink_to(sys.prefix)
-    process = await asyncio.create_subprocess_exec("bash", "-euc", "\n".join(lines), cwd=ROOT)
-    assert await process.wait() == 0
-    program = folder / "handler.py"
+    """Copy the program. Its `handle` takes a second, and refuses `bad`."""
+    program = await copied(tmp_path / "handler")
     text = program.read_text()
     text = re.sub(r'    say\("Handling message".*\n', HANDLE, text).replace(
         "import threading", "import threading\nimport time"

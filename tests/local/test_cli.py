@@ -148,7 +148,7 @@ async def test_reset_deletes_nothing_that_is_not_its_own(tmp_path: Path) -> None
     (tmp_path / "keys").mkdir()
     (tmp_path / "keys" / "operator.seed").write_text("mine")
     for code, output in await one_after_another(
-        "local", [(subcommand, "--state", str(tmp_path)) for subcommand in ("reset", "up")]
+        "local", [("reset", "--state", str(tmp_path)), ("up", "--state", str(tmp_path), *ANY_PORTS)]
     ):
         assert code == 1
         assert "is not empty and not a state folder" in output

@@ -20,7 +20,7 @@ case "$1" in
   image) exit {inspect} ;;
   pull) echo "pulled $2"; exit {pull} ;;
   run)
-    echo "$@" > {seen}; port=${{4#127.0.0.1:}}; port=${{port%:8000}}
+    echo "$@" > {seen}; port=${{5#127.0.0.1:}}; port=${{port%:8000}}
     {python} -c 'import socket, sys
 with socket.create_server(("127.0.0.1", int(sys.argv[1]))) as proxy:
     for _ in range(3):
