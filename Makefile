@@ -76,6 +76,10 @@ device: setup-local ## add a device to the system that make up DEVICES=1 runs, a
 test: setup operations/node_modules/.current ## run every test, on real servers that the tests start (ROOM=service/customer: one room's)
 	@$(PY) -m pytest -n $(WORKERS) --dist loadgroup $(if $(ROOM),tests/$(ROOM))
 
+.PHONY: unit
+unit: setup ## run the tests that start no program: no server, no Docker, no browser (ROOM=service/customer: one room's)
+	@$(PY) -m pytest -n $(WORKERS) --dist loadgroup -p tests.support.unit -r fE $(if $(ROOM),tests/$(ROOM))
+
 .PHONY: nemesis
 nemesis: setup ## disturb everything at random while clients work, and judge what they saw (SEED=106, RUNS=20, ONLY=0,3)
 	@$(PY) -m tests.nemesis $(if $(SEED),--seed $(SEED)) $(if $(RUNS),--runs $(RUNS)) $(if $(ONLY),--only $(ONLY)) $(ARGS)

@@ -16,6 +16,7 @@ import pytest
 import trustme
 from _pytest.nodeid import coerce_node_id
 
+from control_plane.desired import EVERYTHING
 from local.servers.moto import moto as run_moto
 from tests.support.archive import ArchiveWorld, make_archive
 from tests.support.devices.world import DevicesWorld, make_devices
@@ -123,7 +124,7 @@ async def world(servers: Servers, tmp_path: Path) -> AsyncIterator[World]:
 @pytest.fixture(scope="session")
 async def common(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
     """Make a world for tests that only ask what its users may do: making one takes longer than asking."""
-    async with make_world(servers, tmp_path_factory.mktemp("common")) as world:
+    async with make_world(servers, tmp_path_factory.mktemp("common"), EVERYTHING) as world:
         yield world
 
 

@@ -108,7 +108,7 @@ async def own_cluster(world: World, folder: Path) -> AsyncIterator[tuple[World, 
 
 async def provisioned(world: World, servers: Servers, replicas: int) -> World:
     """Return the world's table with a new account, its streams and buckets on these nats-servers."""
-    own = World(servers, Key.account(), world.table, world.folder)
+    own = World(servers, Key.account(), world.table, world.folder, seed_rows=world.seed_rows)
     await own.push()
 
     async def made() -> bool:

@@ -20,7 +20,9 @@ from nats.js import JetStreamContext
 
 from control_plane.auth import claims
 from control_plane.auth.claims import Key
-from control_plane.desired import ADMINISTRATOR, EVERYTHING
+from control_plane.desired import ACCOUNT, ADMINISTRATOR, EVERYTHING
+from control_plane.parts import ARCHIVE, QUEUE
+from control_plane.resources import Account
 from control_plane.self_hosted import provider as self_hosted
 from local.process import claim_port
 from local.servers import dynamodb
@@ -33,6 +35,8 @@ from service.runtime.cancel import cancel
 from tests.support.nats.declared import ensure
 
 DRILL_S: Final = 7_200
+BALANCES: Final = ACCOUNT.plus((ARCHIVE, QUEUE))
+"""What a world has: devices' six streams take longer than all else in it, so `make_devices` adds them."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,10 @@ class Servers:
     dynamodb_env: Mapping[str, str]
     mqtt_ports: Sequence[int] = ()
     """Where each nats-server takes devices, on loopback without TLS."""
+
+    @property
+    def replicas(self) -> int:
+        return len(self.mqtt_ports) or 1
 
     @property
     def system_creds(self) -> str:
@@ -78,6 +86,8 @@ class World:
     folder: Path
     vcpu: float | None = None
     """vCPUs of each task; None: no bound."""
+    seed_rows: int = 20
+    """Rows that a task adds on first start: 1,000 take the engine longer than most tests."""
 
     @property
     def nats_url(self) -> str:
@@ -86,6 +96,10 @@ class World:
     def at(self, nats_url: str) -> World:
         """Return the same world, seen from one of its servers."""
         return replace(self, servers=replace(self.servers, nats_url=nats_url))
+
+    def seeded(self, rows: int) -> World:
+        """Return the same world, to which a task adds that many rows."""
+        return replace(self, seed_rows=rows)
 
     def bounded(self, vcpu: float) -> World:
         """Return the same world, with tasks bounded as Fargate bounds them."""
@@ -159,7 +173,8 @@ class World:
 
     def service_env(self, **overrides: str) -> dict[str, str]:
         env = service_env(self.nats_url, self.creds("service"), self.table, self.servers.dynamodb_env)
-        return {**env, "LOG_FORMAT": "json", "SHUTDOWN_TIMEOUT": "10", **overrides}
+        own = {"LOG_FORMAT": "json", "SEED_ROWS": str(self.seed_rows), "SHUTDOWN_TIMEOUT": "10"}
+        return {**env, **own, **overrides}
 
     @asynccontextmanager
     async def launch(self, *, health_port: int = 0, **env: str) -> AsyncIterator[Task]:
@@ -189,11 +204,11 @@ class World:
 
 
 @asynccontextmanager
-async def make_world(servers: Servers, folder: Path) -> AsyncIterator[World]:
+async def make_world(servers: Servers, folder: Path, declared: Account = BALANCES) -> AsyncIterator[World]:
     world = World(servers, Key.account(), f"balances-{uuid.uuid4().hex[:12]}", folder)
     await world.push()
     async with world.administrator() as admin:
-        await ensure(admin, EVERYTHING, replicas=1)
+        await ensure(admin, declared, replicas=1)
     await dynamodb.create_table(world.table, servers.dynamodb_env)
     try:
         yield world

@@ -18,13 +18,15 @@ from benchmark.load.mqtt import Mqtt, Will
 from control_plane.auth import claims
 from control_plane.auth.claims import Key
 from control_plane.desired import EVERYTHING
-from control_plane.parts import DEVICE
+from control_plane.parts import DEVICE, DEVICES
+from control_plane.resources import Account
 from control_plane.self_hosted.provider import FOR_GOOD
 from local.process import claim_port
 from local.servers import dynamodb
 from local.system import Task, ready, service_env, service_task
 from service.contracts import devices as contract
 from service.nats.jetstream import backlog
+from tests.support.nats.declared import ensure
 from tests.support.world import World
 
 HOST = "127.0.0.1"
@@ -153,6 +155,8 @@ async def make_devices(world: World) -> AsyncIterator[DevicesWorld]:
     keys = (contract.PARTITION_KEY, contract.SORT_KEY)
     await dynamodb.create_table(table, world.servers.dynamodb_env, keys)
     async with world.administrator() as admin:
+        declared = Account(EVERYTHING.limits, (), DEVICES.streams, DEVICES.buckets, DEVICES.consumers)
+        await ensure(admin, declared, replicas=world.servers.replicas)
         devices = DevicesWorld(world, table, admin, signer)
         await devices.push()
         yield devices

@@ -40,7 +40,7 @@ async def places(world: World, folder: Path) -> AsyncIterator[dict[str, World]]:
                 nats_server(folder / node.name, port, operator=operator, system=system, node=node)
             )
         servers = Servers(f"nats://127.0.0.1:{ports[0]}", operator, system, world.servers.dynamodb_env)
-        own = World(servers, Key.account(), world.table, world.folder)
+        own = World(servers, Key.account(), world.table, world.folder, seed_rows=world.seed_rows)
         await own.push()
 
         async def provisioned() -> bool:
