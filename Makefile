@@ -6,8 +6,8 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STATE ?= .local
 TASKS ?= 1
-# Tests wait for servers: one worker more than there are cores keeps them busy.
-WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+# Tests wait for servers most of the time: three workers for each core keep it busy.
+WORKERS ?= $(shell expr 3 \* $$(getconf _NPROCESSORS_ONLN))
 LOCK := $(VENV)/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-annotate --no-emit-index-url --quiet
 

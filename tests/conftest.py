@@ -25,6 +25,7 @@ from tests.support.dynamodb.faulty import FaultyDynamoDB, faulty_dynamodb
 from tests.support.warm import warm_starts
 from tests.support.world import Servers, World, make_world, start_servers
 
+SERVICE: Final = Path(__file__).parent / "service"
 MEMORY: Final = Path("/dev/shm")
 MEMORY_BYTES: Final = 4 << 30
 
@@ -60,10 +61,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     pytest-xdist 3.8 does so in an attribute that pytest 9.2 no longer reads: no group would be kept together.
     """
     if getattr(config.option, "loadgroup", False):
+        items[:] = _mixed(items)
         for item in items:
             group = item.get_closest_marker("xdist_group")
             if group and "@" not in item.nodeid.rpartition("]")[2]:
                 item._id = coerce_node_id(f"{item.nodeid}@{group.args[0]}")
+
+
+def _mixed(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Return the tests with the files of the service, which mostly wait, between the others, which mostly compute."""
+    service = [item for item in items if SERVICE in item.path.parents]
+    others = [item for item in items if SERVICE not in item.path.parents]
+    place: dict[Path, float] = {}
+    for part in (service, others):
+        for number, item in enumerate(part):
+            place.setdefault(item.path, number / len(part))
+    return sorted(items, key=lambda item: place[item.path])
 
 
 def pytest_collection_finish() -> None:

@@ -95,8 +95,8 @@ async def test_the_viewer_holds_back_no_reading(common: World, subject: str) -> 
         assert not await viewer.may_publish(subject)
 
 
-async def test_the_viewer_sees_what_waits(world: World) -> None:
-    async with watched(world, "viewer") as viewer:
+async def test_the_viewer_sees_what_waits(common: World) -> None:
+    async with watched(common, "viewer") as viewer:
         jetstream = viewer.client.jetstream(timeout=3)
         for stream, name in contract.CONSUMERS:
             assert (await jetstream.consumer_info(stream, name)).num_pending == 0

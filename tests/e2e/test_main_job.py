@@ -134,7 +134,7 @@ async def test_a_drain_under_load_is_clean_every_time(world: World) -> None:
 
 
 async def test_what_a_task_has_no_room_for_is_told_no_responders_at_once(world: World, proxy: FaultyDynamoDB) -> None:
-    async with tasks(world, 1, MAX_IN_FLIGHT="50", **proxy.env) as (task,), clients(world, 1) as asking:
+    async with tasks(world.seeded(200), 1, MAX_IN_FLIGHT="50", **proxy.env) as (task,), clients(world, 1) as asking:
         balances = world.rows()
         hold = asyncio.Event()
 
@@ -156,7 +156,7 @@ async def test_what_a_task_has_no_room_for_is_told_no_responders_at_once(world: 
 
 
 async def test_a_drain_that_cannot_finish_says_what_is_lost(world: World) -> None:
-    async with tasks(world, 1, SHUTDOWN_TIMEOUT="3") as (task,), world.client() as client:
+    async with tasks(world.seeded(1_000), 1, SHUTDOWN_TIMEOUT="3") as (task,), world.client() as client:
         async with world.administrator() as admin:
             await admin.delete_stream(STREAM)
         await client.request(contract.SUBJECT, request_for("678"), timeout=2)
@@ -167,7 +167,7 @@ async def test_a_drain_that_cannot_finish_says_what_is_lost(world: World) -> Non
 
 
 async def test_a_second_signal_ends_it_at_once(world: World) -> None:
-    async with tasks(world, 1, SHUTDOWN_TIMEOUT="60") as (task,), world.client() as client:
+    async with tasks(world.seeded(1_000), 1, SHUTDOWN_TIMEOUT="60") as (task,), world.client() as client:
         async with world.administrator() as admin:
             await admin.delete_stream(STREAM)
         await client.request(contract.SUBJECT, request_for("678"), timeout=2)

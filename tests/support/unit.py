@@ -29,7 +29,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     config = session.config
     starts_workers = config.getoption("numprocesses", None) and not hasattr(config, "workerinput")
     if not starts_workers:
-        subprocess.Popen.__init__ = _skip  # type: ignore[assignment,method-assign]
+        subprocess.Popen.__init__ = _skip  # type: ignore[method-assign]
         sys.meta_path.insert(0, _WithoutNode())
 
 

@@ -263,6 +263,7 @@ async def test_a_table_that_stays_busy_is_said(
 
 
 async def test_five_tasks_started_at_once_seed_once(world: World) -> None:
+    world = world.seeded(1_000)
     async with (
         world.launch() as a,
         world.launch() as b,
