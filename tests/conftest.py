@@ -63,9 +63,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if getattr(config.option, "loadgroup", False):
         items[:] = _mixed(items)
         for item in items:
-            group = item.get_closest_marker("xdist_group")
+            marker = item.get_closest_marker("xdist_group")
+            group = marker.args[0] if marker else _sharing(item)
             if group and "@" not in item.nodeid.rpartition("]")[2]:
-                item._id = coerce_node_id(f"{item.nodeid}@{group.args[0]}")
+                item._id = coerce_node_id(f"{item.nodeid}@{group}")
+
+
+def _sharing(item: pytest.Item) -> str:
+    """Return a group for a test that uses what takes long to start, else "": each worker would start it again."""
+    fixtures = item._fixtureinfo.name2fixturedefs if isinstance(item, pytest.Function) else {}
+    if "moto" in fixtures:
+        return "moto"
+    is_of_the_file = any(fixture.scope == "module" for (*_, fixture) in fixtures.values())
+    return f"{item.path.parent.name}/{item.path.stem}" if is_of_the_file else ""
 
 
 def _mixed(items: list[pytest.Item]) -> list[pytest.Item]:
