@@ -257,7 +257,7 @@ def test_a_table_with_a_key_of_its_own_is_used_with_that_key(*, sse: bool) -> No
 @pytest.mark.parametrize(
     "wrong", [{"queue": "numbers"}, {"source": "sqs", "queue": "a b"}, {"source": "sqs", "queue": "arn:aws:sns:x:1:y"}]
 )
-def test_a_queue_that_cannot_be_meant_is_told(wrong: dict[str, Any]) -> None:
+def test_a_queue_that_cannot_be_meant_is_reported(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         ArchiveSection.model_validate(wrong)
 

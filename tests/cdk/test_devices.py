@@ -276,7 +276,7 @@ def test_what_would_fail_late_is_told_at_once(wrong: dict[str, Any], says: str) 
         DevicesSection.model_validate(wrong)
 
 
-def test_a_secret_of_another_region_is_told() -> None:
+def test_a_secret_of_another_region_is_reported() -> None:
     with pytest.raises(ValidationError, match=r"devices: arn:.* is in eu-west-1, the stack in us-east-1"):
         settings(region="us-east-1", **FULL)
 

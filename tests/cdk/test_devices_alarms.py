@@ -134,7 +134,7 @@ def test_without_a_webhook_nothing_is_expected_to_be_reported() -> None:
     assert found(**FULL).keys() - found(**ON).keys() == {"DevicesOutagesUnreported"}
 
 
-def test_each_says_what_to_do_and_a_person_is_told() -> None:
+def test_each_says_what_to_do_and_a_person_is_reported() -> None:
     made = template(alert_email="on-call@example.com", **FULL)
     (topic,) = made.find_resources("AWS::SNS::Topic")
     for name, alarm in found(alert_email="on-call@example.com", **FULL).items():

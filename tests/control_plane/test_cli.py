@@ -223,7 +223,7 @@ async def test_an_expired_token_is_one_line(cloud: tuple[Cli, FakeSynadia]) -> N
     assert "uat_an_old_one" not in error
 
 
-async def test_the_life_of_an_account_on_a_server_of_ones_own(own: Cli, servers: Servers) -> None:
+async def test_the_life_of_an_account_on_your_own_server(own: Cli, servers: Servers) -> None:
     try:
         code, output, _ = await own.process("create", "--initials", "CLI")
         assert code == 0

@@ -22,7 +22,7 @@ ONE, OTHER = User("one", publish=("a",), subscribe=("b",)), User("other", publis
 ACCOUNT = Account(Limits(disk_bytes=1000), (ONE,), (stream("a"), stream("b")), (Bucket("k", 1),))
 
 
-def test_what_is_meant_when_nothing_is_said_is_the_least() -> None:
+def test_the_defaults_allow_the_least() -> None:
     assert Limits().disk_bytes == 67_108_864
     assert (ONE.responses, ONE.gateway, ONE.deny_publish) == (False, False, ())
     assert (ONE.devices, Bucket("b", 1).markers_s) == (False, 0)

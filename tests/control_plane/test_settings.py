@@ -138,7 +138,7 @@ def test_limits() -> None:
         ("tiered_limits", {"R3": {}}, False),
     ],
 )
-def test_a_limit_that_nobody_declared_is_told_where_it_limits(name: str, value: object, is_told: bool) -> None:
+def test_an_undeclared_limit_is_reported_where_it_limits(name: str, value: object, is_told: bool) -> None:
     assert other_limits({"conn": 1}, {name: value}) == ({name: value} if is_told else {})
 
 

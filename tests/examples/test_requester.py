@@ -57,7 +57,7 @@ async def asked(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> A
 
 
 @pytest.mark.parametrize("language", COMMANDS)
-async def test_no_task_is_said_and_none_is_asked_for_ever(asked: Asked, language: str) -> None:
+async def test_a_missing_task_is_reported_and_is_not_asked_for_ever(asked: Asked, language: str) -> None:
     code, output, errors = await asked.by(language, "678")
     assert (code, output) == (1, "")
     assert "no answer in 6 tries" in errors

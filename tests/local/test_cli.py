@@ -103,7 +103,7 @@ async def test_up_prints_what_to_do_next_and_stops_on_ctrl_c(tmp_path: Path) -> 
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-async def test_up_hands_the_events_to_a_container_of_ones_own(tmp_path: Path) -> None:
+async def test_up_hands_the_events_to_your_own_container(tmp_path: Path) -> None:
     state = tmp_path / "state"
     async with command("local", "up", "--queue", "--queue-port", "0", "--state", str(state), *ANY_PORTS) as run:
         await eventually(lambda: "Ctrl-C stops everything" in run.output, within_s=30)
@@ -250,7 +250,7 @@ async def test_a_persons_mistakes_are_one_line(tmp_path: Path) -> None:
         assert len(output.splitlines()) == 1
 
 
-async def test_a_damaged_state_is_put_right_or_named(tmp_path: Path) -> None:
+async def test_a_damaged_state_is_repaired_or_named(tmp_path: Path) -> None:
     state = tmp_path / "state"
 
     async def up() -> str:

@@ -21,7 +21,7 @@ async def says(run: Run, text: str) -> None:
     await eventually(lambda: text in run.output, within_s=40)
 
 
-async def test_a_task_that_ends_is_replaced_and_the_cause_is_told(tmp_path: Path) -> None:
+async def test_a_task_that_ends_is_replaced_and_its_cause_is_printed(tmp_path: Path) -> None:
     state = tmp_path / "state"
     async with command("local", "up", "--tasks", "2", "--queue", "--free-ports", "--state", str(state)) as run:
         await eventually(lambda: "Ctrl-C stops everything" in run.output, within_s=40)

@@ -78,9 +78,7 @@ def test_what_makes_credentials_the_wrong_ones() -> None:
 @pytest.mark.parametrize(
     ("expires_s", "usual", "drifted"), [(60, False, True), (60, True, False), (-60, True, True), (-60, False, True)]
 )
-def test_an_end_is_drift_where_there_is_to_be_none_and_when_it_has_come(
-    expires_s: int, usual: bool, drifted: bool
-) -> None:
+def test_an_end_is_drift_if_none_is_declared_or_if_it_has_passed(expires_s: int, usual: bool, drifted: bool) -> None:
     token = claims.user_jwt(CLIENT, KEY.public, ACCOUNT, account=ACCOUNT.public, expires_s=expires_s)
     found = fields(Identity(ACCOUNT.public, KEY.public, expires=usual), claims.creds_file(token, KEY))
     assert found == (["expires"] if drifted else [])

@@ -188,7 +188,7 @@ async def test_a_size_that_cannot_be_meant_is_said(program: Program, size: str) 
     assert (code, "such as 5GiB" in error) == (2, True)
 
 
-async def test_on_a_server_of_ones_own_drift_is_seen_too(servers: Servers, tmp_path: Any) -> None:
+async def test_on_your_own_server_drift_is_seen_too(servers: Servers, tmp_path: Any) -> None:
     """Consumers and denials as the real server keeps them."""
     async with self_hosted.connected(servers.nats_url, servers.system_creds) as system:
         provider = self_hosted.SelfHosted(servers.nats_url, system, servers.operator, servers.system.public)
@@ -252,7 +252,7 @@ async def test_an_account_that_somebody_else_made_is_left_alone_or_adopted(progr
     assert (await program("status"))[0] == 0
 
 
-async def test_on_a_server_of_ones_own_an_account_may_be_adopted(servers: Servers, tmp_path: Any) -> None:
+async def test_on_your_own_server_an_account_may_be_adopted(servers: Servers, tmp_path: Any) -> None:
     account = Key.account()
     token = claims.account_jwt("POC-AD", account.public, servers.operator, limits=Limits())
     async with self_hosted.connected(servers.nats_url, servers.system_creds) as system:

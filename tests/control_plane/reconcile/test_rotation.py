@@ -94,7 +94,7 @@ async def test_the_old_key_is_the_one_that_the_api_tells(program: Program) -> No
     assert (await program("status"))[0] == 0
 
 
-async def test_the_old_key_is_told_when_it_stops_too(program: Program) -> None:
+async def test_the_old_key_is_printed_when_it_stops_too(program: Program) -> None:
     await program("create")
     old = program.fake.user("service").key.public
     program.fake.calls.clear()
@@ -124,7 +124,7 @@ async def own(servers: Servers, tmp_path: Path) -> AsyncIterator[tuple[SelfHoste
 
 
 @pytest.mark.parametrize("steps", ["identity", "renew", "creds", "retire"])
-async def test_on_a_server_of_ones_own_it_may_stop_at_any_call(
+async def test_on_your_own_server_it_may_stop_at_any_call(
     own: tuple[SelfHosted, str, Files], servers: Servers, monkeypatch: pytest.MonkeyPatch, steps: str
 ) -> None:
     provider, account, files = own

@@ -49,7 +49,7 @@ def busy(retry_after: str, **headers: str) -> web.Response:
     return web.json_response({"message": "slow down"}, status=429, headers={"Retry-After": retry_after, **headers})
 
 
-async def test_it_waits_as_long_as_it_is_told(fake: FakeSynadia, slept: list[float]) -> None:
+async def test_it_waits_as_long_as_it_is_reported(fake: FakeSynadia, slept: list[float]) -> None:
     said: list[str] = []
     server_s = time.time() - 7200  # a clock of its own
     fake.answer_with = [
@@ -174,7 +174,7 @@ async def test_a_connection_that_is_lost_is_not_one_that_cannot_be_made(
         assert taken == [synadia_api.ATTEMPTS + 1], "what may have been made is not made again"
 
 
-async def test_a_slow_answer_is_told(fake: FakeSynadia, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_slow_answer_is_reported(fake: FakeSynadia, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(synadia_api, "SILENT_S", 0.01)
     said: list[str] = []
 

@@ -194,7 +194,7 @@ async def test_a_dead_one_is_replaced_within_15_seconds_and_its_post_has_the_sam
     assert len(set(hook.keys)) == 1
 
 
-async def test_each_process_tells_the_age_of_an_outage_that_none_reports(
+async def test_each_process_publishes_the_age_of_an_outage_that_nobody_reports(
     devices: DevicesWorld, hook: Hook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The lock is held by nobody who lives: the alarm must not wait for somebody who takes it."""

@@ -172,7 +172,7 @@ async def mutual(readings: Readings, certificates: Certificates, host: str = "12
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
-async def test_mutual_tls_lets_in_who_has_a_certificate_of_the_authority_and_no_one_else(
+async def test_mutual_tls_accepts_only_a_certificate_of_the_authority(
     servers: Servers, readings: Readings, tmp_path: Path, host: str
 ) -> None:
     certificates = Certificates(trustme.CA(), tmp_path)

@@ -163,7 +163,7 @@ async def test_a_device_that_hangs_is_told_by_its_silence(devices: DevicesWorld)
         await client.disconnect()
 
 
-async def test_a_bucket_that_takes_no_records_is_told_and_its_connects_are_not_lost(devices: DevicesWorld) -> None:
+async def test_a_bucket_that_takes_no_records_is_reported_and_its_connects_are_not_lost(devices: DevicesWorld) -> None:
     async def limit(nc: Client, max_bytes: int) -> int:
         config = orjson.loads((await nc.request(f"$JS.API.STREAM.INFO.{contract.BUCKET_STREAM}")).data)["config"]
         update = orjson.dumps({**config, "max_bytes": max_bytes})

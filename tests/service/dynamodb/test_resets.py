@@ -82,7 +82,7 @@ async def test_connections_that_were_reset_cost_no_request(count: int) -> None:
 
 
 @COUNTS
-async def test_what_may_not_be_sent_twice_is_told_and_the_next_one_succeeds(count: int) -> None:
+async def test_what_may_not_be_sent_twice_fails_and_the_next_call_succeeds(count: int) -> None:
     async with kept(count) as (resetting, server, made):
         with pytest.raises(HttpError, match="was lost"):
             await made.post("", b"", again=False)
@@ -113,7 +113,7 @@ async def test_an_answer_that_had_begun_is_not_asked_for_again(heard: bytes) -> 
             await post(made)
 
 
-async def test_a_new_connection_that_is_reset_is_told() -> None:
+async def test_a_new_connection_that_is_reset_is_reported() -> None:
     """It has not ended in idleness: the server refuses work."""
 
     async def always(_: bytes, writer: asyncio.StreamWriter) -> None:

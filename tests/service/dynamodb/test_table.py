@@ -42,7 +42,7 @@ async def through(proxy: FaultyDynamoDB, world: World, monkeypatch: pytest.Monke
         yield table
 
 
-async def test_reads_balances_and_knows_who_is_missing(world: World, rows: dict[str, int]) -> None:
+async def test_reads_balances_and_knows_which_clients_are_missing(world: World, rows: dict[str, int]) -> None:
     async with open_table(world.table) as table:
         assert await read(table, [*rows, "stranger", "ü", "a" * 128]) == {
             **as_rows(rows),

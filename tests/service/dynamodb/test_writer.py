@@ -135,7 +135,7 @@ async def test_a_row_is_not_blamed_for_what_the_next_call_may_do(
 
 
 @pytest.mark.parametrize("is_gateways", [False, True], ids=["DynamoDB", "a proxy"])
-async def test_a_body_that_is_too_large_for_who_takes_it_is_sent_in_parts(
+async def test_a_body_that_is_too_large_for_the_receiver_is_sent_in_parts(
     servers: Servers, table: str, proxy: FaultyDynamoDB, monkeypatch: pytest.MonkeyPatch, is_gateways: bool
 ) -> None:
     def limit(_: str, call: Call) -> web.Response | None:

@@ -88,7 +88,7 @@ async def test_the_server_looks_whether_an_idle_client_is_there(world: World) ->
         await eventually(client.pinged.is_set, what="the server's PING")
 
 
-async def test_a_second_sidecar_on_the_port_is_told_so() -> None:
+async def test_a_second_sidecar_on_the_port_ends_with_the_cause() -> None:
     """By default gRPC shares the port, and each call is a matter of luck."""
     first, second = (grpc.aio.server(options=OPTIONS) for _ in range(2))
     try:

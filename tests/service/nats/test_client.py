@@ -52,7 +52,7 @@ async def test_whatever_came_before_the_next_message_is_received(
     await asyncio.sleep(0)
 
 
-async def test_an_undecodable_message_is_told() -> None:
+async def test_an_undecodable_message_is_reported() -> None:
     told: list[Exception] = []
     client = NatsClient(told.append, lambda: None)
     client._subs = (await client_with_subscription())._subs
@@ -137,7 +137,7 @@ async def test_every_part_hears_that_the_connection_is_lost_and_back(world: Worl
     assert heard == ["requests lost", "readings lost", "requests back", "readings back"]
 
 
-async def test_a_close_is_told_once(world: World) -> None:
+async def test_a_close_is_reported_once(world: World) -> None:
     async with world.client("service") as client:
         assert isinstance(client, NatsClient)
         closed: list[bool] = []

@@ -53,7 +53,7 @@ def events(logs: list[MutableMapping[str, Any]]) -> list[str]:
     return [line["event"] for line in logs if line["log_level"] != "debug"]
 
 
-async def test_it_is_open_until_it_is_closed_and_nothing_of_that_is_told(world: World) -> None:
+async def test_it_is_open_until_it_is_closed_and_reports_nothing(world: World) -> None:
     connection, lost = make(world.nats_url, world.creds("service"))
     with capture_logs() as logs:
         with pytest.raises(Skipped):
@@ -127,7 +127,7 @@ async def test_what_servers_tell_while_opening_is_said_once(world: World) -> Non
     assert (lost, events(logs)) == ([], [])
 
 
-async def test_one_refusal_is_waited_out_and_a_second_in_a_row_is_the_end_told_once(world: World) -> None:
+async def test_one_refusal_is_waited_out_and_a_second_in_a_row_is_the_end_reported_once(world: World) -> None:
     """A server that restarts may not know the account yet."""
     async with opened(world) as (connection, lost):
         await connection._on_error(REFUSED)
@@ -151,7 +151,7 @@ async def test_one_refusal_is_waited_out_and_a_second_in_a_row_is_the_end_told_o
         (TimeoutError(), "NATS closed the connection (TimeoutError)"),
     ],
 )
-async def test_a_close_that_nobody_asked_for_is_told_with_its_reason(
+async def test_an_unexpected_close_is_reported_with_its_reason(
     world: World, reason: Exception | None, says: str
 ) -> None:
     async with opened(world) as (connection, lost):
@@ -233,5 +233,5 @@ async def test_a_confirmation_outlives_an_answer_that_does_not_come_and_ends_wit
         (ConnectionResetError(), "ConnectionResetError"),
     ],
 )
-def test_an_error_is_told_in_the_servers_words_or_by_its_kind(error: Exception, text: str) -> None:
+def test_an_error_is_reported_in_the_servers_words_or_by_its_kind(error: Exception, text: str) -> None:
     assert text_of(error) == text

@@ -171,7 +171,7 @@ async def test_a_leaf_below_a_hub_with_a_domain(folder: Path) -> None:
             await check_stream(client.jetstream(), "s", ("s",))
 
 
-async def test_a_plain_stream_where_a_bucket_is_meant(folder: Path) -> None:
+async def test_a_plain_stream_in_place_of_a_bucket(folder: Path) -> None:
     async with plain_server(folder, jetstream=True) as port, client_of(port) as client:
         await api(client, "STREAM.CREATE.KV_config", name="KV_config", subjects=["$KV.config.>"])
         with pytest.raises(ServiceError, match="KV bucket config is a plain stream, not a bucket"):

@@ -63,7 +63,7 @@ async def test_a_receipt_is_good_at_any_sidecar_of_its_queue_and_after_a_restart
         assert await deleted(second, two.messageID, three.messageID) == [OK, OK]
 
 
-async def test_a_consumer_that_is_deleted_is_told_and_one_made_again_is_served(world: World) -> None:
+async def test_a_consumer_that_is_deleted_is_reported_and_one_made_again_is_served(world: World) -> None:
     await store(world, b"one", b"two")
     async with sidecar(world) as (task, channel):
         one, two = await received(channel, 2)

@@ -48,9 +48,7 @@ async def refused(channel: grpc.aio.Channel) -> bool:
     return caught.value.code() == grpc.StatusCode.UNAVAILABLE
 
 
-async def test_mutual_tls_on_every_interface_lets_in_who_has_a_certificate(
-    world: World, certificates: Certificates
-) -> None:
+async def test_mutual_tls_on_every_interface_accepts_a_certificate(world: World, certificates: Certificates) -> None:
     port = claim_port(0, "")
     address = f"127.0.0.1:{port}"
     await store(world, b"one")
@@ -98,7 +96,7 @@ async def test_a_unix_socket_serves_and_one_left_by_a_killed_sidecar_is_in_nobod
         assert (world.folder / "q.sock").exists()
 
 
-async def test_a_unix_socket_that_was_removed_is_told(world: World) -> None:
+async def test_a_unix_socket_that_was_removed_is_reported(world: World) -> None:
     path = world.folder / "q.sock"
     async with sidecar(world, QUEUE_LISTEN=f"unix:{path}") as (task, _):
         path.unlink()

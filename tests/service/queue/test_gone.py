@@ -125,7 +125,7 @@ async def test_messages_that_grow_on_their_way_are_more_than_one_response(world:
         assert sorted(map(int, ids)) == list(range(1, COUNT + 1))
 
 
-async def test_what_clients_do_not_read_is_bounded_and_a_receive_is_told(world: World) -> None:
+async def test_what_clients_do_not_read_is_bounded_and_a_receive_is_reported(world: World) -> None:
     await store(world, *(b"x" * 900_000 for _ in range(UNREAD)))
     async with listening(world) as (task, stub, listen):
         assert len(await receive(stub, limit=1)) == 1

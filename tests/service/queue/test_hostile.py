@@ -109,7 +109,7 @@ async def test_metadata_and_messages_beyond_the_bounds_are_refused(shared: Share
 
 
 @pytest.mark.parametrize("receipt", ["-" * 3_000_000, "1" * 3_000_000, "é" * 1_000_000, "", "1-1-1-1-1-1", "\0"])
-async def test_a_receipt_that_is_none_is_not_found(shared: Shared, receipt: str) -> None:
+async def test_an_invalid_receipt_is_not_found(shared: Shared, receipt: str) -> None:
     _, channel = shared
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await SQSServiceStub(channel).DeleteMessage(pb.SQSDeleteMessageRequest(messageID=receipt), timeout=10)

@@ -124,7 +124,7 @@ async def test_a_stream_hands_out_what_is_not_deleted_up_to_its_bound(world: Wor
         await stop(task)
 
 
-async def test_what_is_out_of_bounds_is_told(shared: Shared) -> None:
+async def test_what_is_out_of_bounds_is_reported(shared: Shared) -> None:
     _, channel = shared
     wrong = {
         "visibility_timeout": receive(43_201),

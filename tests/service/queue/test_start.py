@@ -51,7 +51,7 @@ async def tried(given: QueueSettings) -> str:
     return ""
 
 
-async def test_a_port_that_is_taken_is_told(taken: int) -> None:
+async def test_a_port_that_is_taken_is_reported(taken: int) -> None:
     assert f"QUEUE_LISTEN 127.0.0.1:{taken} cannot be used" in await tried(settings(queue_listen=f"127.0.0.1:{taken}"))
 
 
@@ -60,7 +60,7 @@ async def test_it_is_not_on_every_interface_without_certificates(listen: str) ->
     assert "reachable from other machines" in await tried(settings(queue_listen=listen))
 
 
-async def test_a_unix_socket_that_another_program_serves_is_told(tmp_path: Path) -> None:
+async def test_a_unix_socket_that_another_program_serves_is_reported(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(str(tmp_path / "q.sock"))
         other.listen()
@@ -68,7 +68,7 @@ async def test_a_unix_socket_that_another_program_serves_is_told(tmp_path: Path)
             assert "is served by another program" in await tried(settings(queue_listen=listen))
 
 
-async def test_a_unix_socket_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+async def test_a_unix_socket_that_cannot_be_made_is_reported(tmp_path: Path) -> None:
     told = await tried(settings(queue_listen=f"unix:{tmp_path}/nowhere/q.sock"))
     assert "cannot be used (No such file or directory)" in told
     (tmp_path / "plain").write_text("kept")
@@ -91,7 +91,7 @@ async def test_a_unix_socket_that_cannot_be_made_is_told(tmp_path: Path) -> None
         (f"unix:/{'q' * 120}", "must have a path of at most 107 bytes"),
     ],
 )
-def test_an_address_that_is_none_is_told(monkeypatch: pytest.MonkeyPatch, listen: str, rule: str) -> None:
+def test_an_invalid_address_is_reported(monkeypatch: pytest.MonkeyPatch, listen: str, rule: str) -> None:
     monkeypatch.setenv("QUEUE", "jetstream:s")
     monkeypatch.setenv("QUEUE_LISTEN", listen)
     with pytest.raises(ServiceError, match=re.escape(f"QUEUE_LISTEN is not valid: {rule}")):
@@ -103,12 +103,12 @@ def test_an_address_of_this_machine_is_local(listen: str) -> None:
     assert settings(queue_listen=listen).address.is_local
 
 
-async def test_a_certificate_that_cannot_be_read_is_told() -> None:
+async def test_a_certificate_that_cannot_be_read_is_reported() -> None:
     assert "QUEUE_CERTIFICATE" in await tried(settings(queue_certificate="/nowhere.pem", queue_key="/nowhere.key"))
     assert "QUEUE_CERTIFICATE is not set" in await tried(settings(queue_client_ca="/nowhere.pem"))
 
 
-async def test_a_certificate_a_key_or_a_ca_that_is_none_is_told_by_its_variable(tmp_path: Path) -> None:
+async def test_an_invalid_certificate_key_or_ca_is_reported_by_its_variable(tmp_path: Path) -> None:
     def file(name: str, data: bytes) -> str:
         (tmp_path / name).write_bytes(data)
         return str(tmp_path / name)

@@ -117,7 +117,7 @@ async def test_a_failure_answers_those_that_are_left_and_the_log_says_what_faile
     assert [line["event"] for line in logs] == ["reply failed" if looked_up else "request failed"]
 
 
-async def test_payloads_that_do_not_fit_the_requests_answer_none_of_them() -> None:
+async def test_a_wrong_number_of_payloads_answers_no_request() -> None:
     made = Made("_INBOX.a", "_INBOX.b")
     with pytest.raises(ValueError, match="zip"):
         made.burst.respond(["one"])

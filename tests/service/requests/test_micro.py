@@ -132,7 +132,7 @@ async def test_statistics_are_true_while_hundreds_are_in_flight(world: World) ->
         assert endpoint["average_processing_time"] == endpoint["processing_time"] // 300
 
 
-async def test_errors_are_counted_and_the_last_one_is_told(world: World) -> None:
+async def test_errors_are_counted_and_the_last_one_is_reported(world: World) -> None:
     held = Held()
     async with world.client("service") as server, world.client() as client, serving(server, held) as service:
         with capture_logs() as logs:
@@ -147,7 +147,7 @@ async def test_errors_are_counted_and_the_last_one_is_told(world: World) -> None
         assert (stats["endpoints"][0]["num_errors"], stats["endpoints"][0]["last_error"]) == (1, "403:BAD_REQUEST")
 
 
-async def test_an_unexpected_error_is_told_to_nobody(world: World) -> None:
+async def test_the_reply_does_not_show_an_unexpected_error(world: World) -> None:
     async with world.client("service") as server, world.client() as client, serving(server, Held()):
         body, headers = await ask(client, b"broken")
         assert headers == {"Nats-Service-Error-Code": "500", "Nats-Service-Error": "INTERNAL_ERROR"}

@@ -195,7 +195,7 @@ def test_every_reason_that_dynamodb_has_is_known() -> None:
     assert documented == {*PASSES, "ItemCollectionSizeLimitExceeded", "ValidationError"}
 
 
-async def test_an_outcome_that_is_not_known_is_told_so_and_the_repeat_settles_it(
+async def test_an_unknown_outcome_is_said_to_be_unknown_and_the_repeat_settles_it(
     world: World, proxy: FaultyDynamoDB
 ) -> None:
     world.put_rows({"678": 7120, "other": 1})

@@ -94,7 +94,7 @@ def test_a_client_id_is_one_subject_token_or_is_refused(text: str) -> None:
         (b'{"client_id":"' + b"x" * 129 + b'"}', "one NATS subject token"),
     ],
 )
-def test_a_malformed_request_is_told_what_is_wrong(payload: bytes, says: str) -> None:
+def test_the_reply_to_a_malformed_request_says_what_is_wrong(payload: bytes, says: str) -> None:
     with pytest.raises(BadRequest, match=says):
         decode(payload)
 

@@ -460,7 +460,7 @@ async def test_a_stream_that_ceases_to_take_batches_gets_events_one_by_one(world
     assert [subject for subject, _, _ in await stored(world)] == subjects(500)
 
 
-async def test_who_sees_where_acknowledgements_go_can_send_none(world: World, publishing: Publishing) -> None:
+async def test_a_user_that_sees_the_ack_subjects_cannot_send_acks(world: World, publishing: Publishing) -> None:
     """User `viewer` may subscribe to events, and have JetStream's API answer to any subject."""
     async with publishing() as published, world.client("viewer") as viewer:
         answers = asyncio.Queue[Answer]()

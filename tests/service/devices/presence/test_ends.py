@@ -26,7 +26,7 @@ from tests.support.devices.world import DevicesWorld
 from tests.support.world import eventually
 
 
-async def test_an_outage_that_ended_while_no_process_was_there_is_told(devices: DevicesWorld) -> None:
+async def test_an_outage_that_ended_while_no_process_was_there_is_reported(devices: DevicesWorld) -> None:
     device = Device(devices, "d1")
     async with process(devices):
         await device.connect(session=1)

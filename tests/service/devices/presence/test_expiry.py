@@ -99,7 +99,7 @@ async def test_readings_that_waited_while_no_process_was_there_are_no_silence(de
         assert body["seq"] == 3
 
 
-async def test_a_silence_that_ended_while_no_process_was_there_is_told(devices: DevicesWorld) -> None:
+async def test_a_silence_that_ended_while_no_process_was_there_is_reported(devices: DevicesWorld) -> None:
     device = Device(devices, "d1")
     async with process(devices):
         await device.connect(silence=2)
@@ -129,7 +129,7 @@ async def test_a_timer_of_the_longest_time_is_taken_by_the_server(devices: Devic
         assert await devices.state("d2") == "online"
 
 
-async def test_many_that_drop_at_once_are_each_told_once(devices: DevicesWorld) -> None:
+async def test_many_that_drop_at_once_are_each_reported_once(devices: DevicesWorld) -> None:
     names = [f"d{number}" for number in range(1_000)]
     async with process(devices) as one, process(devices) as two:
         for start in range(0, len(names), 250):

@@ -36,7 +36,7 @@ async def test_a_purged_record_comes_back_with_the_next_readings(
         await eventually(is_back, within_s=20)
 
 
-async def test_a_stream_that_was_made_again_below_its_records_is_told(devices: DevicesWorld) -> None:
+async def test_a_stream_that_was_made_again_below_its_records_is_reported(devices: DevicesWorld) -> None:
     device = Device(devices, "d1")
     async with process(devices):
         for session in range(1, 4):

@@ -58,7 +58,7 @@ async def test_a_pull_is_given_no_more_than_it_asked_for(monkeypatch: pytest.Mon
     assert given_back == [reply.decode() for reply in replies[2:]]
 
 
-async def test_what_is_no_delivery_costs_none_of_those_it_comes_with() -> None:
+async def test_a_message_that_is_no_delivery_does_not_cost_its_neighbours() -> None:
     nc = NatsClient(lambda _: None, lambda: None)
     slot = _Slot(nc, lambda _: None, lambda _: False)
     pull = slot.begin(3)

@@ -60,7 +60,7 @@ async def told(queue: Queue, source: Sqs, answer: web.Response) -> set[str]:
 
 
 @pytest.mark.parametrize("code", CODES)
-async def test_each_error_of_botocore_is_told_by_what_a_client_can_do(queue: Queue, source: Sqs, code: str) -> None:
+async def test_each_error_of_botocore_is_reported_by_what_a_client_can_do(queue: Queue, source: Sqs, code: str) -> None:
     """Its receipt is wrong, or the same call may succeed later: the queue, a key or the network is."""
     wanted = {"NOT_FOUND" if code in NOT_FOUND else "UNAVAILABLE"}
     for name in (code, f"AWS.SimpleQueueService.{code}"):

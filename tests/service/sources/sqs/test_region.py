@@ -202,7 +202,7 @@ async def test_what_gives_credentials_is_asked_in_the_region(wire: Wire, monkeyp
 
 
 @pytest.mark.parametrize("url", ["https://[x/1/orders", "https://host:abc/1/orders", "http:///orders"])
-async def test_a_url_that_is_none_is_said(url: str) -> None:
+async def test_an_invalid_url_is_reported(url: str) -> None:
     (need,) = Sqs(url, "QUEUE").needs()
     with pytest.raises(ServiceError, match=r"^queue .* cannot be read: "):
         await need.look()
