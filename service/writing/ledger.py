@@ -69,7 +69,7 @@ class Ledger(Generic[M]):
         self.arrived.set()
 
     def forget(self, messages: Iterable[M]) -> None:
-        """Hold these no more: the source was told what became of them."""
+        """Stop holding these: they are acknowledged, given back or buried."""
         for message in messages:
             if self._held.pop(message, None) is not None:
                 self.bytes -= message.size
@@ -77,7 +77,7 @@ class Ledger(Generic[M]):
             self.freed.set()
 
     def due(self, every_s: float) -> list[M]:
-        """Return the messages held for `every_s` seconds since they were last due, or came."""
+        """Return the messages that came, or were last due, at least `every_s` seconds ago."""
         now = self._loop.time()
         due = [message for message, since_s in self._held.items() if now - since_s > every_s]
         self._held.update(dict.fromkeys(due, now))
