@@ -341,7 +341,7 @@ async def test_closing_leaves_no_task_behind() -> None:
     await eventually(lambda: bool(archiver._sending))
     await archiver.close()
     await asyncio.sleep(0)
-    assert asyncio.all_tasks() == before
+    assert asyncio.all_tasks() <= before
     assert not archiver._sending
 
 
