@@ -68,6 +68,9 @@ func run(stop <-chan os.Signal) error {
 	if err != nil {
 		return err
 	}
+	if err := nc.Flush(); err != nil { // its subscriptions are at the server
+		return err
+	}
 	slog.Info("serving")
 	<-stop
 	return b.drain(nc, service)
