@@ -1,4 +1,4 @@
-"""Keep messages that are no reading, connect or will (docs/adr/0014-archive-dead-letters.md)."""
+"""Keep messages that are not a reading, connect or will (docs/adr/0014-archive-dead-letters.md)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TOPIC_MAX: Final = 1024
 
 
 def letters(connection: Connection, kind: str) -> Letters[StreamMessage]:
-    """Return the letters of a `kind`, `READINGS` or `LIFE`: when and as what a message was stored identify it."""
+    """Return the letters of a `kind`, `READINGS` or `LIFE`: a message's time and sequence in its stream identify it."""
     stream = DeadLetterStream(connection, contract.USER, contract.DEAD_STREAM, contract.DEAD_SUBJECT, kind)
     return Letters(stream, "Devices", _describe, contract.READING_BYTES)
 

@@ -46,7 +46,7 @@ class ReadingRows:
         return self._make
 
     def key(self, message: StreamMessage) -> Key:
-        """Return the key of its row; for a message that is no reading, its topic and what its key would end in."""
+        """Return the key of its row; for a message that is not a reading, its topic and how its key would end."""
         try:
             item = self._row(message)
         except Unreadable:

@@ -52,7 +52,7 @@ NEVER_S: Final = 0.0
 
 
 class Devices:
-    """Readings of MQTT devices into a DynamoDB table; who is there, and who is not; answers over NATS and gRPC."""
+    """Readings of MQTT devices into a DynamoDB table, their presence, and answers over NATS and gRPC."""
 
     SETTINGS: ClassVar = DevicesSettings
 

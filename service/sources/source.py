@@ -1,4 +1,4 @@
-"""Sources of messages: three interfaces, each for those who use it. `JetStream` and `Sqs` implement all of them.
+"""Sources of messages: three interfaces, one for each kind of caller. `JetStream` and `Sqs` implement all of them.
 
 A role that processes messages itself takes a `WorkSource`: `acknowledge`, `extend` and `give_back` return at once, and
 if one is lost the message is received again. A role that hands messages on takes a `ReceiptSource`: `delete` and

@@ -1,4 +1,4 @@
-"""What a post says of a window's outages and returns, in the form that its receiver takes."""
+"""Format a window's outages and returns as a post that its receiver accepts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def key(events: Sequence[StreamMessage]) -> str:
 
 
 def text(down: Sequence[str], up: Sequence[str]) -> str:
-    """Return what a person reads: at most `NAMES` devices in all."""
+    """Return the post's text, with at most `NAMES` devices in all."""
     parts: list[str] = []
     left = NAMES
     for heading, devices in ((_DOWN, down), (_UP, up)):

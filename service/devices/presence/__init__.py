@@ -1,1 +1,1 @@
-"""Which devices are there, and since when."""
+"""Which devices are online, and since when."""

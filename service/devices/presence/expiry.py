@@ -30,7 +30,7 @@ async def ended(messages: Sequence[StreamMessage]) -> Mapping[str, Call]:
 async def forgotten(bucket: Bucket) -> Mapping[str, Call]:
     """Return the devices that have neither their timer nor its marker. Raise `Unanswered`.
 
-    A marker stays for a day. When no process was there for longer than that, only the record tells of the outage.
+    A marker stays for a day. If no process ran for longer than that, only the record shows the outage.
     """
     devices = await bucket.devices()
     there = await bucket.timers()

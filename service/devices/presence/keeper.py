@@ -94,7 +94,7 @@ class Keeper:
         """Make one round; None if it must be made again.
 
         `passed` has the sequence up to which earlier rounds applied a device's connects and wills. The record does not
-        tell: late or invalid ones do not move its `seq`.
+        show it: late or invalid ones do not move its `seq`.
         """
         # Asked before the signs are read, so that every sign up to it is among them.
         last = await self._stream.last_seq() if any(call.ended for call in calls.values()) else 0

@@ -1,4 +1,4 @@
-"""Who is there: the parts of presence, wired."""
+"""Wire the parts of presence."""
 
 from __future__ import annotations
 

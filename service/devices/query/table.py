@@ -1,4 +1,4 @@
-"""Read the table of readings page by page: the next page is read only when the last one is used up.
+"""Read the table of readings page by page: the next page is read only when the last one is consumed.
 
 https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Query.Pagination.html
 """
