@@ -108,6 +108,7 @@ class Writer:
         deadline = clock() + BUDGET_S
         batches, attempt = [list(items)], 0
         """Batches not written yet, and how often the last one was tried without progress."""
+        suspect: Item | None = None
         while batches:
             if attempt:
                 await asyncio.sleep(min(BACKOFF_MAX_S, BACKOFF_MIN_S * 2.0**attempt) * random.random())
@@ -131,6 +132,10 @@ class Writer:
                     result.problem = problem
                     batches.append(batch)
                     attempt += 1
+                elif batch[0] is not suspect:  # the table may have been wrong when it refused the row, and right since
+                    suspect = batch[0]
+                    batches.append(batch)
+                    attempt = 0
                 else:
                     result.refused.append((batch[0], str(error)))
                     attempt = 0

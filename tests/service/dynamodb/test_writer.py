@@ -134,6 +134,23 @@ async def test_a_row_is_not_blamed_for_what_the_next_call_may_do(
         assert keys(again.written) == ["0", "1"]
 
 
+async def test_a_row_is_not_blamed_for_a_table_that_is_right_again_when_it_is_described(
+    servers: Servers, table: str, proxy: FaultyDynamoDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_right = False
+
+    async def fault(action: str, _call: Call) -> web.Response | None:
+        nonlocal is_right
+        is_right |= action == "DescribeTable"
+        return None if is_right else refusal("ValidationException")
+
+    proxy.fault = fault
+    async with through(proxy, table, monkeypatch) as writer:
+        result = await writer.write(items(3))
+    assert (keys(result.written), result.refused) == (["0", "1", "2"], [])
+    assert written(servers, table) == {"0", "1", "2"}
+
+
 @pytest.mark.parametrize("is_gateways", [False, True], ids=["DynamoDB", "a proxy"])
 async def test_a_body_that_is_too_large_for_the_receiver_is_sent_in_parts(
     servers: Servers, table: str, proxy: FaultyDynamoDB, monkeypatch: pytest.MonkeyPatch, is_gateways: bool
