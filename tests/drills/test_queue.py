@@ -128,7 +128,7 @@ async def test_sidecar_killed(world: World, drill: Drill) -> None:
 
 
 BEHAVIOURS = [
-    pytest.param((keep, delete), id="never deletes"),
+    pytest.param((keep, delete, delete), id="never deletes"),
     pytest.param((delete_twice, delete), id="deletes twice"),
     pytest.param((delete_after(LATE_S), delete_after(LATE_S), delete), id="deletes late"),
     pytest.param((delete, delete), id="shares the queue with another"),
