@@ -37,6 +37,7 @@ FOLDER: Final = Path(__file__).with_name("series")
 ANY_PORT: Final = Ports(nats=0, dynamodb=0, gateway=0, health=0)
 TICKS_PER_S: Final = 20
 CLIENTS: Final = 1000
+LONGEST_S: Final = 7_200
 
 
 async def record(name: str, rate: int, minutes: int, *, stuck: bool) -> None:
@@ -56,7 +57,8 @@ async def running_system(folder: Path, logs: Path, *, stuck: bool) -> AsyncItera
         env = service_env(system.nats_url, system.creds["service"], "balances", system.dynamodb_env)
         started = service_task("customer", {**env, "LOG_FORMAT": "json"}, claim_port(0, ""), logs / "customer.log")
         await ready(await stack.enter_async_context(started))
-        admin = await stack.enter_async_context(system.administrator())
+        creds = self_hosted.administrator_of(system.state.operator(), system.account, expires_s=LONGEST_S)
+        admin = await stack.enter_async_context(self_hosted.connected(system.nats_url, creds))
         jetstream = admin.jetstream()
         supervisor = Supervisor(
             lambda: stream_backlog(jetstream), archive_env(system, f"jetstream:{contract.STREAM}", TABLE), logs,
