@@ -111,7 +111,7 @@ def test_gates(text: str, figures: dict[str, float], fails: bool) -> None:
 
 
 @pytest.mark.parametrize("text", ["p99", "p99>50", "p99>fast", ">5", "errors>1ms", "p99=5ms", "p99>5parsecs"])
-def test_a_gate_that_is_none(text: str) -> None:
+def test_an_invalid_threshold_is_refused(text: str) -> None:
     with pytest.raises(BenchmarkError, match="--fail-if"):
         parse(text, RUN)
 
@@ -231,7 +231,7 @@ def test_latency_by_endpoint() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "balance=-1", "balance=x", "balances=1", "get=1,get=2", "get=0", "a,,b"])
-def test_a_mix_that_is_none(text: str) -> None:
+def test_an_invalid_mix_is_refused(text: str) -> None:
     with pytest.raises(BenchmarkError, match="--mix"):
         parse_mix(text)
 

@@ -127,7 +127,7 @@ def test_two_tasks_run_whatever_autoscaling_does_and_are_looked_after() -> None:
     assert "DevicesTasks" not in targets
 
 
-def test_the_container_is_told_what_the_settings_say() -> None:
+def test_the_container_gets_the_settings() -> None:
     (table,) = [
         {"Ref": id_} for id_ in template(**FULL).find_resources("AWS::DynamoDB::Table") if id_.startswith("Devices")
     ]
@@ -271,7 +271,7 @@ def test_cfn_lint_finds_nothing(changes: dict[str, Any]) -> None:
         ({"tasks": 0}, "tasks"),
     ],
 )
-def test_what_would_fail_late_is_told_at_once(wrong: dict[str, Any], says: str) -> None:
+def test_what_would_fail_late_is_refused_at_synth(wrong: dict[str, Any], says: str) -> None:
     with pytest.raises(ValidationError, match=says):
         DevicesSection.model_validate(wrong)
 

@@ -195,6 +195,6 @@ def test_its_tasks_are_on_the_bill() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"enabled": True}, {"source": "kafka"}, {"stop_timeout": 121}, {"cpu": 300}])
-def test_what_would_fail_late_is_told_at_once(wrong: dict[str, Any]) -> None:
+def test_what_would_fail_late_is_refused_at_synth(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         QueueSection.model_validate(wrong)

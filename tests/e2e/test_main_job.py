@@ -133,7 +133,9 @@ async def test_a_drain_under_load_is_clean_every_time(world: World) -> None:
     assert await world.last_sequence() == tally.sent
 
 
-async def test_what_a_task_has_no_room_for_is_told_no_responders_at_once(world: World, proxy: FaultyDynamoDB) -> None:
+async def test_a_request_that_a_task_has_no_room_for_gets_no_responders_at_once(
+    world: World, proxy: FaultyDynamoDB
+) -> None:
     async with tasks(world.seeded(200), 1, MAX_IN_FLIGHT="50", **proxy.env) as (task,), clients(world, 1) as asking:
         balances = world.rows()
         hold = asyncio.Event()

@@ -228,7 +228,7 @@ async def test_a_refusal_is_for_the_subject_as_it_is_written(served: World) -> N
 
 
 @pytest.mark.parametrize("character", ['"', "\\", "%00", "%E2%80%8B", "%C2%A0", "%7F", "%0A"])
-async def test_a_subject_that_the_server_would_quote_is_none(world: World, character: str) -> None:
+async def test_a_subject_that_the_server_would_quote_is_refused(world: World, character: str) -> None:
     async with http_gateway(world) as http:
         for method in ("POST", "PUT"):
             status, _, headers = await http.call(method, f"customer.b{character}x")

@@ -41,7 +41,7 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "POLL_S", POLL_S)
 
 
-async def test_a_backlog_that_cannot_be_read_is_told_once_and_read_again(tmp_path: Path) -> None:
+async def test_a_backlog_that_cannot_be_read_is_reported_once_and_read_again(tmp_path: Path) -> None:
     said: list[tuple[float, str]] = []
     read = 0
 

@@ -168,7 +168,7 @@ async def test_it_is_exact_while_tasks_adjust(
     assert found.points == sum(world.rows().values())
 
 
-def test_the_sum_of_places_knows_a_chain_from_what_is_none() -> None:
+def test_the_sum_of_places_recognizes_a_chain() -> None:
     chain = [(1, 5, 15), (2, -10, 5), (3, 2, 7)]
     for rows, is_right in (
         (chain, True), (chain[::-1], True), (chain[:2], False), (chain[1:], False), ([*chain, (3, 2, 7)], False),

@@ -1,9 +1,10 @@
-"""A plugin of pytest that `make unit` loads: a test that starts a program is skipped when it does, so no list of tests
-goes stale. What is left needs no server, no Docker and no browser.
+"""A plugin of pytest that `make unit` loads: a test that starts a program or a server is skipped when it does, so no list
+of tests goes stale. What is left needs no server, no Docker and no browser.
 """
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from collections.abc import Generator
@@ -12,9 +13,9 @@ from typing import Any, Final
 
 import pytest
 
-_REASON: Final = "starts a program"
+_REASON: Final = "starts a program or a server"
 _started: Final[list[bool]] = []
-"""Not empty: the current test has tried to start a program."""
+"""Not empty: the current test has tried to start one."""
 
 
 class _WithoutNode(MetaPathFinder):
@@ -30,12 +31,13 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     starts_workers = config.getoption("numprocesses", None) and not hasattr(config, "workerinput")
     if not starts_workers:
         subprocess.Popen.__init__ = _skip  # type: ignore[method-assign]
+        socket.socket.listen = _skip  # type: ignore[method-assign]
         sys.meta_path.insert(0, _WithoutNode())
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Skip also a test that catches the skip, and then fails without its program."""
+    """Skip also a test that catches the skip, and then fails without it."""
     report = yield
     if report.failed and _started:
         report.outcome, report.longrepr = "skipped", (__file__, 0, f"Skipped: {_REASON}")

@@ -106,7 +106,7 @@ def test_credentials_that_do_not_connect_are_not_made_a_secret(
     assert deployment.asked == []
 
 
-def test_a_secret_that_is_being_deleted_is_none(deployment: Deployment) -> None:
+def test_a_secret_that_is_being_deleted_does_not_count(deployment: Deployment) -> None:
     aws.push_secret("DP", "old")
     deployed.client("secretsmanager", deployment.settings).delete_secret(
         SecretId="DP/NATSCreds", RecoveryWindowInDays=7

@@ -138,7 +138,7 @@ def test_every_pair_that_fargate_has_is_taken(tmp_path: Path) -> None:
             assert settings.load(changed(tmp_path, cpu=cpu, memory=memory)).memory == memory
 
 
-def test_a_file_that_is_none(tmp_path: Path) -> None:
+def test_an_invalid_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "settings.toml").write_text("region = ")
     with pytest.raises(ProvisioningError, match=r"settings\.toml: "):
         settings.load(tmp_path / "settings.toml")

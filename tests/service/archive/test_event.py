@@ -98,7 +98,7 @@ def test_a_subject_that_is_no_text_is_no_row() -> None:
     "balance",
     [b"1" + b"0" * 40 + b"e1000000", b"1" * 41 + b"e-2000000", b"1e999999999999999999999", b"-9" * 1 + b"e126"],
 )
-def test_a_balance_beyond_every_exponent_is_none(balance: bytes) -> None:
+def test_a_balance_beyond_every_exponent_is_left_out(balance: bytes) -> None:
     assert balance_of(b'{"balance":%b,"more":1}' % balance) is None
 
 

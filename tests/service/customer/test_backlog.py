@@ -239,7 +239,7 @@ async def test_without_the_servers_time_the_other_figures_are_there(
         {"data": {"permissions": {"subscribe": {"deny": [5]}}}},
     ],
 )  # fmt: skip
-async def test_an_odd_answer_about_the_permissions_is_none(world: World, odd: Any) -> None:
+async def test_an_odd_answer_about_the_permissions_is_ignored(world: World, odd: Any) -> None:
     async with world.client("service") as client:
 
         class Odd:

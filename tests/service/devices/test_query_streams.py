@@ -193,7 +193,7 @@ async def test_a_server_that_stops_breaks_streams_off_and_each_says_after_how_ma
         await draining
 
 
-async def test_a_call_that_comes_while_the_server_stops_is_told_to_call_again(
+async def test_a_call_that_comes_while_the_server_stops_gets_unavailable(
     proxy: FaultyDynamoDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with endless(proxy, monkeypatch) as (_, it):

@@ -98,7 +98,7 @@ async def test_a_device_is_answered_for_over_nats_and_grpc(devices: DevicesWorld
         await second.disconnect()
 
 
-async def test_a_device_that_drops_is_told_once_and_its_return_too(devices: DevicesWorld) -> None:
+async def test_a_device_that_drops_is_reported_once_and_so_is_its_return(devices: DevicesWorld) -> None:
     async with webhook() as hook, devices.task(OUTAGE_WEBHOOK=hook.url, OUTAGE_WINDOW="0"), devices.task():
         client = await alive(devices, "a1")
         await client.publish("data/a1/room", reading("a1", FIRST_S))
@@ -115,7 +115,7 @@ async def test_a_device_that_drops_is_told_once_and_its_return_too(devices: Devi
     assert hook.named("down") == ["a1"]
 
 
-async def test_a_device_that_is_back_in_time_is_not_told(devices: DevicesWorld) -> None:
+async def test_a_device_that_is_back_in_time_is_not_reported(devices: DevicesWorld) -> None:
     async with devices.task():
         client = await alive(devices, "a1", delay=5)
         await eventually(is_in(devices, "a1", "online"), what="the record")
@@ -153,7 +153,7 @@ async def test_readings_from_before_a_will_do_not_take_it_back(devices: DevicesW
     assert len(devices.rows()) == 500
 
 
-async def test_a_device_that_hangs_is_told_by_its_silence(devices: DevicesWorld) -> None:
+async def test_a_device_that_hangs_is_found_by_its_silence(devices: DevicesWorld) -> None:
     async with devices.task():
         client = await alive(devices, "a1", silence=1)
         await told(devices, "down.a1")

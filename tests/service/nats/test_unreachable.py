@@ -144,12 +144,12 @@ async def test_a_reason_arrives_before_the_reset(monkeypatch: pytest.MonkeyPatch
     assert "takes no more connections (maximum account active connections exceeded)" in told
 
 
-async def test_no_server_is_none(folder: Path) -> None:
+async def test_a_port_where_no_server_listens_is_reported(folder: Path) -> None:
     told = await tried(f"nats://localhost:{claim_port(0, '')}")
     assert told.startswith("no NATS server at ")
 
 
-def test_a_port_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_port_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DDB_TABLE", "t")
     monkeypatch.setenv("NATS_URL", "nats://localhost:99999")
     with pytest.raises(ServiceError, match=r"^NATS_URL is not valid: has an invalid port"):

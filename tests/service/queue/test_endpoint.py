@@ -120,7 +120,7 @@ async def test_a_second_sidecar_on_a_unix_socket_ends_with_one_line_and_the_firs
             assert await health(fresh) == SERVING
 
 
-async def test_health_is_told_for_the_server_and_for_its_service(shared: Shared) -> None:
+async def test_health_is_reported_for_the_server_and_for_its_service(shared: Shared) -> None:
     _, channel = shared
     assert await health(channel) == SERVING
     assert await health(channel, contract.GRPC_SERVICE) == SERVING

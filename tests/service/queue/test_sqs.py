@@ -88,7 +88,7 @@ async def test_what_is_received_too_often_is_in_the_dead_letter_queue_and_is_han
     assert messages_of(sqs, dead) == 0
 
 
-async def test_a_silent_sqs_does_not_hold_a_sidecar_that_is_told_to_stop(world: World, moto: str) -> None:
+async def test_a_silent_sqs_does_not_delay_the_stop_of_a_sidecar(world: World, moto: str) -> None:
     queue = client(moto).create_queue(QueueName="silent")["QueueUrl"]
     variable = "AWS_ENDPOINT_URL_SQS"
     async with faulty_dynamodb({variable: moto}, variable) as proxy:

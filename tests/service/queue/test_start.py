@@ -144,6 +144,6 @@ def test_another_role_does_not_import_grpc() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_a_stream_that_the_user_may_not_see_is_told_with_the_roles_own_user() -> None:
+def test_a_stream_that_the_user_may_not_see_is_reported_with_the_roles_own_user() -> None:
     told = str(explain("stream nope", nats.errors.TimeoutError(), contract.USER))
     assert "use the credentials of user `queue`" in told

@@ -14,7 +14,7 @@ from tests.service.queue.test_source import reading
 from tests.support.world import World
 
 
-async def test_a_receive_that_comes_while_the_sidecar_stops_is_told_to_call_again(world: World) -> None:
+async def test_a_receive_that_comes_while_the_sidecar_stops_gets_unavailable(world: World) -> None:
     """Its call was accepted before. It waited, until the end of the drain cancelled it."""
     async with reading(world) as source:
         service, server = SQSService(source), grpc.aio.server()

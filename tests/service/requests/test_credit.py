@@ -109,7 +109,7 @@ async def use_up_what_is_granted(credit: Credit, client: Client) -> None:
         assert await ask(client) == "no responders"
 
 
-async def test_what_is_turned_away_is_told_in_the_servers_own_words(world: World) -> None:
+async def test_a_request_turned_away_gets_the_servers_own_reply(world: World) -> None:
     async with crediting(world, 1) as (nc, credit, held), wire(world.nats_url, world.creds("client")) as raw:
         raw.send(b"SUB _INBOX.own 1\r\n")
         raw.send(pub(b"customer.balance", b"x", b"_INBOX.own"))

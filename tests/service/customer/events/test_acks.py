@@ -57,6 +57,6 @@ def test_no_responders_is_a_stream_that_is_not_there() -> None:
         b"\xff",
     ],
 )
-def test_anything_else_is_none(body: object) -> None:
+def test_anything_else_is_not_an_ack(body: object) -> None:
     assert read(answer(body), "", 1) is None
     assert read(answer(body), "", 100) is None

@@ -200,6 +200,6 @@ def test_a_record_is_read_as_it_was_written(history: list[Sign]) -> None:
 
 
 @pytest.mark.parametrize("value", [b"", b"[]", b"7", b'{"state":"online"}', b"null", b"\xff"])
-def test_what_is_no_record_is_told_apart(value: bytes) -> None:
+def test_invalid_records_are_recognized(value: bytes) -> None:
     with pytest.raises((ValueError, LookupError, TypeError)):
         decode("d", value, 1, 1.0)

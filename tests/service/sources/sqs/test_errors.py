@@ -69,7 +69,9 @@ async def test_each_error_of_botocore_is_reported_by_what_a_client_can_do(queue:
 
 
 @pytest.mark.parametrize(("message", "status"), WORDS)
-async def test_a_bad_duration_is_told_from_a_bad_receipt(queue: Queue, source: Sqs, message: str, status: str) -> None:
+async def test_a_bad_duration_is_not_reported_as_a_bad_receipt(
+    queue: Queue, source: Sqs, message: str, status: str
+) -> None:
     for answer in (failed("InvalidParameterValue", message), refused("InvalidParameterValue", message)):
         assert await told(queue, source, answer) == {status}
 
