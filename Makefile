@@ -6,8 +6,9 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STATE ?= .local
 TASKS ?= 1
+CORES := $(shell getconf _NPROCESSORS_ONLN)
 # Tests wait for servers most of the time: two workers for each core keep it busy.
-WORKERS ?= $(shell expr 2 \* $$(getconf _NPROCESSORS_ONLN))
+WORKERS ?= $(shell expr 2 \* $(CORES))
 LOCK := $(VENV)/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-annotate --no-emit-index-url --quiet
 
@@ -77,8 +78,8 @@ test: setup operations/node_modules/.current ## run every test, on real servers 
 	@$(PY) -m pytest -n $(WORKERS) --dist loadgroup $(if $(ROOM),tests/$(ROOM))
 
 .PHONY: unit
-unit: setup ## run the tests that start no program: no server, no Docker, no browser (ROOM=service/customer: one room's)
-	@$(PY) -m pytest -n $(WORKERS) --dist loadgroup -p tests.support.unit -r fE $(if $(ROOM),tests/$(ROOM))
+unit: setup ## run the tests that start no program and no server, in under a minute (ROOM=service/customer: one room's)
+	@$(PY) -m pytest -n $(CORES) --dist loadgroup -p tests.support.unit -r fE $(if $(ROOM),tests/$(ROOM))
 
 .PHONY: nemesis
 nemesis: setup ## disturb everything at random while clients work, and judge what they saw (SEED=106, RUNS=20, ONLY=0,3)

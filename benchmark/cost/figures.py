@@ -120,7 +120,6 @@ def requirements(
         at_least(
             "over_plain", f"throughput at {BUSY} in flight, over the baseline's", ratio(_throughput, BASELINE), 15
         ),
-        at_most("p50_over_echo", "p50 at 1 in flight, over the echo's", ratio(_p50, ECHO, 1), 1.95),
         at_most("memory", f"memory of one task after {requests:,} requests", resident, 80, " MiB"),
         at_most("memory_growth", f"growth since {half[0]:,} requests", resident - half[1], 2, " MiB"),
         at_most("cpu_over_rows", f"CPU of a request, {_sizes(scale)}", rows[-1] / rows[0], 1.15),
@@ -140,7 +139,7 @@ def requirements(
         at_most("adjust_cpu_over_create", "CPU of an adjustment, over a create's", adjusted.cpu_over_create, 2.0),
         at_most(
             "balance_beside_adjust",
-            f"p50 at 1 in flight beside {BESIDE_PER_S} adjustments/s, over without",
+            f"p50 at 1 in flight beside {BESIDE_PER_S} adjustments/s, over another task's",
             adjusted.balance_beside,
             1.15,
         ),

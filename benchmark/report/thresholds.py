@@ -18,7 +18,7 @@ RUN: Final = ("throughput", *DURATIONS, "errors", "error_rate", "timeouts")
 SWEEP: Final = ("best", "throughput")
 COST: Final = (
     "cpu_over_peer", "both_cpu_over_peer", "of_peer", "p50_over_peer", "cpu_over_echo", "cpu_over_untraced",
-    "cpu_over_regular", "over_plain", "p50_over_echo", "memory", "memory_growth", "cpu_over_rows",
+    "cpu_over_regular", "over_plain", "memory", "memory_growth", "cpu_over_rows",
     "create_of_insert", "adjust_of_transactions", "adjust_one_client", "adjust_cpu_over_create",
     "balance_beside_adjust", "queue_of_pull",
     "queue_short_of_pull", "queue_delete_of_empty", "queue_receive_of_empty", "queue_memory", "queue_growth",

@@ -1,9 +1,10 @@
-"""A plugin of pytest that `make unit` loads: a test that starts a program or a server is skipped when it does, so no list
-of tests goes stale. What is left needs no server, no Docker and no browser.
+"""A plugin of pytest that `make unit` loads: a test that starts a program or a server is skipped when it does, so no
+list of tests goes stale. What is left needs no server, no Docker and no browser.
 """
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 import sys
@@ -14,6 +15,10 @@ from typing import Any, Final
 import pytest
 
 _REASON: Final = "starts a program or a server"
+_FIXTURES: Final = {"servers", "moto"}
+"""Fixtures that start a program for a whole session: to find out for each of their tests takes longest."""
+_PATIENCE_S: Final = 1.0
+"""How long a test may go on when it has tried to start one: it may wait for what will never come."""
 _started: Final[list[bool]] = []
 """Not empty: the current test has tried to start one."""
 
@@ -31,8 +36,12 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     starts_workers = config.getoption("numprocesses", None) and not hasattr(config, "workerinput")
     if not starts_workers:
         subprocess.Popen.__init__ = _skip  # type: ignore[method-assign]
-        socket.socket.listen = _skip  # type: ignore[method-assign]
+        socket.socket.listen = _serve  # type: ignore[assignment, method-assign]
         sys.meta_path.insert(0, _WithoutNode())
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items[:] = [item for item in items if not _FIXTURES & {*getattr(item, "fixturenames", ())}]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -46,6 +55,13 @@ def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Generator[None, py
     return report
 
 
+def _serve(listening: socket.socket, *_: Any) -> None:
+    listening.close()
+    _skip()
+
+
 def _skip(*_: Any, **__: Any) -> None:
     _started.append(True)
+    if signal.getitimer(signal.ITIMER_REAL)[0]:  # pytest-timeout's: it fails the test, which is then skipped
+        signal.setitimer(signal.ITIMER_REAL, _PATIENCE_S)
     pytest.skip(_REASON, allow_module_level=True)

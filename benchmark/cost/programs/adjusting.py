@@ -42,6 +42,7 @@ async def measure(bench: Bench, *, in_flight: int, rounds: int, step_s: float, w
         _on_fixed(bench, 0, "adjustments-alone") as (alone, _),
         _on_fixed(bench, adjust.SLOW_MS, "adjustments-one") as (slow, slow_env),
         adjust.transacting(adjust.ONE, TABLE, ADJUSTMENTS, slow_env) as written_one,
+        _on_fixed(bench, 0, "adjustments-other") as (other, _),
     ):
         figures = await adjust.beside(
             Measures(
@@ -54,8 +55,10 @@ async def measure(bench: Bench, *, in_flight: int, rounds: int, step_s: float, w
             ),
             rounds=rounds, step_s=step_s, warm_up_s=warm_up_s, say=bench.say,
         )  # fmt: skip
-        without, beside = _balances(bench, alone)
-        slower = await adjust.balance_beside(without, beside, rounds=rounds, step_s=step_s, say=bench.say)
+        slower = await adjust.balance_beside(
+            *(_balances(bench, alone, adjusting) for adjusting in (alone, other, None)),
+            rounds=rounds, step_s=step_s, say=bench.say,
+        )  # fmt: skip
     return AdjustCost(*figures, slower)
 
 
@@ -81,19 +84,20 @@ def _writing(
     return measured
 
 
-def _balances(bench: Bench, program: Program) -> tuple[Latency, Latency]:
-    """Return functions that measure balances without adjustments, and during adjustments."""
+def _balances(bench: Bench, program: Program, adjusting: Program | None) -> Latency:
+    """Return a function that measures the program's balances while `adjusting` makes adjustments."""
 
-    async def without(duration_s: float) -> float:
+    async def measured(duration_s: float) -> float:
         one: Loop = Closed(requests=ENDLESS, concurrency=1, duration_s=duration_s)
-        return (await bench.measure(program, one, "balances")).measured.latency.p50_ms
-
-    async def beside(duration_s: float) -> float:
         some = Open(rate=adjust.BESIDE_PER_S, duration_s=duration_s)
-        teller = program.by(TELLER)
-        adjusting = bench.measure(
-            teller, some, "adjustments", endpoint=ADJUST, zipf=AT_RANDOM, shown=False, refused=LATE
-        )
-        return (await asyncio.gather(without(duration_s), adjusting))[0]
+        async with asyncio.TaskGroup() as tasks:
+            if adjusting:
+                teller = adjusting.by(TELLER)
+                adjusted = bench.measure(
+                    teller, some, "adjustments", endpoint=ADJUST, zipf=AT_RANDOM, shown=False, refused=LATE
+                )
+                tasks.create_task(adjusted)
+            found = await bench.measure(program, one, "balances")
+        return found.measured.latency.p50_ms
 
-    return without, beside
+    return measured

@@ -75,8 +75,8 @@ async def test_all_are_warm_and_measured_in_turns_and_each_is_compared_with_its_
     )
 
 
-async def test_balances_begin_a_turn_with_and_without_adjustments() -> None:
-    asked = list[str]()
+async def test_balances_are_measured_in_turns_beside_adjustments_of_the_task_and_of_another() -> None:
+    asked, said = list[str](), list[str]()
 
     def measure(name: str, *p50_ms: float) -> Callable[[float], Awaitable[float]]:
         left = iter(p50_ms)
@@ -88,7 +88,12 @@ async def test_balances_begin_a_turn_with_and_without_adjustments() -> None:
 
         return measured
 
-    without, with_adjustments = measure("without", 1.0, 2.0, 1.0), measure("beside", 1.1, 9.0, 1.2)
-    found = await balance_beside(without, with_adjustments, rounds=3, step_s=3.0, say=lambda _: None)
+    own, others, without = (
+        measure("own", 1.1, 9.0, 1.2),
+        measure("others", 1.0, 2.0, 1.0),
+        measure("none", 0.5, 0.6, 0.5),
+    )
+    found = await balance_beside(own, others, without, rounds=3, step_s=3.0, say=said.append)
     assert found == pytest.approx(1.2)
-    assert asked == ["without", "beside", "beside", "without", "without", "beside"]
+    assert asked == ["none", "others", "own", "own", "others", "none", "none", "others", "own"]
+    assert said[0] == ("balances: p50 1.10 ms beside 200 adjustments/s, 1.00 ms beside another task's, 0.50 ms without")
