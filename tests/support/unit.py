@@ -4,7 +4,7 @@ list of tests goes stale. What is left needs no server, no Docker and no browser
 
 from __future__ import annotations
 
-import signal
+import asyncio
 import socket
 import subprocess
 import sys
@@ -17,8 +17,7 @@ import pytest
 _REASON: Final = "starts a program or a server"
 _FIXTURES: Final = {"servers", "moto"}
 """Fixtures that start a program for a whole session: to find out for each of their tests takes longest."""
-_PATIENCE_S: Final = 1.0
-"""How long a test may go on when it has tried to start one: it may wait for what will never come."""
+_SLEEP: Final = asyncio.sleep
 _started: Final[list[bool]] = []
 """Not empty: the current test has tried to start one."""
 
@@ -37,6 +36,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     if not starts_workers:
         subprocess.Popen.__init__ = _skip  # type: ignore[method-assign]
         socket.socket.listen = _serve  # type: ignore[assignment, method-assign]
+        asyncio.sleep = _sleep
         sys.meta_path.insert(0, _WithoutNode())
 
 
@@ -55,6 +55,13 @@ def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Generator[None, py
     return report
 
 
+async def _sleep(delay: float, result: Any = None) -> Any:
+    """Skip also a test that waits for what it has tried to start."""
+    if _started:
+        _skip()
+    return await _SLEEP(delay, result)
+
+
 def _serve(listening: socket.socket, *_: Any) -> None:
     listening.close()
     _skip()
@@ -62,6 +69,4 @@ def _serve(listening: socket.socket, *_: Any) -> None:
 
 def _skip(*_: Any, **__: Any) -> None:
     _started.append(True)
-    if signal.getitimer(signal.ITIMER_REAL)[0]:  # pytest-timeout's: it fails the test, which is then skipped
-        signal.setitimer(signal.ITIMER_REAL, _PATIENCE_S)
     pytest.skip(_REASON, allow_module_level=True)
