@@ -302,6 +302,7 @@ async def test_a_silent_stream_is_asked_again_with_the_same_id(world: World, pub
     async with publishing(timing=Timing(ack_wait_s=0.4)) as published:
         lost: list[Answer] = []
         heard = intercept(published, lost.append)
+        await asyncio.sleep(0.05)  # halfway between two looks for overdue events, so that one look finds them all
         publish(published, 20)
         await eventually(
             lambda: published.stalled is not None, within_s=1.2, what="a stall, well before twice the wait"
