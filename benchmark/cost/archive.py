@@ -33,7 +33,7 @@ from local.process import Child
 from service.contracts import archive as contract
 from service.contracts.stream import EVENT_PREFIX
 from service.dynamodb.client import DynamoDB
-from service.dynamodb.writer import CALL_TIMEOUT_S, MAX_ITEMS
+from service.dynamodb.writer import MAX_ITEMS, Timing
 from service.nats.client import NatsClient, header_block
 from service.nats.jetstream import backlog
 from service.writing.archiver import BATCHES
@@ -165,7 +165,7 @@ async def _timed(api: DynamoDB, table: str, count: int) -> Writes:
 
 async def main() -> None:
     """Write as each line of input says, until the input ends."""
-    api = DynamoDB.configured(CALL_TIMEOUT_S)
+    api = DynamoDB.configured(Timing().call_timeout_s)
 
     async def write(count: str) -> Writes:
         return await _timed(api, os.environ[TABLE], int(count))

@@ -31,7 +31,7 @@ from operations.load.source import File
 from service.contracts import customer as contract
 from service.customer.store.rows import make_row
 from service.dynamodb.client import DynamoDB
-from service.dynamodb.writer import CALL_TIMEOUT_S
+from service.dynamodb.writer import Timing
 
 LOAD: Final = "load"
 BARE: Final = "bare"
@@ -96,7 +96,7 @@ async def main(what: str) -> None:
         await write_rows(api, table, made)
         return Writes(rate=int(count) / (time.perf_counter() - began))
 
-    api = DynamoDB.configured(CALL_TIMEOUT_S)
+    api = DynamoDB.configured(Timing().call_timeout_s)
     try:
         await serve(loaded if what == LOAD else written)
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from dataclasses import dataclass
 from typing import Final
 
 from botocore.credentials import Credentials, ReadOnlyCredentials
@@ -13,14 +14,18 @@ from service.dynamodb.errors import CredentialsRefreshError, NoCredentialsError
 from service.runtime.aws import aws_session
 from service.runtime.threads import in_thread
 
-RETRY_S: Final = 10.0
-"""Seconds between attempts to refresh credentials that are still valid, or to replace those that DynamoDB refuses."""
-FAILED_S: Final = 1.0
-"""Seconds for which all callers get the error of a failed load: otherwise each would start another."""
-HUNG_S: Final = 60.0
-"""Seconds until a second load starts beside a hung one, whose thread cannot be freed; the delay then doubles."""
 _secret: Final = re.compile(r"(?=[A-Za-z+/=]*\d)[A-Za-z0-9+/=]{20,}")
 """Matches what may be part of a credential in a provider's error message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    retry_s: float = 10.0
+    """Seconds between attempts to refresh valid credentials, or to replace those that DynamoDB refuses."""
+    failed_s: float = 1.0
+    """Seconds for which all callers get the error of a failed load: otherwise each would start another."""
+    hung_s: float = 60.0
+    """Seconds until a second load starts beside a hung one, whose thread cannot be freed; the delay then doubles."""
 
 
 class CredentialChain:
@@ -29,7 +34,8 @@ class CredentialChain:
     Credentials due for a refresh are used until they expire: until then no call waits for the refresh.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, timing: Timing = Timing()) -> None:
+        self._timing = timing
         self._credentials: Credentials | None = None
         self._frozen: ReadOnlyCredentials | None = None
         self._loading: asyncio.Task[ReadOnlyCredentials] | None = None
@@ -50,7 +56,7 @@ class CredentialChain:
             if self._remain_valid(None):
                 return frozen
             if self._remain_valid(0):
-                if time.monotonic() - self._tried_s > RETRY_S:
+                if time.monotonic() - self._tried_s > self._timing.retry_s:
                     self._load()
                 return frozen
         what = "AWS credentials have expired" if self._had else "AWS credentials cannot be loaded"
@@ -66,9 +72,9 @@ class CredentialChain:
             raise CredentialsRefreshError(f"{what} ({type(error).__name__}{said and f': {said}'})") from error
 
     def forget(self, refused: ReadOnlyCredentials) -> None:
-        """Drop credentials that DynamoDB refused, at most once in `RETRY_S` seconds. Keep those loaded since."""
+        """Drop credentials that DynamoDB refused, at most once in `retry_s` seconds. Keep those loaded since."""
         now = time.monotonic()
-        if refused is self._frozen and now - self._forgot_s > RETRY_S:
+        if refused is self._frozen and now - self._forgot_s > self._timing.retry_s:
             self._forgot_s = now
             self._credentials = self._frozen = None
 
@@ -87,9 +93,9 @@ class CredentialChain:
         """Return the load in progress or just failed, else start one."""
         now, last = time.monotonic(), self._loading
         if last is not None:
-            if not last.done() and now - self._tried_s < HUNG_S * 2.0 ** len(self._hung):
+            if not last.done() and now - self._tried_s < self._timing.hung_s * 2.0 ** len(self._hung):
                 return last
-            if last.done() and now - self._failed_s < FAILED_S:
+            if last.done() and now - self._failed_s < self._timing.failed_s:
                 return last
             if not last.done():
                 self._hung.add(last)

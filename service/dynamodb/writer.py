@@ -22,14 +22,18 @@ from service.runtime.errors import ServiceError
 MAX_ITEMS: Final = 25
 MAX_BYTES: Final = 2 * 1024 * 1024
 """Maximum bytes of rows in one call: DynamoDB refuses a body above 16 MB, and rows in flight take memory."""
-CALL_TIMEOUT_S: Final = 10.0
-BUDGET_S: Final = 15.0
-"""Maximum seconds from a batch's first call to the start of its last one."""
 BACKOFF_MIN_S: Final = 0.05
 BACKOFF_MAX_S: Final = 2.0
 
 Key = tuple[str, str]
 """Partition and sort key, both strings."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    call_timeout_s: float = 10.0
+    budget_s: float = 15.0
+    """Maximum seconds from a batch's first call to the start of its last one."""
 
 
 @dataclass(slots=True, eq=False)
@@ -60,9 +64,12 @@ class Writer:
     `variable` is the environment variable with its name, for errors.
     """
 
-    def __init__(self, name: str, partition_key: str, sort_key: str, variable: str) -> None:
+    def __init__(
+        self, name: str, partition_key: str, sort_key: str, variable: str, *, timing: Timing = Timing()
+    ) -> None:
         self.name = name
         self._variable = variable
+        self._timing = timing
         self.errors: Counter[str] = Counter()
         self._keys = partition_key, sort_key
         self._is_open = False
@@ -71,7 +78,7 @@ class Writer:
     def open(self) -> None:
         """Read the AWS configuration. Raise `ServiceError` if it is incomplete or invalid."""
         if not self._is_open:
-            self._api = DynamoDB.configured(CALL_TIMEOUT_S)
+            self._api = DynamoDB.configured(self._timing.call_timeout_s)
             self._is_open = True
 
     def close(self) -> None:
@@ -99,13 +106,13 @@ class Writer:
     async def write(self, items: Sequence[Item]) -> Result:
         """Write up to `MAX_ITEMS` rows with distinct keys. Never raise.
 
-        Retry for `BUDGET_S` seconds the rows that DynamoDB does not accept yet. Halve a batch that it refuses because
+        Retry for `budget_s` seconds the rows that DynamoDB does not accept yet. Halve a batch that it refuses because
         of its rows until those are found, without a time limit: a search that started over would never end on a slow
         table.
         """
         result = Result()
         clock = asyncio.get_running_loop().time
-        deadline = clock() + BUDGET_S
+        deadline = clock() + self._timing.budget_s
         batches, attempt = [list(items)], 0
         """Batches not written yet, and how often the last one was tried without progress."""
         suspect: Item | None = None

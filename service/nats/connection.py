@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
@@ -26,13 +27,18 @@ log: Final = structlog.get_logger("service.connection")
 _errors: Final = Repeated(log, "NATS error")
 _undecodable: Final = Repeated(log, "messages dropped that cannot be decoded")
 
-START_TIMEOUT_S: Final = 10.0
-ELECTION_S: Final = 30.0
-"""Seconds. A cluster elects a leader in 4 to 9 s, and again if it loses a node. A JetStream request waits for 5 s."""
 LOOK_AGAIN_S: Final = 1.0
 PING_INTERVAL_S: Final = 10
 CLOSE_S: Final = 1.0
 CONFIRM_POLL_S: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    start_timeout_s: float = 10.0
+    """Seconds until servers that do not answer are an error."""
+    election_s: float = 30.0
+    """A cluster elects a leader in 4 to 9 s, and again if it loses a node. A JetStream request waits for 5 s."""
 
 
 class Connection:
@@ -47,14 +53,16 @@ class Connection:
     """
 
     def __init__(
-        self, settings: NatsSettings, *, name: str, inbox_prefix: str, on_lost: Callable[[ServiceError], None]
-    ) -> None:
+        self, settings: NatsSettings, *, name: str, inbox_prefix: str, on_lost: Callable[[ServiceError], None],
+        timing: Timing = Timing(),
+    ) -> None:  # fmt: skip
         """`name` appears in the server's lists; the role's NATS user must be allowed to subscribe to `inbox_prefix`."""
         self.nc = NatsClient(self._on_undecodable, self._on_close, self._on_odd_server)
         self._settings = settings
         self._name = name
         self._inbox_prefix = inbox_prefix
         self._on_lost = on_lost
+        self._timing = timing
         self._forbidden = False
         self._opened = False
         self._started = False
@@ -67,7 +75,7 @@ class Connection:
     async def open(self) -> None:
         """Connect.
 
-        Raise `ServiceError` if a server refuses the credentials, or none answers within `START_TIMEOUT_S` seconds.
+        Raise `ServiceError` if a server refuses the credentials, or none answers within `start_timeout_s` seconds.
         """
         given, context = self._settings.nats_credentials, tls_context(self._settings)
         self._opened = True
@@ -76,7 +84,7 @@ class Connection:
                 self.nc,
                 self._settings.nats_servers,
                 given.get_secret_value() if given else None,
-                within_s=START_TIMEOUT_S,
+                within_s=self._timing.start_timeout_s,
                 reconnects=True,
                 on_error=self._on_error,
                 name=self._name,
@@ -98,13 +106,13 @@ class Connection:
     def steady(self, need: Need) -> Need:
         """Return a need that looks again if the connection was lost meanwhile: its answer is then not the server's.
 
-        It also looks again for `ELECTION_S` seconds if there is no answer and no permission was denied: a cluster may
-        be electing a leader. It raises `ServiceError` if the connection is not back within `START_TIMEOUT_S` seconds.
+        It also looks again for `election_s` seconds if there is no answer and no permission was denied: a cluster may
+        be electing a leader. It raises `ServiceError` if the connection is not back within `start_timeout_s` seconds.
         """
 
         async def look() -> str | None:
             clock = asyncio.get_running_loop().time
-            until_s = clock() + ELECTION_S
+            until_s = clock() + self._timing.election_s
             while True:
                 self._lost.clear()
                 looking, lost = asyncio.create_task(_awaited(need.look())), asyncio.create_task(self._lost.wait())
@@ -126,7 +134,7 @@ class Connection:
 
     async def _until_back(self) -> None:
         try:
-            async with asyncio.timeout(START_TIMEOUT_S):
+            async with asyncio.timeout(self._timing.start_timeout_s):
                 await confirm(self.nc)
         except TimeoutError:
             raise await unreachable(self._settings, text(self._last_error), asks_for_certificate=False) from None

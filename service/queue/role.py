@@ -24,6 +24,7 @@ from service.sources.jetstream.consumer import Reader
 from service.sources.jetstream.dead_letters import DeadLetterStream
 from service.sources.jetstream.redrive import Redrive, SetAside
 from service.sources.jetstream.source import JetStream
+from service.sources.jetstream.timing import Timing
 from service.sources.source import ReceiptSource
 
 log: Final = structlog.get_logger("service.queue")
@@ -116,12 +117,14 @@ class Queue:
         """Return None: SQS itself, or for a stream the role `customer`, reports a queue's figures."""
 
 
-def _stream(settings: QueueSettings, name: str, connection: Connection, counts: SetAside) -> JetStream:
+def _stream(
+    settings: QueueSettings, name: str, connection: Connection, counts: SetAside, timing: Timing = Timing()
+) -> JetStream:
     publish = contract.publish(name, settings.queue_consumer)
     reader = Reader(contract.USER, name, settings.queue_consumer, publish, contract.SUBSCRIBE)
     letters = DeadLetterStream(connection, contract.USER, contract.DEAD_STREAM, contract.DEAD_SUBJECT, name)
     redrive = Redrive(letters, counts, settings.queue_max_deliver, RESPONSE_BYTES)
-    return JetStream(connection, reader, redrive=redrive)
+    return JetStream(connection, reader, redrive=redrive, timing=timing)
 
 
 def _queue(name: str) -> ReceiptSource[Any]:

@@ -5,11 +5,11 @@ batches, while fewer than the `Window` allows are unacknowledged. The stream ans
 
 | state | `stalled` | what is sent | leaves the state |
 | --- | --- | --- | --- |
-| flowing | None | waiting events, as the window allows | a refusal, or no answer at all for `ACK_WAIT_S` |
+| flowing | None | waiting events, as the window allows | a refusal, or no answer at all for `ack_wait_s` |
 | stalled | the reason | the oldest event as a probe, with backoff | a batch sent since then is acknowledged |
 
 So an outage costs one or two messages a second, not a storm, and requests are still answered. Only overdue batches are
-sent again: those unanswered for `ACK_WAIT_S` while a later batch, or no batch at all, was answered. Events beyond the
+sent again: those unanswered for `ack_wait_s` while a later batch, or no batch at all, was answered. Events beyond the
 bounds are dropped and counted.
 
 Delivery is at least once: a retry after the stream's duplicate window may store an event twice.
@@ -40,10 +40,17 @@ from service.runtime.cancel import cancel
 
 log: Final = structlog.get_logger("service.events")
 
-ACK_WAIT_S: Final = 2.0
 PROBE_MIN_S: Final = 0.1
 PROBE_MAX_S: Final = 1.0
 CLOSED_POLL_S: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    ack_wait_s: float = 2.0
+    """Seconds without an answer after which a batch is overdue, and a stream silent."""
+    late_s: float = 1.0
+    """Seconds. A later acknowledgement means that events queue up in front of the stream."""
 
 
 @dataclass(slots=True)
@@ -57,14 +64,17 @@ class EventStats:
 class Events:
     """Publishes events for one task. Call `start` first, and `flush` before the connection is closed."""
 
-    def __init__(self, nc: NatsClient, *, max_events: int = MAX_EVENTS, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(
+        self, nc: NatsClient, *, max_events: int = MAX_EVENTS, max_bytes: int = MAX_BYTES, timing: Timing = Timing()
+    ) -> None:
         self.stats = EventStats()
         self.stalled: str | None = None
         """Reason the stream takes no events; None while it takes them."""
         self._nc = nc
         self._outbox = Outbox(max_events, max_bytes)
         self._publisher = Publisher(nc, self._outbox.id)
-        self._window = Window()
+        self._ack_wait_s = timing.ack_wait_s
+        self._window = Window(timing.late_s)
         self._answered = -1
         """Number of the latest acknowledged batch."""
         self._answered_s = float("-inf")
@@ -190,7 +200,7 @@ class Events:
         """Look for overdue batches, and probe a stalled stream."""
         while True:
             if self.stalled is None:
-                await asyncio.sleep(ACK_WAIT_S / 4)
+                await asyncio.sleep(self._ack_wait_s / 4)
                 self._notice_overdue()
                 self._send_waiting()
             else:
@@ -203,15 +213,15 @@ class Events:
 
         A late batch is not lost while the stream still works on earlier ones: it answers in order.
         """
-        now_s = time.monotonic()
-        silent = now_s - self._answered_s > ACK_WAIT_S
-        late = [batch for batch in self._outbox.sent.values() if now_s - batch.sent_s > ACK_WAIT_S]
+        now_s, wait_s = time.monotonic(), self._ack_wait_s
+        silent = now_s - self._answered_s > wait_s
+        late = [batch for batch in self._outbox.sent.values() if now_s - batch.sent_s > wait_s]
         overdue = [batch for batch in late if silent or batch.number < self._answered]
         for batch in reversed(overdue):
             self._window.narrow(batch.sent_s, now_s)
             self._take_back(batch)
         if overdue and silent:
-            self._stall(f"no acknowledgement within {ACK_WAIT_S:g} seconds")
+            self._stall(f"no acknowledgement within {wait_s:g} seconds")
 
     def _probe(self) -> None:
         """Send only the oldest event, which may be the last probe's again."""

@@ -1,7 +1,7 @@
 """How many events may be unacknowledged: additive increase, multiplicative decrease (AIMD).
 
 A stream slower than the demand acknowledges later and later. Then the window halves, at most once per window sent,
-until events are acknowledged within `LATE_S`; a silent stream gets one event, and the window grows again from there.
+until events are acknowledged within `late_s`; a silent stream gets one event, and the window grows again from there.
 So events wait here, where waiting causes no retransmission.
 https://www.rfc-editor.org/rfc/rfc5681#section-3.1
 """
@@ -14,19 +14,17 @@ WINDOW_MAX: Final = 4096
 STEP: Final = 16
 """Events by which the window grows for each window that is acknowledged in time."""
 
-LATE_S: Final = 1.0
-"""Seconds. A later acknowledgement means that events queue up in front of the stream."""
-
 
 class Window:
-    def __init__(self) -> None:
+    def __init__(self, late_s: float) -> None:
         self.size = WINDOW_MAX
+        self._late_s = late_s
         self._narrowed_s = float("-inf")
         self._credit = 0
 
     def acknowledged(self, events: int, sent_s: float, now_s: float) -> None:
         """Count `events` that were sent at `sent_s` as stored; the window grows, or halves if they were late."""
-        if now_s - sent_s > LATE_S:
+        if now_s - sent_s > self._late_s:
             self.narrow(sent_s, now_s)
         elif self.size < WINDOW_MAX:
             self._credit += events * STEP

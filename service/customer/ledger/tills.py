@@ -39,12 +39,17 @@ CONCURRENT: Final = 64
 """Tills that may have a call in flight; the others wait, and collect adjustments."""
 STATES: Final = 10_000
 """The latest clients, whose last written state this task remembers: their tills need no read."""
-BACKOFF_S: Final = 0.05
-CONFLICT_S: Final = 0.005
-"""First waits after a failure and after a conflict, with full jitter; they double up to `BACKOFF_MAX_S`."""
 BACKOFF_MAX_S: Final = 0.5
 LEAST_S: Final = 0.1
 """Seconds that a call must have before its deadline; it usually takes a tenth of that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    backoff_s: float = 0.05
+    conflict_s: float = 0.005
+    """First waits after a failure and after a conflict, with full jitter; they double up to `BACKOFF_MAX_S`."""
+    deadline_s: float = DEADLINE_S
 
 
 @dataclass(slots=True, eq=False)
@@ -99,10 +104,11 @@ class _Till:
 
 
 class Tills:
-    def __init__(self, ledger: Ledger, made: Made, read: Read) -> None:
+    def __init__(self, ledger: Ledger, made: Made, read: Read, *, timing: Timing = Timing()) -> None:
         """`read` must be consistent; it reads clients that are not remembered, many in a call."""
         self.stats = TillStats()
         self._clients = BatchLoader[asyncio.Future[Outcome]](read)
+        self._timing = timing
         self._ledger = ledger
         self._made = made
         self._tills: dict[str, _Till] = {}
@@ -114,8 +120,8 @@ class Tills:
         self._loop = asyncio.get_running_loop()
 
     def add(self, asked: Iterable[tuple[Adjustment, Burst]]) -> None:
-        """Answer each request when its adjustment is made, or refuse it, within `DEADLINE_S` seconds."""
-        deadline, clients = self._loop.time() + DEADLINE_S, set[str]()
+        """Answer each request when its adjustment is made, or refuse it, within `deadline_s` seconds."""
+        deadline, clients = self._loop.time() + self._timing.deadline_s, set[str]()
         for adjustment, request in asked:
             clients.add(adjustment.client_id)
             till = self._tills.get(adjustment.client_id)
@@ -249,7 +255,7 @@ class Tills:
                 member.sent = True
         pause_s = 0.0
         if not (cancelled and group and group.guessed):
-            first = CONFLICT_S if cancelled else BACKOFF_S
+            first = self._timing.conflict_s if cancelled else self._timing.backoff_s
             pause_s = min(BACKOFF_MAX_S, first * 2.0**till.failures) * random.random()
             till.failures += 1
         till.problem = error

@@ -12,6 +12,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
@@ -35,23 +36,32 @@ _failing: Final = Repeated(log, "the bucket does not answer")
 _unrenewed: Final = Repeated(log, "seeding lease not renewed")
 
 LEASE_S: Final = 3.0
-RENEW_S: Final = 0.75
 POLL_S: Final = 0.25
 CONCURRENT_INSERTS: Final = 64
-INSERT_PATIENCE_S: Final = 30.0
-BUCKET_PATIENCE_S: Final = 60.0
 BALANCES: Final = range(100, 10_000)
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    renew_s: float = 0.75
+    """Seconds between renewals of the lease."""
+    insert_patience_s: float = 30.0
+    """Seconds for which a row that DynamoDB does not accept yet is tried again."""
+    bucket_patience_s: float = 60.0
 
 
 class LeaseLostError(Exception):
     """Another task took over the lease."""
 
 
-async def seed(bucket: KeyValue, table: Table, rows: int, owner: str, attributes: Attributes = ATTRIBUTES) -> None:
+async def seed(
+    bucket: KeyValue, table: Table, rows: int, owner: str, attributes: Attributes = ATTRIBUTES, *,
+    timing: Timing = Timing(),
+) -> None:  # fmt: skip
     """Return when the table is seeded, by this task or another.
 
     Raise `ServiceError` if rows cannot be written (the lease is then free for the next task), or if the bucket cannot
-    be read, or cannot be written, for `BUCKET_PATIENCE_S` seconds.
+    be read, or cannot be written, for `bucket_patience_s` seconds.
     """
     last_revision, seen_s, failing_s, done = 0, 0.0, float("inf"), "read"
     while True:
@@ -64,7 +74,8 @@ async def seed(bucket: KeyValue, table: Table, rows: int, owner: str, attributes
                 last_revision, seen_s = revision, time.monotonic()
             if not held or time.monotonic() - seen_s > LEASE_S:
                 done = "written"
-                await _seed_while_held(bucket, partial(_write, bucket, table, rows, attributes), owner, revision)
+                write = partial(_write, bucket, table, rows, attributes, timing.insert_patience_s)
+                await _seed_while_held(_Lease(bucket, owner, timing.renew_s), write, revision)
                 return
             failing_s = float("inf")
         except LeaseLostError:
@@ -72,7 +83,7 @@ async def seed(bucket: KeyValue, table: Table, rows: int, owner: str, attributes
             log.info("another task is seeding")
         except (nats.errors.Error, APIError) as error:
             failing_s = min(failing_s, time.monotonic())
-            if time.monotonic() - failing_s > BUCKET_PATIENCE_S:
+            if time.monotonic() - failing_s > timing.bucket_patience_s:
                 raise explain(f"bucket {BUCKET}", error, done=done) from None
             _failing.warning(done, problem=f"cannot be {done}", error=str(error))
             seen_s = time.monotonic()  # no task could renew its lease meanwhile
@@ -95,10 +106,7 @@ async def _look(bucket: KeyValue) -> tuple[int, bool]:
         return (error.entry.revision if error.entry else 0) or 0, False
 
 
-async def _seed_while_held(
-    bucket: KeyValue, write: Callable[[], Coroutine[Any, Any, None]], owner: str, revision: int
-) -> None:
-    lease = _Lease(bucket, owner)
+async def _seed_while_held(lease: _Lease, write: Callable[[], Coroutine[Any, Any, None]], revision: int) -> None:
     await lease.take(revision)
     seeding = asyncio.create_task(write(), name="seed")
     renewing = asyncio.create_task(lease.keep(), name="seed-lease")
@@ -111,9 +119,10 @@ async def _seed_while_held(
 
 
 class _Lease:
-    def __init__(self, bucket: KeyValue, owner: str) -> None:
+    def __init__(self, bucket: KeyValue, owner: str, renew_s: float) -> None:
         self._bucket = bucket
         self._owner = owner.encode()
+        self._renew_s = renew_s
         self._revision = 0
 
     async def take(self, revision: int) -> None:
@@ -126,7 +135,7 @@ class _Lease:
     async def keep(self) -> None:
         """Renew the lease for ever. Raise `LeaseLostError` if another task took it over."""
         while True:
-            await asyncio.sleep(RENEW_S)
+            await asyncio.sleep(self._renew_s)
             try:
                 await self.take(self._revision)
             except (nats.errors.Error, APIError) as error:
@@ -139,7 +148,7 @@ class _Lease:
             log.debug("seeding lease not released", error=str(error))
 
 
-async def _write(bucket: KeyValue, table: Table, rows: int, attributes: Attributes) -> None:
+async def _write(bucket: KeyValue, table: Table, rows: int, attributes: Attributes, patience_s: float) -> None:
     if await is_seeded(bucket):
         return
     started = time.monotonic()
@@ -150,7 +159,8 @@ async def _write(bucket: KeyValue, table: Table, rows: int, attributes: Attribut
     async def insert_some() -> None:
         nonlocal written
         for number in ids:
-            put = await _insert(table, make_row(str(number), random.choice(BALANCES), None, attributes))
+            row = make_row(str(number), random.choice(BALANCES), None, attributes)
+            put = await _insert(table, row, patience_s)
             written += put
 
     try:
@@ -168,11 +178,11 @@ async def _write(bucket: KeyValue, table: Table, rows: int, attributes: Attribut
     log.info("seeded", written=written, already_there=rows - written, seconds=seconds)
 
 
-async def _insert(table: Table, row: Row) -> bool:
+async def _insert(table: Table, row: Row, patience_s: float) -> bool:
     async for attempt in AsyncRetrying(
         retry=retry_if_exception_type(TableUnavailableError),
         wait=wait_random_exponential(multiplier=0.05, max=2.0),
-        stop=stop_after_delay(INSERT_PATIENCE_S),
+        stop=stop_after_delay(patience_s),
         reraise=True,
     ):
         with attempt:

@@ -12,12 +12,11 @@ import nats.errors
 
 from service.nats.client import NatsClient
 from service.nats.parser import Read, raw
+from service.sources.jetstream.timing import Timing
 
-CONFIRM_S: Final = 2.0
 ATTEMPTS: Final = 2
 """Attempts for an answer that may safely arrive twice."""
 POLL_S: Final = 0.05
-GATHER_S: Final = 0.001
 DELETE: Final = b""
 
 
@@ -43,8 +42,9 @@ class _Batch:
 class Answers:
     """One reply per answer: a batch-wide one would also cover answers lost in a reconnect."""
 
-    def __init__(self, nc: NatsClient) -> None:
+    def __init__(self, nc: NatsClient, timing: Timing) -> None:
         self._nc = nc
+        self._timing = timing
         self._waiting: dict[bytes, tuple[_Batch, int]] = {}
         """Reply subject -> batch, and place in it."""
         self._number = 0
@@ -63,7 +63,7 @@ class Answers:
     async def send(self, answers: Sequence[tuple[str, bytes]], attempts: int) -> list[bool]:
         """Send each (subject, payload); return for each whether the server confirmed it within `attempts` attempts.
 
-        An attempt waits up to `CONFIRM_S` seconds for a connection, then as long for replies; it ends when the
+        An attempt waits up to `confirm_s` seconds for a connection, then as long for replies; it ends when the
         connection is lost. Pass 1 for an answer that makes a message visible: the first attempt may have counted, and
         a second one would take the message from its next receiver.
         """
@@ -83,7 +83,7 @@ class Answers:
         self._gathered.clear()
 
     async def _connected(self) -> bool:
-        until = time.monotonic() + CONFIRM_S
+        until = time.monotonic() + self._timing.confirm_s
         while not self._nc.is_connected and time.monotonic() < until:
             await asyncio.sleep(POLL_S)
         return self._nc.is_connected
@@ -91,7 +91,7 @@ class Answers:
     async def _attempt(self, answers: Sequence[tuple[str, bytes]], left: Sequence[int], confirmed: list[bool]) -> None:
         loop = asyncio.get_running_loop()
         batch = _Batch(confirmed, len(left), loop.create_future())
-        timer = loop.call_later(CONFIRM_S, batch.end)
+        timer = loop.call_later(self._timing.confirm_s, batch.end)
         inboxes: list[bytes] = []
         try:
             for number in left:
@@ -121,7 +121,7 @@ class Answers:
         if len(self._waiting) == 1 and self._company <= 1:
             self._send_gathered()
         elif self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(GATHER_S, self._send_gathered)
+            self._timer = asyncio.get_running_loop().call_later(self._timing.gather_s, self._send_gathered)
 
     def _send_gathered(self) -> None:
         self._timer = None

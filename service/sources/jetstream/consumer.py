@@ -25,11 +25,10 @@ from service.sources.jetstream.continuity import Continuity
 from service.sources.jetstream.message import StreamMessage
 from service.sources.jetstream.pulls import Pull
 from service.sources.jetstream.receipt import Receipt, Receipts
+from service.sources.jetstream.timing import Timing
 from service.sources.source import Backlog, UnknownReceipt, Unreachable
 
 _held_back: Final = Repeated(structlog.get_logger("service.sources"), "the consumer hands out nothing more")
-
-LOOK_S: Final = 1.0
 
 
 @dataclass(frozen=True)
@@ -62,12 +61,13 @@ class Bounds:
 class Consumer:
     """Check its `needs` before any other call: `look` fills in its fields."""
 
-    def __init__(self, connection: Connection, reader: Reader, continuity: Continuity) -> None:
+    def __init__(self, connection: Connection, reader: Reader, continuity: Continuity, timing: Timing) -> None:
         self._connection = connection
         self._reader = reader
         self._stream = reader.stream
         self._name = reader.consumer
         self.continuity = continuity
+        self._look_s = timing.look_s
         self._is_known = False
         self._looked_s = 0.0
         self._looking: asyncio.Task[str] | None = None
@@ -123,8 +123,8 @@ class Consumer:
         self._looked_s = time.monotonic()
 
     async def look_again(self) -> None:
-        """Read it again, at most once a second: it may have been recreated or edited. Raises `ServiceError`."""
-        if self._is_known and time.monotonic() - self._looked_s < LOOK_S:
+        """Read it again, at most once in `look_s`: it may have been recreated or edited. Raises `ServiceError`."""
+        if self._is_known and time.monotonic() - self._looked_s < self._look_s:
             return
         # All callers share one request. Shielded: one cancelled caller must not cancel it for the others.
         if self._looking is None:
@@ -138,9 +138,9 @@ class Consumer:
             looking.exception()  # marks it as read: every caller of `look_again` gets it from the task
 
     async def remark_now(self) -> str:
-        """Return the remark: current, or the last one if the server does not answer within a second."""
+        """Return the remark: current, or the last one if the server does not answer within `look_s`."""
         with contextlib.suppress(ServiceError, TimeoutError):
-            async with asyncio.timeout(LOOK_S):
+            async with asyncio.timeout(self._look_s):
                 await self.look_again()
         return self.remark
 

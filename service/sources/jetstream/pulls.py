@@ -34,8 +34,7 @@ SHORT_S: Final = 0.5
 """Shortest expiry of a pull: at the consumer's max_ack_pending, `no_wait` without an expiry hangs."""
 
 LINGER_S: Final = 0.1
-LINGER_MAX_S: Final = 1.0
-"""Seconds that a pull waits for more after its first message: until the next one, and in all."""
+"""Seconds that a pull waits for each next message after its first one."""
 TICK_S: Final = 0.25
 LATE_S: Final = 1.0
 """Seconds after a suspension of this process in which messages received meanwhile may still be read."""

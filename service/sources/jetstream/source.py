@@ -19,9 +19,10 @@ from service.sources.jetstream.answers import ATTEMPTS, Answers
 from service.sources.jetstream.consumer import Consumer, Reader
 from service.sources.jetstream.continuity import Continuity
 from service.sources.jetstream.message import StreamMessage, delivered, handles
-from service.sources.jetstream.pulls import GRACE_S, LINGER_MAX_S, SHORT_S, Pull, Pulls
+from service.sources.jetstream.pulls import GRACE_S, SHORT_S, Pull, Pulls
 from service.sources.jetstream.receipt import Make, Receipt
 from service.sources.jetstream.redrive import Redrive
+from service.sources.jetstream.timing import Timing
 from service.sources.jetstream.visibility import MS, NAK, WORKING, delayed, may_be_sent
 from service.sources.jetstream.wire import Position, ack_prefix
 from service.sources.source import Backlog, Done, Result, UnknownReceipt, Unreachable
@@ -36,8 +37,6 @@ ENVELOPE_BYTES: Final = 64 * 1024
 PAUSE_S: Final = 0.02
 PAUSE_MAX_S: Final = 0.5
 CLOSE_S: Final = 1.0
-ACKNOWLEDGE_S: Final = 0.05
-"""Acknowledgements wait up to this long to leave in one write, in place of a write and a wake-up per batch."""
 
 
 class JetStream:
@@ -48,16 +47,17 @@ class JetStream:
 
     def __init__(
         self, connection: Connection, reader: Reader, *, redrive: Redrive | None = None,
-        continuity: Continuity | None = None,
+        continuity: Continuity | None = None, timing: Timing = Timing(),
     ) -> None:  # fmt: skip
         self.name = reader.stream
         self._reader = reader
         self._redrive = redrive
+        self._timing = timing
         self._nc = connection.nc
         self._ack_prefix = f"$JS.ACK.{reader.stream}.{reader.consumer}"
-        self._consumer = Consumer(connection, reader, continuity or Continuity())
+        self._consumer = Consumer(connection, reader, continuity or Continuity(), timing)
         self._pulls = Pulls(self._nc, reader.stream, reader.consumer, self._note, lambda: self.visibility_s)
-        self._answers = Answers(self._nc)
+        self._answers = Answers(self._nc, timing)
         self._burying: set[asyncio.Future[list[None]]] = set()
         self._stopping = False
         self._problem = ""
@@ -109,7 +109,7 @@ class JetStream:
 
     def acknowledge(self, messages: Sequence[StreamMessage]) -> None:
         if not self._finished:
-            asyncio.get_running_loop().call_later(ACKNOWLEDGE_S, self._acknowledge)
+            asyncio.get_running_loop().call_later(self._timing.acknowledge_s, self._acknowledge)
         self._finished += messages
 
     def _acknowledge(self) -> None:
@@ -198,7 +198,7 @@ class JetStream:
         try:
             async with self._pulls.pull(limit, max_bytes, wait_s) as pull:
                 # The server ends each pull with a status, even an empty one: silence means a dead connection.
-                await pull.wait(max(wait_s, SHORT_S) + GRACE_S, min(LINGER_MAX_S, self.visibility_s / 3))
+                await pull.wait(max(wait_s, SHORT_S) + GRACE_S, min(self._timing.linger_max_s, self.visibility_s / 3))
             await self._consumer.heed(pull)
             try:
                 messages = await self._accept(pull, visibility_s, newest)

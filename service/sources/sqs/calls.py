@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 import boto3
@@ -17,15 +18,20 @@ from service.sources.sqs.region import place_of
 
 POLL_S: Final = 2
 """Longest wait of one receive call, in seconds. A stop waits for the calls in flight."""
-ANSWER_S: Final = 5
-"""Seconds that SQS may take to answer, on top of the requested wait."""
-CALL_S: Final = 10.0
-"""Limit for a call and its retries, in seconds."""
 CONNECT_S: Final = 3
-ATTEMPTS: Final = 3
 RECEIVES: Final = 32
 ANSWERS: Final = 16
 """Calls in flight. Receives have their own limit, so that those waiting for messages do not block answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    answer_s: float = 5
+    """Seconds that SQS may take to answer, on top of the requested wait."""
+    call_s: float = 10.0
+    """Limit for a call and its retries, in seconds."""
+    attempts: int = 3
+    """Attempts of a call that may safely run twice."""
 
 
 class Calls:
@@ -34,8 +40,9 @@ class Calls:
     The region is that of the URL; without one, the AWS SDK's default region.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, timing: Timing) -> None:
         self._queue_url = url
+        self._timing = timing
         self._once: Any = None
         self._again: Any = None
         self._receives = asyncio.Semaphore(RECEIVES)
@@ -49,9 +56,10 @@ class Calls:
         core.get_credentials()  # before any client, so that STS is called in the session's region, not in a client's
         session = boto3.Session(botocore_session=core)
         endpoint_url = None if _is_configured(session) else place.endpoint_url
+        answer_s, attempts = self._timing.answer_s, self._timing.attempts
         make = functools.partial(_client, session, place.region, endpoint_url)
-        self._once = self._once or make(attempts=1, read_s=POLL_S + ANSWER_S, size=RECEIVES + ANSWERS)
-        self._again = self._again or make(attempts=ATTEMPTS, read_s=ANSWER_S, size=ANSWERS)
+        self._once = self._once or make(attempts=1, read_s=POLL_S + answer_s, size=RECEIVES + ANSWERS)
+        self._again = self._again or make(attempts=attempts, read_s=answer_s, size=ANSWERS)
 
     async def receive(self, within_s: float, late: Callable[[Any], None], **request: Any) -> Any:
         """Return SQS's answer, or None when `RECEIVES` other calls left no slot free for `within_s` seconds.
@@ -66,7 +74,7 @@ class Calls:
             return None
         call = self._begin(self._receives, functools.partial(self._once.receive_message, **request))
         try:
-            return await _within(call, request["WaitTimeSeconds"] + ANSWER_S)
+            return await _within(call, request["WaitTimeSeconds"] + self._timing.answer_s)
         except (Silent, asyncio.CancelledError):
             self._leave(call, late)
             raise
@@ -76,10 +84,11 @@ class Calls:
         return self._receives.locked()
 
     async def answer(self, name: str, *, again: bool = True, **request: Any) -> Any:
-        """Call `name` within `CALL_S` seconds. `again`: retry on failure, for calls that may safely run twice."""
+        """Call `name` within `call_s` seconds. `again`: retry on failure, for calls that may safely run twice."""
         await self._answers.acquire()
         client = self._again if again else self._once
-        return await _within(self._begin(self._answers, functools.partial(getattr(client, name), **request)), CALL_S)
+        call = self._begin(self._answers, functools.partial(getattr(client, name), **request))
+        return await _within(call, self._timing.call_s)
 
     def _begin(self, slots: asyncio.Semaphore, work: Callable[[], Any]) -> asyncio.Future[Any]:
         """Start a call. It keeps its slot until its thread ends, even if its caller has given up."""

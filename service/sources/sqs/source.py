@@ -19,7 +19,7 @@ from service.runtime.threads import in_thread
 from service.sources.source import Backlog, Done, Result, TooLong, UnknownReceipt, Unreachable
 from service.sources.sqs import answers as sqs_answers
 from service.sources.sqs.answers import FAILURES, said
-from service.sources.sqs.calls import POLL_S, Calls
+from service.sources.sqs.calls import POLL_S, Calls, Timing
 from service.sources.sqs.message import QueueMessage
 
 log: Final = structlog.get_logger("service.sources")
@@ -42,13 +42,13 @@ class Sqs:
 
     visibility_s = 60.0
 
-    def __init__(self, queue: str, variable: str) -> None:
+    def __init__(self, queue: str, variable: str, *, timing: Timing = Timing()) -> None:
         self._variable = variable
         self._queue = queue
         self._shown = sqs_answers.without_user(queue)
         self.name = self._shown.rstrip("/").rpartition("/")[2]
         self._url = queue if "://" in queue else ""
-        self._calls = Calls(self._url)
+        self._calls = Calls(self._url, timing)
         self._largest_bytes = 0
         self._stopping = False
         self._problem = ""

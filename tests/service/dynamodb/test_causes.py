@@ -13,9 +13,8 @@ import trustme
 
 from local.process import claim_port
 from service.customer.store.rows import refusal
-from service.dynamodb import writer as writing
 from service.dynamodb.errors import TableUnavailableError
-from service.dynamodb.writer import Item, Writer
+from service.dynamodb.writer import Item, Timing, Writer
 from service.runtime.errors import ServiceError
 from tests.service.dynamodb.test_http import OK, serving, writes
 from tests.support.dynamodb.table import open_table
@@ -175,8 +174,6 @@ CAUSES = {
 def quick(aws: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("botocore.utils.ContainerMetadataFetcher.SLEEP_TIME", 0)
     monkeypatch.setattr("botocore.utils.ContainerMetadataFetcher.RETRY_ATTEMPTS", 1)
-    monkeypatch.setattr(writing, "BUDGET_S", 0.1)
-    monkeypatch.setattr(writing, "CALL_TIMEOUT_S", 0.9)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
     monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
@@ -193,7 +190,7 @@ async def test_the_cause_and_the_remedy_are_said(
                 await table.check()
             assert table.problem == said.value.problem.removeprefix("table balances: ")
             outcome = await table.get("1")
-        writer = Writer("events", "p", "s", "ARCHIVE_TABLE")
+        writer = Writer("events", "p", "s", "ARCHIVE_TABLE", timing=Timing(call_timeout_s=0.9, budget_s=0.1))
         writer.open()
         with pytest.raises(ServiceError, match=f"^table events: {line}") as of_writer:
             await writer.check()

@@ -20,7 +20,7 @@ from botocore.session import Session
 from service.customer.store.rows import make_row
 from service.customer.store.rows import refusal as refusal_of
 from service.dynamodb import credentials
-from service.dynamodb.credentials import CredentialChain
+from service.dynamodb.credentials import CredentialChain, Timing
 from service.dynamodb.errors import CredentialsRefreshError, TableUnavailableError
 from service.runtime.errors import ServiceError
 from tests.support.dynamodb.faulty import FaultyDynamoDB, refusal
@@ -39,12 +39,17 @@ def metadata(key: str, seconds: float) -> Given:
     return {"access_key": key, "secret_key": "s", "token": "t", "expiry_time": expires.isoformat()}
 
 
-async def loaded(monkeypatch: pytest.MonkeyPatch, refresh: Callable[[], Given], *, remain_s: float) -> CredentialChain:
+async def loaded(
+    monkeypatch: pytest.MonkeyPatch,
+    refresh: Callable[[], Given],
+    *,
+    remain_s: float,
+    timing: Timing = Timing(retry_s=-1.0),
+) -> CredentialChain:
     """A chain that has credentials, which expire in so many seconds."""
     found: Any = RefreshableCredentials.create_from_metadata(metadata("FIRST", 3600), refresh, "test")
     monkeypatch.setattr(Session, "get_credentials", lambda _: found)
-    monkeypatch.setattr(credentials, "RETRY_S", -1.0)
-    chain = CredentialChain()
+    chain = CredentialChain(timing=timing)
     assert (await chain.current(soon())).access_key == "FIRST"
     found._expiry_time = datetime.now(UTC) + timedelta(seconds=remain_s)
     return chain
@@ -76,8 +81,7 @@ def fail() -> Given:
 
 
 async def test_calls_go_on_while_refreshes_fail(monkeypatch: pytest.MonkeyPatch) -> None:
-    chain = await loaded(monkeypatch, fail, remain_s=300)
-    monkeypatch.setattr(credentials, "RETRY_S", 60.0)
+    chain = await loaded(monkeypatch, fail, remain_s=300, timing=Timing(retry_s=60.0))
     chain._tried_s = float("-inf")
     for _ in range(100):
         assert (await chain.current(soon())).access_key == "FIRST"
@@ -147,10 +151,9 @@ async def test_whatever_a_provider_does_after_a_token_expired_is_a_503(
     provide: Callable[..., Any],
 ) -> None:
     world.put_rows({"1": 10})
-    monkeypatch.setattr(credentials, "FAILED_S", 0.0)
-    monkeypatch.setattr(credentials, "RETRY_S", -1.0)
     monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", proxy.env["AWS_ENDPOINT_URL_DYNAMODB"])
     async with open_table(world.table) as table:
+        table._api._chain = CredentialChain(timing=Timing(retry_s=-1.0, failed_s=0.0))
         assert await table.get("1") == make_row("1", 10)
         proxy.fault = lambda *_: refusal("ExpiredTokenException")
         await table.get("1")
@@ -221,19 +224,17 @@ async def test_an_expiration_without_a_zone_is_dropped(monkeypatch: pytest.Monke
     def naive() -> Given:
         return {**metadata("NAIVE", 3600), "expiry_time": "2036-01-01T00:00:00"}
 
-    chain = await loaded(monkeypatch, naive, remain_s=-1)
+    chain = await loaded(monkeypatch, naive, remain_s=-1, timing=Timing(failed_s=0.0))
     with pytest.raises(CredentialsRefreshError, match="TypeError"):
         await chain.current(soon())
     well: Any = Credentials("WELL", "s")
     monkeypatch.setattr(Session, "get_credentials", lambda _: well)
-    monkeypatch.setattr(credentials, "FAILED_S", 0.0)
     assert (await chain.current(soon())).access_key == "WELL"
 
 
 async def test_a_provider_that_ends_by_stop_iteration_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Session, "get_credentials", raising(StopIteration("no more")))
-    monkeypatch.setattr(credentials, "FAILED_S", 0.0)
-    chain = CredentialChain()
+    chain = CredentialChain(timing=Timing(failed_s=0.0))
     with pytest.raises(CredentialsRefreshError, match="StopIteration"):
         await chain.current(soon(30))
     monkeypatch.setattr(Session, "get_credentials", lambda _: Credentials("WELL", "s"))
@@ -263,14 +264,14 @@ async def test_a_load_that_hangs_for_long_has_another_beside_it_and_each_waits_l
 
     await has_begun(1)
     for hung in range(1, 4):
-        wait_s = credentials.HUNG_S * 2 ** (hung - 1)
+        wait_s = Timing().hung_s * 2 ** (hung - 1)
         now_s += wait_s - 1
         await has_begun(hung)
         assert len(loads) == hung, "not yet"
         now_s += 2
         await has_begun(hung + 1)
     monkeypatch.setattr(Session, "get_credentials", lambda _: Credentials("WELL", "s"))
-    now_s += credentials.HUNG_S * 8 + 1
+    now_s += Timing().hung_s * 8 + 1
     assert (await chain.current(soon())).access_key == "WELL"
     released.set()
     await eventually(lambda: not chain._hung, what="the end of those that hung")
@@ -283,10 +284,9 @@ async def test_a_refresh_that_hangs_does_not_hold_the_load_beside_it(monkeypatch
         released.wait(60)
         return metadata("LATE", 3600)
 
-    chain = await loaded(monkeypatch, hang, remain_s=-1)
+    chain = await loaded(monkeypatch, hang, remain_s=-1, timing=Timing(hung_s=0.0))
     with pytest.raises(CredentialsRefreshError, match="no answer in time"):
         await chain.current(soon(0.05))
-    monkeypatch.setattr(credentials, "HUNG_S", 0.0)
     monkeypatch.setattr(Session, "get_credentials", lambda _: Credentials("WELL", "s"))
     assert (await chain.current(soon())).access_key == "WELL"
     released.set()
@@ -301,6 +301,8 @@ async def test_only_the_credentials_that_were_refused_are_forgotten_and_once_in_
         loads.append(f"KEY{len(loads)}")
         return Credentials(loads[-1], "s")
 
+    now_s = time.monotonic()
+    monkeypatch.setattr(credentials, "time", SimpleNamespace(monotonic=lambda: now_s))
     monkeypatch.setattr(Session, "get_credentials", provide)
     chain = CredentialChain()
     first = await chain.current(soon())
@@ -311,7 +313,7 @@ async def test_only_the_credentials_that_were_refused_are_forgotten_and_once_in_
     assert await chain.current(soon()) is second, "another's late refusal"
     chain.forget(second)
     assert await chain.current(soon()) is second, "too early"
-    monkeypatch.setattr(credentials, "RETRY_S", 0.0)
+    now_s += Timing().retry_s + 1
     chain.forget(second)
     assert (await chain.current(soon())).access_key == "KEY2"
 
@@ -329,7 +331,7 @@ async def test_calls_that_are_refused_for_good_do_not_have_the_credentials_loade
     monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", proxy.env["AWS_ENDPOINT_URL_DYNAMODB"])
     proxy.fault = lambda *_: refusal("UnrecognizedClientException")
     async with open_table("balances") as table:
-        monkeypatch.setattr(credentials, "RETRY_S", 600.0)
+        table._api._chain = CredentialChain(timing=Timing(retry_s=600.0))
         loads.clear()  # botocore's client is made at the start, with these
         await asyncio.gather(*(table.get("1") for _ in range(50)))
     assert len(proxy.calls) == 150
@@ -344,8 +346,7 @@ async def test_loads_that_fail_at_once_do_not_follow_each_other(monkeypatch: pyt
         raise OSError("away")
 
     monkeypatch.setattr(Session, "get_credentials", provide)
-    monkeypatch.setattr(credentials, "FAILED_S", 600.0)
-    chain = CredentialChain()
+    chain = CredentialChain(timing=Timing(failed_s=600.0))
     for _ in range(20):
         with pytest.raises(CredentialsRefreshError, match="away"):
             await chain.current(soon())

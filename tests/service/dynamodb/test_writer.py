@@ -12,8 +12,7 @@ import pytest
 from aiohttp import web
 
 from local.servers import dynamodb
-from service.dynamodb import writer as module
-from service.dynamodb.writer import Item, Writer
+from service.dynamodb.writer import Item, Timing, Writer
 from service.runtime.errors import ServiceError
 from tests.support.dynamodb.faulty import Call, FaultyDynamoDB, answer, refusal
 from tests.support.world import Servers
@@ -31,8 +30,8 @@ async def table(servers: Servers) -> str:
 
 
 @asynccontextmanager
-async def opened(table: str, keys: tuple[str, str] = ("p", "s")) -> AsyncIterator[Writer]:
-    writer = Writer(table, *keys, "ARCHIVE_TABLE")
+async def opened(table: str, keys: tuple[str, str] = ("p", "s"), *, timing: Timing = Timing()) -> AsyncIterator[Writer]:
+    writer = Writer(table, *keys, "ARCHIVE_TABLE", timing=timing)
     writer.open()
     try:
         yield writer
@@ -41,9 +40,11 @@ async def opened(table: str, keys: tuple[str, str] = ("p", "s")) -> AsyncIterato
 
 
 @asynccontextmanager
-async def through(proxy: FaultyDynamoDB, table: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Writer]:
+async def through(
+    proxy: FaultyDynamoDB, table: str, monkeypatch: pytest.MonkeyPatch, *, timing: Timing = Timing()
+) -> AsyncIterator[Writer]:
     monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", proxy.env["AWS_ENDPOINT_URL_DYNAMODB"])
-    async with opened(table) as writer:
+    async with opened(table, timing=timing) as writer:
         yield writer
 
 
@@ -123,9 +124,8 @@ async def test_what_was_left_is_written_in_the_next_call(
 async def test_a_row_is_not_blamed_for_what_the_next_call_may_do(
     fault: object, table: str, proxy: FaultyDynamoDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "BUDGET_S", 0.2)
     proxy.fault = lambda _action, _call: fault()  # type: ignore[operator]
-    async with through(proxy, table, monkeypatch) as writer:
+    async with through(proxy, table, monkeypatch, timing=Timing(budget_s=0.2)) as writer:
         result = await writer.write(items(2))
         assert not result.refused
         assert keys([*result.unwritten, *result.written]) == ["0", "1"]
@@ -175,10 +175,9 @@ async def test_a_table_that_may_not_be_described_is_not_blamed_for_a_row(
     table: str, proxy: FaultyDynamoDB, monkeypatch: pytest.MonkeyPatch, code: str, refused: list[str]
 ) -> None:
     """While it cannot be described just now, it may be the table's fault."""
-    monkeypatch.setattr(module, "BUDGET_S", 1.0)
     bad = items(5, "x" * ITEM_MAX)[3]
     proxy.fault = lambda action, _call: refusal(code) if action == "DescribeTable" else None
-    async with through(proxy, table, monkeypatch) as writer:
+    async with through(proxy, table, monkeypatch, timing=Timing(budget_s=1.0)) as writer:
         result = await writer.write([*items(3), bad, *items(5)[4:]])
     assert keys([item for item, _ in result.refused]) == refused
     assert keys([*result.written, *result.unwritten, *(item for item, _ in result.refused)]) == [
@@ -193,10 +192,9 @@ async def test_a_table_that_may_not_be_described_is_not_blamed_for_a_row(
 async def test_unprocessed_rows_that_were_not_sent_are_no_answer(
     table: str, proxy: FaultyDynamoDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "BUDGET_S", 0.1)
     other = {"PutRequest": {"Item": {"p": {"S": "other"}, "s": {"S": "1"}}}}
     proxy.fault = lambda _action, _call: answer({"UnprocessedItems": {table: [other]}})
-    async with through(proxy, table, monkeypatch) as writer:
+    async with through(proxy, table, monkeypatch, timing=Timing(budget_s=0.1)) as writer:
         result = await writer.write(items(1))
     assert keys(result.unwritten) == ["0"]
     assert writer.errors["InvalidResponse"] >= 1
@@ -206,9 +204,8 @@ async def test_unprocessed_rows_of_another_table_are_no_answer_and_end_the_conne
     table: str, proxy: FaultyDynamoDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What comes on that connection next may be the answer to this call."""
-    monkeypatch.setattr(module, "BUDGET_S", 0.1)
     proxy.fault = lambda _action, call: answer({"UnprocessedItems": {"other": call["RequestItems"][table]}})
-    async with through(proxy, table, monkeypatch) as writer:
+    async with through(proxy, table, monkeypatch, timing=Timing(budget_s=0.1)) as writer:
         result = await writer.write(items(2))
         assert keys(result.unwritten) == ["0", "1"]
         assert not writer._api._pool._free
@@ -218,7 +215,6 @@ async def test_rows_that_are_refused_are_found_however_long_that_takes(
     table: str, proxy: FaultyDynamoDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A search that was cut short would begin with all of them again, and never come to its end."""
-    monkeypatch.setattr(module, "BUDGET_S", 0.1)
 
     async def slowly(action: str, _: Call) -> web.Response | None:
         if action == "DescribeTable":
@@ -227,7 +223,7 @@ async def test_rows_that_are_refused_are_found_however_long_that_takes(
         return refusal("ValidationException")
 
     proxy.fault = slowly
-    async with through(proxy, table, monkeypatch) as writer:
+    async with through(proxy, table, monkeypatch, timing=Timing(budget_s=0.1)) as writer:
         result = await writer.write(items(9))
     assert keys([item for item, _ in result.refused]) == keys(items(9))
     assert not result.unwritten

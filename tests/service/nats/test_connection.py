@@ -17,7 +17,7 @@ from local.process import claim_port
 from service.contracts.customer import INBOX_PREFIX
 from service.nats import connection as module
 from service.nats.connect import text as text_of
-from service.nats.connection import Connection, confirm, roundtrip
+from service.nats.connection import Connection, Timing, confirm, roundtrip
 from service.nats.settings import NatsSettings
 from service.runtime.errors import ServiceError
 from service.runtime.role import Skipped
@@ -32,11 +32,12 @@ class Lost(list[ServiceError]):
     """What the owner of a connection was told."""
 
 
-def make(url: str, creds: str | None = None) -> tuple[Connection, Lost]:
+def make(url: str, creds: str | None = None, *, timing: Timing = Timing()) -> tuple[Connection, Lost]:
     given = base64.b64encode(creds.encode()).decode() if creds else None
     settings = NatsSettings(nats_url=url, nats_credentials=given)  # type: ignore[arg-type]
     lost = Lost()
-    return Connection(settings, name="test", inbox_prefix=INBOX_PREFIX, on_lost=lost.append), lost
+    made = Connection(settings, name="test", inbox_prefix=INBOX_PREFIX, on_lost=lost.append, timing=timing)
+    return made, lost
 
 
 @asynccontextmanager
@@ -87,18 +88,14 @@ async def test_a_close_that_fails_or_hangs_is_over_in_a_second(world: World, mon
 
 
 @pytest.mark.parametrize(("reason", "listens"), [(r"\[Errno 111\] Connect", False), ("no answer", True)])
-async def test_without_a_server_it_says_what_it_met(
-    reason: str, listens: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "START_TIMEOUT_S", 0.3)
-
+async def test_without_a_server_it_says_what_it_met(reason: str, listens: bool) -> None:
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
         writer.close()
 
     port = claim_port(0, "")
     server = await asyncio.start_server(silent, "127.0.0.1", port) if listens else None
-    connection, lost = make(f"nats://127.0.0.1:{port}")
+    connection, lost = make(f"nats://127.0.0.1:{port}", timing=Timing(start_timeout_s=0.3))
     async with asyncio.timeout(10):
         with pytest.raises(ServiceError, match=rf"no NATS server at nats://127\.0\.0\.1:{port} \({reason}.*\)"):
             await connection.open()

@@ -19,8 +19,7 @@ from control_plane.desired import EVERYTHING
 from control_plane.self_hosted import provider as self_hosted
 from local.process import claim_port
 from service.customer.settings import CustomerSettings
-from service.nats import connection as module
-from service.nats.connection import Connection
+from service.nats.connection import Connection, Timing
 from service.nats.jetstream import check_stream, open_bucket
 from service.nats.settings import NatsSettings
 from service.nats.unreachable import unreachable
@@ -41,13 +40,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     authority.issue_cert("client").private_key_and_cert_chain_pem.write_to_path(tmp_path / "client.pem")
     other.issue_cert("client").private_key_and_cert_chain_pem.write_to_path(tmp_path / "other.pem")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
-    monkeypatch.setattr(module, "START_TIMEOUT_S", 3.0)
     return tmp_path
 
 
-async def tried(url: str, **settings: Any) -> str:
+async def tried(url: str, *, within_s: float = 3.0, **settings: Any) -> str:
     connection = Connection(
-        NatsSettings(nats_url=url, **settings), name="t", inbox_prefix="_INBOX_t", on_lost=lambda _: None
+        NatsSettings(nats_url=url, **settings),
+        name="t",
+        inbox_prefix="_INBOX_t",
+        on_lost=lambda _: None,
+        timing=Timing(start_timeout_s=within_s),
     )
     try:
         await connection.open()
@@ -120,9 +122,8 @@ async def test_an_account_that_has_all_its_connections(world: World, folder: Pat
     assert "NATS_URL" not in told
 
 
-async def test_a_reason_arrives_before_the_reset(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_reason_arrives_before_the_reset() -> None:
     """The server closes as soon as it has read CONNECT: whatever is sent later resets the connection."""
-    monkeypatch.setattr(module, "START_TIMEOUT_S", 1.0)
 
     def refuse(connection: socket.socket) -> None:
         connection.sendall(b'INFO {"server_id":"x","proto":1,"max_payload":1048576}\r\n')
@@ -138,7 +139,7 @@ async def test_a_reason_arrives_before_the_reset(monkeypatch: pytest.MonkeyPatch
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
         serving = asyncio.create_task(asyncio.to_thread(serve, listening))
-        told = await tried(f"nats://127.0.0.1:{listening.getsockname()[1]}")
+        told = await tried(f"nats://127.0.0.1:{listening.getsockname()[1]}", within_s=1.0)
         listening.shutdown(socket.SHUT_RDWR)
     await serving
     assert "takes no more connections (maximum account active connections exceeded)" in told

@@ -22,6 +22,7 @@ from service.queue.settings import QueueSettings
 from service.runtime.errors import ServiceError
 from service.sources.jetstream.redrive import SetAside
 from service.sources.jetstream.source import JetStream
+from service.sources.jetstream.timing import Timing
 from service.sources.source import Done, Result, UnknownReceipt, Unreachable
 from tests.support.network import network
 from tests.support.queue.sidecar import set_ack_wait, store
@@ -33,12 +34,14 @@ def lost(error: ServiceError) -> None:
 
 
 @asynccontextmanager
-async def reading(world: World, counts: SetAside | None = None) -> AsyncIterator[JetStream]:
+async def reading(
+    world: World, counts: SetAside | None = None, *, timing: Timing = Timing()
+) -> AsyncIterator[JetStream]:
     settings = QueueSettings.model_construct(
         queue=f"jetstream:{STREAM}", nats_url=world.nats_url, nats_credentials=SecretStr(world.creds("queue"))
     )
     connection = Connection(settings, name="queue", inbox_prefix=contract.INBOX_PREFIX, on_lost=lost)
-    source = _stream(settings, STREAM, connection, counts or SetAside())
+    source = _stream(settings, STREAM, connection, counts or SetAside(), timing)
     await connection.open()
     try:
         for need in source.needs():
@@ -117,13 +120,11 @@ async def test_a_message_whose_longer_visibility_was_lost_with_the_connection_re
         assert [type(result) for result in await source.delete([source.receipt(message)])] == [Done]
 
 
-async def test_what_is_asked_for_without_a_connection_is_refused_and_not_done_later(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_is_asked_for_without_a_connection_is_refused_and_not_done_later(world: World) -> None:
     """By then another client may have the message."""
-    monkeypatch.setattr("service.sources.jetstream.answers.CONFIRM_S", 0.2)
+    timing = Timing(confirm_s=0.2)
     await store(world, b"one")
-    async with network(world.nats_url) as (between, url), reading(world.at(url)) as source:
+    async with network(world.nats_url) as (between, url), reading(world.at(url), timing=timing) as source:
         (message,) = await source.receive(10, RESPONSE_BYTES, 30, 5)
         async with between.cut():
             results = await source.change_visibility([source.receipt(message)], 0)
@@ -178,12 +179,9 @@ async def test_deletions_that_others_are_on_their_way_with_share_a_write(
         assert (await source.backlog()).messages == 0
 
 
-async def test_neither_a_lone_deletion_nor_a_change_of_visibility_waits_for_others(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("service.sources.jetstream.answers.GATHER_S", 60)
+async def test_neither_a_lone_deletion_nor_a_change_of_visibility_waits_for_others(world: World) -> None:
     await store(world, *[b"%d" % number for number in range(4)])
-    async with reading(world) as source:
+    async with reading(world, timing=Timing(gather_s=60)) as source:
         receipts = [source.receipt(message) for message in await source.receive(4, 2_000_000, 30, 5)]
         for receipt in receipts[:2]:
             assert [type(result) for result in await source.delete([receipt])] == [Done]
@@ -196,11 +194,10 @@ async def test_neither_a_lone_deletion_nor_a_change_of_visibility_waits_for_othe
 
 
 async def test_a_deletion_that_waits_for_others_when_the_connection_is_lost_is_confirmed_afterwards(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: World,
 ) -> None:
-    monkeypatch.setattr("service.sources.jetstream.answers.GATHER_S", 60)
     await store(world, b"one")
-    async with reading(world) as source:
+    async with reading(world, timing=Timing(gather_s=60)) as source:
         receipts = [source.receipt(message) for message in await source.receive(1, 2_000_000, 30, 5)]
         source._answers._company = 2
         deleting = asyncio.create_task(source.delete(receipts))
@@ -230,9 +227,9 @@ async def test_acknowledgements_leave_together_and_all_before_an_end(
         return (await source.backlog()).messages
 
     async with reading(world) as source:
-        messages = await source.receive(10, RESPONSE_BYTES, 30, 5)
+        messages = await source.receive(2, RESPONSE_BYTES, 30, 5)
         source.acknowledge(messages[:1])
-        source.acknowledge(messages[1:2])
+        source.acknowledge(messages[1:])
         assert writes == []
 
         async def two_are_gone() -> bool:
@@ -240,8 +237,8 @@ async def test_acknowledgements_leave_together_and_all_before_an_end(
 
         await eventually(two_are_gone, what="two acknowledgements")
         assert writes == [2]
-        monkeypatch.setattr("service.sources.jetstream.source.ACKNOWLEDGE_S", 3_600.0)
-        source.acknowledge(messages[2:])
+    async with reading(world, timing=Timing(acknowledge_s=3_600.0)) as source:
+        source.acknowledge(await source.receive(1, RESPONSE_BYTES, 30, 5))
         await source.settle()
         assert await left() == 0
     assert writes == [2, 1]

@@ -17,6 +17,7 @@ from service.queue.response import RESPONSE_BYTES
 from service.runtime.cancel import cancel
 from service.runtime.errors import ServiceError
 from service.sources.jetstream.source import JetStream
+from service.sources.jetstream.timing import Timing
 from service.sources.source import Done, Result, UnknownReceipt, Unreachable
 from tests.service.queue.test_source import reading
 from tests.support.network import network
@@ -90,9 +91,8 @@ async def test_what_came_while_the_process_slept_is_left_to_whoever_received_it_
 
 async def test_what_makes_a_message_visible_is_said_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first may have counted; a deletion may come twice."""
-    monkeypatch.setattr("service.sources.jetstream.answers.CONFIRM_S", 0.1)
     await store(world, b"one")
-    async with reading(world) as source:
+    async with reading(world, timing=Timing(confirm_s=0.1)) as source:
         (message,) = await source.receive(10, RESPONSE_BYTES, 30, 5)
         said = lose_the_replies(source, monkeypatch)
         assert await kinds(source.change_visibility([source.receipt(message)], 0)) == [Unreachable]
@@ -117,24 +117,19 @@ def lose_the_replies(source: JetStream, monkeypatch: pytest.MonkeyPatch) -> list
     return said
 
 
-async def test_an_ack_wait_that_was_edited_holds_from_the_next_receive_on(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("service.sources.jetstream.consumer.LOOK_S", 0)
+async def test_an_ack_wait_that_was_edited_holds_from_the_next_receive_on(world: World) -> None:
     await store(world, b"one")
-    async with reading(world) as source:
+    async with reading(world, timing=Timing(look_s=0)) as source:
         await edit(world, ack_wait=1)
         (message,) = await source.receive(10, RESPONSE_BYTES, 30, 5)
         assert await source.receive(10, RESPONSE_BYTES, 30, 1.5) == []
         assert await kinds(source.delete([source.receipt(message)])) == [Done]
 
 
-async def test_an_ack_wait_that_was_edited_holds_for_a_change_of_visibility(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("service.sources.jetstream.consumer.LOOK_S", 0)
+async def test_an_ack_wait_that_was_edited_holds_for_a_change_of_visibility(world: World) -> None:
+    timing = Timing(look_s=0)
     await store(world, b"one")
-    async with reading(world) as source, reading(world) as other:
+    async with reading(world, timing=timing) as source, reading(world, timing=timing) as other:
         (message,) = await source.receive(10, RESPONSE_BYTES, 60, 5)
         await edit(world, ack_wait=1)
         assert await kinds(source.change_visibility([source.receipt(message)], 30)) == [Done]
@@ -166,14 +161,11 @@ async def test_what_the_network_held_for_longer_than_its_visibility_is_left_to_o
         assert [message.data for message in await receiving] == [b"two"]
 
 
-async def test_a_pull_that_fills_slowly_is_handed_out_before_its_visibility_ends(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_pull_that_fills_slowly_is_handed_out_before_its_visibility_ends(world: World) -> None:
     """At the consumer's limit messages become free one by one, and each is a reason to wait for the next."""
-    monkeypatch.setattr("service.sources.jetstream.source.LINGER_MAX_S", 60.0)
     await edit(world, ack_wait=3, max_ack_pending=60)
     await store(world, *(b"x" for _ in range(200)))
-    async with reading(world) as source, reading(world) as other:
+    async with reading(world, timing=Timing(linger_max_s=60.0)) as source, reading(world) as other:
         held = await other.receive(60, RESPONSE_BYTES, 30, 5)
 
         async def free_them() -> None:
@@ -203,10 +195,9 @@ async def test_a_visibility_that_ends_before_the_server_answers_is_not_changed(w
 async def test_what_was_looked_at_for_longer_than_its_visibility_is_left_to_others(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.sources.jetstream.consumer.LOOK_S", 0)
     await edit(world, ack_wait=1)
     await store(world, b"one")
-    async with reading(world) as source:
+    async with reading(world, timing=Timing(look_s=0)) as source:
         look = source._consumer._info
 
         async def slowly() -> object:
@@ -239,13 +230,11 @@ async def test_a_receive_that_is_cancelled_while_it_hides_its_messages_gives_the
         assert time.monotonic() - began < 10
 
 
-async def test_receipts_of_a_consumer_that_was_made_again_meanwhile_delete_nothing(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_receipts_of_a_consumer_that_was_made_again_meanwhile_delete_nothing(world: World) -> None:
     """Nobody told a sidecar that had no pull open."""
-    monkeypatch.setattr("service.sources.jetstream.consumer.LOOK_S", 0)
+    timing = Timing(look_s=0)
     await store(world, b"one")
-    async with reading(world) as source, reading(world) as other:
+    async with reading(world, timing=timing) as source, reading(world, timing=timing) as other:
         (message,) = await source.receive(10, RESPONSE_BYTES, 30, 5)
         old = source.receipt(message)
         await make_again(world)
@@ -266,12 +255,9 @@ async def test_a_consumer_that_would_lose_messages_is_refused(
             pass
 
 
-async def test_an_edit_that_would_lose_messages_stops_the_handing_out(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("service.sources.jetstream.consumer.LOOK_S", 0)
+async def test_an_edit_that_would_lose_messages_stops_the_handing_out(world: World) -> None:
     await store(world, b"one")
-    async with reading(world) as source:
+    async with reading(world, timing=Timing(look_s=0)) as source:
         await edit(world, max_deliver=2)
         with pytest.raises(Unreachable, match="max_deliver"):
             await source.receive(10, RESPONSE_BYTES, 30, 0)

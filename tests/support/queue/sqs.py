@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from service.sources.source import Result
+from service.sources.sqs.calls import Timing
 from service.sources.sqs.message import QueueMessage
 from service.sources.sqs.source import Sqs
 from tests.support.dynamodb.faulty import FaultyDynamoDB
@@ -63,8 +64,8 @@ class Queue:
 
 
 @asynccontextmanager
-async def reading(queue: Queue) -> AsyncIterator[Sqs]:
-    source = Sqs(queue.name, "QUEUE")
+async def reading(queue: Queue, *, timing: Timing = Timing()) -> AsyncIterator[Sqs]:
+    source = Sqs(queue.name, "QUEUE", timing=timing)
     for need in source.needs():
         await need.look()
     try:

@@ -18,8 +18,8 @@ from structlog.testing import capture_logs
 from control_plane.desired import ACCOUNT
 from service.contracts import customer as contract
 from service.contracts.stream import STREAM
-from service.customer.events import events, window
-from service.customer.events.events import PROBE_MAX_S, Events
+from service.customer.events.events import PROBE_MAX_S, Events, Timing
+from service.customer.events.window import WINDOW_MAX
 from service.nats.client import NatsClient
 from service.nats.connection import roundtrip
 from service.nats.parser import Read
@@ -32,18 +32,18 @@ Publishing = Callable[..., AbstractAsyncContextManager[Events]]
 @pytest.fixture(params=[True, False], ids=["by the batch", "one by one"])
 def publishing(world: World, request: pytest.FixtureRequest) -> Publishing:
     @asynccontextmanager
-    async def publishing(**bounds: int) -> AsyncIterator[Events]:
-        async with publisher(world, batched=request.param, **bounds) as published:
+    async def publishing(**given: Any) -> AsyncIterator[Events]:
+        async with publisher(world, batched=request.param, **given) as published:
             yield published
 
     return publishing
 
 
 @asynccontextmanager
-async def publisher(world: World, *, batched: bool = True, **bounds: int) -> AsyncIterator[Events]:
+async def publisher(world: World, *, batched: bool = True, **given: Any) -> AsyncIterator[Events]:
     async with world.client("service") as client:
         assert isinstance(client, NatsClient)
-        published = Events(client, **bounds)
+        published = Events(client, **given)
         await published.start(batched=batched)
         try:
             yield published
@@ -178,16 +178,13 @@ async def test_two_tasks_never_share_an_id(world: World, publishing: Publishing)
     assert len({identity for _, _, identity in await stored(world)}) == 1000
 
 
-async def test_more_than_a_window_is_sent_as_acknowledgements_come(
-    world: World, publishing: Publishing, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(window, "WINDOW_MAX", 10)
+async def test_more_than_a_window_is_sent_as_acknowledgements_come(world: World, publishing: Publishing) -> None:
     async with publishing() as published:
-        publish(published, 500)
+        publish(published, WINDOW_MAX + 500)
         await asyncio.sleep(0)
-        assert published._outbox.unacknowledged == 10
-        assert await published.flush(5) == 0
-    assert await world.last_sequence() == 500
+        assert published._outbox.unacknowledged == WINDOW_MAX
+        assert await published.flush(10) == 0
+    assert await world.last_sequence() == WINDOW_MAX + 500
 
 
 async def test_a_missing_stream_is_waited_for(world: World, publishing: Publishing) -> None:
@@ -300,14 +297,12 @@ async def test_bytes_are_bounded_too_and_given_back(world: World, publishing: Pu
     assert await world.last_sequence() == 6 * taken
 
 
-async def test_a_silent_stream_is_asked_again_with_the_same_id(
-    world: World, publishing: Publishing, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_silent_stream_is_asked_again_with_the_same_id(world: World, publishing: Publishing) -> None:
     """The first attempts are stored, but their acknowledgements are lost: the ids keep them from being stored twice."""
-    monkeypatch.setattr(events, "ACK_WAIT_S", 0.4)
-    async with publishing() as published:
+    async with publishing(timing=Timing(ack_wait_s=0.4)) as published:
         lost: list[Answer] = []
         heard = intercept(published, lost.append)
+        await asyncio.sleep(0.05)  # halfway between two looks for overdue events, so that one look finds them all
         publish(published, 20)
         await eventually(
             lambda: published.stalled is not None, within_s=1.2, what="a stall, well before twice the wait"
@@ -328,11 +323,8 @@ async def test_a_silent_stream_is_asked_again_with_the_same_id(
     assert await world.last_sequence() == 20
 
 
-async def test_an_answer_that_is_not_late_is_waited_for(
-    world: World, publishing: Publishing, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(events, "ACK_WAIT_S", 1.0)
-    async with publishing() as published:
+async def test_an_answer_that_is_not_late_is_waited_for(world: World, publishing: Publishing) -> None:
+    async with publishing(timing=Timing(ack_wait_s=1.0)) as published:
         answers = asyncio.Queue[Answer]()
         heard = intercept(published, answers.put_nowait)
         publish(published, 5)
@@ -346,8 +338,7 @@ async def test_an_answer_that_is_not_late_is_waited_for(
 async def test_only_what_is_overdue_is_sent_again(
     world: World, publishing: Publishing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(events, "ACK_WAIT_S", 0.2)
-    async with publishing() as published:
+    async with publishing(timing=Timing(ack_wait_s=0.2)) as published:
 
         def lose_the_third(msg: Answer) -> None:
             if published._publisher.number(msg.subject) != 2:
@@ -371,11 +362,9 @@ async def test_only_what_is_overdue_is_sent_again(
 
 
 async def test_nothing_is_sent_again_while_a_slow_stream_goes_on_answering(
-    world: World, publishing: Publishing, monkeypatch: pytest.MonkeyPatch
+    world: World, publishing: Publishing
 ) -> None:
-    monkeypatch.setattr(events, "ACK_WAIT_S", 0.2)
-    monkeypatch.setattr(window, "LATE_S", 0.1)
-    async with publishing() as published:
+    async with publishing(timing=Timing(ack_wait_s=0.2, late_s=0.1)) as published:
         answers = asyncio.Queue[Answer]()
         heard = intercept(published, answers.put_nowait)
         publish(published, 20 * published._publisher.batch_max)
@@ -384,17 +373,14 @@ async def test_nothing_is_sent_again_while_a_slow_stream_goes_on_answering(
             heard(await answers.get())
         assert (published.stats.retried, published.stalled) == (0, None)
         assert published.stats.published == 20 * published._publisher.batch_max
-        assert published._window.size < window.WINDOW_MAX, "it gave way"
+        assert published._window.size < WINDOW_MAX, "it gave way"
 
 
 @pytest.mark.parametrize(
     "which", [".1.0.$FI", ".3.1.$FI", ".100.2.$FI"], ids=["its first event", "one in the middle", "its commit"]
 )
-async def test_a_batch_that_lost_an_event_is_completed(
-    world: World, monkeypatch: pytest.MonkeyPatch, which: str
-) -> None:
-    monkeypatch.setattr(events, "ACK_WAIT_S", 0.3)
-    async with publisher(world) as published:
+async def test_a_batch_that_lost_an_event_is_completed(world: World, which: str) -> None:
+    async with publisher(world, timing=Timing(ack_wait_s=0.3)) as published:
         lost = lose(published, lambda reply: reply.endswith(which) and "-1." in reply)
         publish(published, 350)
         assert await published.flush(10) == 0
@@ -406,11 +392,8 @@ async def test_a_batch_that_lost_an_event_is_completed(
     assert sorted(subject for subject, _, _ in messages) == sorted(subjects(350))
 
 
-async def test_a_connection_lost_in_the_middle_of_batches_loses_no_event(
-    world: World, publishing: Publishing, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(events, "ACK_WAIT_S", 0.3)
-    async with publishing() as published:
+async def test_a_connection_lost_in_the_middle_of_batches_loses_no_event(world: World, publishing: Publishing) -> None:
+    async with publishing(timing=Timing(ack_wait_s=0.3)) as published:
         for number in range(20):
             publish(published, 130, start=number * 130)
             if number % 5 == 2:

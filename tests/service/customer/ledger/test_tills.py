@@ -64,9 +64,6 @@ def one_at_a_time(bursts: Sequence[Sequence[Asked]]) -> list[str]:
 @pytest.fixture
 async def ready(world: World, aws: None, monkeypatch: pytest.MonkeyPatch) -> World:
     await dynamodb.create_adjustments(world.adjustments, world.servers.dynamodb_env)
-    monkeypatch.setattr(module, "BACKOFF_S", 0.001)
-    monkeypatch.setattr(module, "CONFLICT_S", 0.001)
-    monkeypatch.setattr(module, "DEADLINE_S", 20)  # on a busy machine too, what each is told is decided by the rows
     monkeypatch.setattr(dynamodb_client, "endpoint", functools.cache(endpoint))  # to find it is half of an example
     return world
 

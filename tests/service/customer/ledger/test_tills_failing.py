@@ -19,9 +19,8 @@ BUSY = '{"error":"the database is busy; try again"}'
 
 
 @pytest.fixture
-async def ready(world: World, aws: None, monkeypatch: pytest.MonkeyPatch) -> World:
+async def ready(world: World, aws: None) -> World:
     await dynamodb.create_adjustments(world.adjustments, world.servers.dynamodb_env)
-    monkeypatch.setattr(module, "BACKOFF_S", 0.001)
     world.put_rows({f"-{name}": 10 for name in ("one", "two", *(f"bad{number}" for number in range(64)))})
     return world
 
@@ -44,7 +43,6 @@ async def test_clients_that_fail_hold_no_worker(ready: World, monkeypatch: pytes
         if fails and b"-bad" in transaction:
             raise THROTTLED
 
-    monkeypatch.setattr(module, "DEADLINE_S", 20)
     async with shaky(ready, [], "-") as ledger:
         before_writes(ledger, monkeypatch, throttle)
         desk = Desk(ledger)
@@ -65,14 +63,12 @@ async def test_a_client_that_no_worker_serves_is_answered_by_its_deadline(
         await let_go.wait()
 
     monkeypatch.setattr(module, "CONCURRENT", 1)
-    monkeypatch.setattr(module, "DEADLINE_S", 1.0)
     async with shaky(ready, [], "-") as ledger:
         before_writes(ledger, monkeypatch, hold)
         desk = Desk(ledger)
-        desk.ask([("one", "a", 1), ("two", "a", 1)])
+        desk.ask([("one", "a", 1), ("two", "a", 1)], deadline_s=1.0)
         await eventually(lambda: 1 in desk.told)
         assert desk.told == {1: '{"error":"the database did not answer in time; try again"}'}
-        monkeypatch.setattr(module, "DEADLINE_S", 20)
         desk.ask([("two", "a", 1)])
         let_go.set()
         await eventually(lambda: 2 in desk.told)
@@ -108,13 +104,11 @@ async def test_a_group_that_expired_and_is_then_refused_takes_nobody_with_it(
             failed.append(len(desk.told))
             raise DynamoDBError(400, "AccessDeniedException", "") if desk.told else HttpError("lost")
 
-    monkeypatch.setattr(module, "DEADLINE_S", 1.0)
     async with shaky(ready, [], "-") as ledger:
         before_writes(ledger, monkeypatch, fail)
         desk = Desk(ledger)
-        desk.ask([("one", "old", 1)])
+        desk.ask([("one", "old", 1)], deadline_s=1.0)
         await eventually(lambda: bool(failed))
-        monkeypatch.setattr(module, "DEADLINE_S", 20)
         desk.ask([("one", "new", 1)])
         await eventually(lambda: len(desk.told) == 2)
     assert failed[-1] == 1, "it was refused after it had expired"
@@ -130,13 +124,11 @@ async def test_what_was_said_to_be_busy_is_not_made_later(ready: World, monkeypa
             failed.append(len(desk.told))
             raise THROTTLED
 
-    monkeypatch.setattr(module, "DEADLINE_S", 1.0)
     async with shaky(ready, [], "-") as ledger:
         before_writes(ledger, monkeypatch, throttle)
         desk = Desk(ledger)
-        desk.ask([("one", "a", 1)])
+        desk.ask([("one", "a", 1)], deadline_s=1.0)
         await eventually(lambda: bool(failed))
-        monkeypatch.setattr(module, "DEADLINE_S", 20)
         desk.ask([("one", "b", 1)])
         await eventually(lambda: len(desk.told) == 2)
     assert (desk.told[0], desk.told[1].endswith('"balance":11}')) == (BUSY, True)
@@ -149,11 +141,10 @@ async def test_a_shared_read_that_stalls_leaves_time_for_a_read_of_its_own(
     async def stalled(*_: Any, **__: Any) -> None:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(module, "DEADLINE_S", 4.0)
     async with shaky(ready, [], "-") as ledger:
         monkeypatch.setattr(ledger.table, "read", stalled)
         desk = Desk(ledger)
-        desk.ask([("one", "a", 1)])
+        desk.ask([("one", "a", 1)], deadline_s=4.0)
         await eventually(lambda: bool(desk.told))
         assert desk.told[0].endswith('"balance":11}')
 

@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 from local.system import ready
 from service.contracts.customer import BUCKET, SEED_DONE, SEED_KEY, SEED_LEASE_KEY
 from service.customer.store import seeding
-from service.customer.store.seeding import LEASE_S, is_seeded, seed
+from service.customer.store.seeding import LEASE_S, Timing, is_seeded, seed
 from service.dynamodb.table import Table
 from service.runtime.errors import ServiceError
 from tests.support.dynamodb.faulty import FaultyDynamoDB, refusal
@@ -77,15 +77,15 @@ class Troubled:
         return call
 
 
-async def test_a_bucket_that_does_not_answer_is_waited_for_and_then_said(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(seeding, "BUCKET_PATIENCE_S", 1.0)
+async def test_a_bucket_that_does_not_answer_is_waited_for_and_then_said(world: World) -> None:
+    timing = Timing(bucket_patience_s=1.0)
     async with seeder(world) as (bucket, table):
+        deaf = Troubled(bucket, get=itertools.repeat(NO_ANSWER))
         with pytest.raises(ServiceError, match="bucket config"):
-            await seed(Troubled(bucket, get=itertools.repeat(NO_ANSWER)), table, 10, "me")  # type: ignore[arg-type]
+            await seed(deaf, table, 10, "me", timing=timing)  # type: ignore[arg-type]
         assert world.rows() == {}
-        await seed(Troubled(bucket, get=[NO_ANSWER, NO_LEADER]), table, 10, "me")  # type: ignore[arg-type]
+        slow = Troubled(bucket, get=[NO_ANSWER, NO_LEADER])
+        await seed(slow, table, 10, "me", timing=timing)  # type: ignore[arg-type]
     assert len(world.rows()) == 10
 
 
@@ -93,7 +93,6 @@ async def test_a_renewal_or_a_release_that_fails_stops_nothing(
     world: World, proxy: FaultyDynamoDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", proxy.env["AWS_ENDPOINT_URL_DYNAMODB"])
-    monkeypatch.setattr(seeding, "RENEW_S", 0.05)
     for error in (NO_ANSWER, NO_LEADER):
         renewed = asyncio.Event()
 
@@ -109,7 +108,8 @@ async def test_a_renewal_or_a_release_that_fails_stops_nothing(
         proxy.fault = hold
         async with seeder(world) as (bucket, table):
             with capture_logs() as logs:
-                await seed(Troubled(bucket, update=turns(), delete=[error]), table, 5, "me")  # type: ignore[arg-type]
+                troubled = Troubled(bucket, update=turns(), delete=[error])
+                await seed(troubled, table, 5, "me", timing=Timing(renew_s=0.05))  # type: ignore[arg-type]
             await bucket.delete(SEED_KEY)
             await bucket.delete(SEED_LEASE_KEY)
         assert [line["event"] for line in logs if line["log_level"] != "debug"] == [
@@ -255,11 +255,10 @@ async def test_a_table_that_stays_busy_is_said(
     world: World, proxy: FaultyDynamoDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", proxy.env["AWS_ENDPOINT_URL_DYNAMODB"])
-    monkeypatch.setattr(seeding, "INSERT_PATIENCE_S", 0.3)
     proxy.fault = lambda *_: refusal("ThrottlingException")
     async with seeder(world) as (bucket, table):
         with pytest.raises(ServiceError, match=r"cannot be seeded \(the database is busy \("):
-            await seed(bucket, table, 5, "me")
+            await seed(bucket, table, 5, "me", timing=Timing(insert_patience_s=0.3))
 
 
 async def test_five_tasks_started_at_once_seed_once(world: World) -> None:
@@ -325,10 +324,8 @@ async def test_seeding_can_be_turned_off(world: World) -> None:
         assert await flag(world) is None
 
 
-async def test_a_bucket_that_is_read_and_takes_no_write_is_said_in_one_line(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(seeding, "BUCKET_PATIENCE_S", 1.0)
+async def test_a_bucket_that_is_read_and_takes_no_write_is_said_in_one_line(world: World) -> None:
+    timing = Timing(bucket_patience_s=1.0)
     seeding._failing._kinds.clear()
     async with seeder(world) as (bucket, table):
         async with world.administrator() as admin:
@@ -336,6 +333,6 @@ async def test_a_bucket_that_is_read_and_takes_no_write_is_said_in_one_line(
             config.sealed = True
             await admin.update_stream(config)
         with capture_logs() as logs, pytest.raises(ServiceError, match=r"bucket config cannot be written: .*sealed"):
-            await seed(bucket, table, 10, "me")
+            await seed(bucket, table, 10, "me", timing=timing)
     assert world.rows() == {}
     assert [line["problem"] for line in logs if line["log_level"] == "warning"] == ["cannot be written"]

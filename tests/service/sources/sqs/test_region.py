@@ -16,7 +16,7 @@ from botocore.exceptions import BotoCoreError
 from botocore.session import Session
 
 from service.runtime.errors import ServiceError
-from service.sources.sqs import calls as sqs_calls
+from service.sources.sqs.calls import Timing
 from service.sources.sqs.region import place_of
 from service.sources.sqs.source import Sqs
 from tests.support.dynamodb.faulty import faulty_dynamodb
@@ -109,7 +109,6 @@ async def test_each_call_is_signed_for_the_queues_region(
 @pytest.fixture
 async def wire(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Wire]:
     """Its proxy goes nowhere: it notes what it is asked for."""
-    monkeypatch.setattr(sqs_calls, "ATTEMPTS", 1)
     async with wired(tmp_path, monkeypatch) as made:
 
         async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -125,7 +124,7 @@ async def wire(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
 
 async def called(url: str, wire: Wire) -> str:
     """What a proxy is asked for first."""
-    source = Sqs(url, "QUEUE")
+    source = Sqs(url, "QUEUE", timing=Timing(attempts=1))
     for need in source.needs():
         with contextlib.suppress(ServiceError):
             await need.look()

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from service.runtime.errors import ServiceError
 from service.sources.source import Done, UnknownReceipt, Unreachable
-from service.sources.sqs import calls as sqs_calls
+from service.sources.sqs.calls import RECEIVES, Timing
 from service.sources.sqs.source import MESSAGE_BYTES, Sqs
 from tests.support.dynamodb.faulty import answer, refusal
 from tests.support.queue.sqs import RESPONSE_BYTES, Queue, kinds, reading, receive
@@ -191,7 +191,7 @@ async def test_receives_that_wait_are_not_in_the_way_of_a_deletion(queue: Queue)
 
         async def hold(action: str, _call: dict[str, Any]) -> None:
             if action == "ReceiveMessage":
-                if queue.called(action) > sqs_calls.RECEIVES:  # one was before
+                if queue.called(action) > RECEIVES:  # one was before
                     waiting.set()
                 await go_on.wait()
 
@@ -199,20 +199,16 @@ async def test_receives_that_wait_are_not_in_the_way_of_a_deletion(queue: Queue)
         receives = [asyncio.create_task(receive(source, wait_s=20)) for _ in range(60)]
         await asyncio.wait_for(waiting.wait(), 10)
         assert kinds(await source.delete([message.handle])) == [Done]
-        assert queue.called("ReceiveMessage") == 1 + sqs_calls.RECEIVES
+        assert queue.called("ReceiveMessage") == 1 + RECEIVES
         go_on.set()
         for receiving in receives:
             receiving.cancel()
         await asyncio.gather(*receives, return_exceptions=True)
 
 
-async def test_a_silent_sqs_is_unavailable_in_time_and_holds_nobody(
-    queue: Queue, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sqs_calls, "ANSWER_S", 0.3)
-    monkeypatch.setattr(sqs_calls, "CALL_S", 0.3)
+async def test_a_silent_sqs_is_unavailable_in_time_and_holds_nobody(queue: Queue) -> None:
     await queue.send(2)
-    async with reading(queue) as source:
+    async with reading(queue, timing=Timing(answer_s=0.3, call_s=0.3)) as source:
         (message,) = await receive(source, 1)
         go_on = asyncio.Event()
 
