@@ -68,7 +68,7 @@ class Desk:
         self._numbers = itertools.count()
 
     def ask(self, burst: Sequence[Asked], *, deadline_s: float = 20) -> None:
-        """Ask all at once. The usual deadline suits a busy machine too: the rows decide what each is told."""
+        """Ask all at once. The usual deadline suits a busy machine too: the rows decide each answer."""
         self.tills._timing = replace(QUICK, deadline_s=deadline_s)
         requests = [Burst([f"_INBOX.{next(self._numbers)}"], 0, self._post, lambda *_, **__: None) for _ in burst]
         made = [Adjustment(self._ledger.prefix + client, key, points, None) for client, key, points in burst]
