@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import gc
+import inspect
 import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import botocore.hooks
 import botocore.session
 import pytest
 import trustme
@@ -114,10 +116,23 @@ def quick_starts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def botocores_models() -> Iterator[None]:
-    """Are read once for all sessions: each would read them again, a tenth of a second for a client."""
+def quick_sessions() -> Iterator[None]:
+    """Let botocore read its models once for all sessions, and look at its 200 handlers once.
+
+    Each session would read the models again, a tenth of a second for a client, and would look again at each handler's
+    signature and event name, a hundredth.
+    """
+    accepts_kwargs, of_a_session = botocore.hooks.accepts_kwargs, botocore.hooks.EventAliaser(None)
+
+    def accepts(handler: Any) -> bool:
+        code = getattr(handler, "__code__", None)
+        return bool(code.co_flags & inspect.CO_VARKEYWORDS if code else accepts_kwargs(handler))
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(botocore.session, "create_loader", functools.cache(botocore.session.create_loader))
+        patch.setattr(botocore.hooks, "accepts_kwargs", accepts)
+        names = staticmethod(functools.cache(of_a_session._alias_event_name))
+        patch.setattr(botocore.hooks.EventAliaser, "_alias_event_name", names)
         yield
 
 
