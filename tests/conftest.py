@@ -24,6 +24,7 @@ from tests.support.archive import ArchiveWorld, make_archive
 from tests.support.devices.world import DevicesWorld, make_devices
 from tests.support.drills.drill import Drill, drill_table
 from tests.support.dynamodb.faulty import FaultyDynamoDB, faulty_dynamodb
+from tests.support.rewritten import rewrite
 from tests.support.warm import warm_starts
 from tests.support.world import Servers, World, make_world, start_servers
 
@@ -44,6 +45,10 @@ def pytest_configure(config: pytest.Config) -> None:
     needs a Linux that has room.
     """
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    if not config.getoption("numprocesses", None):
+        gc.disable()  # until all is imported
+    elif config.args_source is pytest.Config.ArgsSource.TESTPATHS:
+        rewrite(Path(__file__).parent, config)
     if config.getoption("--drill-full") or not MEMORY.is_dir() or shutil.disk_usage(MEMORY).free < MEMORY_BYTES:
         return
     if not os.statvfs(MEMORY).f_flag & os.ST_NOEXEC:  # some tests make programs
@@ -95,6 +100,7 @@ def pytest_collection_finish() -> None:
     """Let no garbage collection walk what was imported: it stays."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -107,7 +107,9 @@ def warm_starts() -> Iterator[None]:
         with mock.patch.object(subprocess.Popen, "_execute_child", execute_child):
             yield
     finally:
-        for each in (*started.values(), *common):
+        for warm in started.values():
+            warm.end()
+        for each in common:
             each.end()
 
 
