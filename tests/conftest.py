@@ -128,7 +128,8 @@ def quick_sessions() -> Iterator[None]:
     Each session would read the models again, a tenth of a second for a client, and would look again at each handler's
     signature and event name, a hundredth.
     """
-    accepts_kwargs, of_a_session = botocore.hooks.accepts_kwargs, botocore.hooks.EventAliaser(None)
+    accepts_kwargs = botocore.hooks.accepts_kwargs
+    aliaser: Any = botocore.hooks.EventAliaser  # each session has one, with the same names
 
     def accepts(handler: Any) -> bool:
         code = getattr(handler, "__code__", None)
@@ -137,8 +138,7 @@ def quick_sessions() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(botocore.session, "create_loader", functools.cache(botocore.session.create_loader))
         patch.setattr(botocore.hooks, "accepts_kwargs", accepts)
-        names = staticmethod(functools.cache(of_a_session._alias_event_name))
-        patch.setattr(botocore.hooks.EventAliaser, "_alias_event_name", names)
+        patch.setattr(aliaser, "_alias_event_name", staticmethod(functools.cache(aliaser(None)._alias_event_name)))
         yield
 
 
