@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import gc
+import inspect
 import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import botocore.hooks
 import botocore.session
 import pytest
 import trustme
@@ -22,6 +24,7 @@ from tests.support.archive import ArchiveWorld, make_archive
 from tests.support.devices.world import DevicesWorld, make_devices
 from tests.support.drills.drill import Drill, drill_table
 from tests.support.dynamodb.faulty import FaultyDynamoDB, faulty_dynamodb
+from tests.support.rewritten import rewrite
 from tests.support.warm import warm_starts
 from tests.support.world import Servers, World, make_world, start_servers
 
@@ -42,6 +45,10 @@ def pytest_configure(config: pytest.Config) -> None:
     needs a Linux that has room.
     """
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    if not config.getoption("numprocesses", None):
+        gc.disable()  # until all is imported
+    elif config.args_source is pytest.Config.ArgsSource.TESTPATHS:
+        rewrite(Path(__file__).parent, config)
     if config.getoption("--drill-full") or not MEMORY.is_dir() or shutil.disk_usage(MEMORY).free < MEMORY_BYTES:
         return
     if not os.statvfs(MEMORY).f_flag & os.ST_NOEXEC:  # some tests make programs
@@ -93,6 +100,7 @@ def pytest_collection_finish() -> None:
     """Let no garbage collection walk what was imported: it stays."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -114,10 +122,23 @@ def quick_starts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def botocores_models() -> Iterator[None]:
-    """Are read once for all sessions: each would read them again, a tenth of a second for a client."""
+def quick_sessions() -> Iterator[None]:
+    """Let botocore read its models once for all sessions, and look at its 200 handlers once.
+
+    Each session would read the models again, a tenth of a second for a client, and would look again at each handler's
+    signature and event name, a hundredth.
+    """
+    accepts_kwargs = botocore.hooks.accepts_kwargs
+    aliaser: Any = botocore.hooks.EventAliaser  # each session has one, with the same names
+
+    def accepts(handler: Any) -> bool:
+        code = getattr(handler, "__code__", None)
+        return bool(code.co_flags & inspect.CO_VARKEYWORDS if code else accepts_kwargs(handler))
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(botocore.session, "create_loader", functools.cache(botocore.session.create_loader))
+        patch.setattr(botocore.hooks, "accepts_kwargs", accepts)
+        patch.setattr(aliaser, "_alias_event_name", staticmethod(functools.cache(aliaser(None)._alias_event_name)))
         yield
 
 

@@ -32,6 +32,8 @@ from unittest import mock
 
 ROOT: Final = Path(__file__).parents[2]
 ROLES: Final = ("customer", "archive", "queue", "devices")
+COMMON: Final = ("service.nats.client", "service.nats.connect", "service.nats.link.reconnect", "service.nats.settings")
+"""Modules that each of these programs imports: with what they stand on, two thirds of what it imports."""
 TOGETHER: Final = (
     ("benchmark.__main__",),
     ("control_plane.__main__",),
@@ -78,7 +80,7 @@ def warm_starts() -> Iterator[None]:
         yield
         return
     cold = subprocess.Popen._execute_child  # type: ignore[attr-defined]  # where a child is made
-    signature, started = inspect.signature(cold), dict[str, _Warm]()
+    signature, common, started = inspect.signature(cold), list[_Common](), dict[str, _Warm]()
 
     def execute_child(popen: Any, *arguments: Any, **named: Any) -> None:
         how = signature.bind(popen, *arguments, **named).arguments
@@ -87,7 +89,9 @@ def warm_starts() -> Iterator[None]:
         if not modules:
             cold(popen, *arguments, **named)
             return
-        warm = started.get(modules) or started.setdefault(modules, _Warm(modules))
+        if not common:
+            common.append(_Common())
+        warm = started.get(modules) or started.setdefault(modules, common[0].start(modules))
         request = {
             "arguments": how["args"][2:],
             "env": env,
@@ -105,6 +109,8 @@ def warm_starts() -> Iterator[None]:
     finally:
         for warm in started.values():
             warm.end()
+        for each in common:
+            each.end()
 
 
 def _modules(how: Mapping[str, Any], env: Mapping[str, str]) -> str:
@@ -122,10 +128,10 @@ def _modules(how: Mapping[str, Any], env: Mapping[str, str]) -> str:
     return next((",".join(group) for group in TOGETHER if {module, f"{module}.__main__"} & {*group}), "")
 
 
-class _Warm:
-    """A process that has imported a module, and forks on request."""
+class _Common:
+    """A process that has imported what all the programs import, and forks one that imports a module, on request."""
 
-    def __init__(self, modules: str) -> None:
+    def __init__(self) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._lock = threading.Lock()
         command = [sys.executable, "-m", __spec__.name, str(theirs.fileno()), " " * COMMAND_BYTES]
@@ -134,7 +140,25 @@ class _Warm:
             stdout=subprocess.PIPE,  # not pytest's file: a fork's stdout would take itself for one that seeks
         )  # fmt: skip
         theirs.close()
-        self._socket.send(modules.encode())  # no argument: tests look for programs by their command lines
+
+    def start(self, modules: str) -> _Warm:
+        """Let one import these modules; they are no argument: tests look for programs by their command lines."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with self._lock, theirs:
+            socket.send_fds(self._socket, [modules.encode()], [theirs.fileno()])
+        return _Warm(ours)
+
+    def end(self) -> None:
+        self._socket.close()
+        self._process.communicate()
+
+
+class _Warm:
+    """A process that has imported a module, and forks on request."""
+
+    def __init__(self, requests: socket.socket) -> None:
+        self._socket = requests
+        self._lock = threading.Lock()
 
     def start(self, request: Mapping[str, Any], streams: Sequence[int]) -> int:
         """Fork it; return the pid of the fork, which is a child of this process."""
@@ -148,11 +172,18 @@ class _Warm:
 
     def end(self) -> None:
         self._socket.close()
-        self._process.communicate()
 
 
 def _prctl(option: int, value: int) -> None:
     ctypes.CDLL(None).prctl(option, value)
+
+
+def _import(modules: Sequence[str]) -> None:
+    for module in modules:
+        importlib.import_module(module)
+    _read_models()
+    gc.collect()
+    gc.freeze()  # else each fork's collections walk what was imported, and copy it page by page
 
 
 def _read_models() -> None:
@@ -164,6 +195,19 @@ def _read_models() -> None:
             loader.load_service_model("dynamodb", kind)
         for name in ("endpoints", "partitions", "sdk-default-configuration"):
             loader.load_data(name)
+
+
+def _fork_groups(asked: socket.socket) -> tuple[socket.socket, list[str]]:
+    """Fork for each group of modules, until the other side is gone. Return in each fork, with its requests."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for one
+    while True:
+        message, sockets, _, _ = socket.recv_fds(asked, MESSAGE_BYTES, 1)
+        if not message:
+            os._exit(0)
+        if not os.fork():
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            return socket.socket(fileno=sockets[0]), message.decode().split(",")
+        os.close(sockets[0])
 
 
 def _serve(requests: socket.socket) -> list[str]:
@@ -237,12 +281,11 @@ def _leave(ending: SystemExit) -> None:
 
 
 if __name__ == "__main__":
-    with socket.socket(fileno=int(sys.argv[1])) as requests:
-        for module in requests.recv(MESSAGE_BYTES).decode().split(","):
-            importlib.import_module(module)
-        _read_models()
-        gc.collect()
-        gc.freeze()  # else each fork's collections walk what was imported, and copy it page by page
+    with socket.socket(fileno=int(sys.argv[1])) as asked:
+        _import(COMMON)
+        requests, modules = _fork_groups(asked)
+    with requests:
+        _import(modules)
         sys.argv = _serve(requests)
     program = sys.argv[0]
     for module in (f"{program}.__main__", *({program} & {*chain(*TOGETHER)})):  # it is run, not imported

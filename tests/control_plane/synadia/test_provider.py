@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -67,12 +68,12 @@ def telling(fake: FakeSynadia, failure: Failure) -> list[int]:
 async def test_create_completes_after_a_failure_at_any_change(
     fake: FakeSynadia, tmp_path: Path, failure: Failure
 ) -> None:
+    nothing = fake.remembered()
     await create(fake, Files(tmp_path / "whole"))
     assert len(fake.calls) > 20
     for number in telling(fake, failure):
-        await delete(fake, Files(tmp_path / "gone"))
+        fake.restore(nothing)
         files = Files(tmp_path / f"{number}")
-        fake.groups.clear()
         fake.calls.clear()
         fake.failure, fake.fail_from = failure, number
         with pytest.raises(ProvisioningError) as caught:
@@ -89,12 +90,14 @@ async def test_create_completes_after_a_failure_at_any_change(
 async def test_delete_completes_after_a_failure_at_any_change(
     fake: FakeSynadia, tmp_path: Path, failure: Failure
 ) -> None:
-    files = Files(tmp_path)
-    await create(fake, files)
+    made = tmp_path / "made"
+    await create(fake, Files(made))
+    everything = fake.remembered()
     fake.calls.clear()
-    await delete(fake, files)
+    await delete(fake, Files(shutil.copytree(made, tmp_path / "first")))
     for number in telling(fake, failure):
-        await create(fake, files)
+        fake.restore(everything)
+        files = Files(shutil.copytree(made, tmp_path / f"{number}"))
         fake.calls.clear()
         fake.failure, fake.fail_from = failure, number
         with contextlib.suppress(ProvisioningError):  # a repeated deletion of what is gone by then succeeds

@@ -79,10 +79,10 @@ def botocores(reply: bytes) -> int:
     """How often its client asks for what is answered so, of two times at most."""
     head, _, body = reply.partition(b"\r\n\r\n")
     headers = dict(line.split(": ", 1) for line in head.decode().split("\r\n")[1:])
-    return asked("BatchGetItem", "standard", int(head.split(b" ")[1]), headers, body)
+    return asked(Session(), "BatchGetItem", "standard", int(head.split(b" ")[1]), headers, body)
 
 
-def asked(operation: str, mode: str, status: int, headers: dict[str, str], body: bytes) -> int:
+def asked(session: Session, operation: str, mode: str, status: int, headers: dict[str, str], body: bytes) -> int:
     count = 0
 
     def answer(request: Any, **_: Any) -> Any:
@@ -94,7 +94,7 @@ def asked(operation: str, mode: str, status: int, headers: dict[str, str], body:
 
     retries: Any = {"mode": mode, "total_max_attempts": 2}
     config = Config(retries=retries)
-    client: Any = Session().create_client("dynamodb", region_name="eu-west-1", config=config)
+    client: Any = session.create_client("dynamodb", region_name="eu-west-1", config=config)
     client.meta.events.register(f"before-send.dynamodb.{operation}", answer)
     calls: dict[str, Callable[[], Any]] = {
         "BatchGetItem": lambda: client.batch_get_item(RequestItems={"t": {"Keys": [{"id": {"S": "1"}}]}}),
@@ -255,16 +255,17 @@ def test_what_botocore_tries_again_is_tried_again(operation: str, mode: str, mon
     monkeypatch.setattr(time, "sleep", lambda _: None)
     given_up = list[tuple[int, str]]()
     retried = set[str]()
+    session = Session()  # each client has retries of its own
     for code in known_codes():
         for status in (400, 409) if code == "ReplicatedWriteConflictException" else (400,):
             body = orjson.dumps({"__type": f"com.amazonaws.dynamodb.v20120810#{code}", "message": ""})
-            if asked(operation, mode, status, {}, body) > 1:
+            if asked(session, operation, mode, status, {}, body) > 1:
                 retried.add(code)
                 if not retryable(status, code):
                     given_up.append((status, code))
     for status in STATUSES:
         body = orjson.dumps({"__type": "x#Unheard", "message": ""})
-        if asked(operation, mode, status, {}, body) > 1 and not retryable(status, "Unheard"):
+        if asked(session, operation, mode, status, {}, body) > 1 and not retryable(status, "Unheard"):
             given_up.append((status, "Unheard"))
     assert not given_up
     assert {"ThrottlingException", "ProvisionedThroughputExceededException"} <= retried, "the judge judges"
