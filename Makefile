@@ -7,8 +7,8 @@ PY := $(VENV)/bin/python
 STATE ?= .local
 TASKS ?= 1
 CORES := $(shell getconf _NPROCESSORS_ONLN)
-# Tests wait for servers most of the time: two workers for each core keep it busy.
-WORKERS ?= $(shell expr 2 \* $(CORES))
+# Tests wait for servers most of the time: three workers for each core keep it busy.
+WORKERS ?= $(shell expr 3 \* $(CORES))
 LOCK := $(VENV)/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-annotate --no-emit-index-url --quiet
 

@@ -28,7 +28,8 @@ from tests.support.rewritten import rewrite
 from tests.support.warm import warm_starts
 from tests.support.world import Servers, World, make_world, start_servers
 
-SERVICE: Final = Path(__file__).parent / "service"
+WAITING: Final = {"service", "e2e", "examples", "operations"}
+"""Folders whose tests mostly wait for servers; those of the others mostly compute."""
 MEMORY: Final = Path("/dev/shm")
 MEMORY_BYTES: Final = 4 << 30
 
@@ -86,11 +87,12 @@ def _sharing(item: pytest.Item) -> str:
 
 
 def _mixed(items: list[pytest.Item]) -> list[pytest.Item]:
-    """Return the tests with the files of the service, which mostly wait, between the others, which mostly compute."""
-    service = [item for item in items if SERVICE in item.path.parents]
-    others = [item for item in items if SERVICE not in item.path.parents]
+    """Return the tests with the files whose tests mostly wait between the others, all the way."""
+    root = Path(__file__).parent
+    waiting = [item for item in items if item.path.relative_to(root).parts[0] in WAITING]
+    others = [item for item in items if item.path.relative_to(root).parts[0] not in WAITING]
     place: dict[Path, float] = {}
-    for part in (service, others):
+    for part in (waiting, others):
         for number, item in enumerate(part):
             place.setdefault(item.path, number / len(part))
     return sorted(items, key=lambda item: place[item.path])
