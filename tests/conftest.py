@@ -24,7 +24,6 @@ from tests.support.archive import ArchiveWorld, make_archive
 from tests.support.devices.world import DevicesWorld, make_devices
 from tests.support.drills.drill import Drill, drill_table
 from tests.support.dynamodb.faulty import FaultyDynamoDB, faulty_dynamodb
-from tests.support.rewritten import rewrite
 from tests.support.warm import warm_starts
 from tests.support.world import Servers, World, make_world, start_servers
 
@@ -48,8 +47,6 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if not config.getoption("numprocesses", None):
         gc.disable()  # until all is imported
-    elif config.args_source is pytest.Config.ArgsSource.TESTPATHS:
-        rewrite(Path(__file__).parent, config)
     if config.getoption("--drill-full") or not MEMORY.is_dir() or shutil.disk_usage(MEMORY).free < MEMORY_BYTES:
         return
     if not os.statvfs(MEMORY).f_flag & os.ST_NOEXEC:  # some tests make programs
