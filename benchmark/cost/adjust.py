@@ -61,8 +61,8 @@ class AdjustCost:
     balance_beside: float
     """p50 of `customer.balance` during the task's own adjustments, relative to during another task's.
 
-    Relative to without any it would be a figure of the machine: adjustments take two cores the CPU that a lone request
-    finds free otherwise, whichever task makes them.
+    Relative to no adjustments, the figure would be the machine's: on two cores they delay a lone request whichever task
+    makes them.
     """
 
 
